@@ -1,0 +1,1 @@
+"""From rows to packed tensors: pairs, tokenizing, the batch plan, packing."""

@@ -1,0 +1,43 @@
+"""A preference pair as people write it, before any tokenizer has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+#: One chat message: ``{"role": "user", "content": "…"}``, plus whatever the chat template knows
+#: (``tool_calls``, ``name``, …).
+Message: TypeAlias = Mapping[str, Any]
+
+#: Plain text, or a conversation in order.
+Text: TypeAlias = str | Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A prompt with the completion people preferred and the one they did not.
+
+    The three are either all plain strings (the tokenizer's own special tokens are used) or all
+    sequences of messages (the tokenizer's chat template is used). In a completion of several messages only the
+    assistant's are scored.
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tool schemas handed to the chat template."""
+
+    @property
+    def conversational(self) -> bool:
+        """Whether the pair consists of messages rather than of plain strings."""
+        return not isinstance(self.prompt, str)
+
+
+class UnusableRow(ValueError):
+    """Raised by a formatter for a row that holds no usable pair; it is dropped and counted.
+
+    The message is the reason under which the data report counts the row, so keep it short and the same for
+    all rows with that fault: ``"answer is empty"``, not ``"row 17: answer '' is empty"``.
+    """

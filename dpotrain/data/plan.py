@@ -1,0 +1,199 @@
+"""The batch plan: which pairs form step k, and how a step is cut over ranks and micro-batches.
+
+Which pairs form a step is decided first, from the seed, the epoch and ``pairs_per_step`` alone; how they are
+cut afterwards changes speed and memory, never the sequence of losses. Everything here is a pure function of its
+arguments, so resuming is planning again and starting at step k.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Indices: TypeAlias = npt.NDArray[np.int64]
+MicroBatch: TypeAlias = list[int]
+"""Indices of the pairs that one forward and backward pass takes; empty where a rank only keeps others company."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a pair costs in a micro-batch, in tokens that the model computes."""
+
+    lengths: Indices
+    """(pairs,) tokens of prompt, chosen and rejected, as :attr:`TokenizedPairs.lengths`."""
+    longest: Indices
+    """(pairs,) tokens of prompt plus the longer completion: what a padded row of the pair needs."""
+    padded: bool = False
+    """False: pairs lie end to end and cost their lengths. True: every completion is a row of the batch,
+    as long as the micro-batch's longest."""
+
+    def of(self, pairs: Sequence[int]) -> int:
+        """Tokens computed for a micro-batch of these pairs."""
+        if not len(pairs):
+            return 0
+        chosen = np.asarray(pairs, np.int64)
+        if self.padded:
+            return 2 * len(pairs) * int(self.longest[chosen].max())
+        return int(self.lengths[chosen].sum())
+
+    def with_one_more(self, count: int, cost: int, pair: int) -> int:
+        """Cost after adding ``pair`` to a micro-batch of ``count`` pairs whose pairs are no shorter."""
+        if not self.padded:
+            return cost + int(self.lengths[pair])
+        row = cost // (2 * count) if count else int(self.longest[pair])
+        return 2 * (count + 1) * row
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One optimizer step."""
+
+    step: int
+    """1 for the first."""
+    epoch: int
+    """0 for the first pass over the data."""
+    pairs: Indices
+    """The pairs of the step, in the epoch's order."""
+    microbatches: list[list[MicroBatch]]
+    """By rank; equally many on every rank, so that no collective waits for a missing partner."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """All steps of a run."""
+
+    costs: Costs
+    seed: int
+    pairs_per_step: int
+    tokens_per_microbatch: int
+    epochs: int = 1
+    max_steps: int | None = None
+    ranks: int = 1
+    shuffle: bool = True
+
+    @property
+    def pairs(self) -> int:
+        """Pairs in one epoch."""
+        return len(self.costs.lengths)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch; the last may hold fewer pairs."""
+        return -(-self.pairs // self.pairs_per_step)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def steps(self, after: int = 0) -> Iterator[StepPlan]:
+        """Plan the steps that follow step ``after``."""
+        order: Indices | None = None
+        planned_epoch = -1
+        for step in range(after + 1, self.total_steps + 1):
+            epoch, position = divmod(step - 1, self.steps_per_epoch)
+            if epoch != planned_epoch or order is None:
+                order, planned_epoch = epoch_order(self.pairs, self.seed, epoch, self.shuffle), epoch
+            first = position * self.pairs_per_step
+            chosen = order[first : first + self.pairs_per_step]
+            yield StepPlan(
+                step, epoch, chosen, cut(chosen, self.costs, self.ranks, self.tokens_per_microbatch)
+            )
+
+    def epochs_done(self, step: int) -> float:
+        """Passes over the data after ``step`` steps; 1.0 at the end of the first epoch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return epoch + min(position * self.pairs_per_step, self.pairs) / self.pairs
+
+
+def epoch_order(pairs: int, seed: int, epoch: int, shuffle: bool) -> Indices:
+    """Return the order of an epoch: file order, or a permutation by (seed, epoch) alone."""
+    if not shuffle:
+        return np.arange(pairs, dtype=np.int64)
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pairs).astype(np.int64)
+
+
+def cut(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+    """Spread pairs over ranks by tokens, then pack each rank's into micro-batches of at most ``budget`` tokens.
+
+    A pair that alone is over the budget gets a micro-batch of its own. The result is indexed
+    ``[rank][micro-batch]``; ranks that would have fewer micro-batches split theirs, or get empty ones.
+    """
+    by_rank = spread(pairs, costs, ranks)
+    packed = [pack_evenly(mine, costs, budget) for mine in by_rank]
+    most = max(1, *(len(batches) for batches in packed)) if packed else 1
+    return [_split_to(batches, most) for batches in packed]
+
+
+def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
+    """Deal pairs to ranks, longest first, each to the rank with the fewest tokens so far."""
+    longest_first = _longest_first(pairs, costs)
+    heap = [(0, rank) for rank in range(ranks)]
+    by_rank: list[list[int]] = [[] for _ in range(ranks)]
+    for pair in longest_first:
+        tokens, rank = heapq.heappop(heap)
+        by_rank[rank].append(pair)
+        heapq.heappush(heap, (tokens + int(costs.lengths[pair]), rank))
+    return by_rank
+
+
+def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
+    """Put pairs, longest first, into as few micro-batches as first-fit finds, at most ``budget`` tokens each."""
+    batches: list[MicroBatch] = []
+    filled: list[int] = []
+    for pair in pairs:
+        for number, batch in enumerate(batches):
+            cost = costs.with_one_more(len(batch), filled[number], pair)
+            if cost <= budget:
+                batch.append(pair)
+                filled[number] = cost
+                break
+        else:
+            batches.append([pair])
+            filled.append(costs.with_one_more(0, 0, pair))
+    return batches
+
+
+def sweep(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+    """Cut a whole data set for a pass without gradients: neighbours in length share a micro-batch.
+
+    Linear in the number of pairs, where :func:`cut` looks at all open micro-batches of a step.
+    """
+    batches: list[MicroBatch] = []
+    cost = 0
+    for pair in _longest_first(pairs, costs):
+        grown = costs.with_one_more(len(batches[-1]) if batches else 0, cost, pair)
+        if batches and grown <= budget:
+            batches[-1].append(pair)
+            cost = grown
+        else:
+            batches.append([pair])
+            cost = costs.with_one_more(0, 0, pair)
+    most = max(1, -(-len(batches) // ranks))
+    return [_split_to(batches[rank::ranks], most) for rank in range(ranks)]
+
+
+def _longest_first(pairs: Indices, costs: Costs) -> list[int]:
+    key = costs.longest if costs.padded else costs.lengths
+    # Stable, so that ties keep the epoch's order and the cut stays a pure function of it.
+    return [int(pair) for pair in pairs[np.argsort(-key[pairs], kind="stable")]]
+
+
+def _split_to(batches: list[MicroBatch], count: int) -> list[MicroBatch]:
+    """Halve the fullest micro-batches until there are ``count``; add empty ones where nothing can be halved."""
+    batches = [list(batch) for batch in batches]
+    while len(batches) < count:
+        fullest = max(range(len(batches)), key=lambda number: len(batches[number]), default=-1)
+        if fullest < 0 or len(batches[fullest]) < 2:
+            batches.append([])
+            continue
+        whole = batches[fullest]
+        batches[fullest] = whole[0::2]
+        batches.append(whole[1::2])
+    return batches

@@ -1,0 +1,102 @@
+"""Token ids of pairs, one by one and as columns.
+
+A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it costs its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens: TypeAlias = npt.NDArray[np.int32]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """One pair's token ids. Completions hold no prompt token; the prompt is what both answers share."""
+
+    prompt: Tokens
+    """(prompt,) int32, at least one token."""
+    chosen: Tokens
+    """(chosen,) int32."""
+    rejected: Tokens
+    chosen_scored: Flags
+    """(chosen,) bool: whether the token is the model's own and counts in the log-prob sum; at least one does."""
+    rejected_scored: Flags
+    row: int
+    """Number of the row in the source that the pair came from."""
+
+    @property
+    def length(self) -> int:
+        """Tokens the policy computes for this pair: the prompt once and both completions."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPairs:
+    """Many tokenized pairs as columns. Index with an int for one :class:`TokenizedPair` (views, no copies)."""
+
+    tokens: Tokens
+    """All ids, for every pair prompt, chosen, rejected, laid end to end."""
+    scored: Flags
+    """Parallel to ``tokens``; False on prompts."""
+    prompt_lengths: npt.NDArray[np.int64]
+    chosen_lengths: npt.NDArray[np.int64]
+    rejected_lengths: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    """(pairs,) where each pair begins in ``tokens``."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[TokenizedPair]) -> TokenizedPairs:
+        """Lay pairs end to end."""
+        kept = list(pairs)
+        tokens = [part for pair in kept for part in (pair.prompt, pair.chosen, pair.rejected)]
+        scored = [
+            part
+            for pair in kept
+            for part in (np.zeros(len(pair.prompt), bool), pair.chosen_scored, pair.rejected_scored)
+        ]
+        prompt, chosen, rejected = (
+            np.array([len(getattr(pair, name)) for pair in kept], np.int64)
+            for name in ("prompt", "chosen", "rejected")
+        )
+        lengths = prompt + chosen + rejected
+        return cls(
+            tokens=np.concatenate(tokens).astype(np.int32) if tokens else np.zeros(0, np.int32),
+            scored=np.concatenate(scored).astype(bool) if scored else np.zeros(0, bool),
+            prompt_lengths=prompt,
+            chosen_lengths=chosen,
+            rejected_lengths=rejected,
+            rows=np.array([pair.row for pair in kept], np.int64),
+            starts=np.cumsum(lengths) - lengths,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenizedPair:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        start = int(self.starts[index])
+        middle = start + int(self.prompt_lengths[index])
+        second = middle + int(self.chosen_lengths[index])
+        end = second + int(self.rejected_lengths[index])
+        return TokenizedPair(
+            prompt=self.tokens[start:middle],
+            chosen=self.tokens[middle:second],
+            rejected=self.tokens[second:end],
+            chosen_scored=self.scored[middle:second],
+            rejected_scored=self.scored[second:end],
+            row=int(self.rows[index]),
+        )
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(pairs,) tokens the policy computes for each pair."""
+        return self.prompt_lengths + self.chosen_lengths + self.rejected_lengths

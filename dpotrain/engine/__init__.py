@@ -1,0 +1,1 @@
+"""The DPO engine: scorer, losses, reference, training loop, evaluation."""

@@ -1,0 +1,29 @@
+"""Dropout off for a while, without ``eval()``.
+
+``eval()`` would do more than that: 4-bit layers on some CPUs repack their weights in it and let no gradient through
+afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """Set the probability of every dropout module to zero inside the context."""
+    active = [
+        (module, module.p)
+        for module in model.modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p
+    ]
+    for module, _ in active:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, probability in active:
+            module.p = probability

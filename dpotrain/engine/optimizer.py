@@ -1,0 +1,33 @@
+"""The optimizer over the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpotrain.recipe.sections import OptimizerSection
+
+
+def build_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]], options: OptimizerSection
+) -> torch.optim.Optimizer:
+    """Return AdamW (arXiv:1711.05101) over the parameters that require gradients.
+
+    Weight decay spares vectors (biases, norms), as usual: shrinking them regularizes nothing.
+    """
+    trained = [parameter for _, parameter in named if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in trained if each.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    settings: dict[str, Any] = {"lr": options.lr, "betas": options.betas, "eps": options.eps}
+    if options.use == "adamw-8bit":
+        import bitsandbytes
+
+        optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
+        return optimizer
+    return torch.optim.AdamW(groups, fused=True, **settings)

@@ -1,0 +1,66 @@
+"""Every random state a run draws from, as plain tensors and numbers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """The states of Python, numpy, torch and, where there is one, this process's CUDA device."""
+
+    python: tuple[Any, ...]
+    numpy: dict[str, Any]
+    torch_cpu: torch.Tensor
+    torch_cuda: torch.Tensor | None
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """Copy the present states."""
+        return cls(
+            python=random.getstate(),
+            numpy=dict(np.random.get_state(legacy=False)),  # type: ignore[call-overload]
+            torch_cpu=torch.get_rng_state(),
+            torch_cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        )
+
+    def restore(self) -> None:
+        """Make these the present states."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_cuda is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.torch_cuda)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the states as JSON data; tensors of bytes become hexadecimal text."""
+        version, words, gauss = self.python
+        state = self.numpy["state"]
+        return {
+            "python": [version, list(words), gauss],
+            "numpy": {**self.numpy, "state": {**state, "key": [int(word) for word in state["key"]]}},
+            "torch_cpu": self.torch_cpu.numpy().tobytes().hex(),
+            "torch_cuda": None if self.torch_cuda is None else self.torch_cuda.numpy().tobytes().hex(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RandomState:
+        """Undo :meth:`as_json`."""
+        version, words, gauss = data["python"]
+        state = data["numpy"]["state"]
+        key = np.array(state["key"], np.uint32)
+        return cls(
+            python=(version, tuple(words), gauss),
+            numpy={**data["numpy"], "state": {**state, "key": key}},
+            torch_cpu=_bytes(data["torch_cpu"]),
+            torch_cuda=None if data["torch_cuda"] is None else _bytes(data["torch_cuda"]),
+        )
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,123 @@
+"""The reference's side of the scores: computed in every step, looked up, or absent.
+
+Whatever the way, it is the policy's own scorer, or one of the same kind and precision, that computes it, so
+that before the first update policy and reference agree to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from dpotrain.data.packing import PackedPairs, pack
+from dpotrain.data.plan import Costs, sweep
+from dpotrain.engine.dropout import dropout_off
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.engine.reference_store import ReferenceStore
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.plugin.components import Adapter
+    from dpotrain.run.reporter import Reporter
+
+
+class Reference(Protocol):
+    """Gives (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor: ...  # noqa: D102
+
+
+class NoReference:
+    """For losses that need none: zeros, so that rewards are beta times the policy's own log-probs."""
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return torch.zeros(len(batch.lengths), 2, device=batch.input_ids.device)
+
+
+class InitialPolicy:
+    """The policy's own weights with the adapter off, or with the adapter that training started from."""
+
+    def __init__(self, scorer: Scorer, adapter: Adapter) -> None:
+        self.scorer, self.adapter = scorer, adapter
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        policy = self.scorer.policy
+        with torch.no_grad(), dropout_off(policy), self.adapter.reference(policy):
+            return self.scorer(batch)  # type: ignore[no-any-return]
+
+
+class OtherModel:
+    """A second model, held beside the policy."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer.requires_grad_(False)
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        with torch.no_grad(), dropout_off(self.scorer.policy):
+            return self.scorer(batch)  # type: ignore[no-any-return]
+
+
+class Stored:
+    """Log-probs that were computed before training."""
+
+    def __init__(self, sums: torch.Tensor) -> None:
+        self.sums = sums
+        """(pairs of the data set, 2) float32, on the CPU."""
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+
+
+def precompute(
+    reference: Reference,
+    store: ReferenceStore,
+    data: TokenizedPairs,
+    keys: Sequence[bytes],
+    costs: Costs,
+    budget: int,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    name: str,
+) -> Stored:
+    """Compute what ``store`` lacks of ``data``, appending as it goes, and return everything.
+
+    Args:
+        reference: what computes.
+        store: where records are kept; the ranks share its folder.
+        data: the pairs.
+        keys: their keys, one a pair.
+        costs: what the pairs cost.
+        budget: tokens a micro-batch may hold.
+        accelerator: splits the pairs over ranks.
+        reporter: shows progress.
+        name: what the progress bar is called.
+    """
+    store.load()
+    missing = store.missing(keys)
+    # Every rank must have read before any appends, or they would disagree on what is missing.
+    accelerator.wait_for_everyone()
+    sums = np.zeros((len(data), 2), np.float32)
+    mine: list[int] = []
+    if len(missing):
+        plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
+        with reporter.phase(name, len(missing)) as advance:
+            for pairs in plan:
+                if not pairs:
+                    continue
+                batch = pack(data, pairs).to(accelerator.device)
+                found = reference.scores(batch).float().cpu().numpy()
+                store.append([keys[pair] for pair in pairs], found)
+                sums[pairs] = found
+                mine += pairs
+                advance(len(pairs) * accelerator.num_processes)
+    if accelerator.num_processes > 1:
+        computed = torch.from_numpy(sums).to(accelerator.device)
+        sums = accelerator.reduce(computed, "sum").cpu().numpy()
+        elsewhere = np.setdiff1d(missing, np.array(mine, np.int64))
+        store.learn([keys[pair] for pair in elsewhere], sums[elsewhere])
+    return Stored(torch.from_numpy(store.lookup(keys)))

@@ -1,0 +1,36 @@
+"""What the losses and the metrics see of a micro-batch: one number per completion, and its length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """Log-probability sums of a micro-batch's pairs. Every tensor has shape (pairs,); sums are float32 nats.
+
+    ``policy_chosen`` is the sum of log pi(y_t | x, y_<t) over the scored tokens of the chosen completion
+    under the policy, and so on; only the two policy tensors carry gradients.
+    """
+
+    policy_chosen: torch.Tensor
+    policy_rejected: torch.Tensor
+    reference_chosen: torch.Tensor
+    reference_rejected: torch.Tensor
+    chosen_tokens: torch.Tensor
+    """Number of scored tokens of the chosen completion, int64."""
+    rejected_tokens: torch.Tensor
+
+    @property
+    def chosen_logratio(self) -> torch.Tensor:
+        """log pi(chosen) - log ref(chosen)."""
+        return self.policy_chosen - self.reference_chosen
+
+    @property
+    def rejected_logratio(self) -> torch.Tensor:
+        """log pi(rejected) - log ref(rejected)."""
+        return self.policy_rejected - self.reference_rejected

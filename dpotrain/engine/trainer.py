@@ -1,0 +1,206 @@
+"""The training loop: one function a step, and a generator over the steps.
+
+Saving, logging and evaluating live in the caller, so that a test takes three steps and stops.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpotrain.data.packing import PackedPairs, pack
+from dpotrain.data.plan import BatchPlan, StepPlan, sweep
+from dpotrain.engine.dropout import dropout_off
+from dpotrain.engine.metrics import SUMMED, Window, means, pair_sums, speed
+from dpotrain.engine.random_state import RandomState
+from dpotrain.engine.schedule import learning_rate_factor
+from dpotrain.engine.scores import PairScores
+from dpotrain.errors import RunError
+from dpotrain.run.records import StepRecord
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from accelerate import Accelerator
+
+    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.engine.reference import Reference
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.plugin.components import Loss
+    from dpotrain.recipe.sections import ScheduleSection
+
+#: How far the first loss may be from its exact value. Rounding of stored log-probs stays far below; a reference that
+#: is not the initial policy, or a prompt that went missing, does not.
+FIRST_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
+    """A step was abandoned between micro-batches, before it changed anything."""
+
+
+@dataclass
+class Trainer:
+    """Everything a step needs, put together by :mod:`dpotrain.run.session`."""
+
+    accelerator: Accelerator
+    scorer: nn.Module
+    """The scorer, wrapped for data parallelism where there are several processes."""
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    plan: BatchPlan
+    data: TokenizedPairs
+    reference: Reference
+    schedule: ScheduleSection
+    peak_learning_rate: float
+    max_grad_norm: float | None
+    precision: str
+    first_loss: float | None
+    """What the first step's loss must be, where that is known."""
+    interrupted: Callable[[], bool] = lambda: False
+    """Asked between micro-batches; in a run of several processes only between steps."""
+    window: Window = field(default_factory=Window)
+    random_before_step: RandomState = field(default_factory=RandomState.capture)
+
+    def steps(self, after: int = 0) -> Iterator[StepRecord]:
+        """Take the steps that follow step ``after``, one a record."""
+        for step in self.plan.steps(after):
+            yield self.train_step(step)
+
+    def train_step(self, step: StepPlan) -> StepRecord:
+        """Take one optimizer step over the pairs of ``step``.
+
+        Raises:
+            RunError: loss or gradient norm is not finite, or the first loss is not what it must be; nothing was
+                updated.
+            Interrupted: the person asked to stop; nothing was updated.
+        """
+        started = time.perf_counter()
+        self.random_before_step = RandomState.capture()
+        microbatches = step.microbatches[self.accelerator.process_index]
+        learning_rate = self._set_learning_rate(step.step)
+        # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
+        share = self.accelerator.num_processes / len(step.pairs)
+
+        sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
+        for number, pairs in enumerate(microbatches):
+            batch = pack(self.data, pairs).to(self.accelerator.device)
+            last = number == len(microbatches) - 1
+            with self._synchronizing(last):
+                scores = self._score(batch)
+                losses = self.loss(scores)
+                self.accelerator.backward((losses * batch.weights).sum() * share)
+            sums += pair_sums(scores, losses, batch.weights, self.loss.options.beta, batch.tokens)
+            if not last and self.interrupted():
+                self.optimizer.zero_grad(set_to_none=True)
+                raise Interrupted
+
+        sums = self._over_ranks(sums)
+        grad_norm = self._clip()
+        metrics = means(sums)
+        self._check_numbers(step, metrics["loss"], grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - started
+        self.window.add(sums, grad_norm, seconds)
+        tokens = int(sums[SUMMED.index("tokens")])
+        loss = metrics.pop("loss")
+        return StepRecord(
+            step=step.step,
+            total_steps=self.plan.total_steps,
+            epoch=self.plan.epochs_done(step.step),
+            metrics={"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, **metrics},
+            pairs=len(step.pairs),
+            tokens=tokens,
+            seconds=seconds,
+        )
+
+    def _score(self, batch: PackedPairs) -> PairScores:
+        reference = self.reference.scores(batch)
+        policy = self.scorer(batch)
+        return pair_scores(policy, reference, batch)
+
+    def _set_learning_rate(self, step: int) -> float:
+        factor = learning_rate_factor(self.schedule, step, self.plan.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak_learning_rate * factor
+        return self.peak_learning_rate * factor
+
+    def _synchronizing(self, last: bool) -> AbstractContextManager[None]:
+        """Let ranks exchange gradients only in the step's last backward pass."""
+        return nullcontext() if last else self.accelerator.no_sync(self.scorer)
+
+    def _over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(sums, "sum")
+        return total.cpu()
+
+    def _clip(self) -> float:
+        trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
+        bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(trained, bound)
+        return float(norm)
+
+    def _check_numbers(self, step: StepPlan, loss: float, grad_norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
+            raise RunError(
+                f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
+                f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.\n"
+                'Lower optimizer.lr, raise schedule.warmup_fraction, or try training.precision = "fp32".'
+            )
+        if step.step > 1 or self.first_loss is None:
+            return
+        if abs(loss - self.first_loss) > FIRST_LOSS_TOLERANCE[self.precision]:
+            raise RunError(
+                f"the first loss is {loss:.6f}, but policy and reference are the same model before the first update, "
+                f"so it must be {self.first_loss:.6f}; nothing was updated.\n"
+                "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other weights "
+                "(remove the folder reference.store names), or a plugin that changed the policy as the run started."
+            )
+
+
+def pair_scores(policy: torch.Tensor, reference: torch.Tensor, batch: PackedPairs) -> PairScores:
+    """Put (P, 2) sums of policy and reference into the form that losses take."""
+    return PairScores(
+        policy_chosen=policy[:, 0],
+        policy_rejected=policy[:, 1],
+        reference_chosen=reference[:, 0],
+        reference_rejected=reference[:, 1],
+        chosen_tokens=batch.scored_tokens[:, 0],
+        rejected_tokens=batch.scored_tokens[:, 1],
+    )
+
+
+def evaluate(
+    accelerator: Accelerator,
+    scorer: Scorer,
+    loss: Loss,
+    data: TokenizedPairs,
+    reference: Reference,
+    plan: BatchPlan,
+    advance: Callable[[int], None],
+) -> dict[str, float]:
+    """Score held-out pairs under the policy as it is; what a train record has of pairs, over all of them.
+
+    ``plan`` gives the micro-batches' budget and the pairs' costs. Every rank computes its share, and pairs
+    that only fill a rank's last micro-batch weigh nothing.
+    """
+    started = time.perf_counter()
+    everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
+    mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
+    sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
+    with torch.no_grad(), dropout_off(scorer):
+        for pairs in mine[accelerator.process_index]:
+            batch = pack(data, pairs).to(accelerator.device)
+            scores = pair_scores(scorer(batch), reference.scores(batch), batch)
+            sums += pair_sums(scores, loss(scores), batch.weights, loss.options.beta, batch.tokens)
+            advance(len(pairs) * accelerator.num_processes)
+    total: torch.Tensor = accelerator.reduce(sums, "sum").cpu()
+    return {**means(total), **speed(total, time.perf_counter() - started)}

@@ -1,0 +1,82 @@
+"""Segment attention from matrix products equals attention under an explicit mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpotrain.data.packing import PairLengths
+from dpotrain.engine.blockwise import BLOCK, Shape, attend
+from dpotrain.engine.segments import Segments
+
+
+def masked_attention(query, key, value, segments, shape):
+    """The definition: a dense mask, repeated heads, softmax over what is seen."""
+    count = len(query)
+    seen = torch.zeros(count, count, dtype=torch.bool)
+    for segment in segments.items:
+        keys = torch.cat([torch.arange(*stretch) for stretch in segment.stretches])
+        for number in range(segment.queries):
+            place = len(keys) - segment.queries + number
+            first = 0 if shape.window is None else max(0, place - shape.window + 1)
+            seen[segment.query_start + number, keys[first : place + 1]] = True
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = torch.einsum("qhd,khd->hqk", query, key) * shape.scale
+    if shape.softcap is not None:
+        scores = shape.softcap * torch.tanh(scores / shape.softcap)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, value)
+
+
+def compare(lengths, shape, heads=4, groups=2):
+    torch.manual_seed(0)
+    segments = Segments.of(lengths)
+    count = sum(pair.total for pair in lengths)
+    inputs = [
+        torch.randn(count, number, size, requires_grad=True)
+        for number, size in ((heads, 8), (groups, 8), (groups, 12))
+    ]
+    got, expected = attend(*inputs, segments, shape), masked_attention(*inputs, segments, shape)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, inputs, slope), torch.autograd.grad(expected, inputs, slope), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=5e-5, rtol=1e-4)
+
+
+SIZE = st.integers(1, 24)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(SIZE, SIZE, SIZE), min_size=1, max_size=4),
+    window=st.none() | st.integers(1, 30),
+    softcap=st.none() | st.floats(0.5, 30),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_it_equals_masked_attention(sizes, window, softcap, groups):
+    compare([PairLengths(*size) for size in sizes], Shape(0.3, softcap, window), groups=groups)
+
+
+@pytest.mark.parametrize("window", [None, 5, BLOCK, BLOCK + 40])
+def test_segments_longer_than_a_block(window):
+    compare([PairLengths(BLOCK + 7, 2 * BLOCK, 3), PairLengths(1, 1, BLOCK)], Shape(0.3, None, window))
+
+
+def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
+    torch.manual_seed(0)
+    lengths = [PairLengths(300, 200, 200)]
+    segments, shape = Segments.of(lengths), Shape(0.125, None, None)
+    exact = [torch.randn(700, heads, 64) for heads in (2, 1, 1)]
+    low = [tensor.bfloat16().requires_grad_() for tensor in exact]
+    exact = [tensor.detach().float().requires_grad_() for tensor in low]
+    slope = torch.randn(700, 2, 64).bfloat16()
+    got = torch.autograd.grad(attend(*low, segments, shape), low, slope)
+    expected = torch.autograd.grad(attend(*exact, segments, shape), exact, slope.float())
+    for mine, theirs in zip(got, expected, strict=True):
+        error = (mine.float() - theirs).norm() / theirs.norm()
+        assert error < 0.01
