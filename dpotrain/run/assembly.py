@@ -1,0 +1,222 @@
+"""Putting the engine together from a recipe: policy, scorer, references, budget."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dpotrain.data.keys import pair_keys
+from dpotrain.data.packing import PackedPairs, pack
+from dpotrain.data.plan import Costs
+from dpotrain.engine.all_weights import AllWeights
+from dpotrain.engine.budget import tokens_per_microbatch
+from dpotrain.engine.probe import choose_scorer
+from dpotrain.engine.reference import InitialPolicy, NoReference, OtherModel, Reference, precompute
+from dpotrain.engine.reference_store import ReferenceStore
+from dpotrain.errors import RunError
+from dpotrain.plugin.components import LoadRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from dpotrain.data.prepare import PreparedData
+    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.plugin.components import Adapter
+    from dpotrain.recipe.recipe import Recipe
+    from dpotrain.run.reporter import Reporter
+
+INITIAL = "initial-policy"
+#: Tokens of the pairs that the packed forward is proven on.
+PROBE_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The reference's side of both data sets."""
+
+    train: Reference
+    evaluation: Reference
+
+
+@dataclass
+class Assembly:
+    """The engine's parts for one run."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    data: PreparedData
+    reporter: Reporter
+    store_folder: Path
+
+    @property
+    def adapter(self) -> Adapter:
+        """What is trained: the recipe's adapter, or all weights."""
+        return self.recipe.adapter or AllWeights(AllWeights.Options())
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the scorers run under bfloat16 autocast."""
+        return self.recipe.training.precision == "bf16"
+
+    def costs(self, padded: bool) -> tuple[Costs, Costs | None]:
+        """Return what training and evaluation pairs cost."""
+        held_out = self.data.evaluation
+        return costs_of(self.data.train, padded), None if held_out is None else costs_of(held_out, padded)
+
+    def load_policy(self, adapter: Adapter) -> PreTrainedModel:
+        """Load the policy, quantized if the recipe says so, with its adapter attached."""
+        recipe, quantizer = self.recipe, self.recipe.quantizer
+        request = LoadRequest(
+            quantization=None if quantizer is None else quantizer.loading_config(),
+            keep_adapter=recipe.adapter is not None,
+            device=str(self.accelerator.device),
+        )
+        with self.reporter.phase("loading the model", None):
+            policy = recipe.model.load_model(request)
+        if quantizer is not None:
+            quantizer.prepare(policy)
+        policy = adapter.attach(policy)
+        if not any(weight.requires_grad for weight in policy.parameters()):
+            raise RunError(
+                f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
+            )
+        if recipe.training.activation_checkpointing:
+            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return policy
+
+    def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
+        """Return the scorer that ``model`` is proven to take; say so where it has to be padded."""
+        sample = self._sample().to(self.accelerator.device)
+        chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
+        if chosen.reason:
+            self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
+        return chosen.scorer
+
+    def budget(self, model: PreTrainedModel) -> int:
+        """Return the tokens a micro-batch may hold, the same on every rank."""
+        wanted = self.recipe.training.tokens_per_microbatch
+        if wanted != "auto":
+            return wanted
+        training = self.recipe.training
+        fits = tokens_per_microbatch(
+            model, self.accelerator.device, training.activation_checkpointing, self.recipe.data.max_length
+        )
+        everyone: list[int] = self.accelerator.gather(torch.tensor([fits], device=self.accelerator.device)).tolist()
+        return min(everyone)
+
+    def other_reference(self) -> References | None:
+        """Where ``reference.of`` names another model: its log-probs, or the model itself beside the policy.
+
+        Comes before the policy is loaded, so that a precomputed one is gone by then. None for the initial policy.
+        """
+        section = self.recipe.reference
+        if section.of == INITIAL or not self.recipe.loss.needs_reference:
+            return None
+        with self.reporter.phase("loading the reference", None):
+            model = self.recipe.model.load_model(
+                LoadRequest(source=section.of, device=str(self.accelerator.device))
+            )
+        model.requires_grad_(False)
+        scorer = self.scorer(model, "the reference")
+        live = OtherModel(scorer)
+        if section.when == "live":
+            return References(live, live)
+        budget = self.budget(model)
+        stored = self._precompute(live, scorer.packs, budget, self.recipe.model.fingerprint(section.of), {})
+        del live, scorer, model
+        _free_memory()
+        return stored
+
+    def initial_reference(self, scorer: Scorer, adapter: Adapter, budget: int) -> References:
+        """Return the untrained policy as reference: with the adapter off in every step, or stored.
+
+        Must be called before anything of a checkpoint is loaded.
+        """
+        recipe = self.recipe
+        if not recipe.loss.needs_reference:
+            none = NoReference()
+            return References(none, none)
+        full = recipe.adapter is None
+        live = _UntouchedPolicy(scorer) if full else InitialPolicy(scorer, adapter)
+        when = recipe.reference.when
+        if when == "live" and full:
+            second = self._second_copy()
+            return References(second, second)
+        if when == "live" or (when == "auto" and not full and recipe.training.epochs == 1):
+            return References(live, live)
+        # An adapter in the loader's source is merged for full training, which rounds.
+        return self._precompute(live, scorer.packs, budget, recipe.model.fingerprint(), {"merged": full})
+
+    def _second_copy(self) -> Reference:
+        request = LoadRequest(keep_adapter=False, device=str(self.accelerator.device))
+        with self.reporter.phase("loading the reference", None):
+            model = self.recipe.model.load_model(request)
+        model.requires_grad_(False)
+        return OtherModel(self.scorer(model, "the reference"))
+
+    def _precompute(
+        self, live: Reference, packs: bool, budget: int, fingerprint: str, more: dict[str, Any]
+    ) -> References:
+        recipe = self.recipe
+        quantizer = recipe.quantizer if recipe.reference.of == INITIAL else None
+        identity = {
+            "weights": fingerprint,
+            "model": {"use": recipe.model.name, **recipe.model.options.model_dump(mode="json")},
+            "quantizer": None
+            if quantizer is None
+            else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},
+            "precision": recipe.training.precision,
+            "device": self.accelerator.device.type,
+            **more,
+        }
+        store = ReferenceStore(self.store_folder, identity, self.accelerator.process_index)
+
+        def stored(pairs: TokenizedPairs, name: str) -> Reference:
+            keys = [bytes.fromhex(key) for key in pair_keys(pairs)]
+            costs = costs_of(pairs, padded=not packs)
+            # Without gradients a token costs a fraction of its training memory.
+            return precompute(
+                live, store, pairs, keys, costs, 2 * budget, self.accelerator, self.reporter, name
+            )
+
+        train = stored(self.data.train, "reference")
+        held_out = self.data.evaluation
+        return References(train, train if held_out is None else stored(held_out, "reference (held out)"))
+
+    def _sample(self) -> PackedPairs:
+        """Return a few of the shortest pairs, for the probe."""
+        by_length = np.argsort(self.data.train.lengths, kind="stable")
+        total = np.cumsum(self.data.train.lengths[by_length])
+        count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
+        return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+
+
+class _UntouchedPolicy:
+    """The policy itself, while it is still untrained."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:
+        with torch.no_grad():
+            return self.scorer(batch)  # type: ignore[no-any-return]
+
+
+def costs_of(pairs: TokenizedPairs, padded: bool) -> Costs:
+    """Return what pairs cost in a micro-batch."""
+    longest = pairs.prompt_lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
+    return Costs(pairs.lengths, longest, padded)
+
+
+def _free_memory() -> None:
+    """Give a model's memory back once, where a second one is about to be loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,70 @@
+"""The run folder: what is where, and whether a run may begin there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.errors import RunError
+from dpotrain.run.atomic import write_json, write_text
+
+if TYPE_CHECKING:
+    from dpotrain.data.report import DataReport
+
+
+class RunFolder:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.environment = path / "environment.json"
+        self.data_report = path / "data_report.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "run.log"
+        self.checkpoints = path / "checkpoints"
+        self.reference = path / "reference"
+        self.final = path / "final"
+        self.summary = path / "summary.json"
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder, or make sure that going on in it was asked for.
+
+        Raises:
+            RunError: there is a run already and ``resume`` is False, or the folder cannot be written.
+        """
+        if self.recipe.exists() and not resume:
+            raise RunError(
+                f"{self.path} already holds a run.\n"
+                "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the summary of a run that finished here, or None."""
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) and summary.get("status") == "finished" else None
+
+    def write_recipe(self, text: str) -> None:
+        """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""
+        write_text(self.recipe, text)
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Keep versions, plugins, devices and command line."""
+        write_json(self.environment, environment)
+
+    def write_data_report(self, report: DataReport) -> None:
+        """Keep what became of the rows."""
+        write_json(self.data_report, report.as_json())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Keep how the run ended."""
+        write_json(self.summary, summary)

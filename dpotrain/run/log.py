@@ -1,0 +1,90 @@
+"""``run.log``: what the run said, and what the libraries beneath it said, with times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.run.reporter import Advance, Reporter
+
+logger = logging.getLogger("dpotrain")
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send Python's logging and warnings to ``path`` and keep them, and the libraries' own progress bars, off the
+    terminal, where they would run through the live view."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = logger.level
+    root.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+        transformers_logging.enable_progress_bar()
+        transformers_logging.disable_propagation()
+        transformers_logging.enable_default_handler()
+        logging.captureWarnings(False)
+        logger.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+class LoggedReporter:
+    """Passes everything on to the reporter a person sees, and the words among it to the log."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+
+    def __enter__(self) -> LoggedReporter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
+        logger.info("%s: %s", title, "; ".join(f"{name} {fact}" for name, fact in facts.items()))
+        self.shown.started(title, facts)
+
+    def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
+        logger.info("%s%s", name, "" if total is None else f" ({total})")
+        return self.shown.phase(name, total)
+
+    def note(self, text: str) -> None:  # noqa: D102
+        logger.info(text)
+        self.shown.note(text)
+
+    def warn(self, text: str) -> None:  # noqa: D102
+        logger.warning(text)
+        self.shown.warn(text)
+
+    def step(self, record: StepRecord) -> None:  # noqa: D102
+        self.shown.step(record)
+
+    def logged(self, record: Record) -> None:  # noqa: D102
+        logger.info("%s", record.as_json())
+        self.shown.logged(record)
+
+    def checkpoint(self, record: CheckpointRecord) -> None:  # noqa: D102
+        logger.info("checkpoint of step %d is complete", record.step)
+        self.shown.checkpoint(record)
+
+    def finished(self, outcome: Outcome) -> None:  # noqa: D102
+        logger.info("%s after %d steps %s", outcome.status, outcome.steps, outcome.error)
+        self.shown.finished(outcome)

@@ -1,0 +1,225 @@
+"""What happens around the steps: records, evaluation, checkpoints, plugins, stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpotrain.engine.metrics import Window
+from dpotrain.engine.random_state import RandomState
+from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
+from dpotrain.errors import RunError
+from dpotrain.run import checkpoints
+from dpotrain.run.checkpoints import Checkpoint
+from dpotrain.run.metrics_file import MetricsFile
+from dpotrain.run.progress import Progress
+from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepRecord
+from dpotrain.run.resuming import check_same, mathematics
+
+if TYPE_CHECKING:
+    from dpotrain.data.plan import BatchPlan
+    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.engine.reference import Reference
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.plugin.components import Adapter
+    from dpotrain.plugin.events import RunEvents
+    from dpotrain.recipe.recipe import Recipe
+    from dpotrain.run.folder import RunFolder
+    from dpotrain.run.reporter import Reporter
+    from dpotrain.run.signals import StopRequest
+
+
+@dataclass
+class HeldOut:
+    """The pairs that are evaluated on."""
+
+    data: TokenizedPairs
+    reference: Reference
+    plan: BatchPlan
+    """For its costs and budget; its steps are not used."""
+
+
+@dataclass
+class RunLoop:
+    """Drives a trainer through a run."""
+
+    recipe: Recipe
+    folder: RunFolder
+    run: Run
+    trainer: Trainer
+    scorer: Scorer
+    """The scorer itself, without the wrapper for data parallelism."""
+    adapter: Adapter
+    held_out: HeldOut | None
+    events: RunEvents
+    reporter: Reporter
+    stop: StopRequest
+    progress: Progress = field(default_factory=Progress)
+    wall_before: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.metrics = MetricsFile(self.folder.metrics)
+        self.trainer.interrupted = lambda: bool(self.stop) and self.trainer.accelerator.num_processes == 1
+
+    def go(self) -> Status:
+        """Evaluate, train to the end or until asked to stop, evaluate again."""
+        self.stop.defer()
+        self.events.loggers.start(self.run)
+        self.events.run_started(self.run)
+        if self.held_out is not None and not self.progress.first_evaluation:
+            self._evaluate()
+        if self._asked_to_stop():
+            return self._stopped()
+        try:
+            for record in self.trainer.steps(after=self.progress.step):
+                self._after_step(record)
+                if self._asked_to_stop():
+                    return self._stopped()
+        except Interrupted:
+            # The step was given up before its update: the random states go back with it.
+            self.trainer.random_before_step.restore()
+            return self._stopped()
+        return "finished"
+
+    def resume(self) -> None:
+        """Go back to the newest sound checkpoint; without one, begin at the beginning."""
+        path, damaged = checkpoints.newest(self.folder.checkpoints)
+        for line in damaged:
+            self.reporter.warn(line)
+        if path is None:
+            if self.run.is_main_process:
+                self.metrics.rewind(-1)
+            self.reporter.note("there is no checkpoint to go on from; beginning at step 1")
+            return
+        checkpoint = checkpoints.load(path)
+        state = checkpoint.state
+        check_same(state["mathematics"], mathematics(self.recipe.document))
+        if state["train_pairs"] != self.run.train_pairs:
+            raise RunError(
+                f"the data has changed: {state['train_pairs']} training pairs then, {self.run.train_pairs} now.\n"
+                "A resumed run needs the data it was begun with."
+            )
+        self.adapter.load_state(self.scorer.policy, checkpoint.trained)
+        self.trainer.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        self.trainer.window = Window(**state["window"])
+        self.progress = Progress(**state["progress"])
+        self.wall_before = self.progress.wall_seconds
+        self.run.resumed_from = checkpoint.step
+        states = state["random"]
+        rank = self.trainer.accelerator.process_index
+        if rank < len(states):
+            RandomState.from_json(states[rank]).restore()
+        if self.run.is_main_process:
+            self.metrics.rewind(checkpoint.step)
+        self.reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time of the run so far, over all attempts."""
+        return self.wall_before + time.perf_counter() - self.began
+
+    def _after_step(self, record: StepRecord) -> None:
+        self.progress.count(record.step, record.pairs, record.tokens, record.seconds)
+        self.reporter.step(record)
+        last = record.step == record.total_steps
+        if last or record.step % self.recipe.logging.every == 0:
+            self._log(record)
+        self.events.step_ended(self.run, record)
+        if self.held_out is not None and (last or _due(self.recipe.evaluation.every, record.step)):
+            self._evaluate()
+        if _due(self.recipe.checkpoints.every, record.step):
+            self._save()
+
+    def _log(self, record: StepRecord) -> None:
+        window = self.trainer.window
+        metrics = window.metrics(record.metrics["learning_rate"], record.epoch)
+        self.trainer.window = Window()
+        self.progress.last_train = metrics
+        self._publish(Record("train", record.step, metrics))
+
+    def _evaluate(self) -> None:
+        held_out = self.held_out
+        assert held_out is not None
+        with self.reporter.phase("evaluating", len(held_out.data)) as advance:
+            metrics = evaluate(
+                self.trainer.accelerator,
+                self.scorer,
+                self.recipe.loss,
+                held_out.data,
+                held_out.reference,
+                held_out.plan,
+                advance,
+            )
+        metrics = {"loss": metrics.pop("loss"), "epoch": self._epoch(), **metrics}
+        record = Record("eval", self.progress.step, metrics)
+        self.progress.evaluated(record.step, metrics)
+        self._publish(record)
+        self.events.evaluated(self.run, record)
+
+    def _publish(self, record: Record) -> None:
+        if self.run.is_main_process:
+            self.metrics.write(record)
+        self.reporter.logged(record)
+        self.events.loggers.log(record)
+
+    def _save(self) -> None:
+        accelerator = self.trainer.accelerator
+        random_states = everyone(accelerator, RandomState.capture().as_json())
+        if self.run.is_main_process:
+            self.progress.wall_seconds = self.wall_seconds
+            state: Mapping[str, Any] = {
+                "mathematics": mathematics(self.recipe.document),
+                "train_pairs": self.run.train_pairs,
+                "window": asdict(self.trainer.window),
+                "progress": self.progress.as_json(),
+                "random": random_states,
+            }
+            trained = self.adapter.state(self.scorer.policy)
+            optimizer = self.trainer.optimizer.state_dict()
+            path = checkpoints.save(
+                self.folder.checkpoints, Checkpoint(self.progress.step, trained, optimizer, state)
+            )
+            checkpoints.prune(self.folder.checkpoints, self.recipe.checkpoints.keep, {self._best_step()})
+            record = CheckpointRecord(self.progress.step, path)
+            self.reporter.checkpoint(record)
+            self.events.checkpoint_saved(self.run, record)
+        accelerator.wait_for_everyone()
+
+    def _stopped(self) -> Status:
+        self.reporter.note(f"{self.stop.name}: saving the state of step {self.progress.step}")
+        if not checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists():
+            self._save()
+        return "stopped"
+
+    def _asked_to_stop(self) -> bool:
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes == 1:
+            return bool(self.stop)
+        # The ranks must agree, or one would wait for the others in the next step.
+        flag = torch.tensor([int(bool(self.stop))], device=accelerator.device)
+        return bool(accelerator.reduce(flag, "sum").item())
+
+    def _epoch(self) -> float:
+        return self.trainer.plan.epochs_done(self.progress.step)
+
+    def _best_step(self) -> int:
+        return int(self.progress.best_evaluation.get("step", -1))
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def everyone(accelerator: Any, item: Any) -> list[Any]:
+    """Gather one object of every process, by rank."""
+    if accelerator.num_processes == 1:
+        return [item]
+    from accelerate.utils import gather_object
+
+    gathered: list[Any] = gather_object([item])
+    return gathered

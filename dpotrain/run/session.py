@@ -1,0 +1,293 @@
+"""A run from a checked recipe to ``final/`` and ``summary.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from dpotrain.data.plan import BatchPlan
+from dpotrain.data.prepare import prepare_data
+from dpotrain.engine import attention
+from dpotrain.engine.dropout import dropout_off
+from dpotrain.engine.metrics import peak_memory_mb
+from dpotrain.engine.optimizer import build_optimizer
+from dpotrain.engine.scorer import causal_lm
+from dpotrain.engine.trainer import Trainer
+from dpotrain.errors import DpotrainError
+from dpotrain.plugin.events import RunEvents
+from dpotrain.recipe import dump_recipe
+from dpotrain.run import summary
+from dpotrain.run.assembly import INITIAL, Assembly, costs_of
+from dpotrain.run.atomic import folder_aside
+from dpotrain.run.environment import describe
+from dpotrain.run.folder import RunFolder
+from dpotrain.run.log import LoggedReporter, logging_to
+from dpotrain.run.loop import HeldOut, RunLoop
+from dpotrain.run.records import Outcome, Run, Status
+from dpotrain.run.reporter import Reporter, SilentReporter
+from dpotrain.run.signals import StopRequest
+
+if TYPE_CHECKING:
+    from dpotrain.data.prepare import PreparedData
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.recipe.recipe import Recipe
+
+
+def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:
+    """Run a recipe and return how it ended.
+
+    Args:
+        recipe: what :func:`dpotrain.load_recipe` returned.
+        resume: go on with the run in the recipe's folder; where there is none yet, begin.
+        reporter: shows the run; a live view on a terminal and plain lines elsewhere unless given.
+
+    Returns:
+        The outcome; its status is "stopped" if a signal ended the run after its state was saved.
+
+    Raises:
+        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why.
+    """
+    accelerator = Accelerator(mixed_precision="no")
+    folder = RunFolder(recipe.run.output_dir)
+    finished = folder.finished() if resume else None
+    if finished is not None:
+        return summary.from_json(finished, folder.path)
+    if accelerator.is_main_process:
+        folder.begin(resume=resume)
+    accelerator.wait_for_everyone()
+    with ExitStack() as stack:
+        shown: Reporter = SilentReporter()
+        if accelerator.is_main_process:
+            stack.enter_context(logging_to(folder.log))
+            shown = LoggedReporter(stack.enter_context(reporter or _default_reporter()))
+        stop = stack.enter_context(StopRequest())
+        outcome = _run(recipe, folder, accelerator, shown, stop, resume)
+        shown.finished(outcome)
+        return outcome
+
+
+def _run(
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    stop: StopRequest,
+    resume: bool,
+) -> Outcome:
+    events = RunEvents(recipe, reporter)
+    loop: RunLoop | None = None
+    try:
+        loop = _assemble(recipe, folder, accelerator, reporter, stop, events)
+        if resume:
+            loop.resume()
+        status = loop.go()
+        final = _save_final(loop) if status == "finished" else None
+        outcome = _outcome(loop, status, final)
+    except BaseException as error:
+        _failed(recipe, folder, events, loop, error)
+        raise
+    try:
+        events.run_finished(loop.run, outcome)
+    finally:
+        events.loggers.finish(outcome)
+        if accelerator.is_main_process:
+            folder.write_summary(summary.to_json(outcome))
+    return outcome
+
+
+def _assemble(
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    stop: StopRequest,
+    events: RunEvents,
+) -> RunLoop:
+    """Bring up everything a run needs, in the order that keeps the least in memory."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = recipe.model.load_tokenizer()
+    data = prepare_data(recipe, tokenizer, reporter)
+    for line in data.report.summary_lines():
+        reporter.note(line)
+    for line in data.report.warnings():
+        reporter.warn(line)
+    if accelerator.is_main_process:
+        folder.write_recipe(dump_recipe(recipe))
+        folder.write_environment(describe(recipe, accelerator.num_processes))
+        folder.write_data_report(data.report)
+
+    assembly = Assembly(recipe, accelerator, data, reporter, recipe.reference.store or folder.reference)
+    references = assembly.other_reference()
+    adapter = assembly.adapter
+    policy = assembly.load_policy(adapter)
+    scorer = assembly.scorer(policy, "the policy")
+    budget = assembly.budget(policy)
+    plan = BatchPlan(
+        costs=costs_of(data.train, padded=not scorer.packs),
+        seed=recipe.seed,
+        pairs_per_step=recipe.training.pairs_per_step,
+        tokens_per_microbatch=budget,
+        epochs=recipe.training.epochs,
+        max_steps=recipe.training.steps,
+        ranks=accelerator.num_processes,
+        shuffle=recipe.data.shuffle,
+    )
+    if references is None:
+        references = assembly.initial_reference(scorer, adapter, budget)
+
+    optimizer = build_optimizer(scorer.named_parameters(), recipe.optimizer)
+    wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
+    # From here on every rank draws its own dropout.
+    torch.manual_seed(recipe.seed + 1 + accelerator.process_index)
+    trainer = Trainer(
+        accelerator=accelerator,
+        scorer=wrapped,
+        optimizer=prepared,
+        loss=recipe.loss,
+        plan=plan,
+        data=data.train,
+        reference=references.train,
+        schedule=recipe.schedule,
+        peak_learning_rate=recipe.optimizer.lr,
+        max_grad_norm=recipe.training.max_grad_norm,
+        precision=recipe.training.precision,
+        first_loss=recipe.loss.first_loss() if recipe.reference.of == INITIAL else None,
+    )
+    held_out = None
+    if data.evaluation is not None:
+        costs = costs_of(data.evaluation, padded=not scorer.packs)
+        # Without gradients a token costs a fraction of its training memory.
+        held_out = HeldOut(
+            data.evaluation,
+            references.evaluation,
+            dataclasses.replace(plan, costs=costs, tokens_per_microbatch=2 * budget),
+        )
+    run = Run(
+        folder=folder.path,
+        config=recipe.document,
+        policy=policy,
+        tokenizer=tokenizer,
+        device=accelerator.device,
+        seed=recipe.seed,
+        total_steps=plan.total_steps,
+        train_pairs=len(data.train),
+        eval_pairs=0 if data.evaluation is None else len(data.evaluation),
+        is_main_process=accelerator.is_main_process,
+        note=reporter.note,
+        inference=lambda: _inference(scorer),
+    )
+    reporter.started(_title(recipe), _facts(recipe, data, scorer, plan, accelerator, folder))
+    return RunLoop(recipe, folder, run, trainer, scorer, adapter, held_out, events, reporter, stop)
+
+
+def _save_final(loop: RunLoop) -> Path | None:
+    """Write what a user takes away, aside first; the main process writes, the others wait."""
+    attention.uninstall(causal_lm(loop.run.policy))
+    if loop.run.is_main_process:
+        with folder_aside(loop.folder.final) as aside:
+            loop.adapter.save(loop.scorer.policy, aside)
+            loop.run.tokenizer.save_pretrained(aside)
+    loop.trainer.accelerator.wait_for_everyone()
+    return loop.folder.final
+
+
+def _outcome(loop: RunLoop, status: Status, final: Path | None, error: str = "") -> Outcome:
+    progress = loop.progress
+    seconds = max(progress.training_seconds, 1e-9)
+    return Outcome(
+        status=status,
+        steps=progress.step,
+        folder=loop.folder.path,
+        final=final,
+        train=progress.last_train,
+        first_evaluation=progress.first_evaluation,
+        last_evaluation=progress.last_evaluation,
+        best_evaluation=progress.best_evaluation,
+        seconds=loop.wall_seconds,
+        pairs_per_second=progress.pairs / seconds,
+        tokens_per_second=progress.tokens / seconds,
+        peak_memory_mb=peak_memory_mb(),
+        sections=loop.run.sections,
+        how_to_load="" if final is None else loop.adapter.how_to_load(final),
+        error=error,
+    )
+
+
+def _failed(
+    recipe: Recipe, folder: RunFolder, events: RunEvents, loop: RunLoop | None, error: BaseException
+) -> None:
+    """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
+    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}"
+    if loop is None:
+        outcome = Outcome(status="failed", steps=0, folder=folder.path, final=None, error=text)
+    else:
+        outcome = _outcome(loop, "failed", None, error=text)
+    try:
+        if loop is not None:
+            events.run_finished(loop.run, outcome)
+    except DpotrainError as second:
+        error.add_note(str(second))
+    finally:
+        events.loggers.finish(outcome)
+        if loop is None or loop.run.is_main_process:
+            folder.write_summary(summary.to_json(outcome))
+
+
+@contextmanager
+def _inference(scorer: Scorer) -> Iterator[None]:
+    device = next(scorer.parameters()).device.type
+    with (
+        torch.no_grad(),
+        dropout_off(scorer),
+        torch.autocast(device, torch.bfloat16, enabled=scorer.bf16),
+    ):
+        yield
+
+
+def _default_reporter() -> Reporter:
+    from dpotrain.ui import reporter
+
+    return reporter()
+
+
+def _title(recipe: Recipe) -> str:
+    return recipe.path.name if recipe.path is not None else "recipe"
+
+
+def _facts(
+    recipe: Recipe,
+    data: PreparedData,
+    scorer: Scorer,
+    plan: BatchPlan,
+    accelerator: Accelerator,
+    folder: RunFolder,
+) -> dict[str, str]:
+    """Return what a person wants to see before the first step."""
+    weights = list(scorer.parameters())
+    total = sum(weight.numel() for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    name = getattr(recipe.model.options, "name", recipe.model.name)
+    quantized = "" if recipe.quantizer is None else f", {recipe.quantizer.name}"
+    what = "all weights" if recipe.adapter is None else recipe.adapter.name
+    held_out = 0 if data.evaluation is None else len(data.evaluation)
+    tokens = int(np.sum(data.train.lengths))
+    processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
+    return {
+        "model": f"{name}{quantized}",
+        "training": f"{what}: {trained:,} of {total:,} parameters",
+        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
+        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
+        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs, {recipe.training.epochs} epoch(s)",
+        "engine": (
+            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, "
+            f"at most {plan.tokens_per_microbatch:,} tokens a pass, on {accelerator.device}{processes}"
+        ),
+        "folder": str(folder.path),
+    }

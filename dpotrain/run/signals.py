@@ -1,0 +1,49 @@
+"""A person or a batch system asks the run to stop: finish what is begun, save, leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from dpotrain.errors import RunStopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Set by SIGINT, SIGTERM or SIGUSR1 while the context is open; a second SIGINT stops at once.
+
+    Until :meth:`defer` is called there is nothing to save, and the first signal already raises RunStopped.
+    Outside the main thread (a notebook's, a test's) signals cannot be caught and are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._deferring = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def defer(self) -> None:
+        """From now on let whoever asks ``bool(stop)`` end the run in good order."""
+        self._deferring = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        if not self._deferring:
+            raise RunStopped(f"{self.name} before the first step; nothing is lost, --resume begins the run")

@@ -1,0 +1,164 @@
+"""The training step against DPO written down plainly: full logits, a frozen copy, one batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from dpotrain.data.packing import pack
+from dpotrain.data.plan import BatchPlan
+from dpotrain.engine.optimizer import build_optimizer
+from dpotrain.engine.probe import choose_scorer
+from dpotrain.engine.reference import Stored
+from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
+from dpotrain.errors import RunError
+from dpotrain.plugin.components import Loss
+from dpotrain.recipe.sections import OptimizerSection, ScheduleSection
+from dpotrain.run.assembly import costs_of
+from tests.engine.pairs import random_pairs
+from tests.engine.test_packed_equals_unpacked import build, own_log_prob_sums
+
+SIZES = [(5, 9, 3), (2, 1, 17), (11, 4, 4), (1, 2, 2), (7, 7, 30), (3, 20, 6), (9, 2, 5)]
+BETA, RATE = 0.5, 3e-3
+
+
+class Sigmoid(Loss):
+    name = "sigmoid"
+
+    def __call__(self, scores):
+        return -F.logsigmoid(self.options.beta * (scores.chosen_logratio - scores.rejected_logratio))
+
+
+def trainer_of(model, data, **settings) -> Trainer:
+    accelerator = Accelerator(cpu=True)
+    scorer = choose_scorer(model, pack(data, range(len(data))), packing="on", bf16=False).scorer
+    with torch.no_grad():
+        sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
+    plan = BatchPlan(costs_of(data, False), 0, 3, settings.pop("budget", 40), epochs=3)
+    options = OptimizerSection(lr=RATE, weight_decay=0.1)
+    return Trainer(
+        accelerator=accelerator,
+        scorer=scorer,
+        optimizer=build_optimizer(model.named_parameters(), options),
+        loss=Sigmoid(Sigmoid.Options(beta=BETA)),
+        plan=plan,
+        data=data,
+        reference=Stored(settings.pop("reference", sums)),
+        schedule=ScheduleSection(use="constant"),
+        peak_learning_rate=RATE,
+        max_grad_norm=1.0,
+        precision="fp32",
+        first_loss=settings.pop("first_loss", math.log(2)),
+        **settings,
+    )
+
+
+def plain_dpo(model, data, plan) -> list[float]:
+    """Rafailov et al. (arXiv:2305.18290), equation 7, with gradients clipped to 1 and AdamW."""
+    reference = own_log_prob_sums(copy.deepcopy(model), data).detach()
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+    vectors = [weight for weight in model.parameters() if weight.ndim < 2]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors}], RATE, weight_decay=0)
+    losses = []
+    for step in plan.steps():
+        ratios = own_log_prob_sums(model, data)[step.pairs] - reference[step.pairs]
+        loss = -F.logsigmoid(BETA * (ratios[:, 0] - ratios[:, 1])).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_every_step_is_plain_dpo(kind):
+    data = random_pairs(SIZES)
+    model = build(kind, initializer_range=0.1)
+    trainer = trainer_of(copy.deepcopy(model), data)
+    got = [record.metrics["loss"] for record in trainer.steps()]
+    assert got == pytest.approx(plain_dpo(model, data, trainer.plan), abs=2e-5)
+    assert got[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert got[-1] < 0.6
+
+
+def test_a_record_tells_the_step():
+    data = random_pairs(SIZES)
+    trainer = trainer_of(build("llama"), data)
+    records = list(trainer.steps())
+    assert [record.step for record in records] == list(range(1, 10))
+    assert [record.pairs for record in records] == [3, 3, 1] * 3
+    assert records[2].epoch == 1.0
+    assert sum(record.tokens for record in records) == 3 * int(np.sum(data.lengths))
+    assert {"loss", "grad_norm", "learning_rate", "rewards/accuracies", "logps/chosen"} <= records[0].metrics.keys()
+
+
+def test_a_generator_that_is_left_can_be_taken_up_again():
+    data = random_pairs(SIZES)
+    whole = [record.metrics["loss"] for record in trainer_of(build("llama"), data).steps()]
+    trainer = trainer_of(build("llama"), data)
+    first = [record.metrics["loss"] for record, _ in zip(trainer.steps(), range(4), strict=False)]
+    rest = [record.metrics["loss"] for record in trainer.steps(after=4)]
+    assert (first + rest)[:4] == whole[:4]
+
+
+def test_a_reference_that_is_not_the_initial_policy_stops_the_run_before_the_first_update():
+    """TRAPS: packing that miscounts boundaries: the first loss six times ln 2, and the run went on."""
+    data = random_pairs(SIZES)
+    model = build("llama")
+    before = copy.deepcopy(model.state_dict())
+    wrong = torch.zeros(len(data), 2)
+    with pytest.raises(RunError, match=r"the first loss is .* must be 0\.693147; nothing was updated"):
+        next(trainer_of(model, data, reference=wrong).steps())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_numbers_that_are_not_finite_stop_the_run_before_the_update():
+    """TRAPS: NaN gradient norm: gradients dropped silently, schedule advances."""
+    data = random_pairs(SIZES)
+    model = build("llama")
+    trainer = trainer_of(model, data)
+    steps = trainer.steps()
+    next(steps)
+    with torch.no_grad():
+        model.lm_head.weight[5, 0] = torch.inf
+    before = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    with pytest.raises(RunError, match=r"step 2: the loss is nan.*\n.*rows .*\n.*optimizer\.lr"):
+        next(steps)
+    assert before[0]["step"] == trainer.optimizer.state_dict()["state"][0]["step"] == 1
+
+
+def test_an_interrupted_step_changes_nothing():
+    data = random_pairs(SIZES)
+    model = build("llama")
+    before = copy.deepcopy(model.state_dict())
+    trainer = trainer_of(model, data, interrupted=lambda: True)
+    with pytest.raises(Interrupted):
+        next(trainer.steps())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_evaluation_covers_every_pair_once_without_dropout():
+    data = random_pairs(SIZES)
+    model = build("llama")
+    trainer = trainer_of(model, data)
+    reference = own_log_prob_sums(model, data).detach()
+    moved = build("llama", initializer_range=0.15)
+    model.load_state_dict(moved.state_dict())
+    seen = []
+    got = evaluate(
+        trainer.accelerator, trainer.scorer, trainer.loss, data, trainer.reference, trainer.plan, seen.append
+    )
+    ratios = own_log_prob_sums(model, data).detach() - reference
+    margins = BETA * (ratios[:, 0] - ratios[:, 1])
+    assert sum(seen) == len(data)
+    assert got["loss"] == pytest.approx(-F.logsigmoid(margins).mean().item(), abs=1e-4)
+    assert got["rewards/margins"] == pytest.approx(margins.mean().item(), abs=1e-3)
+    assert got["rewards/accuracies"] == pytest.approx((margins > 0).float().mean().item())

@@ -1,0 +1,86 @@
+"""The recipe decides the mathematics, the engine only the speed: one sequence of losses, however it is computed."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpotrain import load_recipe, train
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import losses, project, records
+
+#: Ways of computing the same steps.
+WAYS = {
+    "tiny micro-batches": ["training.tokens_per_microbatch=60"],
+    "one micro-batch": ["training.tokens_per_microbatch=100000"],
+    "padded": ['training.packing="off"'],
+    "padded, small micro-batches": ['training.packing="off"', "training.tokens_per_microbatch=150"],
+    "activation checkpointing": ["training.activation_checkpointing=true"],
+    "live reference": ['reference.when="live"'],
+    "stored reference": ['reference.when="precomputed"'],
+}
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def reference_run(request, tmp_path_factory) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = project(folder, adapter=request.param == "lora")
+    train(load_recipe(recipe), reporter=SilentReporter())
+    return recipe, losses(folder / "run")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_are_the_same(reference_run, way, tmp_path):
+    recipe, expected = reference_run
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", *WAYS[way]]
+    train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    got = losses(tmp_path / "run")
+    assert len(got) == len(expected) > 6
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_changes_the_loss_and_the_first_is_ln_2(reference_run):
+    _, expected = reference_run
+    assert expected[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert expected[-1] < expected[0] - 0.01
+
+
+def test_evaluation_is_the_same_too(reference_run, tmp_path):
+    recipe, _ = reference_run
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.tokens_per_microbatch=60"]
+    train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    mine, theirs = (records(run, "eval") for run in (tmp_path / "run", recipe.parent / "run"))
+    assert [record["step"] for record in mine] == [record["step"] for record in theirs]
+    for one, two in zip(mine, theirs, strict=True):
+        for name in ("loss", "rewards/margins", "logps/chosen"):
+            assert one[name] == pytest.approx(two[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
+def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path):
+    """TRAPS: values logged from one rank only; tokenizing on one process while the others wait."""
+    recipe, expected = reference_run
+    command = {
+        "torch.distributed.run": ["--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"],
+        "accelerate.commands.launch": ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+                                       "--dynamo_backend=no", "--main_process_port=0"],
+    }[launcher]  # fmt: skip
+    main = tmp_path / "main.py"
+    main.write_text("from dpotrain.cli import main\nmain()\n")
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", launcher, *command, str(main), "run", str(recipe),
+         "--set", f"run.output_dir={str(tmp_path / 'run')!r}", "--set", "training.tokens_per_microbatch=60"],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+    assert done.stdout.count("step 1/") == 1

@@ -1,0 +1,59 @@
+"""What a resumed run may change, and what not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from dpotrain.errors import RunError
+from dpotrain.run.resuming import check_same, mathematics
+
+DOCUMENT = {
+    "seed": 42,
+    "run": {"output_dir": "runs/a"},
+    "model": {"use": "transformers", "name": "m"},
+    "loss": {"use": "dpo", "beta": 0.1},
+    "training": {"epochs": 1, "pairs_per_step": 8, "tokens_per_microbatch": "auto", "precision": "bf16"},
+    "reference": {"of": "initial-policy", "when": "auto"},
+    "evaluation": {"every": 5},
+    "loggers": [{"use": "wandb"}],
+}
+
+
+def changed(table, **values):
+    document = copy.deepcopy(DOCUMENT)
+    document[table] = {**document[table], **values}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        ("run", {"output_dir": "elsewhere"}),
+        ("training", {"epochs": 3}),
+        ("training", {"steps": 5}),
+        ("training", {"tokens_per_microbatch": 512}),
+        ("reference", {"when": "live"}),
+        ("evaluation", {"every": 7}),
+    ],
+)
+def test_what_moves_speed_files_or_the_end_may_change(table, values):
+    check_same(mathematics(DOCUMENT), mathematics(changed(table, **values)))
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "line"),
+    [
+        ("loss", {"beta": 0.2}, "loss.beta: 0.1 then, 0.2 now"),
+        ("loss", {"label_smoothing": 0.1}, "loss.label_smoothing: nothing then, 0.1 now"),
+        ("training", {"pairs_per_step": 4}, "training.pairs_per_step: 8 then, 4 now"),
+        ("training", {"precision": "fp32"}, "training.precision: 'bf16' then, 'fp32' now"),
+        ("reference", {"of": "other"}, "reference.of: 'initial-policy' then, 'other' now"),
+    ],
+)
+def test_what_changes_the_steps_is_refused_with_the_difference(table, values, line):
+    with pytest.raises(RunError) as caught:
+        check_same(mathematics(DOCUMENT), mathematics(changed(table, **values)))
+    assert line in str(caught.value)
+    assert "run.output_dir" in str(caught.value)

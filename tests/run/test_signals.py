@@ -1,0 +1,41 @@
+"""Signals ask for an orderly end; what asked is put back afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from dpotrain.errors import RunStopped
+from dpotrain.run.signals import SIGNALS, StopRequest
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_once_there_is_something_to_save_a_signal_waits_for_the_step(number):
+    with StopRequest() as stop:
+        stop.defer()
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.name == number.name
+
+
+def test_before_that_it_ends_the_run_at_once_with_its_own_exit_code():
+    with pytest.raises(RunStopped, match="SIGTERM before the first step") as caught, StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.exit_code == 75
+
+
+def test_a_second_interrupt_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in SIGNALS] == before
