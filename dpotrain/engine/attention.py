@@ -55,7 +55,9 @@ def install(model: PreTrainedModel) -> None:
     try:
         model.set_attn_implementation(name)
     except ValueError as error:
-        raise CannotPackError(f"{type(model).__name__} takes no attention implementation from outside") from error
+        raise CannotPackError(
+            f"{type(model).__name__} takes no attention implementation from outside"
+        ) from error
     if model.config._attn_implementation != name:
         raise CannotPackError(f"{type(model).__name__} keeps its own attention implementation")
 
@@ -105,7 +107,7 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
 
     if name == "eager":
         # Every modeling file has its own eager function; transformers has no registry of them.
-        return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+        return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
@@ -136,7 +138,11 @@ def _attend(
         raise CannotPackError("its attention drops out")
     segments.calls += 1
     segments.windowed_calls += sliding_window is not None
-    rows, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # Rotary embeddings leave queries and keys in float32 under autocast, where values are low; the product
+    # is as low as any other.
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    rows, keys, values = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     shape = Shape(scale, softcap, sliding_window)
     attend = varlen.attend if varlen.covers(rows, values, shape) else blockwise.attend

@@ -2,8 +2,8 @@
 
 Each segment's queries are taken in blocks. A block sees only the keys up to its own diagonal (and within its
 window), its scores never leave the cache, and only the row-wise log-sum-exp is kept for the backward pass,
-which computes the scores again: the memory is linear in the tokens, as in FlashAttention (arXiv:2205.14135, section
-3.1), and grouped key-value heads are used as they are, never repeated.
+which computes the scores again: the memory is linear in the tokens, as in FlashAttention (arXiv:2205.14135,
+section 3.1), and grouped key-value heads are used as they are, never repeated.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def attend(
     Returns:
         (T, heads, value size), in the query's dtype. Softmax is in float32.
     """
-    output: torch.Tensor = _SegmentAttention.apply(query, key, value, segments, shape)
+    output: torch.Tensor = _SegmentAttention.apply(query, key, value, segments, shape)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -87,13 +87,13 @@ def _scatter_add(total: torch.Tensor, part: torch.Tensor, segment: Segment) -> N
 
 
 def _fold(rows: torch.Tensor, groups: int) -> torch.Tensor:
-    """(queries, heads, size) to (groups, heads per group x queries, size)."""
+    """Turn (queries, heads, size) into (groups, heads per group x queries, size)."""
     queries, heads, size = rows.shape
     return rows.view(queries, groups, heads // groups, size).permute(1, 2, 0, 3).reshape(groups, -1, size)
 
 
 def _unfold(folded: torch.Tensor, queries: int) -> torch.Tensor:
-    """(groups, heads per group x queries, size) to (queries, heads, size)."""
+    """Turn (groups, heads per group x queries, size) into (queries, heads, size)."""
     groups, _, size = folded.shape
     return folded.view(groups, -1, queries, size).permute(2, 0, 1, 3).reshape(queries, -1, size)
 
@@ -148,7 +148,7 @@ class _SegmentAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *log_sums = ctx.saved_tensors
         shape, groups = ctx.shape, key.shape[1]
         dquery = torch.empty_like(query)
@@ -175,7 +175,9 @@ class _SegmentAttention(torch.autograd.Function):
                 if capped is not None:
                     dscores.mul_(1 - capped * capped)
                 low = dscores.mul_(shape.scale).to(query.dtype)
-                dquery[block.first : block.last] = _unfold(torch.bmm(low, keys[:, seen]), block.last - block.first)
+                dquery[block.first : block.last] = _unfold(
+                    torch.bmm(low, keys[:, seen]), block.last - block.first
+                )
                 dkeys[:, seen] += torch.bmm(low.transpose(1, 2), rows)
                 number += 1
             _scatter_add(dkey, dkeys, segment)

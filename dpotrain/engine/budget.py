@@ -17,10 +17,13 @@ MOST_TOKENS = 65536
 SHARE = 0.5
 
 
-def tokens_per_microbatch(model: PreTrainedModel, device: torch.device, checkpointing: bool, max_length: int) -> int:
+def tokens_per_microbatch(
+    model: PreTrainedModel, device: torch.device, checkpointing: bool, max_length: int
+) -> int:
     """Estimate from the device's free memory, with the weights loaded and no optimizer state yet.
 
-    At least one completion of full length fits by intention: a longer pair gets a micro-batch of its own anyway.
+    At least one completion of full length fits by intention: a longer pair gets a micro-batch of its own
+    anyway.
     """
     if device.type != "cuda":
         return CPU_TOKENS
@@ -35,9 +38,9 @@ def tokens_per_microbatch(model: PreTrainedModel, device: torch.device, checkpoi
 def bytes_per_token(model: PreTrainedModel, checkpointing: bool) -> int:
     """Estimate what a token's activations hold until the backward pass, in bytes, in 16-bit precision.
 
-    Per layer, in units of the hidden size h and the feed-forward size f: two norms' inputs in float32 and their
-    outputs (12 h), queries, keys, values, output (8 h), residual sums (4 h), gate, up and product (6 f). Checkpointed
-    layers keep their input (2 h), and one layer at a time the rest.
+    Per layer, in units of the hidden size h and the feed-forward size f: two norms' inputs in float32 and
+    their outputs (12 h), queries, keys, values, output (8 h), residual sums (4 h), gate, up and product (6
+    f). Checkpointed layers keep their input (2 h), and one layer at a time the rest.
     """
     config = model.config.get_text_config()
     hidden = int(config.hidden_size)

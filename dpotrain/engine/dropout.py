@@ -1,7 +1,7 @@
 """Dropout off for a while, without ``eval()``.
 
-``eval()`` would do more than that: 4-bit layers on some CPUs repack their weights in it and let no gradient through
-afterwards.
+``eval()`` would do more than that: 4-bit layers on some CPUs repack their weights in it and let no gradient
+through afterwards.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Log-probabilities of scored tokens without the full logits.
 
-Hidden states of the predicting tokens reach the language-model head in chunks of rows; the logits of a chunk are
-reduced to one number a row and dropped. Matrix products run in the compute dtype, everything after them in float32.
-The full ``tokens x vocabulary`` tensor never exists, forward or backward.
+Hidden states of the predicting tokens reach the language-model head in chunks of rows; the logits of a
+chunk are reduced to one number a row and dropped. Matrix products run in the compute dtype, everything
+after them in float32. The full ``tokens x vocabulary`` tensor never exists, forward or backward.
 
 Three ways, by what the head is:
 - a frozen plain linear layer: the gradient with respect to the hidden states is formed in the forward pass,
   while a chunk's probabilities are at hand, and kept instead of any logits;
 - a trained plain linear layer (also one tied to the embeddings): the backward pass computes each chunk again
   and sums the weight's gradient in float32;
-- anything else (LoRA on the head, 4-bit weights, a module to save): the module itself is called, chunk by chunk,
+- anything else (LoRA on the head, 4-bit weights, a module to save): the module itself is called, chunk by
+chunk,
   under activation checkpointing.
 """
 
@@ -64,7 +65,9 @@ def token_log_probs(
         dtype = _compute_dtype(hidden)
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
         function = _TrainedHead if trained and torch.is_grad_enabled() else _FrozenHead
-        result: torch.Tensor = function.apply(hidden, head.weight, head.bias, targets, transform, dtype)
+        result: torch.Tensor = function.apply(  # type: ignore[no-untyped-call]
+            hidden, head.weight, head.bias, targets, transform, dtype
+        )
         return result
     return _any_head(hidden, head, targets, transform)
 
@@ -139,7 +142,7 @@ class _FrozenHead(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None
 
@@ -168,7 +171,7 @@ class _TrainedHead(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, log_sums = ctx.saved_tensors
         dtype = ctx.dtype
         dhidden = torch.empty_like(hidden)

@@ -63,8 +63,10 @@ def means(sums: torch.Tensor) -> dict[str, float]:
 
 @dataclass
 class Window:
-    """What was summed since the last train record; part of a checkpoint, so that a resumed run writes the
-    same records."""
+    """What was summed since the last train record.
+
+    It is part of a checkpoint, so that a resumed run writes the same records.
+    """
 
     sums: list[float] = field(default_factory=lambda: [0.0] * len(SUMMED))
     seconds: float = 0.0
@@ -79,8 +81,10 @@ class Window:
         self.steps += 1
 
     def metrics(self, learning_rate: float, epoch: float) -> dict[str, float]:
-        """Return a train record's metrics, in the order of the metrics file. The gradient norm is the mean over
-        the window's steps; learning rate and epoch are the last step's."""
+        """Return a train record's metrics, in the order of the metrics file.
+
+        The gradient norm is the mean over the window's steps; learning rate and epoch are the last step's.
+        """
         over_pairs = means(torch.tensor(self.sums, dtype=torch.float64))
         return {
             "loss": over_pairs.pop("loss"),

@@ -1,8 +1,8 @@
 """Proof that a model takes the packed row, before anything is trained on it.
 
-A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward, and compares
-log-probs; it also counts the attention calls, so that a model that ignores segments is found out. What is
-not proven is padded instead, and the reason is shown.
+A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward,
+and compares log-probs; it also counts the attention calls, so that a model that ignores segments is found
+out. What is not proven is padded instead, and the reason is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from dpotrain.data.packing import PackedPairs
 from dpotrain.engine import attention
-from dpotrain.engine.logprobs import LogitTransform, token_log_probs
+from dpotrain.engine.logprobs import LogitTransform
 from dpotrain.engine.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
 from dpotrain.errors import RunError
 
@@ -151,7 +151,9 @@ def _proven(
     exact = not bf16 and all(weight.dtype == torch.float32 for weight in model.parameters())
     worst = (got - expected).abs().max().item()
     if not worst <= (TOLERANCE_FLOAT32 if exact else TOLERANCE_LOW):
-        raise attention.CannotPackError(f"its packed log-probs differ from the ordinary ones by {worst:.2g} nats")
+        raise attention.CannotPackError(
+            f"its packed log-probs differ from the ordinary ones by {worst:.2g} nats"
+        )
     return scorer
 
 
@@ -165,4 +167,4 @@ def _windowed_layers(model: PreTrainedModel) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds is None or not getattr(config, "sliding_window", None):
         return None
-    return sum(kind == "sliding_attention" for kind in kinds)
+    return int(sum(kind == "sliding_attention" for kind in kinds))

@@ -24,7 +24,7 @@ class RandomState:
         """Copy the present states."""
         return cls(
             python=random.getstate(),
-            numpy=dict(np.random.get_state(legacy=False)),  # type: ignore[call-overload]
+            numpy=dict(np.random.get_state(legacy=False)),
             torch_cpu=torch.get_rng_state(),
             torch_cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         )

@@ -1,8 +1,8 @@
 """Stored reference log-probs: one record a pair, content-addressed, appended as they are computed.
 
-A file belongs to one reference: its name is a hash over everything that changes the numbers except the pair (weights,
-quantization, compute precision, this code's numerics). A record's key is a hash over the pair's tokens. A
-record that was cut short by a kill, or damaged since, fails its checksum and is computed again.
+A file belongs to one reference: its name is a hash over everything that changes the numbers except the pair
+(weights, quantization, compute precision, this code's numerics). A record's key is a hash over the pair's
+tokens. A record that was cut short by a kill, or damaged since, fails its checksum and is computed again.
 """
 
 from __future__ import annotations
@@ -96,4 +96,5 @@ def _sound(path: Path) -> npt.NDArray[Any]:
     data = path.read_bytes()
     records = np.frombuffer(data, RECORD, count=len(data) // RECORD.itemsize)
     sound = [record["check"] == _checksum(record) for record in records]
-    return records[np.array(sound, bool)]
+    kept: npt.NDArray[Any] = records[np.array(sound, bool)]
+    return kept

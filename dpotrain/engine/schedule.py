@@ -8,7 +8,7 @@ from dpotrain.recipe.sections import ScheduleSection
 
 
 def warmup_steps(schedule: ScheduleSection, total_steps: int) -> int:
-    """Steps of linear warm-up."""
+    """Return the steps of linear warm-up."""
     if schedule.warmup_steps is not None:
         return min(schedule.warmup_steps, total_steps)
     return math.ceil(schedule.warmup_fraction * total_steps)
@@ -17,9 +17,9 @@ def warmup_steps(schedule: ScheduleSection, total_steps: int) -> int:
 def learning_rate_factor(schedule: ScheduleSection, step: int, total_steps: int) -> float:
     """Return what the peak learning rate is multiplied by in step ``step`` (1 is the first update).
 
-    Warm-up reaches the peak in its last step, so that no update has a learning rate of zero; linear and cosine
-    (arXiv:1608.03983, equation 5, one cycle) then fall to ``min_lr_fraction``, which the step after the last
-    would have.
+    Warm-up reaches the peak in its last step, so that no update has a learning rate of zero; linear and
+    cosine (arXiv:1608.03983, equation 5, one cycle) then fall to ``min_lr_fraction``, which the step after
+    the last would have.
     """
     warmup = warmup_steps(schedule, total_steps)
     if step <= warmup:

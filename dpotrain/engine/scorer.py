@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def causal_lm(policy: nn.Module) -> PreTrainedModel:
     """Return the causal language model inside an adapter's wrapper (or the model itself)."""
     unwrap = getattr(policy, "get_base_model", None)
-    return policy if unwrap is None else unwrap()  # type: ignore[return-value]
+    return policy if unwrap is None else unwrap()
 
 
 class Scorer(nn.Module):
@@ -94,8 +94,8 @@ class PaddedScorer(Scorer):
         ids, mask, places = pad(batch)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self.transform is None:
-            logits = model(**accepted(model, inputs)).logits
-            rows = logits.flatten(0, 1).index_select(0, places).float()
+            logits: torch.Tensor = model(**accepted(model, inputs)).logits
+            rows: torch.Tensor = logits.flatten(0, 1).index_select(0, places).float()
             return rows.gather(1, batch.targets[:, None])[:, 0] - rows.logsumexp(1)
         body = model.base_model
         hidden = body(**accepted(body, inputs)).last_hidden_state.flatten(0, 1).index_select(0, places)
@@ -113,10 +113,11 @@ def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unpack a row into right-padded sequences, prompt + completion each.
 
     Returns:
-        ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for each
-        of the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
+        ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for
+        each of the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
     """
-    rows, places_in_row, row_of = [], [], []
+    rows: list[torch.Tensor] = []
+    places_in_row: list[int] = []
     start = 0
     for size in batch.lengths:
         answer, second = start + size.prompt, start + size.prompt + size.chosen

@@ -27,10 +27,10 @@ class PairScores:
 
     @property
     def chosen_logratio(self) -> torch.Tensor:
-        """log pi(chosen) - log ref(chosen)."""
+        """Log pi(chosen) - log ref(chosen)."""
         return self.policy_chosen - self.reference_chosen
 
     @property
     def rejected_logratio(self) -> torch.Tensor:
-        """log pi(rejected) - log ref(rejected)."""
+        """Log pi(rejected) - log ref(rejected)."""
         return self.policy_rejected - self.reference_rejected

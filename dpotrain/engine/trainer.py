@@ -77,7 +77,8 @@ class Trainer:
         """Take one optimizer step over the pairs of ``step``.
 
         Raises:
-            RunError: loss or gradient norm is not finite, or the first loss is not what it must be; nothing was
+            RunError: loss or gradient norm is not finite, or the first loss is not what it must be; nothing
+            was
                 updated.
             Interrupted: the person asked to stop; nothing was updated.
         """
@@ -159,10 +160,11 @@ class Trainer:
             return
         if abs(loss - self.first_loss) > FIRST_LOSS_TOLERANCE[self.precision]:
             raise RunError(
-                f"the first loss is {loss:.6f}, but policy and reference are the same model before the first update, "
+                f"the first loss is {loss:.6f}, but before the first update policy and reference are one model, "
                 f"so it must be {self.first_loss:.6f}; nothing was updated.\n"
-                "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other weights "
-                "(remove the folder reference.store names), or a plugin that changed the policy as the run started."
+                "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other "
+                "weights\n(remove the folder that reference.store names), or a plugin that changed the policy as "
+                "the run started."
             )
 
 

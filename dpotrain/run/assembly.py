@@ -108,13 +108,16 @@ class Assembly:
         fits = tokens_per_microbatch(
             model, self.accelerator.device, training.activation_checkpointing, self.recipe.data.max_length
         )
-        everyone: list[int] = self.accelerator.gather(torch.tensor([fits], device=self.accelerator.device)).tolist()
+        everyone: list[int] = self.accelerator.gather(
+            torch.tensor([fits], device=self.accelerator.device)
+        ).tolist()
         return min(everyone)
 
     def other_reference(self) -> References | None:
         """Where ``reference.of`` names another model: its log-probs, or the model itself beside the policy.
 
-        Comes before the policy is loaded, so that a precomputed one is gone by then. None for the initial policy.
+        Comes before the policy is loaded, so that a precomputed one is gone by then. None for the initial
+        policy.
         """
         section = self.recipe.reference
         if section.of == INITIAL or not self.recipe.loss.needs_reference:

@@ -1,8 +1,9 @@
 """Checkpoints: written aside, hashed, renamed into place; loaded only if whole.
 
-``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights), ``optimizer.safetensors`` (its tensors),
-``state.json`` (everything else) and ``manifest.json`` (size and hash of each of them). A folder under that name is a
-complete checkpoint: it got its name by a rename after everything in it had reached the disk.
+``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights),
+``optimizer.safetensors`` (its tensors), ``state.json`` (everything else) and ``manifest.json`` (size and
+hash of each of them). A folder under that name is a complete checkpoint: it got its name by a rename after
+everything in it had reached the disk.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest sound checkpoint, and a line about each newer one that is damaged."""
-    damaged = []
+    damaged: list[str] = []
     for path in sorted(complete(folder), reverse=True):
         fault = verify(path)
         if fault is None:
@@ -111,7 +112,9 @@ def load(path: Path) -> Checkpoint:
 
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state.pop("format") != FORMAT:
-        raise RunError(f"checkpoint {path} was written by another version of dpotrain and cannot be read by this one")
+        raise RunError(
+            f"checkpoint {path} was written by another version of dpotrain and cannot be read by this one"
+        )
     return Checkpoint(
         step=state.pop("step"),
         trained=load_file(path / "trained.safetensors"),
@@ -132,7 +135,7 @@ def prune(folder: Path, keep: int, but: set[int]) -> None:
 
 
 def _own(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors writes contiguous tensors that share no memory."""
+    """Safetensors writes contiguous tensors that share no memory."""
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
@@ -175,5 +178,5 @@ def _hash(file: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers, as random states hold them."""
+    """Numpy's numbers, as random states hold them."""
     return value.item() if hasattr(value, "item") else str(value)

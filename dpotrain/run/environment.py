@@ -40,7 +40,7 @@ def describe(recipe: Recipe, processes: int) -> dict[str, Any]:
         "command": sys.argv,
         "plugins": [
             {"name": each.name, "distribution": each.distribution, "version": each.version, "file": each.file}
-            for each in recipe.plugins.active
+            for each in recipe.plugins.active(recipe)
         ],
     }
 

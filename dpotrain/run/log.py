@@ -17,8 +17,11 @@ logger = logging.getLogger("dpotrain")
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Send Python's logging and warnings to ``path`` and keep them, and the libraries' own progress bars, off the
-    terminal, where they would run through the live view."""
+    """Send Python's logging and warnings to ``path`` while the context is open.
+
+    They and the libraries' own progress bars are kept off the terminal, where they would run through the live
+    view.
+    """
     import datasets
     from transformers.utils import logging as transformers_logging
 

@@ -22,8 +22,8 @@ class Reporter(Protocol):
     Only the main process's reporter shows anything.
     """
 
-    def __enter__(self) -> Reporter: ...  # noqa: D105
-    def __exit__(self, *exc: object) -> None: ...  # noqa: D105
+    def __enter__(self) -> Reporter: ...
+    def __exit__(self, *exc: object) -> None: ...
 
     def started(self, title: str, facts: dict[str, str]) -> None:
         """Show what is about to run: ``facts`` are labelled lines (model, data, trained parameters, …)."""

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from dpotrain.data.plan import BatchPlan, Costs, cut, sweep
 
-LENGTHS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=40)
+LENGTHS = st.lists(
+    st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=40
+)
 
 
 def costs_of(sizes, padded=False) -> Costs:
@@ -53,7 +55,9 @@ def test_a_microbatch_stays_in_its_budget_and_ranks_have_equally_many(how, sizes
     assert len({len(batches) for batches in by_rank}) == 1
     for batch in (batch for batches in by_rank for batch in batches):
         assert len(batch) <= 1 or costs.of(batch) <= budget
-    assert sorted(pair for batches in by_rank for batch in batches for pair in batch) == list(range(len(sizes)))
+    assert sorted(pair for batches in by_rank for batch in batches for pair in batch) == list(
+        range(len(sizes))
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,7 +107,8 @@ def test_ranks_get_about_the_same_number_of_tokens():
     sizes = [tuple(int(n) for n in draw.integers(1, 300, 3)) for _ in range(64)]
     costs = costs_of(sizes)
     tokens = [
-        sum(costs.of(batch) for batch in batches) for batches in cut(np.arange(64), costs, ranks=4, budget=10**9)
+        sum(costs.of(batch) for batch in batches)
+        for batches in cut(np.arange(64), costs, ranks=4, budget=10**9)
     ]
     assert max(tokens) < 1.05 * min(tokens)
 

@@ -130,7 +130,12 @@ def test_pairs_in_a_row_do_not_see_each_other():
 def test_a_policy_with_packed_attention_still_generates_as_before():
     model = build("llama").eval()
     ids = torch.tensor([[1, 7, 9, 11], [1, 30, 31, 32]])
-    settings = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    settings = {
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "attention_mask": torch.ones_like(ids),
+        "pad_token_id": 0,
+    }
     before = model.generate(ids, **settings)
     attention.install(model)
     assert model.config._attn_implementation != "sdpa"

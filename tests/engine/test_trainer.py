@@ -64,7 +64,9 @@ def plain_dpo(model, data, plan) -> list[float]:
     reference = own_log_prob_sums(copy.deepcopy(model), data).detach()
     matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors}], RATE, weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors}], RATE, weight_decay=0
+    )
     losses = []
     for step in plan.steps():
         ratios = own_log_prob_sums(model, data)[step.pairs] - reference[step.pairs]
@@ -96,7 +98,9 @@ def test_a_record_tells_the_step():
     assert [record.pairs for record in records] == [3, 3, 1] * 3
     assert records[2].epoch == 1.0
     assert sum(record.tokens for record in records) == 3 * int(np.sum(data.lengths))
-    assert {"loss", "grad_norm", "learning_rate", "rewards/accuracies", "logps/chosen"} <= records[0].metrics.keys()
+    assert {"loss", "grad_norm", "learning_rate", "rewards/accuracies", "logps/chosen"} <= records[
+        0
+    ].metrics.keys()
 
 
 def test_a_generator_that_is_left_can_be_taken_up_again():

@@ -9,10 +9,11 @@ from typing import Any
 
 from tests.support import tiny_checkpoint
 
-WORDS = (
-    "the quick brown fox jumps over lazy dog while other animals watch great interest bake bread flour water "
-    "salt hour capital France Paris help question today numbers commas dots brackets"
-).split()
+WORDS = [
+    *("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "other", "animals", "watch"),
+    *("great", "interest", "bake", "bread", "flour", "water", "salt", "hour", "capital", "France", "Paris"),
+    *("help", "question", "today", "numbers", "commas", "dots", "brackets"),
+]
 
 RECIPE = """\
 seed = 7

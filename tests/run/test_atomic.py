@@ -18,9 +18,14 @@ def test_a_folder_replaces_the_one_before_it(tmp_path):
 def test_a_failure_keeps_what_was_there(tmp_path):
     with folder_aside(tmp_path / "final") as aside:
         (aside / "file").write_text("one")
-    with pytest.raises(ZeroDivisionError), folder_aside(tmp_path / "final") as aside:
-        (aside / "file").write_text("two")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with folder_aside(tmp_path / "final") as aside:
+            (aside / "file").write_text("two")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert (tmp_path / "final" / "file").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 

@@ -16,7 +16,10 @@ def trained_model(optimizer_class=torch.optim.AdamW):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     optimizer = optimizer_class(
-        [{"params": list(model[0].parameters()), "weight_decay": 0.1}, {"params": list(model[1].parameters())}],
+        [
+            {"params": list(model[0].parameters()), "weight_decay": 0.1},
+            {"params": list(model[1].parameters())},
+        ],
         lr=1e-2,
     )
     for _ in range(3):
@@ -87,7 +90,9 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()], ids=["short", "flipped", "gone"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda path: path.unlink()], ids=["short", "flipped", "gone"]
+)
 @pytest.mark.parametrize(
     "name", ["trained.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 )

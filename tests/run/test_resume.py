@@ -1,0 +1,128 @@
+"""A run that was stopped and resumed ends in the same weights, bit for bit, and tells the same story."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dpotrain import load_recipe, train
+from dpotrain.errors import RunError
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import project, records
+
+#: Names in a metrics line that are about the machine and not about the run.
+SPEED = {"pairs_per_second", "tokens_per_second", "peak_memory_mb"}
+
+
+class StopAt(SilentReporter):
+    """Sends this process a signal as a step is shown, as a batch system might."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = set(steps)
+
+    def step(self, record) -> None:
+        if record.step in self.steps:
+            self.steps.discard(record.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def weights(folder: Path) -> dict:
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def story(run: Path) -> list[dict]:
+    lines = [*records(run), *records(run, "eval")]
+    return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def uninterrupted(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = project(folder, adapter=request.param == "lora")
+    if request.param == "lora":
+        # Dropout, so that the random states matter.
+        recipe.write_text(recipe.read_text() + "dropout = 0.2\n")
+    text = recipe.read_text().replace("every = 1", "every = 3") + "\n[evaluation]\nevery = 4\n"
+    recipe.write_text(text)
+    train(load_recipe(recipe), reporter=SilentReporter())
+    return recipe
+
+
+@pytest.mark.parametrize("stops", [(1,), (4,), (5, 7), (2, 3, 9)], ids=str)
+def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, stops, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    outcome = train(load_recipe(uninterrupted, overrides), reporter=StopAt(*stops))
+    for _ in stops:
+        assert outcome.status == "stopped"
+        assert outcome.final is None
+        outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=StopAt(*stops))
+        stops = stops[1:]
+    assert outcome.status == "finished"
+    whole = uninterrupted.parent / "run"
+    mine, theirs = weights(tmp_path / "run" / "final"), weights(whole / "final")
+    assert mine.keys() == theirs.keys()
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert story(tmp_path / "run") == story(whole)
+
+
+def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_path):
+    """What a kill leaves: lines and files of steps after the last checkpoint."""
+
+    class Killed(SilentReporter):
+        def step(self, record) -> None:
+            if record.step == 8:
+                raise KeyboardInterrupt
+
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=3", "checkpoints.keep=1"]
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(uninterrupted, overrides), reporter=Killed())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
+    outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    assert outcome.status == "finished"
+    mine = weights(tmp_path / "run" / "final")
+    assert all((tensor == mine[name]).all() for name, tensor in weights(uninterrupted.parent / "run" / "final").items())
+    assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
+
+
+def test_resume_on_a_fresh_folder_begins(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.steps=1"]
+    assert train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter()).steps == 1
+
+
+def test_a_finished_run_is_not_run_again(uninterrupted):
+    before = (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes()
+    outcome = train(load_recipe(uninterrupted), resume=True, reporter=SilentReporter())
+    assert outcome.status == "finished"
+    assert outcome.final == uninterrupted.parent / "run" / "final"
+    assert (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(uninterrupted):
+    with pytest.raises(RunError, match=r"already holds a run\.\nPass --resume"):
+        train(load_recipe(uninterrupted), reporter=SilentReporter())
+
+
+def test_another_recipe_is_refused_with_the_difference(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.3 now"):
+        train(load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter())
+
+
+def test_other_data_is_refused(uninterrupted, tmp_path):
+    from tests.run.recipes import write_pairs
+
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"data.name={str(pairs)!r}"]
+    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    write_pairs(tmp_path / "pairs.jsonl", count=30)
+    with pytest.raises(RunError, match="the data has changed"):
+        train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
