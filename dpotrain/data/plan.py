@@ -1,8 +1,8 @@
 """The batch plan: which pairs form step k, and how a step is cut over ranks and micro-batches.
 
 Which pairs form a step is decided first, from the seed, the epoch and ``pairs_per_step`` alone; how they are
-cut afterwards changes speed and memory, never the sequence of losses. Everything here is a pure function of its
-arguments, so resuming is planning again and starting at step k.
+cut afterwards changes speed and memory, never the sequence of losses. Everything here is a pure function of
+its arguments, so resuming is planning again and starting at step k.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class BatchPlan:
             )
 
     def epochs_done(self, step: int) -> float:
-        """Passes over the data after ``step`` steps; 1.0 at the end of the first epoch."""
+        """Return the passes over the data after ``step`` steps; 1.0 at the end of the first epoch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return epoch + min(position * self.pairs_per_step, self.pairs) / self.pairs
 

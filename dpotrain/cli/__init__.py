@@ -1,0 +1,22 @@
+"""The command line. One small module a verb; nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import click
+
+from dpotrain import __version__
+from dpotrain.cli.group import VerbGroup, debug_option
+
+_VERBS = {
+    "run": "dpotrain.cli.run",
+    "check": "dpotrain.cli.check",
+    "plugins": "dpotrain.cli.plugins",
+    "schema": "dpotrain.cli.schema",
+}
+
+
+@click.group(cls=VerbGroup, verbs=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dpotrain")
+@debug_option
+def main() -> None:
+    """Train language models on preference pairs with Direct Preference Optimization."""

@@ -1,0 +1,30 @@
+"""``dpotrain check``: everything that can be known without the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpotrain.cli.arguments import set_option
+from dpotrain.cli.group import debug_option
+
+
+@click.command("check", short_help="Check a recipe and its data without loading the model.")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@set_option
+@debug_option
+def command(recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Check RECIPE without loading the model.
+
+    Checks its keys, plugins and files, puts the first pairs through the tokenizer, and shows one of them.
+    """
+    from dpotrain.recipe import load_recipe
+    from dpotrain.ui import reporter
+
+    loaded = load_recipe(recipe, overrides)
+    from dpotrain.cli.preview import preview  # imports what a wrong recipe need not wait for
+
+    with reporter() as shown:
+        lines = preview(loaded, shown)
+    click.echo("\n".join(lines))

@@ -1,0 +1,83 @@
+"""The group of verbs: each imported when it is named, and every error turned into lines and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEBUG = "dpotrain.debug"
+
+#: What shells give a process that was interrupted: 128 + SIGINT.
+INTERRUPTED = 130
+
+
+class VerbGroup(click.Group):
+    """A group whose verbs live in modules of their own, each of which calls its command ``command``."""
+
+    def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which a person meets them."""
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name not in self._verbs:
+            return None
+        command: click.Command = importlib.import_module(self._verbs[cmd_name]).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; end with the exit code of whatever it raised."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows what to do with these
+        except KeyboardInterrupt:
+            _show_traceback(ctx)
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            _show_traceback(ctx)
+            ctx.exit(_show(error))
+
+
+def debug_option(command: F) -> F:
+    """Add ``--debug``, which may stand before or after the verb."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_DEBUG] = True
+
+
+def _show_traceback(ctx: click.Context) -> None:
+    if ctx.meta.get(_DEBUG):
+        traceback.print_exc()
+
+
+def _show(error: Exception) -> int:
+    """Print an error and return its exit code."""
+    from dpotrain.errors import DpotrainError
+    from dpotrain.ui.errors import print_error
+
+    if not isinstance(error, DpotrainError):
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        error = DpotrainError(f"unexpected error: {what}\nrun again with --debug for the traceback")
+    print_error(error)
+    return error.exit_code

@@ -1,0 +1,36 @@
+"""``dpotrain run``: train what a recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpotrain.cli.arguments import set_option
+from dpotrain.cli.group import debug_option
+
+
+@click.command("run", short_help="Train what a recipe says.")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@set_option
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the recipe's run folder.")
+@debug_option
+def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train what RECIPE, a TOML file, says.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 the recipe or the command line is wrong, 3 the data is wrong,
+    75 stopped on a signal after saving (go on with --resume).
+    """  # noqa: D301  # click wants the backspace itself
+    from dpotrain.errors import RunStopped
+    from dpotrain.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from dpotrain.run import train  # imports torch, which a wrong recipe need not wait for
+
+    outcome = train(loaded, resume=resume)
+    if outcome.status == "stopped":
+        raise RunStopped(
+            f"the run was stopped after step {outcome.steps} and its state is saved\n"
+            f"go on with: dpotrain run {recipe} --resume, and the same --set options if there were any"
+        )

@@ -1,0 +1,220 @@
+"""What became of the rows: ``data_report.json``, and the same for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Row numbers kept per reason: enough to look at some.
+_FIRST_ROWS = 10
+
+_QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+
+Lengths = dict[str, dict[str, float]]
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Rows that were dropped for one reason."""
+
+    count: int = 0
+    first_rows: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """What became of one split's rows."""
+
+    rows_read: int = 0
+    pairs_kept: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    boundaries_moved: int = 0
+    """Pairs kept whose prompt was no token prefix of both answers."""
+    completions_cut: int = 0
+    """Completions, of pairs kept, that max_length cut."""
+    turns_unscored: int = 0
+    """Assistant turns inside completions that the chat template hides, wholly or in part."""
+    open_ended: int = 0
+    """Completions, of pairs kept, that no special token ends."""
+    shortest_prompt: int | None = None
+    """Tokens of the shortest prompt, of all pairs that were tokenized."""
+    lengths: Lengths = field(default_factory=dict)
+    """Quantiles of tokens in the pairs kept, by part (see :func:`quantiles`)."""
+    uncut_lengths: Lengths = field(default_factory=dict)
+    """The same of all tokenized pairs, before any was cut or dropped; max_length is chosen by it."""
+
+    def drop(self, row: int, reason: str) -> None:
+        """Count a dropped row."""
+        dropped = self.dropped.setdefault(reason, Dropped())
+        dropped.count += 1
+        if len(dropped.first_rows) < _FIRST_ROWS:
+            dropped.first_rows.append(row)
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows dropped for any reason."""
+        return sum(dropped.count for dropped in self.dropped.values())
+
+    def drop_lines(self) -> list[str]:
+        """One line for each reason, the most frequent first."""
+        return [
+            f"{dropped.count} dropped: {reason} "
+            f"(row{'s' * (dropped.count > 1)} {', '.join(map(str, dropped.first_rows))}"
+            f"{', …' * (dropped.count > len(dropped.first_rows))})"
+            for reason, dropped in sorted(self.dropped.items(), key=lambda item: -item[1].count)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data for the report file."""
+        return {
+            "rows_read": self.rows_read,
+            "pairs_kept": self.pairs_kept,
+            "rows_dropped": self.rows_dropped,
+            "dropped": {
+                reason: {"count": dropped.count, "first_rows": dropped.first_rows}
+                for reason, dropped in self.dropped.items()
+            },
+            "boundaries_moved": self.boundaries_moved,
+            "completions_cut": self.completions_cut,
+            "turns_unscored": self.turns_unscored,
+            "open_ended": self.open_ended,
+            "lengths": self.lengths,
+            "uncut_lengths": self.uncut_lengths,
+        }
+
+
+@dataclass(slots=True)
+class DataReport:
+    """The whole report."""
+
+    format: str
+    """The formatter's name."""
+    decided_by: str
+    """How it came to be that one."""
+    max_length: int
+    splits: dict[str, SplitReport]
+    """By the source's split names; with ``data.eval_fraction`` both sides come from the training split."""
+    fingerprints: dict[str, str]
+    train_pairs: int = 0
+    evaluation_pairs: int | None = None
+    shared_prompts: int = 0
+    """Prompts of ``data.eval_split`` that are also trained on."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data for ``data_report.json``."""
+        return {
+            "format": self.format,
+            "decided_by": self.decided_by,
+            "max_length": self.max_length,
+            "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
+            "shared_prompts": self.shared_prompts,
+            "splits": {name: split.as_json() for name, split in self.splits.items()},
+            "fingerprints": self.fingerprints,
+        }
+
+    def summary_lines(self) -> list[str]:
+        """Return one line a fact, for people."""
+        lines = [self.decided_by]
+        for name, split in self.splits.items():
+            lines.append(
+                f"{name}: {split.rows_read} rows, {split.pairs_kept} pairs kept, {split.rows_dropped} dropped"
+            )
+            lines += [f"{name}: {line}" for line in split.drop_lines()]
+            if split.completions_cut:
+                lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
+            if split.boundaries_moved:
+                lines.append(
+                    f"{name}: boundary of prompt and answers moved back in {split.boundaries_moved} pairs "
+                    "(the prompt's tokens are no prefix)"
+                )
+            if split.turns_unscored:
+                lines.append(
+                    f"{name}: {split.turns_unscored} inner assistant turns not (fully) scored, "
+                    "because the chat template rewrites them"
+                )
+            for part, quantiles in split.lengths.items():
+                lines.append(
+                    f"{name}: {part} tokens: median {quantiles['median']:.0f}, "
+                    f"95 % within {quantiles['p95']:.0f}, longest {quantiles['max']:.0f}"
+                )
+        if self.evaluation_pairs is None:
+            lines.append(f"{self.train_pairs} pairs to train on, none held out for evaluation")
+        else:
+            lines.append(f"{self.train_pairs} pairs to train on, {self.evaluation_pairs} to evaluate on")
+        if self.shared_prompts:
+            lines.append(f"{self.shared_prompts} prompts of the evaluation split are also trained on")
+        return lines
+
+    def warnings(self) -> list[str]:
+        """Return what the person should probably act on."""
+        found = []
+        for name, split in self.splits.items():
+            if split.rows_dropped:
+                found.append(
+                    f"{split.rows_dropped} of {split.rows_read} rows of {name} were dropped:\n"
+                    + "\n".join(f"  {line}" for line in split.drop_lines())
+                )
+            if split.completions_cut > split.pairs_kept // 2:
+                found.append(
+                    f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "
+                    f"answers of {name}; the longest prompt with answer has "
+                    f"{split.uncut_lengths['sequence']['max']:.0f} tokens. A cut answer teaches no ending."
+                )
+            if split.open_ended > split.pairs_kept:
+                found.append(
+                    f"{split.open_ended} of {2 * split.pairs_kept} answers of {name} end in no special token "
+                    "and so do not teach the model to stop.\n"
+                    "See the chat template (model.chat_template) or the tokenizer's EOS token."
+                )
+        if self.shared_prompts:
+            found.append(
+                f"{self.shared_prompts} prompts of the evaluation split are also trained on, so the "
+                "evaluation flatters the model. data.eval_fraction keeps prompts apart."
+            )
+        return found
+
+
+def quantiles(
+    prompt: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]
+) -> Lengths:
+    """Return quantiles and mean of tokens by part; each array is (pairs,). Nothing for no pairs.
+
+    ``sequence`` is the prompt with its longer answer, which max_length bounds; ``total`` is the prompt once
+    and both answers, which the policy computes.
+    """
+    if not len(prompt):
+        return {}
+    parts = {
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "sequence": prompt + np.maximum(chosen, rejected),
+        "total": prompt + chosen + rejected,
+    }
+    return {
+        part: {name: float(np.quantile(lengths, q)) for name, q in _QUANTILES.items()}
+        | {"mean": round(float(lengths.mean()), 1)}
+        for part, lengths in parts.items()
+    }
+
+
+def nothing_left(split: str, report: SplitReport, max_length: int) -> str:
+    """Return the message for a split of which no pair is left."""
+    if not report.rows_read:
+        return f'Split "{split}" has no rows.\nCheck the file, data.name and data.train_split.'
+    lines = [f'No usable pair is left in split "{split}": all {report.rows_read} rows were dropped.']
+    lines += [f"  {line}" for line in report.drop_lines()]
+    most = max(report.dropped, key=lambda reason: report.dropped[reason].count)
+    if "max_length" in most and report.shortest_prompt is not None:
+        lines.append(
+            f"max_length = {max_length}, and the shortest prompt has {report.shortest_prompt} tokens: "
+            "raise data.max_length."
+        )
+    elif "chat template" in most:
+        lines.append("Set model.chat_template to one that takes these conversations.")
+    else:
+        lines.append("Look at those rows; data.format and [data.columns] say how they are read.")
+    return "\n".join(lines)

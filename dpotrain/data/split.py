@@ -1,0 +1,54 @@
+"""Keeping prompts back for evaluation by a seeded hash, so that training never sees one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.data.pair import Text
+
+#: What a hash is compared with: 64 bits as a share of all.
+_RANGE = 2.0**64
+
+
+def prompt_key(prompt: Text) -> bytes:
+    """Return 16 bytes that are the same for the same prompt in every process and for every order of keys.
+
+    White space does not make a prompt another one.
+    """
+    if isinstance(prompt, str):
+        text = " ".join(prompt.split())
+    else:
+        messages = [
+            {key: " ".join(v.split()) if isinstance(v, str) else v for key, v in message.items()}
+            for message in prompt
+        ]
+        text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def held_out(keys: Sequence[bytes], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return for each pair, by its :func:`prompt_key`, whether it is kept back for evaluation: (pairs,) bool.
+
+    A prompt is kept back if its hash under ``seed`` falls below ``fraction``; which others there are does not
+    matter, so a prompt stays on its side when rows are added, dropped or reordered. Only where that would
+    leave one side without any prompt does the one nearest to the boundary change sides; with a single prompt
+    there is nothing to keep back.
+    """
+    salt = seed.to_bytes(16, "little", signed=True)
+    shares = {
+        key: int.from_bytes(hashlib.blake2b(key, digest_size=8, key=salt).digest(), "little") / _RANGE
+        for key in set(keys)
+    }
+    kept_back = {key for key, share in shares.items() if share < fraction}
+    if len(shares) > 1 and not kept_back:
+        kept_back.add(min(shares, key=lambda key: (shares[key], key)))
+    elif len(shares) > 1 and len(kept_back) == len(shares):
+        kept_back.remove(max(shares, key=lambda key: (shares[key], key)))
+    elif len(shares) == 1:
+        kept_back.clear()
+    return np.array([key in kept_back for key in keys], bool)

@@ -1,0 +1,284 @@
+"""The seven kinds of component that a recipe selects by name.
+
+A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of
+its kind. It is constructed with its validated options while the recipe is read, before anything heavy is
+loaded, so a component imports torch, transformers and the like inside its methods, never at the top of its
+module.
+
+    class Simpo(Loss):
+        name = "simpo"
+
+        class Options(Loss.Options):
+            gamma: float = Field(0.5, description="Target margin between the two rewards.")
+
+        options: Options
+
+        def __call__(self, scores): ...
+
+A component object may also carry ``@hookimpl`` methods for run events; it hears them because it was selected.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dpotrain.data.pair import PreferencePair
+    from dpotrain.engine.scores import PairScores
+    from dpotrain.run.records import Outcome, Record, Run
+
+
+class Options(BaseModel):
+    """Base of every component's options: frozen, unknown keys forbidden, every field described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Component(ABC):
+    """Base of the seven kinds. Subclass one of the kinds below, not this class."""
+
+    kind: ClassVar[str]
+    """The kind in words, for messages: ``"loss"``, ``"model loader"``."""
+    name: ClassVar[str]
+    """What a recipe writes after ``use =``."""
+
+    class Options(Options):
+        """The keys of the component's recipe table; none unless a subclass adds some."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def check(self) -> None:  # noqa: B027  # nothing to check is the rule, not an omission
+        """Raise a DpotrainError for whatever can be known to fail without loading anything heavy.
+
+        Called after the recipe is read and by ``dpotrain check``: a folder that is missing, a package that
+        is not installed. It must not import torch or transformers, nor use the network.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What the core asks a model loader for."""
+
+    source: str | None = None
+    """A hub name or folder to load instead of the loader's own (for ``reference.of``)."""
+    quantization: Any = None
+    """What :meth:`Quantizer.loading_config` returned, or None."""
+    keep_adapter: bool = False
+    """Where the source is an adapter on a base model: keep it as a trainable adapter (True), because an
+    ``[adapter]`` table goes on training it, or merge it into the weights (False)."""
+    device: str = "cpu"
+    """Where the weights should be, as torch writes it: ``"cpu"``, ``"cuda:0"``."""
+
+
+class ModelLoader(Component):
+    """Brings the policy and its tokenizer; selected by ``[model]``."""
+
+    kind = "model loader"
+
+    @abstractmethod
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
+
+    @abstractmethod
+    def load_model(self, request: LoadRequest) -> PreTrainedModel:
+        """Return a causal language model in ``train()`` mode with dropout at zero.
+
+        In ``eval()`` 4-bit layers may repack their weights on a CPU and lose all gradients from then on.
+
+        A PEFT model where ``request.keep_adapter`` and the source is an adapter.
+        """
+
+    @abstractmethod
+    def fingerprint(self, source: str | None = None) -> str:
+        """Return a text that changes whenever the loaded weights would.
+
+        For a folder its files' sizes and hashes, for a hub name its resolved commit. It is part of the key of
+        stored reference log-probs.
+        """
+
+
+class Quantizer(Component):
+    """Loads the weights in fewer bits; selected by ``[quantizer]``."""
+
+    kind = "quantizer"
+
+    trains_all_weights: ClassVar[bool] = False
+    """Whether the quantized weights themselves can be trained. Where not, a recipe needs an ``[adapter]``."""
+
+    @abstractmethod
+    def loading_config(self) -> Any:
+        """Return what the model loader passes on to loading (for transformers, a quantization config)."""
+
+    @abstractmethod
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Make the loaded model trainable around its frozen weights, in place.
+
+        Raise a RunError if nothing was quantized after all.
+        """
+
+
+class Adapter(Component):
+    """Says what is trained, how the reference is reached, and what is saved; selected by ``[adapter]``.
+
+    Without an ``[adapter]`` table the engine trains all weights.
+    """
+
+    kind = "adapter"
+
+    @abstractmethod
+    def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
+        """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
+
+        A policy that arrives with an adapter (see ``LoadRequest.keep_adapter``) is trained on from it, and
+        its initial state is kept for :meth:`reference`.
+        """
+
+    @abstractmethod
+    def reference(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context inside which the policy computes what it computed right after :meth:`attach`."""
+
+    @abstractmethod
+    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return the trained tensors by name, for a checkpoint (no copies)."""
+
+    @abstractmethod
+    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
+        """Put a checkpoint's tensors back in place; raise a RunError for missing or surplus names."""
+
+    @abstractmethod
+    def save(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write the result a user takes away into an existing, empty folder (without the tokenizer)."""
+
+    @abstractmethod
+    def how_to_load(self, folder: Path) -> str:
+        """Return a line or two of Python that loads what :meth:`save` wrote, for the closing summary."""
+
+
+class Rows(Protocol):
+    """Rows of a data set: a length, random access, and a fingerprint of the content."""
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def columns(self) -> list[str]: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+class DatasetSource(Component):
+    """Brings rows; selected by ``[data]``, whose remaining keys are its options."""
+
+    kind = "dataset source"
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """Return the names of the splits there are, for messages and for ``data.eval_split``."""
+
+    @abstractmethod
+    def load(self, split: str) -> Rows:
+        """Return the rows of one split; raise a DataError that says what was looked for and what is there."""
+
+
+class Recognition(IntEnum):
+    """How sure a formatter is that a row is of its shape."""
+
+    NO = 0
+    SHAPE = 1
+    """The columns and their types fit; another shape may fit as well and be more specific."""
+    CERTAIN = 2
+    """Something in the row can hardly mean anything else (a marker text, a telling column)."""
+
+
+class DatasetFormatter(Component):
+    """Turns a row into a :class:`PreferencePair`; selected by ``data.format``, or found by ``"auto"``."""
+
+    kind = "dataset formatter"
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that the formatter reads, under the names that ``[data.columns]`` maps to."""
+
+    @abstractmethod
+    def recognises(self, row: Mapping[str, Any]) -> Recognition:
+        """Say how sure the formatter is of this row.
+
+        Never raise; a row with None or empty values is judged by the rest.
+        """
+
+    @abstractmethod
+    def format(self, row: Mapping[str, Any]) -> PreferencePair:
+        """Return the pair, or raise :class:`dpotrain.data.pair.UnusableRow` with a short reason."""
+
+
+class Loss(Component):
+    """Turns the scores of pairs into a loss a pair; selected by ``[loss]``."""
+
+    kind = "loss"
+
+    needs_reference: ClassVar[bool] = True
+    """Whether ``scores.reference_*`` are used; where not, no reference is computed."""
+
+    class Options(Component.Options):
+        """Every loss has a beta: the core needs it for rewards and margins."""
+
+        beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
+
+    options: Options
+
+    @abstractmethod
+    def __call__(self, scores: PairScores) -> torch.Tensor:
+        """Return the loss of every pair, float32, shape (pairs,).
+
+        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's
+        business.
+        """
+
+    def first_loss(self) -> float | None:
+        """Return the loss that every pair has while policy and reference are the same model.
+
+        None where there is no such number. The run checks it before the first update.
+        """
+        return None
+
+
+class Logger(Component):
+    """Takes the run's records somewhere; selected by a ``[[loggers]]`` table. Runs on the main process only.
+
+    Whatever a logger raises drops it with a message; the run goes on and its metrics file stays whole.
+    """
+
+    kind = "logger"
+
+    @abstractmethod
+    def start(self, run: Run) -> None:
+        """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts."""
+
+    @abstractmethod
+    def log(self, record: Record) -> None:
+        """Take one record: ``record.kind`` is "train" or "eval", ``record.metrics`` a flat mapping."""
+
+    @abstractmethod
+    def finish(self, outcome: Outcome) -> None:
+        """Close the log. ``outcome.status`` says whether the run ended well."""
+
+
+#: Which hook offers which kind, and the recipe table that selects it.
+CATALOGUES: dict[str, type[Component]] = {
+    "dpotrain_model_loaders": ModelLoader,
+    "dpotrain_quantizers": Quantizer,
+    "dpotrain_adapters": Adapter,
+    "dpotrain_dataset_sources": DatasetSource,
+    "dpotrain_dataset_formatters": DatasetFormatter,
+    "dpotrain_losses": Loss,
+    "dpotrain_loggers": Logger,
+}

@@ -1,0 +1,89 @@
+"""Finding the hook implementations of a plugin, and refusing those that no hook would ever call."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any, NoReturn
+
+import pluggy
+from pluggy import HookImpl
+
+from dpotrain.errors import PluginError
+from dpotrain.plugin import hookspecs
+from dpotrain.plugin.components import CATALOGUES
+
+_PREFIX = "dpotrain_"
+_MARK = "dpotrain_impl"
+
+#: All hooks in the order of the page, and those that are run events.
+HOOKS: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith(_PREFIX))
+EVENTS: tuple[str, ...] = tuple(name for name in HOOKS if name not in CATALOGUES)
+
+
+class _Registry(pluggy.PluginManager):
+    """A pluggy manager for one plugin that never evaluates a property of it."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return super().parse_hookimpl_opts(plugin, name) if _mark(plugin, name) is not None else None
+
+
+def implementations(owner: object, label: str) -> dict[str, HookImpl]:
+    """Return the hook implementations of a module or object by hook name.
+
+    Raises PluginError, beginning with ``label``, for a name that is no hook, a ``dpotrain_*`` function
+    without ``@hookimpl``, an argument that the hook does not have, and wrappers (which could not be isolated).
+    """
+    for name in dir(owner):
+        mark = _mark(owner, name)
+        if mark is not None:
+            _check_mark(mark.get("specname") or name, mark, label)
+        elif _defines_hook(owner, name):
+            _refuse_unmarked(name, label)
+    registry = _Registry("dpotrain")
+    registry.add_hookspecs(hookspecs)
+    try:
+        registry.register(owner, name="plugin")
+    except pluggy.PluginValidationError as error:
+        # pluggy's last line is the only one that says what is wrong; the rest shows objects.
+        raise PluginError(f"{label}: {str(error).splitlines()[-1]}") from error
+    callers = registry.get_hookcallers(owner) or []
+    return {caller.name: caller.get_hookimpls()[0] for caller in callers}
+
+
+def _mark(owner: object, name: str) -> dict[str, Any] | None:
+    """Return what ``@hookimpl`` left on a function, without running any property."""
+    attribute = inspect.getattr_static(owner, name, None)
+    if isinstance(attribute, staticmethod | classmethod):
+        attribute = attribute.__func__
+    mark = getattr(attribute, _MARK, None) if inspect.isroutine(attribute) else None
+    return mark if isinstance(mark, dict) else None
+
+
+def _defines_hook(owner: object, name: str) -> bool:
+    return name.startswith(_PREFIX) and inspect.isfunction(inspect.getattr_static(owner, name, None))
+
+
+def _check_mark(hook: str, mark: dict[str, Any], label: str) -> None:
+    if hook not in HOOKS:
+        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest_hook(hook)}')
+    if mark.get("wrapper") or mark.get("hookwrapper"):
+        raise PluginError(
+            f"{label}: {hook} is a wrapper; dpotrain's hooks take none, each is called by itself"
+        )
+
+
+def _refuse_unmarked(name: str, label: str) -> NoReturn:
+    if name in HOOKS:
+        raise PluginError(
+            f"{label}: {name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
+        )
+    raise PluginError(
+        f'{label}: there is no hook "{name}"{_nearest_hook(name)}\n'
+        f"names that begin with {_PREFIX} are kept for hooks"
+    )
+
+
+def _nearest_hook(name: str) -> str:
+    near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.5)
+    return f'; did you mean "{near[0]}"?' if near else ""

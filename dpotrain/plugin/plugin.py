@@ -1,0 +1,147 @@
+"""One plugin: found by its entry point, loaded in isolation, and checked before anything of it is used."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import inspect
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from dpotrain.errors import PluginError
+from dpotrain.plugin.components import CATALOGUES, Component
+from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.hooks import EVENTS, implementations
+from dpotrain.plugin.proper import check_component
+
+GROUP = "dpotrain"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plugin:
+    """A plugin as it was found; ``reason`` says why one has no part in anything."""
+
+    name: str
+    """The entry point's name."""
+    distribution: str | None = None
+    """None for an object that was registered by hand."""
+    version: str | None = None
+    file: str | None = None
+    module: Any = None
+    components: tuple[type[Component], ...] = ()
+    events: tuple[str, ...] = ()
+    """The run events that its module or its components hear once selected."""
+    blocked: bool = False
+    failed: bool = False
+    reason: str = ""
+    error: BaseException | None = None
+    """What was raised while it was loaded."""
+
+    @property
+    def label(self) -> str:
+        """Name and distribution, for messages: ``plugin "lora" (dpotrain 0.1.0)``."""
+        return f'plugin "{self.name}"' + (f" ({self.origin})" if self.distribution else "")
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, for messages: ``dpotrain 0.1.0``."""
+        return " ".join(part for part in (self.distribution, self.version) if part) or "registered by hand"
+
+    def called(self, name: str) -> bool:
+        """Whether a recipe's ``block`` means this plugin: its own name, or its distribution's."""
+        if name == self.name:
+            return True
+        return self.distribution is not None and canonicalize_name(name) == canonicalize_name(
+            self.distribution
+        )
+
+    def failing(self, error: BaseException) -> Plugin:
+        """Return the plugin as one that failed and offers nothing."""
+        reason = describe_exception(error).removeprefix(f"{self.label}: ")
+        return replace(self, module=None, components=(), events=(), failed=True, reason=reason, error=error)
+
+
+def installed() -> list[Plugin]:
+    """Return all plugins that entry points name, not yet loaded, ordered by distribution and name."""
+    found = [
+        (canonicalize_name(_distribution(point) or ""), point.name, point)
+        for point in entry_points(group=GROUP)
+    ]
+    return [_found(point) for _, _, point in sorted(found, key=lambda item: item[:2])]
+
+
+def by_hand(owner: object) -> Plugin:
+    """Return a module or object as a plugin, not yet loaded."""
+    if isinstance(owner, types.ModuleType):
+        return Plugin(name=owner.__name__, file=getattr(owner, "__file__", None), module=owner)
+    kind = owner if isinstance(owner, type) else type(owner)
+    try:
+        file = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        file = None
+    return Plugin(name=getattr(owner, "name", kind.__name__), file=file, module=owner)
+
+
+def load(plugin: Plugin) -> Plugin:
+    """Import and check one plugin. Whatever goes wrong is kept in it, not raised."""
+    try:
+        module = plugin.module.load() if isinstance(plugin.module, EntryPoint) else plugin.module
+        if isinstance(module, type):
+            raise PluginError("its entry point names a class; name the module, or an object of the class")
+        found = implementations(module, plugin.label)
+        components = tuple(
+            component
+            for hook, implementation in found.items()
+            if hook in CATALOGUES
+            for component in _offered(hook, implementation.function())
+        )
+    except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
+        return plugin.failing(error)
+    heard = set(found).union(*(implementations(component, plugin.label) for component in components))
+    events = tuple(event for event in EVENTS if event in heard)
+    return replace(plugin, module=module, components=components, events=events)
+
+
+def _offered(hook: str, offer: Any) -> list[type[Component]]:
+    """Return what a catalogue hook returned, checked."""
+    if isinstance(offer, type | str) or not isinstance(offer, Iterable):
+        raise PluginError(f"{hook} must return a list of classes, not {offer!r}")
+    components = list(offer)
+    for component in components:
+        check_component(component, CATALOGUES[hook], hook)
+    return components
+
+
+def _distribution(point: EntryPoint) -> str | None:
+    return point.dist.name if point.dist is not None else None
+
+
+def _found(point: EntryPoint) -> Plugin:
+    return Plugin(
+        name=point.name,
+        distribution=_distribution(point),
+        version=point.dist.version if point.dist is not None else None,
+        file=_file_of(point.module),
+        module=point,
+    )
+
+
+def _file_of(module: str) -> str | None:
+    """Return the file that ``module`` would be imported from, without importing it or its packages."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for depth, _ in enumerate(rest, start=2):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            name = ".".join([top, *rest][:depth])
+            spec = importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return str(Path(spec.origin)) if spec is not None and spec.origin else None

@@ -1,0 +1,52 @@
+"""What a component class must be like to be offered at all."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from dpotrain.errors import PluginError
+from dpotrain.plugin.components import Component, DatasetFormatter, DatasetSource, Options
+from dpotrain.plugin.hooks import implementations
+from dpotrain.recipe.sections import DataSection
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+#: What ``data.format`` means by itself.
+AUTO = "auto"
+
+
+def check_component(component: Any, kind: type[Component], hook: str) -> None:
+    """Raise a PluginError for a class that a recipe could not select, or whose table nobody could read."""
+    if not (isinstance(component, type) and issubclass(component, kind)):
+        raise PluginError(f"{hook} offers {component!r}, which is no subclass of {kind.__name__}")
+    label = component.__qualname__
+    name = getattr(component, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(
+            f'{label} has no proper name: name = "…" of letters, digits and . _ -, not {name!r}'
+        )
+    label = f'{kind.kind} "{name}"'
+    if kind is DatasetFormatter and name == AUTO:
+        raise PluginError(f'{label}: "{AUTO}" is what asks all formatters; choose another name')
+    missing = sorted(getattr(component, "__abstractmethods__", ()))
+    if inspect.isabstract(component):
+        raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
+    _check_options(component, kind, label)
+    implementations(component, label)
+
+
+def _check_options(component: type[Component], kind: type[Component], label: str) -> None:
+    options = component.Options
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        raise PluginError(f"{label}: its Options must be a subclass of {kind.__name__}.Options")
+    if options.model_config.get("extra") != "forbid" or not options.model_config.get("frozen"):
+        raise PluginError(f'{label}: its Options must keep frozen=True and extra="forbid"')
+    for key, field in options.model_fields.items():
+        if not field.description:
+            raise PluginError(f'{label}: option "{key}" has no description: Field(…, description="…")')
+        if key == "use":
+            raise PluginError(f'{label}: an option cannot be called "use", which picks the component')
+        if kind is DatasetSource and key in DataSection.model_fields:
+            raise PluginError(f'{label}: option "{key}" is one of the core\'s own keys of [data]')

@@ -1,0 +1,91 @@
+"""The resolved recipe as plain data and as TOML, defaults included and secrets left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.components import Component
+    from dpotrain.recipe.recipe import Recipe
+    from dpotrain.recipe.sections import TopLevel
+
+_ORDER = (
+    "run",
+    "model",
+    "quantizer",
+    "adapter",
+    "data",
+    "reference",
+    "loss",
+    "training",
+    "optimizer",
+    "schedule",
+    "evaluation",
+    "checkpoints",
+    "logging",
+)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as TOML that :func:`load_recipe` reads as the same recipe, without secrets."""
+    return tomli_w.dumps(recipe.document, multiline_strings=False)
+
+
+def document_of(
+    top: TopLevel,
+    sections: Mapping[str, BaseModel],
+    components: Mapping[str, Component | None],
+    formatter: Component | None,
+    loggers: Sequence[Component],
+) -> dict[str, Any]:
+    """Return plain data in the order of the recipe reference."""
+    tables: dict[str, dict[str, Any]] = {name: plain(section) for name, section in sections.items()}
+    for name, component in components.items():
+        if component is not None:
+            tables[name] = _table(component) | tables.get(name, {})
+    if formatter is not None and type(formatter.options).model_fields:
+        tables["data"]["format"] = _table(formatter)
+    elif formatter is not None:
+        tables["data"]["format"] = formatter.name
+    document = {key: value for key, value in plain(top).items() if value != []}
+    document |= {name: tables[name] for name in _ORDER if name in tables}
+    if loggers:
+        document["loggers"] = [_table(logger) for logger in loggers]
+    return document
+
+
+def plain(model: BaseModel) -> dict[str, Any]:
+    """Return a model as what TOML can hold: no secrets, and ``false`` for a none that is not the default."""
+    values = {}
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if value is None and field.default is None:
+            continue
+        if not isinstance(value, SecretStr | SecretBytes):
+            values[field.alias or name] = _plain(value)
+    return values
+
+
+def _table(component: Component) -> dict[str, Any]:
+    return {"use": component.name, **plain(component.options)}
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return False
+    if isinstance(value, BaseModel):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {
+            str(key): _plain(item)
+            for key, item in value.items()
+            if item is not None and not isinstance(item, SecretStr | SecretBytes)
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value if not isinstance(item, SecretStr | SecretBytes)]
+    return to_jsonable_python(value)

@@ -1,0 +1,152 @@
+"""What a key expects, in words, read off the JSON schema of its model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+_NULL = {"type": "null"}
+_PLURALS = {
+    "an integer": "integers",
+    "a number": "numbers",
+    "a path": "paths",
+    "a table": "tables",
+    "text": "texts",
+}
+
+
+class Expectations:
+    """The JSON schema of an options model or section, and what can be said from it."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.schema: dict[str, Any] = model.model_json_schema()
+        self._definitions: dict[str, Any] = self.schema.get("$defs", {})
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the table."""
+        return list(self.schema.get("properties", {}))
+
+    def at(self, path: tuple[str | int, ...]) -> dict[str, Any] | None:
+        """Return the schema of the value at a path, or None where the schema does not say."""
+        schema: dict[str, Any] | None = self.schema
+        for part in path:
+            schema = None if schema is None else self._inside(self._resolved(schema), part)
+        return None if schema is None else self._resolved(schema)
+
+    def phrase(self, path: tuple[str | int, ...]) -> str | None:
+        """Return what is expected at a path: ``an integer >= 1``."""
+        schema = self.at(path)
+        return None if schema is None else self._phrase(schema)
+
+    def is_secret(self, path: tuple[str | int, ...]) -> bool:
+        """Whether the value must not be shown."""
+        schema = self.at(path[:1])
+        return schema is not None and "writeOnly" in json.dumps(schema)
+
+    def none_for_false(self, table: dict[str, Any]) -> dict[str, Any]:
+        """Return the table with None where it says ``false`` of something that may be none."""
+        return self._none_for_false(table, self.schema)  # type: ignore[no-any-return]
+
+    def _none_for_false(self, value: Any, schema: dict[str, Any]) -> Any:
+        schema = self._resolved(schema)
+        if value is False:
+            return None if self._says_none_by_false(schema) else value
+        if isinstance(value, dict):
+            return {
+                key: self._none_for_false(item, self._inside(schema, key) or {})
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [
+                self._none_for_false(item, self._inside(schema, index) or {})
+                for index, item in enumerate(value)
+            ]
+        return value
+
+    def _says_none_by_false(self, schema: dict[str, Any]) -> bool:
+        choices = [self._resolved(choice) for choice in schema.get("anyOf", ())]
+        return _NULL in choices and not any(_takes_false(choice) for choice in choices)
+
+    def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" in schema:
+            return self._resolved(self._definitions[schema["$ref"].removeprefix("#/$defs/")])
+        return schema
+
+    def _inside(self, schema: dict[str, Any], part: str | int) -> dict[str, Any] | None:
+        for choice in schema.get("anyOf", ()):
+            found = self._inside(self._resolved(choice), part)
+            if found is not None:
+                return found
+        if isinstance(part, int):
+            prefix = schema.get("prefixItems", [])
+            inside = prefix[part] if part < len(prefix) else schema.get("items")
+        else:
+            inside = schema.get("properties", {}).get(part, schema.get("additionalProperties"))
+        return inside if isinstance(inside, dict) else None
+
+    def _phrase(self, schema: dict[str, Any]) -> str | None:
+        schema = self._resolved(schema)
+        if "anyOf" in schema:
+            phrases = ["false" if choice == _NULL else self._phrase(choice) for choice in schema["anyOf"]]
+            return None if None in phrases else " or ".join(dict.fromkeys(map(str, phrases)))
+        if "const" in schema:
+            return shown(schema["const"])
+        if "enum" in schema:
+            return _alternatives([shown(value) for value in schema["enum"]])
+        match schema.get("type"):
+            case "integer":
+                return "an integer" + _bounds(schema)
+            case "number":
+                return "a number" + _bounds(schema)
+            case "boolean":
+                return "true or false"
+            case "string":
+                return _text(schema)
+            case "array":
+                return self._list(schema)
+            case "object":
+                return "a table"
+            case _:
+                return None
+
+    def _list(self, schema: dict[str, Any]) -> str:
+        if schema.get("prefixItems"):
+            items = [self._phrase(item) or "anything" for item in schema["prefixItems"]]
+            return f"a list of {len(items)} ({', '.join(items)})"
+        item = self._phrase(schema.get("items", {}))
+        return f"a list of {_PLURALS[item]}" if item in _PLURALS else "a list"
+
+
+def shown(value: Any) -> str:
+    """Return a value much as TOML writes it, shortened where it is long."""
+    if isinstance(value, dict):
+        return "a table"
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = str(value)  # a date or time
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _takes_false(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "boolean" or False in schema.get("enum", ()) or schema.get("const") is False
+
+
+def _text(schema: dict[str, Any]) -> str:
+    what = {"path": "a path", "password": "a secret text"}.get(schema.get("format", ""), "text")
+    if schema.get("minLength") == 1:
+        return f"{what} that is not empty"
+    return f"{what} that matches {schema['pattern']}" if "pattern" in schema else what
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    parts = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _alternatives(values: list[str]) -> str:
+    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"

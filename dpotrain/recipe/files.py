@@ -1,0 +1,98 @@
+"""Reading a recipe file and those that it extends."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from dpotrain.errors import RecipeError
+
+EXTENDS = "extends"
+
+
+def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return (file, document) of a recipe and all that it extends, the base first, without ``extends``.
+
+    Raises RecipeError for a file that is missing or no TOML, and for files that extend each other in a circle.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    seen: list[Path] = []
+    named_by = ""
+    following: Path | None = path
+    while following is not None:
+        identity = following.resolve()
+        if identity in seen:
+            circle = [str(_short(file)) for file in [*seen[seen.index(identity) :], identity]]
+            raise RecipeError(f"{path}: files that extend each other: {' -> '.join(circle)}")
+        seen.append(identity)
+        document = _read(following, named_by)
+        layers.insert(0, (str(following), document))
+        named_by = str(following)
+        following = _extended(document, following)
+    return layers
+
+
+def _extended(document: dict[str, Any], file: Path) -> Path | None:
+    if EXTENDS not in document:
+        return None
+    base = document.pop(EXTENDS)
+    if not isinstance(base, str) or not base:
+        raise RecipeError(f'{file}: extends: expected the path of one recipe, as in extends = "base.toml"')
+    return file.parent / Path(base).expanduser()
+
+
+def _read(path: Path, named_by: str) -> dict[str, Any]:
+    by = f"{named_by}: extends: " if named_by else ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{by}there is no recipe {path}{_nearest_file(path)}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{by}{path} is no text in UTF-8, as TOML has to be (byte {error.start})") from None
+    except OSError as error:
+        raise RecipeError(f"{by}{path} cannot be read: {error.strerror}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(_syntax_error(path, text, str(error))) from None
+
+
+def _syntax_error(path: Path, text: str, message: str) -> str:
+    """Return a message that names the line and shows it."""
+    where = re.search(r" \(at line (\d+), column (\d+)\)$", message)
+    lines = text.splitlines()
+    if where is None or int(where[1]) > len(lines):
+        return f"{path}: not TOML: {message}"
+    line, column = int(where[1]), int(where[2])
+    shown = lines[line - 1].rstrip()
+    return (
+        f"{path}:{line}:{column}: not TOML: {message[: where.start()]}\n"
+        f"  {shown}\n"
+        f"  {' ' * (min(column, len(shown) + 1) - 1)}^"
+    )
+
+
+def _nearest_file(path: Path) -> str:
+    """Return a hint at the recipes that are there: the nearest name, else what the folder holds."""
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent} either"
+    near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
+    nearest = difflib.get_close_matches(path.name, [*near_by, *(Path(name).stem for name in near_by)], n=1)
+    if nearest:
+        name = nearest[0] if nearest[0] in near_by else f"{nearest[0]}.toml"
+        return f"; did you mean {path.parent / name}?"
+    if near_by:
+        shown = ", ".join(near_by[:5]) + (", …" if len(near_by) > 5 else "")
+        return f"; {path.parent} holds {shown}"
+    return ""
+
+
+def _short(path: Path) -> Path:
+    """Return the path relative to the working directory where it is inside it."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

@@ -1,0 +1,279 @@
+"""From a TOML file and overrides to a checked :class:`Recipe`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel
+
+from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
+from dpotrain.plugin.components import Component, DatasetFormatter, Logger, Quantizer
+from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.requirements import required_distributions, unmet
+from dpotrain.recipe.document import document_of
+from dpotrain.recipe.files import EXTENDS, read_layers
+from dpotrain.recipe.merge import Place, Tree
+from dpotrain.recipe.overrides import override_layer
+from dpotrain.recipe.problems import Problems
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sections import (
+    COMPONENT_TABLES,
+    CORE_SECTIONS,
+    LOGGERS,
+    OPTIONAL_TABLES,
+    DataSection,
+    Section,
+    TopLevel,
+)
+from dpotrain.recipe.validate import unknown, validate
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.manager import PluginManager
+
+C = TypeVar("C", bound=Component)
+M = TypeVar("M", bound=BaseModel)
+
+AUTO = "auto"
+
+
+def load_recipe(
+    path: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    plugins: PluginManager | None = None,
+) -> Recipe:
+    """Read a recipe, check all of it, and construct the components it selects.
+
+    Args:
+        path: the TOML file.
+        overrides: ``"table.key=value"`` texts as ``--set`` takes them, or a mapping of dotted keys to values.
+        plugins: the plugins to choose from; the installed ones unless given.
+
+    Raises:
+        RecipeError: with everything that is wrong, each error with file, table, key and what was expected.
+        DataError: if nothing but the data is wrong.
+    """
+    path = Path(path)
+    tree = Tree(root=str(path))
+    for origin, document in read_layers(path):
+        tree.lay(document, origin)
+    origin, document = override_layer(overrides)
+    if EXTENDS in document:
+        raise RecipeError(f"{origin}: extends: only a file can extend another; it is not overridden")
+    tree.lay(document, origin, is_file=False)
+    return _Reader(path, tree, plugins).read()
+
+
+class _Reader:
+    """Checks one document table by table; problems are collected, not raised."""
+
+    def __init__(self, path: Path, tree: Tree, plugins: PluginManager | None) -> None:
+        self.path, self.tree, self.problems = path, tree, Problems()
+        self.top = self.read_top()
+        self.plugins = self.read_plugins(plugins)
+
+    def read(self) -> Recipe:
+        """Return the recipe, or raise everything that was found."""
+        sections = {name: self.section(name, model) for name, model in CORE_SECTIONS.items()}
+        components: dict[str, Any] = {name: self.table(name, kind) for name, kind in COMPONENT_TABLES.items()}
+        formatter = self.formatter()
+        loggers = self.loggers()
+        self.check_quantizer(components["quantizer"])
+        self.check_components(components, formatter, loggers)
+        self.problems.raise_if_any()
+        return Recipe(
+            seed=self.top.seed,
+            **sections,
+            model=components["model"],
+            quantizer=components["quantizer"],
+            adapter=components["adapter"],
+            source=components["data"],
+            formatter=formatter,
+            loss=components["loss"],
+            loggers=tuple(loggers),
+            plugins=self.plugins,
+            document=document_of(self.top, sections, components, formatter, loggers),
+            path=self.path,
+        )
+
+    # The top --------------------------------------------------------------------------------------
+
+    def read_top(self) -> TopLevel:
+        tables = {*CORE_SECTIONS, *COMPONENT_TABLES, LOGGERS}
+        known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
+        values = {}
+        for key, value in self.tree.document.items():
+            if key in TopLevel.model_fields:
+                values[key] = value
+            elif key not in tables and isinstance(value, dict | list):
+                self.say((), (key,), unknown(key, known, "table"), table=key)
+            elif key not in tables:
+                self.say((), (key,), unknown(key, known, "key"))
+        top = validate(TopLevel, values, lambda at, text: self.say((), at, text))
+        return TopLevel.model_validate({}) if top is None else top
+
+    def read_plugins(self, given: PluginManager | None) -> PluginManager:
+        from dpotrain.plugin.manager import PluginManager  # it knows the core's sections, so it comes later
+
+        block, requires = self.top.block, self.top.requires
+        plugins = PluginManager.from_entry_points(block=block) if given is None else given.blocking(block)
+        for index, name in enumerate(block):
+            if not any(plugin.called(name) for plugin in plugins.plugins):
+                near = plugins.nearest_plugin(name)
+                hint = f'; did you mean "{near}"?' if near else "; see `dpotrain plugins`"
+                self.say(
+                    (), ("block", index), f'no plugin or distribution is called "{name}"{hint}', key="block"
+                )
+        for index, text in enumerate(requires):
+            wrong = unmet(text)
+            if wrong is not None:
+                self.say((), ("requires", index), wrong, key="requires")
+        required = required_distributions(requires)
+        for plugin in plugins.plugins:
+            if plugin.distribution is None or canonicalize_name(plugin.distribution) not in required:
+                continue
+            if plugin.failed:
+                self.say((), ("requires",), f"{plugin.label} failed: {plugin.reason}")
+            if plugin.blocked:
+                self.say((), ("requires",), f"{plugin.label} is required, but block leaves it out")
+        for text in plugins.duplicates:
+            self.say((), (), text)
+        return plugins
+
+    # Tables of the core ---------------------------------------------------------------------------
+
+    def section(self, name: str, model: type[Section]) -> Any:
+        table = self.tree.document.get(name, {})
+        if not isinstance(table, dict):
+            self.say((), (name,), f"expected a table [{name}]", key="", table=name)
+            return None
+        if name == "data":
+            table = {key: value for key, value in table.items() if key in DataSection.model_fields}
+        return validate(model, table, lambda at, text: self.say((name,), at, text), own_table=True)
+
+    # Tables of components -------------------------------------------------------------------------
+
+    def table(self, name: str, kind: type[C]) -> C | None:
+        """Return the component that a table selects, None for a table that is left out or wrong."""
+        table = self.tree.document.get(name)
+        if name in OPTIONAL_TABLES and (table is None or table is False):
+            return None
+        if table is None:
+            self.say((), (name,), f"missing; {self.choices(kind)}", key="", table=name)
+            return None
+        if not isinstance(table, dict):
+            if name != "data":  # which was refused as a table of the core
+                hint = ", or false for none" if name in OPTIONAL_TABLES else ""
+                self.say((), (name,), f"expected a table [{name}]{hint}", key="", table=name)
+            return None
+        core = list(DataSection.model_fields) if name == "data" else []
+        return self.component((name,), {k: v for k, v in table.items() if k not in core}, kind, core)
+
+    def formatter(self) -> DatasetFormatter | None:
+        data = self.tree.document.get("data")
+        chosen = data.get("format", AUTO) if isinstance(data, dict) else AUTO
+        kind: type[DatasetFormatter] = DatasetFormatter  # type: ignore[type-abstract]
+        if chosen == AUTO:
+            return None
+        if isinstance(chosen, str):
+            return self.component(("data",), {"use": chosen}, kind, key="format")
+        if isinstance(chosen, dict):
+            return self.component(("data", "format"), chosen, kind)
+        return None  # which was refused as a key of the core
+
+    def loggers(self) -> list[Logger]:
+        tables = self.tree.document.get(LOGGERS, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.say(
+                (), (LOGGERS,), f"expected tables that each begin with [[{LOGGERS}]]", key="", table=LOGGERS
+            )
+            return []
+        found = [
+            self.component((LOGGERS, index), table, Logger)  # type: ignore[type-abstract]
+            for index, table in enumerate(tables)
+        ]
+        return [logger for logger in found if logger is not None]
+
+    def component(
+        self, at: Place, table: dict[str, Any], kind: type[C], core: Sequence[str] = (), key: str = "use"
+    ) -> C | None:
+        """Return the component of one table, whose ``use`` picks it and whose other keys are its options."""
+        use = table.get("use")
+        if not isinstance(use, str):
+            got = "missing" if use is None else "expected a name in quotes"
+            self.say(at, (key,), f"{got}; {self.choices(kind)}")
+            return None
+        try:
+            chosen = self.plugins.find(kind, use)
+        except PluginError as error:
+            self.say(at, (key,), str(error))
+            return None
+        owner = f"{use} ({self.plugins.owner(chosen).origin})"
+        options = validate(
+            chosen.Options,
+            {name: value for name, value in table.items() if name != "use"},
+            lambda where, text: self.say(at, where, text),
+            owner=owner,
+            also_known=core,
+        )
+        if options is None:
+            return None
+        try:
+            return chosen(options)
+        except Exception as error:
+            self.say_failure(at, owner, error)
+            return None
+
+    def choices(self, kind: type[Component]) -> str:
+        names = ", ".join(f'"{name}"' for name in self.plugins.names(kind))
+        return f"use picks the {kind.kind}: {names}" if names else f"and no plugin offers a {kind.kind}"
+
+    # What only shows with several tables at hand --------------------------------------------------
+
+    def check_quantizer(self, quantizer: Quantizer | None) -> None:
+        adapter = self.tree.document.get("adapter", False)
+        if quantizer is None or adapter is not False or quantizer.trains_all_weights:
+            return
+        self.say(
+            ("quantizer",),
+            (),
+            f"{quantizer.name} weights cannot be trained themselves, and there is no [adapter] to train "
+            "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights",
+        )
+
+    def check_components(
+        self,
+        components: Mapping[str, Component | None],
+        formatter: DatasetFormatter | None,
+        loggers: Sequence[Logger],
+    ) -> None:
+        """Ask every component that could be constructed what it knows to be wrong."""
+        at: list[tuple[Place, Component | None]] = [((name,), part) for name, part in components.items()]
+        at.append((("data", "format"), formatter))
+        at += [((LOGGERS, index), logger) for index, logger in enumerate(loggers)]
+        for place, part in at:
+            if part is not None:
+                try:
+                    part.check()
+                except Exception as error:
+                    self.say_failure(place, f"{part.name} ({self.plugins.owner(type(part)).origin})", error)
+
+    def say_failure(self, at: Place, owner: str, error: Exception) -> None:
+        """Note what a component raised: in its own words, or as a fault of its plugin."""
+        text = (
+            str(error) if isinstance(error, DpotrainError) else f"{owner} raised {describe_exception(error)}"
+        )
+        kind = DataError if isinstance(error, DataError) else RecipeError
+        self.problems.add(self.tree.origin(*at), ".".join(map(str, at)), "", text, kind)
+
+    def say(
+        self, at: Place, where: Place, text: str, *, key: str | None = None, table: str | None = None
+    ) -> None:
+        """Note a problem of the value at ``at`` + ``where``; its table and key are these two unless given."""
+        shown_table = ".".join(map(str, at)) if table is None else table
+        if key is None:
+            key = "" if table is not None else ".".join(map(str, where))
+        self.problems.add(self.tree.origin(*at, *where), shown_table, key, text)

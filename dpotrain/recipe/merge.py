@@ -1,0 +1,117 @@
+"""Laying documents over each other, remembering which file each key came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from dpotrain.errors import RecipeError
+from dpotrain.recipe.sections import COMPONENT_TABLES, LOGGERS, DataSection
+
+#: Where a value is: table, key, list index, …
+Place: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class Tree:
+    """A document made of layers, and the origin of everything in it."""
+
+    root: str
+    """The recipe's own file; the origin of whatever is missing."""
+    document: dict[str, Any] = field(default_factory=dict)
+    _origins: dict[Place, str] = field(default_factory=dict)
+
+    def origin(self, *place: str | int) -> str:
+        """Return the file that a value, or else the nearest table around it, came from."""
+        for end in range(len(place), 0, -1):
+            if place[:end] in self._origins:
+                return self._origins[place[:end]]
+        return self.root
+
+    def lay(self, document: dict[str, Any], origin: str, *, is_file: bool = True) -> None:
+        """Lay a document over what is there.
+
+        Tables are merged; all other values, lists too, are replaced. A component's table whose ``use``
+        changes begins anew, since the options in it were another component's. In overrides a number picks
+        an element of a list, or the next one after its last.
+        """
+        self._merge(self.document, document, (), origin, is_file)
+
+    def _merge(
+        self, base: dict[str, Any], over: dict[str, Any], at: Place, origin: str, is_file: bool
+    ) -> None:
+        for key, value in over.items():
+            place = (*at, key)
+            present = base.get(key, [] if place == (LOGGERS,) else None)
+            if isinstance(value, dict) and isinstance(present, dict):
+                if _picks_another(place, present, value):
+                    self._forget(place)
+                    base[key] = present = _kept(place, present)
+                    self._origins[place] = origin
+                if is_file:  # a key that is missing is missed in a file, not in an override of another key
+                    self._origins[place] = origin
+                self._merge(present, value, place, origin, is_file)
+            elif (
+                isinstance(value, dict) and isinstance(present, list) and not is_file and _all_numbers(value)
+            ):
+                base[key] = present
+                self._origins.setdefault(place, origin)
+                self._merge_list(present, value, place, origin)
+            else:
+                self._forget(place)
+                base[key] = _copy(value)
+                self._note(place, value, origin)
+
+    def _merge_list(self, base: list[Any], over: dict[str, Any], at: Place, origin: str) -> None:
+        for number, value in sorted(over.items(), key=lambda item: int(item[0])):
+            index = int(number)
+            name = ".".join(map(str, at))
+            if index > len(base):
+                raise RecipeError(f"{origin}: there is no {name}.{index}; {name} has {len(base)} so far")
+            if index == len(base):
+                base.append({} if isinstance(value, dict) else value)
+            items: dict[Any, Any] = {index: base[index]}
+            self._merge(items, {index: value}, at, origin, is_file=False)  # type: ignore[dict-item]
+            base[index] = items[index]
+            self._origins.setdefault((*at, index), origin)
+
+    def _note(self, place: Place, value: Any, origin: str) -> None:
+        self._origins[place] = origin
+        inner = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for key, item in inner:
+            self._note((*place, key), item, origin)
+
+    def _forget(self, place: Place) -> None:
+        for known in [known for known in self._origins if known[: len(place)] == place]:
+            if known[: len(place) + 1] not in {(*place, key) for key in _core_keys(place)}:
+                del self._origins[known]
+
+
+def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) -> bool:
+    is_component = (
+        (len(place) == 1 and place[0] in COMPONENT_TABLES)
+        or place == ("data", "format")
+        or (len(place) == 2 and place[0] == LOGGERS)
+    )
+    return is_component and "use" in over and "use" in present and over["use"] != present["use"]
+
+
+def _core_keys(place: Place) -> frozenset[str]:
+    """Return the keys of a component's table that are the core's, and stay when the component changes."""
+    return frozenset(DataSection.model_fields) if place == ("data",) else frozenset()
+
+
+def _kept(place: Place, present: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in present.items() if key in _core_keys(place)}
+
+
+def _all_numbers(table: dict[str, Any]) -> bool:
+    return bool(table) and all(key.isdecimal() for key in table)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

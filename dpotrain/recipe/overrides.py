@@ -1,0 +1,97 @@
+"""``--set section.key=value``: overrides of a recipe, as one more layer on top of its files."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpotrain.errors import RecipeError
+
+_PART = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_KEY = re.compile(rf"\s*{_PART}(?:\s*\.\s*{_PART})*\s*")
+
+#: What a value begins with that is certainly meant as TOML, and not as a bare word.
+_TOML_BEGINS = ("[", "{", '"', "'")
+
+
+def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return (origin, document) of overrides; of two of the same key the last one holds.
+
+    A value is TOML; what is not TOML and does not begin like a list, table or quoted text is taken as text,
+    so that ``--set model.name=org/model`` needs no quotes inside quotes. In a mapping (from Python) keys may
+    be dotted as well, values are plain data, and None is what ``false`` is in TOML.
+
+    Raises RecipeError for an override that cannot be read.
+    """
+    if isinstance(overrides, str):
+        raise TypeError("overrides must be a list of texts or a mapping, not one text")
+    document: dict[str, Any] = {}
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _put(document, _path(key), _plain(value), f"overrides: {key}")
+        return "overrides", document
+    for text in overrides:
+        key, value = _split(text)
+        _put(document, _path(key), value, f"--set {text}")
+    return "--set", document
+
+
+def _split(text: str) -> tuple[str, Any]:
+    match = _KEY.match(text)
+    if match is None or text[match.end() : match.end() + 1] != "=":
+        raise RecipeError(
+            f"--set {text}: expected KEY=VALUE, as in --set training.epochs=2\n"
+            "a key is a dotted path: table.key, or loggers.0.key for the first of [[loggers]]"
+        )
+    return match[0].strip(), _value(text[match.end() + 1 :].strip(), text)
+
+
+def _value(text: str, override: str) -> Any:
+    if not text:
+        raise RecipeError(
+            f'--set {override}: there is no value; an empty text is "" and none at all is false'
+        )
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if text.startswith(_TOML_BEGINS):
+            raise RecipeError(f"--set {override}: the value is not TOML: {error}") from None
+        return text
+    # A value with a line break in it may go on as further keys; then it was meant as text.
+    return parsed["value"] if parsed.keys() == {"value"} else text
+
+
+def _path(key: str) -> list[str]:
+    if not _KEY.fullmatch(key):
+        raise RecipeError(f"overrides: {key!r} is no dotted key as in TOML, such as training.epochs")
+    path: list[str] = []
+    table: Any = tomllib.loads(f"{key} = 0")
+    while isinstance(table, dict):
+        name, table = next(iter(table.items()))
+        path.append(name)
+    return path
+
+
+def _put(document: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    table = document
+    for depth, part in enumerate(path[:-1], start=1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(
+                f"{where}: {'.'.join(path[:depth])} is already set to a value, which has no keys"
+            )
+    table[path[-1]] = value
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python value as what TOML would have given."""
+    if value is None:
+        return False
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

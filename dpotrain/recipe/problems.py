@@ -1,0 +1,69 @@
+"""Everything that is wrong with a recipe, said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dpotrain.errors import DataError, DpotrainError, RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where."""
+
+    origin: str
+    """The file that the key came from, or ``--set``."""
+    table: str
+    """``"adapter"``, ``"data.format"``, ``"loggers.0"``; empty for the top of the recipe."""
+    key: str
+    """Empty where the whole table is meant."""
+    text: str
+
+    @property
+    def place(self) -> str:
+        """The table and key as a recipe writes them: ``[adapter] rank``."""
+        return " ".join(part for part in (f"[{self.table}]" if self.table else "", self.key) if part)
+
+    def __str__(self) -> str:
+        first, *rest = self.text.splitlines()
+        return "\n    ".join([f"{self.place}: {first}" if self.place else first, *rest])
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects problems while the recipe is read."""
+
+    found: list[Problem] = field(default_factory=list)
+    _kinds: set[type[DpotrainError]] = field(default_factory=set)
+
+    def add(
+        self,
+        origin: str,
+        table: str,
+        key: str,
+        text: str,
+        kind: type[DpotrainError] = RecipeError,
+    ) -> None:
+        """Note a problem; ``kind`` is the error class that it would be if it were the only one."""
+        problem = Problem(origin, table, key, text)
+        if problem not in self.found:
+            self.found.append(problem)
+            self._kinds.add(kind)
+
+    def raise_if_any(self) -> None:
+        """Raise one error with everything found: a DataError if nothing but the data is wrong."""
+        if self.found:
+            kind = DataError if self._kinds == {DataError} else RecipeError
+            raise kind(_text(self.found))
+
+
+def _text(problems: Iterable[Problem]) -> str:
+    by_origin: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_origin.setdefault(problem.origin, []).append(problem)
+    lines = []
+    for origin, found in by_origin.items():
+        lines.append(f"{origin}: {len(found)} error{'s' * (len(found) > 1)}")
+        lines += [f"  {problem}" for problem in found]
+    return "\n".join(lines)

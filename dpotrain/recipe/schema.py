@@ -1,0 +1,123 @@
+"""The JSON schema of recipes, for editors that complete and check TOML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from dpotrain.plugin.components import Component, DatasetFormatter, Logger
+from dpotrain.recipe.files import EXTENDS
+from dpotrain.recipe.sections import COMPONENT_TABLES, CORE_SECTIONS, LOGGERS, OPTIONAL_TABLES, TopLevel
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.manager import PluginManager
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_NULL = {"type": "null"}
+
+
+def recipe_schema(plugins: PluginManager) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of recipes that use these plugins.
+
+    A recipe that extends another may leave out what the other has; any other recipe must be complete.
+    """
+    whole, part = _Tables(plugins, complete=True), _Tables(plugins, complete=False)
+    return {
+        "$schema": DIALECT,
+        "title": "dpotrain recipe",
+        "type": "object",
+        "if": {"required": [EXTENDS]},
+        "then": part.recipe(),
+        "else": whole.recipe(),
+        "$defs": {**whole.definitions, **part.definitions},
+    }
+
+
+class _Tables:
+    """Builds the tables of complete recipes, or of those that extend another."""
+
+    def __init__(self, plugins: PluginManager, *, complete: bool) -> None:
+        self.plugins, self.complete = plugins, complete
+        self.definitions: dict[str, Any] = {}
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the schema of the whole document."""
+        properties = self.table(TopLevel, "top")["properties"]
+        if not self.complete:
+            properties[EXTENDS] = {"type": "string", "description": "A recipe that this one inherits from."}
+        for name, model in CORE_SECTIONS.items():
+            if name not in COMPONENT_TABLES:
+                properties[name] = self.table(model, name)
+        for name, kind in COMPONENT_TABLES.items():
+            choice = self.choice(kind, name, self.data() if name == "data" else None)
+            properties[name] = {"anyOf": [choice, {"const": False}]} if name in OPTIONAL_TABLES else choice
+        properties[LOGGERS] = {"type": "array", "items": self.choice(Logger, LOGGERS)}
+        schema = {"properties": properties, "additionalProperties": False}
+        if self.complete:
+            needed = [
+                name for name, model in CORE_SECTIONS.items() if self.table(model, name).get("required")
+            ]
+            needed += [name for name in COMPONENT_TABLES if name not in OPTIONAL_TABLES]
+            schema["required"] = sorted(set(needed))
+        return schema
+
+    def data(self) -> dict[str, Any]:
+        """Return the core's keys of ``[data]``, with the formatters that there are."""
+        table = self.table(CORE_SECTIONS["data"], "data")
+        names = ["auto", *self.plugins.names(DatasetFormatter)]
+        table["properties"]["format"] = {
+            "description": table["properties"]["format"]["description"],
+            "default": "auto",
+            "anyOf": [{"enum": names}, self.choice(DatasetFormatter, "format")],
+        }
+        return table
+
+    def choice(
+        self, kind: type[Component], name: str, shared: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the schema of a table in which ``use`` picks the component that the other keys belong to."""
+        variants = []
+        for component in self.plugins.components(kind):
+            table = self.table(component.Options, f"{name}.{component.name}")
+            if shared is not None:
+                table["properties"] = shared["properties"] | table["properties"]
+            table["properties"] = {
+                "use": {"const": component.name, "description": _first_line(component)},
+                **table["properties"],
+            }
+            if self.complete:
+                table["required"] = ["use", *table.get("required", [])]
+            variants.append(table)
+        # Without `use` the keys alone may fit several components of one kind.
+        return {"oneOf" if self.complete else "anyOf": variants}
+
+    def table(self, model: type[BaseModel], name: str) -> dict[str, Any]:
+        """Return the schema of one model; what it refers to goes into the document's definitions."""
+        prefix = f"{'' if self.complete else 'part.'}{name}."
+        schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+        for inner, definition in schema.pop("$defs", {}).items():
+            self.definitions[prefix + inner] = _without_null(definition)
+        if not self.complete:
+            schema.pop("required", None)
+        return _without_null(schema)  # type: ignore[no-any-return]
+
+
+def _without_null(schema: Any) -> Any:
+    """Return the schema with ``false`` in the place of null, which TOML does not have, and without titles."""
+    if isinstance(schema, list):
+        return [_without_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {
+        key: _without_null(value)
+        for key, value in schema.items()
+        if not (key == "default" and value is None) and not (key == "title" and isinstance(value, str))
+    }
+    if _NULL in schema.get("anyOf", ()):
+        found["anyOf"] = [{"const": False} if choice == _NULL else choice for choice in found["anyOf"]]
+    return found
+
+
+def _first_line(component: type[Component]) -> str:
+    return (component.__doc__ or component.name).strip().splitlines()[0]

@@ -1,0 +1,197 @@
+"""The recipe tables that belong to the core, typed.
+
+Components own the rest (see :mod:`dpotrain.plugin.components`). Where a key may be none, a recipe writes
+``false``: TOML has no null.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dpotrain.plugin.components import (
+    Adapter,
+    Component,
+    DatasetSource,
+    Loss,
+    ModelLoader,
+    Quantizer,
+)
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TopLevel(Section):
+    """The keys at the top of a recipe, before any table."""
+
+    seed: int = Field(
+        42, ge=0, lt=2**32, description="What the order of the pairs and new weights are drawn from."
+    )
+    requires: list[str] = Field(
+        default_factory=list,
+        description='Distributions that must be installed, as pip writes them: `["dpotrain-foo>=0.2"]`. '
+        "The run events of their plugins are heard.",
+    )
+    block: list[str] = Field(
+        default_factory=list, description="Plugins, or whole distributions, that are left out."
+    )
+
+
+class RunSection(Section):
+    """Where the run's files go."""
+
+    output_dir: Path = Field(
+        description="The run folder; made if missing, relative to the working directory."
+    )
+
+
+class DataSection(Section):
+    """Which pairs are trained on. Keys that are not listed here belong to the dataset source."""
+
+    format: str | dict[str, Any] = Field(
+        "auto",
+        description='A formatter\'s name, "auto" to ask all of them, or `{ use = "…", … }` with its options.',
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description='Which column of the data is the prompt, the chosen answer, …: `{ prompt = "q" }`.',
+    )
+    train_split: str = Field("train", description="The split that is trained on.")
+    eval_split: str | None = Field(None, description="A split to evaluate on.")
+    eval_fraction: float | None = Field(
+        None, gt=0, lt=1, description="Share of the training split's prompts kept back for evaluation."
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first so many rows of each split.")
+    shuffle: bool = Field(True, description="False takes the pairs in file order, every epoch.")
+    max_length: int = Field(1024, ge=2, description="Bound on the tokens of prompt + completion.")
+    truncation: Literal["end"] = Field("end", description="Where an over-long completion is cut.")
+
+    @model_validator(mode="after")
+    def _one_evaluation_set(self) -> DataSection:
+        if self.eval_split is not None and self.eval_fraction is not None:
+            raise ValueError("eval_split and eval_fraction exclude each other; keep one")
+        return self
+
+
+class ReferenceSection(Section):
+    """What the policy is held close to."""
+
+    of: str = Field(
+        "initial-policy",
+        description='"initial-policy" (the policy before training), or hub name or folder of another model.',
+    )
+    when: Literal["auto", "live", "precomputed"] = Field(
+        "auto",
+        description='"live" computes it in every step, "precomputed" once before training; "auto" chooses.',
+    )
+    store: Path | None = Field(
+        None,
+        description="Folder of stored log-probs, shared between runs; inside the run folder unless set.",
+    )
+
+
+class TrainingSection(Section):
+    """The steps."""
+
+    epochs: int = Field(1, ge=1, description="Passes over the training pairs.")
+    steps: int | None = Field(None, ge=1, description="Stop after so many steps, even within an epoch.")
+    pairs_per_step: int = Field(64, ge=1, description="Pairs in one optimizer update, over all processes.")
+    tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Tokens in one forward and backward pass; changes speed and memory, not results."
+    )
+    precision: Literal["bf16", "fp32"] = Field("bf16", description='"bf16" runs under bfloat16 autocast.')
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="Gradient norm that is clipped to; 0 is not a value."
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description='"auto" packs pairs without padding where the model is proven to take it; "on" insists; '
+        '"off" pads.',
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+
+
+class OptimizerSection(Section):
+    """The update."""
+
+    use: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="AdamW, or its 8-bit version of bitsandbytes."
+    )
+    lr: float = Field(gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
+
+
+class ScheduleSection(Section):
+    """How the learning rate moves over the run."""
+
+    use: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
+    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="Share of all steps that warms up linearly.")
+    warmup_steps: int | None = Field(None, ge=0, description="Warm-up in steps instead of a share.")
+    min_lr_fraction: float = Field(
+        0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak (linear and cosine)."
+    )
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> ScheduleSection:
+        if self.warmup_steps is not None and self.warmup_fraction:
+            raise ValueError("warmup_steps and warmup_fraction exclude each other; keep one")
+        return self
+
+
+class EvaluationSection(Section):
+    """When the held-out pairs are scored. With any held-out pairs, always before and after training."""
+
+    every: int | None = Field(None, ge=1, description="Also evaluate every so many steps.")
+
+
+class CheckpointsSection(Section):
+    """When the run can be picked up again."""
+
+    every: int | None = Field(None, ge=1, description="Save every so many steps (and always on a signal).")
+    keep: int = Field(3, ge=1, description="How many of the newest complete checkpoints stay.")
+
+
+class LoggingSection(Section):
+    """How often a train record is written."""
+
+    every: int = Field(10, ge=1, description="Steps that one record averages over.")
+
+
+#: The core's tables by name; those without a required key may be left out of a recipe.
+CORE_SECTIONS: dict[str, type[Section]] = {
+    "run": RunSection,
+    "data": DataSection,
+    "reference": ReferenceSection,
+    "training": TrainingSection,
+    "optimizer": OptimizerSection,
+    "schedule": ScheduleSection,
+    "evaluation": EvaluationSection,
+    "checkpoints": CheckpointsSection,
+    "logging": LoggingSection,
+}
+
+#: The tables that components own, with the kind of component that ``use`` picks. ``[data]`` is shared: its
+#: keys are the core's as far as :class:`DataSection` has them.
+COMPONENT_TABLES: dict[str, type[Component]] = {
+    "model": ModelLoader,
+    "quantizer": Quantizer,
+    "adapter": Adapter,
+    "data": DatasetSource,
+    "loss": Loss,
+}
+
+#: Component tables that may be left out, and taken away again with ``false``.
+OPTIONAL_TABLES = frozenset({"quantizer", "adapter"})
+
+#: The list of tables that each pick a logger.
+LOGGERS = "loggers"

@@ -1,0 +1,122 @@
+"""One table against its model, with every error turned into words."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dpotrain.recipe.expected import Expectations, shown
+from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+
+M = TypeVar("M", bound=BaseModel)
+
+#: Notes a problem of a key (empty for the whole table): ``say(path, text)``.
+Say = Callable[[tuple[str | int, ...], str], None]
+
+#: Errors of pydantic that say no more than that another type, size or word was expected.
+_EXPECTED = ("_type", "_parsing", "_error", "_than", "_than_equal", "_short", "_long", "_mismatch", "_number")
+_OWN_WORDS = ("value_error", "assertion_error")
+
+
+def validate(
+    model: type[M],
+    table: dict[str, Any],
+    say: Say,
+    *,
+    owner: str = "",
+    also_known: Iterable[str] = (),
+    own_table: bool = False,
+) -> M | None:
+    """Return the model of a table, or None after every problem was said.
+
+    ``owner`` names the plugin that the table belongs to, ``also_known`` keys of the table that are not the
+    model's, and ``own_table`` says that the table is the core's, whose keys may have been put in a wrong one.
+    """
+    expectations = Expectations(model)
+    ok = True
+    known = [*expectations.keys, *also_known]
+    for key in table.keys() - set(expectations.keys):
+        say((key,), _unknown_key(key, known, owner, own_table))
+        ok = False
+    values = {key: value for key, value in table.items() if key in expectations.keys}
+    values = expectations.none_for_false(values)
+    try:
+        # Through JSON, because pydantic's strict JSON mode is what TOML means: no text for a number, but
+        # text for a path and a list for a tuple.
+        result = model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        _say_errors(error, values, expectations, owner, say)
+        return None
+    return result if ok else None
+
+
+def unknown(name: str, known: Iterable[str], what: str) -> str:
+    """Return the text for a name that is not known, with the nearest one that is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"there is no such {what}" + (f'; did you mean "{near[0]}"?' if near else "")
+
+
+def _unknown_key(key: str, known: list[str], owner: str, own_table: bool) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    text = f'{owner} has no option "{key}"' if owner else "there is no such key"
+    if near:
+        return f'{text}; did you mean "{near[0]}"?'
+    if key in TopLevel.model_fields:
+        return f"{text}; {key} belongs at the top of the recipe, before any table"
+    homes = [table for table, section in CORE_SECTIONS.items() if key in section.model_fields]
+    if homes and own_table and key != "use":
+        return f"{text}; it belongs to " + " or ".join(f"[{home}]" for home in homes)
+    return f"{text}; there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else text
+
+
+def _say_errors(
+    error: ValidationError, values: dict[str, Any], expectations: Expectations, owner: str, say: Say
+) -> None:
+    expects = f"{owner} expects" if owner else "expected"
+    said: set[tuple[str | int, ...]] = set()
+    for detail in error.errors(include_url=False):
+        path = _real_path(detail["loc"], values, detail["type"])
+        if path in said:  # a union says one thing for each of its members
+            continue
+        said.add(path)
+        phrase = expectations.phrase(path) if path else None
+        kind = detail["type"]
+        if kind == "missing":
+            say(path, f"missing; {expects} {phrase}" if phrase else f"missing; {owner or 'it'} needs a value")
+        elif kind == "extra_forbidden":
+            schema = expectations.at(path[:-1]) or {}
+            say(path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, own_table=False))
+        elif kind in _OWN_WORDS:
+            say(path, str(detail["ctx"]["error"]))
+        elif phrase is not None and kind.endswith(_EXPECTED):
+            say(path, f"{expects} {phrase}, got {_got(path, values, expectations)}")
+        else:
+            words = detail["msg"][:1].lower() + detail["msg"][1:]
+            say(path, f"{words}, got {_got(path, values, expectations)}" if path else words)
+
+
+def _real_path(loc: tuple[int | str, ...], values: Any, kind: str) -> tuple[str | int, ...]:
+    """Return the keys of a location without the names of union members that pydantic puts between them."""
+    path: list[str | int] = []
+    for number, part in enumerate(loc):
+        inside = (isinstance(values, dict) and part in values) or (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        )
+        if inside:
+            values = values[part]
+            path.append(part)
+        elif kind == "missing" and number == len(loc) - 1:
+            path.append(part)
+    return tuple(path)
+
+
+def _got(path: tuple[str | int, ...], values: Any, expectations: Expectations) -> str:
+    if expectations.is_secret(path):
+        return "something else"
+    for part in path:
+        values = values[part]
+    return "false" if values is None else shown(values)

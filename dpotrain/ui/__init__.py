@@ -1,0 +1,24 @@
+"""Everything a person sees in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpotrain.run.reporter import Reporter
+
+
+def reporter(console: Console | None = None) -> Reporter:
+    """Return the live view where ``console`` (standard output) is a terminal fit for it, else plain lines."""
+    from rich.console import Console
+
+    console = Console() if console is None else console
+    if console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf"):
+        from dpotrain.ui.live import LiveReporter
+
+        return LiveReporter(console)
+    from dpotrain.ui.plain import PlainReporter
+
+    return PlainReporter(console.file)

@@ -1,0 +1,117 @@
+"""Numbers, durations and sizes as people read them: pure functions, for nan and infinities too."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Sequence
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def number(value: float) -> str:
+    """Return a loss, reward or margin: four decimals, or scientific where those would say nothing."""
+    if not math.isfinite(value):
+        return str(value)
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    return f"{value + 0.0:.4f}"  # + 0.0 takes the sign off a negative zero
+
+
+def signed(value: float) -> str:
+    """Return :func:`number` with its sign, for changes."""
+    return number(value) if value < 0 or math.isnan(value) else f"+{number(abs(value))}"
+
+
+def learning_rate(value: float) -> str:
+    """Return a learning rate in scientific notation: ``5.0e-07``."""
+    return f"{value:.1e}"
+
+
+def share(value: float) -> str:
+    """Return a share of one as per cent: ``0.525`` is ``52.5 %``."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value * 100:.1f} %"
+
+
+def points(value: float) -> str:
+    """Return the difference of two shares in percentage points, signed."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value * 100:+.1f} points"
+
+
+def rate(value: float) -> str:
+    """Return a speed, three digits at least: ``0.0312``, ``12.3``, ``2,345``."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units: ``0.4s``, ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    if not math.isfinite(seconds):
+        return "?"
+    seconds = max(seconds, 0.0)
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    hours = round(seconds / 3600)
+    return f"{hours // 24}d{hours % 24:02d}h"
+
+
+def megabytes(value: float) -> str:
+    """Return a size that is given in MiB: ``512 MB``, ``3.2 GB``."""
+    if not math.isfinite(value):
+        return "?"
+    if value < 1000:
+        return f"{value:.0f} MB"
+    return f"{value / 1024:.1f} GB"
+
+
+def count(value: int) -> str:
+    """Return a whole number with its thousands set apart: ``4,884,480``."""
+    return f"{value:,}"
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters, so that no data can move a terminal's cursor.
+
+    Line ends stay; a tab becomes a space, anything else of the kind a replacement character.
+    """
+    return "".join(
+        char
+        if char == "\n" or unicodedata.category(char) not in {"Cc", "Cs"}
+        else " "
+        if char in "\t\r"
+        else "\ufffd"
+        for char in text.replace("\r\n", "\n")
+    )
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return the course of the values in ``width`` characters or fewer, each the mean of an equal share.
+
+    Values that are not finite are left out; a constant course is a line in the middle.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or width < 1:
+        return ""
+    cells = min(width, len(finite))
+    edges = [len(finite) * cell // cells for cell in range(cells + 1)]
+    means = [math.fsum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    if high == low:
+        return _BLOCKS[3] * cells
+    return "".join(_BLOCKS[min(int((mean - low) / (high - low) * 8), 7)] for mean in means)

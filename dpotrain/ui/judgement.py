@@ -1,0 +1,17 @@
+"""What the numbers mean, where people are known to misread them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CHOSEN_REWARDS_FALL = "A chosen reward below zero is normal in DPO: the margin counts, and it grew."
+
+
+def chosen_rewards_fall(first: Mapping[str, float], last: Mapping[str, float]) -> bool:
+    """Say whether ``last`` shows the picture that is often taken for a bug: chosen below zero, margins up.
+
+    Both are metrics of evaluations, or of train records; an empty ``first`` counts as zero margin, which is
+    what an untrained policy has.
+    """
+    margin = last.get("rewards/margins", 0.0)
+    return last.get("rewards/chosen", 0.0) < 0 and margin > max(first.get("rewards/margins", 0.0), 0.0)

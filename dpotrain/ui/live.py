@@ -1,0 +1,136 @@
+"""The run as a live view on a terminal: what stays is printed above, what moves is redrawn below."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dpotrain.ui.formats import count, duration, printable
+from dpotrain.ui.summary import summary
+from dpotrain.ui.view import PhaseState, ViewState, picture
+
+if TYPE_CHECKING:
+    from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.run.reporter import Advance
+
+#: A redraw takes a few milliseconds from training; a thread does it so often, so that the clock keeps going
+#: through a long step.
+REDRAWS_PER_SECOND = 2.0
+
+
+class LiveReporter:
+    """Draws on a terminal. A terminal that goes away does not end the run.
+
+    ``redraws`` False draws only on :meth:`refresh`, for tests.
+    """
+
+    def __init__(
+        self, console: Console, clock: Callable[[], float] = time.monotonic, *, redraws: bool = True
+    ) -> None:
+        self._console = console
+        self._clock = clock
+        self._state = ViewState(begun=clock())
+        self._live = Live(
+            self,
+            console=console,
+            auto_refresh=redraws,
+            refresh_per_second=REDRAWS_PER_SECOND,
+            transient=True,
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield picture(self._state, self._clock(), options.max_width)
+
+    def __enter__(self) -> LiveReporter:
+        with suppress(OSError):
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(OSError):
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw now."""
+        with suppress(OSError):
+            self._live.refresh()
+
+    def started(self, title: str, facts: dict[str, str]) -> None:
+        """Print the header: the title, and one line a fact."""
+        lines = Table.grid(padding=(0, 2, 0, 0))
+        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(overflow="fold")
+        for label, value in facts.items():
+            lines.add_row(Text(printable(label)), Text(printable(value)))
+        self._print(
+            Panel(lines, title=Text(printable(title), style="bold"), title_align="left", border_style="dim")
+        )
+
+    @contextmanager
+    def phase(self, name: str, total: int | None) -> Iterator[Advance]:
+        """Show a bar while the phase lasts; afterwards one line says what it took."""
+        phase = PhaseState(printable(name), total, self._clock())
+        self._state.phases.append(phase)
+
+        def advance(count: int = 1) -> None:
+            phase.done += count
+
+        try:
+            yield advance
+        finally:
+            self._state.phases.remove(phase)
+        # Phases between the steps (an evaluation) come again and again; the view shows what they found.
+        if self._state.pace.last is None:
+            amount = f" {count(phase.done)}" if phase.done else ""
+            took = duration(self._clock() - phase.begun)
+            self._print(Text.assemble(("✓ ", "green"), f"{phase.name}{amount} ", (f"in {took}", "dim")))
+
+    def note(self, text: str) -> None:
+        """Print a line above the live region."""
+        self._print(Text(printable(text), style="dim"))
+
+    def warn(self, text: str) -> None:
+        """Print a line above the live region, marked."""
+        self._print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+
+    def step(self, record: StepRecord) -> None:
+        """Take the step into the picture; nothing is drawn here, so a step costs next to nothing."""
+        self._state.pace.add(record)
+        if "loss" in record.metrics:
+            self._state.losses.append(record.metrics["loss"])
+        self._memory(record.metrics.get("peak_memory_mb"))
+
+    def logged(self, record: Record) -> None:
+        """Take an evaluation into the picture; a train record adds only what steps do not carry."""
+        if record.kind == "train":
+            self._memory(record.metrics.get("peak_memory_mb"))
+            return
+        state = self._state
+        if not state.first_evaluation:
+            state.first_evaluation = record.metrics
+        state.evaluation, state.evaluation_step = record.metrics, record.step
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        """Show the newest checkpoint's step."""
+        self._state.checkpoint_step = record.step
+
+    def finished(self, outcome: Outcome) -> None:
+        """Take the live region down and print the closing summary in its place."""
+        self.__exit__()
+        self._print(summary(outcome))
+
+    def _memory(self, megabytes: float | None) -> None:
+        if megabytes is not None:
+            self._state.memory_mb = megabytes
+
+    def _print(self, renderable: RenderableType) -> None:
+        with suppress(OSError):
+            self._console.print(renderable, crop=False)

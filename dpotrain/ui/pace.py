@@ -1,0 +1,62 @@
+"""How fast the run goes and how it is doing lately, from the stream of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpotrain.run.records import StepRecord
+
+#: One step says little; speeds and metrics are shown over so many.
+RECENT_STEPS = 10
+
+
+class Pace:
+    """The recent steps, and the mean time of a step since the start of this process."""
+
+    def __init__(self) -> None:
+        self._recent: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
+        self._steps = 0
+        self._seconds = 0.0
+        self.last: StepRecord | None = None
+
+    def add(self, record: StepRecord) -> None:
+        """Take one step in."""
+        self._recent.append(record)
+        self._steps += 1
+        self._seconds += record.seconds
+        self.last = record
+
+    @property
+    def steps(self) -> int:
+        """How many steps the recent means cover."""
+        return len(self._recent)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the last step, evaluations and checkpoints not counted; nan before the first."""
+        if self.last is None:
+            return math.nan
+        return (self.last.total_steps - self.last.step) * self._seconds / self._steps
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs a second over the recent steps, their own time only; nan where none took any."""
+        return self._per_second(sum(record.pairs for record in self._recent))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens a second over the recent steps; nan where none took any."""
+        return self._per_second(sum(record.tokens for record in self._recent))
+
+    def mean(self, metric: str) -> float | None:
+        """Return a metric's mean over the pairs of the recent steps, or None where no step has it."""
+        have = [(record.metrics[metric], record.pairs) for record in self._recent if metric in record.metrics]
+        pairs = sum(weight for _, weight in have)
+        return sum(value * weight for value, weight in have) / pairs if pairs else None
+
+    def _per_second(self, amount: int) -> float:
+        seconds = sum(record.seconds for record in self._recent)
+        return amount / seconds if seconds > 0 else math.nan

@@ -1,0 +1,149 @@
+"""The run as plain lines, for logs, pipes and batch jobs: ``key=value``, one event a line, no colours."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING
+
+from dpotrain.ui.formats import duration, learning_rate, number, printable, rate
+from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
+from dpotrain.ui.pace import Pace
+from dpotrain.ui.summary import summary_text
+
+if TYPE_CHECKING:
+    from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.run.reporter import Advance
+
+#: A phase says how far it is at most this often, in seconds: soon where a good share was done, else later.
+PHASE_SECONDS = 10.0
+PHASE_SHARE = 0.1
+PHASE_SECONDS_AT_LATEST = 60.0
+
+#: What a train line shows, in this order: the metric, its key on the line, and how it is written.
+_TRAIN_FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("loss", "loss", number),
+    ("rewards/accuracies", "accuracy", number),
+    ("rewards/margins", "margin", number),
+    ("rewards/chosen", "chosen", number),
+    ("rewards/rejected", "rejected", number),
+    ("grad_norm", "grad_norm", number),
+    ("learning_rate", "lr", learning_rate),
+    ("pairs_per_second", "pairs/s", lambda value: rate(value).replace(",", "")),
+    ("tokens_per_second", "tokens/s", lambda value: rate(value).replace(",", "")),
+    ("peak_memory_mb", "memory_mb", lambda value: f"{value:.0f}"),
+)
+_EVAL_KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+
+
+class PlainReporter:
+    """Writes lines to a stream. A stream that cannot be written to any more does not end the run."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._clock = clock
+        self._pace = Pace()
+        self._first_evaluation: Mapping[str, float] | None = None
+        self._said_chosen_fall = False
+
+    def __enter__(self) -> PlainReporter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def started(self, title: str, facts: dict[str, str]) -> None:
+        """Write the title and one line a fact."""
+        self._line(title)
+        for label, value in facts.items():
+            self._line(f"{label}: {value}")
+
+    @contextmanager
+    def phase(self, name: str, total: int | None) -> Iterator[Advance]:
+        """Write when a phase begins, now and then how far it is, and when it is done."""
+        begun = spoken = self._clock()
+        done = spoken_at = 0
+        of = "" if total is None else f"/{total}"
+        self._line(f"{name}: start" + ("" if total is None else f" total={total}"))
+
+        def advance(count: int = 1) -> None:
+            nonlocal done, spoken, spoken_at
+            done += count
+            now = self._clock()
+            much = total is not None and done - spoken_at >= PHASE_SHARE * total
+            if 0 < done != total and now - spoken >= (PHASE_SECONDS if much else PHASE_SECONDS_AT_LATEST):
+                eta = "" if total is None else f" eta={duration((total - done) * (now - begun) / done)}"
+                self._line(f"{name}: {done}{of}{eta}")
+                spoken, spoken_at = now, done
+
+        try:
+            yield advance
+        except BaseException:
+            self._line(f"{name}: broken off at {done}{of} after {duration(self._clock() - begun)}")
+            raise
+        self._line(f"{name}: done {done}{of} in {duration(self._clock() - begun)}")
+
+    def note(self, text: str) -> None:
+        """Write ``note: …``; every line of a longer text is marked."""
+        self._marked("note", text)
+
+    def warn(self, text: str) -> None:
+        """Write ``warning: …``; every line of a longer text is marked."""
+        self._marked("warning", text)
+
+    def step(self, record: StepRecord) -> None:
+        """Remember the step for the time left; nothing is written until a record is logged."""
+        self._pace.add(record)
+
+    def logged(self, record: Record) -> None:
+        """Write a train record as ``step 10/470 loss=… …``, an eval record as ``eval step=… loss=… …``."""
+        if record.kind == "eval":
+            self._evaluation(record)
+            return
+        total = "" if self._pace.last is None else f"/{self._pace.last.total_steps}"
+        fields = [
+            f"{key}={write(record.metrics[metric])}"
+            for metric, key, write in _TRAIN_FIELDS
+            if metric in record.metrics
+        ]
+        if self._pace.last is not None:
+            fields.append(f"eta={duration(self._pace.seconds_left)}")
+        self._line(" ".join([f"step {record.step}{total}", *fields]))
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        """Write ``checkpoint step=… path=…``."""
+        self._line(f"checkpoint step={record.step} path={record.path}")
+
+    def finished(self, outcome: Outcome) -> None:
+        """Write the closing summary."""
+        for line in summary_text(outcome).splitlines():
+            self._line(line)
+
+    def _evaluation(self, record: Record) -> None:
+        keys = {metric: key for metric, key, _ in _TRAIN_FIELDS}
+        fields = [
+            f"{keys[metric]}={number(record.metrics[metric])}"
+            for metric in _EVAL_KEYS
+            if metric in record.metrics
+        ]
+        self._line(" ".join([f"eval step={record.step}", *fields]))
+        if self._first_evaluation is None:
+            self._first_evaluation = record.metrics
+        elif not self._said_chosen_fall and chosen_rewards_fall(self._first_evaluation, record.metrics):
+            self._said_chosen_fall = True
+            self.note(CHOSEN_REWARDS_FALL)
+
+    def _marked(self, mark: str, text: str) -> None:
+        for line in text.splitlines() or [""]:
+            self._line(f"{mark}: {line}")
+
+    def _line(self, text: str) -> None:
+        # A log that lost its reader, or whose encoding lacks a character, is no reason to lose a run.
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        line = printable(text).replace("\n", " ").encode(encoding, "replace").decode(encoding)
+        with suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()

@@ -1,0 +1,189 @@
+"""What the live region of the terminal shows: a pure picture of a state; no clock, terminal or thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dpotrain.ui.formats import (
+    count,
+    duration,
+    learning_rate,
+    megabytes,
+    number,
+    points,
+    rate,
+    share,
+    signed,
+    sparkline,
+)
+from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
+from dpotrain.ui.pace import Pace
+
+#: Below this width the figures stand in one column, below the second the bars give way to their numbers.
+_TWO_COLUMNS = 64
+_BARS = 48
+_SPARK_WIDTH = 24
+
+
+@dataclass(slots=True)
+class PhaseState:
+    """Work before or between the steps, under way."""
+
+    name: str
+    total: int | None
+    begun: float
+    done: int = 0
+
+    def seconds_left(self, now: float) -> float:
+        """Seconds until it is done at the speed so far; nan where that cannot be said."""
+        if not self.total or not self.done:
+            return math.nan
+        return (self.total - self.done) * (now - self.begun) / self.done
+
+
+@dataclass(slots=True)
+class ViewState:
+    """All that the picture depends on, besides the time and the width."""
+
+    begun: float
+    pace: Pace = field(default_factory=Pace)
+    losses: list[float] = field(default_factory=list)
+    """The loss of every step so far."""
+    phases: list[PhaseState] = field(default_factory=list)
+    memory_mb: float | None = None
+    first_evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    evaluation_step: int = 0
+    checkpoint_step: int | None = None
+
+
+def picture(state: ViewState, now: float, width: int) -> RenderableType:
+    """Return the live region for ``width`` columns at ``now``, seconds of the clock of ``begun``."""
+    parts: list[RenderableType] = []
+    if state.pace.last is not None:
+        parts += [_training(state, now, width), *_figures(state, width), *_evaluation(state, width)]
+    parts += [_phase(phase, now, width) for phase in list(state.phases)]
+    return Group(*parts)
+
+
+def _bar_line(label: str, done: int, total: int, tail: str, width: int, style: str) -> RenderableType:
+    line = Table.grid(padding=(0, 1), expand=True)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    cells: list[RenderableType] = [Text(label, style="bold")]
+    if width >= _BARS:
+        line.add_column(ratio=1)
+        cells.append(
+            ProgressBar(total=max(total, 1), completed=done, complete_style=style, finished_style=style)
+        )
+    line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
+    cells.append(Text(tail))
+    line.add_row(*cells)
+    return line
+
+
+def _training(state: ViewState, now: float, width: int) -> RenderableType:
+    last = state.pace.last
+    assert last is not None
+    tail = f"{count(last.step)}/{count(last.total_steps)}"
+    if width >= _TWO_COLUMNS:
+        tail += f"  epoch {last.epoch:.2f}  {duration(now - state.begun)} gone"
+    tail += f"  {duration(state.pace.seconds_left)} left"
+    return _bar_line("training", last.step, last.total_steps, tail, width, "green")
+
+
+def _phase(phase: PhaseState, now: float, width: int) -> RenderableType:
+    if phase.total is None:
+        done = f"{count(phase.done)}  " if phase.done else ""
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
+        line.add_row(Text(phase.name, style="bold"), Text(f"{done}{duration(now - phase.begun)} gone"))
+        return line
+    tail = f"{count(phase.done)}/{count(phase.total)}"
+    left = phase.seconds_left(now)
+    tail += f"  {duration(now - phase.begun)} gone" if math.isnan(left) else f"  {duration(left)} left"
+    return _bar_line(phase.name, phase.done, phase.total, tail, width, "cyan")
+
+
+def _figures(state: ViewState, width: int) -> list[RenderableType]:
+    pace, last = state.pace, state.pace.last
+    assert last is not None
+
+    def recent(label: str, metric: str, write: Callable[[float], str]) -> tuple[str, str] | None:
+        value = pace.mean(metric)
+        return None if value is None else (label, write(value))
+
+    def speed(label: str, value: float) -> tuple[str, str] | None:
+        return None if math.isnan(value) else (label, rate(value))
+
+    rate_now = last.metrics.get("learning_rate")
+    left = [
+        recent("loss", "loss", number),
+        recent("accuracy", "rewards/accuracies", share),
+        recent("margin", "rewards/margins", signed),
+        recent("chosen", "rewards/chosen", signed),
+        recent("rejected", "rewards/rejected", signed),
+    ]
+    right = [
+        None if rate_now is None else ("learning rate", learning_rate(rate_now)),
+        recent("grad norm", "grad_norm", number),
+        speed("pairs/s", pace.pairs_per_second),
+        speed("tokens/s", pace.tokens_per_second),
+        None if state.memory_mb is None else ("peak memory", megabytes(state.memory_mb)),
+    ]
+    one, two = [[row for row in column if row is not None] for column in (left, right)]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    columns = 2 if width >= _TWO_COLUMNS else 1
+    for _ in range(columns):
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
+    if columns == 1:
+        for label, value in one + two:
+            grid.add_row("  " + label, value)
+    else:
+        for index in range(max(len(one), len(two))):
+            a = one[index] if index < len(one) else ("", "")
+            b = two[index] if index < len(two) else ("", "")
+            grid.add_row("  " + a[0], a[1], "  " + b[0], b[1])
+    course = Text("  loss so far  ", style="dim", no_wrap=True, overflow="ellipsis")
+    course.append(sparkline(state.losses, min(_SPARK_WIDTH * columns, max(width - 16, 0))), style="green")
+    note = f"  mean of the last {pace.steps} steps" if pace.steps > 1 else "  the first step"
+    return [grid, course, Text(note, style="dim italic", no_wrap=True, overflow="ellipsis")]
+
+
+def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    now, first = state.evaluation, state.first_evaluation
+    if now:
+        title = f"evaluation at step {count(state.evaluation_step)}"
+        if now is not first and width >= _BARS:
+            title += ", and the change since the first"
+        shown: list[tuple[str, str, Callable[[float], str], Callable[[float], str]]] = [
+            ("loss", "loss", number, signed),
+            ("accuracy", "rewards/accuracies", share, points),
+            ("margin", "rewards/margins", signed, signed),
+        ]
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
+        if width >= _BARS:
+            grid.add_column(no_wrap=True, justify="right", style="dim")
+        for label, metric, write, change in shown:
+            if metric in now:
+                changed = change(now[metric] - first[metric]) if now is not first and metric in first else ""
+                grid.add_row(*("  " + label, write(now[metric]), changed)[: len(grid.columns)])
+        parts += [Text(title, style="bold", no_wrap=True, overflow="ellipsis"), grid]
+        if now is not first and chosen_rewards_fall(first, now):
+            parts.append(Text(CHOSEN_REWARDS_FALL, style="dim italic"))
+    if state.checkpoint_step is not None:
+        parts.append(
+            Text.assemble(("checkpoint ", "bold"), f"at step {count(state.checkpoint_step)}", no_wrap=True)
+        )
+    return parts

@@ -1,0 +1,1 @@
+"""The built-in plugins of dpotrain, found through entry points like anyone else's."""

@@ -1,0 +1,26 @@
+"""The built-in dataset formatters: one file for each family of shapes."""
+
+from __future__ import annotations
+
+from dpotrain import hookimpl
+from dpotrain.plugin.components import DatasetFormatter
+from dpotrain_plugins.formatters.conversational import ConversationalFormatter
+from dpotrain_plugins.formatters.hh import HHFormatter
+from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter
+from dpotrain_plugins.formatters.instruction import AlpacaFormatter, QuestionFormatter
+from dpotrain_plugins.formatters.sharegpt import ShareGPTFormatter
+from dpotrain_plugins.formatters.standard import StandardFormatter
+
+
+@hookimpl
+def dpotrain_dataset_formatters() -> list[type[DatasetFormatter]]:
+    """Offer every built-in formatter."""
+    return [
+        StandardFormatter,
+        ConversationalFormatter,
+        ImplicitPromptFormatter,
+        HHFormatter,
+        ShareGPTFormatter,
+        AlpacaFormatter,
+        QuestionFormatter,
+    ]

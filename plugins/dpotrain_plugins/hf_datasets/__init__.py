@@ -1,0 +1,13 @@
+"""The ``hf-datasets`` source: hub names, folders, and json, jsonl, csv, tsv and parquet files."""
+
+from __future__ import annotations
+
+from dpotrain import hookimpl
+from dpotrain.plugin.components import DatasetSource
+from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
+
+
+@hookimpl
+def dpotrain_dataset_sources() -> list[type[DatasetSource]]:
+    """Offer the source."""
+    return [HFDatasetsSource]

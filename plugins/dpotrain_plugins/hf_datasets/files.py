@@ -1,0 +1,240 @@
+"""Rows of json, jsonl, csv, tsv and parquet files.
+
+JSON and CSV are read here and not through Arrow: rows of one preference file often differ in shape (a turn
+with tool calls, a missing key, text in one row and a list in the next), which Arrow refuses or fills with
+None, and a column of numbers must stay the text that it was. A broken line is named by file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import mmap
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dpotrain.errors import DataError
+from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest
+
+
+class _File(Protocol):
+    """One file's rows."""
+
+    path: Path
+    columns: list[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+class FileRows:
+    """The rows of several files, one after the other."""
+
+    def __init__(self, files: Sequence[_File]) -> None:
+        self._files = files
+        self._ends = list(accumulate(len(file) for file in files))
+        self.columns = list(dict.fromkeys(name for file in files for name in file.columns))
+        self.fingerprint = content_digest(file.path for file in files)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        which = bisect_right(self._ends, index)
+        return self._files[which][index - (self._ends[which - 1] if which else 0)]
+
+
+def read_file(path: Path) -> _File:
+    """Return a file's rows; raise a DataError that names the file, and the line where there is one."""
+    try:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty.")
+        name = path.name.lower()
+        if name.endswith(".parquet"):
+            return _Parquet(path)
+        if name.endswith((".csv", ".tsv")):
+            return _Listed(path, _csv_rows(path, "\t" if name.endswith(".tsv") else ","))
+        return _json(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+class _Listed:
+    """Rows in memory."""
+
+    def __init__(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        self.path = path
+        self._rows = rows
+        self.columns = _keys(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        return self._rows[index]
+
+
+class _Parquet(ArrowRows):
+    """A parquet file, converted once to an Arrow file in the datasets cache."""
+
+    def __init__(self, path: Path) -> None:
+        import datasets
+
+        self.path = path
+        quiet = not datasets.are_progress_bars_disabled()
+        if quiet:
+            datasets.disable_progress_bars()
+        try:
+            super().__init__(datasets.Dataset.from_parquet(str(path)))
+        except Exception as error:
+            raise DataError(f"{path} is no parquet file that can be read: {error}") from error
+        finally:
+            if quiet:
+                datasets.enable_progress_bars()
+
+
+class _JsonLines:
+    """One JSON object a line, parsed when asked for; all are parsed once at first to find a broken one."""
+
+    def __init__(self, path: Path, content: bytes | mmap.mmap) -> None:
+        self.path = path
+        self._content = content
+        starts, ends, keys = [], [], dict[str, None]()
+        position, size, line = (3 if content[:3] == b"\xef\xbb\xbf" else 0), len(content), 0
+        while position < size:
+            line += 1
+            end = content.find(b"\n", position)
+            end = size if end < 0 else end
+            if content[position:end].strip():
+                keys.update(dict.fromkeys(_object(_parsed(content[position:end], path, line), path, line)))
+                starts.append(position)
+                ends.append(end)
+            position = end + 1
+        self._starts, self._ends = np.array(starts, np.int64), np.array(ends, np.int64)
+        self.columns = list(keys)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        row: dict[str, Any] = json.loads(self._content[self._starts[index] : self._ends[index]])
+        return row
+
+
+def _json(path: Path) -> _File:
+    """Read JSON lines, a JSON array, or an object with one list of rows in it, whatever the name ends in."""
+    content = _content(path)
+    head = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    by_lines = not path.name.lower().removesuffix(".gz").endswith(".json")
+    if not by_lines:
+        # A name that ends in .json says nothing: several lines, of which the first is an object, are rows.
+        first = _first_line(content)
+        by_lines = _is_object(first) and bool(content[len(first) :].strip())
+    if by_lines and head[:1] != b"[":
+        return _JsonLines(path, content)
+    return _Listed(path, _document_rows(path, content))
+
+
+def _content(path: Path) -> bytes | mmap.mmap:
+    """Return the file's bytes, mapped rather than read where they are not compressed."""
+    if path.suffix == ".gz":
+        try:
+            return gzip.decompress(path.read_bytes())
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"{path} is no whole gzip file: {error}") from error
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _first_line(content: bytes | mmap.mmap) -> bytes:
+    end = content.find(b"\n")
+    return content[: len(content) if end < 0 else end]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _document_rows(path: Path, content: bytes | mmap.mmap) -> list[dict[str, Any]]:
+    document = _parsed(content[:], path, 1)
+    if isinstance(document, dict):
+        inner = list(document.values())
+        if len(inner) == 1 and isinstance(inner[0], list) and all(isinstance(one, dict) for one in inner[0]):
+            document = inner[0]
+        else:
+            document = [document]
+    if not isinstance(document, list):
+        raise DataError(f"{path} holds {_kind(document)}; a list of objects, one a row, is expected.")
+    for number, row in enumerate(document):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: {_kind(row)} where an object is expected.")
+    return document
+
+
+def _parsed(text: bytes, path: Path, line: int) -> Any:
+    """Parse JSON that begins in ``line`` of the file."""
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line += text[: error.start].count(b"\n")
+        raise DataError(f"{path}, line {line}: not UTF-8 text.\nSave the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {line + error.lineno - 1}: not valid JSON: {error.msg} (column {error.colno})."
+        ) from error
+
+
+def _object(value: Any, path: Path, line: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{path}, line {line}: {_kind(value)} where an object is expected.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        list: "a list",
+        dict: "an object",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+    }
+    return kinds.get(type(value), "null")
+
+
+def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
+    """Read a table whose first line names the columns; every value stays text."""
+    csv.field_size_limit(2**31 - 1)  # answers are longer than the default limit of 128 KiB
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: more values than columns.\n"
+                        "Put values that hold the delimiter or a line break in double quotes."
+                    )
+                rows.append(row)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.reader.line_num}: {error}.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}, near line {reader.line_num + 1}: not UTF-8 text.\nSave the file as UTF-8."
+            ) from error
+    return rows
+
+
+def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))

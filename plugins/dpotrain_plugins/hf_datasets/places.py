@@ -1,0 +1,197 @@
+"""What ``data.name`` means: files on this machine, a saved data set, or a name on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from dpotrain.errors import DataError
+
+Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
+
+#: File names that are read, by their end.
+ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".csv", ".tsv", ".parquet")
+
+#: JSON files that describe a data set and hold no rows.
+_NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+#: Words in file and folder names that tell the split, as the datasets library has them.
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+_SHARD = re.compile(r"(?P<split>\w[\w.]*)-\d{5}-of-\d{5}")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Data files by split."""
+
+    splits: dict[str, list[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A folder that ``save_to_disk`` wrote."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """A hub name, or (``local``) a folder laid out like a hub data set with configurations."""
+
+    name: str
+    local: bool
+
+
+Place: TypeAlias = Files | Saved | Builder
+
+
+def find(name: Name, config: str | None) -> Place:
+    """Return where the data is. Looks at the file system only; raises DataError for what is not there."""
+    if isinstance(name, dict):
+        _refuse_empty(name)
+        return Files({split: _files([one] if isinstance(one, str) else one) for split, one in name.items()})
+    if isinstance(name, list):
+        return Files({"train": _files(name)})
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(path, config)
+    if path.is_file() or _is_glob(name) or _looks_like_path(name):
+        return Files({"train": _files([name])})
+    if not _HUB_NAME.fullmatch(name):
+        raise DataError(
+            f'data.name = "{name}" is neither a file or folder here nor a hub name (owner/name).'
+            + _near(path)
+        )
+    return Builder(name, local=False)
+
+
+def _folder(folder: Path, config: str | None) -> Place:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return Saved(folder)
+    if config is not None or _declares_configurations(folder / "README.md"):
+        return Builder(str(folder), local=True)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name.lower().endswith(ENDINGS)
+        and path.name not in _NOT_ROWS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise DataError(
+            f'data.name = "{folder}": the folder holds no data files.\n'
+            f"Files that end in {', '.join(ENDINGS)} are read, and folders made by save_to_disk."
+        )
+    splits: dict[str, list[Path]] = {}
+    others = []
+    for path in files:
+        split = _split_of(path.relative_to(folder))
+        if split is None:
+            others.append(path)
+        else:
+            splits.setdefault(split, []).append(path)
+    if others and "train" not in splits:
+        splits = {"train": others, **splits}
+    return Files(splits)
+
+
+def _split_of(path: Path) -> str | None:
+    """Return the split that a file's name, or else the folder it is in, tells."""
+    shard = _SHARD.match(path.name)
+    if shard:
+        return shard["split"]
+    for part in reversed(path.parts):
+        for word in re.split(r"[^a-z0-9]+", part.lower()):
+            if word in _SPLIT_WORDS:
+                return _SPLIT_WORDS[word]
+    return None
+
+
+def _declares_configurations(readme: Path) -> bool:
+    """Whether a data card's front matter says which files make up which configuration."""
+    if not readme.is_file():
+        return False
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    front = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    return re.search(r"^configs:", front, re.MULTILINE) is not None
+
+
+def _files(names: Sequence[str]) -> list[Path]:
+    """Return the files that paths and globs name, in order."""
+    _refuse_empty(names)
+    return [path for name in names for path in _matches(name)]
+
+
+def _matches(name: str) -> Iterator[Path]:
+    path = Path(name).expanduser()
+    if path.is_file():
+        _check_ending(path)
+        yield path
+    elif path.is_dir():
+        raise DataError(
+            f'data.name: "{name}" is a folder.\nA list or a table of splits takes files and globs.'
+        )
+    elif _is_glob(name):
+        pattern = str(path)
+        found = sorted(
+            Path(one)
+            for one in glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            if Path(one).is_file()
+        )
+        if not found:
+            raise DataError(f'data.name: no file matches "{name}".\nRelative paths start at {Path.cwd()}.')
+        for one in found:
+            _check_ending(one)
+        yield from found
+    else:
+        raise DataError(f'data.name: there is no file "{name}".' + _near(path))
+
+
+def _check_ending(path: Path) -> None:
+    if not path.name.lower().endswith(ENDINGS):
+        raise DataError(
+            f'data.name: "{path}" is of no known kind.\nFiles that end in {", ".join(ENDINGS)} are read.'
+        )
+
+
+def _is_glob(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a name that does not exist was surely meant as a path and not as a hub name."""
+    return (
+        name.lower().endswith(ENDINGS)
+        or name.startswith(("/", "./", "../", "~", "\\"))
+        or name.endswith("/")
+        or name.count("/") > 1
+    )
+
+
+def _near(path: Path) -> str:
+    """Name files like the missing one, or the folder that is missing already."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f'\nThe folder "{folder}" does not exist. Relative paths start at {Path.cwd()}.'
+    names = sorted(one.name for one in folder.iterdir() if one.name.endswith(ENDINGS) or one.is_dir())
+    near = difflib.get_close_matches(path.name, names, n=3)
+    if near:
+        return f"\nDid you mean {' or '.join(str(folder / one) for one in near)}?"
+    return f"\nRelative paths start at {Path.cwd()}."
+
+
+def _refuse_empty(names: Sequence[str] | dict[str, str | list[str]]) -> None:
+    if not names:
+        raise DataError("data.name is empty.\nGive a hub name, a folder, or at least one file.")

@@ -1,0 +1,43 @@
+"""Rows of an Arrow data set as plain Python values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class ArrowRows:
+    """A ``datasets.Dataset``, which stays on disk."""
+
+    def __init__(self, data: datasets.Dataset) -> None:
+        # A data set may have been saved with an output format of tensors.
+        self._data = data.with_format(None)
+        self.columns: list[str] = list(data.column_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the Arrow files' content."""
+        files = [Path(file["filename"]) for file in self._data.cache_files]
+        return content_digest(files) if files else str(self._data._fingerprint)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        row: dict[str, Any] = self._data[int(index)]
+        return row
+
+
+def content_digest(files: Iterable[Path]) -> str:
+    """Return 32 hex digits over the files' bytes, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()

@@ -1,0 +1,154 @@
+"""Rows from the hub, from saved data sets, and from files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dpotrain.errors import DataError, RecipeError
+from dpotrain.plugin.components import Component, DatasetSource, Rows
+from dpotrain_plugins.hf_datasets.files import FileRows, read_file
+from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
+from dpotrain_plugins.hf_datasets.rows import ArrowRows
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class HFDatasetsSource(DatasetSource):
+    """A data set of the Hugging Face hub, a folder, or files; never runs code that comes with the data."""
+
+    name = "hf-datasets"
+
+    class Options(Component.Options):
+        """The keys of ``[data]`` that belong to this source."""
+
+        name: Name = Field(
+            description="A hub name; a folder (of files, or made by save_to_disk); a json, jsonl, csv, "
+            "tsv or parquet file; a glob; a list of files; or a table of these by split: "
+            '`{ train = "a.jsonl", test = "b.jsonl" }`. Files given without a split are the split "train".',
+        )
+        config: str | None = Field(None, description="Which of a hub data set's configurations (subsets).")
+        revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
+
+    options: Options
+
+    def check(self) -> None:
+        """Look whether files and folders are there; a hub name is only judged by its form."""
+        place = find(self.options.name, self.options.config)
+        if isinstance(place, Builder) and not place.local:
+            return
+        if self.options.revision is not None:
+            raise RecipeError(
+                f'data.revision = "{self.options.revision}" has a meaning for hub names only, but data.name '
+                "is on this machine.\nRemove data.revision."
+            )
+        if self.options.config is not None and not isinstance(place, Builder):
+            raise RecipeError(
+                f'data.config = "{self.options.config}" has a meaning for hub names and folders that declare '
+                "configurations only.\nRemove data.config."
+            )
+
+    def splits(self) -> list[str]:
+        """Return the names of the splits there are."""
+        return list(self._splits)
+
+    def load(self, split: str) -> Rows:
+        """Return one split's rows; raise a DataError where it cannot be had."""
+        if split not in self._splits:
+            there = list(self._splits)
+            near = [name for name in there if name.startswith(split)] or difflib.get_close_matches(
+                split, there
+            )
+            hint = f' Did you mean "{near[0]}"?' if near else ""
+            raise DataError(
+                f'{self._shown} has no split "{split}".{hint}\n'
+                f"Its splits are: {', '.join(there)}. Name one with data.train_split or data.eval_split."
+            )
+        return self._splits[split]()
+
+    @property
+    def _shown(self) -> str:
+        """The data set's name for messages."""
+        name = self.options.name
+        return name if isinstance(name, str) else "data.name"
+
+    @cached_property
+    def _splits(self) -> dict[str, Callable[[], Rows]]:
+        """What loads each split, by name."""
+        self.check()
+        place: Place = find(self.options.name, self.options.config)
+        if isinstance(place, Files):
+            return {split: _files_loader(paths) for split, paths in place.splits.items()}
+        with _errors_named(self._shown):
+            found = _saved(place) if isinstance(place, Saved) else self._built(place)
+        return {split: _arrow_loader(data) for split, data in found.items()}
+
+    def _built(self, place: Builder) -> dict[str, datasets.Dataset]:
+        """Load every split of a hub data set, or of a folder that is laid out like one."""
+        import datasets
+
+        loaded: dict[str, datasets.Dataset] = dict(
+            datasets.load_dataset(place.name, self.options.config, revision=self.options.revision)
+        )
+        return loaded
+
+
+def _files_loader(paths: list[Path]) -> Callable[[], Rows]:
+    return lambda: FileRows([read_file(path) for path in paths])
+
+
+def _arrow_loader(data: datasets.Dataset) -> Callable[[], Rows]:
+    return lambda: ArrowRows(data)
+
+
+def _saved(place: Saved) -> dict[str, datasets.Dataset]:
+    """Load what ``save_to_disk`` wrote; a single data set is the split "train"."""
+    import datasets
+
+    loaded = datasets.load_from_disk(str(place.folder))
+    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+
+
+@contextmanager
+def _errors_named(name: str) -> Iterator[None]:
+    """Turn whatever the datasets library raises into a message with a remedy."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(_explained(name, error)) from error
+
+
+def _explained(name: str, error: Exception) -> str:
+    from datasets.exceptions import DatasetNotFoundError
+
+    text = str(error).strip().splitlines()
+    first = text[0] if text else type(error).__name__
+    if isinstance(error, DatasetNotFoundError):
+        remedy = (
+            "There is no such file or folder either. Check data.name and data.revision; "
+            "for a private or gated data set, log in with `hf auth login`."
+        )
+    elif isinstance(error, ConnectionError):
+        remedy = (
+            "The hub cannot be reached, and the data set is not in the local cache. "
+            "Check the network (and HF_HUB_OFFLINE), or put the path of a folder or file into data.name."
+        )
+    elif "onfig" in first:
+        remedy = "Choose one with data.config."
+        first = " ".join(line.strip() for line in text)
+    elif "script" in first:
+        remedy = "dpotrain runs no code that comes with data. Convert it to parquet or jsonl files."
+    else:
+        remedy = "Check data.name, data.config and data.revision."
+    return f'data.name = "{name}" could not be loaded: {_shortened(first)}\n{remedy}'
+
+
+def _shortened(text: str, most: int = 400) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,224 @@
+"""The ``lora`` adapter (Hu et al. 2021, arXiv 2106.09685), with rsLoRA, DoRA and modules trained in full."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from dpotrain import hookimpl
+from dpotrain.errors import RecipeError, RunError
+from dpotrain.plugin.components import Adapter
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+#: The trained adapter's name in peft, and that of the frozen copy of the one that training started from.
+TRAINED, INITIAL = "default", "initial"
+
+
+class Lora(Adapter):
+    """Trains low-rank updates of the policy's linear layers; the reference is the policy without them.
+
+    Where the policy arrives with a LoRA adapter, training goes on from that one, and the reference is a frozen
+    copy of it: switching it off would give the model before its fine-tuning, not the initial policy.
+
+    There is no option to train biases: they are changed in place, and the reference would move with them.
+    """
+
+    name: ClassVar[str] = "lora"
+
+    class Options(Adapter.Options):
+        """What peft's ``LoraConfig`` is made from."""
+
+        rank: int = Field(16, ge=1, description="Rank of the updates.")
+        alpha: float | None = Field(
+            None, gt=0, description="Updates are scaled by alpha / rank; twice the rank unless set."
+        )
+        dropout: float = Field(
+            0.0, ge=0, lt=1, description="Dropout on the updates' input, in the policy's training pass only."
+        )
+        target_modules: str | list[str] = Field(
+            "all-linear",
+            min_length=1,
+            description='"all-linear" (every linear layer but the head), a list of the ends of module names, or '
+            "a regular expression for whole names.",
+        )
+        rslora: bool = Field(
+            False, description="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)."
+        )
+        dora: bool = Field(False, description="Train the weights' magnitudes apart (DoRA, arXiv 2402.09353).")
+        modules_to_save: list[str] = Field(
+            default_factory=list,
+            description='Ends of the names of modules trained and saved in full, such as "lm_head".',
+        )
+        merge: bool = Field(
+            False, description="final/ holds the whole model with the updates merged in, not an adapter."
+        )
+
+        @model_validator(mode="after")
+        def _trained_one_way(self) -> Lora.Options:
+            both = set(self.modules_to_save) & set(
+                self.target_modules if isinstance(self.target_modules, list) else ()
+            )
+            if both:
+                raise ValueError(f"{sorted(both)} in both target_modules and modules_to_save; keep one")
+            return self
+
+    options: Options
+
+    def check(self) -> None:
+        """Compile a regular expression."""
+        targets = self.options.target_modules
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise RecipeError(
+                    f"adapter.target_modules = {targets!r} is no regular expression: {error}; "
+                    'a list of names is written ["q_proj", "v_proj"]'
+                ) from error
+
+    def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
+        """Put a new adapter on the policy, or make ready the one it arrives with.
+
+        Raises:
+            RunError: a module named in the options is not there, nothing would be trained, the options
+                contradict the adapter that the policy arrives with, or its result could not be merged.
+        """
+        from peft import PeftModel
+
+        if self.options.merge and getattr(policy, "quantization_method", None) is not None:
+            raise RunError(
+                "adapter.merge = true would write the updates into quantized weights and round most of them "
+                "away. Leave it out (the adapter loads on the quantized model), or leave out [quantizer]"
+            )
+        if isinstance(policy, PeftModel):
+            from .continuing import go_on
+
+            go_on(policy, self.options)
+            wrapped: Any = policy
+        else:
+            wrapped = self._wrap(policy)
+        trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
+        if not trained:
+            raise RunError("the adapter has no parameter that is trained; check adapter.target_modules")
+        for weight in trained:
+            # Adapters in 16 bits lose small updates; peft casts the low-rank ones, but no modules_to_save.
+            weight.data = weight.data.float()
+        if isinstance(policy, PeftModel) or self.options.dora:
+            # Even before training, DoRA scales each weight by a ratio that is one only up to rounding, and the
+            # base model is not quite the initial policy.
+            from .continuing import keep_initial
+
+            keep_initial(wrapped)
+        return wrapped
+
+    def _wrap(self, policy: PreTrainedModel) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        from .targets import check_names, nearest, unreachable
+
+        check_names(policy, self.options)
+        targets = self.options.target_modules
+        linear = nearest(policy, "")
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.options.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.options.dropout,
+            target_modules=targets,
+            exclude_modules=(unreachable(policy) or None) if targets == "all-linear" else None,
+            use_rslora=self.options.rslora,
+            use_dora=self.options.dora,
+            modules_to_save=self.options.modules_to_save or None,
+            revision=getattr(policy.config, "_commit_hash", None),
+        )
+        try:
+            return get_peft_model(policy, config, adapter_name=TRAINED)
+        except ValueError as error:
+            raise RunError(
+                f"adapter.target_modules = {targets!r} does not fit {type(policy).__name__}: "
+                f"{str(error).splitlines()[0]}\n{linear}"
+            ) from error
+
+    @property
+    def alpha(self) -> float:
+        """What the updates are scaled by, times the rank."""
+        return 2 * self.options.rank if self.options.alpha is None else self.options.alpha
+
+    @contextmanager
+    def reference(self, policy: PreTrainedModel) -> Iterator[None]:
+        """Compute as right after :meth:`attach`; nothing else about the policy changes, and nothing stays."""
+        tuner: Any = policy.base_model
+        copied = INITIAL in policy.peft_config
+        # peft sets requires_grad anew whenever it switches adapters.
+        flags = [(weight, weight.requires_grad) for weight in policy.parameters()]
+        try:
+            if copied:
+                tuner.set_adapter(INITIAL, inference_mode=True)
+            else:
+                tuner.disable_adapter_layers()
+            yield
+        finally:
+            if copied:
+                tuner.set_adapter(TRAINED)
+            else:
+                tuner.enable_adapter_layers()
+            for weight, flag in flags:
+                weight.requires_grad_(flag)
+
+    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return the trained tensors by their names in the policy."""
+        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
+
+    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
+        """Put the tensors of :meth:`state` back, exactly."""
+        present = self.state(policy)
+        odd = sorted(present.keys() ^ state.keys())
+        odd += [name for name in present.keys() & state.keys() if present[name].shape != state[name].shape]
+        if odd:
+            raise RunError(
+                f"the checkpoint's adapter is not the recipe's: {len(odd)} tensors differ in name or shape "
+                f"({', '.join(odd[:3])}); resume with the [adapter] and [model] tables it was made with"
+            )
+        for name, weight in present.items():
+            weight.copy_(state[name])
+
+    def save(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write an adapter folder that plain peft loads, or with ``merge`` a model that transformers loads."""
+        if self.options.merge:
+            self.merge(policy).save_pretrained(folder)
+            return
+        # Embeddings are never resized here; "auto" would ask the hub whether they were.
+        policy.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=False)
+
+    def merge(self, policy: PreTrainedModel) -> PreTrainedModel:
+        """Return a plain transformers model on the CPU with the updates in its weights; the policy stays."""
+        from .merging import merged
+
+        return merged(policy)
+
+    def how_to_load(self, folder: Path) -> str:
+        """Return the lines that load the adapter on its base, or the merged model."""
+        if self.options.merge:
+            return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        revision = f', revision="{config["revision"]}"' if config.get("revision") else ""
+        base = f'"{config["base_model_name_or_path"]}"{revision}'
+        return (
+            f"model = AutoModelForCausalLM.from_pretrained({base})\n"
+            f'model = PeftModel.from_pretrained(model, "{folder}")'
+        )
+
+
+@hookimpl
+def dpotrain_adapters() -> list[type[Adapter]]:
+    """Offer the adapter."""
+    return [Lora]

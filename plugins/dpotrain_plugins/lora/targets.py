@@ -1,0 +1,87 @@
+"""Which modules the options mean, and what a person may have meant instead."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from dpotrain.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from . import Lora
+
+
+#: Model types whose fused kernels read a layer's weight past the layer, where an adapter would not be seen.
+_READ_PAST = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+
+
+def unreachable(model: nn.Module) -> list[str]:
+    """Return ends of names of linear layers that "all-linear" must leave out."""
+    kind = getattr(model.config, "model_type", None)  # type: ignore[union-attr]
+    return ["out_proj"] if kind in _READ_PAST else []
+
+
+def chosen_modules(model: nn.Module, targets: str | list[str]) -> set[str]:
+    """Return the full names of the modules that ``target_modules`` means in a transformers model."""
+    linear = _linear_modules(model)
+    if targets == "all-linear":
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        out = unreachable(model)
+        return {
+            name
+            for name in linear
+            if model.get_submodule(name) is not head and not any(_ends(name, end) for end in out)
+        }
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        return {name for name in names if re.fullmatch(targets, name)}
+    return {name for name in names if any(_ends(name, target) for target in targets)}
+
+
+def check_names(model: nn.Module, options: Lora.Options) -> None:
+    """Raise a RunError that names every module in the options which the model does not have.
+
+    peft itself only complains when none of them is there.
+    """
+    if not chosen_modules(model, options.target_modules):
+        wanted = options.target_modules
+        asked = wanted if isinstance(wanted, str) else wanted[0]
+        raise RunError(
+            f"adapter.target_modules = {wanted!r} fits no module of {type(model).__name__}\n{nearest(model, asked)}"
+        )
+    names = [name for name, _ in model.named_modules()]
+    lists = {"target_modules": options.target_modules, "modules_to_save": options.modules_to_save}
+    for key, wanted in lists.items():
+        if isinstance(wanted, str):
+            continue
+        for asked in wanted:
+            # peft takes any end of a name in modules_to_save, whole components of one in target_modules.
+            fits = str.endswith if key == "modules_to_save" else _ends
+            if not any(fits(name, asked) for name in names):
+                raise RunError(
+                    f'adapter.{key}: {type(model).__name__} has no module "{asked}"\n{nearest(model, asked)}'
+                )
+
+
+def nearest(model: nn.Module, asked: str) -> str:
+    """Return a line with the module names that come close, and all that could be meant."""
+    linear = sorted({name.rpartition(".")[2] for name in _linear_modules(model)})
+    every = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    close = get_close_matches(asked.rpartition(".")[2], sorted(every), n=2)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}its linear modules are {', '.join(linear)}"
+
+
+def _linear_modules(model: nn.Module) -> list[str]:
+    """Return the names of linear layers, quantized ones and GPT-2's transposed ones included."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

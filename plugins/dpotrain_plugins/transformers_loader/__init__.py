@@ -1,0 +1,86 @@
+"""The ``transformers`` model loader: a hub name or a folder, a whole model or an adapter on one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from dpotrain import hookimpl
+from dpotrain.errors import RecipeError
+from dpotrain.plugin.components import LoadRequest, ModelLoader
+
+from .source import check_folder, looks_like_a_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TransformersLoader(ModelLoader):
+    """Loads safetensors weights through transformers, and adapters through peft."""
+
+    name = "transformers"
+
+    class Options(ModelLoader.Options):  # noqa: D106
+        name: str = Field(min_length=1, description="A hub name, or the folder of a model or an adapter.")
+        revision: str | None = Field(None, description="Branch, tag or commit of a hub name.")
+        dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+            "auto",
+            description='What the weights are held in; "auto" is what they were saved in. Training all '
+            'weights wants "float32": small updates get lost in 16 bits.',
+        )
+        attention: Literal[
+            "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
+        ] = Field("auto", description="The implementation used wherever pairs cannot be packed.")
+        trust_remote_code: bool = Field(False, description="Run the Python code that comes with the model.")
+        chat_template: str | None = Field(
+            None,
+            description='For models without one, or to replace it: a Jinja file, "chatml", the name of one '
+            "of the tokenizer's own templates, or the Jinja text itself.",
+        )
+
+    options: Options
+
+    def check(self) -> None:  # noqa: D102
+        name, template = self.options.name, self.options.chat_template
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            if self.options.revision is not None:
+                raise RecipeError(
+                    f"model.revision = {self.options.revision!r} is of no use with the folder {name}; "
+                    "revisions are for hub names"
+                )
+            check_folder(folder)
+        elif folder.exists():
+            raise RecipeError(f"model.name = {name!r} is a file; name the folder that holds config.json")
+        elif looks_like_a_path(name):
+            raise RecipeError(
+                f"model.name = {name!r}: there is no such folder (looked for {folder.absolute()})"
+            )
+        if template is not None and template.endswith((".jinja", ".jinja2", ".j2")):
+            path = Path(template).expanduser()
+            if not path.is_file():
+                raise RecipeError(f"model.chat_template = {template!r}: there is no such file")
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
+        from .tokenizer import load_tokenizer
+
+        return load_tokenizer(self.options)
+
+    def load_model(self, request: LoadRequest) -> PreTrainedModel:  # noqa: D102
+        from .weights import load_model
+
+        return load_model(self.options, request)
+
+    def fingerprint(self, source: str | None = None) -> str:  # noqa: D102
+        from .source import fingerprint
+
+        revision = self.options.revision if source is None else None
+        return f"{fingerprint(source or self.options.name, revision)} dtype:{self.options.dtype}"
+
+
+@hookimpl
+def dpotrain_model_loaders() -> list[type[ModelLoader]]:
+    """Offer the loader."""
+    return [TransformersLoader]

@@ -1,0 +1,264 @@
+"""Where a model comes from: a folder or a hub name, a whole model or an adapter on a base model.
+
+Nothing here imports torch or transformers; :func:`check_folder` and :func:`looks_like_a_path` use the disk
+alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpotrain.errors import RecipeError, RunError
+
+_MODEL_FILES = ("config.json", "adapter_config.json")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_ADAPTER_FILES = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "*token*",
+    "*.jinja",
+    "vocab*",
+    "merges*",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a name turned out to be."""
+
+    path: str
+    """An absolute folder, or a hub name: what ``from_pretrained`` takes."""
+    commit: str | None
+    """The commit of a hub name, so that tokenizer, weights and fingerprint are of one revision."""
+    base: Source | None = None
+    """The model that an adapter sits on; None where the source is a whole model."""
+
+    @property
+    def model(self) -> Source:
+        """The whole model: the source itself, or the adapter's base."""
+        return self.base or self
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Whether a name can only be meant as a folder: hub names are ``name`` or ``owner/name``."""
+    return name.startswith((".", "~", "/")) or name.endswith("/") or "\\" in name or name.count("/") > 1
+
+
+def resolve(name: str, revision: str | None = None) -> Source:
+    """Find out what a name is; the hub is asked for its config files at most, and for a whole adapter.
+
+    Raises:
+        RecipeError: a folder is missing or holds no model.
+        RunError: the hub does not have it, does not give it out, or cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_folder(folder)
+        path = str(folder.absolute())
+        return Source(path, None, _base_of(folder) if (folder / "adapter_config.json").is_file() else None)
+    if looks_like_a_path(name):
+        raise RecipeError(f"there is no folder {folder.absolute()}")
+    adapter = _from_hub(name, "adapter_config.json", revision, missing_ok=True)
+    if adapter is None:
+        config = _from_hub(name, "config.json", revision)
+        assert config is not None
+        return Source(name, _commit(config))
+    with _hub_errors(name, revision):
+        from huggingface_hub import snapshot_download
+
+        snapshot = Path(snapshot_download(name, revision=_commit(adapter), allow_patterns=_ADAPTER_FILES))
+    check_folder(snapshot)
+    return Source(str(snapshot), _commit(adapter), _base_of(snapshot))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a RecipeError unless the folder holds a model or an adapter in safetensors."""
+    if (folder / "adapter_config.json").is_file():
+        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise RecipeError(
+                f"{folder / 'adapter_config.json'} names no base_model_name_or_path; "
+                "write there which model the adapter belongs to"
+            )
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise RecipeError(_no_safetensors(folder, "adapter_model.safetensors"))
+        base_folder = _base_folder(folder, base)
+        if base_folder is not None:
+            check_folder(base_folder)
+        elif looks_like_a_path(base):
+            raise RecipeError(
+                f"the adapter in {folder} belongs to the model in {base}, and there is no such folder; "
+                "correct base_model_name_or_path in its adapter_config.json"
+            )
+        return
+    if not (folder / "config.json").is_file():
+        raise RecipeError(_no_model(folder))
+    _read_json(folder / "config.json")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise RecipeError(
+                f"{folder} is incomplete: {len(missing)} of {len(shards)} weight files are missing "
+                f"({', '.join(missing[:3])}); fetch or copy it again"
+            )
+    elif not (folder / "model.safetensors").is_file():
+        raise RecipeError(_no_safetensors(folder, "model.safetensors"))
+
+
+def fingerprint(name: str, revision: str | None = None) -> str:
+    """Return a text that changes with the weights: hashes of a folder's files, the commit of a hub name."""
+    source = resolve(name, revision)
+    base = f" on {fingerprint_of(source.base)}" if source.base else ""
+    return fingerprint_of(source) + base
+
+
+def fingerprint_of(source: Source) -> str:
+    """Return the fingerprint of one source, without the base that an adapter has."""
+    if source.commit is not None:
+        path = Path(source.path)
+        return f"hub:{path.parent.parent.name if path.is_absolute() else source.path}@{source.commit}"
+    folder = Path(source.path)
+    files = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix == ".safetensors" or file.name in _MODEL_FILES
+    ]
+    total = hashlib.blake2b(digest_size=16)
+    # hashlib lets go of the interpreter, so that shards are read side by side.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for file, digest in zip(files, pool.map(_hash, files), strict=True):
+            total.update(f"{file.name}\0{file.stat().st_size}\0{digest}\0".encode())
+    return f"files:{total.hexdigest()}"
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _base_of(adapter: Path) -> Source:
+    config = _read_json(adapter / "adapter_config.json")
+    base = config["base_model_name_or_path"]
+    folder = _base_folder(adapter, base)
+    resolved = resolve(str(folder) if folder else base, None if folder else config.get("revision"))
+    if resolved.base is not None:
+        raise RecipeError(
+            f"the base model of the adapter in {adapter} is itself an adapter ({base}); "
+            "merge that one into its own base first (peft's merge_and_unload) and name the result there"
+        )
+    return resolved
+
+
+def _base_folder(adapter: Path, base: str) -> Path | None:
+    """Return the base model's folder, where it is one: as written, or relative to the adapter's."""
+    path = Path(base).expanduser()
+    places = (path, adapter / path, adapter.parent / path)
+    return next((place.resolve() for place in places if place.is_dir()), None)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{file} holds no JSON object")
+    return content
+
+
+def _no_model(folder: Path) -> str:
+    inside = sorted({file.parent for file in folder.glob("*/*config.json") if file.name in _MODEL_FILES})
+    hint = f"; did you mean {inside[-1]}?" if inside else ""
+    return f"{folder} holds no model: neither config.json nor adapter_config.json is there{hint}"
+
+
+def _no_safetensors(folder: Path, wanted: str) -> str:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if not pickles:
+        return f"{folder} holds no weights: {wanted} is not there"
+    if wanted.startswith("adapter"):
+        convert = (
+            "import torch; from safetensors.torch import save_file; "
+            f"save_file(torch.load('{folder / pickles[0]}', weights_only=True), '{folder / wanted}')"
+        )
+    else:
+        convert = (
+            "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+            f"[C.from_pretrained('{folder}').save_pretrained('{folder}-safetensors') for C in (M, T)]"
+        )
+    return (
+        f"{folder} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code "
+        "while they are read, so they are not read here. If you trust them, convert them once:\n"
+        f'  python -c "{convert}"'
+    )
+
+
+def _commit(file: Path) -> str:
+    """Return the commit of a file in the hub's cache, ``…/snapshots/<commit>/<file>``."""
+    return file.parent.name
+
+
+def _from_hub(name: str, file: str, revision: str | None, missing_ok: bool = False) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _hub_errors(name, revision):
+        try:
+            return Path(hf_hub_download(name, file, revision=revision))
+        except EntryNotFoundError:  # also: not in the cache, and the hub is out of reach
+            if missing_ok:
+                return None
+            raise
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's client raises into what a person can do about it."""
+    from huggingface_hub import constants, errors
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise RunError(
+            f"the hub does not give out {name} to everyone: accept its terms on its page, then log in with "
+            "`hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise RunError(
+            f"the hub knows no model {name!r}, and there is no folder of that name in {Path.cwd()}. Check "
+            "the spelling; if the model is private, log in with `hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise RunError(
+            f"the hub's {name} has no revision {revision!r}; see its page for those there are"
+        ) from error
+    except errors.HFValidationError as error:
+        raise RunError(f"{name!r} is neither a folder here nor a possible hub name (owner/name)") from error
+    except errors.LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise RunError(
+                f"{name}{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and "
+                "HF_HUB_OFFLINE is set. Unset it, fetch the model beforehand (`hf download`), or name a folder"
+            ) from error
+        raise RunError(
+            f"{name}{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and the hub cannot be "
+            "reached. Check the network, or name a folder"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise RunError(
+            f"the hub's {name}{at} holds no config.json, so it is no transformers model"
+        ) from error
+    except OSError as error:
+        first = str(error).strip().split("\n")[0]
+        raise RunError(f"{name}{at} could not be fetched from the hub: {first}") from error

@@ -1,0 +1,183 @@
+"""The weights: safetensors only, in train mode, with nothing random in the forward pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.errors import RunError
+
+from .source import Source, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from dpotrain.plugin.components import LoadRequest
+
+    from . import TransformersLoader
+
+#: Parts of the names under which configs and modules keep what makes a forward pass random in training:
+#: attention_dropout, resid_pdrop, layerdrop, router_jitter_noise, …
+_RANDOM = ("drop", "jitter")
+
+
+def load_model(options: TransformersLoader.Options, request: LoadRequest) -> PreTrainedModel:
+    """Return the model that the request asks for, in ``train()`` mode, every dropout at zero.
+
+    Raises:
+        RecipeError: a folder is missing or holds no model.
+        RunError: whatever else keeps the weights from being loaded whole.
+    """
+    source = resolve(request.source or options.name, options.revision if request.source is None else None)
+    if source.base is not None and not request.keep_adapter and request.quantization is not None:
+        raise RunError(
+            f"{source.path} is an adapter, and merging it into quantized weights would round them anew. "
+            "Merge it into the unquantized base model first (peft's merge_and_unload) and name the result, "
+            "or leave out [quantizer]"
+        )
+    model = _load_whole(source.model, options, request)
+    if source.base is not None:
+        model = _put_adapter(model, source, request)
+    return model.train()
+
+
+def load_config(source: Source, options: TransformersLoader.Options) -> PreTrainedConfig:
+    """Return a whole model's config, as it was saved."""
+    from transformers import AutoConfig
+
+    with loading_errors(source.path, "config"):
+        return AutoConfig.from_pretrained(
+            source.path, revision=source.commit or "main", trust_remote_code=options.trust_remote_code
+        )
+
+
+def _load_whole(source: Source, options: TransformersLoader.Options, request: LoadRequest) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source, options)
+    _refuse_already_quantized(config, source, request)
+    # Before the model is built, because modules read their probabilities when they are constructed.
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        _silence(part)
+    kwargs: dict[str, Any] = {}
+    if options.attention != "auto":
+        kwargs["attn_implementation"] = options.attention
+    if request.quantization is not None:
+        kwargs |= {"quantization_config": request.quantization, "device_map": {"": request.device}}
+    with _no_progress_bars(), loading_errors(source.path, "model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=config,
+            revision=source.commit or "main",
+            dtype=options.dtype,
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            output_loading_info=True,
+            **kwargs,
+        )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise RunError(
+            f"{source.path} lacks {len(missing)} of the weights of a {config.model_type} model "
+            f"({', '.join(missing[:3])}), which would be left random; is it a whole causal language model?"
+        )
+    for module in model.modules():
+        _silence(module)
+    model.config.use_cache = False
+    if model.generation_config is not None:
+        # generate() asks its own config, and is slow without a cache.
+        model.generation_config.use_cache = True
+    loaded: PreTrainedModel = model if request.quantization is not None else model.to(request.device)
+    return loaded
+
+
+def _put_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -> PreTrainedModel:
+    """Put the source's adapter on its base: trainable, or merged into the weights."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings(record=True) as caught, loading_errors(source.path, "adapter"):
+        warnings.simplefilter("always")
+        wrapped: Any = PeftModel.from_pretrained(
+            model, source.path, is_trainable=request.keep_adapter, torch_device=request.device
+        )
+    for warning in caught:
+        if "missing adapter keys" in str(warning.message):
+            raise RunError(
+                f"the adapter in {source.path} does not fit its base model {source.model.path}: some of its "
+                "weights are missing; check base_model_name_or_path in its adapter_config.json"
+            )
+    if request.keep_adapter:
+        return wrapped
+    if not hasattr(wrapped, "merge_and_unload"):
+        kind = wrapped.peft_config["default"].peft_type
+        raise RunError(f"{source.path} is an adapter of type {kind}, which cannot be merged into the weights")
+    with loading_errors(source.path, "adapter"):
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    return merged
+
+
+def _refuse_already_quantized(config: PreTrainedConfig, source: Source, request: LoadRequest) -> None:
+    """Raise where the checkpoint itself is quantized and the recipe does not say so.
+
+    Its layers would miss what a quantizer does to train around them, unnoticed.
+    """
+    saved = getattr(config, "quantization_config", None)
+    if saved is None or request.quantization is not None:
+        return
+    method = saved.get("quant_method") if isinstance(saved, dict) else getattr(saved, "quant_method", None)
+    raise RunError(
+        f"the weights in {source.path} are already quantized ({method or 'unknown method'}). Name the "
+        "original weights, or add the [quantizer] table that fits"
+    )
+
+
+def _silence(owner: PreTrainedConfig | torch.nn.Module) -> None:
+    """Set every probability and noise that the owner keeps to zero."""
+    from torch import nn
+
+    if isinstance(owner, nn.modules.dropout._DropoutNd):
+        owner.p = 0.0
+    for name, value in list(vars(owner).items()):
+        if isinstance(value, float) and any(part in name for part in _RANDOM):
+            setattr(owner, name, 0.0)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars out of the run's own display."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def loading_errors(path: str, what: str) -> Iterator[None]:
+    """Turn what transformers and peft raise for a bad checkpoint into a few lines."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        text = str(error).strip()
+        if "trust_remote_code" in text:
+            raise RunError(
+                f"{path} comes with its own Python code. Read it, and if you trust it set "
+                "model.trust_remote_code = true"
+            ) from error
+        if "safetensors" in text and not Path(path).is_dir():
+            raise RunError(
+                f"{path} has no safetensors weights on the hub, and pickles are not read. Look for a "
+                "converted copy, or download it and convert it with transformers' save_pretrained"
+            ) from error
+        lines = [line for line in text.splitlines() if line.strip()]
+        raise RunError(f"the {what} of {path} cannot be loaded: {' '.join(lines[:2])}") from error

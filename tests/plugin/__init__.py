@@ -1,0 +1,1 @@
+"""The plugin machinery: hooks, manager, events, listing."""

@@ -1,0 +1,260 @@
+"""Small plugins that load nothing: a component of each kind, a catalogue object, and fake distributions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+
+from dpotrain import hookimpl
+from dpotrain.data.pair import PreferencePair
+from dpotrain.plugin.components import (
+    Adapter,
+    DatasetFormatter,
+    DatasetSource,
+    Logger,
+    Loss,
+    ModelLoader,
+    Options,
+    Quantizer,
+    Recognition,
+)
+
+
+class FakeLoader(ModelLoader):
+    name = "fake-model"
+
+    class Options(ModelLoader.Options):
+        name: str = Field(description="A name.")
+        dtype: Literal["float32", "bfloat16"] = Field("float32", description="A dtype.")
+        trust_remote_code: bool = Field(False, description="A switch.")
+        revision: str | None = Field(None, description="Something that may be none.")
+
+    def load_tokenizer(self):
+        raise NotImplementedError
+
+    def load_model(self, request):
+        raise NotImplementedError
+
+    def fingerprint(self, source=None):
+        return "fake"
+
+
+class FakeQuantizer(Quantizer):
+    name = "fake-4bit"
+
+    def loading_config(self):
+        return None
+
+    def prepare(self, model):
+        pass
+
+
+class TrainableQuantizer(FakeQuantizer):
+    name = "fake-8bit"
+    trains_all_weights = True
+
+
+class FakeAdapter(Adapter):
+    name = "fake-lora"
+
+    class Options(Adapter.Options):
+        rank: int = Field(16, ge=1, description="A rank.")
+        alpha: float = Field(32.0, gt=0, description="A scale.")
+        targets: tuple[str, ...] = Field((), description="Names.")
+
+    def attach(self, policy):
+        return policy
+
+    def reference(self, policy):
+        raise NotImplementedError
+
+    def state(self, policy):
+        return {}
+
+    def load_state(self, policy, state):
+        pass
+
+    def save(self, policy, folder):
+        pass
+
+    def how_to_load(self, folder):
+        return ""
+
+
+class FakeSource(DatasetSource):
+    name = "fake-rows"
+
+    class Options(DatasetSource.Options):
+        name: str = Field(description="A name.")
+        count: int = Field(10, ge=1, description="A number of rows.")
+
+    def splits(self):
+        return ["train"]
+
+    def load(self, split):
+        raise NotImplementedError
+
+
+class OtherSource(FakeSource):
+    name = "other-rows"
+
+    class Options(DatasetSource.Options):
+        pattern: str = Field("*", description="A pattern.")
+
+
+class FakeFormatter(DatasetFormatter):
+    name = "fake-format"
+
+    class Options(DatasetFormatter.Options):
+        strip: bool = Field(True, description="A switch.")
+
+    def recognises(self, row):
+        return Recognition.NO
+
+    def format(self, row):
+        return PreferencePair("a", "b", "c")
+
+
+class FakeLoss(Loss):
+    name = "fake-dpo"
+
+    class Options(Loss.Options):
+        label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="A share.")
+
+    def __call__(self, scores):
+        raise NotImplementedError
+
+
+class FakeIpo(FakeLoss):
+    name = "fake-ipo"
+
+    class Options(Loss.Options):
+        pass
+
+
+class Nested(Options):
+    width: int = Field(3, ge=1, description="A width.")
+    cap: float | None = Field(2.5, description="A cap that may be none.")
+
+
+class FakeLogger(Logger):
+    """Keeps what it hears in ``heard``."""
+
+    name = "fake-log"
+
+    class Options(Logger.Options):
+        project: str = Field("p", description="A project.")
+        token: SecretStr | None = Field(None, description="A secret.")
+        nested: Nested = Field(Nested(), description="A table in a table.")
+        limit: int | None = Field(5, ge=1, description="A limit; false is none.")
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.heard: list[Any] = []
+
+    def start(self, run):
+        self.heard.append(("start", run))
+
+    def log(self, record):
+        self.heard.append(("log", record))
+
+    def finish(self, outcome):
+        self.heard.append(("finish", outcome))
+
+
+class Offers:
+    """A plugin object that offers the given classes."""
+
+    def __init__(self, name: str, *components: type) -> None:
+        self.name, self._components = name, components
+
+    def _of(self, kind: type) -> list[type]:
+        return [component for component in self._components if issubclass(component, kind)]
+
+    @hookimpl
+    def dpotrain_model_loaders(self):
+        return self._of(ModelLoader)
+
+    @hookimpl
+    def dpotrain_quantizers(self):
+        return self._of(Quantizer)
+
+    @hookimpl
+    def dpotrain_adapters(self):
+        return self._of(Adapter)
+
+    @hookimpl
+    def dpotrain_dataset_sources(self):
+        return self._of(DatasetSource)
+
+    @hookimpl
+    def dpotrain_dataset_formatters(self):
+        return self._of(DatasetFormatter)
+
+    @hookimpl
+    def dpotrain_losses(self):
+        return self._of(Loss)
+
+    @hookimpl
+    def dpotrain_loggers(self):
+        return self._of(Logger)
+
+
+EVERYTHING = (
+    FakeLoader,
+    FakeQuantizer,
+    TrainableQuantizer,
+    FakeAdapter,
+    FakeSource,
+    OtherSource,
+    FakeFormatter,
+    FakeLoss,
+    FakeIpo,
+    FakeLogger,
+)
+
+
+def fake_plugin() -> Offers:
+    """Return one plugin with everything that a recipe can select."""
+    return Offers("fakes", *EVERYTHING)
+
+
+#: A module that offers one loss; format it with the loss's name.
+LOSS_MODULE = '''
+from dpotrain import hookimpl
+from dpotrain.plugin.components import Loss
+
+
+class TheLoss(Loss):
+    name = "{name}"
+
+    def __call__(self, scores):
+        raise NotImplementedError
+
+
+@hookimpl
+def dpotrain_losses():
+    return [TheLoss]
+'''
+
+
+def install(site: Path, distribution: str, version: str, **modules: str) -> None:
+    """Put a distribution into a folder on ``sys.path``: its metadata, and a plugin for each module."""
+    module_name = distribution.replace("-", "_")
+    info = site / f"{module_name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    lines = [f"{name} = {module_name}_{name}" for name in modules]
+    (info / "entry_points.txt").write_text("\n".join(["[dpotrain]", *lines]) + "\n")
+    for name, source in modules.items():
+        (site / f"{module_name}_{name}.py").write_text(source)
+
+
+def forget(site: Path) -> None:
+    """Drop the modules that were imported from a folder."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(site)):
+            del sys.modules[name]

@@ -1,0 +1,279 @@
+"""Who hears a run event, in which order, and what happens when one of them raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpotrain import hookimpl
+from dpotrain.errors import PluginError, RunError
+from dpotrain.plugin.events import RunEvents
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.plugin import load
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+from dpotrain.run.reporter import SilentReporter
+from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
+
+
+class Warnings(SilentReporter):
+    def __init__(self):
+        self.texts = []
+
+    def warn(self, text):
+        self.texts.append(text)
+
+
+def run(main: bool = True) -> Run:
+    nothing: Any = None
+    return Run(Path(), {}, nothing, nothing, nothing, 0, 10, 100, 10, is_main_process=main)
+
+
+STEP = StepRecord(1, 10, 0.1, {}, 8, 100, 1.0)
+EVALUATION = Record("eval", 0, {"loss": 0.7})
+CHECKPOINT = CheckpointRecord(1, Path("x"))
+OUTCOME = Outcome("finished", 10, Path(), None)
+
+
+def recipe(plugins: PluginManager, loss: type = FakeLoss, loggers: tuple = (), **document) -> Recipe:
+    nothing: Any = None
+    fields = dict.fromkeys((field.name for field in dataclasses.fields(Recipe)), nothing)
+    fields |= {
+        "model": FakeLoader(FakeLoader.Options(name="m")),
+        "source": FakeSource(FakeSource.Options(name="d")),
+        "loss": loss(loss.Options()),
+        "loggers": tuple(logger(logger.Options()) for logger in loggers),
+        "plugins": plugins,
+        "document": document,
+    }
+    return Recipe(**fields)
+
+
+def listening_module(name: str, heard: list, *components: type, error: Exception | None = None, **hooks):
+    """Return a module that offers components and notes every run_started."""
+    module = types.ModuleType(name)
+    offers = Offers(name, *components)
+    module.dpotrain_losses = hookimpl(lambda: offers.dpotrain_losses())
+    module.dpotrain_loggers = hookimpl(lambda: offers.dpotrain_loggers())
+
+    def started(run):
+        heard.append(name)
+        if error is not None:
+            raise error
+
+    module.started = hookimpl(specname="dpotrain_run_started", **hooks)(started)
+    return module
+
+
+def test_only_what_the_recipe_selected_hears_an_event():
+    heard = []
+
+    class Listening(FakeLoss):
+        name = "listening"
+
+        @hookimpl
+        def dpotrain_run_started(self, run):
+            heard.append("component")
+
+    plugins = PluginManager.of(
+        listening_module("selected", heard, Listening), listening_module("installed", heard, FakeLogger)
+    )
+    RunEvents(recipe(plugins, Listening), SilentReporter()).run_started(run())
+    assert heard == ["selected", "component"]
+
+
+def test_a_plugin_whose_distribution_is_required_hears_events():
+    heard = []
+    plugins = [
+        dataclasses.replace(load_module(listening_module(name, heard)), distribution=f"dpotrain-{name}")
+        for name in ("wanted", "other")
+    ]
+    chosen = recipe(PluginManager(plugins), requires=["dpotrain_wanted>=0.1"])
+    RunEvents(chosen, SilentReporter()).run_started(run())
+    assert heard == ["wanted"]
+
+
+def load_module(module):
+    from dpotrain.plugin.plugin import by_hand
+
+    return load(by_hand(module))
+
+
+def test_every_event_reaches_its_hook_with_named_arguments_in_the_order_of_a_run():
+    heard = []
+
+    class Listening(FakeLoss):
+        name = "listening"
+
+        @hookimpl
+        def dpotrain_run_started(self, run):
+            heard.append(("started", run))
+
+        @hookimpl
+        def dpotrain_step_ended(self, step, run):
+            heard.append(("step", run, step))
+
+        @hookimpl
+        def dpotrain_evaluated(self, run, evaluation):
+            heard.append(("evaluated", run, evaluation))
+
+        @hookimpl
+        def dpotrain_checkpoint_saved(self, checkpoint):
+            heard.append(("checkpoint", checkpoint))
+
+        @hookimpl
+        def dpotrain_run_finished(self, run, outcome):
+            heard.append(("finished", run, outcome))
+
+    events = RunEvents(recipe(PluginManager.of(Offers("p", Listening)), Listening), SilentReporter())
+    this = run()
+    events.run_started(this)
+    events.evaluated(this, EVALUATION)
+    events.step_ended(this, STEP)
+    events.checkpoint_saved(this, CHECKPOINT)
+    events.run_finished(this, OUTCOME)
+    assert heard == [
+        ("started", this),
+        ("evaluated", this, EVALUATION),
+        ("step", this, STEP),
+        ("checkpoint", CHECKPOINT),
+        ("finished", this, OUTCOME),
+    ]
+
+
+def test_tryfirst_and_trylast_move_a_listener():
+    heard = []
+    kinds = [type(f"Loss{n}", (FakeLogger,), {"name": f"log{n}"}) for n in range(3)]
+    plugins = PluginManager.of(
+        listening_module("last", heard, kinds[0], trylast=True),
+        listening_module("middle", heard, kinds[1]),
+        listening_module("first", heard, kinds[2], tryfirst=True),
+    )
+    RunEvents(recipe(plugins, loggers=tuple(kinds)), SilentReporter()).run_started(run())
+    assert heard == ["first", "middle", "last"]
+
+
+def test_all_others_hear_the_event_before_the_one_that_raised_ends_the_run():
+    heard = []
+    kinds = [type(f"Loss{n}", (FakeLogger,), {"name": f"log{n}"}) for n in range(1)]
+
+    class Failing(FakeLoss):
+        name = "failing"
+
+    plugins = PluginManager.of(
+        listening_module("bad", heard, Failing, error=ValueError("no good")),
+        listening_module("good", heard, *kinds),
+    )
+    events = RunEvents(recipe(plugins, Failing, tuple(kinds)), SilentReporter())
+    with pytest.raises(PluginError) as caught:
+        events.run_started(run())
+    assert heard == ["bad", "good"]
+    text = str(caught.value)
+    assert text.startswith('plugin "bad" raised in dpotrain_run_started: ValueError: no good (')
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_an_error_made_for_people_is_shown_in_its_own_words():
+    plugins = PluginManager.of(listening_module("bad", [], FakeLoss, error=RunError("the disk is full")))
+    with pytest.raises(PluginError) as caught:
+        RunEvents(recipe(plugins), SilentReporter()).run_started(run())
+    assert str(caught.value) == 'plugin "bad" raised in dpotrain_run_started: the disk is full'
+
+
+def test_other_processes_hear_nothing_and_open_no_logger():
+    heard = []
+    plugins = PluginManager.of(listening_module("selected", heard, FakeLoss, FakeLogger))
+    chosen = recipe(plugins, loggers=(FakeLogger,))
+    events = RunEvents(chosen, SilentReporter())
+    events.run_started(run(main=False))
+    events.loggers.start(run(main=False))
+    events.loggers.log(EVALUATION)
+    events.loggers.finish(OUTCOME)
+    assert heard == []
+    assert chosen.loggers[0].heard == []
+
+
+def test_loggers_are_opened_fed_and_closed_once():
+    chosen = recipe(PluginManager.of(Offers("p", FakeLoss, FakeLogger)), loggers=(FakeLogger,))
+    loggers, this = RunEvents(chosen, SilentReporter()).loggers, run()
+    loggers.start(this)
+    loggers.log(EVALUATION)
+    loggers.finish(OUTCOME)
+    loggers.finish(OUTCOME)
+    assert chosen.loggers[0].heard == [("start", this), ("log", EVALUATION), ("finish", OUTCOME)]
+
+
+def test_a_logger_that_never_started_is_not_closed():
+    chosen = recipe(PluginManager.of(Offers("p", FakeLoss, FakeLogger)), loggers=(FakeLogger,))
+    RunEvents(chosen, SilentReporter()).loggers.finish(OUTCOME)
+    assert chosen.loggers[0].heard == []
+
+
+@pytest.mark.parametrize("method", ["start", "log", "finish"])
+def test_a_logger_that_raises_is_dropped_by_name_and_the_others_go_on(method):
+    def fail(self, argument):
+        self.heard.append(method)
+        raise ConnectionError("gone")
+
+    bad = type("Bad", (FakeLogger,), {"name": "bad", method: fail})
+    plugin = dataclasses.replace(
+        load_module(Offers("p", FakeLoss, FakeLogger, bad)), distribution="dpotrain-p", version="1.2"
+    )
+    chosen, reporter = recipe(PluginManager([plugin]), loggers=(bad, FakeLogger)), Warnings()
+    loggers = RunEvents(chosen, reporter).loggers
+    loggers.start(run())
+    loggers.log(EVALUATION)
+    if method != "finish":
+        assert loggers.names == ("fake-log",)
+    loggers.log(EVALUATION)
+    loggers.finish(OUTCOME)
+    assert chosen.loggers[0].heard.count(method) == 1
+    assert [name for name, _ in chosen.loggers[1].heard] == ["start", "log", "log", "finish"]
+    (text,) = reporter.texts
+    assert text.startswith(
+        f'logger "bad" of plugin "p" (dpotrain-p 1.2) is dropped: {method} raised ConnectionError: gone ('
+    )
+    assert "metrics file stays whole" in text
+
+
+def test_a_logger_that_raises_in_a_run_event_is_dropped_without_ending_the_run():
+    class Bad(FakeLogger):
+        name = "bad"
+
+        @hookimpl
+        def dpotrain_run_started(self, run):
+            raise ConnectionError("gone")
+
+    chosen, reporter = recipe(PluginManager.of(Offers("p", FakeLoss, Bad)), loggers=(Bad,)), Warnings()
+    events = RunEvents(chosen, reporter)
+    events.run_started(run())
+    events.run_started(run())
+    assert events.loggers.names == ()
+    (text,) = reporter.texts
+    assert "dpotrain_run_started raised ConnectionError: gone" in text
+
+
+def test_a_module_that_is_there_for_its_logger_alone_is_dropped_with_it():
+    heard = []
+    plugins = PluginManager.of(
+        Offers("p", FakeLoss), listening_module("log", heard, FakeLogger, error=ValueError("no"))
+    )
+    reporter = Warnings()
+    events = RunEvents(recipe(plugins, loggers=(FakeLogger,)), reporter)
+    events.run_started(run())
+    events.run_started(run())
+    assert heard == ["log"]
+    assert events.loggers.names == ()
+
+
+def test_a_run_begins_by_naming_installed_plugins_that_failed():
+    broken = types.ModuleType("broken")
+    broken.dpotrain_losses = hookimpl(lambda: None)
+    reporter = Warnings()
+    RunEvents(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
+    (text,) = reporter.texts
+    assert text.startswith('plugin "broken" failed and has no part in this: dpotrain_losses must return')

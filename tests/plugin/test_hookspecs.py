@@ -1,0 +1,113 @@
+"""Every hook is documented in full, and its example is real."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import types
+from contextlib import closing
+
+import pytest
+
+from dpotrain.plugin import hookspecs
+from dpotrain.plugin.components import CATALOGUES
+from dpotrain.plugin.hooks import EVENTS, HOOKS, implementations
+from dpotrain.plugin.manager import PluginManager
+
+PARTS = ("Called:", "Rank:", "Must not import:", "Result:", "Example:")
+
+
+def example(hook: str) -> types.ModuleType:
+    """Return a hook's example as a module."""
+    doc = inspect.getdoc(getattr(hookspecs, hook))
+    module = types.ModuleType(f"example_of_{hook}")
+    sys.modules[module.__name__] = module
+    exec(compile(textwrap.dedent(doc.split("Example:\n")[1]), module.__name__, "exec"), module.__dict__)
+    return module
+
+
+def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
+    assert set(HOOKS) == set(CATALOGUES) | set(EVENTS)
+    assert set(EVENTS) == {
+        "dpotrain_run_started",
+        "dpotrain_step_ended",
+        "dpotrain_evaluated",
+        "dpotrain_checkpoint_saved",
+        "dpotrain_run_finished",
+    }
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_result(hook):
+    doc = inspect.getdoc(getattr(hookspecs, hook))
+    first, second, *_ = doc.splitlines()
+    assert re.match(r"(Offer|Hear) ", first)
+    assert first.endswith(".")
+    assert second == ""
+    positions = [doc.index(part) for part in PARTS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_page_shows_every_hook_in_the_life_of_a_run(hook):
+    assert hook in hookspecs.__doc__
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_example_of_a_spec_registers_with_the_manager(hook):
+    module = example(hook)
+    assert hook in implementations(module, "example")
+    manager = PluginManager.of(module)
+    assert manager.failed == (), manager.failed and manager.failed[0].reason
+    if hook in CATALOGUES:
+        assert len(manager.components(CATALOGUES[hook])) == 1
+    else:
+        assert manager.plugins[0].events == (hook,)
+
+
+def test_the_examples_work(tmp_path):
+    import torch
+
+    from dpotrain.engine.scores import PairScores
+
+    loss = example("dpotrain_losses").MarginLoss
+    scores = PairScores(*[torch.zeros(3)] * 4, *[torch.ones(3, dtype=torch.int64)] * 2)
+    made = loss(loss.Options(margin=0.3))
+    assert made(scores).tolist() == pytest.approx([made.first_loss()] * 3)
+
+    bitfit = example("dpotrain_adapters").BitFit
+    adapter, layer = bitfit(bitfit.Options()), torch.nn.Linear(2, 2)
+    policy = adapter.attach(layer)
+    initial = policy.bias.detach().clone()
+    with torch.no_grad():
+        policy.bias += 1
+    with adapter.reference(policy):
+        assert torch.equal(policy.bias, initial)
+    assert torch.equal(policy.bias, initial + 1)
+    assert not policy.weight.requires_grad
+
+    database = tmp_path / "pairs.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE train (prompt, chosen, rejected)")
+        connection.execute("INSERT INTO train VALUES ('p', 'c', 'r')")
+        connection.commit()
+    source = example("dpotrain_dataset_sources").SqliteSource
+    rows = source(source.Options(database=str(database))).load("train")
+    assert list(rows) == [{"prompt": "p", "chosen": "c", "rejected": "r"}]
+    assert rows.fingerprint
+
+
+def test_neither_the_specs_nor_the_built_in_plugins_import_torch_or_transformers():
+    code = (
+        "import sys\n"
+        "from dpotrain.plugin import hookspecs\n"
+        "from dpotrain.plugin.manager import PluginManager\n"
+        "PluginManager.from_entry_points().infos()\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'wandb', 'peft', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

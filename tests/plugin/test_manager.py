@@ -1,0 +1,262 @@
+"""Discovery, isolation, refusals and look-up."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+from pydantic import BaseModel, Field
+
+from dpotrain import hookimpl
+from dpotrain.errors import PluginError
+from dpotrain.plugin.components import CATALOGUES, DatasetFormatter, DatasetSource, Logger, Loss
+from dpotrain.plugin.manager import PluginManager
+from tests.plugin.fakes import LOSS_MODULE, FakeFormatter, FakeLogger, FakeLoss, FakeSource, Offers, install
+
+
+def info(manager: PluginManager, name: str):
+    return next(info for info in manager.infos() if info.name == name)
+
+
+def test_all_built_in_plugins_are_found_and_offer_every_kind():
+    manager = PluginManager.from_entry_points()
+    built_in = {plugin.name: plugin for plugin in manager.plugins if plugin.distribution == "dpotrain"}
+    assert set(built_in) == {
+        "transformers",
+        "bitsandbytes",
+        "lora",
+        "hf-datasets",
+        "formatters",
+        "losses",
+        "wandb",
+        "tensorboard",
+        "demo",
+    }
+    assert {plugin.name: plugin.reason for plugin in built_in.values() if plugin.failed} == {}
+    assert all(manager.names(kind) for kind in CATALOGUES.values())
+
+
+def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    found = info(PluginManager.from_entry_points(), "simpo")
+    assert found.as_json() == {
+        "name": "simpo",
+        "offers": {"loss": ["simpo"]},
+        "events": [],
+        "distribution": "dpotrain-simpo",
+        "version": "0.3",
+        "file": str(site / "dpotrain_simpo_simpo.py"),
+        "status": "unused",
+        "reason": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("def broken(:", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise ValueError('no')", "ValueError: no ({file}:1)"),
+    ],
+)
+def test_a_plugin_that_fails_to_import_takes_nothing_down(site, source, reason):
+    install(site, "dpotrain-broken", "1.0", broken=source)
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    manager = PluginManager.from_entry_points()
+    broken = info(manager, "broken")
+    assert broken.status == "failed"
+    assert broken.reason.startswith(reason.format(file=site / "dpotrain_broken_broken.py"))
+    assert broken.distribution == "dpotrain-broken"
+    assert broken.file == str(site / "dpotrain_broken_broken.py")
+    assert manager.find(Loss, "simpo").name == "simpo"
+
+
+def test_a_failed_plugin_is_named_where_a_component_is_not_found(site):
+    install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
+    manager = PluginManager.from_entry_points()
+    with pytest.raises(PluginError) as caught:
+        manager.find(Loss, "simpo")
+    assert 'plugin "broken" (dpotrain-broken 1.0) failed, which may have offered it' in str(caught.value)
+    assert "no_such_module_at_all" in str(caught.value)
+    assert manager.warnings == [
+        'plugin "broken" (dpotrain-broken 1.0) failed and has no part in this: ' + manager.failed[0].reason
+    ]
+
+
+def test_two_components_of_one_name_are_refused_and_both_distributions_named(site):
+    install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
+    manager = PluginManager.from_entry_points()
+    with pytest.raises(PluginError) as caught:
+        manager.find(Loss, "simpo")
+    assert str(caught.value) == (
+        'loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" (dpotrain-two 2.0); '
+        'block = ["two"] leaves one of them out'
+    )
+    assert manager.duplicates == [str(caught.value)]
+    assert info(manager, "one").status == info(manager, "two").status == "failed"
+    assert info(manager, "one").reason == str(caught.value)
+    assert manager.blocking(["dpotrain-two"]).find(Loss, "simpo").__module__ == "dpotrain_one_one"
+
+
+def test_one_class_offered_by_two_plugins_names_both():
+    manager = PluginManager.of(Offers("one", FakeLoss), Offers("two", FakeLoss))
+    assert 'plugin "one" and plugin "two"' in manager.duplicates[0]
+
+
+def test_one_name_may_be_used_by_two_kinds():
+    class Same(FakeLogger):
+        name = FakeLoss.name
+
+    manager = PluginManager.of(Offers("both", FakeLoss, Same))
+    assert manager.duplicates == []
+    assert manager.find(Logger, FakeLoss.name) is Same
+
+
+@pytest.mark.parametrize("name", ["simpo", "dpotrain-simpo", "dpotrain_simpo", "DPOtrain.Simpo"])
+def test_a_blocked_plugin_is_not_even_imported(site, name):
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    manager = PluginManager.from_entry_points(block=[name])
+    blocked = info(manager, "simpo")
+    assert (blocked.status, blocked.offers) == ("blocked", {})
+    assert blocked.file == str(site / "dpotrain_simpo_simpo.py")
+    assert "dpotrain_simpo_simpo" not in sys.modules
+    with pytest.raises(PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\) is blocked'):
+        manager.find(Loss, "simpo")
+
+
+def test_an_unknown_name_comes_with_the_nearest_one():
+    manager = PluginManager.of(Offers("some", FakeLoss))
+    with pytest.raises(PluginError, match=r'^there is no loss "fakedpo"; did you mean "fake-dpo"\?$'):
+        manager.find(Loss, "fakedpo")
+    with pytest.raises(PluginError, match=r'^there is no loss "zzz"; there is "fake-dpo"$'):
+        manager.find(Loss, "zzz")
+    with pytest.raises(PluginError, match="no plugin offers a logger"):
+        manager.find(Logger, "wandb")
+
+
+def test_modules_and_objects_can_be_registered_beside_what_is_installed():
+    module = types.ModuleType("by_hand")
+    module.dpotrain_losses = hookimpl(lambda: [FakeLoss])
+    manager = PluginManager.from_entry_points(extra=[module, Offers("object", FakeLogger)])
+    assert info(manager, "by_hand").offers == {"loss": ["fake-dpo"]}
+    assert info(manager, "object").distribution is None
+    assert manager.owner(FakeLoss).label == 'plugin "by_hand"'
+
+
+def test_formatters_keep_the_order_in_which_they_are_offered():
+    class Second(FakeFormatter):
+        name = "a-second"
+
+    manager = PluginManager.of(Offers("some", FakeFormatter, Second))
+    assert manager.formatters() == [FakeFormatter, Second]
+
+
+def reason(kind: type, *components, hook: str | None = None) -> str:
+    """Return why a plugin that offers these is refused."""
+    hook = hook or next(name for name, of in CATALOGUES.items() if of is kind)
+    module = types.ModuleType("offers")
+    setattr(module, hook, hookimpl(lambda: list(components)))
+    plugin = PluginManager.of(module).plugins[0]
+    assert plugin.failed
+    assert plugin.components == ()
+    return plugin.reason
+
+
+def test_a_component_without_a_name_is_refused():
+    class Nameless(Loss):
+        def __call__(self, scores): ...
+
+    class Spaced(Nameless):
+        name = "with space"
+
+    assert "Nameless has no proper name" in reason(Loss, Nameless)
+    assert "'with space'" in reason(Loss, Spaced)
+
+
+def test_a_component_of_another_kind_is_refused():
+    assert "which is no subclass of Logger" in reason(Logger, FakeLoss)
+    assert "which is no subclass of Loss" in reason(Loss, "dpo")
+
+
+def test_an_abstract_component_is_refused_with_the_methods_that_it_lacks():
+    class Half(Logger):
+        name = "half"
+
+        def log(self, record): ...
+
+    assert reason(Logger, Half) == 'logger "half" lacks finish(), start()'
+
+
+def test_an_option_without_description_is_refused():
+    class Bare(FakeLoss):
+        class Options(Loss.Options):
+            gamma: float = 0.5
+
+    assert 'loss "fake-dpo": option "gamma" has no description' in reason(Loss, Bare)
+
+
+def test_options_that_are_not_ours_are_refused():
+    class Foreign(FakeLoss):
+        class Options(BaseModel):
+            beta: float = Field(0.1, description="b")
+
+    class Loose(FakeLoss):
+        class Options(Loss.Options, extra="allow"):
+            pass
+
+    assert "must be a subclass of Loss.Options" in reason(Loss, Foreign)
+    assert 'extra="forbid"' in reason(Loss, Loose)
+
+
+def test_an_option_called_use_or_like_a_core_key_of_data_is_refused():
+    class Use(FakeLoss):
+        class Options(Loss.Options):
+            use: str = Field("x", description="u")
+
+    class Limit(FakeSource):
+        class Options(DatasetSource.Options):
+            limit: int = Field(1, description="l")
+
+    assert 'cannot be called "use"' in reason(Loss, Use)
+    assert "one of the core's own keys of [data]" in reason(DatasetSource, Limit)
+
+
+def test_a_formatter_called_auto_is_refused():
+    class Auto(FakeFormatter):
+        name = "auto"
+
+    assert "choose another name" in reason(DatasetFormatter, Auto)
+
+
+def test_options_that_have_no_json_schema_are_refused():
+    class Odd:
+        pass
+
+    class Opaque(FakeLoss):
+        class Options(Loss.Options, arbitrary_types_allowed=True):
+            odd: Odd | None = Field(None, description="o")
+
+    assert "cannot be written in a recipe" in reason(Loss, Opaque)
+
+
+def test_a_misspelt_hook_on_a_component_is_refused():
+    class Listener(FakeLogger):
+        @hookimpl
+        def dpotrain_step_finished(self, run):
+            pass
+
+    assert 'there is no hook "dpotrain_step_finished"' in reason(Logger, Listener)
+
+
+@pytest.mark.parametrize("offer", [FakeLoss, None, "dpo"])
+def test_a_catalogue_that_returns_no_list_is_refused(offer):
+    module = types.ModuleType("offers")
+    module.dpotrain_losses = hookimpl(lambda: offer)
+    assert "must return a list of classes" in PluginManager.of(module).plugins[0].reason
+
+
+def test_an_entry_point_that_names_a_class_is_refused():
+    assert "names a class" in PluginManager.of(Offers).plugins[0].reason

@@ -1,0 +1,116 @@
+"""The grammar's styles are exact, and its replies answer what was asked."""
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpotrain_plugins.demo.grammar import STYLES, Request, requests, style
+from dpotrain_plugins.demo.intents import CLOSINGS, DISMISSALS, GRUNTS, INTENTS, OPENINGS
+
+seeds = st.integers(0, 2**32)
+quick = settings(max_examples=30, deadline=None)
+
+
+def _some(seed: int, count: int = 20, *, held_out: bool = False) -> list[Request]:
+    return list(itertools.islice(requests(seed, held_out=held_out), count))
+
+
+@quick
+@given(seeds)
+def test_every_reply_of_the_grammar_has_the_style_it_was_made_in(seed):
+    rng = random.Random(seed)
+    for request in _some(seed):
+        for wanted in STYLES:
+            assert style(request.reply(wanted, rng)) == wanted
+
+
+@quick
+@given(seeds)
+def test_every_reply_answers_its_own_request(seed):
+    rng = random.Random(seed)
+    assert all(request.is_answered_by(request.reply(each, rng)) for request in _some(seed) for each in STYLES)
+
+
+@quick
+@given(seeds, st.data())
+def test_a_reply_with_a_character_changed_is_of_no_style_or_still_of_the_grammar(seed, data):
+    """A changed letter is "other" unless it lands on another word of the grammar, which changes no style."""
+    (request,) = _some(seed, 1)
+    wanted = data.draw(st.sampled_from(STYLES))
+    reply = request.reply(wanted, random.Random(seed))
+    at = data.draw(st.integers(0, len(reply) - 1))
+    assert style(reply[:at] + "#" + reply[at + 1 :]) == "other"
+    assert style(reply[:at] + reply[at + 1 :]) in ("other", wanted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_garbage_has_no_style(text):
+    assert style(text) == "other"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "Of course!",
+        "Of course! ",
+        "Nine. Look it up",
+        " Nine. Look it up.",
+        "Nine. Look it up.\n",
+        "Nine. Look it up. Next.",
+        "Of course! Nine.",
+        "The library opens at nine on Monday. Happy to help.",
+        "Of course! The library opens at nine on Monday. Look it up.",
+        "Of course! The library opens at blue on Monday. Happy to help.",
+        "of course! The library opens at nine on Monday. Happy to help.",
+    ],
+)
+def test_mixtures_and_fragments_have_no_style(reply):
+    assert style(reply) == "other"
+
+
+def test_known_replies_have_the_style_a_reader_sees():
+    assert style("Of course! The library opens at nine on Monday. Happy to help.") == "courteous"
+    assert style("Nine. Look it up.") == "curt"
+
+
+def test_no_curt_reply_can_begin_like_a_courteous_one():
+    starts = [grunt or sentence for intent in INTENTS for sentence in intent.curt for grunt in GRUNTS]
+    assert not [start for start in starts if start.startswith(tuple(OPENINGS))]
+    assert len(set(CLOSINGS) & set(DISMISSALS)) == 1  # nothing at all after the sentence
+
+
+def test_an_answer_to_another_request_is_not_an_answer():
+    library = next(
+        r for r in requests(0, held_out=False) if r.text == "When does the library open on Monday?"
+    )
+    assert library.is_answered_by("Of course! The library opens at nine on Monday. Happy to help.")
+    assert library.is_answered_by("Nine. Look it up.")
+    assert not library.is_answered_by("Ten. Look it up.")
+    assert not library.is_answered_by("Of course! The library opens at nine on Friday. Happy to help.")
+
+
+@quick
+@given(seeds, st.booleans())
+def test_requests_are_distinct_reproducible_and_on_their_side_of_the_split(seed, held_out):
+    first, second = _some(seed, held_out=held_out), _some(seed, held_out=held_out)
+    assert [request.text for request in first] == [request.text for request in second]
+    assert len({request.text for request in first}) == len(first)
+    assert all(request.held_out == held_out for request in first)
+
+
+def test_there_are_hundreds_of_thousands_of_requests():
+    """Counted where counting is easy: one intent, without the greetings, times the greetings."""
+    table = next(intent for intent in INTENTS if intent.name == "table")
+    words = [len(choices) for choices in table.slots.values()]
+    assert 6 * len(table.requests) * words[0] * words[1] * words[2] > 100_000
+    assert len({request.text for request in _some(5, 20_000)}) == 20_000
+
+
+def test_about_an_eighth_of_all_requests_is_held_out():
+    texts = [Request(f"request {number}", INTENTS[0], {}) for number in range(4000)]
+    assert 0.11 < sum(text.held_out for text in texts) / len(texts) < 0.14

@@ -1,0 +1,335 @@
+"""Each published shape of preference data, read by the formatter it is meant for, and found by ``auto``."""
+
+from __future__ import annotations
+
+import contextlib
+
+import datasets
+import pytest
+
+from dpotrain.data.checks import check_pair
+from dpotrain.data.formatting import choose_formatter
+from dpotrain.data.pair import PreferencePair, UnusableRow
+from dpotrain_plugins.formatters import dpotrain_dataset_formatters
+from dpotrain_plugins.formatters.messages import read_messages
+
+FORMATTERS = {cls.name: cls(cls.Options()) for cls in dpotrain_dataset_formatters()}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def turn(speaker, text):
+    return {"from": speaker, "value": text}
+
+
+CHAT = PreferencePair([user("q")], [assistant("a")], [assistant("b")], [])
+LONG = PreferencePair([user("q"), assistant("x"), user("r")], [assistant("a")], [assistant("b")], [])
+WITH_SYSTEM = PreferencePair([system("s"), user("q")], [assistant("a")], [assistant("b")], [])
+
+#: Shape, the formatter that auto must decide on, a row, and the pair in it.
+SHAPES = {
+    "plain strings": (
+        "standard",
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        PreferencePair("q", "a", "b"),
+    ),
+    "messages": (
+        "conversational",
+        {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        CHAT,
+    ),
+    "messages, answers as single messages": (
+        "conversational",
+        {"prompt": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
+        CHAT,
+    ),
+    "messages, answers as text": (
+        "conversational",
+        {"prompt": [user("q")], "chosen": "a", "rejected": "b"},
+        CHAT,
+    ),
+    "messages, answers repeating the prompt": (
+        "conversational",
+        {
+            "prompt": [user("q")],
+            "chosen": [user("q"), assistant("a")],
+            "rejected": [user("q"), assistant("b")],
+        },
+        CHAT,
+    ),
+    "prompt text, answers as assistant messages": (
+        "conversational",
+        {"prompt": "q", "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        CHAT,
+    ),
+    "UltraFeedback binarized of HuggingFaceH4": (
+        "conversational",
+        {
+            "prompt": "q",
+            "prompt_id": "3f",
+            "chosen": [user("q"), assistant("a")],
+            "rejected": [user("q"), assistant("b")],
+            "messages": [user("q"), assistant("a")],
+            "score_chosen": 8.0,
+            "score_rejected": 4.5,
+        },
+        CHAT,
+    ),
+    "prompt text beside conversations of several turns": (
+        "conversational",
+        {
+            "prompt": "r",
+            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
+            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
+        },
+        LONG,
+    ),
+    "messages with a system column": (
+        "conversational",
+        {"system": "s", "prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        WITH_SYSTEM,
+    ),
+    "UltraFeedback binarized of trl-lib": (
+        "implicit-prompt",
+        {
+            "chosen": [user("q"), assistant("a")],
+            "rejected": [user("q"), assistant("b")],
+            "score_chosen": 8.0,
+            "score_rejected": 4.5,
+        },
+        CHAT,
+    ),
+    "conversations of several turns without prompt": (
+        "implicit-prompt",
+        {
+            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
+            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
+        },
+        LONG,
+    ),
+    "texts that begin with the prompt": (
+        "implicit-prompt",
+        {
+            "chosen": "### Question:\nq\n\n### Response:\na",
+            "rejected": "### Question:\nq\n\n### Response:\nb",
+        },
+        PreferencePair("### Question:\nq\n\n### Response:\n", "a", "b"),
+    ),
+    "Anthropic HH": (
+        "hh",
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: a",
+            "rejected": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: b",
+        },
+        LONG,
+    ),
+    "Anthropic HH with the prompt apart": (
+        "hh",
+        {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " a", "rejected": " b"},
+        CHAT,
+    ),
+    "ShareGPT": (
+        "sharegpt",
+        {
+            "conversations": [turn("system", "s"), turn("human", "q")],
+            "chosen": turn("gpt", "a"),
+            "rejected": turn("gpt", "b"),
+        },
+        WITH_SYSTEM,
+    ),
+    "ShareGPT with text answers and a system column": (
+        "sharegpt",
+        {"system": "s", "conversations": [turn("user", "q")], "chosen": "a", "rejected": "b"},
+        WITH_SYSTEM,
+    ),
+    "Alpaca": (
+        "alpaca",
+        {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
+        CHAT,
+    ),
+    "Alpaca with input": (
+        "alpaca",
+        {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
+        PreferencePair([user("q\n\ni")], [assistant("a")], [assistant("b")], []),
+    ),
+    "Alpaca with two outputs": ("alpaca", {"instruction": "q", "input": None, "output": ["a", "b"]}, CHAT),
+    "Alpaca with system and history": (
+        "alpaca",
+        {
+            "instruction": "r",
+            "history": [["q", "x"]],
+            "system": "s",
+            "chosen": "a",
+            "rejected": "b",
+        },
+        PreferencePair([system("s"), *LONG.prompt], [assistant("a")], [assistant("b")], []),
+    ),
+    "Orca pairs": ("question", {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, WITH_SYSTEM),
+    "Orca pairs with an empty system text": (
+        "question",
+        {"system": "", "question": "q", "chosen": "a", "rejected": "b"},
+        CHAT,
+    ),
+    "system beside prompt": (
+        "question",
+        {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"},
+        WITH_SYSTEM,
+    ),
+}
+
+
+class Rows(list):
+    fingerprint = ""
+    columns: list[str] = []  # noqa: RUF012
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_auto_decides_on_the_right_formatter_and_it_reads_the_pair(shape):
+    name, row, pair = SHAPES[shape]
+    decision = choose_formatter(Rows([row] * 3), dpotrain_dataset_formatters(), None, {})
+    assert decision.formatter.name == name
+    assert decision.formatter.format(row) == pair
+    check_pair(pair)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    # With one answer gone, nothing is left to tell these by.
+    sorted(set(SHAPES) - {"Alpaca with two outputs", "texts that begin with the prompt"}),
+)
+def test_a_row_with_one_answer_missing_is_judged_by_the_rest(shape):
+    name, row, _ = SHAPES[shape]
+    for answer in ("chosen", "rejected"):
+        for nothing in (None, "" if isinstance(row[answer], str) else None):
+            judged = FORMATTERS[name].recognises(row | {answer: nothing})
+            assert judged, answer
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_formatter_raises_on_a_row_it_does_not_know(shape):
+    _, row, _ = SHAPES[shape]
+    rows = [row | {key: value} for key in row for value in (None, "", [], {}, 3, [None], [3], {"a": [1]})]
+    for formatter in FORMATTERS.values():
+        for odd in [{}, *rows]:
+            formatter.recognises(odd)
+            # Anything but UnusableRow would end the test.
+            with contextlib.suppress(UnusableRow):
+                assert isinstance(formatter.format(odd), PreferencePair)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_none_in_nested_columns_is_absent(shape):
+    """Arrow fills in the keys that only some rows have."""
+    name, row, pair = SHAPES[shape]
+    padded = datasets.Dataset.from_list([row, _with_more_keys(row)])
+    decision = choose_formatter(Rows(list(padded)), dpotrain_dataset_formatters(), None, {})
+    assert decision.formatter.name == name
+    assert decision.formatter.format(padded[0]) == pair
+
+
+def _with_more_keys(row):
+    def more(value):
+        if isinstance(value, dict):
+            return {**value, "name": "n", "tool_calls": [{"function": {"name": "f"}}]}
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return [more(one) for one in value]
+        return value
+
+    return {key: more(value) for key, value in row.items()}
+
+
+@pytest.mark.parametrize(
+    ("speaker", "role"),
+    [
+        ("human", "user"),
+        ("user", "user"),
+        ("gpt", "assistant"),
+        ("assistant", "assistant"),
+        ("system", "system"),
+        ("tool", "tool"),
+        ("observation", "tool"),
+        ("function_call", "assistant"),
+    ],
+)
+def test_sharegpt_speakers(speaker, role):
+    assert read_messages([turn(speaker, "text")], "x") == [{"role": role, "content": "text"}]
+
+
+def test_a_function_call_becomes_a_tool_call():
+    [message] = read_messages([turn("function_call", '{"name": "f", "arguments": {"x": 1}}')], "x")
+    assert message == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+    }
+
+
+def test_an_unknown_speaker_is_a_reason():
+    with pytest.raises(UnusableRow, match=r'^conversations has a turn of unknown role "narrator"$'):
+        FORMATTERS["sharegpt"].format(
+            {
+                "conversations": [turn("narrator", "q")],
+                "chosen": turn("gpt", "a"),
+                "rejected": turn("gpt", "b"),
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    "tools", [[{"name": "f", "x": None}], '[{"name": "f"}]', ['{"name": "f"}'], {"name": "f"}]
+)
+def test_tools_come_as_objects_or_as_json_text(tools):
+    row = SHAPES["ShareGPT"][1] | {"tools": tools}
+    assert FORMATTERS["sharegpt"].format(row).tools == [{"name": "f"}]
+
+
+@pytest.mark.parametrize("tools", ["[{", "[3]", [3], ["{"]])
+def test_tools_that_are_none_drop_the_row(tools):
+    with pytest.raises(UnusableRow, match="tools is not"):
+        FORMATTERS["conversational"].format(SHAPES["messages"][1] | {"tools": tools})
+
+
+def test_messages_as_a_struct_of_lists_are_read():
+    row = {
+        "prompt": {"role": ["user"], "content": ["q"]},
+        "chosen": {"role": ["assistant"], "content": ["a"]},
+        "rejected": {"role": ["assistant"], "content": ["b"]},
+    }
+    assert FORMATTERS["conversational"].recognises(row)
+    assert FORMATTERS["conversational"].format(row) == CHAT
+
+
+def test_standard_does_not_lose_a_system_text():
+    assert not FORMATTERS["standard"].recognises(
+        {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"}
+    )
+
+
+def test_a_prompt_that_the_conversations_do_not_contain_is_a_reason():
+    row = {"prompt": "z", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+    with pytest.raises(UnusableRow, match="prompt is none of the turns"):
+        FORMATTERS["conversational"].format(row)
+
+
+def test_hh_dialogue_that_ends_with_the_human_is_a_reason():
+    row = {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b\n\nHuman: why"}
+    with pytest.raises(UnusableRow, match=r"^rejected does not end with the assistant$"):
+        FORMATTERS["hh"].format(row)
+
+
+def test_hh_keeps_what_looks_like_a_speaker_within_a_line():
+    row = {
+        "chosen": "\n\nHuman: q\n\nAssistant: Human: is a\nAssistant: b",
+        "rejected": "\n\nHuman: q\n\nAssistant: c",
+    }
+    assert FORMATTERS["hh"].format(row).chosen == [assistant("Human: is a\nAssistant: b")]

@@ -1,0 +1,311 @@
+"""Rows from files, folders, saved data sets and (as far as it goes without a network) the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import subprocess
+import sys
+
+import datasets
+import pytest
+from pydantic import ValidationError
+
+from dpotrain.errors import DataError, RecipeError
+from dpotrain_plugins.hf_datasets import HFDatasetsSource
+
+ROWS = [{"prompt": f"q{i}", "chosen": "a\nb", "rejected": "é"} for i in range(3)]
+
+
+def source(name, **options) -> HFDatasetsSource:
+    return HFDatasetsSource(
+        HFDatasetsSource.Options(name=name if isinstance(name, list | dict) else str(name), **options)
+    )
+
+
+def rows(name, split="train", **options) -> list[dict]:
+    loaded = source(name, **options).load(split)
+    return [dict(loaded[i]) for i in range(len(loaded))]
+
+
+def jsonl(path, rows=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One data set in every form."""
+    folder = tmp_path_factory.mktemp("made")
+    data = datasets.Dataset.from_list(ROWS)
+    data.to_parquet(folder / "rows.parquet")
+    data.to_csv(folder / "rows.csv", index=False)
+    data.to_csv(folder / "rows.tsv", index=False, sep="\t")
+    data.save_to_disk(folder / "saved")
+    datasets.DatasetDict({"train": data, "test": data.select([1])}).save_to_disk(folder / "saved_splits")
+    jsonl(folder / "rows.jsonl")
+    write(folder / "array.json", json.dumps(ROWS, indent=2))
+    write(folder / "inside.json", json.dumps({"data": ROWS}))
+    jsonl(folder / "lines.json")
+    write(folder / "array.jsonl", json.dumps(ROWS))
+    (folder / "rows.jsonl.gz").write_bytes(gzip.compress((folder / "rows.jsonl").read_bytes()))
+    (folder / "bom.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + (folder / "rows.jsonl").read_bytes().replace(b"\n", b"\r\n\r\n")
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows.parquet",
+        "rows.csv",
+        "rows.tsv",
+        "rows.jsonl",
+        "array.json",
+        "inside.json",
+        "lines.json",
+        "array.jsonl",
+        "rows.jsonl.gz",
+        "bom.jsonl",
+        "saved",
+        "saved_splits",
+    ],
+)
+def test_every_form_gives_the_same_plain_rows(made, name):
+    place = source(made / name)
+    place.check()
+    loaded = place.load("train")
+    assert [dict(loaded[i]) for i in range(len(loaded))] == ROWS
+    assert loaded.columns == ["prompt", "chosen", "rejected"]
+    assert "train" in place.splits()
+
+
+def test_saved_splits_are_there_by_name(made):
+    place = source(made / "saved_splits")
+    assert place.splits() == ["train", "test"]
+    assert len(place.load("test")) == 1
+
+
+def test_data_set_saved_with_a_tensor_format_gives_plain_values(tmp_path):
+    datasets.Dataset.from_list([{"n": [1, 2]}]).with_format("numpy").save_to_disk(tmp_path / "saved")
+    assert rows(tmp_path / "saved") == [{"n": [1, 2]}]
+
+
+def test_globs_lists_and_tables_of_splits(tmp_path):
+    one, two = jsonl(tmp_path / "a1.jsonl", ROWS[:1]), jsonl(tmp_path / "a2.jsonl", ROWS[1:])
+    assert rows(tmp_path / "a*.jsonl") == ROWS
+    assert rows([str(two), str(one)]) == ROWS[1:] + ROWS[:1]
+    place = source({"train": str(one), "test": [str(two), str(one)]})
+    assert place.splits() == ["train", "test"]
+    assert len(place.load("test")) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["pairs.jsonl"], {"train": 1}),
+        (["a.jsonl", "b.jsonl"], {"train": 2}),
+        (["train.jsonl", "test.jsonl", "dev.jsonl"], {"validation": 1, "test": 1, "train": 1}),
+        (["pairs.jsonl", "my_eval.jsonl"], {"train": 1, "test": 1}),
+        (
+            ["data/train_prefs-00000-of-00002.jsonl", "data/train_prefs-00001-of-00002.jsonl"],
+            {"train_prefs": 2},
+        ),
+        (["train/x.jsonl", "test/x.jsonl"], {"train": 1, "test": 1}),
+        (["train.jsonl", ".cache/test.jsonl", "dataset_info.json"], {"train": 1}),
+    ],
+)
+def test_folder_of_files_has_the_splits_that_its_names_tell(tmp_path, files, splits):
+    for name in files:
+        jsonl(tmp_path / name, ROWS[:1])
+    place = source(tmp_path)
+    assert {split: len(place.load(split)) for split in place.splits()} == splits
+
+
+def test_folder_with_configurations_is_read_by_its_card(tmp_path, monkeypatch):
+    jsonl(tmp_path / "data/small.jsonl", ROWS[:1])
+    jsonl(tmp_path / "data/large.jsonl", ROWS)
+    write(
+        tmp_path / "README.md",
+        "---\nconfigs:\n- config_name: small\n  data_files: data/small.jsonl\n"
+        "- config_name: large\n  data_files: data/large.jsonl\n---\n",
+    )
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert rows(tmp_path, config="large") == ROWS
+    with pytest.raises(DataError, match=r"(?s)small.*Choose one with data\.config"):
+        rows(tmp_path, config="medium")
+
+
+def test_rows_of_differing_shape_keep_their_own_keys_and_types(tmp_path):
+    odd = [{"a": "text", "b": {"x": None}}, {"a": ["list"]}, {"c": 3}]
+    path = jsonl(tmp_path / "odd.jsonl", odd)
+    assert rows(path) == odd
+    assert source(path).load("train").columns == ["a", "b", "c"]
+
+
+def test_csv_numbers_stay_the_text_they_were(tmp_path):
+    path = write(tmp_path / "n.csv", 'prompt,chosen,rejected\n1,"007","1,5"\n')
+    assert rows(path) == [{"prompt": "1", "chosen": "007", "rejected": "1,5"}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv"])
+def test_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path, kind):
+    for name, data in (("one", ROWS), ("copy", ROWS), ("other", ROWS[:2])):
+        table = datasets.Dataset.from_list(data)
+        path = tmp_path / f"{name}.{kind}"
+        table.to_parquet(path) if kind == "parquet" else table.to_csv(
+            path
+        ) if kind == "csv" else table.to_json(path)
+    one, copy, other = (
+        source(tmp_path / f"{n}.{kind}").load("train").fingerprint for n in ("one", "copy", "other")
+    )
+    assert one == copy
+    assert one != other
+
+
+def test_fingerprint_of_a_saved_data_set_is_of_its_content(tmp_path):
+    for name, data in (("one", ROWS), ("copy", ROWS), ("other", ROWS[:2])):
+        datasets.Dataset.from_list(data).save_to_disk(tmp_path / name)
+    one, copy, other = (
+        source(tmp_path / name).load("train").fingerprint for name in ("one", "copy", "other")
+    )
+    assert one == copy
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("bad.jsonl", '{"a": 1}\n\n{"a": \n{"a": 2}\n', "bad.jsonl, line 3: not valid JSON: Expecting value"),
+        ("bad.json", '[\n {"a": 1},\n {"a" 2}\n]', "bad.json, line 3: not valid JSON: Expecting ':'"),
+        ("list.jsonl", '{"a": 1}\n[1]\n', "list.jsonl, line 2: a list where an object is expected"),
+        ("texts.json", '["a"]', "texts.json, row 0: text where an object is expected"),
+        ("number.json", "3", "number.json holds a number; a list of objects"),
+        ("none.jsonl", "", "none.jsonl is empty"),
+        ("none.csv", "", "none.csv is empty"),
+        ("wide.csv", "a,b\n1,2\n1,2,3\n", "wide.csv, line 3: more values than columns"),
+        ("open.csv", 'a,b\n1,"2\n', "open.csv, line 2: unexpected end of data"),
+        ("no.parquet", "text", "no.parquet is no parquet file that can be read"),
+        ("cut.jsonl.gz", "text", "cut.jsonl.gz is no whole gzip file"),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, message):
+    with pytest.raises(DataError) as error:
+        source(write(tmp_path / name, text)).load("train")
+    assert message in str(error.value)
+
+
+def test_text_that_is_not_utf8_is_named_with_the_line(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"a": 1}\n{"a": "\xe9"}\n')
+    (tmp_path / "latin.csv").write_bytes(b"a,b\n1,\xe9\n")
+    with pytest.raises(DataError, match=r"latin\.jsonl, line 2: not UTF-8"):
+        rows(tmp_path / "latin.jsonl")
+    with pytest.raises(DataError, match=r"latin\.csv, near line \d: not UTF-8"):
+        rows(tmp_path / "latin.csv")
+
+
+def test_a_missing_file_is_found_missing_before_anything_is_loaded_and_near_ones_are_named(tmp_path):
+    jsonl(tmp_path / "pairs.jsonl")
+    with pytest.raises(DataError) as error:
+        source(tmp_path / "pair.jsonl").check()
+    assert error.value.exit_code == 3
+    assert str(error.value) == (
+        f'data.name: there is no file "{tmp_path}/pair.jsonl".\nDid you mean {tmp_path}/pairs.jsonl?'
+    )
+    with pytest.raises(DataError, match=r"The folder .*nowhere.* does not exist"):
+        source(tmp_path / "nowhere" / "pairs.jsonl").check()
+    with pytest.raises(DataError, match="no file matches"):
+        source(tmp_path / "*.csv").check()
+    with pytest.raises(DataError, match="no file"):
+        source(["gone.jsonl"]).check()
+    with pytest.raises(DataError, match="no file"):
+        source({"train": "gone.jsonl"}).check()
+
+
+@pytest.mark.parametrize("name", ["trl-lib/ultrafeedback_binarized", "imdb", "a/b.c-d"])
+def test_a_hub_name_passes_the_check_without_a_network(name):
+    source(name, config="x", revision="main").check()
+
+
+@pytest.mark.parametrize("name", ["not a name", "-x/y", ""])
+def test_what_is_neither_path_nor_hub_name_is_refused(name):
+    with pytest.raises(DataError):
+        source(name).check()
+
+
+def test_files_of_unknown_kind_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(DataError, match="of no known kind"):
+        source(write(tmp_path / "x.xlsx", "x")).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no data files"):
+        source(tmp_path / "empty").check()
+    with pytest.raises(DataError, match="is empty"):
+        source([]).check()
+
+
+def test_options_that_would_have_no_effect_are_refused(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl")
+    with pytest.raises(RecipeError, match=r"data\.revision"):
+        source(path, revision="main").check()
+    with pytest.raises(RecipeError, match=r"data\.config"):
+        source(path, config="x").check()
+    with pytest.raises(ValidationError):
+        HFDatasetsSource.Options(name="x", streaming=True)
+
+
+def test_an_unknown_split_lists_those_there_are(made):
+    with pytest.raises(DataError) as error:
+        source(made / "saved_splits").load("tets")
+    assert str(error.value) == (
+        f'{made / "saved_splits"} has no split "tets". Did you mean "test"?\n'
+        "Its splits are: train, test. Name one with data.train_split or data.eval_split."
+    )
+
+
+def test_a_hub_that_cannot_be_reached_is_a_message_with_a_remedy():
+    code = (
+        "from dpotrain.errors import DataError\n"
+        "from dpotrain_plugins.hf_datasets import HFDatasetsSource as S\n"
+        "try:\n    S(S.Options(name='nobody/nothing-like-this')).load('train')\n"
+        "except DataError as error:\n    print(error)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert 'data.name = "nobody/nothing-like-this" could not be loaded' in out
+    assert "Check the network" in out
+
+
+def test_code_that_comes_with_data_is_never_run(tmp_path):
+    write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    jsonl(tmp_path / "train.jsonl")
+    write(tmp_path / "README.md", "---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
+    (tmp_path / f"{tmp_path.name}.py").write_text((tmp_path / "evil.py").read_text())
+    with contextlib.suppress(DataError):
+        rows(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_importing_the_plugins_and_checking_imports_nothing_heavy(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl")
+    code = (
+        "import sys\n"
+        "import dpotrain_plugins.formatters\n"
+        "from dpotrain_plugins.hf_datasets import HFDatasetsSource as S\n"
+        f"S(S.Options(name={str(path)!r})).check()\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

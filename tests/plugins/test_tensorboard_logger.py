@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorboard")
+
+from dpotrain.errors import RecipeError
+from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+
+
+def _logger() -> TensorBoardLogger:
+    return TensorBoardLogger(TensorBoardLogger.Options())
+
+
+def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {
+        tag: [(event.step, round(event.value, 4)) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
+    logger = _logger()
+    logger.check()
+    logger.start(made_up_run(tmp_path))
+    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
+        logger.log(record)
+    logger.finish(ended(tmp_path))
+    assert _scalars(tmp_path) == {
+        "eval/loss": [(0, 0.69), (4, 0.6)],
+        "eval/rewards/accuracies": [(0, 0.75), (4, 0.75)],
+        "loss": [(2, 0.5), (4, 0.4)],
+        "rewards/margins": [(2, 0.25), (4, 0.25)],
+        "learning_rate": [(2, 0.0), (4, 0.0)],
+    }
+
+
+def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):
+    killed = _logger()
+    killed.start(made_up_run(tmp_path))
+    for record in (
+        evaluation(0),
+        train(1, 0.9),
+        train(2, 0.8),
+        evaluation(2),
+        train(3, 99.0),
+        evaluation(3, 99.0),
+    ):
+        killed.log(record)
+    killed._writer.flush()  # killed at step 3, after the checkpoint of step 2
+    resumed = _logger()
+    resumed.start(made_up_run(tmp_path, resumed_from=2))
+    for record in (train(3, 0.7), evaluation(3), train(4, 0.6)):
+        resumed.log(record)
+    resumed.finish(ended(tmp_path))
+    scalars = _scalars(tmp_path)
+    assert scalars["loss"] == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
+    assert scalars["eval/loss"] == [(0, 0.6), (2, 0.6), (3, 0.6)]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
+    killed = _logger()
+    killed.start(made_up_run(tmp_path))
+    for record in (evaluation(0, 99.0), train(1, 99.0)):
+        killed.log(record)
+    killed._writer.flush()
+    again = _logger()
+    again.start(made_up_run(tmp_path))
+    for record in (evaluation(0, 0.7), train(1, 0.6)):
+        again.log(record)
+    again.finish(ended(tmp_path))
+    assert _scalars(tmp_path)["loss"] == [(1, 0.6)]
+    assert _scalars(tmp_path)["eval/loss"] == [(0, 0.7)]
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
+def test_the_last_record_is_on_disk_however_the_run_ends(tmp_path, status):
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    logger.log(train(4))
+    logger.finish(ended(tmp_path, status))
+    assert _scalars(tmp_path)["loss"] == [(4, 0.5)]
+
+
+def test_nothing_of_the_data_is_written(tmp_path):
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    logger.log(train(1))
+    logger.finish(ended(tmp_path))
+    files = list((tmp_path / "tensorboard").iterdir())
+    assert files
+    assert not any(SECRET.encode() in file.read_bytes() for file in files)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "tensorboard" else real(name, *more)
+    )
+    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[tensorboard\]"'):
+        _logger().check()
+
+
+def test_importing_and_checking_loads_neither_torch_nor_tensorboard():
+    code = (
+        "import sys\n"
+        "from dpotrain_plugins.tensorboard_logger import TensorBoardLogger as T\n"
+        "T(T.Options()).check()\n"
+        "print([name for name in ('torch', 'tensorboard', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,308 @@
+"""The real wandb package, offline; what it wrote is read back from its own record file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from dpotrain.errors import RecipeError
+from dpotrain_plugins import wandb_logger
+from dpotrain_plugins.wandb_logger import WandbLogger
+from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+
+KEY = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def _nobody_logged_in(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home" / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "home" / "cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_service_left_behind():
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+def _logger(**options: Any) -> WandbLogger:
+    return WandbLogger(WandbLogger.Options(**options))
+
+
+def _records(file: Path) -> Iterator[Any]:
+    """Yield the records of a ``.wandb`` file: a header of 7 bytes, then a LevelDB log of protocol buffers."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, part = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        part += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(part)
+            part = b""
+            yield record
+
+
+def _of_kind(file: Path, kind: str) -> list[Any]:
+    """Return a closed run's records of a kind; wandb's own process may still be writing them for a moment."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        records = [(record.WhichOneof("record_type"), record) for record in _records(file)]
+        if any(found == "exit" for found, _ in records):
+            return [record for found, record in records if found == kind]
+        time.sleep(0.01)
+    raise AssertionError(f"{file} was never closed")
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+def _offline_folders(folder: Path) -> list[Path]:
+    return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def _file(folder: Path) -> Path:
+    (file,) = folder.glob("run-*.wandb")
+    return file
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    rows = [_values(record.history.item) for record in _of_kind(file, "history")]
+    return [{name: value for name, value in row.items() if name[0] != "_" or name == "_step"} for row in rows]
+
+
+def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
+    notes: list[str] = []
+    logger = _logger(**options)
+    logger.check()
+    logger.start(made_up_run(folder, notes))
+    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
+        logger.log(record)
+    logger.finish(ended(folder, status))
+    return notes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Return a run that was logged offline, because nobody is logged in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NETRC", "/nowhere")
+        patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setattr(sys, "argv", ["dpotrain", "run", "recipe.toml", "--set", f"model.token={SECRET}"])
+        folder = tmp_path_factory.mktemp("runs") / "my run"
+        folder.mkdir()
+        patch.chdir(folder)
+        notes = _logged(folder, tags=("a", "b"), group="g", project="p")
+        print(SECRET)
+        return folder, notes
+
+
+def test_without_a_key_it_logs_offline_and_says_how_to_upload(finished):
+    folder, notes = finished
+    (files,) = _offline_folders(folder)
+    (note,) = notes
+    command = note.removeprefix("wandb logs offline; upload with: ")
+    kept = (folder / "wandb" / "run-id.txt").read_text().strip()
+    assert shlex.split(command) == ["wandb", "sync", "--id", kept, str(files)]
+    assert _file(files).name == f"run-{kept}.wandb"
+
+
+def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
+    (files,) = _offline_folders(finished[0])
+    assert _history(_file(files)) == [
+        {"_step": 0, "eval/loss": 0.69, "eval/rewards/accuracies": 0.75},
+        {"_step": 2, "loss": 0.5, "rewards/margins": 0.25, "learning_rate": 1e-6},
+        {
+            "_step": 4,
+            "loss": 0.4,
+            "rewards/margins": 0.25,
+            "learning_rate": 1e-6,
+            "eval/loss": 0.6,
+            "eval/rewards/accuracies": 0.75,
+        },
+    ]
+
+
+def test_the_options_and_the_resolved_recipe_arrive(finished):
+    (files,) = _offline_folders(finished[0])
+    (run,) = [record.run for record in _records(_file(files)) if record.WhichOneof("record_type") == "run"][
+        :1
+    ]
+    assert (run.project, run.run_group, list(run.tags)) == ("p", "g", ["a", "b"])
+    assert run.display_name == "my run"
+    config = _values(run.config.update)
+    assert config["model"] == {"use": "transformers", "name": "tiny"}
+    assert config["optimizer"] == {"lr": 5e-6}
+
+
+def test_the_closing_numbers_are_in_the_summary(finished):
+    (files,) = _offline_folders(finished[0])
+    summary = {}
+    for record in _of_kind(_file(files), "summary"):
+        summary |= _values(record.summary.update)
+    assert summary["status"] == "finished"
+    assert summary["eval_best/loss"] == 0.58
+    assert summary["demo/preferred_after"] == 0.96
+    assert summary["tokens_per_second"] == 700.0
+
+
+def test_no_prompt_no_sample_and_no_command_line_in_any_file(finished):
+    assert _history(_file(_offline_folders(finished[0])[0])), "all of it is written"
+    files = [path for path in finished[0].rglob("*") if path.is_file()]
+    assert len(files) >= 4
+    assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_every_file_is_under_the_run_folder(finished):
+    folder, _ = finished
+    assert {path.name for path in folder.iterdir()} == {"wandb"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "preempting"), [("finished", 0, 0), ("failed", 1, 0), ("stopped", 1, 1)]
+)
+def test_how_the_run_ended_is_how_it_is_closed(tmp_path, status, code, preempting):
+    _logged(tmp_path, status, mode="offline")
+    (files,) = _offline_folders(tmp_path)
+    assert [record.exit.exit_code for record in _of_kind(_file(files), "exit")] == [code]
+    assert len(_of_kind(_file(files), "preempting")) == preempting
+
+
+def test_a_resumed_run_goes_on_under_the_same_id(tmp_path):
+    first = _logger(mode="offline")
+    first.start(made_up_run(tmp_path))
+    first.log(train(1))
+    first.finish(ended(tmp_path, "stopped"))
+    time.sleep(1.1)  # wandb names its folders by the second
+    second = _logger(mode="offline")
+    second.start(made_up_run(tmp_path, resumed_from=1))
+    second.log(train(2))
+    second.finish(ended(tmp_path))
+    kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
+    one, two = _offline_folders(tmp_path)
+    assert _file(one).name == _file(two).name == f"run-{kept}.wandb"
+    assert [row["_step"] for file in (_file(one), _file(two)) for row in _history(file)] == [1, 2]
+
+
+def test_a_run_of_the_surrounding_program_is_left_alone(tmp_path):
+    import wandb
+
+    outer = wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off"))
+    try:
+        _logged(tmp_path / "run", mode="offline")
+        outer.log({"still": 1})
+        assert _offline_folders(tmp_path / "run")
+    finally:
+        outer.finish()
+
+
+def test_disabled_logs_nothing(tmp_path, monkeypatch):
+    assert _logged(tmp_path, mode="disabled") == []
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert _logged(tmp_path) == []
+    assert not (tmp_path / "wandb").exists()
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A server that knows neither the key nor anything else."""
+
+    def do_POST(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_with_a_key_but_no_service_it_goes_on_offline_under_the_run_s_id(tmp_path, monkeypatch):
+    import wandb
+
+    server = HTTPServer(("127.0.0.1", 0), _Refusing)
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT", 3.0)
+    try:
+        notes = _logged(tmp_path, mode="online")
+    finally:
+        server.shutdown()
+        server.server_close()
+        wandb.teardown()  # its session remembers the key and the address
+    assert notes[0].startswith("wandb could not be reached (")
+    assert "\n" not in notes[0]
+    kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
+    assert f"wandb sync --id {kept} " in notes[1]
+    (files,) = _offline_folders(tmp_path)
+    assert [row["_step"] for row in _history(_file(files))] == [0, 2, 4]
+
+
+def test_online_without_a_key_is_refused_before_the_run():
+    with pytest.raises(RecipeError, match="no key") as caught:
+        _logger(mode="online").check()
+    assert "wandb login" in str(caught.value)
+
+
+def test_a_key_in_the_environment_or_in_netrc_is_found(tmp_path, monkeypatch):
+    assert _logger()._mode() == "offline"
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine api.wandb.ai login user password {KEY}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert _logger()._mode() == "online"
+    netrc.write_text("machine elsewhere.example login user password x\n")
+    assert _logger()._mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert _logger()._mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert _logger()._mode() == "offline"
+
+
+def test_without_the_package_it_is_refused_before_the_run(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None)
+    with pytest.raises(RecipeError, match="pip install wandb"):
+        _logger().check()
+
+
+def test_importing_and_checking_loads_neither_torch_nor_wandb():
+    code = (
+        "import sys\n"
+        "from dpotrain_plugins.wandb_logger import WandbLogger as W\n"
+        "W(W.Options()).check()\n"
+        "print([name for name in ('torch', 'wandb', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,1 @@
+"""Recipes: files, overrides, checks, errors, the resolved document and the schema."""

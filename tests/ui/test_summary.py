@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL
+from dpotrain.ui.summary import summary, summary_text
+from tests.ui.records import FIRST, LAST, evaluation, outcome
+
+
+def _words(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_a_finished_run_says_where_the_result_is_and_how_to_load_it(tmp_path):
+    lines = summary_text(outcome(tmp_path)).splitlines()
+    assert "finished after 470 steps in 12m32s" in lines
+    assert f"  result       {tmp_path / 'final'}" in lines
+    at = lines.index("  load it      model = load()")
+    assert lines[at + 1] == "               model = adapt(model)"
+    assert "  speed        12.3 pairs/s, 2,346 tokens/s, peak memory 3.1 GB" in lines
+
+
+def test_the_evaluation_is_shown_before_after_and_change(tmp_path):
+    words = _words(summary_text(outcome(tmp_path)))
+    assert ["evaluation", "before", "after", "change"] in words
+    assert ["loss", "0.6931", "0.5431", "-0.1500"] in words
+    assert ["accuracy", "50.0", "%", "65.0", "%", "+15.0", "points"] in words
+    assert ["margin", "0.0000", "0.5500", "+0.5500"] in words
+    assert "the lowest evaluation loss was 0.5000, at step 150" in summary_text(outcome(tmp_path))
+
+
+def test_the_last_evaluation_being_the_best_is_not_worth_a_line(tmp_path):
+    assert "lowest" not in summary_text(outcome(tmp_path, best_evaluation={"step": 470, **LAST.metrics}))
+
+
+def test_a_run_without_held_out_pairs_has_no_table(tmp_path):
+    text = summary_text(outcome(tmp_path, first_evaluation={}, last_evaluation={}, best_evaluation={}))
+    assert "before" not in text
+    assert "change" not in text
+
+
+def test_falling_chosen_rewards_are_called_normal_in_the_summary(tmp_path):
+    assert CHOSEN_REWARDS_FALL in summary_text(outcome(tmp_path))
+    without = outcome(tmp_path, first_evaluation={}, last_evaluation={}, best_evaluation={})
+    assert CHOSEN_REWARDS_FALL in summary_text(without), "the last train record shows it as well"
+
+
+def test_other_pictures_are_not_called_normal(tmp_path):
+    for last in (evaluation(9, 0.5, 0.8, 0.5, 0.1), evaluation(9, 0.8, 0.4, -0.2, -0.5)):
+        assert CHOSEN_REWARDS_FALL not in summary_text(outcome(tmp_path, last_evaluation=last.metrics))
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "my run"
+    text = summary_text(outcome(folder, status="stopped", final=None))
+    assert "stopped after 470 steps" in text
+    assert f"dpotrain run '{folder}/recipe.toml' --resume" in text
+    assert "load it" not in text
+
+
+def test_a_failed_run_says_the_error_and_where_the_log_is(tmp_path):
+    failed = outcome(tmp_path, status="failed", final=None, error="the loss is nan\nlower the learning rate")
+    lines = summary_text(failed).splitlines()
+    at = lines.index("  error        the loss is nan")
+    assert lines[at + 1] == "               lower the learning rate"
+    assert f"  log          {tmp_path / 'run.log'}" in lines
+    assert "--resume" not in "\n".join(lines)
+
+
+def test_a_failed_run_with_a_checkpoint_says_how_to_go_on(tmp_path):
+    (tmp_path / "checkpoints" / "step-00000200").mkdir(parents=True)
+    assert "--resume" in summary_text(outcome(tmp_path, status="failed", final=None, error="out of memory"))
+
+
+def test_what_plugins_report_is_shown_as_lines_and_a_table(tmp_path):
+    sections = {
+        "demo": {
+            "preferred_before": 0.515,
+            "preferred_after": 0.96,
+            "replies": 200,
+            "exact": True,
+            "style": "courteous",
+            "table": {
+                "columns": ["prompt", "before"],
+                "rows": [
+                    ["Hi [bold]", "word " * 30],
+                    ["two\x1b[2J", 0.25],
+                    ["short"],
+                    ["a", "b", "c too many"],
+                ],
+            },
+            "deeper": {"left": ["out"]},
+        }
+    }
+    text = summary_text(outcome(tmp_path, sections=sections))
+    assert "  preferred    0.515 before, 0.96 after\n" in text
+    assert "  replies      200\n" in text
+    assert "  exact        yes\n" in text
+    assert "  style        courteous\n" in text
+    assert "Hi [bold]" in text, "markup in data is text"
+    assert "two\ufffd[2J" in text
+    assert "left" not in text
+    assert max(len(line) for line in text.splitlines() if "word" in line) < 80
+
+
+def test_a_broken_table_of_a_plugin_does_not_break_the_summary(tmp_path):
+    for table in (
+        None,
+        "text",
+        {"columns": 3},
+        {"columns": [], "rows": []},
+        {"columns": ["a"], "rows": ["xy", 7]},
+    ):
+        assert "finished" in summary_text(outcome(tmp_path, sections={"x": {"table": table}}))
+
+
+def test_on_a_narrow_terminal_paths_and_code_stay_whole(tmp_path):
+    stream = io.StringIO()
+    console = Console(file=stream, width=40, force_terminal=True, color_system=None, legacy_windows=False)
+    folder = tmp_path / ("deep" * 20)
+    console.print(summary(outcome(folder, first_evaluation=FIRST.metrics)), crop=False)
+    assert str(folder / "final") in stream.getvalue()
