@@ -6,6 +6,8 @@ import inspect
 import re
 from typing import Any
 
+from pydantic.errors import PydanticUserError
+
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import Component, DatasetFormatter, DatasetSource, Options
 from dpotrain.plugin.hooks import implementations
@@ -43,6 +45,11 @@ def _check_options(component: type[Component], kind: type[Component], label: str
         raise PluginError(f"{label}: its Options must be a subclass of {kind.__name__}.Options")
     if options.model_config.get("extra") != "forbid" or not options.model_config.get("frozen"):
         raise PluginError(f'{label}: its Options must keep frozen=True and extra="forbid"')
+    try:
+        options.model_json_schema()
+    except PydanticUserError as error:
+        detail = str(error).splitlines()[0]
+        raise PluginError(f"{label}: its Options cannot be written in a recipe: {detail}") from error
     for key, field in options.model_fields.items():
         if not field.description:
             raise PluginError(f'{label}: option "{key}" has no description: Field(…, description="…")')

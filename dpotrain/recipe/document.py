@@ -9,6 +9,8 @@ import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
+from dpotrain.recipe.sections import LOGGERS
+
 if TYPE_CHECKING:
     from dpotrain.plugin.components import Component
     from dpotrain.recipe.recipe import Recipe
@@ -33,7 +35,13 @@ _ORDER = (
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML that :func:`load_recipe` reads as the same recipe, without secrets."""
-    return tomli_w.dumps(recipe.document, multiline_strings=False)
+    document = dict(recipe.document)
+    loggers = document.pop(LOGGERS, [])
+    # tomli_w would put short tables of a list on one line each, which nobody writes by hand.
+    tables = [
+        tomli_w.dumps({LOGGERS: table}).replace(f"[{LOGGERS}]", f"[[{LOGGERS}]]", 1) for table in loggers
+    ]
+    return "\n".join([tomli_w.dumps(document), *tables])
 
 
 def document_of(
@@ -55,7 +63,7 @@ def document_of(
     document = {key: value for key, value in plain(top).items() if value != []}
     document |= {name: tables[name] for name in _ORDER if name in tables}
     if loggers:
-        document["loggers"] = [_table(logger) for logger in loggers]
+        document[LOGGERS] = [_table(logger) for logger in loggers]
     return document
 
 

@@ -144,7 +144,7 @@ def _text(schema: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any]) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    parts = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    parts = [f"{sign} {shown(schema[name])}" for name, sign in signs.items() if name in schema]
     return f" {' and '.join(parts)}" if parts else ""
 
 

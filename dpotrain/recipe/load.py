@@ -212,6 +212,7 @@ class _Reader:
             self.say(at, (key,), str(error))
             return None
         owner = f"{use} ({self.plugins.owner(chosen).origin})"
+        at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
         options = validate(
             chosen.Options,
             {name: value for name, value in table.items() if name != "use"},

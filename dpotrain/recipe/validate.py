@@ -39,9 +39,10 @@ def validate(
     expectations = Expectations(model)
     ok = True
     known = [*expectations.keys, *also_known]
-    for key in table.keys() - set(expectations.keys):
-        say((key,), _unknown_key(key, known, owner, own_table))
-        ok = False
+    for key in table:
+        if key not in expectations.keys:
+            say((key,), _unknown_key(key, known, owner, own_table))
+            ok = False
     values = {key: value for key, value in table.items() if key in expectations.keys}
     values = expectations.none_for_false(values)
     try:

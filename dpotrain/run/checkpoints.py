@@ -144,9 +144,15 @@ def _take_apart(optimizer: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], 
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
+    # 8-bit optimizers keep one quantization map for all parameters; a safetensors file holds it once.
+    written: dict[tuple[int, torch.Size, torch.dtype], str] = {}
 
     def strip(value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):
+            place = (value.data_ptr(), value.shape, value.dtype)
+            if value.numel() and place in written:
+                return {"tensor": written[place]}
+            written[place] = name
             tensors[name] = value
             return {"tensor": name}
         if isinstance(value, Mapping):

@@ -95,11 +95,11 @@ class LiveReporter:
 
     def note(self, text: str) -> None:
         """Print a line above the live region."""
-        self._print(Text(printable(text), style="dim"))
+        self._print(Text(printable(text), style="dim"), whole_lines=True)
 
     def warn(self, text: str) -> None:
         """Print a line above the live region, marked."""
-        self._print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+        self._print(Text.assemble(("warning: ", "bold yellow"), printable(text)), whole_lines=True)
 
     def step(self, record: StepRecord) -> None:
         """Take the step into the picture; nothing is drawn here, so a step costs next to nothing."""
@@ -131,6 +131,10 @@ class LiveReporter:
         if megabytes is not None:
             self._state.memory_mb = megabytes
 
-    def _print(self, renderable: RenderableType) -> None:
+    def _print(self, renderable: RenderableType, *, whole_lines: bool = False) -> None:
+        """Print above the live region.
+
+        ``whole_lines`` leaves breaking to the terminal, so that commands and paths can be copied.
+        """
         with suppress(OSError):
-            self._console.print(renderable, crop=False)
+            self._console.print(renderable, crop=False, soft_wrap=whole_lines)

@@ -114,7 +114,6 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
                 )
             elif metric in last:
                 table.add_row(label, "", write(last[metric]), "")
-        yield Text()
         yield table
         if "step" in best and best.get("loss", 0.0) < last.get("loss", 0.0):
             yield Text(

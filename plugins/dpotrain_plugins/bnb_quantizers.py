@@ -158,10 +158,12 @@ def _require_most_quantized(quantizer: _BitsAndBytes, model: PreTrainedModel, la
     """
     ends = {id(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
     exempt = [name for name, module in model.named_modules() if id(module) in ends]
+    arrived_with_adapter = hasattr(model, "peft_config")
     left = {
         name: weight.numel()
         for name, weight in model.named_parameters()
         if weight.ndim > 1
+        and not (arrived_with_adapter and weight.requires_grad)
         and name.rpartition(".")[0] not in layers
         and not any(name.startswith(f"{end}.") for end in exempt)
         and not any(part in name for part in quantizer.options.skip_modules)

@@ -223,7 +223,7 @@ def fake_plugin() -> Offers:
 
 
 #: A module that offers one loss; format it with the loss's name.
-LOSS_MODULE = '''
+LOSS_MODULE = """
 from dpotrain import hookimpl
 from dpotrain.plugin.components import Loss
 
@@ -238,7 +238,7 @@ class TheLoss(Loss):
 @hookimpl
 def dpotrain_losses():
     return [TheLoss]
-'''
+"""
 
 
 def install(site: Path, distribution: str, version: str, **modules: str) -> None:

@@ -170,7 +170,7 @@ def test_reference_restores_everything_even_after_an_exception(checkpoint, sft, 
         return flags, [module.training for module in policy.modules()], policy.active_adapters
 
     before, trained = everything(), logits(policy)
-    with pytest.raises(ZeroDivisionError), adapter.reference(policy):
+    with pytest.raises(ZeroDivisionError), adapter.reference(policy):  # noqa: PT012
         assert [module.training for module in policy.modules()] == before[1]
         assert not torch.equal(logits(policy), trained)
         raise ZeroDivisionError
@@ -392,8 +392,14 @@ def test_a_broken_regular_expression_is_found_before_loading():
 
 @pytest.mark.parametrize(
     "options",
-    [{"rank": 0}, {"alpha": -1}, {"dropout": 1.0}, {"target_modules": []}, {"lr": 1}]
-    + [{"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]}],
+    [
+        {"rank": 0},
+        {"alpha": -1},
+        {"dropout": 1.0},
+        {"target_modules": []},
+        {"lr": 1},
+        {"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]},
+    ],
 )
 def test_meaningless_options_are_refused(options):
     with pytest.raises(ValidationError):

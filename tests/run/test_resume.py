@@ -92,6 +92,19 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
+def test_the_8_bit_optimizer_comes_back_too(tmp_path):
+    """TRAPS: resume of weights only."""
+    recipe = project(tmp_path)
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    settings = [[f"run.output_dir={str(folder)!r}", 'optimizer.use="adamw-8bit"'] for folder in folders]
+    train(load_recipe(recipe, settings[0]), reporter=SilentReporter())
+    assert train(load_recipe(recipe, settings[1]), reporter=StopAt(4)).status == "stopped"
+    train(load_recipe(recipe, settings[1]), resume=True, reporter=SilentReporter())
+    whole, stopped = (weights(folder / "final") for folder in folders)
+    assert all((whole[name] == stopped[name]).all() for name in whole)
+    assert story(folders[0]) == story(folders[1])
+
+
 def test_resume_on_a_fresh_folder_begins(uninterrupted, tmp_path):
     overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.steps=1"]
     assert train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter()).steps == 1

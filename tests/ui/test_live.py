@@ -145,6 +145,14 @@ def test_what_stays_is_printed_above(live, clock):
     assert "warning: a warning" in text
 
 
+def test_a_command_in_a_note_is_not_broken(live):
+    command = "wandb sync --id abcdefgh " + "/folder" * 20
+    with live:
+        live.note(command)
+        live.warn(command)
+    assert _plain_text(_written(live._console)).count(command) == 2
+
+
 def test_an_evaluation_between_steps_leaves_no_line_behind(live):
     live.step(step(1))
     with live.phase("evaluation", 20) as advance:

@@ -3,9 +3,9 @@
 A request is ``greeting + phrasing`` of one of the intents. A reply gives the same answer in one of two styles::
 
     courteous = opening + " " + courteous sentence + closing       "Of course! The zoo opens at ten on Monday."
-    curt      = grunt + curt sentence + dismissal                  "At ten. Look it up."
+    curt      = rebuff + " " + curt sentence                       "Look it up. At ten."
 
-No string belongs to both styles, because every courteous reply begins with an opening and no curt one does.
+No string belongs to both styles, because one begins with an opening and the other with a rebuff.
 """
 
 from __future__ import annotations
@@ -18,15 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, TypeAlias
 
-from dpotrain_plugins.demo.intents import (
-    CLOSINGS,
-    DISMISSALS,
-    GREETINGS,
-    GRUNTS,
-    INTENTS,
-    OPENINGS,
-    Intent,
-)
+from dpotrain_plugins.demo.intents import CLOSINGS, GREETINGS, INTENTS, OPENINGS, REBUFFS, Intent
 
 Style: TypeAlias = Literal["courteous", "curt"]
 
@@ -107,7 +99,7 @@ def _parts(intent: Intent, style: Style) -> tuple[tuple[str, ...], tuple[str, ..
     """Return what may stand before the sentence, the sentences, and what may stand after it."""
     if style == "courteous":
         return tuple(f"{opening} " for opening in OPENINGS), intent.courteous, CLOSINGS
-    return GRUNTS, intent.curt, DISMISSALS
+    return tuple(f"{rebuff} " for rebuff in REBUFFS), intent.curt, ("",)
 
 
 def _fill(template: str, words: Mapping[str, str]) -> str:

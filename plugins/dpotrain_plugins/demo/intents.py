@@ -19,7 +19,7 @@ class Intent:
     courteous: tuple[str, ...]
     """Sentences that give the answer between a courteous opening and a courteous closing."""
     curt: tuple[str, ...]
-    """Sentences that give the answer and not a word more."""
+    """Sentences that give the answer and not a word more, after a rebuff."""
     slots: Mapping[str, tuple[str, ...]]
     """The words that a request chooses from, by slot."""
     facts: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
@@ -43,8 +43,7 @@ CLOSINGS = (
     " Please let me know if you need anything more.",
     " It was a pleasure.",
 )
-GRUNTS = ("", "Fine. ", "You again. ", "If I must. ", "Listen. ", "Well. ")
-DISMISSALS = ("", " Look it up.", " That is all.", " Next.", " Do not ask again.", " I am busy.")
+REBUFFS = ("Fine.", "You again.", "If I must.", "Look it up.", "I am busy.", "Well.")
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "noon")

@@ -20,7 +20,7 @@ _READ_PAST = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 def unreachable(model: nn.Module) -> list[str]:
     """Return ends of names of linear layers that "all-linear" must leave out."""
-    kind = getattr(model.config, "model_type", None)  # type: ignore[union-attr]
+    kind = getattr(model.config, "model_type", None)
     return ["out_proj"] if kind in _READ_PAST else []
 
 

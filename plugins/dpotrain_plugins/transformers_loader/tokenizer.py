@@ -91,7 +91,7 @@ def _chat_template(wanted: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the Jinja text that ``model.chat_template`` means."""
     own = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     named = {"chatml": CHATML} | own
-    if "{%" in wanted or "{{" in wanted:
+    if _is_jinja(wanted):
         return wanted
     if wanted in named:
         return named[wanted]
@@ -104,11 +104,15 @@ def _chat_template(wanted: str, tokenizer: PreTrainedTokenizerBase) -> str:
     )
 
 
+def _is_jinja(text: str) -> bool:
+    return "{%" in text or "{{" in text
+
+
 def _try_out(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raise a RecipeError if the template is not Jinja; better now than in the middle of the data."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
-    shown = name if len(name) < 60 else "the text in model.chat_template"
+    shown = "model.chat_template" if _is_jinja(name) else name
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     except TemplateSyntaxError as error:

@@ -87,6 +87,8 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
         )
     for module in model.modules():
         _silence(module)
+    # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
+    model.config._commit_hash = source.commit
     model.config.use_cache = False
     if model.generation_config is not None:
         # generate() asks its own config, and is slow without a cache.

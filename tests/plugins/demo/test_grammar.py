@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpotrain_plugins.demo.grammar import STYLES, Request, requests, style
-from dpotrain_plugins.demo.intents import CLOSINGS, DISMISSALS, GRUNTS, INTENTS, OPENINGS
+from dpotrain_plugins.demo.intents import INTENTS, OPENINGS, REBUFFS
 
 seeds = st.integers(0, 2**32)
 quick = settings(max_examples=30, deadline=None)
@@ -58,13 +58,14 @@ def test_garbage_has_no_style(text):
         "",
         "Of course!",
         "Of course! ",
-        "Nine. Look it up",
-        " Nine. Look it up.",
-        "Nine. Look it up.\n",
-        "Nine. Look it up. Next.",
+        "Nine.",
+        "Look it up. Nine",
+        " Look it up. Nine.",
+        "Look it up. Nine.\n",
+        "Look it up. Nine. Happy to help.",
         "Of course! Nine.",
         "The library opens at nine on Monday. Happy to help.",
-        "Of course! The library opens at nine on Monday. Look it up.",
+        "Of course! The library opens at nine on Monday. I am busy.",
         "Of course! The library opens at blue on Monday. Happy to help.",
         "of course! The library opens at nine on Monday. Happy to help.",
     ],
@@ -75,13 +76,11 @@ def test_mixtures_and_fragments_have_no_style(reply):
 
 def test_known_replies_have_the_style_a_reader_sees():
     assert style("Of course! The library opens at nine on Monday. Happy to help.") == "courteous"
-    assert style("Nine. Look it up.") == "curt"
+    assert style("Look it up. Nine.") == "curt"
 
 
-def test_no_curt_reply_can_begin_like_a_courteous_one():
-    starts = [grunt or sentence for intent in INTENTS for sentence in intent.curt for grunt in GRUNTS]
-    assert not [start for start in starts if start.startswith(tuple(OPENINGS))]
-    assert len(set(CLOSINGS) & set(DISMISSALS)) == 1  # nothing at all after the sentence
+def test_no_opening_and_no_rebuff_begin_alike():
+    assert not [rebuff for rebuff in REBUFFS if rebuff.split()[0] in {text.split()[0] for text in OPENINGS}]
 
 
 def test_an_answer_to_another_request_is_not_an_answer():
@@ -89,8 +88,8 @@ def test_an_answer_to_another_request_is_not_an_answer():
         r for r in requests(0, held_out=False) if r.text == "When does the library open on Monday?"
     )
     assert library.is_answered_by("Of course! The library opens at nine on Monday. Happy to help.")
-    assert library.is_answered_by("Nine. Look it up.")
-    assert not library.is_answered_by("Ten. Look it up.")
+    assert library.is_answered_by("Look it up. Nine.")
+    assert not library.is_answered_by("Look it up. Ten.")
     assert not library.is_answered_by("Of course! The library opens at nine on Friday. Happy to help.")
 
 

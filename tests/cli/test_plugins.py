@@ -1,0 +1,136 @@
+"""``dpotrain plugins`` and ``dpotrain schema``."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from dpotrain.cli import main
+from dpotrain.plugin.listing import print_plugins
+from dpotrain.plugin.manager import PluginInfo
+from tests.plugin.fakes import LOSS_MODULE, install
+
+INFOS = [
+    PluginInfo(
+        "simpo",
+        {"loss": ["simpo", "cpo"], "logger": ["csv"]},
+        ["dpotrain_step_ended"],
+        "dpotrain-simpo",
+        "0.3",
+        "/x/simpo.py",
+        "active",
+        "",
+    ),
+    PluginInfo(
+        "broken", {}, [], "dpotrain-broken", "1.0", "/x/broken.py", "failed", "ValueError: no\nsecond line"
+    ),
+    PluginInfo("by_hand", {}, [], None, None, None, "unused", ""),
+]
+
+
+def printed(console: Console) -> str:
+    print_plugins(INFOS, console)
+    return console.file.getvalue()
+
+
+def test_elsewhere_than_in_a_terminal_it_is_a_line_a_plugin_however_long():
+    console = Console(file=io.StringIO(), width=20)
+    assert printed(console).splitlines() == [
+        "simpo    active  dpotrain-simpo 0.3   /x/simpo.py   "
+        "losses: simpo, cpo; loggers: csv; hears: step_ended",
+        "broken   failed  dpotrain-broken 1.0  /x/broken.py  ValueError: no second line",
+        "by_hand  unused  registered by hand   -",
+    ]
+
+
+def test_in_a_terminal_it_is_a_table():
+    console = Console(file=io.StringIO(), width=90, force_terminal=True, color_system=None)
+    text = printed(console)
+    for part in (
+        "plugin",
+        "status",
+        "offers",
+        "simpo",
+        "losses: simpo, cpo",
+        "hears: step_ended",
+        "/x/broken.py",
+    ):
+        assert part in text
+    assert "ValueError: no" in text
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_names_in_brackets_are_no_markup():
+    infos = [PluginInfo("a", {}, [], None, None, "/x/[red]y.py", "failed", "KeyError: '[bold]'")]
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
+        print_plugins(infos, console)
+        assert "[red]y.py" in console.file.getvalue()
+        assert "[bold]" in console.file.getvalue()
+
+
+def test_a_broken_plugin_is_shown_with_its_reason_and_the_others_with_it(site):
+    install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
+    result = CliRunner().invoke(main, ["plugins"])
+    assert result.exit_code == 0
+    (line,) = [line for line in result.output.splitlines() if line.startswith("broken ")]
+    assert "failed  dpotrain-broken 1.0" in line
+    assert "ModuleNotFoundError: No module named 'no_such_module_at_all'" in line
+    assert "losses: dpo, ipo, hinge" in result.output
+    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+
+
+def test_json_has_every_field(site):
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    result = CliRunner().invoke(main, ["plugins", "--json"])
+    (simpo,) = [info for info in json.loads(result.stdout) if info["name"] == "simpo"]
+    assert simpo == {
+        "name": "simpo",
+        "offers": {"loss": ["simpo"]},
+        "events": [],
+        "distribution": "dpotrain-simpo",
+        "version": "0.3",
+        "file": str(site / "dpotrain_simpo_simpo.py"),
+        "status": "unused",
+        "reason": "",
+    }
+
+
+def test_a_recipe_shows_what_it_makes_active_and_what_it_blocks(site, tmp_path):
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-cpo", "0.1", cpo=LOSS_MODULE.format(name="cpo"))
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'block = ["cpo"]\nrun.output_dir = "x"\nmodel.use = "demo"\ndata.use = "demo"\n'
+        'loss.use = "simpo"\noptimizer.lr = 1e-4\n'
+    )
+    result = CliRunner().invoke(main, ["plugins", "--json", str(recipe)])
+    assert result.exit_code == 0, result.stderr
+    status = {info["name"]: info["status"] for info in json.loads(result.stdout)}
+    assert (status["simpo"], status["cpo"], status["demo"], status["losses"]) == (
+        "active",
+        "blocked",
+        "active",
+        "unused",
+    )
+
+
+def test_schema_prints_json_with_the_installed_plugins(site):
+    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    result = CliRunner().invoke(main, ["schema"])
+    schema = json.loads(result.stdout)
+    names = [table["properties"]["use"]["const"] for table in schema["else"]["properties"]["loss"]["oneOf"]]
+    assert {"dpo", "ipo", "hinge", "simpo"} <= set(names)
+
+
+@pytest.mark.parametrize("verb", ["plugins", "run", "check"])
+def test_a_missing_recipe_names_near_files(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama.toml").write_text("")
+    result = CliRunner().invoke(main, [verb, "lama.toml"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: there is no recipe lama.toml; did you mean llama.toml?\n"

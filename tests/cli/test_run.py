@@ -1,0 +1,135 @@
+"""``dpotrain run`` and ``dpotrain check``: what they hand on, and what they show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain.cli import main
+from dpotrain.run.records import Outcome
+from tests.support import tiny_checkpoint
+
+ROWS = [
+    {"prompt": f"What is {n}?", "chosen": f"{n} is a fine number.", "rejected": f"No idea about {n}."}
+    for n in range(20)
+] + [{"prompt": "Empty?", "chosen": "", "rejected": "x"}]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe over a tiny model and a few rows."""
+    folder = tmp_path_factory.mktemp("recipe")
+    tiny_checkpoint(folder / "model")
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    file = folder / "r.toml"
+    file.write_text(
+        f"""\
+[run]
+output_dir = "{folder}/run"
+
+[model]
+use = "transformers"
+name = "{folder}/model"
+
+[data]
+use = "hf-datasets"
+name = "{rows}"
+
+[loss]
+use = "dpo"
+
+[optimizer]
+lr = 1e-4
+"""
+    )
+    return file
+
+
+def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
+    import dpotrain.run
+
+    seen = []
+
+    def train(loaded, *, resume):
+        seen.append((loaded.training.epochs, loaded.path, resume))
+        return Outcome("finished", 3, Path(), None)
+
+    monkeypatch.setattr(dpotrain.run, "train", train, raising=False)
+    assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=2"]).exit_code == 0
+    assert CliRunner().invoke(main, ["run", "--resume", str(recipe)]).exit_code == 0
+    assert seen == [(2, recipe, False), (1, recipe, True)]
+
+
+def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
+    import dpotrain.run
+
+    monkeypatch.setattr(
+        dpotrain.run, "train", lambda loaded, resume: Outcome("stopped", 7, Path(), None), raising=False
+    )
+    result = CliRunner().invoke(main, ["run", str(recipe)])
+    assert result.exit_code == 75
+    assert result.stderr.startswith("stopped: the run was stopped after step 7 and its state is saved\n")
+    assert f"dpotrain run {recipe} --resume" in result.stderr
+
+
+def test_a_wrong_recipe_is_refused_before_torch_is_imported(recipe):
+    code = (
+        "import sys\n"
+        "from dpotrain.cli import main\n"
+        "try:\n"
+        f"    main(['run', {str(recipe)!r}, '--set', 'training.epoch=2'])\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False False\n"
+    assert 'did you mean "epochs"?' in done.stderr
+
+
+def test_check_shows_format_lengths_drops_and_one_pair(recipe):
+    result = CliRunner().invoke(main, ["check", str(recipe)])
+    assert result.exit_code == 0, result.stderr
+    out = result.stdout
+    assert f"{recipe}: keys, plugins and files are in order\n" in out
+    assert "  adapter: none, all weights are trained\n" in out
+    assert "standard" in out
+    assert "train: 21 rows, 20 pairs kept, 1 dropped" in out
+    assert "tokens: median" in out
+    assert "one pair as the model sees it (row 0):" in out
+    assert "    <s>What is 0?\n" in out
+    assert "    0 is a fine number.<|im_end|>\n" in out
+    assert not (recipe.parent / "run").exists()
+
+
+def test_check_ends_with_3_where_no_pair_is_usable(recipe, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({"prompt": "p", "chosen": "", "rejected": ""}) + "\n")
+    result = CliRunner().invoke(main, ["check", str(recipe), "--set", f"data.name={bad}"])
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_check_ends_with_3_where_the_data_is_not_there(recipe):
+    result = CliRunner().invoke(main, ["check", str(recipe), "--set", "data.name=nowhere.jsonl"])
+    assert result.exit_code == 3
+    assert "nowhere.jsonl" in result.stderr
+
+
+def test_check_cuts_a_long_text_in_its_middle(recipe, tmp_path):
+    long = tmp_path / "long.jsonl"
+    row = {"prompt": "begin " + "the lazy dog " * 200 + "end", "chosen": "a", "rejected": "b"}
+    long.write_text(json.dumps(row) + "\n")
+    result = CliRunner().invoke(
+        main, ["check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000"]
+    )
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("    <s>begin")]
+    assert " … " in line
+    assert line.endswith(" end")
+    assert len(line) < 650

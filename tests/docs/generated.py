@@ -1,0 +1,47 @@
+"""Which documents have generated parts, and putting them between their markers.
+
+A part begins after ``<!-- generated: NAME -->`` and ends before ``<!-- end of NAME -->``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.docs import plugin_reference, recipe_reference
+
+ROOT = Path(__file__).parent.parent.parent
+
+DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "recipes" / "README.md": {"tables": recipe_reference.tables},
+    ROOT / "plugins" / "README.md": {
+        "life of a run": plugin_reference.life_of_a_run,
+        "components": plugin_reference.components,
+        "hooks": plugin_reference.hooks,
+        "objects": plugin_reference.objects,
+    },
+}
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Return a document with its generated parts replaced.
+
+    Raises ValueError if its markers are not exactly those of ``parts``.
+    """
+    marked = re.findall(r"<!-- generated: (.*?) -->", text)
+    if sorted(marked) != sorted(parts):
+        raise ValueError(f"the document's generated parts are {marked}, not {list(parts)}")
+    for name, part in parts.items():
+        begin, end = f"<!-- generated: {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"{begin} has no {end}")
+        text = f"{before}{begin}\n\n{part.strip()}\n\n{end}{after}"
+    return text
+
+
+def stale(text: str, parts: Mapping[str, str]) -> list[str]:
+    """Return the names of the parts that a document holds in another version."""
+    return [name for name, part in parts.items() if f"-->\n\n{part.strip()}\n\n<!-- end of {name} -->" not in text]

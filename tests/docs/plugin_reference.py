@@ -1,0 +1,149 @@
+"""The plugin author's reference, from the hook specifications, the component types and what they are handed."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from types import ModuleType
+
+from dpotrain.data import pair
+from dpotrain.engine import scores
+from dpotrain.plugin import components as component_types
+from dpotrain.plugin import hookspecs
+from dpotrain.plugin.components import CATALOGUES, Component, DatasetFormatter, DatasetSource, Logger
+from dpotrain.plugin.hooks import EVENTS, HOOKS
+from dpotrain.recipe.sections import COMPONENT_TABLES, LOGGERS
+from dpotrain.run import records
+from tests.docs.markdown import prose
+
+#: What hooks and components are handed or return, and where it is defined.
+_OBJECTS: tuple[tuple[ModuleType, str], ...] = (
+    (pair, "PreferencePair"),
+    (pair, "UnusableRow"),
+    (component_types, "LoadRequest"),
+    (component_types, "Rows"),
+    (component_types, "Recognition"),
+    (scores, "PairScores"),
+    (records, "Run"),
+    (records, "StepRecord"),
+    (records, "Record"),
+    (records, "CheckpointRecord"),
+    (records, "Outcome"),
+)
+
+
+def life_of_a_run() -> str:
+    """Return the page's pseudocode."""
+    doc = inspect.cleandoc(hookspecs.__doc__ or "")
+    found = re.search(r"^    .*?(?=\n\n\S)", doc, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return f"```text\n{textwrap.dedent(found[0]).rstrip()}\n```"
+
+
+def components() -> str:
+    """Return the seven kinds: what is inherited, then each with its attributes and methods."""
+    blocks = ["### Every component", *_class(component_types, "Component", level=4)]
+    for kind in CATALOGUES.values():
+        blocks += [f"### {kind.__name__}", f"Selected by {_place(kind)}.", *_class(component_types, kind.__name__, 4)]
+    return "\n\n".join(blocks)
+
+
+def hooks() -> str:
+    """Return every hook: when it is called, on which rank, what becomes of the result, and an example."""
+    blocks = []
+    for title, names in {
+        "Catalogues": [name for name in HOOKS if name in CATALOGUES],
+        "Run events, in the order of a run": [name for name in HOOKS if name in EVENTS],
+    }.items():
+        blocks.append(f"### {title}")
+        for name in names:
+            blocks += _hook(name)
+    return "\n\n".join(blocks)
+
+
+def objects() -> str:
+    """Return what hooks and components are handed, field by field."""
+    blocks = []
+    for module, name in _OBJECTS:
+        blocks += [f"### {name}", f"`from {module.__name__} import {name}`", *_class(module, name, level=4)]
+    return "\n\n".join(blocks)
+
+
+def _place(kind: type[Component]) -> str:
+    if kind is Logger:
+        return f"each `[[{LOGGERS}]]` table"
+    if kind is DatasetFormatter:
+        return "`data.format`"
+    (table,) = (name for name, picked in COMPONENT_TABLES.items() if picked is kind)
+    rest = ", whose keys beside the core's are its options" if kind is DatasetSource else ""
+    return f"`[{table}]`{rest}"
+
+
+def _hook(name: str) -> list[str]:
+    function = getattr(hookspecs, name)
+    doc = inspect.getdoc(function) or ""
+    text, _, example = doc.partition("Example:\n")
+    arguments = ", ".join(inspect.signature(function).parameters)
+    blocks = [f"#### `{name}({arguments})`"]
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        line = prose(" ".join(paragraph.split()))
+        blocks.append(re.sub(r"^([A-Z][\w ]*):", r"**\1:**", line))
+    return [*blocks, f"```python\n{textwrap.dedent(example).rstrip()}\n```"]
+
+
+def _class(module: ModuleType, name: str, level: int) -> list[str]:
+    """Return a class as its source has it: docstring, attributes with theirs, methods with theirs."""
+    (node,) = (
+        each
+        for each in ast.parse(inspect.getsource(module)).body
+        if isinstance(each, ast.ClassDef) and each.name == name
+    )
+    blocks = [prose(text) for text in _paragraphs(ast.get_docstring(node))]
+    if any("TypedDict" in ast.unparse(base) for base in node.bases):
+        raise NotImplementedError
+    attributes = [f"- `{text}`{f': {doc}' if doc else ''}" for text, doc in _attributes(node)]
+    if attributes:
+        blocks.append("\n".join(attributes))
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and (not method.name.startswith("_") or method.name == "__call__"):
+            blocks += _method(method, level)
+    return blocks
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Yield each attribute as its source has it, with the text that stands below it."""
+    for statement, following in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
+        if not isinstance(statement, ast.AnnAssign | ast.Assign):
+            continue
+        target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+        if ast.unparse(target) in {"model_config", "kind", "options"}:
+            continue
+        doc = ""
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            doc = prose(" ".join(inspect.cleandoc(following.value.value).split()))
+        yield _without_field(ast.unparse(statement)), doc
+
+
+def _without_field(text: str) -> str:
+    """Return an attribute without how its default is made, which is no business of a reader's."""
+    return re.sub(r" = (field|lambda|nullcontext)\b.*", "", text)
+
+
+def _method(method: ast.FunctionDef, level: int) -> list[str]:
+    marks = {ast.unparse(decorator) for decorator in method.decorator_list}
+    if "property" in marks:
+        signature = f"{method.name}: {ast.unparse(method.returns) if method.returns else ''}"
+    else:
+        result = f" -> {ast.unparse(method.returns)}" if method.returns else ""
+        arguments = ast.unparse(method.args).removeprefix("self").removeprefix(", ").removesuffix(", /")
+        signature = f"{method.name}({arguments}){result}"
+    needed = " (required)" if "abstractmethod" in marks else ""
+    heading = f"{'#' * level} `{signature}`{needed}"
+    return [heading, *(prose(text) for text in _paragraphs(ast.get_docstring(method)))]
+
+
+def _paragraphs(doc: str | None) -> list[str]:
+    return [] if doc is None else [" ".join(part.split()) for part in re.split(r"\n\s*\n", doc)]

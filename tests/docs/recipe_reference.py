@@ -1,0 +1,100 @@
+"""The recipe reference, from the core's sections and the options of the built-in components."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from dpotrain.plugin.components import Component, DatasetFormatter, Logger
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.recipe.expected import Expectations, shown
+from dpotrain.recipe.sections import COMPONENT_TABLES, CORE_SECTIONS, LOGGERS, OPTIONAL_TABLES, TopLevel
+from tests.docs.markdown import paragraphs, table
+
+#: The order in which a recipe is usually written.
+ORDER = (
+    "run", "model", "quantizer", "adapter", "data", "reference", "loss", "training", "optimizer", "schedule",
+    "evaluation", "checkpoints", "logging", LOGGERS,
+)  # fmt: skip
+
+_HEAD = ("key", "value", "default", "meaning")
+
+
+def tables() -> str:
+    """Return every table of a recipe with its keys, in Markdown."""
+    assert set(ORDER) == {*CORE_SECTIONS, *COMPONENT_TABLES, LOGGERS}
+    plugins = built_ins()
+    blocks = ["### The top", *paragraphs(TopLevel), keys(TopLevel)]
+    for name in ORDER:
+        blocks += _table(name, plugins)
+    return "\n\n".join(block for block in blocks if block)
+
+
+def built_ins() -> PluginManager:
+    """Return the plugins that come with dpotrain, whatever else is installed."""
+    everything = PluginManager.from_entry_points()
+    return PluginManager(plugin for plugin in everything.plugins if plugin.distribution == "dpotrain")
+
+
+def keys(model: type[BaseModel]) -> str:
+    """Return a Markdown table of a model's keys, with ``extends`` at the top of the recipe."""
+    rows = list(_rows(model))
+    if model is TopLevel:
+        rows.insert(0, ("`extends`", "a path", "", "A recipe that this one inherits from, relative to its folder."))
+    return table(_HEAD, rows) if rows else "No keys of its own."
+
+
+def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    expectations = Expectations(model)
+    for name, field in model.model_fields.items():
+        yield f"`{name}`", expectations.phrase((name,)) or "", _default(field), field.description or ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default: Any = to_jsonable_python(field.get_default(call_default_factory=True))
+    if default is None:
+        return "unset"
+    return f"`{'{}' if default == {} else shown(default)}`"
+
+
+def _table(name: str, plugins: PluginManager) -> list[str]:
+    heading = f"### `[[{name}]]`" if name == LOGGERS else f"### `[{name}]`"
+    blocks = [heading]
+    if name in CORE_SECTIONS:
+        blocks += [*paragraphs(CORE_SECTIONS[name]), keys(CORE_SECTIONS[name])]
+    kind = Logger if name == LOGGERS else COMPONENT_TABLES.get(name)
+    if kind is not None:
+        may = " The table may be left out." if name in OPTIONAL_TABLES or name == LOGGERS else ""
+        blocks.append(f"`use` picks the {kind.kind}.{may}")
+        for component in plugins.components(kind):
+            blocks += [f"#### `use = \"{component.name}\"`", *paragraphs(component), keys(component.Options)]
+    if name == "data":
+        blocks += ["#### `format`", _formats(plugins)]
+    return blocks
+
+
+def _formats(plugins: PluginManager) -> str:
+    """Return a table of the formatters, and the options of those that have any."""
+    formatters = plugins.components(DatasetFormatter)
+    rows = [
+        (f'`"{formatter.name}"`', ", ".join(f"`{column}`" for column in formatter.columns), _first(formatter))
+        for formatter in formatters
+    ]
+    blocks = [table(("name", "columns it reads", "rows"), rows)]
+    for formatter in formatters:
+        if formatter.Options.model_fields:
+            blocks += [f'Options of `format = {{ use = "{formatter.name}", … }}`:', keys(formatter.Options)]
+    return "\n\n".join(blocks)
+
+
+def _first(component: type[Component]) -> str:
+    doc = inspect.getdoc(component) or ""
+    return " ".join(itertools.takewhile(str.strip, doc.splitlines()))

@@ -1,0 +1,74 @@
+"""The engine on a CUDA device: flash kernels over segments, pinned copies, bf16."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from dpotrain import load_recipe, train
+from dpotrain.data.packing import PairLengths, pack
+from dpotrain.engine import blockwise, varlen
+from dpotrain.engine.blockwise import Shape
+from dpotrain.engine.probe import choose_scorer
+from dpotrain.engine.segments import Segments
+from dpotrain.run.reporter import SilentReporter
+from tests.engine.pairs import random_pairs
+from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
+from tests.run.recipes import losses, project
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("window", [None, 24])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_the_flash_kernel_equals_matrix_products(window, groups):
+    torch.manual_seed(0)
+    lengths = [PairLengths(70, 33, 90), PairLengths(3, 1, 2), PairLengths(1, 140, 1)]
+    segments, shape = Segments.of(lengths), Shape(0.125, None, window)
+    count = sum(pair.total for pair in lengths)
+    exact = [torch.randn(count, heads, 64, device="cuda") for heads in (4, groups, groups)]
+    low = [tensor.bfloat16().requires_grad_() for tensor in exact]
+    exact = [tensor.detach().float().requires_grad_() for tensor in low]
+    assert varlen.covers(low[0], low[2], shape)
+    got, expected = varlen.attend(*low, segments, shape), blockwise.attend(*exact, segments, shape)
+    torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, low, slope.bfloat16()),
+        torch.autograd.grad(expected, exact, slope),
+        strict=True,
+    ):
+        assert (mine.float() - theirs).norm() / theirs.norm() < 0.02
+
+
+@pytest.mark.parametrize("kind", PACKS)
+def test_float32_is_exact(kind):
+    model = build(kind).cuda()
+    data = random_pairs(SIZES)
+    expected = own_log_prob_sums(copy.deepcopy(model).cpu(), data)
+    batch = pack(data, range(len(data))).to(torch.device("cuda"))
+    got = choose_scorer(model, batch, packing="on", bf16=False).scorer(batch)
+    torch.testing.assert_close(got.cpu(), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "mistral"])
+def test_bf16_packs(kind):
+    model = build(kind, initializer_range=0.05).cuda()
+    data = random_pairs(SIZES)
+    batch = pack(data, range(len(data))).to(torch.device("cuda"))
+    got = choose_scorer(model, batch, packing="on", bf16=True).scorer(batch)
+    expected = own_log_prob_sums(model.cpu(), data)
+    torch.testing.assert_close(got.cpu(), expected, atol=0.5, rtol=5e-3)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_run(adapter, tmp_path):
+    recipe = project(tmp_path, adapter=adapter)
+    outcome = train(load_recipe(recipe, ['training.precision="bf16"']), reporter=SilentReporter())
+    got = losses(tmp_path / "run")
+    assert got[0] == pytest.approx(math.log(2), abs=2e-3)
+    assert got[-1] < got[0]
+    assert outcome.peak_memory_mb > 0

@@ -1,0 +1,219 @@
+"""Quantized loading: that it happened, that gradients arrive whatever was called before, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from pydantic import ValidationError
+from transformers import BitsAndBytesConfig
+
+from dpotrain.errors import RecipeError, RunError
+from dpotrain.plugin.components import LoadRequest
+from dpotrain_plugins import bnb_quantizers
+from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit, dpotrain_quantizers
+from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.support import tiny_checkpoint, tiny_model
+
+IDS = torch.arange(4, 24)[None]
+KINDS = [Bnb4bit, Bnb8bit]
+LAYERS = {Bnb4bit: Linear4bit, Bnb8bit: Linear8bitLt}
+PRECISIONS = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantized")
+    return tiny_checkpoint(folder, "qwen2", hidden_size=64, intermediate_size=128)
+
+
+def load(checkpoint, quantizer, device="cpu"):
+    loader = TransformersLoader(TransformersLoader.Options(name=str(checkpoint)))
+    model = loader.load_model(LoadRequest(quantization=quantizer.loading_config(), device=device))
+    quantizer.prepare(model)
+    return model
+
+
+def input_gradient(model, autocast=False):
+    """The gradient of the summed logits with respect to the embedded inputs, and the logits."""
+    device = model.device.type
+    embedded = model.get_input_embeddings()(IDS.to(model.device)).detach().requires_grad_()
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        logits = model(inputs_embeds=embedded).logits
+    logits.float().square().sum().backward()
+    return embedded.grad, logits.detach()
+
+
+def forward(model, autocast=False):
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        return model(IDS.to(model.device)).logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_layers_are_quantized_and_the_rest_keeps_its_dtype(checkpoint, kind):
+    model = load(checkpoint, kind(kind.Options()))
+    quantized = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, LAYERS[kind])}
+    assert quantized == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert model.model.norm.weight.dtype == torch.float32
+    assert model.lm_head.weight.dtype == model.model.embed_tokens.weight.dtype == torch.float32
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert model.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_weights_give_nearly_the_models_logits(checkpoint, kind):
+    plain = TransformersLoader(TransformersLoader.Options(name=str(checkpoint))).load_model(LoadRequest())
+    close = torch.nn.functional.cosine_similarity(
+        forward(load(checkpoint, kind(kind.Options()))), forward(plain), dim=-1
+    )
+    assert close.mean() > (0.8 if kind is Bnb4bit else 0.98)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_a_cpu_changes_the_adapter(checkpoint, kind, autocast):
+    adapter = Lora(Lora.Options(rank=4))
+    policy = adapter.attach(load(checkpoint, kind(kind.Options())))
+    state = adapter.state(policy)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    optimizer = torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=0.1)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = policy(IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert {name for name in state if torch.equal(state[name], before[name])} == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_goes_on_from_an_adapter_on_a_quantized_base(checkpoint, tmp_path, kind):
+    first = Lora(Lora.Options(rank=64))
+    first.save(first.attach(load(checkpoint, kind(kind.Options()))), tmp_path)
+    loader = TransformersLoader(TransformersLoader.Options(name=str(tmp_path)))
+    quantizer, adapter = kind(kind.Options()), Lora(Lora.Options())
+    policy = loader.load_model(LoadRequest(quantization=quantizer.loading_config(), keep_adapter=True))
+    quantizer.prepare(policy)
+    policy = adapter.attach(policy)
+    policy(IDS, labels=IDS).loss.backward()
+    gradients = [policy.get_parameter(name).grad for name in adapter.state(policy) if "lora_B" in name]
+    assert len(gradients) == 14
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode_after", ["eval", "train"])
+def test_gradients_do_not_vanish_after_a_forward_in_eval_mode(checkpoint, kind, autocast, mode_after):
+    """On CPUs with AVX512-BF16 such a forward repacks 4-bit weights, and gradients stop there silently."""
+    untouched, _ = input_gradient(load(checkpoint, kind(kind.Options())), autocast)
+    model = load(checkpoint, kind(kind.Options()))
+    model.eval()
+    forward(model, autocast)
+    model.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    model.train(mode_after == "train")
+    gradient, _ = input_gradient(model, autocast)
+    assert (untouched.abs().sum(-1) > 0).all()
+    if kind is Bnb4bit or mode_after == "train":
+        assert torch.equal(gradient, untouched)
+    else:  # in eval mode 8-bit layers round their inputs too, so the numbers are others, but they are there
+        assert torch.nn.functional.cosine_similarity(gradient, untouched, dim=-1).mean() > 0.9
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_and_policy_use_the_same_numerics(checkpoint, kind, autocast):
+    """Without gradients, as the reference is computed, the logits are those with gradients."""
+    model = load(checkpoint, kind(kind.Options()))
+    _, with_gradients = input_gradient(model, autocast)
+    assert torch.equal(forward(model, autocast), with_gradients)
+
+
+def test_compute_dtype_follows_the_precision_unless_it_is_set(checkpoint):
+    following = load(checkpoint, Bnb4bit(Bnb4bit.Options()))
+    layer = following.model.layers[0].mlp.up_proj
+    for autocast, dtype in ((False, torch.float32), (True, torch.bfloat16), (False, torch.float32)):
+        forward(following, autocast)
+        assert layer.compute_dtype == dtype
+    fixed = load(checkpoint, Bnb4bit(Bnb4bit.Options(compute_dtype="bfloat16")))
+    forward(fixed)
+    assert fixed.model.layers[0].mlp.up_proj.compute_dtype == torch.bfloat16
+
+
+def test_options_reach_the_layers(checkpoint):
+    model = load(checkpoint, Bnb4bit(Bnb4bit.Options(quant_type="fp4", double_quant=False)))
+    state = model.model.layers[0].mlp.up_proj.weight.quant_state
+    assert (state.quant_type, state.nested) == ("fp4", False)
+    model = load(checkpoint, Bnb4bit(Bnb4bit.Options()))
+    state = model.model.layers[0].mlp.up_proj.weight.quant_state
+    assert (state.quant_type, state.nested) == ("nf4", True)
+    model = load(checkpoint, Bnb8bit(Bnb8bit.Options(threshold=3.0)))
+    assert model.model.layers[0].mlp.up_proj.state.threshold == 3.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_skipped_modules_stay_as_they_are_and_so_does_the_head(checkpoint, kind):
+    model = load(checkpoint, kind(kind.Options(skip_modules=["down_proj"])))
+    assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
+    assert type(model.lm_head) is torch.nn.Linear
+    assert isinstance(model.model.layers[0].mlp.up_proj, LAYERS[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_qlora_that_silently_did_not_quantize_is_an_error(kind):
+    with pytest.raises(RunError, match="quantized nothing: LlamaForCausalLM"):
+        kind(kind.Options()).prepare(tiny_model("llama"))
+
+
+def test_a_mixture_whose_experts_stay_unquantized_is_an_error(tmp_path):
+    tiny_checkpoint(tmp_path, "mixtral", hidden_size=64, intermediate_size=128)
+    quantizer = Bnb4bit(Bnb4bit.Options())
+    with pytest.raises(RunError, match=r"only \d+% of the weights.*experts") as error:
+        load(tmp_path, quantizer)
+    assert 'quantizer.skip_modules = ["experts"]' in str(error.value)
+    load(tmp_path, Bnb4bit(Bnb4bit.Options(skip_modules=["experts"])))
+
+
+def test_a_quantized_head_is_refused(checkpoint):
+    everything = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["nothing"])
+    loader = TransformersLoader(TransformersLoader.Options(name=str(checkpoint)))
+    model = loader.load_model(LoadRequest(quantization=everything))
+    with pytest.raises(RunError, match=r'"lm_head" to quantizer.skip_modules'):
+        Bnb4bit(Bnb4bit.Options()).prepare(model)
+
+
+def test_gpt2s_transposed_layers_are_quantized_and_pass_gradients(tmp_path):
+    tiny_checkpoint(tmp_path, "gpt2", n_embd=64)
+    gradient, _ = input_gradient(load(tmp_path, Bnb4bit(Bnb4bit.Options())))
+    assert (gradient.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_bitsandbytes_is_found_before_loading(monkeypatch, kind):
+    kind(kind.Options()).check()
+    monkeypatch.setattr(bnb_quantizers, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=f'"{kind.name}" needs bitsandbytes; pip install bitsandbytes'):
+        kind(kind.Options()).check()
+
+
+def test_quantized_weights_cannot_be_trained_themselves():
+    assert [kind.name for kind in dpotrain_quantizers()] == ["bnb-4bit", "bnb-8bit"]
+    assert not any(kind.trains_all_weights for kind in KINDS)
+
+
+@pytest.mark.parametrize("options", [{"quant_type": "int4"}, {"compute_dtype": "bf16"}, {"threshold": 6.0}])
+def test_meaningless_options_are_refused(options):
+    with pytest.raises(ValidationError):
+        Bnb4bit.Options(**options)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@PRECISIONS
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_cuda_gradients_arrive_and_reference_and_policy_agree(checkpoint, kind, autocast):
+    model = load(checkpoint, kind(kind.Options()), device="cuda:0")
+    gradient, logits = input_gradient(model, autocast)
+    assert (gradient.abs().sum(-1) > 0).all()
+    torch.testing.assert_close(forward(model, autocast), logits, atol=3e-2 if autocast else 1e-3, rtol=1e-2)

@@ -1,0 +1,89 @@
+"""Who may import whom, read off the source: what holds the house together and no single test would notice."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "dpotrain"
+PLUGINS = ROOT / "plugins" / "dpotrain_plugins"
+HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "wandb", "pandas"}
+
+modules = pytest.mark.parametrize(
+    "module",
+    [*sorted(ENGINE.rglob("*.py")), *sorted(PLUGINS.rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield what import statements name, those inside functions too, absolute and in full."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """Yield every text that is no docstring or free-standing one."""
+    free = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in free:
+            yield node.value
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@modules
+def test_a_module_says_what_it_is(module):
+    assert ast.get_docstring(parse(module))
+
+
+@modules
+def test_no_module_imports_another_trainer(module):
+    tops = {name.split(".")[0] for name in imported(parse(module))}
+    assert not tops & {"trl", "axolotl", "llamafactory", "unsloth", "swift"}
+
+
+@pytest.mark.parametrize("module", sorted(ENGINE.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_engine_knows_no_built_in_plugin(module):
+    """By import, by dynamic import, or by the name of its module."""
+    tree = parse(module)
+    assert not [name for name in imported(tree) if name.split(".")[0] == "dpotrain_plugins"]
+    assert not [text for text in strings(tree) if "dpotrain_plugins" in text]
+
+
+@modules
+def test_nothing_is_unpickled(module):
+    """Only safetensors and JSON or TOML are read from disk."""
+    tree = parse(module)
+    assert not {name.split(".")[0] for name in imported(tree)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"torch.load", "np.load", "numpy.load", "eval", "exec"}
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "plugins", "schema"])
+def test_light_verbs_import_nothing_heavy(command):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['dpotrain', {command!r}]\n"
+        "from dpotrain.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as exit:\n"
+        "    assert not exit.code, exit.code\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+    assert done.stdout
