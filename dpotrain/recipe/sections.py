@@ -107,7 +107,7 @@ class TrainingSection(Section):
     )
     precision: Literal["bf16", "fp32"] = Field("bf16", description='"bf16" runs under bfloat16 autocast.')
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="Gradient norm that is clipped to; 0 is not a value."
+        1.0, gt=0, description="Larger gradients are scaled down to this norm; `false` for none of that."
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",

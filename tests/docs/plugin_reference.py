@@ -13,9 +13,8 @@ from dpotrain.data import pair
 from dpotrain.engine import scores
 from dpotrain.plugin import components as component_types
 from dpotrain.plugin import hookspecs
-from dpotrain.plugin.components import CATALOGUES, Component, DatasetFormatter, DatasetSource, Logger
+from dpotrain.plugin.components import CATALOGUES
 from dpotrain.plugin.hooks import EVENTS, HOOKS
-from dpotrain.recipe.sections import COMPONENT_TABLES, LOGGERS
 from dpotrain.run import records
 from tests.docs.markdown import prose
 
@@ -34,6 +33,10 @@ _OBJECTS: tuple[tuple[ModuleType, str], ...] = (
     (records, "Outcome"),
 )
 
+#: Special methods that are part of a contract, and attributes of components that only the core looks at.
+_CALLED = {"__call__", "__len__", "__getitem__"}
+_INTERNAL = {"kind", "options"}
+
 
 def life_of_a_run() -> str:
     """Return the page's pseudocode."""
@@ -46,8 +49,8 @@ def life_of_a_run() -> str:
 def components() -> str:
     """Return the seven kinds: what is inherited, then each with its attributes and methods."""
     blocks = ["### Every component", *_class(component_types, "Component", level=4)]
-    for kind in CATALOGUES.values():
-        blocks += [f"### {kind.__name__}", f"Selected by {_place(kind)}.", *_class(component_types, kind.__name__, 4)]
+    for hook, kind in CATALOGUES.items():
+        blocks += [f"### {kind.__name__}", *_class(component_types, kind.__name__, 4), f"Offered by `{hook}`."]
     return "\n\n".join(blocks)
 
 
@@ -72,16 +75,6 @@ def objects() -> str:
     return "\n\n".join(blocks)
 
 
-def _place(kind: type[Component]) -> str:
-    if kind is Logger:
-        return f"each `[[{LOGGERS}]]` table"
-    if kind is DatasetFormatter:
-        return "`data.format`"
-    (table,) = (name for name, picked in COMPONENT_TABLES.items() if picked is kind)
-    rest = ", whose keys beside the core's are its options" if kind is DatasetSource else ""
-    return f"`[{table}]`{rest}"
-
-
 def _hook(name: str) -> list[str]:
     function = getattr(hookspecs, name)
     doc = inspect.getdoc(function) or ""
@@ -102,24 +95,24 @@ def _class(module: ModuleType, name: str, level: int) -> list[str]:
         if isinstance(each, ast.ClassDef) and each.name == name
     )
     blocks = [prose(text) for text in _paragraphs(ast.get_docstring(node))]
-    if any("TypedDict" in ast.unparse(base) for base in node.bases):
-        raise NotImplementedError
-    attributes = [f"- `{text}`{f': {doc}' if doc else ''}" for text, doc in _attributes(node)]
+    attributes = [f"- `{text}`{f': {doc}' if doc else ''}" for text, doc in _attributes(module, node)]
     if attributes:
         blocks.append("\n".join(attributes))
     for method in node.body:
-        if isinstance(method, ast.FunctionDef) and (not method.name.startswith("_") or method.name == "__call__"):
+        if isinstance(method, ast.FunctionDef) and (
+            not method.name.startswith("_") or method.name in _CALLED
+        ):
             blocks += _method(method, level)
     return blocks
 
 
-def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _attributes(module: ModuleType, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     """Yield each attribute as its source has it, with the text that stands below it."""
     for statement, following in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         if not isinstance(statement, ast.AnnAssign | ast.Assign):
             continue
         target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
-        if ast.unparse(target) in {"model_config", "kind", "options"}:
+        if module is component_types and ast.unparse(target) in _INTERNAL:
             continue
         doc = ""
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):

@@ -145,6 +145,17 @@ def test_reference_after_training_is_the_initial_policy_exactly(checkpoint, vari
     assert torch.equal(logits(policy), trained)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reference_is_the_initial_policy_exactly_on_bf16_weights_too(checkpoint, variant):
+    """DoRA without any training is the base model only up to the rounding of its weights."""
+    adapter = lora(**VARIANTS[variant])
+    policy = adapter.attach(base(checkpoint).to(torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        initial = logits(policy)
+        with adapter.reference(policy):
+            torch.testing.assert_close(logits(policy), initial, atol=0, rtol=0, check_dtype=False)
+
+
 def test_lora_dropout_is_not_applied_to_the_reference(checkpoint):
     adapter = lora(dropout=0.5)
     policy = adapter.attach(base(checkpoint))

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model and tokenizer into"
     )
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
     parser.add_argument(
         "--requests-per-step", type=int, default=32, help="requests in a step, two replies each"
     )

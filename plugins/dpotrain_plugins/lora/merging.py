@@ -22,7 +22,7 @@ def merged(policy: Any) -> PreTrainedModel:
     for buffer in policy.buffers():
         memo[id(buffer)] = buffer.detach().to("cpu", copy=True)
     copy: Any = deepcopy(policy, memo)
-    pass
+    _untie_what_differs(copy.get_base_model())
     model: PreTrainedModel = copy.merge_and_unload(safe_merge=True, adapter_names=[TRAINED])
     model.config.use_cache = True
     return model

@@ -1,0 +1,109 @@
+"""The plugin author's guide works as it stands: its files are built, installed, listed, tested and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dpotrain.plugin.components import Logger, Loss
+from dpotrain.plugin.manager import PluginManager
+from tests.docs.blocks import blocks
+from tests.docs.generated import ROOT
+
+GUIDE = ROOT / "plugins" / "README.md"
+DPOTRAIN = [sys.executable, "-c", "from dpotrain.cli import main; main(prog_name='dpotrain')"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The folder that a reader has made."""
+    folder = tmp_path_factory.mktemp("dpotrain-exponential")
+    for block in blocks(GUIDE):
+        if block.mark.startswith("file: "):
+            (folder / block.mark.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(project, tmp_path_factory) -> dict[str, str]:
+    """What ``pip install`` makes of it, without a network: the wheel that its own backend builds, unpacked."""
+    wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
+    code = f"import hatchling.build; hatchling.build.build_wheel({str(wheels)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+
+def run(command: list[str], project: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_commands_of_the_guide(project, environment):
+    commands = [shlex.split(command) for block in blocks(GUIDE, "console") for command in block.commands]
+    assert [" ".join(words[:2]) for words in commands] == [
+        "pip install",
+        "dpotrain plugins",
+        "dpotrain check",
+        "dpotrain run",
+        "python -m",
+    ]
+    for words in commands:
+        if words[0] == "dpotrain":
+            run([*DPOTRAIN, *words[1:]], project, environment)
+        elif words[0] == "python":
+            assert "1 passed" in run([sys.executable, *words[1:]], project, environment)
+
+    summary = json.loads((project / "runs" / "first" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["last_evaluation"]["loss"] < summary["first_evaluation"]["loss"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_plugin_is_listed_with_its_distribution(project, environment):
+    said = run([*DPOTRAIN, "plugins", "--json", "first.toml"], project, environment)
+    (mine,) = (plugin for plugin in json.loads(said) if plugin["name"] == "exponential")
+    assert mine["offers"] == {"loss": ["exponential"]}
+    assert (mine["distribution"], mine["version"], mine["status"]) == ("dpotrain-exponential", "0.1.0", "active")
+
+
+def test_a_misspelt_option_is_answered_as_the_guide_promises(project, environment):
+    command = [*DPOTRAIN, "check", "first.toml", "--set", "loss.bond=1"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'has no option "bond"; did you mean "bound"?' in done.stderr
+
+
+def test_the_loss_is_about_thirty_lines(project):
+    assert len((project / "dpotrain_exponential.py").read_text().splitlines()) <= 32
+
+
+def test_the_example_of_run_events_is_a_plugin(project):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("example_events", project / "example_events.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    manager = PluginManager.of(module)
+    assert not manager.failed
+    assert manager.names(Logger) == ["count"]
+    assert manager.names(Loss) == []
+    assert set(manager.plugins[0].events) == {"dpotrain_step_ended", "dpotrain_run_finished"}
+
+
+def test_every_block_of_the_guide_is_used_or_generated():
+    """The rest are the examples of the hook specifications, which tests/plugin/test_hookspecs.py executes."""
+    written = GUIDE.read_text(encoding="utf-8").partition("<!-- generated: components -->")[0]
+    marked = sum(block.mark.startswith("file: ") for block in blocks(GUIDE))
+    assert written.count("\n```toml") + written.count("\n```python") == marked

@@ -1,0 +1,87 @@
+"""What recipes/README.md says of recipes is so: its examples load, its commands are understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain import load_recipe
+from dpotrain.cli import main
+from dpotrain.recipe.sections import COMPONENT_TABLES, CORE_SECTIONS, LOGGERS, OPTIONAL_TABLES
+from tests.docs.blocks import blocks
+from tests.docs.generated import ROOT
+
+GUIDE = ROOT / "recipes" / "README.md"
+TOML = [block.text for block in blocks(GUIDE, "toml")]
+COMMANDS = [command for block in blocks(GUIDE, "console") for command in block.commands]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder like the repository's root, with a file of pairs."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_least_recipe_is_one_and_the_least(folder):
+    (least,) = (text for text in TOML if text.startswith("[run]"))
+    path = folder / "least.toml"
+    path.write_text(least)
+    assert load_recipe(path).source.options.name == "pairs.jsonl"
+    needed = {name for name, section in CORE_SECTIONS.items() if any(f.is_required() for f in section.model_fields.values())}
+    needed |= COMPONENT_TABLES.keys() - OPTIONAL_TABLES
+    assert tomllib.loads(least).keys() == needed
+
+
+def test_extending_does_what_it_says(folder):
+    (text,) = (text for text in TOML if text.startswith("extends"))
+    path = folder / "mine.toml"
+    path.write_text(text.replace("llama2_lora.toml", "recipes/llama2_lora.toml"))
+    with pytest.raises(Exception, match="there is no .adapter. to train"):
+        load_recipe(path)
+    recipe = load_recipe(path, ["quantizer=false"])
+    assert recipe.adapter is None
+    assert recipe.model.options.name == "my-org/my-model"
+    assert recipe.model.options.dtype == "bfloat16"
+    assert [logger.name for logger in recipe.loggers] == ["tensorboard"]
+
+
+def test_requires_and_block_are_understood(folder):
+    (text,) = (text for text in TOML if text.startswith("requires"))
+    path = folder / "mine.toml"
+    path.write_text(f'extends = "recipes/smollm2_lora.toml"\n{text}')
+    with pytest.raises(Exception, match=re.escape('dpotrain-foo is not installed; pip install "dpotrain-foo>=0.2"')):
+        load_recipe(path)
+    recipe = load_recipe(path, ["requires=[]"])
+    assert [plugin.name for plugin in recipe.plugins.plugins if plugin.blocked] == ["wandb"]
+
+
+def test_every_toml_block_is_tested():
+    assert len(TOML) == 3
+    assert LOGGERS in tomllib.loads(TOML[1])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command, folder):
+    words = shlex.split(command.partition(" > ")[0])
+    assert words[0] == "dpotrain"
+    overrides = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--set"]
+    if words[1] in {"run", "check"}:
+        recipe = load_recipe(words[2], overrides)
+        assert recipe.path == Path(words[2])
+        assert len(words) == 3 + 2 * len(overrides)
+    else:
+        assert CliRunner().invoke(main, words[1:]).exit_code == 0
+
+
+def test_every_recipe_is_in_the_table():
+    text = GUIDE.read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((\w+\.toml)\)", text))
+    assert linked == {path.name for path in (ROOT / "recipes").glob("*.toml")}

@@ -1,0 +1,109 @@
+"""Every way of training a policy, end to end: it begins at ln 2 and learns, and the reference stands still."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpotrain import load_recipe, train
+from dpotrain.errors import RecipeError
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import losses, project, records
+
+#: Overrides, and how far the first loss may be from ln 2.
+WAYS = {
+    "lora": ([], 1e-6),
+    "rslora": (["adapter.rslora=true"], 1e-6),
+    "dora": (["adapter.dora=true"], 1e-6),
+    "lora on the head": (['adapter.target_modules=["q_proj", "lm_head"]'], 1e-6),
+    "a module to save": (['adapter.modules_to_save=["lm_head"]'], 1e-6),
+    "4-bit": (['quantizer.use="bnb-4bit"'], 1e-6),
+    "4-bit, fp4, bf16": (
+        ['quantizer.use="bnb-4bit"', 'quantizer.quant_type="fp4"', 'training.precision="bf16"'],
+        2e-3,
+    ),
+    "8-bit": (['quantizer.use="bnb-8bit"'], 1e-6),
+    "bf16 weights": (['model.dtype="bfloat16"', 'training.precision="bf16"'], 2e-3),
+    "dropout": (["adapter.dropout=0.1", 'reference.when="precomputed"'], 0.05),
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    # Wide enough for bitsandbytes' blocks of 64 weights.
+    return project(tmp_path_factory.mktemp("lora"), adapter=True, hidden_size=64, intermediate_size=128)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path):
+    overrides, bar = WAYS[way]
+    common = [f"run.output_dir={str(tmp_path / 'run')!r}", "optimizer.lr=5e-3", "training.epochs=3"]
+    outcome = train(load_recipe(recipe, [*common, *overrides]), reporter=SilentReporter())
+    got = losses(tmp_path / "run")
+    assert got[0] == pytest.approx(math.log(2), abs=bar)
+    assert got[-1] < got[0] - 0.05
+    assert all(math.isfinite(loss) for loss in got)
+    saved = load_file(outcome.final / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in saved.items() if "lora_B" in name)
+    assert all(tensor.dtype == torch.float32 for tensor in saved.values())
+
+
+def test_training_goes_on_from_an_adapter_and_the_reference_is_that_adapter(recipe, tmp_path):
+    """TRAPS: switching the adapter off yields the base model, not the policy one started from."""
+    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
+    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
+    results = {}
+    for when in ("live", "precomputed"):
+        overrides = [
+            f"run.output_dir={str(tmp_path / when)!r}", f"model.name={str(sft)!r}", f'reference.when="{when}"',
+            "optimizer.lr=5e-3",
+        ]  # fmt: skip
+        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        results[when] = losses(tmp_path / when)
+    assert results["live"][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert results["precomputed"] == pytest.approx(results["live"], abs=1e-5)
+    # Had training begun at the base model, the first evaluation's log-probs would be the base model's.
+    begun = records(tmp_path / "live", "eval")[0]["logps/chosen"]
+    left = records(tmp_path / "first", "eval")
+    assert begun == pytest.approx(left[-1]["logps/chosen"], abs=1e-3)
+    assert abs(begun - left[0]["logps/chosen"]) > 0.1
+
+
+def test_training_all_weights_of_a_model_with_an_adapter_merges_it(recipe, tmp_path):
+    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
+    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
+    overrides = [f"run.output_dir={str(tmp_path / 'full')!r}", f"model.name={str(sft)!r}", "adapter=false"]
+    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    assert losses(tmp_path / "full")[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert (outcome.final / "model.safetensors").exists()
+    begun = records(tmp_path / "full", "eval")[0]["logps/chosen"]
+    assert begun == pytest.approx(records(tmp_path / "first", "eval")[-1]["logps/chosen"], abs=1e-3)
+
+
+def test_4_bit_weights_cannot_be_trained_themselves(recipe):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, ["adapter=false", 'quantizer.use="bnb-4bit"'])
+    assert "[adapter]" in str(caught.value)
+    assert "[quantizer]" in str(caught.value)
+
+
+def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, tmp_path):
+    """TRAPS: "disable dropout" that also disables the LoRA dropout the user asked for."""
+    results = []
+    for dropout in (0.0, 0.5):
+        overrides = [
+            f"run.output_dir={str(tmp_path / str(dropout))!r}",
+            f"adapter.dropout={dropout}",
+            "training.steps=3",
+            "optimizer.lr=1e-2",
+        ]
+        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        results.append(tmp_path / str(dropout))
+    plain, dropped = results
+    assert losses(plain)[1:] != losses(dropped)[1:]
+    # Before the first update the update is zero whatever is dropped, in training as in evaluation.
+    assert losses(dropped)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert records(dropped, "eval")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
