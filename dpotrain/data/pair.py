@@ -35,7 +35,7 @@ class PreferencePair:
         return not isinstance(self.prompt, str)
 
 
-class UnusableRow(ValueError):
+class UnusableRow(ValueError):  # noqa: N818  # it is the row that is named
     """Raised by a formatter for a row that holds no usable pair; it is dropped and counted.
 
     The message is the reason under which the data report counts the row, so keep it short and the same for

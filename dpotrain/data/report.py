@@ -123,18 +123,7 @@ class DataReport:
                 f"{name}: {split.rows_read} rows, {split.pairs_kept} pairs kept, {split.rows_dropped} dropped"
             )
             lines += [f"{name}: {line}" for line in split.drop_lines()]
-            if split.completions_cut:
-                lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
-            if split.boundaries_moved:
-                lines.append(
-                    f"{name}: boundary of prompt and answers moved back in {split.boundaries_moved} pairs "
-                    "(the prompt's tokens are no prefix)"
-                )
-            if split.turns_unscored:
-                lines.append(
-                    f"{name}: {split.turns_unscored} inner assistant turns not (fully) scored, "
-                    "because the chat template rewrites them"
-                )
+            lines += self._changes(name, split)
             for part, quantiles in split.lengths.items():
                 lines.append(
                     f"{name}: {part} tokens: median {quantiles['median']:.0f}, "
@@ -146,6 +135,26 @@ class DataReport:
             lines.append(f"{self.train_pairs} pairs to train on, {self.evaluation_pairs} to evaluate on")
         if self.shared_prompts:
             lines.append(f"{self.shared_prompts} prompts of the evaluation split are also trained on")
+        return lines
+
+    def changes(self) -> list[str]:
+        """Return one line for each way in which kept pairs are not what the rows say."""
+        return [line for name, split in self.splits.items() for line in self._changes(name, split)]
+
+    def _changes(self, name: str, split: SplitReport) -> list[str]:
+        lines = []
+        if split.completions_cut:
+            lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
+        if split.boundaries_moved:
+            lines.append(
+                f"{name}: boundary of prompt and answers moved back in {split.boundaries_moved} pairs "
+                "(the prompt's tokens are no prefix)"
+            )
+        if split.turns_unscored:
+            lines.append(
+                f"{name}: {split.turns_unscored} inner assistant turns not (fully) scored, "
+                "because the chat template rewrites them"
+            )
         return lines
 
     def warnings(self) -> list[str]:

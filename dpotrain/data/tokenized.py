@@ -1,6 +1,7 @@
 """Token ids of pairs, one by one and as columns.
 
-A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it costs its tokens.
+A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it
+costs its tokens.
 """
 
 from __future__ import annotations

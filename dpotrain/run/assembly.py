@@ -87,6 +87,11 @@ class Assembly:
             raise RunError(
                 f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
             )
+        if recipe.adapter is None and any(weight.dtype != torch.float32 for weight in policy.parameters()):
+            self.reporter.warn(
+                "all weights are trained in 16 bits, where an update smaller than about 1/256 of a weight is lost.\n"
+                'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
+            )
         if recipe.training.activation_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return policy

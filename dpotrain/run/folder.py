@@ -34,7 +34,7 @@ class RunFolder:
         Raises:
             RunError: there is a run already and ``resume`` is False, or the folder cannot be written.
         """
-        if self.recipe.exists() and not resume:
+        if self._holds_steps() and not resume:
             raise RunError(
                 f"{self.path} already holds a run.\n"
                 "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
@@ -44,6 +44,10 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
+
+    def _holds_steps(self) -> bool:
+        """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
+        return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
 
     def finished(self) -> dict[str, Any] | None:
         """Return the summary of a run that finished here, or None."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from dpotrain.data.plan import BatchPlan
 from dpotrain.data.prepare import prepare_data
@@ -20,7 +20,7 @@ from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.optimizer import build_optimizer
 from dpotrain.engine.scorer import causal_lm
 from dpotrain.engine.trainer import Trainer
-from dpotrain.errors import DpotrainError
+from dpotrain.errors import DpotrainError, RunError
 from dpotrain.plugin.events import RunEvents
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
@@ -54,7 +54,9 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     Raises:
         DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why.
     """
-    accelerator = Accelerator(mixed_precision="no")
+    # The scorer casts by itself, and only CUDA and CPU are proven.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
     finished = folder.finished() if resume else None
     if finished is not None:
@@ -71,6 +73,16 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         outcome = _run(recipe, folder, accelerator, shown, stop, resume)
         shown.finished(outcome)
         return outcome
+
+
+def refuse_sharding(kind: DistributedType) -> None:
+    """Raise a RunError where the launcher asks for weights to be sharded: that is not proven exact yet."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise RunError(
+            f"the launcher asks for {kind.value}, and dpotrain does not shard weights.\n"
+            "Launch plain data parallelism (accelerate launch --multi_gpu, or torchrun); where the weights "
+            "do not fit one GPU, add an [adapter] and a [quantizer]."
+        )
 
 
 def _run(
@@ -91,7 +103,9 @@ def _run(
         final = _save_final(loop) if status == "finished" else None
         outcome = _outcome(loop, status, final)
     except BaseException as error:
-        _failed(recipe, folder, events, loop, error)
+        outcome = _failed(folder, accelerator, events, loop, error)
+        if loop is not None and loop.progress.step:
+            reporter.finished(outcome)
         raise
     try:
         events.run_finished(loop.run, outcome)
@@ -114,10 +128,8 @@ def _assemble(
     torch.manual_seed(recipe.seed)
     tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter)
-    for line in data.report.summary_lines():
+    for line in data.report.changes():
         reporter.note(line)
-    for line in data.report.warnings():
-        reporter.warn(line)
     if accelerator.is_main_process:
         folder.write_recipe(dump_recipe(recipe))
         folder.write_environment(describe(recipe, accelerator.num_processes))
@@ -221,8 +233,12 @@ def _outcome(loop: RunLoop, status: Status, final: Path | None, error: str = "")
 
 
 def _failed(
-    recipe: Recipe, folder: RunFolder, events: RunEvents, loop: RunLoop | None, error: BaseException
-) -> None:
+    folder: RunFolder,
+    accelerator: Accelerator,
+    events: RunEvents,
+    loop: RunLoop | None,
+    error: BaseException,
+) -> Outcome:
     """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
     text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}"
     if loop is None:
@@ -236,8 +252,9 @@ def _failed(
         error.add_note(str(second))
     finally:
         events.loggers.finish(outcome)
-        if loop is None or loop.run.is_main_process:
+        if accelerator.is_main_process:
             folder.write_summary(summary.to_json(outcome))
+    return outcome
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path)
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", launcher, *command, str(main), "run", str(recipe),
-         "--set", f"run.output_dir={str(tmp_path / 'run')!r}", "--set", "training.tokens_per_microbatch=60"],
+         "--set", f"run.output_dir={str(tmp_path / 'run')!r}", "--set", "training.tokens_per_microbatch=60", "--set", "checkpoints.every=4"],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

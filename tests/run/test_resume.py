@@ -88,7 +88,10 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
     assert outcome.status == "finished"
     mine = weights(tmp_path / "run" / "final")
-    assert all((tensor == mine[name]).all() for name, tensor in weights(uninterrupted.parent / "run" / "final").items())
+    assert all(
+        (tensor == mine[name]).all()
+        for name, tensor in weights(uninterrupted.parent / "run" / "final").items()
+    )
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
@@ -127,7 +130,9 @@ def test_another_recipe_is_refused_with_the_difference(uninterrupted, tmp_path):
     overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
     train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
     with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.3 now"):
-        train(load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter())
+        train(
+            load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter()
+        )
 
 
 def test_other_data_is_refused(uninterrupted, tmp_path):

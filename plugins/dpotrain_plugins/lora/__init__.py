@@ -112,7 +112,7 @@ class Lora(Adapter):
         for weight in trained:
             # Adapters in 16 bits lose small updates; peft casts the low-rank ones, but no modules_to_save.
             weight.data = weight.data.float()
-        if isinstance(policy, PeftModel):
+        if isinstance(policy, PeftModel) or self.options.dora:
             # Even before training, DoRA scales each weight by a ratio that is one only up to rounding: with 16-bit
             # weights the base model is not quite the initial policy.
             from .continuing import keep_initial

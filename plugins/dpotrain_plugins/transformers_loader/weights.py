@@ -89,10 +89,6 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
         _silence(module)
     # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
     model.config._commit_hash = source.commit
-    model.config.use_cache = False
-    if model.generation_config is not None:
-        # generate() asks its own config, and is slow without a cache.
-        model.generation_config.use_cache = True
     loaded: PreTrainedModel = model if request.quantization is not None else model.to(request.device)
     return loaded
 

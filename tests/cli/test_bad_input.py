@@ -1,0 +1,163 @@
+"""Bad input meets a message and an exit code, or is counted in the data report; never a traceback, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain.cli import main
+from tests.run.recipes import project
+from tests.support import tiny_tokenizer
+
+GOOD = [{"prompt": f"{number} question", "chosen": " yes", "rejected": " no"} for number in range(8)]
+CHAT = [
+    {
+        "prompt": [{"role": "user", "content": f"question {number}"}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    for number in range(8)
+]
+THINKING = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return project(tmp_path)
+
+
+def run(recipe, *overrides, verb="run"):
+    arguments = [verb, str(recipe)]
+    for override in ("training.steps=1", *overrides):
+        arguments += ["--set", override]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def rows(recipe, *items) -> str:
+    path = recipe.parent / "rows.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return f"data.name={str(path)!r}"
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize(
+    ("override", "code", "fragments"),
+    [
+        ("loss.betaa=1", 2, ["[loss] betaa", "dpo", 'did you mean "beta"?']),
+        ("trainig.steps=1", 2, ["[trainig]", 'did you mean "training"?']),
+        ('training.pairs_per_step="many"', 2, ["pairs_per_step", "integer", '"many"']),
+        ('loss.use="dop"', 2, ["[loss] use", '"dop"', 'did you mean "dpo"?']),
+        ('model.name="./missing"', 2, ["./missing", "no such folder"]),
+        ('data.name="missing/pairs.jsonl"', 3, ["missing/pairs.jsonl", "does not exist"]),
+        ('data.eval_split="test"', 2, ["eval_split", "eval_fraction"]),
+        ("data.max_length=3", 3, ["prompt fills max_length", "raise data.max_length"]),
+    ],
+)
+def test_wrong_recipes(recipe, verb, override, code, fragments):
+    result = run(recipe, override, verb=verb)
+    assert result.exit_code == code, result.output
+    for fragment in fragments:
+        assert fragment in result.output
+    assert not (recipe.parent / "run" / "metrics.jsonl").exists()
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    result = run(tmp_path / "nothing.toml")
+    assert result.exit_code == 2
+    assert "nothing.toml" in result.output
+
+
+def test_an_empty_file(recipe):
+    result = run(recipe, rows(recipe))
+    assert result.exit_code == 3
+    assert "rows.jsonl is empty" in result.output
+
+
+def test_rows_without_a_usable_pair_are_counted_and_the_rest_is_trained_on(recipe):
+    """TRAPS: empty answers; chosen identical to rejected; None in columns; rows over length dropped without a count."""
+    result = run(
+        recipe,
+        rows(
+            recipe,
+            {"prompt": "a", "chosen": "", "rejected": "b"},
+            {"prompt": "a", "rejected": "b"},
+            {"prompt": "a", "chosen": None, "rejected": "b"},
+            {"prompt": "a", "chosen": "same", "rejected": "same"},
+            {"prompt": "word " * 300, "chosen": "b", "rejected": "c"},
+            *GOOD,
+        ),
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads((recipe.parent / "run" / "data_report.json").read_text())
+    dropped = report["splits"]["train"]["dropped"]
+    assert {reason: (entry["count"], entry["first_rows"]) for reason, entry in dropped.items()} == {
+        "chosen answer is empty": (1, [0]),
+        "chosen is missing": (2, [1, 2]),
+        "chosen and rejected are identical": (1, [3]),
+        "prompt fills max_length": (1, [4]),
+    }
+    assert "5 of 13 rows of train were dropped" in result.output
+
+
+def test_a_file_with_nothing_usable(recipe):
+    result = run(recipe, rows(recipe, {"prompt": "a", "chosen": "same", "rejected": "same"}))
+    assert result.exit_code == 3
+    assert "1 dropped: chosen and rejected are identical (row 0)" in result.output
+
+
+def test_conversations_without_a_chat_template(recipe):
+    (recipe.parent / "model" / "chat_template.jinja").unlink()
+    tiny_tokenizer(recipe.parent / "model", chat_template=False)
+    result = run(recipe, rows(recipe, *CHAT), 'data.format="auto"')
+    assert result.exit_code == 3
+    assert "has no chat template.\nSet model.chat_template" in result.output
+
+
+def test_a_prompt_that_is_no_prefix_and_a_tokenizer_without_bos_and_pad(recipe):
+    """TRAPS: templates with thinking sections; bos_token that does not exist."""
+    tiny_tokenizer(recipe.parent / "model", chat_template=THINKING, bos=None, pad=None)
+    result = run(recipe, rows(recipe, *CHAT), 'data.format="auto"')
+    assert result.exit_code == 0, result.output
+    report = json.loads((recipe.parent / "run" / "data_report.json").read_text())
+    assert report["splits"]["train"]["boundaries_moved"] == 8
+    assert "boundary of prompt and answers moved back in 8 pairs" in result.output
+
+
+def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
+    """Nothing is lost by it, so nobody needs --resume for it."""
+    (recipe.parent / "model" / "model.safetensors").write_bytes(b"not a model")
+    failed = run(recipe)
+    assert failed.exit_code == 1, failed.output
+    assert json.loads((recipe.parent / "run" / "summary.json").read_text())["status"] == "failed"
+    from tests.support import tiny_checkpoint
+
+    tiny_checkpoint(recipe.parent / "model")
+    assert run(recipe).exit_code == 0
+    assert run(recipe).exit_code == 1
+    assert run(recipe, verb="check").exit_code == 0
+
+
+def test_a_plugin_that_breaks(recipe, tmp_path, monkeypatch):
+    """TRAPS: a plugin that fails to import is logged and training goes on without it."""
+    site = tmp_path / "site"
+    info = site / "dpotrain_broken-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dpotrain]\nbroken = dpotrain_broken\n")
+    (site / "dpotrain_broken.py").write_text("raise RuntimeError('no such luck')\n")
+    monkeypatch.syspath_prepend(str(site))
+    needed = run(recipe, 'loss.use="simpo"')
+    assert needed.exit_code == 2
+    assert "dpotrain-broken" in needed.output
+    assert "no such luck" in needed.output
+    spare = run(recipe)
+    assert spare.exit_code == 0, spare.output
+    assert "no such luck" in spare.output
