@@ -35,7 +35,7 @@ class RunError(DpotrainError):
     """The run itself cannot go on: its folder, a checkpoint, or the numbers are wrong."""
 
 
-class RunStopped(DpotrainError):
+class RunStopped(DpotrainError):  # noqa: N818 - no error: it was asked for
     """The run was stopped by a signal after its state was saved; ``--resume`` goes on from there."""
 
     exit_code = 75

@@ -20,7 +20,13 @@ os.environ.update(
     WANDB_SILENT="true",
 )
 # What a person's own machine may have set must not decide a test.
-for _name in ("WANDB_API_KEY", "HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "ACCELERATE_MIXED_PRECISION"):
+for _name in (
+    "WANDB_API_KEY",
+    "HF_TOKEN",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "ACCELERATE_MIXED_PRECISION",
+):
     os.environ.pop(_name, None)
 
 

@@ -70,7 +70,9 @@ def test_every_source_file_is_in_it_and_no_leftover(unpacked):
     for package, source in {"dpotrain": "dpotrain", "dpotrain_plugins": "plugins/dpotrain_plugins"}.items():
         ours = {path.relative_to(ROOT / source) for path in (ROOT / source).rglob("*") if path.is_file()}
         ours = {path for path in ours if "__pycache__" not in path.parts}
-        theirs = {path.relative_to(unpacked / package) for path in (unpacked / package).rglob("*") if path.is_file()}
+        theirs = {
+            path.relative_to(unpacked / package) for path in (unpacked / package).rglob("*") if path.is_file()
+        }
         assert theirs == ours
 
 

@@ -108,7 +108,14 @@ def test_the_result_is_trained_and_loads(recipe, places, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The warm-up and a small learning rate would leave three steps' work to rounding.
-    more = ["--set", "optimizer.lr=1e-2", "--set", "schedule.use=constant", "--set", "schedule.warmup_fraction=0"]
+    more = [
+        "--set",
+        "optimizer.lr=1e-2",
+        "--set",
+        "schedule.use=constant",
+        "--set",
+        "schedule.warmup_fraction=0",
+    ]
     overrides = [*replaced(recipe, places, tmp_path / "run"), *more]
     assert dpotrain("run", str(recipe), *overrides).exit_code == 0
 
@@ -147,7 +154,11 @@ def test_llama2_lora_is_the_run_that_people_ask_for():
     assert recipe.model.options.name == "meta-llama/Llama-2-7b-hf"
     assert recipe.source.options.name == "trl-lib/ultrafeedback_binarized"
     assert recipe.quantizer.name == "bnb-4bit"
-    assert (recipe.adapter.name, recipe.adapter.options.rank, recipe.adapter.options.alpha) == ("lora", 64, 16)
+    assert (recipe.adapter.name, recipe.adapter.options.rank, recipe.adapter.options.alpha) == (
+        "lora",
+        64,
+        16,
+    )
     assert (recipe.loss.name, recipe.loss.options.beta, recipe.training.epochs) == ("dpo", 0.1, 1)
     assert (recipe.logging.every, recipe.checkpoints.every) == (10, 200)
     assert [logger.name for logger in recipe.loggers] == ["wandb"]

@@ -1,4 +1,4 @@
-"""Bad input meets a message and an exit code, or is counted in the data report; never a traceback, and nothing is lost."""
+"""Bad input meets a message and an exit code, or is counted in the data report; never a traceback."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,9 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """The commands of a ``console`` block, without prompt and comment."""
-        return [line[2:].partition("  #")[0].strip() for line in self.text.splitlines() if line.startswith("$ ")]
+        return [
+            line[2:].partition("  #")[0].strip() for line in self.text.splitlines() if line.startswith("$ ")
+        ]
 
 
 def blocks(path: Path, *kinds: str) -> list[Block]:

@@ -44,4 +44,6 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
 
 def stale(text: str, parts: Mapping[str, str]) -> list[str]:
     """Return the names of the parts that a document holds in another version."""
-    return [name for name, part in parts.items() if f"-->\n\n{part.strip()}\n\n<!-- end of {name} -->" not in text]
+    return [
+        name for name, part in parts.items() if f"-->\n\n{part.strip()}\n\n<!-- end of {name} -->" not in text
+    ]

@@ -50,7 +50,11 @@ def components() -> str:
     """Return the seven kinds: what is inherited, then each with its attributes and methods."""
     blocks = ["### Every component", *_class(component_types, "Component", level=4)]
     for hook, kind in CATALOGUES.items():
-        blocks += [f"### {kind.__name__}", *_class(component_types, kind.__name__, 4), f"Offered by `{hook}`."]
+        blocks += [
+            f"### {kind.__name__}",
+            *_class(component_types, kind.__name__, 4),
+            f"Offered by `{hook}`.",
+        ]
     return "\n\n".join(blocks)
 
 

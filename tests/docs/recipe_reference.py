@@ -46,7 +46,9 @@ def keys(model: type[BaseModel]) -> str:
     """Return a Markdown table of a model's keys, with ``extends`` at the top of the recipe."""
     rows = list(_rows(model))
     if model is TopLevel:
-        rows.insert(0, ("`extends`", "a path", "", "A recipe that this one inherits from, relative to its folder."))
+        rows.insert(
+            0, ("`extends`", "a path", "", "A recipe that this one inherits from, relative to its folder.")
+        )
     return table(_HEAD, rows) if rows else "No keys of its own."
 
 
@@ -75,7 +77,7 @@ def _table(name: str, plugins: PluginManager) -> list[str]:
         may = " The table may be left out." if name in OPTIONAL_TABLES or name == LOGGERS else ""
         blocks.append(f"`use` picks the {kind.kind}.{may}")
         for component in plugins.components(kind):
-            blocks += [f"#### `use = \"{component.name}\"`", *paragraphs(component), keys(component.Options)]
+            blocks += [f'#### `use = "{component.name}"`', *paragraphs(component), keys(component.Options)]
     if name == "data":
         blocks += ["#### `format`", _formats(plugins)]
     return blocks

@@ -50,6 +50,7 @@ def run(command: list[str], project: Path, environment: dict[str, str]) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide(project, environment):
     commands = [shlex.split(command) for block in blocks(GUIDE, "console") for command in block.commands]
     assert [" ".join(words[:2]) for words in commands] == [
@@ -67,14 +68,22 @@ def test_the_commands_of_the_guide(project, environment):
 
     summary = json.loads((project / "runs" / "first" / "summary.json").read_text())
     assert summary["status"] == "finished"
-    assert summary["last_evaluation"]["loss"] < summary["first_evaluation"]["loss"] == pytest.approx(1.0, abs=1e-5)
+    assert (
+        summary["last_evaluation"]["loss"]
+        < summary["first_evaluation"]["loss"]
+        == pytest.approx(1.0, abs=1e-5)
+    )
 
 
 def test_the_plugin_is_listed_with_its_distribution(project, environment):
     said = run([*DPOTRAIN, "plugins", "--json", "first.toml"], project, environment)
     (mine,) = (plugin for plugin in json.loads(said) if plugin["name"] == "exponential")
     assert mine["offers"] == {"loss": ["exponential"]}
-    assert (mine["distribution"], mine["version"], mine["status"]) == ("dpotrain-exponential", "0.1.0", "active")
+    assert (mine["distribution"], mine["version"], mine["status"]) == (
+        "dpotrain-exponential",
+        "0.1.0",
+        "active",
+    )
 
 
 def test_a_misspelt_option_is_answered_as_the_guide_promises(project, environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import tomllib
@@ -35,7 +36,11 @@ def test_the_least_recipe_is_one_and_the_least(folder):
     path = folder / "least.toml"
     path.write_text(least)
     assert load_recipe(path).source.options.name == "pairs.jsonl"
-    needed = {name for name, section in CORE_SECTIONS.items() if any(f.is_required() for f in section.model_fields.values())}
+    needed = {
+        name
+        for name, section in CORE_SECTIONS.items()
+        if any(f.is_required() for f in section.model_fields.values())
+    }
     needed |= COMPONENT_TABLES.keys() - OPTIONAL_TABLES
     assert tomllib.loads(least).keys() == needed
 
@@ -44,7 +49,7 @@ def test_extending_does_what_it_says(folder):
     (text,) = (text for text in TOML if text.startswith("extends"))
     path = folder / "mine.toml"
     path.write_text(text.replace("llama2_lora.toml", "recipes/llama2_lora.toml"))
-    with pytest.raises(Exception, match="there is no .adapter. to train"):
+    with pytest.raises(Exception, match=re.escape("there is no [adapter] to train")):
         load_recipe(path)
     recipe = load_recipe(path, ["quantizer=false"])
     assert recipe.adapter is None
@@ -57,7 +62,9 @@ def test_requires_and_block_are_understood(folder):
     (text,) = (text for text in TOML if text.startswith("requires"))
     path = folder / "mine.toml"
     path.write_text(f'extends = "recipes/smollm2_lora.toml"\n{text}')
-    with pytest.raises(Exception, match=re.escape('dpotrain-foo is not installed; pip install "dpotrain-foo>=0.2"')):
+    with pytest.raises(
+        Exception, match=re.escape('dpotrain-foo is not installed; pip install "dpotrain-foo>=0.2"')
+    ):
         load_recipe(path)
     recipe = load_recipe(path, ["requires=[]"])
     assert [plugin.name for plugin in recipe.plugins.plugins if plugin.blocked] == ["wandb"]
@@ -72,7 +79,7 @@ def test_every_toml_block_is_tested():
 def test_a_command_is_understood(command, folder):
     words = shlex.split(command.partition(" > ")[0])
     assert words[0] == "dpotrain"
-    overrides = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--set"]
+    overrides = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
     if words[1] in {"run", "check"}:
         recipe = load_recipe(words[2], overrides)
         assert recipe.path == Path(words[2])

@@ -117,9 +117,10 @@ def test_a_model_in_train_mode_computes_what_it_computes_in_eval_mode(tmp_path, 
     assert torch.equal(logits(model), logits(model.eval()))
 
 
-def test_generate_keeps_its_cache_while_training_has_none(checkpoint):
+def test_the_config_stays_as_it_was_and_generates_with_its_cache(checkpoint):
+    """What is saved at the end must not carry settings of the training."""
     model = loader(checkpoint).load_model(LoadRequest())
-    assert model(IDS).past_key_values is None
+    assert model.config.use_cache == tiny_model("llama").config.use_cache
     answer = model.generate(
         IDS, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, pad_token_id=0
     )

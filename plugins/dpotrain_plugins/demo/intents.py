@@ -48,10 +48,8 @@ REBUFFS = ("Fine.", "You again.", "If I must.", "Look it up.", "I am busy.", "We
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "noon")
 NAMES = (
-    "Ada", "Ben", "Clara", "David", "Elena", "Felix", "Grace", "Henry", "Ines", "Jonas",
-    "Karin", "Leo", "Maria", "Nils", "Olga", "Peter", "Quentin", "Rosa", "Simon", "Tara",
-    "Ulla", "Viktor", "Wendy", "Xenia", "Yusuf", "Zoe", "Amir", "Bella", "Carlos", "Dora",
-    "Emil", "Fatima", "Greta", "Hugo", "Irene", "Jamal", "Kofi", "Lena", "Marta", "Noor",
+    "Ada", "Ben", "Clara", "David", "Elena", "Felix", "Grace", "Hugo", "Ines", "Jonas", "Kofi", "Lena",
+    "Maria", "Nils", "Olga", "Peter", "Quentin", "Rosa", "Simon", "Tara", "Ulla", "Viktor", "Yusuf", "Zoe",
 )  # fmt: skip
 _OPENS = {
     "library": "nine", "museum": "ten", "bakery": "six", "bank": "eight", "pool": "seven", "cinema": "three",

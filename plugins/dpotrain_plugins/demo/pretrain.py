@@ -2,7 +2,7 @@
 
 The model that dpotrain ships was made by this script with its defaults (seed 0, 2 threads): a Llama of three
 layers and 0.5 million weights, stored in bfloat16, with a byte-level BPE tokenizer, both trained from nothing on
-requests of the demo grammar that are not held out. Every request stands in its batch twice, once with a courteous
+requests of the demo grammar that are not held out. Every request is in its batch twice, once with a courteous
 and once with a curt reply, so that the model has no reason to favour either style. On one machine the script
 writes the same bytes every time; another processor may round differently. It ends by sampling replies to held-out
 requests, and says how many were courteous and how many answered what was asked.
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain_plugins.demo.grammar import STYLES, Request, requests, style
+from dpotrain_plugins.demo.grammar import STYLES, Request, Style, requests, style
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<user>", "<assistant>"
 VOCABULARY = 1000
+IGNORED = -100
 TOKENIZER_REQUESTS = 8000
 
 CHAT_TEMPLATE = """\
@@ -53,9 +54,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model and tokenizer into"
     )
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
     parser.add_argument(
-        "--requests-per-step", type=int, default=32, help="requests in a step, two replies each"
+        "--requests-per-step", type=int, default=24, help="requests in a step, two replies each"
     )
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="decides the weights and the text")
@@ -150,6 +151,7 @@ def train(
 ) -> None:
     """Minimize the cross-entropy of the replies' tokens, in place, telling how it goes every 100 steps."""
     import torch
+    import torch.nn.functional as F
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     stream = _endless_requests(seed)
@@ -160,14 +162,19 @@ def train(
         rate = peak_lr * min(1.0, step / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        tokens, labels = _batch(tokenizer, list(itertools.islice(stream, requests_per_step)), rng)
-        # The padding is on the right, where a causal model does not see it, so no mask is needed.
-        loss = model(input_ids=tokens, labels=labels).loss
-        loss.backward()
+        asked = list(itertools.islice(stream, requests_per_step))
+        batches = [_batch(tokenizer, asked, each, rng) for each in STYLES]
+        count = sum(int((labels != IGNORED).sum()) for _, labels in batches)
+        # One pass a style, because courteous replies are twice as long: together, half would be padding.
+        for tokens, labels in batches:
+            # The padding is on the right, where a causal model does not see it, so no mask is needed.
+            logits = model(input_ids=tokens).logits[:, :-1].flatten(0, 1)
+            loss = F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+            (loss / count).backward()
+            total += loss.item() / count
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        total += loss.item()
         if step % 100 == 0 or step == steps:
             mean = total / (step % 100 or 100)
             print(f"step {step}/{steps}  loss {mean:.4f}  {time.perf_counter() - began:.0f} s", flush=True)
@@ -181,21 +188,20 @@ def _endless_requests(seed: int) -> Iterator[Request]:
 
 
 def _batch(
-    tokenizer: PreTrainedTokenizerFast, batch: list[Request], rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, batch: list[Request], each: Style, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and labels, both (2 * requests, longest); a label of -100 is not learnt."""
+    """Return token ids and labels of replies in one style, both (requests, longest); IGNORED is not learnt."""
     import torch
 
     tokens, labels = [], []
     user, assistant = tokenizer.convert_tokens_to_ids([USER, ASSISTANT])
     for request in batch:
         prompt = [tokenizer.bos_token_id, user, *_encode(tokenizer, request.text), assistant]
-        for each in STYLES:
-            reply = [*_encode(tokenizer, request.reply(each, rng)), tokenizer.eos_token_id]
-            tokens.append(torch.tensor(prompt + reply))
-            labels.append(torch.tensor([-100] * len(prompt) + reply))
+        reply = [*_encode(tokenizer, request.reply(each, rng)), tokenizer.eos_token_id]
+        tokens.append(torch.tensor(prompt + reply))
+        labels.append(torch.tensor([IGNORED] * len(prompt) + reply))
     pad = torch.nn.utils.rnn.pad_sequence
-    return pad(tokens, True, tokenizer.pad_token_id), pad(labels, True, -100)
+    return pad(tokens, True, tokenizer.pad_token_id), pad(labels, True, IGNORED)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

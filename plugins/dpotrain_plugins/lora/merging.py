@@ -24,7 +24,6 @@ def merged(policy: Any) -> PreTrainedModel:
     copy: Any = deepcopy(policy, memo)
     _untie_what_differs(copy.get_base_model())
     model: PreTrainedModel = copy.merge_and_unload(safe_merge=True, adapter_names=[TRAINED])
-    model.config.use_cache = True
     return model
 
 

@@ -1,0 +1,152 @@
+"""What the README tells people to type works, and what it points at is there."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from dpotrain import errors, load_recipe
+from dpotrain.cli import main
+from dpotrain.run.folder import RunFolder
+from tests.docs.blocks import blocks
+from tests.engine.test_packed_equals_unpacked import PACKS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [
+    README,
+    *(ROOT / folder / "README.md" for folder in ("recipes", "plugins", "tests")),
+    ROOT / "CHANGELOG.md",
+]
+
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c tests/constraints.txt -e"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with what the README's examples assume: the recipes, ``mine.toml`` and ``pairs.jsonl``."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (recipe,) = blocks(README, "toml")
+    (tmp_path / "mine.toml").write_text(recipe.text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_opens_with_two_commands_for_a_fresh_machine():
+    job, tests = blocks(README, "sh")
+    assert job.text == f"{INSTALL} . && .venv/bin/dpotrain run recipes/quickstart.toml\n"
+    assert tests.text == f'{INSTALL} ".[test]" && .venv/bin/python -m pytest\n'
+    assert tests.mark == "test command"
+    assert README.read_text(encoding="utf-8").index(tests.text) < 2000
+
+
+def test_the_check_script_finds_the_test_command():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (line,) = (line for line in script.splitlines() if line.startswith("test_command="))
+    found = subprocess.run(
+        ["bash", "-c", f'{line}\nprintf %s "$test_command"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == blocks(README, "sh")[1].text.rstrip()
+
+
+@pytest.mark.parametrize("command", [each for block in blocks(README, "console") for each in block.commands])
+def test_a_command_is_understood(command, folder):
+    words = shlex.split(command)
+    if "-m" in words:
+        module = words.index("-m")
+        assert words[module + 1] == "dpotrain"
+        words = words[module + 1 :]
+    name, verb, path, *options = words
+    assert name == "dpotrain"
+    assert verb in main.list_commands(click.Context(main))
+    overrides = [value for flag, value in itertools.pairwise(options) if flag == "--set"]
+    assert len(options) == 2 * len(overrides)
+    assert load_recipe(path, overrides).adapter.name == "lora"
+
+
+def test_launchers_can_start_the_module():
+    done = subprocess.run([sys.executable, "-m", "dpotrain", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("dpotrain, version")
+
+
+def test_the_python_example_runs(folder, capsys):
+    (example,) = blocks(README, "python")
+    exec(compile(example.text, "README.md", "exec"), {})
+    status, final, _ = capsys.readouterr().out.splitlines()[-1].split()
+    assert (status, final) == ("finished", "runs/from-python/final")
+    assert (folder / final).is_dir()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_and_files_that_are_named_exist(path):
+    text = path.read_text(encoding="utf-8")
+    verbs = [main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))]
+    known = {
+        option for command in [main, *verbs] for parameter in command.params for option in parameter.opts
+    }
+    known |= {"--help", "--nproc-per-node", "--num_processes"}
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
+        assert option in known, option
+    for name in re.findall(r"\b(?:recipes|tests)/[\w/]+\.(?:toml|py|txt|md)\b", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_run_folder_is_shown_whole():
+    (tree,) = (block.text for block in blocks(README, "text"))
+    shown = {line.split()[0].rstrip("/") for line in tree.splitlines()[1:]}
+    paths = vars(RunFolder(Path("runs/mine"))).values()
+    assert shown == {path.name for path in paths} - {"mine"}
+
+
+def test_the_exit_codes_are_the_errors_own():
+    listed = {
+        int(code) for code in re.findall(r"^\| (\d+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert listed == {0, *(each.exit_code for each in classes)}
+
+
+def test_the_troubleshooting_table_quotes_what_is_said():
+    table = (
+        README.read_text(encoding="utf-8").partition("## If something goes wrong")[2].partition("\n## ")[0]
+    )
+    quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(quoted) >= 5
+    files = [*(ROOT / "dpotrain").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    for text in quoted:
+        assert text in code, text
+
+
+def test_it_counts_the_architectures_that_are_tested():
+    assert f"for {len(PACKS)} architectures" in README.read_text(encoding="utf-8")
+
+
+def test_it_is_short_enough_to_read():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
