@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +51,22 @@ class RunFolder:
         """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
         return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
 
-    def finished(self) -> dict[str, Any] | None:
-        """Return the summary of a run that finished here, or None."""
+    def finished(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the summary of a run that finished here, or None.
+
+        ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
+        """
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))["training"]
+        except (OSError, ValueError, KeyError):
             return None
-        return summary if isinstance(summary, dict) and summary.get("status") == "finished" else None
+        now = document["training"]
+        if not isinstance(summary, dict) or any(
+            before.get(key) != now.get(key) for key in ("epochs", "steps")
+        ):
+            return None
+        return summary if summary.get("status") == "finished" else None
 
     def write_recipe(self, text: str) -> None:
         """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""

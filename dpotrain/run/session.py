@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 
@@ -27,6 +26,7 @@ from dpotrain.run import summary
 from dpotrain.run.assembly import INITIAL, Assembly, costs_of
 from dpotrain.run.atomic import folder_aside
 from dpotrain.run.environment import describe
+from dpotrain.run.facts import facts, title
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.log import LoggedReporter, logging_to
 from dpotrain.run.loop import HeldOut, RunLoop
@@ -35,7 +35,6 @@ from dpotrain.run.reporter import Reporter, SilentReporter
 from dpotrain.run.signals import StopRequest
 
 if TYPE_CHECKING:
-    from dpotrain.data.prepare import PreparedData
     from dpotrain.engine.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
 
@@ -58,10 +57,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
-    finished = folder.finished() if resume else None
-    if finished is not None:
-        return summary.from_json(finished, folder.path)
-    if accelerator.is_main_process:
+    finished = folder.finished(recipe.document) if resume else None
+    if accelerator.is_main_process and finished is None:
         folder.begin(resume=resume)
     accelerator.wait_for_everyone()
     with ExitStack() as stack:
@@ -69,8 +66,12 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         if accelerator.is_main_process:
             stack.enter_context(logging_to(folder.log))
             shown = LoggedReporter(stack.enter_context(reporter or _default_reporter()))
-        stop = stack.enter_context(StopRequest())
-        outcome = _run(recipe, folder, accelerator, shown, stop, resume)
+        if finished is not None:
+            shown.note(f"{folder.path} holds this run, finished; there is nothing to go on with")
+            outcome = summary.from_json(finished, folder.path)
+        else:
+            stop = stack.enter_context(StopRequest())
+            outcome = _run(recipe, folder, accelerator, shown, stop, resume)
         shown.finished(outcome)
         return outcome
 
@@ -195,7 +196,7 @@ def _assemble(
         note=reporter.note,
         inference=lambda: _inference(scorer),
     )
-    reporter.started(_title(recipe), _facts(recipe, data, scorer, plan, accelerator, folder))
+    reporter.started(title(recipe), facts(recipe, data, scorer, plan, accelerator, folder))
     return RunLoop(recipe, folder, run, trainer, scorer, adapter, held_out, events, reporter, stop)
 
 
@@ -240,7 +241,7 @@ def _failed(
     error: BaseException,
 ) -> Outcome:
     """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
-    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
     if loop is None:
         outcome = Outcome(status="failed", steps=0, folder=folder.path, final=None, error=text)
     else:
@@ -272,39 +273,3 @@ def _default_reporter() -> Reporter:
     from dpotrain.ui import reporter
 
     return reporter()
-
-
-def _title(recipe: Recipe) -> str:
-    return recipe.path.name if recipe.path is not None else "recipe"
-
-
-def _facts(
-    recipe: Recipe,
-    data: PreparedData,
-    scorer: Scorer,
-    plan: BatchPlan,
-    accelerator: Accelerator,
-    folder: RunFolder,
-) -> dict[str, str]:
-    """Return what a person wants to see before the first step."""
-    weights = list(scorer.parameters())
-    total = sum(weight.numel() for weight in weights)
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    name = getattr(recipe.model.options, "name", recipe.model.name)
-    quantized = "" if recipe.quantizer is None else f", {recipe.quantizer.name}"
-    what = "all weights" if recipe.adapter is None else recipe.adapter.name
-    held_out = 0 if data.evaluation is None else len(data.evaluation)
-    tokens = int(np.sum(data.train.lengths))
-    processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
-    return {
-        "model": f"{name}{quantized}",
-        "training": f"{what}: {trained:,} of {total:,} parameters",
-        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
-        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
-        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs, {recipe.training.epochs} epoch(s)",
-        "engine": (
-            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, "
-            f"at most {plan.tokens_per_microbatch:,} tokens a pass, on {accelerator.device}{processes}"
-        ),
-        "folder": str(folder.path),
-    }

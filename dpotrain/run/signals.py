@@ -42,7 +42,7 @@ class StopRequest:
         self._deferring = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name and number == signal.SIGINT:
+        if self.name == "SIGINT" and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         if not self._deferring:

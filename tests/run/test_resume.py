@@ -121,6 +121,23 @@ def test_a_finished_run_is_not_run_again(uninterrupted):
     assert (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_can_be_given_more_epochs(tmp_path):
+    recipe = project(tmp_path)
+    short = [
+        "training.epochs=1",
+        "checkpoints.every=5",
+        'schedule.use="constant"',
+        "schedule.warmup_fraction=0",
+    ]
+    assert train(load_recipe(recipe, short), reporter=SilentReporter()).steps == 5
+    more = train(load_recipe(recipe, [*short, "training.epochs=2"]), resume=True, reporter=SilentReporter())
+    assert more.steps == 10
+    whole = [*short, "training.epochs=2", f"run.output_dir={str(tmp_path / 'whole')!r}"]
+    train(load_recipe(recipe, whole), reporter=SilentReporter())
+    mine, theirs = weights(tmp_path / "run" / "final"), weights(tmp_path / "whole" / "final")
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+
+
 def test_a_folder_that_holds_a_run_is_left_alone(uninterrupted):
     with pytest.raises(RunError, match=r"already holds a run\.\nPass --resume"):
         train(load_recipe(uninterrupted), reporter=SilentReporter())

@@ -35,6 +35,14 @@ def test_a_second_interrupt_stops_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_interrupt_after_another_signal_is_the_first_of_its_kind():
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():

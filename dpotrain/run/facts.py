@@ -1,0 +1,53 @@
+"""What a person wants to see before the first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dpotrain.data.plan import BatchPlan
+    from dpotrain.data.prepare import PreparedData
+    from dpotrain.engine.scorer import Scorer
+    from dpotrain.recipe.recipe import Recipe
+    from dpotrain.run.folder import RunFolder
+
+
+def title(recipe: Recipe) -> str:
+    """Return what the run is called: its recipe's file."""
+    return recipe.path.name if recipe.path is not None else "recipe"
+
+
+def facts(
+    recipe: Recipe,
+    data: PreparedData,
+    scorer: Scorer,
+    plan: BatchPlan,
+    accelerator: Accelerator,
+    folder: RunFolder,
+) -> dict[str, str]:
+    """Return labelled facts about model, data, loss, steps and engine."""
+    weights = list(scorer.parameters())
+    total = sum(weight.numel() for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    name = getattr(recipe.model.options, "name", recipe.model.name)
+    quantized = "" if recipe.quantizer is None else f", {recipe.quantizer.name}"
+    what = "all weights" if recipe.adapter is None else recipe.adapter.name
+    held_out = 0 if data.evaluation is None else len(data.evaluation)
+    tokens = int(np.sum(data.train.lengths))
+    processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
+    return {
+        "model": f"{name}{quantized}",
+        "training": f"{what}: {trained:,} of {total:,} parameters",
+        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
+        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
+        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs, {recipe.training.epochs} epoch(s)",
+        "engine": (
+            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, "
+            f"at most {plan.tokens_per_microbatch:,} tokens a pass, on {accelerator.device}{processes}"
+        ),
+        "folder": str(folder.path),
+    }
