@@ -63,6 +63,9 @@ def find(name: Name, config: str | None) -> Place:
         return Files({split: _files([one] if isinstance(one, str) else one) for split, one in name.items()})
     if isinstance(name, list):
         return Files({"train": _files(name)})
+    if not name.strip():
+        # As a path it would be the working directory.
+        raise DataError("data.name is empty; it names a file, a folder or a hub data set.")
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(path, config)
