@@ -32,5 +32,5 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
     if outcome.status == "stopped":
         raise RunStopped(
             f"the run was stopped after step {outcome.steps} and its state is saved\n"
-            f"go on with: dpotrain run {recipe} --resume, and the same --set options if there were any"
+            f"go on with: dpotrain run {outcome.folder / 'recipe.toml'} --resume"
         )

@@ -138,6 +138,8 @@ def _proven(
     try:
         with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=bf16):
             got, segments = scorer.count_and_score(sample)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise attention.CannotPackError(f"its forward fails on a packed row ({error})") from error
     layers = _attention_layers(model)

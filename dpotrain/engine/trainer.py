@@ -23,7 +23,7 @@ from dpotrain.engine.metrics import SUMMED, Window, means, pair_sums, speed
 from dpotrain.engine.random_state import RandomState
 from dpotrain.engine.schedule import learning_rate_factor
 from dpotrain.engine.scores import PairScores
-from dpotrain.errors import RunError
+from dpotrain.errors import PluginError, RunError
 from dpotrain.run.records import StepRecord
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Trainer:
             last = number == len(microbatches) - 1
             with self._synchronizing(last):
                 scores = self._score(batch)
-                losses = self.loss(scores)
+                losses = pair_losses(self.loss, scores)
                 self.accelerator.backward((losses * batch.weights).sum() * share)
             sums += pair_sums(scores, losses, batch.weights, self.loss.options.beta, batch.tokens)
             if not last and self.interrupted():
@@ -117,7 +117,13 @@ class Trainer:
             step=step.step,
             total_steps=self.plan.total_steps,
             epoch=self.plan.epochs_done(step.step),
-            metrics={"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, **metrics},
+            metrics={
+                "loss": loss,
+                "grad_norm": grad_norm,
+                "learning_rate": learning_rate,
+                **metrics,
+                **speed(sums, seconds),
+            },
             pairs=len(step.pairs),
             tokens=tokens,
             seconds=seconds,
@@ -180,6 +186,19 @@ def pair_scores(policy: torch.Tensor, reference: torch.Tensor, batch: PackedPair
     )
 
 
+def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
+    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
+    losses = loss(scores)
+    expected = scores.policy_chosen.shape
+    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
+        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
+            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+        )
+    return losses
+
+
 def evaluate(
     accelerator: Accelerator,
     scorer: Scorer,
@@ -202,7 +221,9 @@ def evaluate(
         for pairs in mine[accelerator.process_index]:
             batch = pack(data, pairs).to(accelerator.device)
             scores = pair_scores(scorer(batch), reference.scores(batch), batch)
-            sums += pair_sums(scores, loss(scores), batch.weights, loss.options.beta, batch.tokens)
+            sums += pair_sums(
+                scores, pair_losses(loss, scores), batch.weights, loss.options.beta, batch.tokens
+            )
             advance(len(pairs) * accelerator.num_processes)
     total: torch.Tensor = accelerator.reduce(sums, "sum").cpu()
     return {**means(total), **speed(total, time.perf_counter() - started)}

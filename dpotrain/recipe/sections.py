@@ -20,11 +20,14 @@ from dpotrain.plugin.components import (
     Quantizer,
 )
 
+#: How much of a running mean stays in each step.
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
     """Base of every table: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class TopLevel(Section):
@@ -84,7 +87,8 @@ class ReferenceSection(Section):
 
     of: str = Field(
         "initial-policy",
-        description='"initial-policy" (the policy before training), or hub name or folder of another model.',
+        description='"initial-policy" (the policy before training), or hub name or folder of another model, '
+        "which is loaded without [quantizer].",
     )
     when: Literal["auto", "live", "precomputed"] = Field(
         "auto",
@@ -126,7 +130,7 @@ class OptimizerSection(Section):
         "adamw", description="AdamW, or its 8-bit version of bitsandbytes."
     )
     lr: float = Field(gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the two moments.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
 
@@ -158,7 +162,11 @@ class CheckpointsSection(Section):
     """When the run can be picked up again."""
 
     every: int | None = Field(None, ge=1, description="Save every so many steps (and always on a signal).")
-    keep: int = Field(3, ge=1, description="How many of the newest complete checkpoints stay.")
+    keep: int = Field(
+        3,
+        ge=1,
+        description="How many of the newest checkpoints stay; the one with the lowest evaluation loss stays besides.",
+    )
 
 
 class LoggingSection(Section):

@@ -16,7 +16,14 @@ from dpotrain.data.plan import Costs
 from dpotrain.engine.all_weights import AllWeights
 from dpotrain.engine.budget import tokens_per_microbatch
 from dpotrain.engine.probe import choose_scorer
-from dpotrain.engine.reference import InitialPolicy, NoReference, OtherModel, Reference, precompute
+from dpotrain.engine.reference import (
+    InitialPolicy,
+    NoReference,
+    OtherModel,
+    Reference,
+    Remembered,
+    precompute,
+)
 from dpotrain.engine.reference_store import ReferenceStore
 from dpotrain.errors import RunError
 from dpotrain.plugin.components import LoadRequest
@@ -157,8 +164,12 @@ class Assembly:
         if when == "live" and full:
             second = self._second_copy()
             return References(second, second)
-        if when == "live" or (when == "auto" and not full and recipe.training.epochs == 1):
+        if when == "live":
             return References(live, live)
+        if when == "auto" and not full and recipe.training.epochs == 1:
+            # Each training pair is met once, so storing would cost what it saves.
+            held_out = self.data.evaluation
+            return References(live, live if held_out is None else Remembered(live, len(held_out)))
         # An adapter in the loader's source is merged for full training, which rounds.
         return self._precompute(live, scorer.packs, budget, recipe.model.fingerprint(), {"merged": full})
 
@@ -176,7 +187,7 @@ class Assembly:
         quantizer = recipe.quantizer if recipe.reference.of == INITIAL else None
         identity = {
             "weights": fingerprint,
-            "model": {"use": recipe.model.name, **recipe.model.options.model_dump(mode="json")},
+            "loader": recipe.model.name,
             "quantizer": None
             if quantizer is None
             else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},

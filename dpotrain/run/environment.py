@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,12 +38,36 @@ def describe(recipe: Recipe, processes: int) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": devices or [f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"],
         "processes": processes,
-        "command": sys.argv,
+        "command": _without_secrets(sys.argv, recipe.document),
         "plugins": [
             {"name": each.name, "distribution": each.distribution, "version": each.version, "file": each.file}
             for each in recipe.plugins.active(recipe)
         ],
     }
+
+
+def _without_secrets(arguments: Sequence[str], document: Mapping[str, Any]) -> list[str]:
+    """Mask the value of every ``--set key=value`` whose key is not in the resolved recipe: secrets never are."""
+    shown = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        start = "--set=" if argument.startswith("--set=") else ""
+        key, equals, value = argument.removeprefix(start).partition("=")
+        overrides = bool(start) or before == "--set"
+        secret = overrides and equals and value != "false" and not _holds(document, key.strip())
+        shown.append(f"{start}{key}=***" if secret else argument)
+    return shown
+
+
+def _holds(document: Any, key: str) -> bool:
+    """Whether a dotted key, such as ``loggers.0.project``, leads anywhere."""
+    for part in key.split("."):
+        if isinstance(document, Mapping) and part in document:
+            document = document[part]
+        elif isinstance(document, list) and part.isdigit() and int(part) < len(document):
+            document = document[int(part)]
+        else:
+            return False
+    return True
 
 
 def _version(package: str) -> str | None:

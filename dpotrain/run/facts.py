@@ -38,13 +38,14 @@ def facts(
     what = "all weights" if recipe.adapter is None else recipe.adapter.name
     held_out = 0 if data.evaluation is None else len(data.evaluation)
     tokens = int(np.sum(data.train.lengths))
+    epochs = plan.epochs_done(plan.total_steps)
     processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
     return {
         "model": f"{name}{quantized}",
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
-        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs, {recipe.training.epochs} epoch(s)",
+        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": (
             f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, "
             f"at most {plan.tokens_per_microbatch:,} tokens a pass, on {accelerator.device}{processes}"

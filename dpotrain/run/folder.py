@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import RunError
 from dpotrain.run.atomic import write_json, write_text
+from dpotrain.run.resuming import check_same, mathematics
 
 if TYPE_CHECKING:
     from dpotrain.data.report import DataReport
@@ -55,18 +56,20 @@ class RunFolder:
         """Return the summary of a run that finished here, or None.
 
         ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
+
+        Raises:
+            RunError: the run that finished here was of a recipe with other mathematics.
         """
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
-            before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))["training"]
-        except (OSError, ValueError, KeyError):
+            before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
-        now = document["training"]
-        if not isinstance(summary, dict) or any(
-            before.get(key) != now.get(key) for key in ("epochs", "steps")
-        ):
+        if not isinstance(summary, dict) or summary.get("status") != "finished":
             return None
-        return summary if summary.get("status") == "finished" else None
+        check_same(mathematics(before), mathematics(document))
+        then, now = before.get("training", {}), document["training"]
+        return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary
 
     def write_recipe(self, text: str) -> None:
         """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dpotrain.data.keys import pair_keys
 from dpotrain.engine.metrics import Window
 from dpotrain.engine.random_state import RandomState
 from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
@@ -99,10 +102,16 @@ class RunLoop:
         checkpoint = checkpoints.load(path)
         state = checkpoint.state
         check_same(state["mathematics"], mathematics(self.recipe.document))
-        if state["train_pairs"] != self.run.train_pairs:
+        if state["data"] != self.data_identity:
             raise RunError(
-                f"the data has changed: {state['train_pairs']} training pairs then, {self.run.train_pairs} now.\n"
-                "A resumed run needs the data it was begun with."
+                "the data is not what the run was begun with: the training pairs, or their order, have changed.\n"
+                "Put the data back, or begin a new run: --set run.output_dir=…"
+            )
+        total = self.trainer.plan.total_steps
+        if state["total_steps"] != total and self.recipe.schedule.use != "constant":
+            self.reporter.warn(
+                f"the run now has {total} steps instead of {state['total_steps']}: the {self.recipe.schedule.use} "
+                "schedule goes on as if it always had, so the learning rate makes a jump here"
             )
         self.adapter.load_state(self.scorer.policy, checkpoint.trained)
         self.trainer.optimizer.load_state_dict(dict(checkpoint.optimizer))
@@ -117,6 +126,14 @@ class RunLoop:
         if self.run.is_main_process:
             self.metrics.rewind(checkpoint.step)
         self.reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
+
+    @cached_property
+    def data_identity(self) -> str:
+        """A hash over the training pairs in order: what a resumed run must find again."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key in pair_keys(self.trainer.data):
+            digest.update(bytes.fromhex(key))
+        return digest.hexdigest()
 
     @property
     def wall_seconds(self) -> float:
@@ -174,7 +191,8 @@ class RunLoop:
             self.progress.wall_seconds = self.wall_seconds
             state: Mapping[str, Any] = {
                 "mathematics": mathematics(self.recipe.document),
-                "train_pairs": self.run.train_pairs,
+                "data": self.data_identity,
+                "total_steps": self.trainer.plan.total_steps,
                 "window": asdict(self.trainer.window),
                 "progress": self.progress.as_json(),
                 "random": random_states,

@@ -19,7 +19,7 @@ from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.optimizer import build_optimizer
 from dpotrain.engine.scorer import causal_lm
 from dpotrain.engine.trainer import Trainer
-from dpotrain.errors import DpotrainError, RunError
+from dpotrain.errors import DpotrainError, RunError, RunStopped
 from dpotrain.plugin.events import RunEvents
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
@@ -103,6 +103,14 @@ def _run(
         status = loop.go()
         final = _save_final(loop) if status == "finished" else None
         outcome = _outcome(loop, status, final)
+    except torch.OutOfMemoryError as error:
+        told = RunError(
+            f"{accelerator.device} is out of memory ({str(error).splitlines()[0]}).\n"
+            "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
+            "results),\nor lower data.max_length. With checkpoints, --resume goes on from the last one."
+        )
+        _failed(folder, accelerator, events, loop, told)
+        raise told from error
     except BaseException as error:
         outcome = _failed(folder, accelerator, events, loop, error)
         if loop is not None and loop.progress.step:
@@ -127,7 +135,8 @@ def _assemble(
 ) -> RunLoop:
     """Bring up everything a run needs, in the order that keeps the least in memory."""
     torch.manual_seed(recipe.seed)
-    tokenizer = recipe.model.load_tokenizer()
+    with reporter.phase("loading the tokenizer", None):
+        tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter)
     for line in data.report.changes():
         reporter.note(line)
@@ -243,7 +252,8 @@ def _failed(
     """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
     text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
     if loop is None:
-        outcome = Outcome(status="failed", steps=0, folder=folder.path, final=None, error=text)
+        status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
+        outcome = Outcome(status=status, steps=0, folder=folder.path, final=None, error=text)
     else:
         outcome = _outcome(loop, "failed", None, error=text)
     try:

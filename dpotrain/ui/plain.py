@@ -84,7 +84,9 @@ class PlainReporter:
         except BaseException:
             self._line(f"{name}: broken off at {done}{of} after {duration(self._clock() - begun)}")
             raise
-        self._line(f"{name}: done {done}{of} in {duration(self._clock() - begun)}")
+        self._line(
+            f"{name}: done{f' {done}{of}' if total is not None else ''} in {duration(self._clock() - begun)}"
+        )
 
     def note(self, text: str) -> None:
         """Write ``note: …``; every line of a longer text is marked."""

@@ -5,7 +5,9 @@ The quantized weights stay frozen; an adapter is trained beside them. Both work 
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,6 +102,8 @@ class Bnb4bit(_BitsAndBytes):
             layer.support_avx512bf16_for_cpu = False
             if self.options.compute_dtype == "auto":
                 layer.register_forward_pre_hook(_follow_precision)
+            else:
+                layer.forward = _outside_autocast(layer.forward)
 
 
 class Bnb8bit(_BitsAndBytes):
@@ -145,6 +149,20 @@ def _follow_precision(layer: Any, args: tuple[torch.Tensor, ...]) -> None:
     device = args[0].device.type
     autocast = torch.is_autocast_enabled(device)
     layer.compute_dtype = torch.get_autocast_dtype(device) if autocast else args[0].dtype
+
+
+def _outside_autocast(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Compute in the configured dtype with gradients as without; autocast would have its own way with them."""
+    import torch
+
+    @functools.wraps(forward)
+    def computed(hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden)
+
+    return computed
 
 
 def _not_about_casting(record: logging.LogRecord) -> bool:

@@ -17,7 +17,7 @@ from dpotrain.engine.optimizer import build_optimizer
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.reference import Stored
 from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
-from dpotrain.errors import RunError
+from dpotrain.errors import PluginError, RunError
 from dpotrain.plugin.components import Loss
 from dpotrain.recipe.sections import OptimizerSection, ScheduleSection
 from dpotrain.run.assembly import costs_of
@@ -166,3 +166,19 @@ def test_evaluation_covers_every_pair_once_without_dropout():
     assert got["loss"] == pytest.approx(-F.logsigmoid(margins).mean().item(), abs=1e-4)
     assert got["rewards/margins"] == pytest.approx(margins.mean().item(), abs=1e-3)
     assert got["rewards/accuracies"] == pytest.approx((margins > 0).float().mean().item())
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda losses: losses.mean(), lambda losses: losses[:, None], lambda losses: 0.5]
+)
+def test_a_loss_of_the_wrong_shape_is_named(wrong):
+    class Wrong(Sigmoid):
+        name = "wrong"
+
+        def __call__(self, scores):
+            return wrong(super().__call__(scores))
+
+    trainer = trainer_of(build("llama"), random_pairs(SIZES))
+    trainer.loss = Wrong(Wrong.Options(beta=BETA))
+    with pytest.raises(PluginError, match=r'loss "wrong" returned .* must return one number a pair'):
+        next(trainer.steps())

@@ -130,6 +130,14 @@ def test_reference_and_policy_use_the_same_numerics(checkpoint, kind, autocast):
     assert torch.equal(forward(model, autocast), with_gradients)
 
 
+@PRECISIONS
+@pytest.mark.parametrize("compute", ["bfloat16", "float32"])
+def test_a_set_compute_dtype_holds_for_reference_and_policy_alike(checkpoint, compute, autocast):
+    model = load(checkpoint, Bnb4bit(Bnb4bit.Options(compute_dtype=compute)))
+    _, with_gradients = input_gradient(model, autocast)
+    assert torch.equal(forward(model, autocast), with_gradients)
+
+
 def test_compute_dtype_follows_the_precision_unless_it_is_set(checkpoint):
     following = load(checkpoint, Bnb4bit(Bnb4bit.Options()))
     layer = following.model.layers[0].mlp.up_proj

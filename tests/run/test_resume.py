@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RunError
+from dpotrain.errors import RunError, RunStopped
 from dpotrain.run.reporter import SilentReporter
 from tests.run.recipes import project, records
 
@@ -158,6 +158,38 @@ def test_other_data_is_refused(uninterrupted, tmp_path):
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"data.name={str(pairs)!r}"]
     train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
-    write_pairs(tmp_path / "pairs.jsonl", count=30)
-    with pytest.raises(RunError, match="the data has changed"):
-        train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    for changed in ({"count": 30}, {"seed": 1}):
+        write_pairs(tmp_path / "pairs.jsonl", **changed)
+        with pytest.raises(RunError, match="the data is not what the run was begun with"):
+            train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+
+
+def test_a_finished_run_of_another_recipe_is_refused(uninterrupted):
+    with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.5 now"):
+        train(load_recipe(uninterrupted, ["loss.beta=0.5"]), resume=True, reporter=SilentReporter())
+
+
+def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
+    recipe = project(tmp_path)
+
+    class Early(SilentReporter):
+        def started(self, title, facts) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RunStopped, match="before the first step"):
+        train(load_recipe(recipe), reporter=Early())
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
+    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).status == "finished"
+
+
+def test_a_falling_schedule_over_another_number_of_steps_is_pointed_out(tmp_path):
+    recipe = project(tmp_path)
+    assert train(load_recipe(recipe), reporter=StopAt(2)).status == "stopped"
+    warned = []
+
+    class Listening(SilentReporter):
+        def warn(self, text) -> None:
+            warned.append(text)
+
+    train(load_recipe(recipe, ["training.epochs=3"]), resume=True, reporter=Listening())
+    assert any("15 steps instead of 10" in text for text in warned)

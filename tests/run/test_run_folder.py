@@ -90,7 +90,10 @@ def log_probs(model, tokenizer, prompt: str, completion: str) -> float:
 
 
 def test_the_result_loads_with_plain_libraries_and_has_learned_what_was_logged(finished, tmp_path):
-    """The policy's log-probs on the held-out pairs, computed from final/ alone, are the last evaluation's."""
+    """Log-probs and rewards on the held-out pairs, computed from final/ and the base alone, are the last evaluation's.
+
+    TRAPS: evaluation after training with the trained weights as reference.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind, recipe, outcome = finished
@@ -108,9 +111,21 @@ def test_the_result_loads_with_plain_libraries_and_has_learned_what_was_logged(f
     loaded = load_recipe(recipe)
     held_out = prepare_data(loaded, tokenizer, SilentReporter()).evaluation
     rows = [json.loads(line) for line in (recipe.parent / "pairs.jsonl").read_text().splitlines()]
-    chosen = [log_probs(model, tokenizer, rows[row]["prompt"], rows[row]["chosen"]) for row in held_out.rows]
-    mean = sum(chosen) / len(chosen)
-    assert mean == pytest.approx(outcome.last_evaluation["logps/chosen"], abs=0.02)
+
+    def means(scored) -> dict[str, float]:
+        return {
+            answer: sum(
+                log_probs(scored, tokenizer, rows[row]["prompt"], rows[row][answer]) for row in held_out.rows
+            )
+            / len(held_out)
+            for answer in ("chosen", "rejected")
+        }
+
+    before, after = means(AutoModelForCausalLM.from_pretrained(base).eval()), means(model)
+    assert after["chosen"] == pytest.approx(outcome.last_evaluation["logps/chosen"], abs=0.02)
+    for answer in ("chosen", "rejected"):
+        reward = 0.1 * (after[answer] - before[answer])
+        assert outcome.last_evaluation[f"rewards/{answer}"] == pytest.approx(reward, abs=2e-3)
     assert abs(outcome.last_evaluation["logps/chosen"] - outcome.first_evaluation["logps/chosen"]) > 0.1
 
 

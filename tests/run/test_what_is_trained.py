@@ -107,3 +107,21 @@ def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, 
     # Before the first update the update is zero whatever is dropped, in training as in evaluation.
     assert losses(dropped)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert records(dropped, "eval")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path):
+    """TRAPS: adapters in bf16 lose their updates; so do pure-bf16 full weights."""
+    warned = []
+
+    class Listening(SilentReporter):
+        def warn(self, text) -> None:
+            warned.append(text)
+
+    overrides = [
+        f"run.output_dir={str(tmp_path / 'run')!r}",
+        "adapter=false",
+        'model.dtype="bfloat16"',
+        "training.steps=1",
+    ]
+    train(load_recipe(recipe, [*overrides, 'training.precision="bf16"']), reporter=Listening())
+    assert any("trained in 16 bits" in text for text in warned)
