@@ -18,7 +18,7 @@ SHARE = 0.5
 
 
 def tokens_per_microbatch(
-    model: PreTrainedModel, device: torch.device, checkpointing: bool, max_length: int
+    model: PreTrainedModel, device: torch.device, checkpointing: bool, max_length: int, bf16: bool
 ) -> int:
     """Estimate from the device's free memory, with the weights loaded and no optimizer state yet.
 
@@ -31,12 +31,12 @@ def tokens_per_microbatch(
     free, _ = torch.cuda.mem_get_info(device)
     # Gradients and two moments, in float32 at the most.
     room = SHARE * (free - 12 * trained)
-    fitting = int(room / bytes_per_token(model, checkpointing))
+    fitting = int(room / bytes_per_token(model, checkpointing, bf16))
     return max(max_length, min(MOST_TOKENS, fitting))
 
 
-def bytes_per_token(model: PreTrainedModel, checkpointing: bool) -> int:
-    """Estimate what a token's activations hold until the backward pass, in bytes, in 16-bit precision.
+def bytes_per_token(model: PreTrainedModel, checkpointing: bool, bf16: bool) -> int:
+    """Estimate what a token's activations hold until the backward pass, in bytes.
 
     Per layer, in units of the hidden size h and the feed-forward size f: two norms' inputs in float32 and
     their outputs (12 h), queries, keys, values, output (8 h), residual sums (4 h), gate, up and product (6
@@ -46,5 +46,7 @@ def bytes_per_token(model: PreTrainedModel, checkpointing: bool) -> int:
     hidden = int(config.hidden_size)
     feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     layers = int(config.num_hidden_layers)
-    layer = 24 * hidden + 6 * feed_forward
-    return layers * 2 * hidden + layer if checkpointing else layers * layer
+    experts = int(getattr(config, "num_experts_per_tok", None) or 1)
+    layer = 24 * hidden + 6 * feed_forward * experts
+    total = layers * 2 * hidden + layer if checkpointing else layers * layer
+    return total if bf16 else 2 * total

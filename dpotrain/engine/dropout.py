@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from torch import nn
 
 
+def drops_out(model: nn.Module) -> bool:
+    """Whether any dropout module of the model is active."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
+
+
 @contextmanager
 def dropout_off(model: nn.Module) -> Iterator[None]:
     """Set the probability of every dropout module to zero inside the context."""

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-#: float32 logits of one chunk: 16 Mi numbers are 64 MB, small beside any model, large enough for full speed.
-CHUNK_NUMBERS = 1 << 24
+#: float32 logits of one chunk, by device: 64 MB are small beside any model and enough for a CPU's full speed; a GPU
+#: reads the whole head for every chunk and wants more rows for it.
+CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def token_log_probs(
 def completion_sums(log_probs: torch.Tensor, scored_tokens: torch.Tensor) -> torch.Tensor:
     """Sum token log-probs, (S,) float32, over completions of ``scored_tokens`` (P, 2) tokens: (P, 2) float32."""
     lengths = scored_tokens.reshape(-1)
-    return torch.segment_reduce(log_probs, "sum", lengths=lengths).view(-1, 2)
+    # The lengths are ours and right; having them checked would wait for the device.
+    return torch.segment_reduce(log_probs, "sum", lengths=lengths, unsafe=True).view(-1, 2)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -87,8 +89,9 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(16, CHUNK_NUMBERS // vocabulary)
+def _chunks(hidden: torch.Tensor, vocabulary: int) -> list[slice]:
+    rows = len(hidden)
+    size = max(16, CHUNK_NUMBERS.get(hidden.device.type, CHUNK_NUMBERS["cpu"]) // vocabulary)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
@@ -131,7 +134,7 @@ class _FrozenHead(torch.autograd.Function):
         slopes = torch.empty_like(hidden) if wanted else None
         with torch.autocast(hidden.device.type, enabled=False):
             low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(len(hidden), len(weight)):
+            for rows in _chunks(hidden, len(weight)):
                 logits = _logits(low[rows], table, bias, transform)
                 log_sum = logits.logsumexp(1)
                 result[rows] = _pick(logits, targets[rows], log_sum)
@@ -162,7 +165,7 @@ class _TrainedHead(torch.autograd.Function):
         log_sums = torch.empty_like(result)
         with torch.autocast(hidden.device.type, enabled=False):
             low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(len(hidden), len(weight)):
+            for rows in _chunks(hidden, len(weight)):
                 logits = _logits(low[rows], table, bias, transform)
                 log_sums[rows] = logits.logsumexp(1)
                 result[rows] = _pick(logits, targets[rows], log_sums[rows])
@@ -179,7 +182,7 @@ class _TrainedHead(torch.autograd.Function):
         dbias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         with torch.autocast(hidden.device.type, enabled=False):
             low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(len(hidden), len(weight)):
+            for rows in _chunks(hidden, len(weight)):
                 logits = _logits(low[rows], table, bias, ctx.transform)
                 slope = _minus_probabilities(logits, log_sums[rows], targets[rows], ctx.transform)
                 slope = slope.mul_(grad[rows, None])
@@ -208,9 +211,9 @@ def _any_head(
         logits = transform(head(rows).float())
         return _pick(logits, wanted, logits.logsumexp(1))
 
-    vocabulary = int(getattr(head, "out_features", CHUNK_NUMBERS // 256))
+    vocabulary = int(getattr(head, "out_features", 1 << 17))
     parts = []
-    for rows in _chunks(len(hidden), vocabulary):
+    for rows in _chunks(hidden, vocabulary):
         if torch.is_grad_enabled():
             # The recomputation sees the same rows and no randomness of its own but a LoRA dropout's,
             # which checkpoint() restores.

@@ -50,7 +50,7 @@ def pair_sums(
             scores.policy_rejected,
         )
         summed = (torch.stack(columns).double() * weights).sum(1)
-        return torch.cat([summed, summed.new_tensor([tokens])])
+        return torch.cat([summed, summed.new_full((1,), tokens)])
 
 
 def means(sums: torch.Tensor) -> dict[str, float]:

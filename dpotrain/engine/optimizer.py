@@ -11,14 +11,12 @@ from torch import nn
 from dpotrain.recipe.sections import OptimizerSection
 
 
-def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], options: OptimizerSection
-) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerSection) -> torch.optim.Optimizer:
     """Return AdamW (arXiv:1711.05101) over the parameters that require gradients.
 
     Weight decay spares vectors (biases, norms), as usual: shrinking them regularizes nothing.
     """
-    trained = [parameter for _, parameter in named if parameter.requires_grad]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [each for each in trained if each.ndim >= 2], "weight_decay": options.weight_decay},
         {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},

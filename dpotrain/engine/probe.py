@@ -15,6 +15,7 @@ import torch
 
 from dpotrain.data.packing import PackedPairs
 from dpotrain.engine import attention
+from dpotrain.engine.dropout import dropout_off
 from dpotrain.engine.logprobs import LogitTransform
 from dpotrain.engine.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
 from dpotrain.errors import RunError
@@ -53,9 +54,22 @@ def choose_scorer(policy: PreTrainedModel, sample: PackedPairs, *, packing: str,
     Raises:
         RunError: ``packing`` is "on" and the model cannot take it.
     """
-    with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=bf16):
-        ordinary = _Ordinary(policy, sample)
-        transform = ordinary.transform()
+    with dropout_off(policy):
+        return _choose(policy, sample, packing, bf16)
+
+
+def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bool) -> Chosen:
+    try:
+        with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=bf16):
+            ordinary = _Ordinary(policy, sample)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RunError(
+            f"an ordinary forward pass of {type(causal_lm(policy)).__name__} fails: {error}\n"
+            'Where the weights are of several dtypes, training.precision = "bf16" brings them together.'
+        ) from error
+    transform = ordinary.transform()
     reason = "packing is off in the recipe" if packing == "off" else ""
     if not reason:
         try:

@@ -7,10 +7,11 @@ that before the first update policy and reference agree to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 
 from dpotrain.data.packing import PackedPairs, pack
 from dpotrain.data.plan import Costs, sweep
@@ -110,12 +111,15 @@ def precompute(
         reporter: shows progress.
         name: what the progress bar is called.
     """
-    store.load()
-    missing = store.missing(keys)
-    # Every rank must have read before any appends, or they would disagree on what is missing.
-    accelerator.wait_for_everyone()
+    # One process says what is missing: the others may see another state of the files, or none at all.
+    told: list[Any] = [None]
     sums = np.zeros((len(data), 2), np.float32)
-    mine: list[int] = []
+    if accelerator.is_main_process:
+        store.load()
+        told = [store.missing(keys)]
+        known = [place for place, key in enumerate(keys) if key in store]
+        sums[known] = store.lookup([keys[place] for place in known])
+    (missing,) = broadcast_object_list(told)
     if len(missing):
         plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
         with reporter.phase(name, len(missing)) as advance:
@@ -126,11 +130,9 @@ def precompute(
                 found = reference.scores(batch).float().cpu().numpy()
                 store.append([keys[pair] for pair in pairs], found)
                 sums[pairs] = found
-                mine += pairs
                 advance(len(pairs) * accelerator.num_processes)
-    if accelerator.num_processes > 1:
-        computed = torch.from_numpy(sums).to(accelerator.device)
-        sums = accelerator.reduce(computed, "sum").cpu().numpy()
-        elsewhere = np.setdiff1d(missing, np.array(mine, np.int64))
-        store.learn([keys[pair] for pair in elsewhere], sums[elsewhere])
-    return Stored(torch.from_numpy(store.lookup(keys)))
+    # Every pair was filled in by exactly one process, but for those that stand in the data twice.
+    total = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu()
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(key, place) for place, key in enumerate(keys)]
+    return Stored(total[places])

@@ -44,6 +44,9 @@ class ReferenceStore:
             values = zip(records["chosen"].tolist(), records["rejected"].tolist(), strict=True)
             self._known.update(zip(keys, values, strict=True))
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._known
+
     def missing(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Return the places in ``keys`` that have no record, each key once."""
         seen: set[bytes] = set(self._known)
@@ -68,10 +71,6 @@ class ReferenceStore:
         self._drop_torn_tail()
         with self.path.open("ab") as file:
             file.write(records.tobytes())
-        self.learn(keys, sums)
-
-    def learn(self, keys: Sequence[bytes], sums: npt.NDArray[np.float32]) -> None:
-        """Take ``sums`` (pairs, 2) that another rank computed and stored."""
         self._known.update(
             (key, (float(chosen), float(rejected)))
             for key, (chosen, rejected) in zip(keys, sums, strict=True)

@@ -11,7 +11,8 @@ def warmup_steps(schedule: ScheduleSection, total_steps: int) -> int:
     """Return the steps of linear warm-up."""
     if schedule.warmup_steps is not None:
         return min(schedule.warmup_steps, total_steps)
-    return math.ceil(schedule.warmup_fraction * total_steps)
+    # 0.07 * 100 is a little more than 7.
+    return math.ceil(round(schedule.warmup_fraction * total_steps, 9))
 
 
 def learning_rate_factor(schedule: ScheduleSection, step: int, total_steps: int) -> float:

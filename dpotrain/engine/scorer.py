@@ -72,6 +72,8 @@ class PackedScorer(Scorer):
             output = model.base_model(
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
+                # Says nothing, and spares transformers looking for packed sequences, which waits for the device.
+                attention_mask=torch.ones_like(batch.input_ids)[None],
                 segments=segments,
                 use_cache=False,
             )

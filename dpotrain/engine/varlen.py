@@ -6,7 +6,7 @@ flash-attn package is installed, that one does. What neither covers goes to :mod
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 from functools import cache
 from typing import Any
@@ -90,7 +90,12 @@ def _flash_attn(
 
 @cache
 def _flash_attn_installed() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+    # Asked by importing: builds for another torch are common, and fail only then.
+    try:
+        importlib.import_module("flash_attn")
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 @cache

@@ -137,6 +137,14 @@ class Adapter(Component):
 
     kind = "adapter"
 
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether a fresh adapter computes exactly what the model does without it, whatever its options.
+
+        Where so, stored reference log-probs are shared between adapters.
+        """
+        return False
+
     @abstractmethod
     def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
         """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.

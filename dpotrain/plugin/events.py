@@ -129,7 +129,19 @@ class RunEvents:
         """Let every listener hear the event; only then raise a PluginError for those that failed."""
         if not run.is_main_process:
             return
-        values = {"run": run, **arguments}
+        if not self._listeners[hook]:
+            return
+        from dpotrain.engine.random_state import RandomState
+
+        # A listener that draws random numbers must not change what the run draws next, or a resumed run, which
+        # hears other events, would take other steps.
+        state = RandomState.capture()
+        try:
+            self._notify(hook, {"run": run, **arguments})
+        finally:
+            state.restore()
+
+    def _notify(self, hook: str, values: dict[str, Any]) -> None:
         failures: list[tuple[str, Exception]] = []
         for listener in self._listeners[hook]:
             if listener.loggers and not any(logger in self.loggers for logger in listener.loggers):

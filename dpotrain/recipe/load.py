@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
-from dpotrain.plugin.components import Component, DatasetFormatter, Logger, Quantizer
+from dpotrain.plugin.components import Component, DatasetFormatter, Logger, Loss, Quantizer
 from dpotrain.plugin.describe import describe_exception
 from dpotrain.plugin.requirements import required_distributions, unmet
 from dpotrain.recipe.document import document_of
@@ -25,6 +25,7 @@ from dpotrain.recipe.sections import (
     LOGGERS,
     OPTIONAL_TABLES,
     DataSection,
+    ReferenceSection,
     Section,
     TopLevel,
 )
@@ -82,6 +83,7 @@ class _Reader:
         formatter = self.formatter()
         loggers = self.loggers()
         self.check_quantizer(components["quantizer"])
+        self.check_without_effect(sections, components["loss"])
         self.check_components(components, formatter, loggers)
         self.problems.raise_if_any()
         return Recipe(
@@ -244,6 +246,22 @@ class _Reader:
             f"{quantizer.name} weights cannot be trained themselves, and there is no [adapter] to train "
             "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights",
         )
+
+    def check_without_effect(self, sections: Mapping[str, Any], loss: Loss | None) -> None:
+        """Refuse keys that another table keeps from doing anything."""
+        data, evaluation, reference = (sections[name] for name in ("data", "evaluation", "reference"))
+        if data and evaluation and evaluation.every and not (data.eval_split or data.eval_fraction):
+            text = "there are no held-out pairs to evaluate on; set data.eval_fraction or data.eval_split"
+            self.say(("evaluation",), ("every",), text)
+        if reference and reference.store and reference.when == "live":
+            self.say(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
+        if (
+            loss
+            and reference
+            and not loss.needs_reference
+            and reference.model_dump() != ReferenceSection.model_validate({}).model_dump()
+        ):
+            self.say(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
 
     def check_components(
         self,

@@ -149,6 +149,8 @@ class ScheduleSection(Section):
     def _one_warmup(self) -> ScheduleSection:
         if self.warmup_steps is not None and self.warmup_fraction:
             raise ValueError("warmup_steps and warmup_fraction exclude each other; keep one")
+        if self.use == "constant" and self.min_lr_fraction:
+            raise ValueError('min_lr_fraction has no effect with use = "constant"; leave it out')
         return self
 
 
@@ -161,7 +163,11 @@ class EvaluationSection(Section):
 class CheckpointsSection(Section):
     """When the run can be picked up again."""
 
-    every: int | None = Field(None, ge=1, description="Save every so many steps (and always on a signal).")
+    every: int | None = Field(
+        200,
+        ge=1,
+        description="Save every so many steps, and after the last; on a signal in any case. false: only then.",
+    )
     keep: int = Field(
         3,
         ge=1,

@@ -25,6 +25,7 @@ from dpotrain.engine.reference import (
     precompute,
 )
 from dpotrain.engine.reference_store import ReferenceStore
+from dpotrain.engine.scorer import causal_lm
 from dpotrain.errors import RunError
 from dpotrain.plugin.components import LoadRequest
 
@@ -72,11 +73,6 @@ class Assembly:
         """Whether the scorers run under bfloat16 autocast."""
         return self.recipe.training.precision == "bf16"
 
-    def costs(self, padded: bool) -> tuple[Costs, Costs | None]:
-        """Return what training and evaluation pairs cost."""
-        held_out = self.data.evaluation
-        return costs_of(self.data.train, padded), None if held_out is None else costs_of(held_out, padded)
-
     def load_policy(self, adapter: Adapter) -> PreTrainedModel:
         """Load the policy, quantized if the recipe says so, with its adapter attached."""
         recipe, quantizer = self.recipe, self.recipe.quantizer
@@ -105,11 +101,22 @@ class Assembly:
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the scorer that ``model`` is proven to take; say so where it has to be padded."""
+        self._check_vocabulary(model, what)
         sample = self._sample().to(self.accelerator.device)
         chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         return chosen.scorer
+
+    def _check_vocabulary(self, model: PreTrainedModel, what: str) -> None:
+        """On a GPU a token beyond the embedding would end in an assertion of the device, without a word."""
+        rows = causal_lm(model).get_input_embeddings().weight.shape[0]
+        largest = max(int(pairs.tokens.max()) for pairs in (self.data.train, self.data.evaluation) if pairs)
+        if largest >= rows:
+            raise RunError(
+                f"the data has token {largest}, and {what} has an embedding of {rows} tokens: its tokenizer is not "
+                "the one that the data went through.\nUse a model and a tokenizer that belong together."
+            )
 
     def budget(self, model: PreTrainedModel) -> int:
         """Return the tokens a micro-batch may hold, the same on every rank."""
@@ -118,12 +125,20 @@ class Assembly:
             return wanted
         training = self.recipe.training
         fits = tokens_per_microbatch(
-            model, self.accelerator.device, training.activation_checkpointing, self.recipe.data.max_length
+            model,
+            self.accelerator.device,
+            training.activation_checkpointing,
+            self.recipe.data.max_length,
+            self.bf16,
         )
         everyone: list[int] = self.accelerator.gather(
             torch.tensor([fits], device=self.accelerator.device)
         ).tolist()
         return min(everyone)
+
+    def budget_without_gradients(self, budget: int) -> int:
+        """Return the tokens of a pass that keeps no activations; what the recipe sets holds there too."""
+        return 2 * budget if self.recipe.training.tokens_per_microbatch == "auto" else budget
 
     def other_reference(self) -> References | None:
         """Where ``reference.of`` names another model: its log-probs, or the model itself beside the policy.
@@ -171,7 +186,11 @@ class Assembly:
             held_out = self.data.evaluation
             return References(live, live if held_out is None else Remembered(live, len(held_out)))
         # An adapter in the loader's source is merged for full training, which rounds.
-        return self._precompute(live, scorer.packs, budget, recipe.model.fingerprint(), {"merged": full})
+        more: dict[str, Any] = {"merged": full}
+        if not full and not adapter.starts_as_base:
+            options = adapter.options.model_dump(mode="json")
+            more["adapter"] = {"use": adapter.name, "seed": recipe.seed, **options}
+        return self._precompute(live, scorer.packs, budget, recipe.model.fingerprint(), more)
 
     def _second_copy(self) -> Reference:
         request = LoadRequest(keep_adapter=False, device=str(self.accelerator.device))
@@ -200,9 +219,16 @@ class Assembly:
         def stored(pairs: TokenizedPairs, name: str) -> Reference:
             keys = [bytes.fromhex(key) for key in pair_keys(pairs)]
             costs = costs_of(pairs, padded=not packs)
-            # Without gradients a token costs a fraction of its training memory.
             return precompute(
-                live, store, pairs, keys, costs, 2 * budget, self.accelerator, self.reporter, name
+                live,
+                store,
+                pairs,
+                keys,
+                costs,
+                self.budget_without_gradients(budget),
+                self.accelerator,
+                self.reporter,
+                name,
             )
 
         train = stored(self.data.train, "reference")

@@ -50,6 +50,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         RunError: it could not be written; nothing half-written is left under its name.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = path_of(folder, checkpoint.step)
@@ -62,22 +63,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             (aside / "state.json").write_text(json.dumps(state, default=_plain), encoding="utf-8")
             manifest = {file.name: _described(file) for file in sorted(aside.iterdir())}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(
-            f"cannot write the checkpoint {path}: {error.strerror or error}.\n"
+            f"cannot write the checkpoint {path}: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or mend the permissions; --resume then goes on from the checkpoint before it."
         ) from error
     return path
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest sound checkpoint, and a line about each newer one that is damaged."""
-    damaged: list[str] = []
+def newest(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """Return the newest sound checkpoint, and what is wrong with each newer one."""
+    damaged: dict[Path, str] = {}
     for path in sorted(complete(folder), reverse=True):
         fault = verify(path)
         if fault is None:
             return path, damaged
-        damaged.append(f"checkpoint {path} is damaged ({fault}) and was passed over")
+        damaged[path] = fault
     return None, damaged
 
 
@@ -104,6 +105,13 @@ def verify(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read: {error}"
     return None
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged checkpoint's name from it, so that nothing mistakes it for a whole one; it is not deleted."""
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.replace(aside)
 
 
 def load(path: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import RunError
-from dpotrain.run.atomic import write_json, write_text
+from dpotrain.run.atomic import sweep, write_json, write_text
 from dpotrain.run.resuming import check_same, mathematics
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
+            # Until this run ends by itself, nothing may say that it has.
+            self.summary.unlink(missing_ok=True)
+            for folder in (self.path, self.checkpoints):
+                sweep(folder)
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
 

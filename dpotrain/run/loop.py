@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from dpotrain.run.checkpoints import Checkpoint
 from dpotrain.run.metrics_file import MetricsFile
 from dpotrain.run.progress import Progress
 from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepRecord
-from dpotrain.run.resuming import check_same, mathematics
+from dpotrain.run.resuming import mathematics
 
 if TYPE_CHECKING:
     from dpotrain.data.plan import BatchPlan
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dpotrain.plugin.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.folder import RunFolder
-    from dpotrain.run.reporter import Reporter
+    from dpotrain.run.reporter import Advance, Reporter
     from dpotrain.run.signals import StopRequest
 
 
@@ -74,26 +74,33 @@ class RunLoop:
         self.stop.defer()
         self.events.loggers.start(self.run)
         self.events.run_started(self.run)
-        if self.held_out is not None and not self.progress.first_evaluation:
-            self._evaluate()
-        if self._asked_to_stop():
-            return self._stopped()
         try:
+            if self._evaluation_owed():
+                self._evaluate()
+            if self._asked_to_stop():
+                return self._stopped()
             for record in self.trainer.steps(after=self.progress.step):
                 self._after_step(record)
                 if self._asked_to_stop():
                     return self._stopped()
         except Interrupted:
-            # The step was given up before its update: the random states go back with it.
-            self.trainer.random_before_step.restore()
             return self._stopped()
         return "finished"
 
     def resume(self) -> None:
         """Go back to the newest sound checkpoint; without one, begin at the beginning."""
         path, damaged = checkpoints.newest(self.folder.checkpoints)
-        for line in damaged:
-            self.reporter.warn(line)
+        accelerator = self.trainer.accelerator
+        found = everyone(accelerator, None if path is None else path.name)
+        if len(set(found)) > 1:
+            raise RunError(
+                f"the processes see different checkpoints in {self.folder.checkpoints}: {found}.\n"
+                "The run folder must be on a disk that all of them share."
+            )
+        for other, fault in damaged.items():
+            self.reporter.warn(f"checkpoint {other} is damaged ({fault}) and was passed over")
+            if self.run.is_main_process:
+                checkpoints.set_aside(other)
         if path is None:
             if self.run.is_main_process:
                 self.metrics.rewind(-1)
@@ -101,17 +108,17 @@ class RunLoop:
             return
         checkpoint = checkpoints.load(path)
         state = checkpoint.state
-        check_same(state["mathematics"], mathematics(self.recipe.document))
         if state["data"] != self.data_identity:
             raise RunError(
                 "the data is not what the run was begun with: the training pairs, or their order, have changed.\n"
                 "Put the data back, or begin a new run: --set run.output_dir=…"
             )
         total = self.trainer.plan.total_steps
-        if state["total_steps"] != total and self.recipe.schedule.use != "constant":
+        schedule = self.recipe.schedule
+        if state["total_steps"] != total and (schedule.use != "constant" or schedule.warmup_fraction):
             self.reporter.warn(
-                f"the run now has {total} steps instead of {state['total_steps']}: the {self.recipe.schedule.use} "
-                "schedule goes on as if it always had, so the learning rate makes a jump here"
+                f"the run now has {total} steps instead of {state['total_steps']}: the {schedule.use} schedule "
+                "goes on as if it always had, so the learning rate makes a jump here"
             )
         self.adapter.load_state(self.scorer.policy, checkpoint.trained)
         self.trainer.optimizer.load_state_dict(dict(checkpoint.optimizer))
@@ -120,7 +127,7 @@ class RunLoop:
         self.wall_before = self.progress.wall_seconds
         self.run.resumed_from = checkpoint.step
         states = state["random"]
-        rank = self.trainer.accelerator.process_index
+        rank = accelerator.process_index
         if rank < len(states):
             RandomState.from_json(states[rank]).restore()
         if self.run.is_main_process:
@@ -147,10 +154,20 @@ class RunLoop:
         if last or record.step % self.recipe.logging.every == 0:
             self._log(record)
         self.events.step_ended(self.run, record)
-        if self.held_out is not None and (last or _due(self.recipe.evaluation.every, record.step)):
+        if self._evaluation_owed():
             self._evaluate()
-        if _due(self.recipe.checkpoints.every, record.step):
+        # The last step's is there in case the result cannot be written.
+        every = self.recipe.checkpoints.every
+        if every is not None and (last or record.step % every == 0):
             self._save()
+
+    def _evaluation_owed(self) -> bool:
+        """Whether the present step wants an evaluation that it has not had: a stop may have come in between."""
+        if self.held_out is None or self.progress.last_evaluation.get("step") == self.progress.step:
+            return False
+        every, step = self.recipe.evaluation.every, self.progress.step
+        ends = step in (0, self.trainer.plan.total_steps)
+        return ends or (every is not None and step % every == 0)
 
     def _log(self, record: StepRecord) -> None:
         window = self.trainer.window
@@ -170,13 +187,21 @@ class RunLoop:
                 held_out.data,
                 held_out.reference,
                 held_out.plan,
-                advance,
+                self._advance_or_stop(advance),
             )
         metrics = {"loss": metrics.pop("loss"), "epoch": self._epoch(), **metrics}
         record = Record("eval", self.progress.step, metrics)
         self.progress.evaluated(record.step, metrics)
         self._publish(record)
         self.events.evaluated(self.run, record)
+
+    def _advance_or_stop(self, advance: Advance) -> Callable[[int], None]:
+        def moved(count: int) -> None:
+            advance(count)
+            if self.trainer.interrupted():
+                raise Interrupted
+
+        return moved
 
     def _publish(self, record: Record) -> None:
         if self.run.is_main_process:
@@ -209,7 +234,9 @@ class RunLoop:
         accelerator.wait_for_everyone()
 
     def _stopped(self) -> Status:
-        self.reporter.note(f"{self.stop.name}: saving the state of step {self.progress.step}")
+        self.reporter.note(
+            f"{self.stop.name or 'another process was asked to stop'}: saving the state of step {self.progress.step}"
+        )
         if not checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists():
             self._save()
         return "stopped"
@@ -227,10 +254,6 @@ class RunLoop:
 
     def _best_step(self) -> int:
         return int(self.progress.best_evaluation.get("step", -1))
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
 
 
 def everyone(accelerator: Any, item: Any) -> list[Any]:

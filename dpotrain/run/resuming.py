@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dpotrain.errors import RunError
+from dpotrain.run import checkpoints
 
-#: Tables and keys that a resumed run may change: they move files, speed or the end of the run, not the steps.
+#: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
+#: falls over the whole run its end matters to the steps as well; the run warns of that.)
 FREE = frozenset(
     {
         "run",
@@ -35,6 +39,18 @@ def mathematics(document: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in _flat(document, "")
         if not any(key == free or key.startswith(f"{free}.") for free in FREE)
     }
+
+
+def check_resumable(folder: Path, document: Mapping[str, Any]) -> None:
+    """Compare a recipe with the newest sound checkpoint, before anything heavy is loaded or any file touched.
+
+    Raises:
+        RunError: they differ in what changes the steps.
+    """
+    path, _ = checkpoints.newest(folder)
+    if path is not None:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        check_same(state["mathematics"], mathematics(document))
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import set_seed
+from safetensors import SafetensorError
 
 from dpotrain.data.plan import BatchPlan
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine import attention
-from dpotrain.engine.dropout import dropout_off
+from dpotrain.engine.dropout import dropout_off, drops_out
 from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.optimizer import build_optimizer
 from dpotrain.engine.scorer import causal_lm
@@ -32,6 +34,7 @@ from dpotrain.run.log import LoggedReporter, logging_to
 from dpotrain.run.loop import HeldOut, RunLoop
 from dpotrain.run.records import Outcome, Run, Status
 from dpotrain.run.reporter import Reporter, SilentReporter
+from dpotrain.run.resuming import check_resumable
 from dpotrain.run.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -54,10 +57,20 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why.
     """
     # The scorer casts by itself, and only CUDA and CPU are proven.
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=not torch.cuda.is_available(),
+        # No second copy of the gradients, and nothing to broadcast: no buffer changes.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+        ],
+    )
     refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
-    finished = folder.finished(recipe.document) if resume else None
+    finished = None
+    if resume:
+        finished = folder.finished(recipe.document)
+        check_resumable(folder.checkpoints, recipe.document)
     if accelerator.is_main_process and finished is None:
         folder.begin(resume=resume)
     accelerator.wait_for_everyone()
@@ -100,6 +113,8 @@ def _run(
         loop = _assemble(recipe, folder, accelerator, reporter, stop, events)
         if resume:
             loop.resume()
+        if accelerator.is_main_process:
+            folder.write_recipe(dump_recipe(recipe))
         status = loop.go()
         final = _save_final(loop) if status == "finished" else None
         outcome = _outcome(loop, status, final)
@@ -134,14 +149,13 @@ def _assemble(
     events: RunEvents,
 ) -> RunLoop:
     """Bring up everything a run needs, in the order that keeps the least in memory."""
-    torch.manual_seed(recipe.seed)
+    set_seed(recipe.seed)
     with reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter)
     for line in data.report.changes():
         reporter.note(line)
     if accelerator.is_main_process:
-        folder.write_recipe(dump_recipe(recipe))
         folder.write_environment(describe(recipe, accelerator.num_processes))
         folder.write_data_report(data.report)
 
@@ -164,10 +178,13 @@ def _assemble(
     if references is None:
         references = assembly.initial_reference(scorer, adapter, budget)
 
-    optimizer = build_optimizer(scorer.named_parameters(), recipe.optimizer)
+    optimizer = build_optimizer(scorer.parameters(), recipe.optimizer)
     wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
     # From here on every rank draws its own dropout.
-    torch.manual_seed(recipe.seed + 1 + accelerator.process_index)
+    set_seed(recipe.seed + 1 + accelerator.process_index)
+    # Dropout in an adapter that is not fresh moves the policy, and not the reference.
+    known = recipe.reference.of == INITIAL and not drops_out(policy)
+    first_loss = recipe.loss.first_loss() if known else None
     trainer = Trainer(
         accelerator=accelerator,
         scorer=wrapped,
@@ -180,16 +197,17 @@ def _assemble(
         peak_learning_rate=recipe.optimizer.lr,
         max_grad_norm=recipe.training.max_grad_norm,
         precision=recipe.training.precision,
-        first_loss=recipe.loss.first_loss() if recipe.reference.of == INITIAL else None,
+        first_loss=first_loss,
     )
     held_out = None
     if data.evaluation is not None:
         costs = costs_of(data.evaluation, padded=not scorer.packs)
-        # Without gradients a token costs a fraction of its training memory.
         held_out = HeldOut(
             data.evaluation,
             references.evaluation,
-            dataclasses.replace(plan, costs=costs, tokens_per_microbatch=2 * budget),
+            dataclasses.replace(
+                plan, costs=costs, tokens_per_microbatch=assembly.budget_without_gradients(budget)
+            ),
         )
     run = Run(
         folder=folder.path,
@@ -213,9 +231,15 @@ def _save_final(loop: RunLoop) -> Path | None:
     """Write what a user takes away, aside first; the main process writes, the others wait."""
     attention.uninstall(causal_lm(loop.run.policy))
     if loop.run.is_main_process:
-        with folder_aside(loop.folder.final) as aside:
-            loop.adapter.save(loop.scorer.policy, aside)
-            loop.run.tokenizer.save_pretrained(aside)
+        try:
+            with folder_aside(loop.folder.final) as aside:
+                loop.adapter.save(loop.scorer.policy, aside)
+                loop.run.tokenizer.save_pretrained(aside)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"training is done, but {loop.folder.final} cannot be written: {error}.\n"
+                "Make room or mend the permissions; --resume then goes on from the last checkpoint."
+            ) from error
     loop.trainer.accelerator.wait_for_everyone()
     return loop.folder.final
 

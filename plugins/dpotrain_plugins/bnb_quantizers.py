@@ -115,8 +115,9 @@ class Bnb8bit(_BitsAndBytes):
         threshold: float = Field(
             6.0,
             ge=0,
-            description="Activations beyond it are multiplied in 16 bits instead of 8; 0 does so with none. "
-            "A CPU in training multiplies all in full precision.",
+            description="Activations beyond it are multiplied in 16 bits instead of 8; 0 does so with none. On CUDA "
+            "they are looked for over the whole micro-batch, so which pairs share one shows in the numbers, as "
+            "small as the quantization is. A CPU in training multiplies all in full precision.",
         )
 
     options: Options

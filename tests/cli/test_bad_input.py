@@ -54,7 +54,7 @@ def rows(recipe, *items) -> str:
         ("loss.betaa=1", 2, ["[loss] betaa", "dpo", 'did you mean "beta"?']),
         ("trainig.steps=1", 2, ["[trainig]", 'did you mean "training"?']),
         ('training.pairs_per_step="many"', 2, ["pairs_per_step", "integer", '"many"']),
-        ("optimizer.lr=inf", 2, ["lr", "finite"]),
+        ("optimizer.lr=inf", 2, ["[optimizer] lr", "Infinity"]),
         ("optimizer.betas=[0.9, 1.5]", 2, ["betas", "1.5"]),
         ("loss.beta=nan", 2, ["beta"]),
         ('loss.use="dop"', 2, ["[loss] use", '"dop"', 'did you mean "dpo"?']),
@@ -70,6 +70,24 @@ def test_wrong_recipes(recipe, verb, override, code, fragments):
     for fragment in fragments:
         assert fragment in result.output
     assert not (recipe.parent / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (
+            ['schedule.use="constant"', "schedule.min_lr_fraction=0.1"],
+            ["[schedule]", "min_lr_fraction has no effect"],
+        ),
+        (["data.eval_fraction=false", "evaluation.every=2"], ["[evaluation] every", "no held-out pairs"]),
+        (['reference.when="live"', 'reference.store="x"'], ["[reference] store", "nothing is stored"]),
+    ],
+)
+def test_no_option_is_silent(recipe, overrides, fragments):
+    result = run(recipe, *overrides, verb="check")
+    assert result.exit_code == 2, result.output
+    for fragment in fragments:
+        assert fragment in result.output
 
 
 def test_a_recipe_that_is_not_there(tmp_path):

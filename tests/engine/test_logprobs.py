@@ -16,7 +16,7 @@ TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(1.0, 5.0), 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several chunks, the last of them short."""
-    monkeypatch.setattr(logprobs, "CHUNK_NUMBERS", 16 * VOCABULARY)
+    monkeypatch.setitem(logprobs.CHUNK_NUMBERS, "cpu", 16 * VOCABULARY)
 
 
 def definition(hidden, head, targets, transform):

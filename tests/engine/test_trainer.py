@@ -45,7 +45,7 @@ def trainer_of(model, data, **settings) -> Trainer:
     return Trainer(
         accelerator=accelerator,
         scorer=scorer,
-        optimizer=build_optimizer(model.named_parameters(), options),
+        optimizer=build_optimizer(model.parameters(), options),
         loss=Sigmoid(Sigmoid.Options(beta=BETA)),
         plan=plan,
         data=data,

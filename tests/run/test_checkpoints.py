@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from dpotrain.errors import RunError
 from dpotrain.run import checkpoints
@@ -67,12 +68,17 @@ def test_nothing_is_left_beside_a_complete_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("No space left on device")],
+    ids=["OSError", "SafetensorError"],
+)
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, error):
     """TRAPS: a checkpoint half written, then taken for the newest."""
     write(tmp_path, 1)
 
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(RunError, match=r"step-00000002: No space left on device.\nMake room"):
@@ -104,16 +110,18 @@ def test_a_damaged_checkpoint_is_named_and_the_sound_one_before_it_taken(tmp_pat
         damage(newer / name)
     path, damaged = checkpoints.newest(tmp_path)
     assert path == older
-    assert len(damaged) == 1
-    assert str(newer) in damaged[0]
-    assert name in damaged[0] or "manifest" in damaged[0]
+    assert damaged.keys() == {newer}
+    assert name in damaged[newer] or "manifest" in damaged[newer]
+    checkpoints.set_aside(newer)
+    checkpoints.prune(tmp_path, keep=1, but=set())
+    assert checkpoints.complete(tmp_path) == [older]
 
 
 def test_an_unfinished_folder_is_no_checkpoint(tmp_path):
     whole = write(tmp_path, 1)
     (tmp_path / ".step-00000002.99.partial").mkdir()
-    assert checkpoints.newest(tmp_path) == (whole, [])
-    assert checkpoints.newest(tmp_path / "nowhere") == (None, [])
+    assert checkpoints.newest(tmp_path) == (whole, {})
+    assert checkpoints.newest(tmp_path / "nowhere") == (None, {})
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):

@@ -95,6 +95,56 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
+def test_a_kill_while_a_finished_run_is_given_more_epochs_does_not_leave_it_finished(tmp_path):
+    recipe = project(tmp_path)
+    train(load_recipe(recipe, ["training.epochs=1"]), reporter=SilentReporter())
+
+    class Killed(SilentReporter):
+        def step(self, record) -> None:
+            os._exit(9)
+
+    process = os.fork()
+    if not process:
+        train(load_recipe(recipe), resume=True, reporter=Killed())
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).steps == 10
+
+
+def test_a_refused_resume_touches_nothing(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="would change its steps"):
+        train(
+            load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter()
+        )
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_never_counted_again(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=2", "checkpoints.keep=2"]
+    train(load_recipe(uninterrupted, overrides), reporter=StopAt(6))
+    newest = tmp_path / "run" / "checkpoints" / "step-00000006"
+    (newest / "state.json").write_text("{}")
+    train(load_recipe(uninterrupted, overrides), resume=True, reporter=StopAt(5))
+    names = sorted(path.name for path in newest.parent.iterdir())
+    assert names == ["damaged-step-00000006", "step-00000004", "step-00000005"]
+    train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    mine, theirs = weights(tmp_path / "run" / "final"), weights(uninterrupted.parent / "run" / "final")
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
+
+
+def test_what_a_kill_left_half_written_goes(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    (tmp_path / "run" / "checkpoints" / ".step-00000004.77.partial").mkdir(parents=True)
+    (tmp_path / "run" / ".summary.json.77.partial").write_text("{")
+    train(load_recipe(uninterrupted, [*overrides, "training.steps=1"]), reporter=SilentReporter())
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
 def test_the_8_bit_optimizer_comes_back_too(tmp_path):
     """TRAPS: resume of weights only."""
     recipe = project(tmp_path)

@@ -125,3 +125,27 @@ def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path):
     ]
     train(load_recipe(recipe, [*overrides, 'training.precision="bf16"']), reporter=Listening())
     assert any("trained in 16 bits" in text for text in warned)
+
+
+def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):
+    """Its updates are not zero, so that dropout moves the policy in the first step already, and in any probe."""
+    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
+    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
+    overrides = [
+        f"run.output_dir={str(tmp_path / 'on')!r}",
+        f"model.name={str(sft)!r}",
+        "adapter.dropout=0.3",
+    ]
+    outcome = train(load_recipe(recipe, [*overrides, 'training.packing="on"']), reporter=SilentReporter())
+    assert outcome.first_evaluation["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert outcome.status == "finished"
+
+
+def test_a_model_that_is_not_the_tokenizers_is_refused_before_a_gpu_asserts(recipe, tmp_path):
+    from dpotrain.errors import RunError
+    from tests.support import tiny_model
+
+    tiny_model(vocab_size=64).save_pretrained(tmp_path / "small")
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"reference.of={str(tmp_path / 'small')!r}"]
+    with pytest.raises(RunError, match="the reference has an embedding of 64 tokens"):
+        train(load_recipe(recipe, overrides), reporter=SilentReporter())

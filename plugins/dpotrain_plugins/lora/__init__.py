@@ -73,6 +73,11 @@ class Lora(Adapter):
 
     options: Options
 
+    @property
+    def starts_as_base(self) -> bool:
+        """LoRA's second matrix starts at zero; DoRA rounds on the way."""
+        return not self.options.dora
+
     def check(self) -> None:
         """Compile a regular expression."""
         targets = self.options.target_modules

@@ -52,7 +52,7 @@ def keep_initial(policy: Any) -> None:
     weights = dict(policy.named_parameters(remove_duplicate=False))
     for name, weight in weights.items():
         head, found, tail = name.rpartition(f".{INITIAL}")
-        if found:
+        if found and tail[:1] in ("", "."):
             weight.data = weights[f"{head}.{TRAINED}{tail}"].data.clone()
             weight.requires_grad_(False)
 
