@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 INITIAL = "initial-policy"
 #: Tokens of the pairs that the packed forward is proven on.
-PROBE_TOKENS = 512
+PROBE_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
