@@ -172,7 +172,7 @@ def train(
             # The padding is on the right, where a causal model does not see it, so no mask is needed.
             logits = model(input_ids=tokens).logits[:, :-1].flatten(0, 1)
             loss = F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-            (loss / count).backward()
+            (loss / count).backward()  # type: ignore[no-untyped-call]
             total += loss.item() / count
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -223,6 +223,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     bpe.write_text(
         json.dumps(json.loads(bpe.read_text("utf-8")), ensure_ascii=False, separators=(",", ":")), "utf-8"
     )
+    # Weights are written for their owner's eyes alone, which a wheel would pass on.
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def measure(folder: Path, count: int) -> None:

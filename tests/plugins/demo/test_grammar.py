@@ -1,14 +1,16 @@
 """The grammar's styles are exact, and its replies answer what was asked."""
 
 import itertools
+import math
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpotrain_plugins.demo.grammar import STYLES, Request, requests, style
-from dpotrain_plugins.demo.intents import INTENTS, OPENINGS, REBUFFS
+from dpotrain_plugins.demo.intents import GREETINGS, INTENTS, OPENINGS, REBUFFS
 
 seeds = st.integers(0, 2**32)
 quick = settings(max_examples=30, deadline=None)
@@ -103,10 +105,12 @@ def test_requests_are_distinct_reproducible_and_on_their_side_of_the_split(seed,
 
 
 def test_there_are_hundreds_of_thousands_of_requests():
-    """Counted where counting is easy: one intent, without the greetings, times the greetings."""
-    table = next(intent for intent in INTENTS if intent.name == "table")
-    words = [len(choices) for choices in table.slots.values()]
-    assert 6 * len(table.requests) * words[0] * words[1] * words[2] > 100_000
+    counted = 0
+    for intent in INTENTS:
+        for phrasing in intent.requests:
+            slots = {slot.lower() for slot in re.findall(r"\{(\w+)\}", phrasing)}
+            counted += len(GREETINGS) * math.prod(len(intent.slots[slot]) for slot in slots)
+    assert counted > 200_000
     assert len({request.text for request in _some(5, 20_000)}) == 20_000
 
 

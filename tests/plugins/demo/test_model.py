@@ -37,6 +37,11 @@ def test_all_shipped_files_together_have_at_most_two_megabytes():
     assert sum(files.values()) <= 2 * 1024**2
 
 
+def test_everybody_may_read_the_shipped_files():
+    """Weights are saved for their owner alone, and an installed package often has another owner."""
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in MODEL_FOLDER.iterdir())
+
+
 def test_it_is_a_llama_in_float32_ready_to_be_trained(model):
     import torch
     from transformers import LlamaForCausalLM
