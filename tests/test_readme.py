@@ -14,6 +14,7 @@ import pytest
 
 from dpotrain import errors, load_recipe
 from dpotrain.cli import main
+from dpotrain.cli.group import INTERRUPTED
 from dpotrain.run.folder import RunFolder
 from tests.docs.blocks import blocks
 from tests.engine.test_packed_equals_unpacked import PACKS
@@ -129,7 +130,7 @@ def test_the_exit_codes_are_the_errors_own():
         int(code) for code in re.findall(r"^\| (\d+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     }
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
-    assert listed == {0, *(each.exit_code for each in classes)}
+    assert listed == {0, INTERRUPTED, *(each.exit_code for each in classes)}
 
 
 def test_the_troubleshooting_table_quotes_what_is_said():

@@ -70,12 +70,15 @@ def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monk
     import dpotrain.run
 
     monkeypatch.setattr(
-        dpotrain.run, "train", lambda loaded, resume: Outcome("stopped", 7, Path(), None), raising=False
+        dpotrain.run,
+        "train",
+        lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None),
+        raising=False,
     )
     result = CliRunner().invoke(main, ["run", str(recipe)])
     assert result.exit_code == 75
     assert result.stderr.startswith("stopped: the run was stopped after step 7 and its state is saved\n")
-    assert f"dpotrain run {recipe} --resume" in result.stderr
+    assert "dpotrain run runs/mine/recipe.toml --resume" in result.stderr
 
 
 def test_a_wrong_recipe_is_refused_before_torch_is_imported(recipe):

@@ -102,7 +102,7 @@ r.toml: 28 errors
   [training] max_grad_norm: expected a number > 0 or false, got 0
   [optimizer] use: expected "adamw" or "adamw-8bit", got "sgd"
   [optimizer] lr: missing; expected a number > 0
-  [optimizer] betas.1: missing; expected a number
+  [optimizer] betas.1: missing; expected a number >= 0 and < 1
   [model] name: missing; fake-model (registered by hand) expects text
   [model] dtype: fake-model (registered by hand) expects "float32" or "bfloat16", got "float16"
   [model] trust_remote_code: fake-model (registered by hand) expects true or false, got "yes"
@@ -179,7 +179,7 @@ r.toml: 5 errors
         ("loss.use=3", '[loss] use: expected a name in quotes; use picks the loss: "fake-dpo", "fake-ipo"'),
         ("data.format=3", "[data] format: expected text or a table, got 3"),
         ("data.columns.prompt=3", "[data] columns.prompt: expected text, got 3"),
-        ("optimizer.betas=[0.9, 'x']", '[optimizer] betas.1: expected a number, got "x"'),
+        ("optimizer.betas=[0.9, 'x']", '[optimizer] betas.1: expected a number >= 0 and < 1, got "x"'),
         ("optimizer.lr='1'", '[optimizer] lr: expected a number > 0, got "1"'),
         ("optimizer.lr=true", "[optimizer] lr: expected a number > 0, got true"),
         ("data.shuffle=1", "[data] shuffle: expected true or false, got 1"),
