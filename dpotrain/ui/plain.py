@@ -85,7 +85,7 @@ class PlainReporter:
             self._line(f"{name}: broken off at {done}{of} after {duration(self._clock() - begun)}")
             raise
         self._line(
-            f"{name}: done{f' {done}{of}' if total is not None else ''} in {duration(self._clock() - begun)}"
+            f"{name}: done{f' {done}{of}' if done or total is not None else ''} in {duration(self._clock() - begun)}"
         )
 
     def note(self, text: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,18 +97,25 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
+#: Resumes a recipe and dies, as by SIGKILL, in its first step.
+DIES = """
+import os, sys
+from dpotrain import load_recipe, train
+from dpotrain.run.reporter import SilentReporter
+
+class Killed(SilentReporter):
+    def step(self, record):
+        os._exit(9)
+
+train(load_recipe(sys.argv[1]), resume=True, reporter=Killed())
+"""
+
+
 def test_a_kill_while_a_finished_run_is_given_more_epochs_does_not_leave_it_finished(tmp_path):
     recipe = project(tmp_path)
     train(load_recipe(recipe, ["training.epochs=1"]), reporter=SilentReporter())
-
-    class Killed(SilentReporter):
-        def step(self, record) -> None:
-            os._exit(9)
-
-    process = os.fork()
-    if not process:
-        train(load_recipe(recipe), resume=True, reporter=Killed())
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    died = subprocess.run([sys.executable, "-c", DIES, str(recipe)], capture_output=True, check=False)
+    assert died.returncode == 9, died.stderr.decode()
     assert not (tmp_path / "run" / "summary.json").exists()
     assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).steps == 10
 
