@@ -70,7 +70,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     finished = None
     if resume:
         finished = folder.finished(recipe.document)
-        check_resumable(folder.checkpoints, recipe.document)
+        if finished is None:
+            check_resumable(folder.checkpoints, recipe.document)
     if accelerator.is_main_process and finished is None:
         folder.begin(resume=resume)
     accelerator.wait_for_everyone()
