@@ -43,6 +43,7 @@ seed = 1
 
 [run]
 output_dir = {output_dir}
+cache_dir = false
 
 [model]
 use = "transformers"

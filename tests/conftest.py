@@ -13,6 +13,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="dpotrain-tests-")
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HOME=_CACHE.name,
+    XDG_CACHE_HOME=_CACHE.name,
     HF_DATASETS_CACHE=str(Path(_CACHE.name) / "datasets"),
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",

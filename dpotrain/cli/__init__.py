@@ -10,6 +10,7 @@ from dpotrain.cli.group import VerbGroup, debug_option
 _VERBS = {
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
+    "plan": "dpotrain.cli.plan",
     "plugins": "dpotrain.cli.plugins",
     "schema": "dpotrain.cli.schema",
 }

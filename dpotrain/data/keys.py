@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dpotrain.data.tokenized import TokenizedPair, TokenizedPairs
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from dpotrain.data.tokenized import TokenizedPair
+
+#: 16 bytes of a hash, as a column holds them.
+KEY = np.dtype("V16")
+Keys: TypeAlias = npt.NDArray[np.void]
 
 
-def pair_key(pair: TokenizedPair) -> str:
-    """Return 32 hex digits over everything of a pair that its log-probs depend on.
+def pair_key(pair: TokenizedPair) -> bytes:
+    """Return 16 bytes over everything of a pair that its log-probs depend on.
 
     That is every token, where prompt and answers begin and end, and which tokens are scored; not the row, so
     that a pair keeps its key when rows are added before it.
@@ -23,9 +32,17 @@ def pair_key(pair: TokenizedPair) -> str:
         digest.update(tokens.astype("<i4", copy=False).tobytes())
         if scored is not None:
             digest.update(scored.astype("?", copy=False).tobytes())
-    return digest.hexdigest()
+    return digest.digest()
 
 
-def pair_keys(pairs: TokenizedPairs) -> list[str]:
-    """Return :func:`pair_key` of every pair, in order."""
-    return [pair_key(pairs[index]) for index in range(len(pairs))]
+def column(keys: list[bytes]) -> Keys:
+    """Return keys of 16 bytes each as a (keys,) column."""
+    return np.frombuffer(b"".join(keys), KEY)
+
+
+def sortable(keys: Keys) -> npt.NDArray[Any]:
+    """Return the same (keys,) bytes as a type that numpy sorts and compares, from the first byte on.
+
+    Only whole arrays: a single element taken out of it would lose the zeros at its end.
+    """
+    return np.ascontiguousarray(keys).view("S16")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Indices: TypeAlias = npt.NDArray[np.int64]
-MicroBatch: TypeAlias = list[int]
+MicroBatch: TypeAlias = Sequence[int]
 """Indices of the pairs that one forward and backward pass takes; empty where a rank only keeps others company."""
 
 
@@ -32,6 +32,10 @@ class Costs:
     """False: pairs lie end to end and cost their lengths. True: every completion is a row of the batch,
     as long as the micro-batch's longest."""
 
+    def alone(self, pairs: Indices) -> Indices:
+        """Tokens computed for each of these pairs in a micro-batch of its own."""
+        return 2 * self.longest[pairs] if self.padded else self.lengths[pairs]
+
     def of(self, pairs: Sequence[int]) -> int:
         """Tokens computed for a micro-batch of these pairs."""
         if not len(pairs):
@@ -40,13 +44,6 @@ class Costs:
         if self.padded:
             return 2 * len(pairs) * int(self.longest[chosen].max())
         return int(self.lengths[chosen].sum())
-
-    def with_one_more(self, count: int, cost: int, pair: int) -> int:
-        """Cost after adding ``pair`` to a micro-batch of ``count`` pairs whose pairs are no shorter."""
-        if not self.padded:
-            return cost + int(self.lengths[pair])
-        row = cost // (2 * count) if count else int(self.longest[pair])
-        return 2 * (count + 1) * row
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,60 +131,74 @@ def cut(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[Micr
 def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
     """Deal pairs to ranks, longest first, each to the rank with the fewest tokens so far."""
     longest_first = _longest_first(pairs, costs)
+    if ranks == 1:
+        return [longest_first.tolist()]
     heap = [(0, rank) for rank in range(ranks)]
     by_rank: list[list[int]] = [[] for _ in range(ranks)]
-    for pair in longest_first:
-        tokens, rank = heapq.heappop(heap)
+    lengths = costs.lengths[longest_first].tolist()
+    for pair, length in zip(longest_first.tolist(), lengths, strict=True):
+        tokens, rank = heap[0]
         by_rank[rank].append(pair)
-        heapq.heappush(heap, (tokens + int(costs.lengths[pair]), rank))
+        heapq.heapreplace(heap, (tokens + length, rank))
     return by_rank
 
 
 def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
     """Put pairs, longest first, into as few micro-batches as first-fit finds, at most ``budget`` tokens each."""
-    batches: list[MicroBatch] = []
-    filled: list[int] = []
-    for pair in pairs:
-        for number, batch in enumerate(batches):
-            cost = costs.with_one_more(len(batch), filled[number], pair)
-            if cost <= budget:
-                batch.append(pair)
-                filled[number] = cost
+    batches: list[list[int]] = []
+    room: list[int] = []  # tokens that each may still take
+    needs: list[
+        int
+    ] = []  # tokens that one more pair takes in each, where all are padded to its first, the longest
+    sizes = costs.alone(np.asarray(pairs, np.int64)).tolist()
+    for pair, size in zip(pairs, sizes, strict=True):
+        for number, left in enumerate(room):
+            need = needs[number] if costs.padded else size
+            if need <= left:
+                batches[number].append(pair)
+                room[number] = left - need
                 break
         else:
             batches.append([pair])
-            filled.append(costs.with_one_more(0, 0, pair))
-    return batches
+            room.append(budget - size)
+            needs.append(size)
+    return list(batches)
 
 
 def sweep(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
     """Cut a whole data set for a pass without gradients: neighbours in length share a micro-batch.
 
-    Linear in the number of pairs, where :func:`cut` looks at all open micro-batches of a step.
+    Linear in the number of pairs, where :func:`cut` looks at all open micro-batches of a step. The
+    micro-batches are views of one array.
     """
+    longest_first = _longest_first(pairs, costs)
+    order = longest_first.data
+    sizes = costs.alone(longest_first)
+    filled = np.cumsum(sizes)
     batches: list[MicroBatch] = []
-    cost = 0
-    for pair in _longest_first(pairs, costs):
-        grown = costs.with_one_more(len(batches[-1]) if batches else 0, cost, pair)
-        if batches and grown <= budget:
-            batches[-1].append(pair)
-            cost = grown
+    start = 0
+    while start < len(order):
+        if costs.padded:
+            end = start + budget // int(sizes[start])
         else:
-            batches.append([pair])
-            cost = costs.with_one_more(0, 0, pair)
+            before = int(filled[start]) - int(sizes[start])
+            end = int(np.searchsorted(filled, before + budget, side="right"))
+        end = min(max(end, start + 1), len(order))
+        batches.append(order[start:end])
+        start = end
     most = max(1, -(-len(batches) // ranks))
     return [_split_to(batches[rank::ranks], most) for rank in range(ranks)]
 
 
-def _longest_first(pairs: Indices, costs: Costs) -> list[int]:
+def _longest_first(pairs: Indices, costs: Costs) -> Indices:
     key = costs.longest if costs.padded else costs.lengths
     # Stable, so that ties keep the epoch's order and the cut stays a pure function of it.
-    return [int(pair) for pair in pairs[np.argsort(-key[pairs], kind="stable")]]
+    return pairs[np.argsort(-key[pairs], kind="stable")]
 
 
 def _split_to(batches: list[MicroBatch], count: int) -> list[MicroBatch]:
     """Halve the fullest micro-batches until there are ``count``; add empty ones where nothing can be halved."""
-    batches = [list(batch) for batch in batches]
+    batches = list(batches)
     while len(batches) < count:
         fullest = max(range(len(batches)), key=lambda number: len(batches[number]), default=-1)
         if fullest < 0 or len(batches[fullest]) < 2:

@@ -1,38 +1,40 @@
 """From the recipe's ``[data]`` table to tokenized pairs: read, format, tokenize, split, report.
 
 Every process runs this by itself and gets the same result, so that none waits in a collective while another
-tokenizes.
+tokenizes. With a cache, one process of a machine tokenizes and the others find what it made.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator
+import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.data.accumulate import PairColumns, take
-from dpotrain.data.checks import check_pair
+from dpotrain.data.batch import RowTokenizer
+from dpotrain.data.cache import TokenCache
+from dpotrain.data.column_files import Unwritable
 from dpotrain.data.columns import MappedRows, map_columns
-from dpotrain.data.formatting import choose_formatter, format_row
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.data.report import DataReport, SplitReport, nothing_left, quantiles
-from dpotrain.data.split import held_out, prompt_key
+from dpotrain.data.formatting import choose_formatter
+from dpotrain.data.identity import identity
+from dpotrain.data.keys import sortable
+from dpotrain.data.pair import PreferencePair
+from dpotrain.data.read import Read, Split, read, split_of
+from dpotrain.data.report import DataReport, SplitReport, nothing_left
+from dpotrain.data.split import held_out
 from dpotrain.data.tokenize import PairTokenizer
 from dpotrain.data.tokenized import TokenizedPairs
+from dpotrain.data.workers import cores
 from dpotrain.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dpotrain.plugin.components import DatasetFormatter, Rows
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.reporter import Reporter
-
-#: Rows formatted and tokenized at a time: enough for the tokenizer to use every core.
-_BATCH = 128
 
 #: Pairs that a preview shows.
 _SHOWN = 3
@@ -53,12 +55,18 @@ class PreparedData:
 
 
 def prepare_data(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, reporter: Reporter, *, preview: int | None = None
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    reporter: Reporter,
+    *,
+    cache: Path | None = None,
+    preview: int | None = None,
 ) -> PreparedData:
     """Read, format, tokenize and split the recipe's data.
 
-    ``preview`` looks at the first so many rows of each split only. A split's ``data.limit`` applies to its
-    rows, before any is dropped.
+    ``cache`` is the folder in which a later run finds the tokens again. Without one they are in temporary files
+    that go with the process. ``preview`` looks at the first so many rows of each split only, and leaves the
+    cache alone. A split's ``data.limit`` applies to its rows, before any is dropped.
 
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
     RecipeError where ``[data]`` contradicts itself or the data.
@@ -75,36 +83,34 @@ def prepare_data(
     reporter.note(decision.text)
     if decision.warning:
         reporter.warn(decision.warning)
-    formatter, pair_tokenizer = decision.formatter, PairTokenizer(tokenizer, data.max_length)
+    formatter = decision.formatter
+    shows = 0 if preview is None else _SHOWN
+    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), shows)
+    source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
 
-    read = _read(rows, formatter, pair_tokenizer, reporter)
-    if not len(read.pairs):
-        raise DataError(nothing_left(data.train_split, read.report, data.max_length))
+    split = source.split(rows, data.train_split)
     report = DataReport(
         format=formatter.name,
         decided_by=decision.text,
         max_length=data.max_length,
-        splits={data.train_split: read.report},
+        splits={data.train_split: split.report},
         fingerprints={data.train_split: rows.fingerprint},
     )
-    train, evaluation = read.pairs, None
+    train, evaluation = split.pairs, None
     if data.eval_fraction is not None:
-        train, evaluation = _hold_out(read, data.eval_fraction, recipe.seed, reporter)
+        train, evaluation = _hold_out(split, data.eval_fraction, recipe.seed, reporter)
     elif data.eval_split is not None:
         rows = _load(recipe, data.eval_split, limit)
-        held = _read(rows, formatter, pair_tokenizer, reporter)
-        if not len(held.pairs):
-            raise DataError(nothing_left(data.eval_split, held.report, data.max_length))
+        held = source.split(rows, data.eval_split)
         evaluation = held.pairs
         report.splits[data.eval_split] = held.report
         report.fingerprints[data.eval_split] = rows.fingerprint
-        report.shared_prompts = len(set(read.prompts) & set(held.prompts))
+        report.shared_prompts = len(np.intersect1d(sortable(split.prompts), sortable(held.prompts)))
     report.train_pairs = len(train)
     report.evaluation_pairs = None if evaluation is None else len(evaluation)
     for warning in report.warnings():
         reporter.warn(warning)
-    shown = () if preview is None else tuple(read.shown)
-    return PreparedData(train, evaluation, report, formatter.name, shown)
+    return PreparedData(train, evaluation, report, formatter.name, split.shown)
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -115,69 +121,59 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
     return map_columns(rows, recipe.data.columns, limit, split)
 
 
-@dataclass(slots=True)
-class _Split:
-    """One split's pairs, as far as they are usable."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Tokenized splits, from the cache where they are in it."""
 
-    pairs: TokenizedPairs
-    prompts: list[bytes]
-    """The :func:`prompt_key` of each pair."""
-    report: SplitReport
-    shown: list[PreferencePair]
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    tokenize: RowTokenizer
+    cache: Path | None
+    reporter: Reporter
 
+    def split(self, rows: MappedRows, name: str) -> Split:
+        """Return a split's pairs; raise a DataError where none is left."""
+        found = self._cached(rows, name) or self._temporary(rows)
+        if not len(found.pairs):
+            raise DataError(nothing_left(name, found.report, self.recipe.data.max_length))
+        return found
 
-def _read(rows: Rows, formatter: DatasetFormatter, tokenizer: PairTokenizer, reporter: Reporter) -> _Split:
-    """Format and tokenize all rows, counting those that are dropped."""
-    report = SplitReport(rows_read=len(rows))
-    columns = PairColumns()
-    prompts: list[bytes] = []
-    shown: list[PreferencePair] = []
-    uncut = array("q")
-    with reporter.phase("tokenizing", len(rows)) as advance:
-        for start in range(0, len(rows), _BATCH):
-            numbers = range(start, min(start + _BATCH, len(rows)))
-            usable = list(_formatted(rows, numbers, formatter, report))
-            for (row, pair), result in zip(usable, tokenizer(usable), strict=True):
-                if result.uncut is not None:
-                    uncut.extend(result.uncut)
-                if result.pair is None:
-                    report.drop(row, result.reason)
-                    continue
-                report.boundaries_moved += result.boundary_moved
-                report.completions_cut += result.completions_cut
-                report.turns_unscored += result.turns_unscored
-                report.open_ended += result.open_ended
-                columns.append(result.pair)
-                prompts.append(prompt_key(pair.prompt))
-                if len(shown) < _SHOWN:
-                    shown.append(pair)
-            advance(len(numbers))
-    pairs = columns.finish()
-    report.pairs_kept = len(pairs)
-    report.lengths = quantiles(pairs.prompt_lengths, pairs.chosen_lengths, pairs.rejected_lengths)
-    if uncut:
-        by_part = np.frombuffer(uncut, np.int64).reshape(-1, 3).T
-        report.uncut_lengths = quantiles(*by_part)
-        report.shortest_prompt = int(by_part[0].min())
-    return _Split(pairs, prompts, report, shown)
+    def _cached(self, rows: MappedRows, name: str) -> Split | None:
+        if self.cache is None:
+            return None
 
+        def build(folder: Path) -> Read:
+            # The other processes of this machine wait, so their cores are free.
+            return read(rows, self.tokenize, folder, self.reporter, cores())
 
-def _formatted(
-    rows: Rows, numbers: Iterable[int], formatter: DatasetFormatter, report: SplitReport
-) -> Iterator[tuple[int, PreferencePair]]:
-    """Yield the usable pairs of these rows with their row numbers; count the others."""
-    for number in numbers:
+        data, formatter = self.recipe.data, self.tokenize.formatter
+        origin = self.recipe.plugins.owner(type(formatter)).origin
+        key = identity(rows, name, formatter, origin, self.tokenizer, data.max_length, data.truncation)
         try:
-            pair = format_row(formatter, rows[number], number)
-            check_pair(pair)
-        except UnusableRow as error:
-            report.drop(number, str(error))
-        else:
-            yield number, pair
+            return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
+        except Unwritable as error:
+            self.reporter.warn(
+                f"tokenized data is not kept: {self.cache} cannot be written ({error}); see run.cache_dir"
+            )
+            return None
+
+    def _temporary(self, rows: MappedRows) -> Split:
+        """Tokenize into files that nobody else sees, and that are gone as soon as nothing maps them."""
+        # Each process does it, so they share the cores.
+        processes = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        try:
+            with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
+                found = read(rows, self.tokenize, Path(folder), self.reporter, processes)
+                return split_of(Path(folder), found)
+        except Unwritable as error:
+            raise DataError(
+                f"the tokenized data cannot be written to {tempfile.gettempdir()}: {error}.\n"
+                "Make room there, or let TMPDIR or run.cache_dir name a folder on another disk."
+            ) from error
 
 
 def _hold_out(
-    split: _Split, fraction: float, seed: int, reporter: Reporter
+    split: Split, fraction: float, seed: int, reporter: Reporter
 ) -> tuple[TokenizedPairs, TokenizedPairs | None]:
     """Return training and evaluation pairs that share no prompt."""
     evaluated = held_out(split.prompts, fraction, seed)
@@ -186,4 +182,5 @@ def _hold_out(
             "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
         )
         return split.pairs, None
-    return take(split.pairs, np.flatnonzero(~evaluated)), take(split.pairs, np.flatnonzero(evaluated))
+    pairs = split.pairs
+    return pairs.select(np.flatnonzero(~evaluated)), pairs.select(np.flatnonzero(evaluated))

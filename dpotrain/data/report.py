@@ -53,6 +53,28 @@ class SplitReport:
         if len(dropped.first_rows) < _FIRST_ROWS:
             dropped.first_rows.append(row)
 
+    def add(self, part: SplitReport) -> None:
+        """Count what became of some rows, which follow those counted before; lengths stay as they are."""
+        for reason, dropped in part.dropped.items():
+            mine = self.dropped.setdefault(reason, Dropped())
+            mine.count += dropped.count
+            mine.first_rows += dropped.first_rows[: _FIRST_ROWS - len(mine.first_rows)]
+        for name in (
+            "rows_read",
+            "pairs_kept",
+            "boundaries_moved",
+            "completions_cut",
+            "turns_unscored",
+            "open_ended",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+
+    @classmethod
+    def restored(cls, plain: dict[str, Any]) -> SplitReport:
+        """Return the report that ``dataclasses.asdict`` made plain data of."""
+        dropped = {reason: Dropped(**counted) for reason, counted in plain["dropped"].items()}
+        return cls(**{**plain, "dropped": dropped})
+
     @property
     def rows_dropped(self) -> int:
         """Rows dropped for any reason."""

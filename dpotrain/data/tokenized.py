@@ -1,20 +1,25 @@
 """Token ids of pairs, one by one and as columns.
 
 A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it
-costs its tokens.
+costs its tokens, and those stay in files that are mapped into memory (see :mod:`dpotrain.data.column_files`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.data.keys import Keys, column, pair_key
+
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Flags: TypeAlias = npt.NDArray[np.bool_]
+
+#: The columns with one entry a pair. The others hold every pair's tokens end to end.
+PER_PAIR = ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +48,25 @@ class TokenizedPairs:
     """Many tokenized pairs as columns. Index with an int for one :class:`TokenizedPair` (views, no copies)."""
 
     tokens: Tokens
-    """All ids, for every pair prompt, chosen, rejected, laid end to end."""
+    """All ids, for every pair prompt, chosen, rejected, laid end to end. A selection shares them with the whole."""
     scored: Flags
     """Parallel to ``tokens``; False on prompts."""
     prompt_lengths: npt.NDArray[np.int64]
+    """(pairs,), as are the other lengths."""
     chosen_lengths: npt.NDArray[np.int64]
     rejected_lengths: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
+    """(pairs,) number of the row in the source."""
     starts: npt.NDArray[np.int64]
     """(pairs,) where each pair begins in ``tokens``."""
+    keys: Keys
+    """(pairs,) 16 bytes: the :func:`dpotrain.data.keys.pair_key` of each pair."""
+    largest_token: int
+    """The largest id in ``tokens``, which finding out would read them all; -1 without any."""
 
     @classmethod
     def of(cls, pairs: Iterable[TokenizedPair]) -> TokenizedPairs:
-        """Lay pairs end to end."""
+        """Lay pairs end to end, copying their arrays."""
         kept = list(pairs)
         tokens = [part for pair in kept for part in (pair.prompt, pair.chosen, pair.rejected)]
         scored = [
@@ -63,20 +74,26 @@ class TokenizedPairs:
             for pair in kept
             for part in (np.zeros(len(pair.prompt), bool), pair.chosen_scored, pair.rejected_scored)
         ]
-        prompt, chosen, rejected = (
-            np.array([len(getattr(pair, name)) for pair in kept], np.int64)
-            for name in ("prompt", "chosen", "rejected")
-        )
+        flat = np.concatenate(tokens, dtype=np.int32) if kept else np.zeros(0, np.int32)
+        prompt, chosen, rejected = np.array(
+            [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in kept], np.int64
+        ).reshape(-1, 3).T.copy()  # fmt: skip
         lengths = prompt + chosen + rejected
         return cls(
-            tokens=np.concatenate(tokens).astype(np.int32) if tokens else np.zeros(0, np.int32),
-            scored=np.concatenate(scored).astype(bool) if scored else np.zeros(0, bool),
+            tokens=flat,
+            scored=np.concatenate(scored, dtype=np.bool_) if kept else np.zeros(0, np.bool_),
             prompt_lengths=prompt,
             chosen_lengths=chosen,
             rejected_lengths=rejected,
             rows=np.array([pair.row for pair in kept], np.int64),
             starts=np.cumsum(lengths) - lengths,
+            keys=column([pair_key(pair) for pair in kept]),
+            largest_token=int(flat.max(initial=-1)),
         )
+
+    def select(self, indices: npt.NDArray[np.int64]) -> TokenizedPairs:
+        """Return the pairs of these indices, in this order, over the same tokens."""
+        return replace(self, **{name: getattr(self, name)[indices] for name in PER_PAIR})
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -111,6 +111,8 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
+# Which tokens see which is decided in Python, micro-batch by micro-batch: nothing for torch.compile.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -98,25 +98,33 @@ def _unfold(folded: torch.Tensor, queries: int) -> torch.Tensor:
     return folded.view(groups, -1, queries, size).permute(2, 0, 1, 3).reshape(queries, -1, size)
 
 
-def _capped_scores(
+def _triangle(size: int, device: torch.device) -> torch.Tensor:
+    """Return (size, size) bool: True where a key lies beyond its query's diagonal."""
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
+
+
+def _weights(
     query: torch.Tensor, key: torch.Tensor, block: _Block, shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return masked float32 scores (groups, heads per group x queries, keys), and tanh of the soft cap."""
-    scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(shape.scale)
+    """Return softmax weights (groups, heads per group x queries, keys) and, with a soft cap, its tanh.
+
+    ``query`` is scaled already. Low-precision scores go into the softmax as the product rounded them; inside it
+    everything is float32.
+    """
+    scores = torch.bmm(query, key.transpose(1, 2))
     capped = None
     if shape.softcap is not None:
-        capped = scores.div_(shape.softcap).tanh_()
+        capped = scores.float().div_(shape.softcap).tanh_()
         scores = capped * shape.softcap
     queries = block.last - block.first
     view = scores.view(scores.shape[0], -1, queries, scores.shape[-1])
-    place = torch.arange(block.diagonal, block.diagonal + queries, device=scores.device)[:, None]
     # Only the last `queries` keys can lie beyond the diagonal; only the first can lie before the window.
-    tail = torch.arange(block.diagonal, block.key_last, device=scores.device)
-    view[..., block.diagonal - block.key_first :].masked_fill_(tail > place, -torch.inf)
+    view[..., block.diagonal - block.key_first :].masked_fill_(_triangle(queries, scores.device), -torch.inf)
     if shape.window is not None:
+        place = torch.arange(block.diagonal, block.diagonal + queries, device=scores.device)[:, None]
         head = torch.arange(block.key_first, block.key_last, device=scores.device)
         view.masked_fill_(head <= place - shape.window, -torch.inf)
-    return scores, capped
+    return scores.softmax(-1), capped
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -130,56 +138,50 @@ class _SegmentAttention(torch.autograd.Function):
         shape: Shape,
     ) -> torch.Tensor:
         groups = key.shape[1]
+        scaled = query * shape.scale
         output = query.new_empty(*query.shape[:2], value.shape[2])
-        log_sums = []
         for segment in segments.items:
             keys, values = _gather(key, segment), _gather(value, segment)
             for block in _blocks(segment, shape.window):
                 seen = slice(block.key_first, block.key_last)
-                rows = _fold(query[block.first : block.last], groups)
-                scores, _ = _capped_scores(rows, keys[:, seen], block, shape)
-                log_sum = scores.logsumexp(-1, keepdim=True)
-                weights = scores.sub_(log_sum).exp_().to(value.dtype)
-                attended = torch.bmm(weights, values[:, seen])
+                rows = _fold(scaled[block.first : block.last], groups)
+                weights, _ = _weights(rows, keys[:, seen], block, shape)
+                attended = torch.bmm(weights.to(value.dtype), values[:, seen])
                 output[block.first : block.last] = _unfold(attended, block.last - block.first)
-                log_sums.append(log_sum)
-        ctx.save_for_backward(query, key, value, output, *log_sums)
+        ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.shape = segments, shape
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output, *log_sums = ctx.saved_tensors
+        query, key, value = ctx.saved_tensors
         shape, groups = ctx.shape, key.shape[1]
+        scaled = query * shape.scale
         dquery = torch.empty_like(query)
         # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
         # enough for bfloat16 inputs.
         dkey = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
         dvalue = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        # Rows of softmax: d score = p * (d p - sum(p * d p)), and sum(p * d p) = output . grad.
-        inner = (output.float() * grad.float()).sum(-1, keepdim=True)
-        number = 0
         for segment in ctx.segments.items:
             keys, values = _gather(key, segment), _gather(value, segment)
             dkeys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
             dvalues = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
             for block in _blocks(segment, shape.window):
                 seen = slice(block.key_first, block.key_last)
-                rows = _fold(query[block.first : block.last], groups)
+                rows = _fold(scaled[block.first : block.last], groups)
                 drows = _fold(grad[block.first : block.last], groups)
-                scores, capped = _capped_scores(rows, keys[:, seen], block, shape)
-                weights = scores.sub_(log_sums[number]).exp_()
+                weights, capped = _weights(rows, keys[:, seen], block, shape)
                 dvalues[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), drows)
-                dscores = torch.bmm(drows, values[:, seen].transpose(1, 2)).float()
-                dscores = dscores.sub_(_fold(inner[block.first : block.last], groups)).mul_(weights)
+                dweights = torch.bmm(drows, values[:, seen].transpose(1, 2)).to(weights.dtype)
+                # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
+                dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
                 if capped is not None:
                     dscores.mul_(1 - capped * capped)
-                low = dscores.mul_(shape.scale).to(query.dtype)
+                low = dscores.to(query.dtype)
                 dquery[block.first : block.last] = _unfold(
                     torch.bmm(low, keys[:, seen]), block.last - block.first
                 )
                 dkeys[:, seen] += torch.bmm(low.transpose(1, 2), rows)
-                number += 1
             _scatter_add(dkey, dkeys, segment)
             _scatter_add(dvalue, dvalues, segment)
-        return dquery, dkey.to(key.dtype), dvalue.to(value.dtype), None, None
+        return dquery.mul_(shape.scale), dkey.to(key.dtype), dvalue.to(value.dtype), None, None

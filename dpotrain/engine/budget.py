@@ -1,52 +1,68 @@
-"""How many tokens a micro-batch may hold, where the recipe leaves it to us."""
+"""How many tokens a micro-batch may hold and how many layers are checkpointed, where the recipe leaves it to us."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-import torch
+from dpotrain.engine.activations import Activations
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+#: Tokens that a micro-batch holds at most, by device. On a CPU the matrix products are at full speed long before
+#: that, and more tokens would only take memory.
+MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+#: Share of the free memory that activations may take; the rest is for fragmentation and for what nobody counted.
+SHARE = 0.75
 
-#: On a CPU the matrix products are at full speed long before this; more tokens would only take memory.
-CPU_TOKENS = 2048
-MOST_TOKENS = 65536
-#: Share of the free memory that activations may take; the rest is for the head's chunks, the optimizer's
-#: first step and fragmentation.
-SHARE = 0.5
+Limit: TypeAlias = Literal["memory", "speed", "recipe", "checkpoint"]
 
 
-def tokens_per_microbatch(
-    model: PreTrainedModel, device: torch.device, checkpointing: bool, max_length: int, bf16: bool
-) -> int:
-    """Estimate from the device's free memory, with the weights loaded and no optimizer state yet.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What was chosen."""
 
-    At least one completion of full length fits by intention: a longer pair gets a micro-batch of its own
-    anyway.
+    tokens: int
+    """Tokens of a micro-batch; a longer pair gets one of its own."""
+    checkpointed: int
+    """Layers whose activations are computed again, of all ``layers``."""
+    layers: int
+    limit: Limit
+    """What keeps ``tokens`` from being more: memory, that more would be no faster, the recipe, or the checkpoint
+    that the run goes on from."""
+    longest_fits: bool
+    """Whether the longest pair fits into the memory there is, by this count."""
+
+
+def fit(
+    activations: Activations,
+    room: float,
+    *,
+    longest: int,
+    device: str,
+    tokens: int | None = None,
+    checkpointed: int | None = None,
+) -> Fit:
+    """Choose tokens and layers.
+
+    Without a number of ``checkpointed`` layers, it is the smallest with which the longest pair fits; all of
+    them if it never does. Without ``tokens``, it is what fits then, up to what the device has use for.
+
+    Args:
+        activations: what a micro-batch keeps.
+        room: bytes for it: :data:`SHARE` of what is free and not spoken for.
+        longest: what the longest pair costs, in tokens; a pair cannot be cut.
+        device: "cpu" or "cuda".
+        tokens: what the recipe sets.
+        checkpointed: what the recipe sets.
     """
-    if device.type != "cuda":
-        return CPU_TOKENS
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    free, _ = torch.cuda.mem_get_info(device)
-    # Gradients and two moments, in float32 at the most.
-    room = SHARE * (free - 12 * trained)
-    fitting = int(room / bytes_per_token(model, checkpointing, bf16))
-    return max(max_length, min(MOST_TOKENS, fitting))
-
-
-def bytes_per_token(model: PreTrainedModel, checkpointing: bool, bf16: bool) -> int:
-    """Estimate what a token's activations hold until the backward pass, in bytes.
-
-    Per layer, in units of the hidden size h and the feed-forward size f: two norms' inputs in float32 and
-    their outputs (12 h), queries, keys, values, output (8 h), residual sums (4 h), gate, up and product (6
-    f). Checkpointed layers keep their input (2 h), and one layer at a time the rest.
-    """
-    config = model.config.get_text_config()
-    hidden = int(config.hidden_size)
-    feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    layers = int(config.num_hidden_layers)
-    experts = int(getattr(config, "num_experts_per_tok", None) or 1)
-    layer = 24 * hidden + 6 * feed_forward * experts
-    total = layers * 2 * hidden + layer if checkpointing else layers * layer
-    return total if bf16 else 2 * total
+    layers = len(activations.layers)
+    if checkpointed is None:
+        # Every micro-batch that the recipe asks for must fit, or where it asks for none, the longest pair.
+        need = longest if tokens is None else max(tokens, longest)
+        dial = range(layers + 1)
+        checkpointed = next((k for k in dial if activations.most_tokens(room, k) >= need), layers)
+    fitting = activations.most_tokens(room, min(checkpointed, layers))
+    most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])
+    if tokens is not None:
+        return Fit(tokens, checkpointed, layers, "recipe", fitting >= longest)
+    limit: Limit = "memory" if fitting < most else "speed"
+    return Fit(max(1, min(fitting, most)), checkpointed, layers, limit, fitting >= longest)

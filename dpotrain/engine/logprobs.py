@@ -1,21 +1,22 @@
 """Log-probabilities of scored tokens without the full logits.
 
-Hidden states of the predicting tokens reach the language-model head in chunks of rows; the logits of a
-chunk are reduced to one number a row and dropped. Matrix products run in the compute dtype, everything
-after them in float32. The full ``tokens x vocabulary`` tensor never exists, forward or backward.
+Only hidden states of predicting tokens reach the language-model head, and the vocabulary is taken in tiles: a
+tile's logits stay in the cache and leave a running maximum and a running sum behind, as the scores of a block do
+in FlashAttention (arXiv:2205.14135, section 3.1). Matrix products run in the compute dtype, everything after them
+in float32. The full ``tokens x vocabulary`` tensor never exists, forward or backward.
 
 Three ways, by what the head is:
 - a frozen plain linear layer: the gradient with respect to the hidden states is formed in the forward pass,
-  while a chunk's probabilities are at hand, and kept instead of any logits;
-- a trained plain linear layer (also one tied to the embeddings): the backward pass computes each chunk again
-  and sums the weight's gradient in float32;
-- anything else (LoRA on the head, 4-bit weights, a module to save): the module itself is called, chunk by
-chunk,
-  under activation checkpointing.
+  while a tile's probabilities are at hand, and kept instead of any logits;
+- a trained plain linear layer (also one tied to the embeddings): the backward pass computes each tile again, and
+  with it that part of the weight's gradient, once and whole;
+- anything else (LoRA on the head, 4-bit weights, a module to save): the module itself is called on chunks of
+  rows, under activation checkpointing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-#: float32 logits of one chunk, by device: 64 MB are small beside any model and enough for a CPU's full speed; a GPU
-#: reads the whole head for every chunk and wants more rows for it.
-CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 26}
+#: Logits of one tile, by device: on a CPU 4 MB of float32 stay in the cache, and more are slower; a GPU wants large
+#: matrix products, and 256 MB are small beside its memory.
+TILE_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
+#: Logits of one chunk of rows, where the head is a module that cannot be taken apart: its whole weight is read for
+#: every chunk.
+ROW_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
+#: Narrower tiles would be all overhead, however many rows there are.
+NARROWEST_TILE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,11 @@ class LogitTransform:
         scaled = raw if self.scale == 1.0 else raw * self.scale
         return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
-    def chain(self, grad: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Turn a gradient with respect to the logits into one with respect to the head's output, in place."""
+    def slope(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Return the derivative of ``logits`` with respect to the head's output; None where it is 1 everywhere."""
         if self.softcap is not None:
-            grad.mul_(1 - (logits / self.softcap) ** 2)
-        return grad if self.scale == 1.0 else grad.mul_(self.scale)
+            return (1 - (logits / self.softcap) ** 2).mul_(self.scale)
+        return None if self.scale == 1.0 else torch.full_like(logits, self.scale)
 
 
 def token_log_probs(
@@ -89,33 +95,76 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _chunks(hidden: torch.Tensor, vocabulary: int) -> list[slice]:
-    rows = len(hidden)
-    size = max(16, CHUNK_NUMBERS.get(hidden.device.type, CHUNK_NUMBERS["cpu"]) // vocabulary)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _logits(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transform: LogitTransform
-) -> torch.Tensor:
-    """Return float32 logits of a chunk after a matrix product in the operands' dtype."""
-    raw = F.linear(hidden, weight).float()
-    if bias is not None:
-        raw += bias
-    return transform(raw)
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Some words of the vocabulary, for all rows."""
+
+    logits: torch.Tensor
+    """(S, words) float32."""
+    table: torch.Tensor
+    """(words, hidden size) in the compute dtype: the head's rows for these words."""
+    words: slice
+    inside: torch.Tensor
+    """(S,) bool: whether the row's target is one of the words."""
+    place: torch.Tensor
+    """(S, 1) int64: the target's place among the words, or any place where it is not inside."""
+
+    def at_target(self, values: torch.Tensor) -> torch.Tensor:
+        """Return (S,) the values (S, words) at the targets; any where the target is not inside."""
+        return values.gather(1, self.place)[:, 0]
 
 
-def _pick(logits: torch.Tensor, targets: torch.Tensor, log_sum: torch.Tensor) -> torch.Tensor:
-    return logits.gather(1, targets[:, None])[:, 0] - log_sum
+def _tiles(
+    low: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    transform: LogitTransform,
+) -> Iterator[_Tile]:
+    """Yield the logits of ``low`` (S, hidden size), in the compute dtype, tile by tile."""
+    room = TILE_LOGITS.get(low.device.type, TILE_LOGITS["cpu"])
+    width = max(NARROWEST_TILE, room // max(1, len(low)))
+    for words in _slices(len(weight), width):
+        table = weight[words].to(low.dtype)
+        raw = F.linear(low, table).float()
+        if bias is not None:
+            raw += bias[words]
+        # No indexing by a mask here: a GPU would have to be waited for.
+        inside = (targets >= words.start) & (targets < words.stop)
+        place = (targets - words.start).clamp_(0, words.stop - words.start - 1)
+        yield _Tile(transform(raw), table, words, inside, place[:, None])
 
 
-def _minus_probabilities(
-    logits: torch.Tensor, log_sum: torch.Tensor, targets: torch.Tensor, transform: LogitTransform
-) -> torch.Tensor:
-    """Gradient of log p(target) with respect to the head's output: onehot - p, chained through the transform."""
-    grad = (logits - log_sum[:, None]).exp_().neg_()
-    grad[torch.arange(len(targets), device=targets.device), targets] += 1.0
-    return transform.chain(grad, logits)
+class _Normalizer:
+    """The log of the summed exponentials of every row, as tiles come by."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
+        self.total = torch.zeros_like(self.largest)
+        self.target = torch.zeros_like(self.largest)[:, 0]
+
+    def add(self, tile: _Tile) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a tile in.
+
+        Returns (S, words) exponentials relative to the largest logit so far, in the logits' own memory, and the
+        (S, 1) factor that brings what was summed before to the same measure.
+        """
+        self.target = torch.where(tile.inside, tile.at_target(tile.logits), self.target)
+        largest = torch.maximum(self.largest, tile.logits.amax(1, keepdim=True))
+        shrink = (self.largest - largest).exp_()
+        powers = tile.logits.sub_(largest).exp_()
+        self.total = self.total.mul_(shrink).add_(powers.sum(1, keepdim=True))
+        self.largest = largest
+        return powers, shrink
+
+    @property
+    def log_sum(self) -> torch.Tensor:
+        """(S, 1) float32."""
+        return self.largest + self.total.log()
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -129,20 +178,29 @@ class _FrozenHead(torch.autograd.Function):
         transform: LogitTransform,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        result = hidden.new_empty(len(hidden), dtype=torch.float32)
+        norm = _Normalizer(hidden)
         wanted = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(hidden) if wanted else None
+        # The gradient of log p(target) is the target's row of the head less the mean row under p; this sums the
+        # mean, by the same measure as the exponentials.
+        mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if wanted else None
         with torch.autocast(hidden.device.type, enabled=False):
-            low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(hidden, len(weight)):
-                logits = _logits(low[rows], table, bias, transform)
-                log_sum = logits.logsumexp(1)
-                result[rows] = _pick(logits, targets[rows], log_sum)
-                if slopes is not None:
-                    grad = _minus_probabilities(logits, log_sum, targets[rows], transform)
-                    slopes[rows] = (grad.to(dtype) @ table).to(hidden.dtype)
+            low = hidden.to(dtype)
+            for tile in _tiles(low, weight, bias, targets, transform):
+                slope = transform.slope(tile.logits) if mean is not None else None
+                powers, shrink = norm.add(tile)
+                if mean is not None:
+                    if slope is not None:
+                        powers.mul_(slope)
+                    mean.mul_(shrink).add_(powers.to(dtype) @ tile.table)
+            slopes = None
+            if mean is not None:
+                own = weight.index_select(0, targets).to(dtype).float()
+                at_target = transform.slope(norm.target)
+                if at_target is not None:
+                    own *= at_target[:, None]
+                slopes = own.sub_(mean.div_(norm.total)).to(hidden.dtype)
         ctx.save_for_backward(slopes)
-        return result
+        return norm.target - norm.log_sum[:, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -161,47 +219,37 @@ class _TrainedHead(torch.autograd.Function):
         transform: LogitTransform,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        result = hidden.new_empty(len(hidden), dtype=torch.float32)
-        log_sums = torch.empty_like(result)
+        norm = _Normalizer(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(hidden, len(weight)):
-                logits = _logits(low[rows], table, bias, transform)
-                log_sums[rows] = logits.logsumexp(1)
-                result[rows] = _pick(logits, targets[rows], log_sums[rows])
-        ctx.save_for_backward(hidden, weight, bias, targets, log_sums)
+            for tile in _tiles(hidden.to(dtype), weight, bias, targets, transform):
+                norm.add(tile)
+        log_sum = norm.log_sum
+        ctx.save_for_backward(hidden, weight, bias, targets, log_sum)
         ctx.transform, ctx.dtype = transform, dtype
-        return result
+        return norm.target - log_sum[:, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, targets, log_sums = ctx.saved_tensors
-        dtype = ctx.dtype
-        dhidden = torch.empty_like(hidden)
-        dweight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        dbias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        hidden, weight, bias, targets, log_sum = ctx.saved_tensors
+        transform, dtype = ctx.transform, ctx.dtype
+        dhidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        dweight = torch.empty_like(weight)
+        dbias = None if bias is None else torch.empty_like(bias)
         with torch.autocast(hidden.device.type, enabled=False):
-            low, table = hidden.to(dtype), weight.to(dtype)
-            for rows in _chunks(hidden, len(weight)):
-                logits = _logits(low[rows], table, bias, ctx.transform)
-                slope = _minus_probabilities(logits, log_sums[rows], targets[rows], ctx.transform)
-                slope = slope.mul_(grad[rows, None])
+            low = hidden.to(dtype)
+            for tile in _tiles(low, weight, bias, targets, transform):
+                slope = transform.slope(tile.logits)
+                # onehot - p, times the incoming gradient.
+                steep = tile.logits.sub_(log_sum).exp_().mul_(-grad[:, None])
+                steep.scatter_add_(1, tile.place, torch.where(tile.inside, grad, 0.0)[:, None])
+                if slope is not None:
+                    steep.mul_(slope)
                 if dbias is not None:
-                    dbias += slope.sum(0)
-                slope = slope.to(dtype)
-                dhidden[rows] = (slope @ table).to(hidden.dtype)
-                if dtype == torch.float32:
-                    dweight.addmm_(slope.t(), low[rows])
-                else:
-                    dweight += slope.t() @ low[rows]
-        return (
-            dhidden,
-            dweight.to(weight.dtype),
-            None if dbias is None else dbias.to(bias.dtype),
-            None,
-            None,
-            None,
-        )
+                    dbias[tile.words] = steep.sum(0)
+                narrow = steep.to(dtype)
+                dhidden += narrow @ tile.table
+                dweight[tile.words] = narrow.t() @ low
+        return dhidden.to(hidden.dtype), dweight, dbias, None, None, None
 
 
 def _any_head(
@@ -209,11 +257,12 @@ def _any_head(
 ) -> torch.Tensor:
     def chunk(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         logits = transform(head(rows).float())
-        return _pick(logits, wanted, logits.logsumexp(1))
+        return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
 
     vocabulary = int(getattr(head, "out_features", 1 << 17))
     parts = []
-    for rows in _chunks(hidden, vocabulary):
+    chunk_rows = max(16, ROW_LOGITS.get(hidden.device.type, ROW_LOGITS["cpu"]) // vocabulary)
+    for rows in _slices(len(hidden), chunk_rows):
         if torch.is_grad_enabled():
             # The recomputation sees the same rows and no randomness of its own but a LoRA dropout's,
             # which checkpoint() restores.

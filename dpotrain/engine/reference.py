@@ -6,41 +6,46 @@ that before the first update policy and reference agree to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from accelerate.utils import broadcast_object_list
 
-from dpotrain.data.packing import PackedPairs, pack
-from dpotrain.data.plan import Costs, sweep
+from dpotrain.data.packing import PackedPairs
 from dpotrain.engine.dropout import dropout_off
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from dpotrain.data.tokenized import TokenizedPairs
-    from dpotrain.engine.reference_store import ReferenceStore
+    from dpotrain.engine.reference_store import Sums
     from dpotrain.engine.scorer import Scorer
     from dpotrain.plugin.components import Adapter
-    from dpotrain.run.reporter import Reporter
 
 
-class Reference(Protocol):
-    """Gives (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
-
-    def scores(self, batch: PackedPairs) -> torch.Tensor: ...  # noqa: D102
+#: Takes note of the sums (some, 2) of some pairs of a data set, by their indices (some,).
+Keep: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
 
 
-class NoReference:
+class Reference(ABC):
+    """The reference's side of one data set."""
+
+    @abstractmethod
+    def scores(self, batch: PackedPairs) -> torch.Tensor:
+        """Return (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
+
+    def settle(self) -> None:  # noqa: B027  # to have nothing to do is the rule, not an omission
+        """Do what was put off so that the device need not be waited for. Called between steps."""
+
+
+class NoReference(Reference):
     """For losses that need none: zeros, so that rewards are beta times the policy's own log-probs."""
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         return torch.zeros(len(batch.lengths), 2, device=batch.input_ids.device)
 
 
-class InitialPolicy:
+class InitialPolicy(Reference):
     """The policy's own weights with the adapter off, or with the adapter that training started from."""
 
     def __init__(self, scorer: Scorer, adapter: Adapter) -> None:
@@ -52,7 +57,7 @@ class InitialPolicy:
             return self.scorer(batch)  # type: ignore[no-any-return]
 
 
-class OtherModel:
+class OtherModel(Reference):
     """A second model, held beside the policy."""
 
     def __init__(self, scorer: Scorer) -> None:
@@ -63,7 +68,7 @@ class OtherModel:
             return self.scorer(batch)  # type: ignore[no-any-return]
 
 
-class Remembered:
+class Remembered(Reference):
     """Asks another reference about each pair once: held-out pairs come again in every evaluation."""
 
     def __init__(self, reference: Reference, pairs: int) -> None:
@@ -75,8 +80,40 @@ class Remembered:
             self.sums[batch.pairs] = self.reference.scores(batch).float().cpu()
         return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
 
+    def settle(self) -> None:  # noqa: D102
+        self.reference.settle()
 
-class Stored:
+
+class Recording(Reference):
+    """Asks another reference in every step, and hands on what it said, so that a later run need not ask."""
+
+    def __init__(self, reference: Reference, known: npt.NDArray[np.bool_], keep: Keep) -> None:
+        """Wrap ``reference``; ``known`` (pairs of the data set,) says which pairs ``keep`` need not be told of."""
+        self.reference, self.keep = reference, keep
+        self._known = known.copy()
+        self._fresh: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        sums = self.reference.scores(batch)
+        if batch.tokens:  # or it only keeps another rank company, which has these pairs itself
+            self._fresh.append((batch.pairs, sums))
+        return sums
+
+    def settle(self) -> None:  # noqa: D102
+        if not self._fresh:
+            return
+        pairs = torch.cat([pairs for pairs, _ in self._fresh]).numpy()
+        sums = torch.cat([sums for _, sums in self._fresh]).float().cpu().numpy()
+        self._fresh.clear()
+        # A step that ran out of memory brings its pairs twice.
+        pairs, first = np.unique(pairs, return_index=True)
+        new = ~self._known[pairs]
+        self._known[pairs] = True
+        if new.any():
+            self.keep(pairs[new], sums[first[new]])
+
+
+class Stored(Reference):
     """Log-probs that were computed before training."""
 
     def __init__(self, sums: torch.Tensor) -> None:
@@ -85,54 +122,3 @@ class Stored:
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
-
-
-def precompute(
-    reference: Reference,
-    store: ReferenceStore,
-    data: TokenizedPairs,
-    keys: Sequence[bytes],
-    costs: Costs,
-    budget: int,
-    accelerator: Accelerator,
-    reporter: Reporter,
-    name: str,
-) -> Stored:
-    """Compute what ``store`` lacks of ``data``, appending as it goes, and return everything.
-
-    Args:
-        reference: what computes.
-        store: where records are kept; the ranks share its folder.
-        data: the pairs.
-        keys: their keys, one a pair.
-        costs: what the pairs cost.
-        budget: tokens a micro-batch may hold.
-        accelerator: splits the pairs over ranks.
-        reporter: shows progress.
-        name: what the progress bar is called.
-    """
-    # One process says what is missing: the others may see another state of the files, or none at all.
-    told: list[Any] = [None]
-    sums = np.zeros((len(data), 2), np.float32)
-    if accelerator.is_main_process:
-        store.load()
-        told = [store.missing(keys)]
-        known = [place for place, key in enumerate(keys) if key in store]
-        sums[known] = store.lookup([keys[place] for place in known])
-    (missing,) = broadcast_object_list(told)
-    if len(missing):
-        plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
-        with reporter.phase(name, len(missing)) as advance:
-            for pairs in plan:
-                if not pairs:
-                    continue
-                batch = pack(data, pairs).to(accelerator.device)
-                found = reference.scores(batch).float().cpu().numpy()
-                store.append([keys[pair] for pair in pairs], found)
-                sums[pairs] = found
-                advance(len(pairs) * accelerator.num_processes)
-    # Every pair was filled in by exactly one process, but for those that stand in the data twice.
-    total = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu()
-    first: dict[bytes, int] = {}
-    places = [first.setdefault(key, place) for place, key in enumerate(keys)]
-    return Stored(total[places])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from dpotrain.data.packing import PackedPairs, pack
-from dpotrain.data.plan import BatchPlan, StepPlan, sweep
+from dpotrain.data.plan import BatchPlan, MicroBatch, StepPlan, cut, sweep
 from dpotrain.engine.dropout import dropout_off
 from dpotrain.engine.metrics import SUMMED, Window, means, pair_sums, speed
+from dpotrain.engine.out_of_memory import free_what_is_cached, in_parts, smaller
 from dpotrain.engine.random_state import RandomState
 from dpotrain.engine.schedule import learning_rate_factor
 from dpotrain.engine.scores import PairScores
@@ -67,45 +68,46 @@ class Trainer:
     """What the first step's loss must be, where that is known."""
     interrupted: Callable[[], bool] = lambda: False
     """Asked between micro-batches; in a run of several processes only between steps."""
+    note: Callable[[str], None] = lambda text: None
+    """Tells the person that memory ran out and what was done about it."""
     window: Window = field(default_factory=Window)
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
         """Take the steps that follow step ``after``, one a record."""
-        for step in self.plan.steps(after):
-            yield self.train_step(step)
+        done = after
+        while done < self.plan.total_steps:
+            plan = self.plan
+            for step in plan.steps(done):
+                yield self.train_step(step)
+                done = step.step
+                if self.plan is not plan:  # memory ran out: the steps to come are cut smaller, too
+                    break
 
     def train_step(self, step: StepPlan) -> StepRecord:
         """Take one optimizer step over the pairs of ``step``.
 
+        Where memory runs out in a run of one process, the whole step is done again in smaller micro-batches,
+        which stay for the steps to come. Loss and gradient are those of the smaller ones from the start.
+
         Raises:
             RunError: loss or gradient norm is not finite, or the first loss is not what it must be; nothing
-            was
-                updated.
+                was updated.
             Interrupted: the person asked to stop; nothing was updated.
+            torch.OutOfMemoryError: single pairs do not fit either, or there are several processes.
         """
         started = time.perf_counter()
-        random_before = RandomState.capture()
-        microbatches = step.microbatches[self.accelerator.process_index]
         learning_rate = self._set_learning_rate(step.step)
-        # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
-        share = self.accelerator.num_processes / len(step.pairs)
-
-        sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
-        for number, pairs in enumerate(microbatches):
-            batch = pack(self.data, pairs).to(self.accelerator.device)
-            last = number == len(microbatches) - 1
-            with self._synchronizing(last):
-                scores = self._score(batch)
-                losses = pair_losses(self.loss, scores)
-                self.accelerator.backward((losses * batch.weights).sum() * share)
-            sums += pair_sums(scores, losses, batch.weights, self.loss.options.beta, batch.tokens)
-            if not last and self.interrupted():
-                self.optimizer.zero_grad(set_to_none=True)
-                random_before.restore()
-                raise Interrupted
-
-        sums = self._over_ranks(sums)
-        grad_norm = self._clip()
+        before, sums = self.plan.tokens_per_microbatch, self._gradients(step)
+        while sums is None:
+            free_what_is_cached()
+            step = self._cut_smaller(step)
+            sums = self._gradients(step)
+        if (now := self.plan.tokens_per_microbatch) != before:
+            self.note(
+                f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
+                f"instead of {before:,}, and so are the steps to come; results stay the same"
+            )
+        sums, grad_norm = self._over_ranks(sums, self._clip())
         metrics = means(sums)
         self._check_numbers(step, metrics["loss"], grad_norm)
         self.optimizer.step()
@@ -131,6 +133,49 @@ class Trainer:
             seconds=seconds,
         )
 
+    def _gradients(self, step: StepPlan) -> torch.Tensor | None:
+        """Add up the step's gradients, and return its sums, (len(SUMMED),) on the device.
+
+        None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
+        before.
+        """
+        random_before = RandomState.capture()
+        microbatches = step.microbatches[self.accelerator.process_index]
+        # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
+        share = self.accelerator.num_processes / len(step.pairs)
+        sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
+        try:
+            for number, pairs in enumerate(microbatches):
+                last = number == len(microbatches) - 1
+                # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
+                batch = pack(self.data, pairs).to(self.accelerator.device)
+                with self._synchronizing(last):
+                    scores = self._score(batch)
+                    losses = pair_losses(self.loss, scores)
+                    self.accelerator.backward((losses * batch.weights).sum() * share)
+                sums += pair_sums(scores, losses, batch.weights, self.loss.options.beta, batch.tokens)
+                if not last and self.interrupted():
+                    raise Interrupted
+        except (Interrupted, torch.OutOfMemoryError) as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            random_before.restore()
+            if isinstance(error, Interrupted) or not self._can_cut_smaller(microbatches):
+                raise
+            return None
+        return sums
+
+    def _can_cut_smaller(self, microbatches: Sequence[MicroBatch]) -> bool:
+        # The ranks would have to agree in the middle of a step, in which one of them may be waiting for the others.
+        return self.accelerator.num_processes == 1 and any(len(pairs) > 1 for pairs in microbatches)
+
+    def _cut_smaller(self, step: StepPlan) -> StepPlan:
+        """Halve the budget until the step is cut otherwise, for this step and those to come."""
+        plan = self.plan
+        (microbatches,) = step.microbatches
+        budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
+        self.plan = replace(plan, tokens_per_microbatch=budget)
+        return replace(step, microbatches=cut(step.pairs, plan.costs, plan.ranks, budget))
+
     def _score(self, batch: PackedPairs) -> PairScores:
         reference = self.reference.scores(batch)
         policy = self.scorer(batch)
@@ -146,15 +191,21 @@ class Trainer:
         """Let ranks exchange gradients only in the step's last backward pass."""
         return nullcontext() if last else self.accelerator.no_sync(self.scorer)
 
-    def _over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor = self.accelerator.reduce(sums, "sum")
-        return total.cpu()
+    def _over_ranks(self, sums: torch.Tensor, grad_norm: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Return the sums over all ranks and the gradient norm, on the CPU, in the step's one transfer.
 
-    def _clip(self) -> float:
+        The update waits for it: numbers that are not finite must not reach the weights.
+        """
+        total: torch.Tensor = self.accelerator.reduce(sums, "sum")
+        *over_ranks, norm = torch.cat([total, grad_norm.to(total).reshape(1)]).tolist()
+        return torch.tensor(over_ranks, dtype=torch.float64), norm
+
+    def _clip(self) -> torch.Tensor:
+        """Scale the gradients down to the bound; return their norm before, on the device."""
         trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
         bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(trained, bound)
-        return float(norm)
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(trained, bound)
+        return norm
 
     def _check_numbers(self, step: StepPlan, loss: float, grad_norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -173,8 +224,8 @@ class Trainer:
                 f"the first loss is {loss:.6f}, but before the first update policy and reference are one model, "
                 f"so it must be {self.first_loss:.6f}; nothing was updated.\n"
                 "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other "
-                "weights\n(remove the folder that reference.store names), or a plugin that changed the policy as "
-                "the run started."
+                "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
+                "as the run started."
             )
 
 
@@ -221,13 +272,16 @@ def evaluate(
     everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
     mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
     sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
+
+    def score(pairs: MicroBatch) -> None:
+        batch = pack(data, pairs).to(accelerator.device)
+        scores = pair_scores(scorer(batch), reference.scores(batch), batch)
+        losses = pair_losses(loss, scores)
+        sums.add_(pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens))
+        advance(len(pairs) * accelerator.num_processes)
+
     with torch.no_grad(), dropout_off(scorer):
         for pairs in mine[accelerator.process_index]:
-            batch = pack(data, pairs).to(accelerator.device)
-            scores = pair_scores(scorer(batch), reference.scores(batch), batch)
-            sums += pair_sums(
-                scores, pair_losses(loss, scores), batch.weights, loss.options.beta, batch.tokens
-            )
-            advance(len(pairs) * accelerator.num_processes)
+            in_parts(pairs, score)
     total: torch.Tensor = accelerator.reduce(sums, "sum").cpu()
     return {**means(total), **speed(total, time.perf_counter() - started)}

@@ -100,6 +100,14 @@ class ModelLoader(Component):
         A PEFT model where ``request.keep_adapter`` and the source is an adapter.
         """
 
+    def blueprint(self, request: LoadRequest) -> PreTrainedModel | None:
+        """Return what :meth:`load_model` would, not quantized, on the meta device: shapes and dtypes, no weights.
+
+        ``dpotrain plan`` counts memory on it. It is quick and reads configuration files at most; None (as here)
+        says that the loader cannot tell.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self, source: str | None = None) -> str:
         """Return a text that changes whenever the loaded weights would.
@@ -128,6 +136,14 @@ class Quantizer(Component):
         Raise a RunError if nothing was quantized after all.
         """
 
+    def bits(self, model: PreTrainedModel) -> Mapping[str, float] | None:
+        """Return the bits that a weight takes, scales included, by the name of each parameter that is quantized.
+
+        ``model`` is on the meta device (see :meth:`ModelLoader.blueprint`) and is not changed; None (as here) says
+        that the quantizer cannot tell.
+        """
+        return None
+
 
 class Adapter(Component):
     """Says what is trained, how the reference is reached, and what is saved; selected by ``[adapter]``.
@@ -150,7 +166,8 @@ class Adapter(Component):
         """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
 
         A policy that arrives with an adapter (see ``LoadRequest.keep_adapter``) is trained on from it, and
-        its initial state is kept for :meth:`reference`.
+        its initial state is kept for :meth:`reference`. ``dpotrain plan`` calls this on a model on the
+        meta device, and as torch's default device, where tensors have shapes and no numbers.
         """
 
     @abstractmethod
@@ -175,7 +192,10 @@ class Adapter(Component):
 
 
 class Rows(Protocol):
-    """Rows of a data set: a length, random access, and a fingerprint of the content."""
+    """Rows of a data set: a length, random access, and a fingerprint of the content.
+
+    The fingerprint changes whenever a row does: tokenized rows are found again by it.
+    """
 
     @property
     def fingerprint(self) -> str: ...  # noqa: D102

@@ -52,6 +52,12 @@ class RunSection(Section):
     output_dir: Path = Field(
         description="The run folder; made if missing, relative to the working directory."
     )
+    cache_dir: Literal["auto"] | Path | None = Field(
+        "auto",
+        description="Folder where tokenized data and reference log-probs are kept for later runs; "
+        '"auto" is `$XDG_CACHE_HOME/dpotrain`, or `~/.cache/dpotrain`. false keeps none: tokens are then in '
+        "temporary files (see `TMPDIR`), log-probs in the run folder.",
+    )
 
 
 class DataSection(Section):
@@ -92,11 +98,13 @@ class ReferenceSection(Section):
     )
     when: Literal["auto", "live", "precomputed"] = Field(
         "auto",
-        description='"live" computes it in every step, "precomputed" once before training; "auto" chooses.',
+        description='"live" computes it in every step, "precomputed" once before training, as far as it is not '
+        'stored already; "auto" is "precomputed", but with an adapter and one epoch "live" unless all of it is '
+        "stored already.",
     )
     store: Path | None = Field(
         None,
-        description="Folder of stored log-probs, shared between runs; inside the run folder unless set.",
+        description="Folder of stored log-probs, shared between runs; in `run.cache_dir` unless set.",
     )
 
 
@@ -118,8 +126,14 @@ class TrainingSection(Section):
         description='"auto" packs pairs without padding where the model is proven to take it; "on" insists; '
         '"off" pads.',
     )
-    activation_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+    activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Layers whose activations are computed again in the backward pass: less memory, more time, the "
+        'same results. "auto" takes as few as let the longest pair fit; true takes all.',
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the model's layers (torch.compile): a slow start, then faster on a GPU; needs a compiler.",
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dpotrain.data.keys import pair_keys
 from dpotrain.data.packing import PackedPairs, pack
 from dpotrain.data.plan import Costs
 from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.budget import tokens_per_microbatch
+from dpotrain.engine.budget import MOST_TOKENS
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.reference import (
     InitialPolicy,
@@ -22,10 +22,11 @@ from dpotrain.engine.reference import (
     OtherModel,
     Reference,
     Remembered,
-    precompute,
+    Stored,
 )
 from dpotrain.engine.reference_store import ReferenceStore
 from dpotrain.engine.scorer import causal_lm
+from dpotrain.engine.stored_reference import StoredReferences
 from dpotrain.errors import RunError
 from dpotrain.plugin.components import LoadRequest
 
@@ -52,6 +53,11 @@ class References:
     train: Reference
     evaluation: Reference
 
+    @property
+    def live(self) -> bool:
+        """Whether a step computes the reference."""
+        return not isinstance(self.train, (NoReference, Stored))
+
 
 @dataclass
 class Assembly:
@@ -61,7 +67,12 @@ class Assembly:
     accelerator: Accelerator
     data: PreparedData
     reporter: Reporter
-    store_folder: Path
+    own_store: Path
+    """Folder of the reference log-probs that this run goes by."""
+    shared_store: Path | None
+    """Folder of those that later runs may find."""
+    going_on: bool
+    """Whether an earlier process has taken steps of this run."""
 
     @property
     def adapter(self) -> Adapter:
@@ -95,8 +106,6 @@ class Assembly:
                 "all weights are trained in 16 bits, where an update smaller than about 1/256 of a weight is lost.\n"
                 'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
             )
-        if recipe.training.activation_checkpointing:
-            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return policy
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
@@ -111,30 +120,20 @@ class Assembly:
     def _check_vocabulary(self, model: PreTrainedModel, what: str) -> None:
         """On a GPU a token beyond the embedding would end in an assertion of the device, without a word."""
         rows = causal_lm(model).get_input_embeddings().weight.shape[0]
-        largest = max(int(pairs.tokens.max()) for pairs in (self.data.train, self.data.evaluation) if pairs)
+        largest = max(pairs.largest_token for pairs in (self.data.train, self.data.evaluation) if pairs)
         if largest >= rows:
             raise RunError(
                 f"the data has token {largest}, and {what} has an embedding of {rows} tokens: its tokenizer is not "
                 "the one that the data went through.\nUse a model and a tokenizer that belong together."
             )
 
-    def budget(self, model: PreTrainedModel) -> int:
-        """Return the tokens a micro-batch may hold, the same on every rank."""
+    def _reference_budget(self) -> int:
+        """Return the tokens of a micro-batch for a reference that is asked before the policy is there.
+
+        It keeps no activations; should memory run out all the same, micro-batches are split.
+        """
         wanted = self.recipe.training.tokens_per_microbatch
-        if wanted != "auto":
-            return wanted
-        training = self.recipe.training
-        fits = tokens_per_microbatch(
-            model,
-            self.accelerator.device,
-            training.activation_checkpointing,
-            self.recipe.data.max_length,
-            self.bf16,
-        )
-        everyone: list[int] = self.accelerator.gather(
-            torch.tensor([fits], device=self.accelerator.device)
-        ).tolist()
-        return min(everyone)
+        return MOST_TOKENS[self.accelerator.device.type] // 2 if wanted == "auto" else wanted
 
     def budget_without_gradients(self, budget: int) -> int:
         """Return the tokens of a pass that keeps no activations; what the recipe sets holds there too."""
@@ -158,8 +157,12 @@ class Assembly:
         live = OtherModel(scorer)
         if section.when == "live":
             return References(live, live)
-        budget = self.budget(model)
-        stored = self._precompute(live, scorer.packs, budget, self.recipe.model.fingerprint(section.of), {})
+        budget = self._reference_budget()
+        stored = self._precomputed(
+            self._stored_references(live, model, self.recipe.model.fingerprint(section.of), {}),
+            scorer.packs,
+            budget,
+        )
         del live, scorer, model
         _free_memory()
         return stored
@@ -181,16 +184,27 @@ class Assembly:
             return References(second, second)
         if when == "live":
             return References(live, live)
-        if when == "auto" and not full and recipe.training.epochs == 1:
-            # Each training pair is met once, so storing would cost what it saves.
-            held_out = self.data.evaluation
-            return References(live, live if held_out is None else Remembered(live, len(held_out)))
         # An adapter in the loader's source is merged for full training, which rounds.
         more: dict[str, Any] = {"merged": full}
         if not full and not adapter.starts_as_base:
             options = adapter.options.model_dump(mode="json")
             more["adapter"] = {"use": adapter.name, "seed": recipe.seed, **options}
-        return self._precompute(live, scorer.packs, budget, recipe.model.fingerprint(), more)
+        stored = self._stored_references(live, scorer.policy, recipe.model.fingerprint(), more)
+        if when == "precomputed" or full or recipe.training.epochs > 1:
+            return self._precomputed(stored, scorer.packs, budget)
+        # Each training pair is met once, so a pass before training would cost what it saves.
+        train, held_out = stored.unless_complete(self.data.train), self.data.evaluation
+        if held_out is None:
+            return References(train, train)
+        evaluation = stored.unless_complete(held_out)
+        met_again = not isinstance(evaluation, Stored)
+        return References(train, Remembered(evaluation, len(held_out)) if met_again else evaluation)
+
+    def second_copy_to_come(self, references: References | None) -> bool:
+        """Whether :meth:`initial_reference` is going to load the policy a second time."""
+        recipe = self.recipe
+        needed = references is None and recipe.loss.needs_reference
+        return needed and recipe.adapter is None and recipe.reference.when == "live"
 
     def _second_copy(self) -> Reference:
         request = LoadRequest(keep_adapter=False, device=str(self.accelerator.device))
@@ -199,9 +213,10 @@ class Assembly:
         model.requires_grad_(False)
         return OtherModel(self.scorer(model, "the reference"))
 
-    def _precompute(
-        self, live: Reference, packs: bool, budget: int, fingerprint: str, more: dict[str, Any]
-    ) -> References:
+    def _stored_references(
+        self, live: Reference, model: torch.nn.Module, fingerprint: str, more: dict[str, Any]
+    ) -> StoredReferences:
+        """Return the stores of what ``live``, by way of ``model``, computes."""
         recipe = self.recipe
         quantizer = recipe.quantizer if recipe.reference.of == INITIAL else None
         identity = {
@@ -212,28 +227,30 @@ class Assembly:
             else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},
             "precision": recipe.training.precision,
             "device": self.accelerator.device.type,
+            # Its models are mended now and then.
+            "transformers": version("transformers"),
             **more,
         }
-        store = ReferenceStore(self.store_folder, identity, self.accelerator.process_index)
+        return StoredReferences(
+            live,
+            ReferenceStore(self.own_store, identity),
+            None if self.shared_store is None else ReferenceStore(self.shared_store, identity),
+            exact=not self.bf16 and all(weight.dtype == torch.float32 for weight in model.parameters()),
+            going_on=self.going_on,
+            accelerator=self.accelerator,
+            reporter=self.reporter,
+        )
 
-        def stored(pairs: TokenizedPairs, name: str) -> Reference:
-            keys = [bytes.fromhex(key) for key in pair_keys(pairs)]
+    def _precomputed(self, stored: StoredReferences, packs: bool, budget: int) -> References:
+        """Compute what is not stored yet, and return all of it."""
+
+        def of(pairs: TokenizedPairs, name: str) -> Reference:
             costs = costs_of(pairs, padded=not packs)
-            return precompute(
-                live,
-                store,
-                pairs,
-                keys,
-                costs,
-                self.budget_without_gradients(budget),
-                self.accelerator,
-                self.reporter,
-                name,
-            )
+            return stored.precompute(pairs, costs, self.budget_without_gradients(budget), name)
 
-        train = stored(self.data.train, "reference")
+        train = of(self.data.train, "reference")
         held_out = self.data.evaluation
-        return References(train, train if held_out is None else stored(held_out, "reference (held out)"))
+        return References(train, train if held_out is None else of(held_out, "reference (held out)"))
 
     def _sample(self) -> PackedPairs:
         """Return a few of the shortest pairs, for the probe."""
@@ -243,7 +260,7 @@ class Assembly:
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
 
 
-class _UntouchedPolicy:
+class _UntouchedPolicy(Reference):
     """The policy itself, while it is still untrained."""
 
     def __init__(self, scorer: Scorer) -> None:

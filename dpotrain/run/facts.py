@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpotrain.ui.formats import megabytes
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from dpotrain.data.plan import BatchPlan
     from dpotrain.data.prepare import PreparedData
+    from dpotrain.engine.budget import Fit
     from dpotrain.engine.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.folder import RunFolder
+    from dpotrain.run.forecast import Forecast
+    from dpotrain.run.sizing import Sizing
 
 
 def title(recipe: Recipe) -> str:
@@ -26,6 +31,8 @@ def facts(
     data: PreparedData,
     scorer: Scorer,
     plan: BatchPlan,
+    sizing: Sizing,
+    forecast: Forecast,
     accelerator: Accelerator,
     folder: RunFolder,
 ) -> dict[str, str]:
@@ -47,8 +54,23 @@ def facts(
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": (
-            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, "
-            f"at most {plan.tokens_per_microbatch:,} tokens a pass, on {accelerator.device}{processes}"
+            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, on {accelerator.device}{processes}"
         ),
+        "memory": memory_line(sizing.fit, forecast.peak_memory_mb),
         "folder": str(folder.path),
     }
+
+
+#: Why micro-batches are no larger, for a person.
+LIMITS = {
+    "memory": "what fits into free memory",
+    "speed": "more would be no faster",
+    "recipe": "set in the recipe",
+    "checkpoint": "as in the checkpoint",
+}
+
+
+def memory_line(fit: Fit, peak_mb: float) -> str:
+    """Say what was chosen to make the run fit, and what it will take."""
+    layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
+    return f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dpotrain.data.keys import pair_keys
 from dpotrain.engine.metrics import Window
 from dpotrain.engine.random_state import RandomState
 from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
@@ -24,7 +23,7 @@ from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepReco
 from dpotrain.run.resuming import mathematics
 
 if TYPE_CHECKING:
-    from dpotrain.data.plan import BatchPlan
+    from dpotrain.data.plan import Costs
     from dpotrain.data.tokenized import TokenizedPairs
     from dpotrain.engine.reference import Reference
     from dpotrain.engine.scorer import Scorer
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
     from dpotrain.plugin.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.folder import RunFolder
+    from dpotrain.run.forecast import Forecast
     from dpotrain.run.reporter import Advance, Reporter
     from dpotrain.run.signals import StopRequest
+    from dpotrain.run.sizing import Sizing
 
 
 @dataclass
@@ -42,8 +43,9 @@ class HeldOut:
 
     data: TokenizedPairs
     reference: Reference
-    plan: BatchPlan
-    """For its costs and budget; its steps are not used."""
+    costs: Costs
+    budget: Callable[[int], int]
+    """Turns the tokens of training's micro-batches into those of a pass without gradients."""
 
 
 @dataclass
@@ -61,6 +63,8 @@ class RunLoop:
     events: RunEvents
     reporter: Reporter
     stop: StopRequest
+    sizing: Sizing
+    forecast: Forecast
     progress: Progress = field(default_factory=Progress)
     wall_before: float = 0.0
     began: float = field(default_factory=time.perf_counter)
@@ -137,10 +141,7 @@ class RunLoop:
     @cached_property
     def data_identity(self) -> str:
         """A hash over the training pairs in order: what a resumed run must find again."""
-        digest = hashlib.blake2b(digest_size=16)
-        for key in pair_keys(self.trainer.data):
-            digest.update(bytes.fromhex(key))
-        return digest.hexdigest()
+        return hashlib.blake2b(self.trainer.data.keys.tobytes(), digest_size=16).hexdigest()
 
     @property
     def wall_seconds(self) -> float:
@@ -156,10 +157,17 @@ class RunLoop:
         self.events.step_ended(self.run, record)
         if self._evaluation_owed():
             self._evaluate()
+        self._settle()
         # The last step's is there in case the result cannot be written.
         every = self.recipe.checkpoints.every
         if every is not None and (last or record.step % every == 0):
             self._save()
+
+    def _settle(self) -> None:
+        """Let references write down what they computed: the device has just been waited for anyway."""
+        self.trainer.reference.settle()
+        if self.held_out is not None:
+            self.held_out.reference.settle()
 
     def _evaluation_owed(self) -> bool:
         """Whether the present step wants an evaluation that it has not had: a stop may have come in between."""
@@ -179,6 +187,8 @@ class RunLoop:
     def _evaluate(self) -> None:
         held_out = self.held_out
         assert held_out is not None
+        plan = self.trainer.plan
+        budget = held_out.budget(plan.tokens_per_microbatch)
         with self.reporter.phase("evaluating", len(held_out.data)) as advance:
             metrics = evaluate(
                 self.trainer.accelerator,
@@ -186,7 +196,7 @@ class RunLoop:
                 self.recipe.loss,
                 held_out.data,
                 held_out.reference,
-                held_out.plan,
+                replace(plan, costs=held_out.costs, tokens_per_microbatch=budget),
                 self._advance_or_stop(advance),
             )
         metrics = {"loss": metrics.pop("loss"), "epoch": self._epoch(), **metrics}
@@ -218,6 +228,7 @@ class RunLoop:
                 "mathematics": mathematics(self.recipe.document),
                 "data": self.data_identity,
                 "total_steps": self.trainer.plan.total_steps,
+                "cut": self.sizing.chosen(self.recipe, self.trainer.plan.tokens_per_microbatch).as_json(),
                 "window": asdict(self.trainer.window),
                 "progress": self.progress.as_json(),
                 "random": random_states,

@@ -28,6 +28,7 @@ FREE = frozenset(
         "training.tokens_per_microbatch",
         "training.packing",
         "training.activation_checkpointing",
+        "training.compile",
     }
 )
 
@@ -41,16 +42,22 @@ def mathematics(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_resumable(folder: Path, document: Mapping[str, Any]) -> None:
+def check_resumable(folder: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Compare a recipe with the newest sound checkpoint, before anything heavy is loaded or any file touched.
+
+    Returns:
+        How that checkpoint's steps were cut (see :class:`dpotrain.run.sizing.Chosen`); None without one.
 
     Raises:
         RunError: they differ in what changes the steps.
     """
     path, _ = checkpoints.newest(folder)
-    if path is not None:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        check_same(state["mathematics"], mathematics(document))
+    if path is None:
+        return None
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    check_same(state["mathematics"], mathematics(document))
+    cut: Mapping[str, Any] | None = state.get("cut")
+    return cut
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

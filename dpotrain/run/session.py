@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from dpotrain.data.plan import BatchPlan
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine import attention
+from dpotrain.engine.compiling import check_compiler, compile_layers
 from dpotrain.engine.dropout import dropout_off, drops_out
 from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.optimizer import build_optimizer
@@ -27,6 +27,7 @@ from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
 from dpotrain.run.assembly import INITIAL, Assembly, costs_of
 from dpotrain.run.atomic import folder_aside
+from dpotrain.run.cache_folder import cache_folder
 from dpotrain.run.environment import describe
 from dpotrain.run.facts import facts, title
 from dpotrain.run.folder import RunFolder
@@ -36,6 +37,7 @@ from dpotrain.run.records import Outcome, Run, Status
 from dpotrain.run.reporter import Reporter, SilentReporter
 from dpotrain.run.resuming import check_resumable
 from dpotrain.run.signals import StopRequest
+from dpotrain.run.sizing import forecast, size_up
 
 if TYPE_CHECKING:
     from dpotrain.engine.scorer import Scorer
@@ -67,11 +69,11 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     )
     refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
-    finished = None
+    finished = before = None
     if resume:
         finished = folder.finished(recipe.document)
         if finished is None:
-            check_resumable(folder.checkpoints, recipe.document)
+            before = check_resumable(folder.checkpoints, recipe.document)
     if accelerator.is_main_process and finished is None:
         folder.begin(resume=resume)
     accelerator.wait_for_everyone()
@@ -85,7 +87,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             outcome = summary.from_json(finished, folder.path)
         else:
             stop = stack.enter_context(StopRequest())
-            outcome = _run(recipe, folder, accelerator, shown, stop, resume)
+            outcome = _run(recipe, folder, accelerator, shown, stop, resume, before)
         shown.finished(outcome)
         return outcome
 
@@ -107,11 +109,12 @@ def _run(
     reporter: Reporter,
     stop: StopRequest,
     resume: bool,
+    before: Mapping[str, Any] | None,
 ) -> Outcome:
     events = RunEvents(recipe, reporter)
     loop: RunLoop | None = None
     try:
-        loop = _assemble(recipe, folder, accelerator, reporter, stop, events)
+        loop = _assemble(recipe, folder, accelerator, reporter, stop, events, before)
         if resume:
             loop.resume()
         if accelerator.is_main_process:
@@ -119,19 +122,14 @@ def _run(
         status = loop.go()
         final = _save_final(loop) if status == "finished" else None
         outcome = _outcome(loop, status, final)
-    except torch.OutOfMemoryError as error:
-        told = RunError(
-            f"{accelerator.device} is out of memory ({str(error).splitlines()[0]}).\n"
-            "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
-            "results),\nor lower data.max_length. With checkpoints, --resume goes on from the last one."
-        )
-        _failed(folder, accelerator, events, loop, told)
-        raise told from error
     except BaseException as error:
-        outcome = _failed(folder, accelerator, events, loop, error)
+        told = _told(error, accelerator)
+        outcome = _failed(folder, accelerator, events, loop, told)
         if loop is not None and loop.progress.step:
             reporter.finished(outcome)
-        raise
+        if told is error:
+            raise
+        raise told from error
     try:
         events.run_finished(loop.run, outcome)
     finally:
@@ -141,6 +139,18 @@ def _run(
     return outcome
 
 
+def _told(error: BaseException, accelerator: Accelerator) -> BaseException:
+    """Return what a person is told: the error itself, or for a device out of memory what to do about it."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    return RunError(
+        f"{accelerator.device} is out of memory ({str(error).splitlines()[0]}).\n"
+        "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
+        "results),\nor lower data.max_length. With checkpoints, --resume goes on from the last one.\n"
+        "dpotrain plan shows what takes how much, and what each remedy would save."
+    )
+
+
 def _assemble(
     recipe: Recipe,
     folder: RunFolder,
@@ -148,36 +158,47 @@ def _assemble(
     reporter: Reporter,
     stop: StopRequest,
     events: RunEvents,
+    before: Mapping[str, Any] | None,
 ) -> RunLoop:
     """Bring up everything a run needs, in the order that keeps the least in memory."""
+    if recipe.training.compile:
+        check_compiler(accelerator.device.type)
     set_seed(recipe.seed)
     with reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
-    data = prepare_data(recipe, tokenizer, reporter)
+    cache = cache_folder(recipe.run.cache_dir)
+    data = prepare_data(recipe, tokenizer, reporter, cache=cache)
     for line in data.report.changes():
         reporter.note(line)
     if accelerator.is_main_process:
         folder.write_environment(describe(recipe, accelerator.num_processes))
         folder.write_data_report(data.report)
 
-    assembly = Assembly(recipe, accelerator, data, reporter, recipe.reference.store or folder.reference)
+    shared = recipe.reference.store or (None if cache is None else cache / "reference")
+    assembly = Assembly(recipe, accelerator, data, reporter, folder.reference, shared, before is not None)
     references = assembly.other_reference()
     adapter = assembly.adapter
     policy = assembly.load_policy(adapter)
     scorer = assembly.scorer(policy, "the policy")
-    budget = assembly.budget(policy)
+    costs = costs_of(data.train, padded=not scorer.packs)
+    with reporter.phase("measuring memory", None):
+        sizing = size_up(
+            recipe, accelerator, scorer, data.train, costs, before, assembly.second_copy_to_come(references)
+        )
+    if recipe.training.compile:
+        compile_layers(policy)
     plan = BatchPlan(
-        costs=costs_of(data.train, padded=not scorer.packs),
+        costs=costs,
         seed=recipe.seed,
         pairs_per_step=recipe.training.pairs_per_step,
-        tokens_per_microbatch=budget,
+        tokens_per_microbatch=sizing.fit.tokens,
         epochs=recipe.training.epochs,
         max_steps=recipe.training.steps,
         ranks=accelerator.num_processes,
         shuffle=recipe.data.shuffle,
     )
     if references is None:
-        references = assembly.initial_reference(scorer, adapter, budget)
+        references = assembly.initial_reference(scorer, adapter, sizing.fit.tokens)
 
     optimizer = build_optimizer(scorer.parameters(), recipe.optimizer)
     wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
@@ -199,16 +220,15 @@ def _assemble(
         max_grad_norm=recipe.training.max_grad_norm,
         precision=recipe.training.precision,
         first_loss=first_loss,
+        note=reporter.note,
     )
     held_out = None
     if data.evaluation is not None:
-        costs = costs_of(data.evaluation, padded=not scorer.packs)
         held_out = HeldOut(
             data.evaluation,
             references.evaluation,
-            dataclasses.replace(
-                plan, costs=costs, tokens_per_microbatch=assembly.budget_without_gradients(budget)
-            ),
+            costs_of(data.evaluation, padded=not scorer.packs),
+            assembly.budget_without_gradients,
         )
     run = Run(
         folder=folder.path,
@@ -224,8 +244,11 @@ def _assemble(
         note=reporter.note,
         inference=lambda: _inference(scorer),
     )
-    reporter.started(title(recipe), facts(recipe, data, scorer, plan, accelerator, folder))
-    return RunLoop(recipe, folder, run, trainer, scorer, adapter, held_out, events, reporter, stop)
+    foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
+    reporter.started(title(recipe), facts(recipe, data, scorer, plan, sizing, foretold, accelerator, folder))
+    return RunLoop(
+        recipe, folder, run, trainer, scorer, adapter, held_out, events, reporter, stop, sizing, foretold
+    )
 
 
 def _save_final(loop: RunLoop) -> Path | None:
@@ -248,6 +271,7 @@ def _save_final(loop: RunLoop) -> Path | None:
 def _outcome(loop: RunLoop, status: Status, final: Path | None, error: str = "") -> Outcome:
     progress = loop.progress
     seconds = max(progress.training_seconds, 1e-9)
+    peak, tokens_per_second = peak_memory_mb(), progress.tokens / seconds
     return Outcome(
         status=status,
         steps=progress.step,
@@ -259,8 +283,9 @@ def _outcome(loop: RunLoop, status: Status, final: Path | None, error: str = "")
         best_evaluation=progress.best_evaluation,
         seconds=loop.wall_seconds,
         pairs_per_second=progress.pairs / seconds,
-        tokens_per_second=progress.tokens / seconds,
-        peak_memory_mb=peak_memory_mb(),
+        tokens_per_second=tokens_per_second,
+        peak_memory_mb=peak,
+        plan=loop.forecast.beside(peak, tokens_per_second) if progress.step else {},
         sections=loop.run.sections,
         how_to_load="" if final is None else loop.adapter.how_to_load(final),
         error=error,

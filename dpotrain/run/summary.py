@@ -18,6 +18,7 @@ _PLAIN = (
     "pairs_per_second",
     "tokens_per_second",
     "peak_memory_mb",
+    "plan",
     "how_to_load",
     "error",
 )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.ui.formats import count, duration, megabytes, number, points, printable, rate, share, signed
-from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
+from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall, memory_far_off
 
 if TYPE_CHECKING:
     from dpotrain.run.records import Outcome
@@ -58,6 +58,8 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
     yield Text()
     if speed := _speed(outcome):
         yield _fact("speed", speed)
+    if plan := _plan(outcome.plan):
+        yield _fact("plan", plan)
     yield from _ending(outcome)
 
 
@@ -99,6 +101,20 @@ def _speed(outcome: Outcome) -> str:
     if outcome.peak_memory_mb > 0:
         parts.append(f"peak memory {megabytes(outcome.peak_memory_mb)}")
     return ", ".join(parts)
+
+
+def _plan(plan: Mapping[str, float]) -> str:
+    """Say how far off the forecast was; nothing where its memory was about right."""
+    if not memory_far_off(plan):
+        return ""
+    memory, speed = (
+        [plan[f"{name}_{kind}"] for kind in ("predicted", "measured")]
+        for name in ("peak_memory_mb", "tokens_per_second")
+    )
+    return (
+        f"memory predicted {megabytes(memory[0])}, measured {megabytes(memory[1])}; "
+        f"tokens/s predicted {rate(speed[0])}, measured {rate(speed[1])}"
+    )
 
 
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:

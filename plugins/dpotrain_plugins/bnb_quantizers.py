@@ -45,6 +45,20 @@ class _BitsAndBytes(Quantizer):
         """What transformers is told to skip; None lets it find the head and what is tied to it."""
         return [*self.options.skip_modules, *_HEADS] if self.options.skip_modules else None
 
+    def _bits(self, model: PreTrainedModel, linear: float, row: float = 0.0) -> dict[str, float]:
+        """Return the bits of each linear layer's weight: so many a number, and so many more a row."""
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
+
+        ends = {id(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+        return {
+            f"{name}.weight": linear + row / layer.weight.shape[-1]
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear | Conv1D)
+            and id(layer) not in ends
+            and not any(part in name for part in self.options.skip_modules)
+        }
+
     def _freeze(self, model: PreTrainedModel, kind: type[torch.nn.Module]) -> list[Any]:
         """Freeze the model and return its quantized layers, or raise if it is not really a quantized one."""
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kind)}
@@ -93,6 +107,10 @@ class Bnb4bit(_BitsAndBytes):
             llm_int8_skip_modules=self._skipped,
         )
 
+    def bits(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return 4, and the scales of blocks of 64: 32 bits each, or 8 and 32 for every 256 of them."""
+        return self._bits(model, 4 + (8 / 64 + 32 / (64 * 256) if self.options.double_quant else 32 / 64))
+
     def prepare(self, model: PreTrainedModel) -> None:  # noqa: D102
         from bitsandbytes.nn import Linear4bit
 
@@ -130,6 +148,10 @@ class Bnb8bit(_BitsAndBytes):
             llm_int8_threshold=self.options.threshold,
             llm_int8_skip_modules=self._skipped,
         )
+
+    def bits(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return 8, and a scale of 32 bits for every row."""
+        return self._bits(model, 8, 32)
 
     def prepare(self, model: PreTrainedModel) -> None:  # noqa: D102
         from bitsandbytes.nn import Linear8bitLt

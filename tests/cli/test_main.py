@@ -33,7 +33,7 @@ def imported_by(*arguments: str) -> list[str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments):
     heavy = {*HEAVY, "pydantic", "rich", "packaging", "numpy"}
     assert heavy.isdisjoint(imported_by(*arguments))
@@ -47,7 +47,7 @@ def test_plugins_and_schema_import_neither_torch_nor_transformers(arguments):
 def test_help_names_every_verb():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for verb in ("run", "check", "plugins", "schema"):
+    for verb in ("run", "check", "plan", "plugins", "schema"):
         assert f"\n  {verb} " in result.output
 
 

@@ -3,79 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from dpotrain.data.prepare import prepare_data
 from dpotrain.errors import DataError, RecipeError
-from dpotrain.recipe.sections import DataSection
-from dpotrain.run.reporter import SilentReporter
-from dpotrain_plugins.formatters import dpotrain_dataset_formatters
-from dpotrain_plugins.hf_datasets import HFDatasetsSource
+from tests.data.preparing import prepare, row
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
-
-
-class Told(SilentReporter):
-    """Keeps what a person would have seen."""
-
-    def __init__(self):
-        self.notes, self.warnings, self.phases = [], [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def phase(self, name, total):
-        self.phases.append([name, total, 0])
-        return _Phase(self.phases[-1])
-
-
-class _Phase:
-    def __init__(self, phase):
-        self.phase = phase
-
-    def __enter__(self):
-        def advance(count=1):
-            self.phase[2] += count
-
-        return advance
-
-    def __exit__(self, *exc):
-        return None
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """Write splits as jsonl files and return what prepare_data uses of a recipe."""
-
-    def make(train, seed=42, **keys):
-        splits = train if isinstance(train, dict) else {"train": train}
-        names = {}
-        for split, rows in splits.items():
-            path = tmp_path / f"{split}.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            names[split] = str(path)
-        return SimpleNamespace(
-            seed=seed,
-            data=DataSection(**keys),
-            source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
-            formatter=None,
-            plugins=SimpleNamespace(formatters=dpotrain_dataset_formatters),
-        )
-
-    return make
-
-
-def row(number: int, prompt: str | None = None) -> dict:
-    return {"prompt": prompt or f"question {number}", "chosen": f" yes {number}", "rejected": f" no {number}"}
-
-
-def prepare(recipe, tokenizer=None, **options):
-    told = Told()
-    return prepare_data(recipe, tokenizer or bpe(), told, **options), told
 
 
 def test_every_row_is_kept_or_counted_with_its_reason(recipe):
@@ -224,7 +157,7 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
         for n in range(20)
     ]
     one, _ = prepare(recipe(rows), bpe(template=CHATML))
-    monkeypatch.setattr("dpotrain.data.prepare._BATCH", 3)
+    monkeypatch.setattr("dpotrain.data.read.BATCH", 3)
     two, told = prepare(recipe(rows), bpe(template=CHATML))
     assert one.train.tokens.tolist() == two.train.tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))

@@ -11,7 +11,9 @@ import torch
 from dpotrain import load_recipe, train
 from dpotrain.data.packing import PairLengths, pack
 from dpotrain.engine import blockwise, varlen
+from dpotrain.engine.activations import measure
 from dpotrain.engine.blockwise import Shape
+from dpotrain.engine.checkpointing import checkpoint_layers
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.segments import Segments
 from dpotrain.run.reporter import SilentReporter
@@ -20,6 +22,7 @@ from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_lo
 from tests.run.recipes import losses, project
 
 pytestmark = pytest.mark.cuda
+CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("window", [None, 24])
@@ -72,3 +75,20 @@ def test_a_run(adapter, tmp_path):
     assert got[0] == pytest.approx(math.log(2), abs=2e-3)
     assert got[-1] < got[0]
     assert outcome.peak_memory_mb > 0
+
+
+@pytest.mark.parametrize("layers", [0, 2, 4])
+def test_measured_memory_foretells_a_larger_micro_batch(layers):
+    model = build("llama", num_hidden_layers=4, hidden_size=256, intermediate_size=1024).cuda().train()
+    scorer = choose_scorer(model, pack(random_pairs(SIZES), [0]).to(CUDA), packing="on", bf16=True).scorer
+    data = random_pairs([(100, 200, 212)])
+    some, more, many = (pack(data, [0] * times).to(CUDA) for times in (2, 4, 40))
+    found = measure(scorer, some, more, (1024, 2048))
+    assert all(weight.grad is None for weight in scorer.parameters())
+    checkpoint_layers(model, layers)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    scorer(many).sum().backward()
+    gradients = sum(weight.grad.nbytes for weight in scorer.parameters() if weight.grad is not None)
+    taken = torch.cuda.max_memory_allocated() - before - gradients
+    assert found.peak(40 * 512, layers) == pytest.approx(taken, rel=0.3)

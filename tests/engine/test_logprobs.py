@@ -1,22 +1,25 @@
-"""Chunked log-probs equal a log-softmax over full logits, for every kind of head."""
+"""Log-probs by tiles equal a log-softmax over full logits, for every kind of head."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpotrain.engine import logprobs
 from dpotrain.engine.logprobs import LogitTransform, completion_sums, token_log_probs
 
-ROWS, HIDDEN, VOCABULARY = 37, 16, 101
+ROWS, HIDDEN, VOCABULARY, TILE = 37, 16, 101, 24
 TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(1.0, 5.0), LogitTransform(2.0, 3.0)]
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    """Several chunks, the last of them short."""
-    monkeypatch.setitem(logprobs.CHUNK_NUMBERS, "cpu", 16 * VOCABULARY)
+def small_tiles(monkeypatch):
+    """Several tiles, and several chunks of rows, the last of them short."""
+    monkeypatch.setitem(logprobs.TILE_LOGITS, "cpu", ROWS * TILE)
+    monkeypatch.setattr(logprobs, "NARROWEST_TILE", 1)
+    monkeypatch.setitem(logprobs.ROW_LOGITS, "cpu", 16 * VOCABULARY)
 
 
 def definition(hidden, head, targets, transform):
@@ -87,23 +90,40 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(trained):
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_the_full_logits_never_exist(trained, monkeypatch):
-    seen = []
-    plain = logprobs._logits
+def test_the_full_logits_never_exist(trained):
+    """No operation makes a tensor of rows x vocabulary, and a trained head's logits are made twice."""
+    made = []
 
-    def spy(hidden, weight, bias, transform):
-        logits = plain(hidden, weight, bias, transform)
-        seen.append(tuple(logits.shape))
-        return logits
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                made.append((function, tuple(result.shape)))
+            return result
 
-    monkeypatch.setattr(logprobs, "_logits", spy)
-    head = nn.Linear(HIDDEN, VOCABULARY).requires_grad_(trained)
+    head = nn.Linear(HIDDEN, VOCABULARY, bias=False).requires_grad_(trained)
     hidden = torch.randn(ROWS, HIDDEN, requires_grad=True)
-    token_log_probs(hidden, head, torch.zeros(ROWS, dtype=torch.int64), LogitTransform()).sum().backward()
-    assert seen
-    assert max(rows for rows, _ in seen) == 16
-    # A frozen head's gradient is formed in the forward pass; a trained head's logits are made twice.
-    assert sum(rows for rows, _ in seen) == (2 * ROWS if trained else ROWS)
+    with Spy():
+        token_log_probs(hidden, head, torch.zeros(ROWS, dtype=torch.int64), LogitTransform()).sum().backward()
+    products = [
+        shape[1] for function, shape in made if function is torch.ops.aten.mm.default and shape[0] == ROWS
+    ]
+    tiles = [size for size in products if size != HIDDEN]
+    assert max(tiles) == TILE
+    assert sum(tiles) == (2 * VOCABULARY if trained else VOCABULARY)
+    assert not any(shape[:2] == (ROWS, VOCABULARY) for _, shape in made)
+
+
+def test_logits_of_any_size_leave_no_hole():
+    """A running maximum that grows from tile to tile must not overflow or lose what came before."""
+    torch.manual_seed(0)
+    head = nn.Linear(HIDDEN, VOCABULARY, bias=False).requires_grad_(False)
+    with torch.no_grad():
+        head.weight.mul_(torch.linspace(1.0, 400.0, VOCABULARY)[:, None])
+    hidden, targets = torch.randn(ROWS, HIDDEN), torch.randint(0, VOCABULARY, (ROWS,))
+    got = token_log_probs(hidden, head, targets, LogitTransform())
+    assert got.min() < -100
+    torch.testing.assert_close(got, definition(hidden, head, targets, LogitTransform()), atol=1e-5, rtol=1e-6)
 
 
 def test_sums_by_completion():

@@ -24,6 +24,7 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
     built_in = {plugin.name: plugin for plugin in manager.plugins if plugin.distribution == "dpotrain"}
     assert set(built_in) == {
         "transformers",
+        "liger",
         "bitsandbytes",
         "lora",
         "hf-datasets",

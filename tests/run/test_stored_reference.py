@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.engine.reference_store import RECORD, ReferenceStore, _checksum
+from dpotrain.engine import stored_reference
+from dpotrain.engine.reference_store import RECORD, ReferenceStore, checksums
 from dpotrain.run.reporter import SilentReporter
 from tests.run.recipes import losses, project
+from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint
 
 
@@ -28,12 +35,13 @@ def store(recipe, tmp_path_factory):
 
 
 def run(recipe, store, output, *overrides) -> int:
-    """Train one step and return how many pairs' log-probs were computed."""
+    """Train one step and return how many pairs' log-probs were computed for the shared store."""
     computed: list[int] = []
     append = ReferenceStore.append
 
     def counting(self, keys, sums):
-        computed.append(len(keys))
+        if self.folder.parent == store:
+            computed.append(len(keys))
         append(self, keys, sums)
 
     settings = [
@@ -90,16 +98,155 @@ def test_truncation_changes_only_the_pairs_it_cuts(recipe, store, tmp_path):
     assert 0 < run(recipe, store, tmp_path / "run", "data.max_length=50") < 23
 
 
-def test_what_is_stored_is_used(recipe, tmp_path):
+def shift(store, by=-10.0) -> None:
+    """Change what is stored of all chosen answers, checksums and all."""
+    for file in store.glob("*/*.pairs"):
+        records = np.fromfile(file, RECORD)
+        records["chosen"] += by
+        records["check"] = checksums(records)
+        records.tofile(file)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    monkeypatch.setattr(stored_reference, "CHECKED", 0)
+
+
+def test_what_is_stored_is_used(recipe, tmp_path, unchecked):
     """TRAPS: stored reference log-probs accepted and then ignored."""
     recipe_without_check = ["reference.of=" + repr(str(recipe.parent / "model"))]
     run(recipe, tmp_path / "store", tmp_path / "one", *recipe_without_check)
     assert losses(tmp_path / "one")[0] == pytest.approx(math.log(2), abs=1e-6)
-    (file,) = (tmp_path / "store").glob("*/*.pairs")
-    records = np.fromfile(file, RECORD)
-    records["chosen"] -= 10.0
-    records["check"] = [_checksum(record) for record in records]
-    records.tofile(file)
+    shift(tmp_path / "store")
     run(recipe, tmp_path / "store", tmp_path / "two", *recipe_without_check)
     # The chosen answers now seem 10 nats likelier than under the reference: a margin of 1 at beta 0.1.
     assert losses(tmp_path / "two")[0] == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-5)
+
+
+class Told(SilentReporter):
+    def __init__(self, stop_at: int = 0) -> None:
+        self.warnings, self.stop_at = [], stop_at
+
+    def warn(self, text) -> None:
+        self.warnings.append(text)
+
+    def step(self, record) -> None:
+        if record.step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def settings(store, output, *overrides) -> list[str]:
+    return [f"reference.store={str(store)!r}", f"run.output_dir={str(output)!r}", *overrides]
+
+
+@pytest.mark.parametrize("of", ["initial", "another model"])
+def test_records_that_the_reference_would_not_compute_are_set_aside_and_computed_anew(recipe, of, tmp_path):
+    store, more = tmp_path / "store", ['reference.when="precomputed"', "training.steps=1"]
+    if of == "another model":
+        more.append("reference.of=" + repr(str(recipe.parent / "model")))
+    train(load_recipe(recipe, settings(store, tmp_path / "one", *more)), reporter=SilentReporter())
+    shift(store, -0.1)
+    told = Told()
+    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=told)
+    assert losses(tmp_path / "two")[0] == pytest.approx(math.log(2), abs=1e-6)
+    (warning,) = [text for text in told.warnings if "reference log-probs" in text]
+    assert f"stored in {store}" in warning
+    assert "differs by 0.1 nats" in warning
+    folders = sorted(path.name for path in store.iterdir())
+    assert len(folders) == 2
+    assert folders[1].startswith(f"{folders[0]}.off-")
+    assert folders[1] in warning
+    told = Told()
+    train(load_recipe(recipe, settings(store, tmp_path / "three", *more)), reporter=told)
+    assert not told.warnings
+
+
+def test_what_rounding_explains_is_used(recipe, tmp_path):
+    store, more = tmp_path / "store", ['reference.when="precomputed"', "training.steps=1"]
+    train(load_recipe(recipe, settings(store, tmp_path / "one", *more)), reporter=SilentReporter())
+    shift(store, -5e-4)
+    told = Told()
+    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=told)
+    assert not told.warnings
+
+
+ONCE = ["training.epochs=1", "logging.every=1", "checkpoints.every=1"]
+
+
+def test_what_one_epoch_with_an_adapter_computes_is_there_for_the_next_run(recipe, tmp_path, unchecked):
+    store = tmp_path / "store"
+    train(load_recipe(recipe, settings(store, tmp_path / "one", *ONCE)), reporter=SilentReporter())
+    records = np.concatenate([np.fromfile(file, RECORD) for file in store.glob("*/*.pairs")])
+    assert len(records) == len({record.tobytes() for record in records["key"]}) == 23
+    # A second run goes by what it finds, which shows where that has been changed a little.
+    shift(store, -1e-4)
+    train(load_recipe(recipe, settings(store, tmp_path / "two", *ONCE)), reporter=SilentReporter())
+    one, two = losses(tmp_path / "one")[0], losses(tmp_path / "two")[0]
+    assert one - two == pytest.approx(0.5 * 0.1 * 1e-4, rel=0.05)
+    assert len(list(store.glob("*/*.pairs"))) == 1
+
+
+def final(folder) -> bytes:
+    (file,) = (folder / "final").glob("*.safetensors")
+    return b"".join(weight.tobytes() for _, weight in sorted(load_file(file).items()))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("found", [False, True], ids=["computed", "found"])
+def test_a_resumed_run_goes_by_the_same_numbers_whatever_was_stored_since(
+    recipe, found, epochs, tmp_path, unchecked
+):
+    """TRAPS: a cache that fills up between two attempts and changes the second one's last bits."""
+    store = tmp_path / "store"
+    steps = [f"training.epochs={epochs}", "logging.every=1", "checkpoints.every=1"]
+    if found:
+        train(load_recipe(recipe, settings(store, tmp_path / "before", *steps)), reporter=SilentReporter())
+        shift(store, -1e-3)
+    apart = tmp_path / "apart"
+    whole = settings(store if found else apart, tmp_path / "whole", *steps)
+    train(load_recipe(recipe, whole), reporter=SilentReporter())
+    mine = load_recipe(recipe, settings(store, tmp_path / "run", *steps))
+    assert train(mine, reporter=Told(stop_at=2)).status == "stopped"
+    # Another run fills the store with other numbers meanwhile.
+    filling = settings(store, tmp_path / "other", *steps, "optimizer.lr=1e-4")
+    train(load_recipe(recipe, filling), reporter=SilentReporter())
+    shift(store, -1e-3)
+    assert train(mine, resume=True, reporter=SilentReporter()).status == "finished"
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_what_two_processes_compute_is_there_for_one(recipe, tmp_path):
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "dpotrain", "run", str(recipe)]
+    for setting in settings(store, tmp_path / "two", *ONCE):
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = [np.fromfile(file, RECORD) for file in store.glob("*/*.pairs")]
+    assert len(files) == 2
+    records = np.concatenate(files)
+    assert len(records) == len({record.tobytes() for record in records["key"]}) == 23
+    assert run(recipe, store, tmp_path / "one", "training.epochs=1") == 0
+    assert losses(tmp_path / "one")[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_without_a_cache_log_probs_stay_in_the_run_folder(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    output = f"run.output_dir={str(tmp_path / 'run')!r}"
+    train(load_recipe(recipe, [output, "run.cache_dir=false", "training.steps=1"]), reporter=SilentReporter())
+    assert not (tmp_path / "cache").exists()
+    (file,) = (tmp_path / "run" / "reference").glob("*/*.pairs")
+    assert len(np.fromfile(file, RECORD)) == 23
+
+
+def test_a_store_that_cannot_be_written_is_a_warning(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    told = Told()
+    train(
+        load_recipe(recipe, settings(tmp_path / "file" / "store", tmp_path / "run", "training.steps=1")),
+        reporter=told,
+    )
+    assert len([text for text in told.warnings if "reference log-probs cannot be stored in" in text]) == 1
+    assert losses(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-6)

@@ -38,6 +38,10 @@ class DemoLoader(ModelLoader):
         """Return the shipped model, or another where ``request.source`` names one."""
         return self._folder.load_model(request)
 
+    def blueprint(self, request: LoadRequest) -> PreTrainedModel:
+        """Return the same without weights."""
+        return self._folder.blueprint(request)
+
     def fingerprint(self, source: str | None = None) -> str:
         """Return the fingerprint of the shipped files, or of another model's."""
         return self._folder.fingerprint(source)

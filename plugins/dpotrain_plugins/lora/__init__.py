@@ -123,6 +123,9 @@ class Lora(Adapter):
             from .continuing import keep_initial
 
             keep_initial(wrapped)
+        from .fused import fuse
+
+        fuse(wrapped)
         return wrapped
 
     def _wrap(self, policy: PreTrainedModel) -> Any:

@@ -73,6 +73,11 @@ class TransformersLoader(ModelLoader):
 
         return load_model(self.options, request)
 
+    def blueprint(self, request: LoadRequest) -> PreTrainedModel:  # noqa: D102
+        from .blueprint import blueprint
+
+        return blueprint(self.options, request)
+
     def fingerprint(self, source: str | None = None) -> str:  # noqa: D102
         from .source import fingerprint
 

@@ -59,10 +59,8 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
     from transformers import AutoModelForCausalLM
 
     config = load_config(source, options)
-    _refuse_already_quantized(config, source, request)
-    # Before the model is built, because modules read their probabilities when they are constructed.
-    for part in {id(part): part for part in (config, config.get_text_config())}.values():
-        _silence(part)
+    refuse_already_quantized(config, source, request)
+    silence_config(config)
     kwargs: dict[str, Any] = {}
     if options.attention != "auto":
         kwargs["attn_implementation"] = options.attention
@@ -86,7 +84,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
             f"({', '.join(missing[:3])}), which would be left random; is it a whole causal language model?"
         )
     for module in model.modules():
-        _silence(module)
+        silence(module)
     # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
     model.config._commit_hash = source.commit
     loaded: PreTrainedModel = model if request.quantization is not None else model.to(request.device)
@@ -118,7 +116,7 @@ def _put_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -
     return merged
 
 
-def _refuse_already_quantized(config: PreTrainedConfig, source: Source, request: LoadRequest) -> None:
+def refuse_already_quantized(config: PreTrainedConfig, source: Source, request: LoadRequest) -> None:
     """Raise where the checkpoint itself is quantized and the recipe does not say so.
 
     Its layers would miss what a quantizer does to train around them, unnoticed.
@@ -133,7 +131,13 @@ def _refuse_already_quantized(config: PreTrainedConfig, source: Source, request:
     )
 
 
-def _silence(owner: PreTrainedConfig | torch.nn.Module) -> None:
+def silence_config(config: PreTrainedConfig) -> None:
+    """Silence a config before its model is built: modules read their probabilities when they are constructed."""
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        silence(part)
+
+
+def silence(owner: PreTrainedConfig | torch.nn.Module) -> None:
     """Set every probability and noise that the owner keeps to zero."""
     from torch import nn
 

@@ -1,0 +1,60 @@
+"""``dpotrain plan``: memory and time of a run before it, without its weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from dpotrain.cli.arguments import set_option
+from dpotrain.cli.group import debug_option
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a size as people write it: ``24GB``, ``80 GiB``; powers of 1024 either way, as GPUs are sold."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{value!r} is no size; write it as 24GB", ctx, param)
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+@click.command("plan", short_help="Say what a run would take: memory by part, and time.")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@set_option
+@click.option(
+    "--memory", callback=_bytes, metavar="SIZE", help="Plan for a GPU with so much memory, such as 24GB."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are bytes.")
+@debug_option
+def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_json: bool) -> None:
+    """Say what RECIPE would take on this machine's GPU, or on its CPU: memory by part, steps and time.
+
+    Tokenizes the data, and counts the model from its configuration; no weights are loaded. Where it does not
+    fit, it says what to change.
+    """
+    from dpotrain.recipe import load_recipe
+    from dpotrain.run.reporter import SilentReporter
+    from dpotrain.ui import reporter
+
+    loaded = load_recipe(recipe, overrides)
+    from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
+    from dpotrain.run.cache_folder import cache_folder
+    from dpotrain.run.plan import make_plan
+
+    with SilentReporter() if as_json else reporter() as shown:
+        cache = cache_folder(loaded.run.cache_dir)
+        data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+    plan = make_plan(loaded, data, memory)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(plan.as_json(), indent=2))
+        return
+    from dpotrain.ui.plan import print_plan
+
+    print_plan(plan)

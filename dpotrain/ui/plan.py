@@ -1,0 +1,83 @@
+"""What ``dpotrain plan`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dpotrain.ui.formats import count, duration, megabytes, printable, rate
+
+if TYPE_CHECKING:
+    from dpotrain.run.plan import Plan
+
+_LIMITS = {
+    "memory": "what fits",
+    "speed": "more would be no faster",
+    "recipe": "set in the recipe",
+}
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print the plan on standard output (or ``console``)."""
+    console = Console() if console is None else console
+    console.print(plan_view(plan), soft_wrap=True)
+
+
+def plan_view(plan: Plan) -> Group:
+    """Return the table of memory, the facts below it and, where it does not fit, what to change."""
+    return Group(*_view(plan))
+
+
+def size(value: float) -> str:
+    """Return bytes in MB or GB."""
+    return megabytes(value / 2**20)
+
+
+def _view(plan: Plan) -> Iterator[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("memory")
+    table.add_column(justify="right")
+    for name, held in plan.parts.items():
+        table.add_row(name, size(held))
+    table.add_section()
+    style = "green" if plan.fits else "bold red"
+    table.add_row("at the peak", Text(size(plan.needed), style=style))
+    table.add_row(Text(f"there is, on {printable(plan.device)}"), size(plan.memory))
+    yield table
+    for label, value in _facts(plan):
+        yield Text.assemble((f"  {label:<12} ", "dim"), value)
+    if not plan.fits:
+        yield Text()
+        yield Text("It does not fit. What would make it smaller, in the order to try:", style="bold")
+        for remedy in plan.remedies:
+            yield Text(f"  {remedy.what}: {size(remedy.saves)} less")
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
+    # A pair cannot be cut: with less room than the longest takes, that one is alone.
+    most = f"at most {count(plan.tokens_per_microbatch)} tokens ({_LIMITS[plan.limit]})"
+    yield (
+        "micro-batch",
+        f"{most if plan.tokens_per_microbatch > 1 else 'every pair by itself'}, "
+        f"{'packed' if plan.packed else 'padded'}; the longest pair has {count(plan.longest_pair)}",
+    )
+    if plan.checkpointed_layers:
+        yield "checkpointed", f"{plan.checkpointed_layers} of {plan.layers} layers"
+    each = f"{plan.microbatches_per_step:.3g}"
+    yield (
+        "steps",
+        f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs; about {each} "
+        f"micro-batch{'' if each == '1' else 'es'} a step",
+    )
+    if plan.seconds is not None and plan.tokens_per_second is not None:
+        yield "time", f"about {duration(plan.seconds)}, at {rate(plan.tokens_per_second)} tokens/s"
+    if plan.finished_run is not None:
+        measured = plan.finished_run.get("peak_memory_mb_measured", 0.0)
+        predicted = plan.finished_run.get("peak_memory_mb_predicted", 0.0)
+        yield "last run", f"took {megabytes(measured)}, where {megabytes(predicted)} were foretold"

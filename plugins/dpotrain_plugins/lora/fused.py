@@ -1,0 +1,57 @@
+"""peft's LoRA layer over a plain linear layer, with fewer passes over the activations.
+
+peft computes ``base(x) + B(A(x)) * scaling`` with a copy of ``x`` in the adapter's float32, a product, a scaled copy
+of it and a sum. Here the scaling is applied to the rank-sized middle, and the last product adds onto the base's
+output in place. Under autocast ``x`` stays as it is, so that layers that share an input (queries, keys, values)
+share what is kept of it for the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import nn
+
+
+class FusedLinear(Linear):  # type: ignore[misc]
+    """The same layer: state, merging and saving are peft's own, and so is every forward but the plain one."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Map (..., in) to (..., out) in the base layer's dtype."""
+        adapter = self._only_plain_adapter()
+        if adapter is None or args or kwargs:
+            result: torch.Tensor = super().forward(x, *args, **kwargs)
+            return result
+        down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        output: torch.Tensor = self.base_layer(x)
+        dropped = self.lora_dropout[adapter](x)
+        if torch.is_autocast_enabled(x.device.type):
+            middle = nn.functional.linear(dropped, down)
+        else:
+            middle = nn.functional.linear(dropped.to(down.dtype), down)
+        middle = (middle * self.scaling[adapter]).to(output.dtype).flatten(0, -2)
+        # Nobody else holds the base's output, and no backward pass reads it.
+        output.view(-1, output.shape[-1]).addmm_(middle, up.to(output.dtype).t())
+        return output
+
+    def _only_plain_adapter(self) -> str | None:
+        """Return the one active adapter where it is an ordinary LoRA, unmerged and on."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
+        (adapter,) = self.active_adapters
+        plain = adapter in self.lora_A and adapter not in self.lora_variant and not self.lora_bias[adapter]
+        return adapter if plain else None
+
+
+def fuse(policy: nn.Module) -> None:
+    """Make every plain LoRA layer of a peft model a fused one, in place."""
+    for module in policy.modules():
+        if type(module) is Linear and type(module.base_layer) is nn.Linear and not _hooked(module.base_layer):
+            module.__class__ = FusedLinear
+
+
+def _hooked(module: nn.Module) -> bool:
+    # A hook may keep the output that is added onto.
+    return bool(module._forward_hooks)

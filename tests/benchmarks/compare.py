@@ -1,0 +1,187 @@
+"""How fast are dpotrain and TRL on the same model, pairs, precision and step size, and in how much memory?
+
+    python -m tests.benchmarks.compare                                          # the demo model, dpotrain alone
+    python -m tests.benchmarks.compare --model DIR --data PAIRS.jsonl --trl-python /path/to/python --out result.json
+
+Run it alone on the machine. Each side trains in a fresh process, one after the other, ``--rounds`` times in turn; see
+README.md in this folder for what is measured and how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tests.benchmarks.sides import SideFailed, model_source, prepare, run_dpotrain, run_trl, why_no_trl
+from tests.benchmarks.speeds import largest_difference, over_rounds, phases, speeds
+from tests.benchmarks.tables import show
+from tests.benchmarks.workload import MODES, PRECISIONS, Workload
+
+SIDES = ("dpotrain", "trl")
+
+
+def compare(
+    workload: Workload,
+    facts: dict[str, Any],
+    sides: dict[str, Callable[[], dict[str, Any]]],
+    rounds: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Run the sides in turn; a side that fails is left out of later rounds, and what it said is kept."""
+    found: dict[str, dict[str, Any]] = {name: {"rounds": [], "figures": []} for name in sides}
+    for number in range(1, rounds + 1):
+        for name, side in sides.items():
+            if "error" in found[name]:
+                continue
+            say(f"round {number} of {rounds}: {name}, {workload.steps} steps")
+            try:
+                result = side()
+                found[name]["figures"].append(speeds(result, facts, workload.pairs_per_step))
+                found[name]["rounds"].append(result)
+            except (SideFailed, ValueError) as error:
+                found[name]["error"] = str(error)
+    for side in found.values():
+        if side["figures"]:
+            side["summary"] = over_rounds(side["figures"])
+    return found
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--model", default="demo", help='a folder or hub name, or "demo" for the tiny model of the quickstart'
+    )
+    add("--data", default="synthetic", help='a jsonl file of pairs as lists of messages, or "synthetic"')
+    add("--prompt-tokens", type=int, default=96, help="mean of synthetic pairs")
+    add("--chosen-tokens", type=int, default=48)
+    add("--rejected-tokens", type=int, default=48)
+    add("--spread", type=float, default=0.3, help="deviation of the logarithm of synthetic lengths")
+    add("--pairs", type=int, default=32)
+    add("--pairs-per-step", type=int, default=4)
+    add("--mode", choices=MODES, default="lora")
+    add("--precision", choices=PRECISIONS, default="bf16")
+    add("--epochs", type=int, default=1)
+    add("--max-length", type=int, default=1024)
+    add("--lr", type=float, default=1e-6)
+    add("--rounds", type=int, default=3)
+    add("--sides", default="dpotrain,trl", help="which, in their order")
+    add("--trl-python", default=sys.executable, help="an interpreter that has TRL")
+    add("--checkpointing", action="store_true", help="gradient checkpointing on TRL's side")
+    add("--precompute", action="store_true", help="TRL computes its reference before training")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="for dpotrain's recipe",
+    )
+    add("--out", type=Path, help="write everything as JSON")
+    options = parser.parse_args(given)
+    options.sides = options.sides.split(",")
+    if unknown := set(options.sides) - set(SIDES):
+        parser.error(f"--sides: there is no side {', '.join(sorted(unknown))}; there are {', '.join(SIDES)}")
+    if options.data != "synthetic":
+        path = Path(options.data).resolve()
+        if not path.is_file():
+            parser.error(f"--data: there is no file {path}")
+        with path.open(encoding="utf-8") as lines:
+            rows = sum(1 for line in lines if line.strip())
+        if rows < options.pairs:
+            parser.error(f"--pairs {options.pairs}: {path} has {rows}")
+        options.data = str(path)
+    if options.rounds < 1:
+        parser.error("--rounds: at least 1")
+    if -(-options.pairs // options.pairs_per_step) * options.epochs < 2:
+        parser.error("one step warms up; give --pairs, --pairs-per-step and --epochs for at least two")
+    return options
+
+
+def _sides(
+    options: argparse.Namespace, workload: Workload
+) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, str]]:
+    """Return what runs each side that can be run, and why the others cannot."""
+    run = {
+        "dpotrain": lambda: run_dpotrain(workload, options.overrides),
+        "trl": lambda: run_trl(
+            workload,
+            options.trl_python,
+            checkpointing=options.checkpointing,
+            precompute=options.precompute,
+        ),
+    }
+    missing = {}
+    if "trl" in options.sides and (reason := why_no_trl(options.trl_python)):
+        missing["trl"] = reason
+    return {name: run[name] for name in options.sides if name not in missing}, missing
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure, show and write; return 1 where a side failed."""
+    options = arguments(given)
+    console = Console()
+    say = Console(stderr=True).print
+    with tempfile.TemporaryDirectory(prefix="dpotrain-benchmark-") as scratch:
+        synthetic = None
+        if options.data == "synthetic":
+            options.data = str(Path(scratch) / "pairs.jsonl")
+            synthetic = (
+                options.prompt_tokens,
+                options.chosen_tokens,
+                options.rejected_tokens,
+                options.spread,
+            )
+        same = ("data", "pairs", "pairs_per_step", "mode", "precision", "epochs", "max_length", "lr")
+        workload = Workload(model_source(options.model), **{name: getattr(options, name) for name in same})
+        say("counting tokens, and measuring matrix products")
+        try:
+            facts = prepare(workload, synthetic)
+        except SideFailed as error:
+            say(str(error), markup=False)
+            return 1
+        sides, missing = _sides(options, workload)
+        found = compare(workload, facts, sides, options.rounds, say)
+        result: dict[str, Any] = {
+            "command": [sys.executable, "-m", "tests.benchmarks.compare", *(given or sys.argv[1:])],
+            "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "environment": {
+                name: os.environ[name] for name in sorted(os.environ) if name.endswith("_NUM_THREADS")
+            },
+            "model": options.model,
+            "workload": asdict(workload),
+            "synthetic": synthetic,
+            "trl_options": {"checkpointing": options.checkpointing, "precompute": options.precompute},
+            "overrides": options.overrides,
+            "facts": facts,
+            "sides": found,
+            "missing": missing,
+        }
+        if found.get("dpotrain", {}).get("rounds"):
+            say("one more round of dpotrain, to see where its time goes")
+            try:
+                instrumented = run_dpotrain(workload, options.overrides, phases=True)
+                result["phases_seconds_per_step"] = phases(instrumented)
+            except SideFailed as error:
+                found["dpotrain"]["error"] = f"in its instrumented round: {error}"
+        if all(found.get(name, {}).get("rounds") for name in SIDES):
+            ours, theirs = (found[name]["rounds"][0]["losses"] for name in SIDES)
+            result["largest_loss_difference"] = largest_difference(ours, theirs)
+    show(result, console)
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return int(any("error" in side for side in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

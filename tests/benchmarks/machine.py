@@ -1,0 +1,54 @@
+"""What the machine is, and how fast it multiplies matrices: the yardstick for model FLOP/s."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.benchmarks.clock import synchronize
+
+#: Rows of the square matrices: large enough for full speed, small enough for a single core's patience.
+SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+def describe() -> dict[str, Any]:
+    gpu = torch.cuda.is_available()
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "cuda": torch.version.cuda if gpu else None,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def matrix_product_rate(dtype: torch.dtype, seconds: float = 1.0, size: int | None = None) -> float:
+    """Return the best FLOP/s of a square matrix product on the device that training would use."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = SIZE[device] if size is None else size
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    left @ right
+    best, until = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < until:
+        synchronize()
+        began = time.perf_counter()
+        left @ right
+        synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,94 @@
+"""What is known of a workload before anybody trains: its pairs in tokens, its arithmetic, the machine's own speed.
+
+    python -m tests.benchmarks.prepare WORKLOAD.json RESULT.json [--synthetic PROMPT CHOSEN REJECTED SPREAD]
+
+In a process of its own, so that the one that starts the trainers never holds torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from dpotrain import load_recipe
+from dpotrain.data.prepare import prepare_data
+from dpotrain.run.reporter import SilentReporter
+from tests.benchmarks import machine
+from tests.benchmarks.flops import FORMULA, ModelShape, attended
+from tests.benchmarks.synthetic import WORDS, chat_pairs
+from tests.benchmarks.workload import Workload
+
+
+def write_synthetic(workload: Workload, prompt: float, chosen: float, rejected: float, spread: float) -> None:
+    """Write pairs whose parts have these numbers of tokens on average, without what a chat template adds."""
+    tokenizer = AutoTokenizer.from_pretrained(workload.model)
+    # Small vocabularies need several tokens for a common word.
+    tokens_per_word = len(tokenizer(" ".join(WORDS), add_special_tokens=False)["input_ids"]) / len(WORDS)
+    words = [max(1, round(tokens / tokens_per_word)) for tokens in (prompt, chosen, rejected)]
+    rows = chat_pairs(workload.pairs, *words, spread=spread)
+    Path(workload.data).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def facts(workload: Workload, scratch: Path) -> dict[str, Any]:
+    """Count tokens and operations of every pair that dpotrain keeps, and measure the machine."""
+    recipe = scratch / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(workload.recipe(scratch / "run")), encoding="utf-8")
+    loaded = load_recipe(recipe)
+    pairs = prepare_data(loaded, loaded.model.load_tokenizer(), SilentReporter()).train
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(workload.model)
+        shape = ModelShape.of(
+            AutoModelForCausalLM.from_config(config), 0 if workload.mode == "full" else workload.rank
+        )
+    each = []
+    for pair in map(pairs.__getitem__, range(len(pairs))):
+        looks = attended(len(pair.prompt), len(pair.chosen), len(pair.rejected))
+        scored = int(pair.chosen_scored.sum() + pair.rejected_scored.sum())
+        sizes = (pair.length, looks, scored)
+        each.append(
+            {
+                "tokens": pair.length,
+                "policy_flops": shape.forward(*sizes) + shape.backward(*sizes),
+                "reference_flops": shape.forward(*sizes, adapter=False),
+            }
+        )
+    dtype = torch.bfloat16 if workload.precision == "bf16" else torch.float32
+    return {
+        "pairs": each,
+        "mean_tokens": {
+            "prompt": float(pairs.prompt_lengths.mean()),
+            "chosen": float(pairs.chosen_lengths.mean()),
+            "rejected": float(pairs.rejected_lengths.mean()),
+        },
+        "longest_pair": int(pairs.lengths.max()),
+        "flops_formula": FORMULA,
+        "matrix_product_flops_per_second": machine.matrix_product_rate(dtype),
+        "machine": machine.describe(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("result", type=Path)
+    parser.add_argument(
+        "--synthetic", type=float, nargs=4, metavar=("PROMPT", "CHOSEN", "REJECTED", "SPREAD")
+    )
+    options = parser.parse_args()
+    workload = Workload.read(options.workload)
+    if options.synthetic:
+        write_synthetic(workload, *options.synthetic)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = facts(workload, Path(scratch))
+    options.result.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The benchmark of the data's way measures what it says."""
+
+from __future__ import annotations
+
+import json
+
+from tests.benchmarks import data_path
+
+
+def test_every_figure_is_measured_shown_and_written(tmp_path, capsys):
+    out = tmp_path / "data.json"
+    assert data_path.main(["--pairs", "200", "--out", str(out)]) == 0
+    (found,) = json.loads(out.read_text(encoding="utf-8"))["by_pairs"].values()
+    assert set(found) == set(data_path.ROWS)
+    assert all(value >= 0 for value in found.values())
+    assert "second start, s" in capsys.readouterr().out

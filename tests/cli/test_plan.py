@@ -1,0 +1,127 @@
+"""``dpotrain plan``: memory by part and time, from configurations alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain import load_recipe, train
+from dpotrain.cli import main
+from dpotrain.run.reporter import SilentReporter
+from dpotrain_plugins.bnb_quantizers import Bnb4bit
+from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.run.recipes import project
+
+
+def planned(recipe, *options: str) -> dict:
+    result = CliRunner().invoke(main, ["plan", str(recipe), "--json", *options])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_it_reads_no_weights_and_makes_no_run_folder(tmp_path):
+    recipe = project(tmp_path)
+    (file,) = (tmp_path / "model").glob("*.safetensors")
+    file.write_bytes(b"no weights")
+    plan = planned(recipe)
+    assert plan["trained_parameters"] == plan["parameters"] == 43168
+    assert plan["parts"]["gradients"] == 4 * 43168
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_and_steps_are_those_of_the_run(tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    plan = planned(recipe)
+    outcome = train(load_recipe(recipe), reporter=SilentReporter())
+    assert (plan["steps"], plan["pairs"], plan["packed"]) == (outcome.steps, 21, True)
+    assert plan["tokens_per_microbatch"] == 1024
+    assert plan["finished_run"] is None
+    assert planned(recipe)["finished_run"] == outcome.plan
+
+
+def test_a_person_sees_a_table_and_facts(tmp_path):
+    result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
+    assert result.exit_code == 0
+    for text in (
+        "weights",
+        "at the peak",
+        "43,168 of 43,168 parameters",
+        "10 of 5 pairs",
+        "more would be no faster",
+    ):
+        assert text in result.stdout
+    assert "It does not fit" not in result.stdout
+
+
+def test_what_does_not_fit_comes_with_remedies_in_order(tmp_path):
+    recipe = project(tmp_path)
+    result = CliRunner().invoke(main, ["plan", str(recipe), "--memory", "601MB"])
+    assert result.exit_code == 0
+    assert "It does not fit" in result.stdout
+    plan = planned(recipe, "--memory", "601MB")
+    assert not plan["fits"]
+    assert plan["seconds"] is None
+    assert plan["checkpointed_layers"] == plan["layers"] == 2
+    remedies = [remedy["what"] for remedy in plan["remedies"]]
+    assert remedies == [
+        'optimizer.use = "adamw-8bit"',
+        "an [adapter] instead of all weights",
+        "[quantizer] of 4 bits, with an [adapter]",
+        "data.max_length = 48",
+    ]
+    assert all(remedy["saves"] > 0 for remedy in plan["remedies"])
+
+
+def test_a_remedy_saves_what_it_says(tmp_path):
+    recipe = project(tmp_path)
+    before = planned(recipe, "--memory", "601MB")
+    after = planned(recipe, "--memory", "601MB", "--set", 'optimizer.use="adamw-8bit"')
+    says = {remedy["what"]: remedy["saves"] for remedy in before["remedies"]}
+    assert before["needed"] - after["needed"] == says['optimizer.use = "adamw-8bit"']
+
+
+def test_quantized_weights_and_a_live_reference_are_counted(tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    whole = planned(recipe)
+    small = planned(recipe, "--set", 'quantizer.use="bnb-4bit"')
+    assert small["parts"]["weights"] < whole["parts"]["weights"]
+    assert small["parameters"] == whole["parameters"]
+    other = ["--set", f"reference.of={str(tmp_path / 'model')!r}", "--set", 'reference.when="live"']
+    assert planned(recipe, *other)["parts"]["reference model"] > 4 * 43000
+
+
+def test_a_gpu_of_that_size_may_hold_more_tokens_at_a_time(tmp_path):
+    plan = planned(project(tmp_path), "--memory", "24GiB")
+    assert (plan["tokens_per_microbatch"], plan["limit"]) == (65536, "speed")
+    assert plan["memory"] == 24 * 2**30
+
+
+@pytest.mark.parametrize("size", ["much", "0GB", "-3GB", "24XB"])
+def test_a_size_that_is_none_is_a_wrong_command_line(size, tmp_path):
+    result = CliRunner().invoke(main, ["plan", "recipe.toml", "--memory", size])
+    assert result.exit_code == 2
+    assert "write it as 24GB" in result.stderr
+
+
+def test_a_loader_that_cannot_tell_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
+    result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
+    assert result.exit_code == 1
+    assert 'the loader "transformers" cannot say' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_quantizer_that_cannot_tell_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bnb4bit, "bits", lambda self, model: None)
+    recipe = project(tmp_path, adapter=True)
+    result = CliRunner().invoke(main, ["plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"'])
+    assert result.exit_code == 1
+    assert "--set quantizer=false" in result.stderr
+
+
+def test_a_wrong_recipe_is_exit_2(tmp_path):
+    recipe = project(tmp_path)
+    result = CliRunner().invoke(main, ["plan", str(recipe), "--set", "training.epoch=2"])
+    assert result.exit_code == 2

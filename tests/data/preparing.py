@@ -1,0 +1,88 @@
+"""What tests of preparing data share: a recipe over small files, and what a person was told."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+from dpotrain.data.prepare import PreparedData, prepare_data
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.recipe.sections import DataSection
+from dpotrain.run.reporter import SilentReporter
+from dpotrain_plugins import formatters
+from dpotrain_plugins.hf_datasets import HFDatasetsSource
+from tests.data.tokenizers_for_tests import bpe
+
+
+class Told(SilentReporter):
+    """Keeps what a person would have seen."""
+
+    def __init__(self):
+        self.notes, self.warnings, self.phases = [], [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def phase(self, name, total):
+        self.phases.append([name, total, 0])
+        return _Phase(self.phases[-1])
+
+
+class _Phase:
+    def __init__(self, phase):
+        self.phase = phase
+
+    def __enter__(self):
+        def advance(count=1):
+            self.phase[2] += count
+
+        return advance
+
+    def __exit__(self, *exc):
+        return None
+
+
+def write_recipe(folder, train, seed=42, formatter=None, **keys):
+    """Write splits as jsonl files and return what prepare_data uses of a recipe over them."""
+    splits = train if isinstance(train, dict) else {"train": train}
+    names = {}
+    for split, rows in splits.items():
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        names[split] = str(path)
+    return SimpleNamespace(
+        seed=seed,
+        data=DataSection(**keys),
+        source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
+        formatter=formatter,
+        plugins=PluginManager.of(formatters),
+    )
+
+
+def row(number: int, prompt: str | None = None) -> dict:
+    return {"prompt": prompt or f"question {number}", "chosen": f" yes {number}", "rejected": f" no {number}"}
+
+
+def prepare(recipe, tokenizer=None, **options) -> tuple[PreparedData, Told]:
+    told = Told()
+    return prepare_data(recipe, tokenizer or bpe(), told, **options), told
+
+
+def everything(prepared: PreparedData) -> list:
+    """Return all that a run gets of its data, as plain values that compare."""
+    pairs = [prepared.train, *([] if prepared.evaluation is None else [prepared.evaluation])]
+    columns = [
+        [getattr(one, name).tobytes() for name in ("rows", "keys", "prompt_lengths", "chosen_lengths")]
+        for one in pairs
+    ]
+    tokens = [[one[index].rejected.tolist() for index in range(len(one))] for one in pairs]
+    return [
+        columns,
+        tokens,
+        pairs[0].tokens.tobytes(),
+        prepared.report,
+        list(prepared.report.as_json()["splits"]),
+    ]

@@ -1,0 +1,65 @@
+"""Activation checkpointing of the first k layers: the same numbers, to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dpotrain.data.packing import pack
+from dpotrain.engine.all_weights import AllWeights
+from dpotrain.engine.checkpointing import checkpoint_layers, decoder_layers, wanted_layers
+from dpotrain.engine.logprobs import LogitTransform
+from dpotrain.engine.scorer import PackedScorer
+from dpotrain.errors import RunError
+from dpotrain_plugins.lora import Lora
+from tests.engine.pairs import random_pairs
+from tests.support import tiny_model
+
+BATCH = pack(random_pairs([(5, 9, 3), (2, 1, 17), (11, 4, 4)]), range(3))
+
+
+def gradients(adapter: str, layers: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    model = tiny_model("llama", num_hidden_layers=3).train()
+    torch.manual_seed(1)
+    policy = (
+        Lora(Lora.Options(rank=4, dropout=0.3)).attach(model)
+        if adapter == "lora"
+        else AllWeights(AllWeights.Options()).attach(model)
+    )
+    checkpoint_layers(policy, layers)
+    flags = [layer.gradient_checkpointing for layer in decoder_layers(policy)]
+    assert flags == [number < layers for number in range(3)]
+    torch.manual_seed(2)
+    sums = PackedScorer(policy, LogitTransform(), False)(BATCH)
+    sums.square().sum().backward()
+    return sums, [weight.grad for weight in policy.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_some_or_all_layers_change_no_bit(adapter, layers):
+    """TRAPS: dropout drawn anew in the recomputation."""
+    expected, expected_gradients = gradients(adapter, 0)
+    got, got_gradients = gradients(adapter, layers)
+    assert torch.equal(got, expected)
+    assert all(map(torch.equal, got_gradients, expected_gradients))
+
+
+def test_the_recipes_word_becomes_a_number():
+    model = tiny_model("llama", num_hidden_layers=3)
+    assert [wanted_layers(model, wanted) for wanted in (False, 2, 3, True)] == [0, 2, 3, 3]
+
+
+def test_more_layers_than_there_are_is_an_error():
+    with pytest.raises(RunError, match=r"activation_checkpointing = 9, but LlamaForCausalLM has 2 layers"):
+        wanted_layers(tiny_model("llama"), 9)
+
+
+def test_a_model_that_does_not_support_it_says_so():
+    model = tiny_model("llama")
+    type(model).supports_gradient_checkpointing, before = False, type(model).supports_gradient_checkpointing
+    try:
+        with pytest.raises(RunError, match="LlamaForCausalLM does not support activation checkpointing"):
+            wanted_layers(model, True)
+    finally:
+        type(model).supports_gradient_checkpointing = before

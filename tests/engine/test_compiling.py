@@ -1,0 +1,55 @@
+"""Compiled layers compute the same, and a machine that cannot compile says so beforehand."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from dpotrain import load_recipe, train
+from dpotrain.engine import compiling
+from dpotrain.engine.compiling import check_compiler, compile_layers
+from dpotrain.errors import RecipeError, RunError
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import losses, project
+from tests.support import tiny_model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_losses_are_the_same(tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    train(load_recipe(recipe), reporter=SilentReporter())
+    compiled = [
+        f"run.output_dir={str(tmp_path / 'compiled')!r}",
+        "training.compile=true",
+        "training.tokens_per_microbatch=150",
+        "training.activation_checkpointing=1",
+    ]
+    train(load_recipe(recipe, compiled), reporter=SilentReporter())
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
+
+
+def test_without_a_compiler_it_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    recipe = project(tmp_path)
+    with pytest.raises(RecipeError, match=r"needs a compiler \(g\+\+ or clang\+\+ or c\+\+\)"):
+        train(load_recipe(recipe, ["training.compile=true"]), reporter=SilentReporter())
+
+
+def test_on_a_gpu_triton_is_needed_too(monkeypatch):
+    monkeypatch.setattr(compiling, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="triton"):
+        check_compiler("cuda")
+
+
+def test_the_environments_own_compiler_counts(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RecipeError, match="no-such-compiler"):
+        check_compiler("cpu")
+
+
+def test_a_model_without_known_layers_is_refused(monkeypatch):
+    monkeypatch.setattr(compiling, "decoder_layers", lambda policy: [])
+    with pytest.raises(RunError, match="LlamaForCausalLM does not say which its layers are"):
+        compile_layers(tiny_model("llama"))

@@ -1,0 +1,51 @@
+"""Free memory of the machine and of the container around the process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dpotrain.engine import device_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine of 64 MB, 48 of them available, without a container."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  65536 kB\nMemFree: 1 kB\nMemAvailable:   49152 kB\n")
+    monkeypatch.setattr(device_memory, "_MEMINFO", meminfo)
+    group = tmp_path / "cgroup"
+    group.mkdir()
+    monkeypatch.setattr(device_memory, "_CGROUPS", ((group / "memory.max", group / "memory.current"),))
+    return group
+
+
+def test_without_a_container_it_is_what_the_machine_has(machine):
+    assert device_memory.free_memory(CPU) == 48 * 2**20
+
+
+def test_a_container_without_a_limit_is_none(machine):
+    (machine / "memory.max").write_text("max\n")
+    (machine / "memory.current").write_text("4096\n")
+    assert device_memory.free_memory(CPU) == 48 * 2**20
+
+
+def test_a_containers_limit_counts_and_its_file_cache_makes_room(machine):
+    (machine / "memory.max").write_text(str(20 * 2**20))
+    (machine / "memory.current").write_text(str(15 * 2**20))
+    assert device_memory.free_memory(CPU) == 5 * 2**20
+    (machine / "memory.stat").write_text(f"anon 1\ninactive_file {4 * 2**20}\n")
+    assert device_memory.free_memory(CPU) == 9 * 2**20
+
+
+def test_a_system_that_does_not_say_is_taken_to_be_half_free(machine, monkeypatch):
+    monkeypatch.setattr(device_memory, "_MEMINFO", machine / "nowhere")
+    monkeypatch.setattr(device_memory, "_installed", lambda: 2**30)
+    assert device_memory.free_memory(CPU) == 2**29
+
+
+def test_this_process_is_in_memory():
+    held = device_memory.resident_memory()
+    assert held is None or held > 2**24

@@ -1,0 +1,59 @@
+"""The parts of memory by formula, against the tensors themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dpotrain.engine.all_weights import AllWeights
+from dpotrain.engine.memory import count, gradient_bytes, optimizer_bytes
+from dpotrain.engine.optimizer import build_optimizer
+from dpotrain.recipe.sections import OptimizerSection
+from dpotrain_plugins.lora import Lora
+from tests.support import tiny_model
+
+
+def policy(adapter: str, dtype: torch.dtype):
+    model = tiny_model("llama", hidden_size=64, intermediate_size=256).to(dtype).train()
+    return (
+        Lora(Lora.Options(rank=4)).attach(model)
+        if adapter == "lora"
+        else AllWeights(AllWeights.Options()).attach(model)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("use", ["adamw", "adamw-8bit"])
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_gradients_and_optimizer_take_what_is_said(adapter, use, dtype):
+    model = policy(adapter, dtype)
+    facts = count(model)
+    optimizer = build_optimizer(model.parameters(), OptimizerSection(lr=1e-3, use=use))
+    model(input_ids=torch.arange(9)[None]).logits.float().sum().backward()
+    grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradient_bytes(facts.trained) == sum(grad.nbytes for grad in grads)
+    optimizer.step()
+    seen: dict[int, int] = {}
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            # The quantization maps are two for all tensors.
+            if isinstance(value, torch.Tensor) and not name.startswith("qmap"):
+                seen[value.data_ptr()] = value.nbytes
+    assert optimizer_bytes(facts.trained, use) == pytest.approx(sum(seen.values()), rel=0.01)
+
+
+def test_tied_weights_are_counted_once():
+    model = tiny_model("llama", tie_word_embeddings=True)
+    facts = count(model)
+    assert facts.parameters == sum(weight.numel() for weight in model.parameters())
+    assert facts.weights["float32"] >= 4 * facts.parameters
+    assert facts.head == model.lm_head.weight.numel()
+
+
+def test_weights_are_told_apart_by_how_they_are_held():
+    model = tiny_model("llama")
+    quantized = {id(layer.mlp.up_proj.weight): 4.125 for layer in model.model.layers}
+    facts = count(model, quantized)
+    numbers = sum(layer.mlp.up_proj.weight.numel() for layer in model.model.layers)
+    assert facts.weights["4.1 bits"] == int(numbers * 4.125 / 8)
+    assert facts.parameters == count(model).parameters

@@ -1,0 +1,151 @@
+"""How a run's micro-batches are sized: from free memory at the start, and as before where it is resumed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dpotrain import load_recipe, train
+from dpotrain.engine.scorer import PackedScorer
+from dpotrain.errors import RunError
+from dpotrain.run import sizing
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import losses, project
+from tests.run.test_resume import StopAt, story, weights
+
+
+class Listening(SilentReporter):
+    def __init__(self) -> None:
+        self.facts: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def started(self, title, facts) -> None:
+        self.facts = facts
+
+    def note(self, text) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory that runs find: what the held parts take, and so many bytes."""
+    told = {"bytes": 0}
+
+    def set_to(room: float) -> None:
+        told["bytes"] = int(room / sizing.SHARE)
+
+    monkeypatch.setattr(sizing, "free_memory", lambda device: told["bytes"])
+    monkeypatch.setattr(sizing, "after_loading", lambda facts, recipe, device: 0)
+    return set_to
+
+
+def cut(run, step: int) -> dict:
+    state = run / "checkpoints" / f"step-{step:08d}" / "state.json"
+    return json.loads(state.read_text())["cut"]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_little_memory_takes_smaller_micro_batches_then_checkpointing_and_the_same_losses(
+    adapter, free, tmp_path
+):
+    recipe = project(tmp_path, adapter=adapter)
+    chosen = []
+    for number, room in enumerate((1e10, 1.5e6, 0.8e6, 1e5)):
+        free(room)
+        listening = Listening()
+        overrides = [f"run.output_dir={str(tmp_path / str(number))!r}"]
+        train(load_recipe(recipe, overrides), reporter=listening)
+        last = cut(tmp_path / str(number), 10)
+        chosen.append((last["tokens"], last["checkpointed"]))
+        assert f"{last['tokens']:,} tokens a pass" in listening.facts["memory"]
+        assert losses(tmp_path / str(number)) == pytest.approx(losses(tmp_path / "0"), abs=1e-5)
+    tokens, layers = zip(*chosen, strict=True)
+    assert tokens[0] == 1024
+    assert tokens[1] < 1024
+    assert layers[0] == 0
+    assert layers[-1] == 2
+
+
+def test_a_resumed_run_cuts_as_before_whatever_is_free(free, tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    free(1e6)
+    train(load_recipe(recipe), reporter=SilentReporter())
+    overrides = [f"run.output_dir={str(tmp_path / 'again')!r}"]
+    train(load_recipe(recipe, overrides), reporter=StopAt(4))
+    free(1e9)
+    train(load_recipe(recipe, overrides), resume=True, reporter=SilentReporter())
+    assert cut(tmp_path / "again", 10) == cut(tmp_path / "run", 10)
+    mine, theirs = weights(tmp_path / "again" / "final"), weights(tmp_path / "run" / "final")
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+    assert story(tmp_path / "again") == story(tmp_path / "run")
+
+
+def test_what_no_longer_fits_is_chosen_anew(free, tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    free(1e9)
+    train(load_recipe(recipe), reporter=StopAt(4))
+    free(1e6)
+    train(load_recipe(recipe), resume=True, reporter=SilentReporter())
+    assert cut(tmp_path / "run", 10)["tokens"] < cut(tmp_path / "run", 4)["tokens"] == 1024
+
+
+def test_a_resumed_run_may_ask_for_something_else(tmp_path):
+    recipe = project(tmp_path)
+    train(load_recipe(recipe), reporter=StopAt(4))
+    other = ["training.tokens_per_microbatch=70", "training.activation_checkpointing=1"]
+    train(load_recipe(recipe, other), resume=True, reporter=SilentReporter())
+    assert (cut(tmp_path / "run", 10)["tokens"], cut(tmp_path / "run", 10)["checkpointed"]) == (70, 1)
+
+
+def small_device(monkeypatch, tokens: int) -> None:
+    """Scorers with gradients run out of memory beyond so many tokens."""
+    forward = PackedScorer.forward
+
+    def limited(self, batch):
+        if torch.is_grad_enabled() and len(batch.input_ids) > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, batch)
+
+    monkeypatch.setattr(PackedScorer, "forward", limited)
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_and_resumes_with_less(monkeypatch, tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    small_device(monkeypatch, 160)
+    listening = Listening()
+    train(load_recipe(recipe), reporter=listening)
+    said = [note for note in listening.notes if "memory ran out" in note]
+    assert 1 <= len(said) <= 2
+    reduced = cut(tmp_path / "run", 10)["tokens"]
+    assert reduced <= 160
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    overrides = [f"run.output_dir={str(tmp_path / 'again')!r}"]
+    train(load_recipe(recipe, overrides), reporter=StopAt(7))
+    train(load_recipe(recipe, overrides), resume=True, reporter=SilentReporter())
+    mine, theirs = weights(tmp_path / "again" / "final"), weights(tmp_path / "run" / "final")
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+
+
+def test_a_pair_that_does_not_fit_ends_the_run_with_remedies(monkeypatch, tmp_path):
+    recipe = project(tmp_path)
+    small_device(monkeypatch, 100)
+    with pytest.raises(RunError, match=r"(?s)cpu is out of memory .*tokens_per_microbatch.*dpotrain plan"):
+        train(load_recipe(recipe), reporter=SilentReporter())
+    assert "out of memory" in json.loads((tmp_path / "run" / "summary.json").read_text())["error"]
+
+
+def test_more_layers_than_the_model_has_are_refused(tmp_path):
+    recipe = project(tmp_path)
+    with pytest.raises(RunError, match="has 2 layers"):
+        train(load_recipe(recipe, ["training.activation_checkpointing=3"]), reporter=SilentReporter())
+
+
+def test_the_summary_holds_what_was_foretold_and_what_was_measured(tmp_path):
+    outcome = train(load_recipe(project(tmp_path)), reporter=SilentReporter())
+    plan = json.loads((tmp_path / "run" / "summary.json").read_text())["plan"]
+    assert plan == outcome.plan
+    assert plan["peak_memory_mb_measured"] == outcome.peak_memory_mb
+    assert plan["peak_memory_mb_predicted"] == pytest.approx(outcome.peak_memory_mb, rel=0.25)
+    assert plan["tokens_per_second_predicted"] > 0
