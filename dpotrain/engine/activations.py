@@ -149,7 +149,11 @@ class Record:
         self._seen = {_identity(tensor): tensor for tensor in given}
 
     def save(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count a tensor that autograd keeps, and return it."""
+        """Count a tensor that autograd keeps, and return it for keeping, without its history.
+
+        With it, a function that keeps its own output would be kept by it in turn, beyond the reach of the garbage
+        collector, and everything before it as well.
+        """
         identity = _identity(tensor)
         if identity not in self._seen:
             self._seen[identity] = tensor.detach()
@@ -159,7 +163,7 @@ class Record:
                 self.outside += size
             else:
                 self.layers[self._inside] += size
-        return tensor
+        return tensor.detach()
 
     @contextmanager
     def watching_layers(self) -> Iterator[None]:

@@ -28,4 +28,21 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerSectio
 
         optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
         return optimizer
-    return torch.optim.AdamW(groups, fused=True, **settings)
+    optimizer = torch.optim.AdamW(groups, fused=True, **settings)
+    _allocate_moments(optimizer)
+    return optimizer
+
+
+def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Give every weight the state that the first step would give it.
+
+    There, it would come to lie between the freed activations of that step, where a CPU's allocator then lacks room
+    for the next step's. And where memory is too small for it, that is better known before the first step.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            optimizer.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+            }

@@ -15,6 +15,8 @@ from dpotrain.data.packing import PackedPairs, pack
 from dpotrain.data.plan import Costs
 from dpotrain.engine.all_weights import AllWeights
 from dpotrain.engine.budget import MOST_TOKENS
+from dpotrain.engine.host_memory import give_freed_memory_back
+from dpotrain.engine.lean import make_lean
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.reference import (
     InitialPolicy,
@@ -111,6 +113,8 @@ class Assembly:
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the scorer that ``model`` is proven to take; say so where it has to be padded."""
         self._check_vocabulary(model, what)
+        if not self.recipe.training.compile:  # a compiler fuses by itself
+            make_lean(model)
         sample = self._sample().to(self.accelerator.device)
         chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
         if chosen.reason:
@@ -164,7 +168,7 @@ class Assembly:
             budget,
         )
         del live, scorer, model
-        _free_memory()
+        free_memory_between_phases()
         return stored
 
     def initial_reference(self, scorer: Scorer, adapter: Adapter, budget: int) -> References:
@@ -277,8 +281,9 @@ def costs_of(pairs: TokenizedPairs, padded: bool) -> Costs:
     return Costs(pairs.lengths, longest, padded)
 
 
-def _free_memory() -> None:
-    """Give a model's memory back once, where a second one is about to be loaded."""
+def free_memory_between_phases() -> None:
+    """Give back what the phase before left behind: a model, or what was computed with one."""
     gc.collect()
+    give_freed_memory_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ from dpotrain.engine.all_weights import AllWeights
 from dpotrain.engine.arithmetic import Arithmetic
 from dpotrain.engine.budget import SHARE, Fit, fit
 from dpotrain.engine.device_memory import free_memory, resident_memory
+from dpotrain.engine.lean import make_lean
 from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes, optimizer_bytes
 from dpotrain.engine.shapes import activations_from_shapes
 from dpotrain.errors import RunError
@@ -199,7 +200,10 @@ def _blueprint(recipe: Recipe) -> tuple[PreTrainedModel, dict[int, float]]:
             weight.data = weight.data.to(torch.bfloat16)
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
-        return adapter.attach(model), bits
+        policy = adapter.attach(model)
+    if not recipe.training.compile:
+        make_lean(policy)
+    return policy, bits
 
 
 def _reference_bytes(recipe: Recipe, policy: ModelFacts) -> int:

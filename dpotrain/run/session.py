@@ -25,7 +25,7 @@ from dpotrain.errors import DpotrainError, RunError, RunStopped
 from dpotrain.plugin.events import RunEvents
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
-from dpotrain.run.assembly import INITIAL, Assembly, costs_of
+from dpotrain.run.assembly import INITIAL, Assembly, costs_of, free_memory_between_phases
 from dpotrain.run.atomic import folder_aside
 from dpotrain.run.cache_folder import cache_folder
 from dpotrain.run.environment import describe
@@ -200,6 +200,7 @@ def _assemble(
     if references is None:
         references = assembly.initial_reference(scorer, adapter, sizing.fit.tokens)
 
+    free_memory_between_phases()
     optimizer = build_optimizer(scorer.parameters(), recipe.optimizer)
     wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
     # From here on every rank draws its own dropout.

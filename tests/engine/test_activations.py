@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from dpotrain.data.packing import pack
-from dpotrain.engine.activations import Activations, Kept, estimate, measure, recorded
+from dpotrain.engine.activations import Activations, Kept, Record, estimate, measure, recorded
 from dpotrain.engine.all_weights import AllWeights
 from dpotrain.engine.logprobs import LogitTransform
 from dpotrain.engine.scorer import PackedScorer
@@ -43,6 +45,16 @@ def test_shapes_alone_tell_what_is_measured(kind, adapter, bf16):
     assert packs
     for layers in (0, 1, 2):
         assert counted.peak(1000, layers) == pytest.approx(measured.peak(1000, layers), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_nothing_that_was_measured_stays_in_memory(kind):
+    """Functions that keep their own output, as a softmax does, must not be kept by it in turn."""
+    scorer = scorer_of(kind, "full")
+    measure(scorer, ONE, TWO, TOKENS)
+    gc.collect()
+    left = [each for each in gc.get_objects() if isinstance(each, Record)]
+    assert not left
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

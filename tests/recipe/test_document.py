@@ -87,7 +87,8 @@ DOCUMENTS = st.fixed_dictionaries(
         ),
         "loss": st.fixed_dictionaries({"use": st.just("fake-dpo")}, optional={"beta": NUMBER}),
         "optimizer": st.fixed_dictionaries(
-            {"lr": NUMBER}, optional={"betas": st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2)}
+            {"lr": NUMBER},
+            optional={"betas": st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2)},
         ),
     },
     optional={

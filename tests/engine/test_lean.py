@@ -1,0 +1,178 @@
+"""Lean norms and blocks: the model's own bits forward, autograd's gradients backward, and less kept in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dpotrain.data.packing import pack
+from dpotrain.engine.activations import recorded
+from dpotrain.engine.lean import make_lean, rms_norm, swiglu
+from dpotrain.engine.logprobs import LogitTransform
+from dpotrain.engine.scorer import PackedScorer
+from dpotrain_plugins.lora import Lora
+from tests.engine.pairs import random_pairs
+from tests.support import tiny_model
+
+DATA = random_pairs([(20, 30, 14), (5, 9, 11)])
+BATCH = pack(DATA, [0, 1])
+#: Norms and blocks that are replaced in a model of two layers.
+REPLACED = {"llama": 2 * 2 + 1 + 2, "qwen3": 4 * 2 + 1 + 2, "gemma2": 0, "gpt2": 0}
+
+
+def gradients(model: nn.Module, bf16: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    scorer = PackedScorer(model, LogitTransform(), bf16)
+    scores = scorer(BATCH)
+    (scores * torch.tensor([[1.0, -2.0], [0.5, 3.0]])).sum().backward()
+    found = {
+        name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+    }
+    model.zero_grad()
+    return scores.detach(), found
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+def test_the_modules_that_are_known_are_replaced_and_no_others(kind):
+    model = tiny_model(kind)
+    assert make_lean(model) == REPLACED[kind]
+    assert make_lean(model) == 0
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_the_scores_keep_their_bits_and_the_gradients_their_values(kind, lora, bf16):
+    model = tiny_model(kind).train()
+    if lora:
+        model = Lora(Lora.Options(rank=4)).attach(model)
+    scores, expected = gradients(model, bf16)
+    assert make_lean(model)
+    again, found = gradients(model, bf16)
+    assert again.equal(scores)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        close = 0.05 if bf16 else 1e-4
+        assert (found[name] - gradient).norm() <= close * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_less_is_kept(bf16):
+    model = tiny_model("llama").train()
+    scorer = PackedScorer(model, LogitTransform(), bf16)
+    before = sum(recorded(scorer, BATCH, scorer).layers)
+    make_lean(model)
+    assert sum(recorded(scorer, BATCH, scorer).layers) < 0.85 * before
+
+
+def test_state_and_classes_stay():
+    model = tiny_model("llama")
+    kinds = [type(module) for module in model.modules()]
+    names = list(model.state_dict())
+    make_lean(model)
+    assert all(isinstance(module, kind) for module, kind in zip(model.modules(), kinds, strict=True))
+    assert [type(module).__name__ for module in model.modules()] == [kind.__name__ for kind in kinds]
+    assert list(model.state_dict()) == names
+
+
+def test_a_model_without_numbers_is_proven_as_well():
+    with torch.device("meta"):
+        model = type(tiny_model("llama"))(tiny_model("llama").config)
+    assert make_lean(model) == REPLACED["llama"]
+
+
+def test_nobody_elses_random_numbers_are_drawn():
+    model = tiny_model("llama")
+    torch.manual_seed(5)
+    make_lean(model)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert drawn.equal(torch.rand(1))
+
+
+def test_another_activation_function_is_left_alone():
+    config = tiny_model("llama").config
+    config.hidden_act = "gelu"
+    model = type(tiny_model("llama"))(config)
+    assert make_lean(model) == REPLACED["llama"] - 2  # the norms
+
+
+class OffByOne(nn.Module):
+    """Has an RMSNorm's attributes and computes something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8))
+        self.variance_epsilon = 1e-6
+
+    def forward(self, hidden_states):
+        return rms_norm(hidden_states, 1 + self.weight, self.variance_epsilon)
+
+
+class Choosy(OffByOne):
+    """Computes an RMSNorm or something else, by a setting that differs between modules."""
+
+    def __init__(self, add: float) -> None:
+        super().__init__()
+        self.add = add
+
+    def forward(self, hidden_states):
+        return rms_norm(hidden_states, self.add + self.weight, self.variance_epsilon)
+
+
+def test_what_computes_something_else_is_left_alone():
+    assert make_lean(nn.Sequential(OffByOne())) == 0
+    assert make_lean(nn.Sequential(Choosy(0.0), Choosy(1.0), Choosy(0.0))) == 2
+
+
+def test_what_somebody_else_changed_is_left_alone():
+    hooked, patched = Choosy(0.0), Choosy(0.0)
+    hooked.register_forward_hook(lambda *_: None)
+    patched.forward = lambda hidden_states: hidden_states
+    assert make_lean(nn.Sequential(hooked, patched)) == 0
+
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@given(
+    rows=st.integers(1, 9),
+    size=st.integers(1, 40),
+    dtype=DTYPES,
+    wide=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_the_norm_is_its_formula(rows, size, dtype, wide, seed):
+    torch.manual_seed(seed)
+    hidden = torch.randn(rows, size).to(dtype).requires_grad_()
+    weight = torch.randn(size).to(torch.float32 if wide else dtype).requires_grad_()
+    given_grad = torch.randn(rows, size)
+
+    def plain(hidden, weight):
+        return weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-3)
+
+    exact = plain(hidden.double(), weight.double())
+    wanted = torch.autograd.grad((exact * given_grad).sum(), (hidden, weight))
+    got = rms_norm(hidden, weight, 1e-3)
+    found = torch.autograd.grad((got * given_grad).sum(), (hidden, weight))
+    assert [each.dtype for each in found] == [hidden.dtype, weight.dtype]
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    torch.testing.assert_close(got.double(), exact, **close)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
+@given(rows=st.integers(1, 9), size=st.integers(1, 40), dtype=DTYPES, seed=st.integers(0, 999))
+def test_the_product_is_its_formula(rows, size, dtype, seed):
+    torch.manual_seed(seed)
+    gate, up = (torch.randn(rows, size).to(dtype).requires_grad_() for _ in range(2))
+    given_grad = torch.randn(rows, size).to(dtype)
+    expected = F.silu(gate) * up
+    wanted = torch.autograd.grad(expected, (gate, up), given_grad)
+    got = swiglu(gate, up)
+    assert got.equal(expected)
+    for one, other in zip(torch.autograd.grad(got, (gate, up), given_grad), wanted, strict=True):
+        torch.testing.assert_close(one, other)
