@@ -128,12 +128,14 @@ def test_workers_import_nothing_heavy(recipe, by, tmp_path):
 
 #: Prepares slow data with workers, as a script without a guard around its main part would.
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 import dpotrain.data.prepare, dpotrain.data.read
 from tests.data.formatters_for_tests import Slow
 from tests.data.preparing import prepare, row, write_recipe
 
+# Tests that were started in a shell's background are deaf to SIGINT, and so is what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 dpotrain.data.read.ROWS_WORTH_WORKERS = 1
 dpotrain.data.prepare.cores = lambda: 2
 folder = Path(sys.argv[1])
