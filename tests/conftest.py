@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ for _name in (
     "ACCELERATE_MIXED_PRECISION",
 ):
     os.environ.pop(_name, None)
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make the engine take this processor for one "with bfloat16" products, or one "without" them."""
+    import torch
+
+    def of_a_kind(kind: str) -> None:
+        there = {"with bfloat16": True, "without": False}[kind]
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there)
+
+    return of_a_kind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -117,7 +117,11 @@ class TrainingSection(Section):
     tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Tokens in one forward and backward pass; changes speed and memory, not results."
     )
-    precision: Literal["bf16", "fp32"] = Field("bf16", description='"bf16" runs under bfloat16 autocast.')
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16",
+        description='"bf16" runs under bfloat16 autocast, or, on a processor without products in bfloat16, '
+        "in float32.",
+    )
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Larger gradients are scaled down to this norm; `false` for none of that."
     )

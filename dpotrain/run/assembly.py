@@ -17,6 +17,7 @@ from dpotrain.engine.all_weights import AllWeights
 from dpotrain.engine.budget import MOST_TOKENS
 from dpotrain.engine.host_memory import give_freed_memory_back
 from dpotrain.engine.lean import make_lean
+from dpotrain.engine.precision import Precision, Widened, computed_in, multiplies_bfloat16
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.reference import (
     InitialPolicy,
@@ -75,6 +76,8 @@ class Assembly:
     """Folder of those that later runs may find."""
     going_on: bool
     """Whether an earlier process has taken steps of this run."""
+    widened: Widened | None = None
+    """Weights of the policy that are held in more bits than they were loaded in."""
 
     @property
     def adapter(self) -> Adapter:
@@ -82,9 +85,14 @@ class Assembly:
         return self.recipe.adapter or AllWeights(AllWeights.Options())
 
     @property
+    def precision(self) -> Precision:
+        """What the scorers compute in."""
+        return computed_in(self.recipe.training.precision, self.accelerator.device.type)
+
+    @property
     def bf16(self) -> bool:
         """Whether the scorers run under bfloat16 autocast."""
-        return self.recipe.training.precision == "bf16"
+        return self.precision == "bf16"
 
     def load_policy(self, adapter: Adapter) -> PreTrainedModel:
         """Load the policy, quantized if the recipe says so, with its adapter attached."""
@@ -98,6 +106,7 @@ class Assembly:
             policy = recipe.model.load_model(request)
         if quantizer is not None:
             quantizer.prepare(policy)
+        self.widened = self._widen(policy)
         policy = adapter.attach(policy)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise RunError(
@@ -109,6 +118,9 @@ class Assembly:
                 'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
             )
         return policy
+
+    def _widen(self, model: PreTrainedModel) -> Widened | None:
+        return None if multiplies_bfloat16(self.accelerator.device.type) else Widened(model)
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the scorer that ``model`` is proven to take; say so where it has to be padded."""
@@ -157,6 +169,7 @@ class Assembly:
                 LoadRequest(source=section.of, device=str(self.accelerator.device))
             )
         model.requires_grad_(False)
+        self._widen(model)
         scorer = self.scorer(model, "the reference")
         live = OtherModel(scorer)
         if section.when == "live":
@@ -215,6 +228,7 @@ class Assembly:
         with self.reporter.phase("loading the reference", None):
             model = self.recipe.model.load_model(request)
         model.requires_grad_(False)
+        self._widen(model)
         return OtherModel(self.scorer(model, "the reference"))
 
     def _stored_references(
@@ -229,7 +243,7 @@ class Assembly:
             "quantizer": None
             if quantizer is None
             else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},
-            "precision": recipe.training.precision,
+            "precision": self.precision,
             "device": self.accelerator.device.type,
             # Its models are mended now and then.
             "transformers": version("transformers"),

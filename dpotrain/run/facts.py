@@ -45,6 +45,7 @@ def facts(
     what = "all weights" if recipe.adapter is None else recipe.adapter.name
     held_out = 0 if data.evaluation is None else len(data.evaluation)
     tokens = int(np.sum(data.train.lengths))
+    precision = "bf16" if scorer.bf16 else "fp32"
     epochs = plan.epochs_done(plan.total_steps)
     processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
     return {
@@ -54,7 +55,7 @@ def facts(
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": (
-            f"{'packed' if scorer.packs else 'padded'}, {recipe.training.precision}, on {accelerator.device}{processes}"
+            f"{'packed' if scorer.packs else 'padded'}, {precision}, on {accelerator.device}{processes}"
         ),
         "memory": memory_line(sizing.fit, forecast.peak_memory_mb),
         "folder": str(folder.path),

@@ -25,6 +25,7 @@ from dpotrain.run.resuming import mathematics
 if TYPE_CHECKING:
     from dpotrain.data.plan import Costs
     from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.engine.precision import Widened
     from dpotrain.engine.reference import Reference
     from dpotrain.engine.scorer import Scorer
     from dpotrain.plugin.components import Adapter
@@ -65,6 +66,8 @@ class RunLoop:
     stop: StopRequest
     sizing: Sizing
     forecast: Forecast
+    widened: Widened | None = None
+    """Weights that are saved in fewer bits than they are trained in."""
     progress: Progress = field(default_factory=Progress)
     wall_before: float = 0.0
     began: float = field(default_factory=time.perf_counter)

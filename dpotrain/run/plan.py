@@ -19,6 +19,7 @@ from dpotrain.engine.budget import SHARE, Fit, fit
 from dpotrain.engine.device_memory import free_memory, resident_memory
 from dpotrain.engine.lean import make_lean
 from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes, optimizer_bytes
+from dpotrain.engine.precision import Widened, computed_in, multiplies_bfloat16
 from dpotrain.engine.shapes import activations_from_shapes
 from dpotrain.errors import RunError
 from dpotrain.plugin.components import LoadRequest
@@ -100,8 +101,9 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         RunError: the loader cannot say what its model looks like, or the adapter does not fit the model.
     """
     device = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
-    bf16, training = recipe.training.precision == "bf16", recipe.training
-    policy, bits = _blueprint(recipe)
+    training = recipe.training
+    bf16 = computed_in(training.precision, device.type) == "bf16"
+    policy, bits = _blueprint(recipe, device, bf16)
     facts = count(policy, bits)
     one, two = (pack(data.train, pairs) for pairs in measured_pairs(data.train, "cpu"))
     arithmetic = Arithmetic.of(policy, facts)
@@ -120,7 +122,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         available = free_memory(device) + process
     held = {
         "weights": facts.bytes,
-        "reference model": _reference_bytes(recipe, facts),
+        "reference model": _reference_bytes(recipe, facts, device),
         "gradients": gradient_bytes(facts.trained),
         "optimizer": optimizer_bytes(facts.trained, recipe.optimizer.use),
         "head": head_bytes(facts, device.type, bf16),
@@ -175,7 +177,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     )
 
 
-def _blueprint(recipe: Recipe) -> tuple[PreTrainedModel, dict[int, float]]:
+def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
     """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
     request = LoadRequest(keep_adapter=recipe.adapter is not None, device="meta")
     model = recipe.model.blueprint(request)
@@ -184,6 +186,8 @@ def _blueprint(recipe: Recipe) -> tuple[PreTrainedModel, dict[int, float]]:
             f'the loader "{recipe.model.name}" cannot say what its model looks like without loading it, so its '
             "memory cannot be planned.\ndpotrain run measures it before the first step, and shows it."
         )
+    if not multiplies_bfloat16(device.type):
+        Widened(model)
     bits: dict[int, float] = {}
     if recipe.quantizer is not None:
         named = recipe.quantizer.bits(model)
@@ -196,8 +200,8 @@ def _blueprint(recipe: Recipe) -> tuple[PreTrainedModel, dict[int, float]]:
         for name, width in named.items():
             weight = model.get_parameter(name)
             bits[id(weight)] = width
-            # Products are computed in 16 bits from the quantized weight itself; nothing is cast and kept.
-            weight.data = weight.data.to(torch.bfloat16)
+            # Products are computed from the quantized weight itself; nothing is cast and kept.
+            weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
         policy = adapter.attach(model)
@@ -206,7 +210,7 @@ def _blueprint(recipe: Recipe) -> tuple[PreTrainedModel, dict[int, float]]:
     return policy, bits
 
 
-def _reference_bytes(recipe: Recipe, policy: ModelFacts) -> int:
+def _reference_bytes(recipe: Recipe, policy: ModelFacts, device: torch.device) -> int:
     """Return what a second model takes that stays beside the policy."""
     reference = recipe.reference
     if not recipe.loss.needs_reference or reference.when != "live":
@@ -214,7 +218,11 @@ def _reference_bytes(recipe: Recipe, policy: ModelFacts) -> int:
     if reference.of == INITIAL:
         return policy.bytes if recipe.adapter is None else 0
     model = recipe.model.blueprint(LoadRequest(source=reference.of, device="meta"))
-    return 0 if model is None else count(model).bytes
+    if model is None:
+        return 0
+    if not multiplies_bfloat16(device.type):
+        Widened(model)
+    return count(model).bytes
 
 
 def _speed(
@@ -226,7 +234,7 @@ def _speed(
     device: torch.device,
 ) -> tuple[float, float]:
     """Return tokens a second in training, and seconds of the whole run."""
-    rate = sustained_rate(device, recipe.training.precision)
+    rate = sustained_rate(device, computed_in(recipe.training.precision, device.type))
     work, epochs = Workload.of(data.train, steps.costs.padded), steps.epochs_done(steps.total_steps)
     needed = recipe.loss.needs_reference
     when, full = recipe.reference.when, recipe.adapter is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,13 @@ from dpotrain.run.sizing import forecast, size_up
 if TYPE_CHECKING:
     from dpotrain.engine.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
+
+
+#: Said where a run in bfloat16 is computed in float32.
+NO_BFLOAT16 = (
+    "this processor has no matrix products in bfloat16: float32 takes their place, which is more exact, and holds "
+    "weights in 32 bits"
+)
 
 
 def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:
@@ -176,6 +183,8 @@ def _assemble(
 
     shared = recipe.reference.store or (None if cache is None else cache / "reference")
     assembly = Assembly(recipe, accelerator, data, reporter, folder.reference, shared, before is not None)
+    if assembly.precision != recipe.training.precision:
+        reporter.note(NO_BFLOAT16)
     references = assembly.other_reference()
     adapter = assembly.adapter
     policy = assembly.load_policy(adapter)
@@ -219,7 +228,7 @@ def _assemble(
         schedule=recipe.schedule,
         peak_learning_rate=recipe.optimizer.lr,
         max_grad_norm=recipe.training.max_grad_norm,
-        precision=recipe.training.precision,
+        precision=assembly.precision,
         first_loss=first_loss,
         note=reporter.note,
     )
@@ -246,9 +255,24 @@ def _assemble(
         inference=lambda: _inference(scorer),
     )
     foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
-    reporter.started(title(recipe), facts(recipe, data, scorer, plan, sizing, foretold, accelerator, folder))
+    reporter.started(
+        title(recipe),
+        facts(recipe, data, scorer, plan, sizing, foretold, accelerator, folder),
+    )
     return RunLoop(
-        recipe, folder, run, trainer, scorer, adapter, held_out, events, reporter, stop, sizing, foretold
+        recipe,
+        folder,
+        run,
+        trainer,
+        scorer,
+        adapter,
+        held_out,
+        events,
+        reporter,
+        stop,
+        sizing,
+        foretold,
+        assembly.widened,
     )
 
 
@@ -257,7 +281,8 @@ def _save_final(loop: RunLoop) -> Path | None:
     attention.uninstall(causal_lm(loop.run.policy))
     if loop.run.is_main_process:
         try:
-            with folder_aside(loop.folder.final) as aside:
+            held_as_loaded = nullcontext() if loop.widened is None else loop.widened.narrow()
+            with folder_aside(loop.folder.final) as aside, held_as_loaded:
                 loop.adapter.save(loop.scorer.policy, aside)
                 loop.run.tokenizer.save_pretrained(aside)
         except (OSError, SafetensorError) as error:

@@ -22,6 +22,7 @@ from dpotrain.engine.checkpointing import can_checkpoint, checkpoint_layers, wan
 from dpotrain.engine.device_memory import free_memory, resident_memory
 from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes, optimizer_bytes
 from dpotrain.engine.metrics import peak_memory_mb
+from dpotrain.engine.precision import computed_in
 from dpotrain.run.forecast import Forecast, Workload, sustained_rate
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def after_loading(facts: ModelFacts, recipe: Recipe, device: str) -> int:
     return (
         gradient_bytes(facts.trained)
         + optimizer_bytes(facts.trained, recipe.optimizer.use)
-        + head_bytes(facts, device, recipe.training.precision == "bf16")
+        + head_bytes(facts, device, computed_in(recipe.training.precision, device) == "bf16")
     )
 
 
@@ -181,7 +182,7 @@ def forecast(
     work = Workload.of(pairs, plan.costs.padded)
     again = sizing.fit.checkpointed / max(1, sizing.fit.layers)
     flops = work.flops(sizing.arithmetic, int(live), again)
-    rate = sustained_rate(device, recipe.training.precision)
+    rate = sustained_rate(device, computed_in(recipe.training.precision, device.type))
     # Tokens are counted once in every record, however often padding computes them.
     tokens = float(pairs.lengths.sum())
     return Forecast(sizing.predicted_peak_mb(plan), plan.ranks * tokens * rate / flops)

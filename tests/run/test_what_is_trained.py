@@ -38,7 +38,8 @@ def recipe(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path):
+def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path, processor):
+    processor("with bfloat16")
     overrides, bar = WAYS[way]
     common = [f"run.output_dir={str(tmp_path / 'run')!r}", "optimizer.lr=5e-3", "training.epochs=3"]
     outcome = train(load_recipe(recipe, [*common, *overrides]), reporter=SilentReporter())
@@ -49,6 +50,17 @@ def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path):
     saved = load_file(outcome.final / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in saved.items() if "lora_B" in name)
     assert all(tensor.dtype == torch.float32 for tensor in saved.values())
+
+
+@pytest.mark.parametrize("way", ["bf16 weights", "4-bit, fp4, bf16", "dora"])
+def test_so_it_does_where_float32_takes_the_place_of_bfloat16(recipe, way, tmp_path, processor):
+    processor("without")
+    common = [f"run.output_dir={str(tmp_path / 'run')!r}", "optimizer.lr=5e-3", "training.epochs=3"]
+    narrow = ['model.dtype="bfloat16"', 'training.precision="bf16"']
+    train(load_recipe(recipe, [*common, *WAYS[way][0], *narrow]), reporter=SilentReporter())
+    got = losses(tmp_path / "run")
+    assert got[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert got[-1] < got[0] - 0.05
 
 
 def test_training_goes_on_from_an_adapter_and_the_reference_is_that_adapter(recipe, tmp_path):
@@ -109,8 +121,9 @@ def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, 
     assert records(dropped, "eval")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path):
+def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path, processor):
     """TRAPS: adapters in bf16 lose their updates; so do pure-bf16 full weights."""
+    processor("with bfloat16")
     warned = []
 
     class Listening(SilentReporter):

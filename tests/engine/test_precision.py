@@ -1,0 +1,78 @@
+"""Bfloat16 on a processor without products for it: computed in float32, from weights that lose nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dpotrain import load_recipe, train
+from dpotrain.data.prepare import prepare_data
+from dpotrain.engine.precision import Widened, computed_in, multiplies_bfloat16
+from dpotrain.run.plan import make_plan
+from dpotrain.run.reporter import SilentReporter
+from dpotrain.run.session import NO_BFLOAT16
+from tests.run.recipes import losses, project
+from tests.support import tiny_model
+
+
+class Told(SilentReporter):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_only_a_cpu_can_lack_it(processor):
+    processor("with bfloat16")
+    assert multiplies_bfloat16("cpu")
+    processor("without")
+    assert not multiplies_bfloat16("cpu")
+    assert multiplies_bfloat16("cuda")
+    assert [computed_in(wanted, "cpu") for wanted in ("bf16", "fp32")] == ["fp32", "fp32"]
+    assert [computed_in(wanted, "cuda") for wanted in ("bf16", "fp32")] == ["bf16", "fp32"]
+
+
+def test_what_is_widened_comes_back_as_it_was():
+    model = tiny_model("llama").to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    widened = Widened(model)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    with widened.narrow():
+        assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+        assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+
+
+BF16 = ['model.dtype="bfloat16"', 'training.precision="bf16"']
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "merged"])
+def test_steps_are_those_of_float32_and_the_result_is_as_wide_as_the_model_was(adapter, tmp_path, processor):
+    processor("without")
+    recipe = project(tmp_path, adapter=adapter)
+    weights = tmp_path / "model" / "model.safetensors"
+    rounded = {name: tensor.bfloat16().float() for name, tensor in load_file(weights).items()}
+    save_file(rounded, weights, {"format": "pt"})
+    merge = ["adapter.merge=true"] if adapter else []
+    told, outcomes = Told(), []
+    for name, overrides in (("narrow", BF16), ("wide", [])):
+        common = [f"run.output_dir={str(tmp_path / name)!r}", "training.steps=4", *merge]
+        outcomes.append(train(load_recipe(recipe, [*common, *overrides]), reporter=told))
+    assert losses(tmp_path / "narrow") == losses(tmp_path / "wide")
+    assert told.notes.count(NO_BFLOAT16) == 1
+    narrow, wide = (load_file(outcome.final / "model.safetensors") for outcome in outcomes)
+    assert {tensor.dtype for tensor in narrow.values()} == {torch.bfloat16}
+    if not adapter:  # merging adds in the weights' own dtype
+        assert all(tensor.equal(wide[name].bfloat16()) for name, tensor in narrow.items())
+
+
+def test_a_plan_counts_what_is_held(tmp_path, processor):
+    processor("without")
+    recipe = load_recipe(project(tmp_path, adapter=True), BF16)
+    data = prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter())
+    plan = make_plan(recipe, data)
+    assert plan.parts["weights"] >= 4 * plan.parameters
+    on_a_gpu = make_plan(recipe, data, memory=2**34)
+    assert on_a_gpu.parts["weights"] < 3 * on_a_gpu.parameters
