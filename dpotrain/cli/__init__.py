@@ -11,6 +11,7 @@ _VERBS = {
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
     "plan": "dpotrain.cli.plan",
+    "checkpoints": "dpotrain.cli.checkpoints",
     "plugins": "dpotrain.cli.plugins",
     "schema": "dpotrain.cli.schema",
 }

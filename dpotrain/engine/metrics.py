@@ -5,6 +5,7 @@ A micro-batch adds its sums; ranks add theirs; steps add theirs; only a record d
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -83,12 +84,15 @@ class Window:
     def metrics(self, learning_rate: float, epoch: float) -> dict[str, float]:
         """Return a train record's metrics, in the order of the metrics file.
 
-        The gradient norm is the mean over the window's steps; learning rate and epoch are the last step's.
+        The gradient norm is the mean over the window's steps; learning rate and epoch are the last step's. Where all
+        steps were left out there is nothing to average: not a number.
         """
         over_pairs = means(torch.tensor(self.sums, dtype=torch.float64))
+        if not self.steps:
+            over_pairs = dict.fromkeys(over_pairs, math.nan)
         return {
             "loss": over_pairs.pop("loss"),
-            "grad_norm": self.grad_norms / max(self.steps, 1),
+            "grad_norm": self.grad_norms / self.steps if self.steps else math.nan,
             "learning_rate": learning_rate,
             "epoch": epoch,
             **over_pairs,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from accelerate import Accelerator
 
+    from dpotrain.data.plan import Indices
     from dpotrain.data.tokenized import TokenizedPairs
     from dpotrain.engine.reference import Reference
     from dpotrain.engine.scorer import Scorer
@@ -46,6 +47,20 @@ FIRST_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
     """A step was abandoned between micro-batches, before it changed anything."""
+
+
+class NotFinite(RunError):  # noqa: N818 - named by what the numbers are
+    """Loss or gradient norm of a step is not finite on some rank; every rank raises it, and nothing was updated."""
+
+    def __init__(self, text: str, step: int, pairs: Indices) -> None:
+        super().__init__(text)
+        self.step = step
+        self.pairs = pairs
+        """(pairs of the step,) indices into the training pairs."""
+
+
+def _end(problem: NotFinite) -> None:
+    raise problem
 
 
 @dataclass
@@ -70,6 +85,8 @@ class Trainer:
     """Asked between micro-batches; in a run of several processes only between steps."""
     note: Callable[[str], None] = lambda text: None
     """Tells the person that memory ran out and what was done about it."""
+    on_nonfinite: Callable[[NotFinite], None] = _end
+    """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
     window: Window = field(default_factory=Window)
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
@@ -90,18 +107,20 @@ class Trainer:
         which stay for the steps to come. Loss and gradient are those of the smaller ones from the start.
 
         Raises:
-            RunError: loss or gradient norm is not finite, or the first loss is not what it must be; nothing
-                was updated.
+            NotFinite: loss or gradient norm is not finite (as ``on_nonfinite`` has it); nothing was updated, and
+                random states are as before the step.
+            RunError: the first loss is not what it must be; nothing was updated.
             Interrupted: the person asked to stop; nothing was updated.
             torch.OutOfMemoryError: single pairs do not fit either, or there are several processes.
         """
         started = time.perf_counter()
         learning_rate = self._set_learning_rate(step.step)
-        before, sums = self.plan.tokens_per_microbatch, self._gradients(step)
+        random_before = RandomState.capture()
+        before, sums = self.plan.tokens_per_microbatch, self._gradients(step, random_before)
         while sums is None:
             free_what_is_cached()
             step = self._cut_smaller(step)
-            sums = self._gradients(step)
+            sums = self._gradients(step, random_before)
         if (now := self.plan.tokens_per_microbatch) != before:
             self.note(
                 f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
@@ -109,12 +128,21 @@ class Trainer:
             )
         sums, grad_norm = self._over_ranks(sums, self._clip())
         metrics = means(sums)
-        self._check_numbers(step, metrics["loss"], grad_norm)
-        self.optimizer.step()
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
+        if finite:
+            self._check_first_loss(step, metrics["loss"])
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if not finite:
+            try:
+                self.on_nonfinite(self._not_finite(step, metrics["loss"], grad_norm))
+            except NotFinite:
+                random_before.restore()
+                raise
 
         seconds = time.perf_counter() - started
-        self.window.add(sums, grad_norm, seconds)
+        if finite:  # one such number would hide all others of a record
+            self.window.add(sums, grad_norm, seconds)
         tokens = int(sums[SUMMED.index("tokens")])
         loss = metrics.pop("loss")
         return StepRecord(
@@ -133,13 +161,12 @@ class Trainer:
             seconds=seconds,
         )
 
-    def _gradients(self, step: StepPlan) -> torch.Tensor | None:
+    def _gradients(self, step: StepPlan, random_before: RandomState) -> torch.Tensor | None:
         """Add up the step's gradients, and return its sums, (len(SUMMED),) on the device.
 
         None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
         before.
         """
-        random_before = RandomState.capture()
         microbatches = step.microbatches[self.accelerator.process_index]
         # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
         share = self.accelerator.num_processes / len(step.pairs)
@@ -207,14 +234,16 @@ class Trainer:
         norm: torch.Tensor = self.accelerator.clip_grad_norm_(trained, bound)
         return norm
 
-    def _check_numbers(self, step: StepPlan, loss: float, grad_norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
-            raise RunError(
-                f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-                f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.\n"
-                'Lower optimizer.lr, raise schedule.warmup_fraction, or try training.precision = "fp32".'
-            )
+    def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
+        rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
+        return NotFinite(
+            f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
+            f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
+            step.step,
+            step.pairs,
+        )
+
+    def _check_first_loss(self, step: StepPlan, loss: float) -> None:
         if step.step > 1 or self.first_loss is None:
             return
         if abs(loss - self.first_loss) > FIRST_LOSS_TOLERANCE[self.precision] * max(

@@ -58,6 +58,12 @@ class RunSection(Section):
         '"auto" is `$XDG_CACHE_HOME/dpotrain`, or `~/.cache/dpotrain`. false keeps none: tokens are then in '
         "temporary files (see `TMPDIR`), log-probs in the run folder.",
     )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Save and stop, with exit code 75, so many minutes after the start, before a batch system ends the "
+        "job; `--resume` goes on, for as long again.",
+    )
 
 
 class DataSection(Section):
@@ -124,6 +130,11 @@ class TrainingSection(Section):
     )
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Larger gradients are scaled down to this norm; `false` for none of that."
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description='What is done where a step\'s loss or gradient norm is not finite: "stop" saves and ends the run, '
+        '"skip" leaves the step out. Either way its pairs are written out.',
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",

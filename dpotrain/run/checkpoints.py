@@ -44,6 +44,13 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """Undo :func:`path_of`, for a folder that carries a checkpoint's name."""
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint and return its folder.
 
@@ -102,7 +109,7 @@ def verify(path: Path) -> str | None:
                 return f"{name} has changed since it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read: {error}"
     return None
 
@@ -134,8 +141,7 @@ def load(path: Path) -> Checkpoint:
 def prune(folder: Path, keep: int, but: set[int]) -> None:
     """Delete the oldest complete checkpoints beyond the newest ``keep``, sparing the steps in ``but``."""
     for path in complete(folder)[:-keep]:
-        match = NAME.fullmatch(path.name)
-        if match and int(match[1]) not in but:
+        if step_of(path) not in but:
             # Renamed first: a kill in the middle must not leave half a checkpoint under a complete one's name.
             doomed = path.with_name(f".{path.name}.old")
             path.replace(doomed)

@@ -26,13 +26,25 @@ class RunFolder:
         self.data_report = path / "data_report.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "run.log"
+        self.nonfinite_pairs = path / "nonfinite_pairs.jsonl"
         self.checkpoints = path / "checkpoints"
         self.reference = path / "reference"
         self.final = path / "final"
         self.summary = path / "summary.json"
 
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
+
     def begin(self, *, resume: bool) -> None:
-        """Make the folder, or make sure that going on in it was asked for.
+        """Make the folder ready, or make sure that going on in it was asked for.
 
         Raises:
             RunError: there is a run already and ``resume`` is False, or the folder cannot be written.
@@ -43,14 +55,13 @@ class RunFolder:
                 "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             # Until this run ends by itself, nothing may say that it has.
             self.summary.unlink(missing_ok=True)
             for folder in (self.path, self.checkpoints):
                 sweep(folder)
         except OSError as error:
-            raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def _holds_steps(self) -> bool:
         """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
@@ -67,7 +78,7 @@ class RunFolder:
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
             before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(summary, dict) or summary.get("status") != "finished":
             return None

@@ -13,11 +13,12 @@ import torch
 
 from dpotrain.engine.metrics import Window
 from dpotrain.engine.random_state import RandomState
-from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
+from dpotrain.engine.trainer import Interrupted, NotFinite, Trainer, evaluate
 from dpotrain.errors import RunError
 from dpotrain.run import checkpoints
 from dpotrain.run.checkpoints import Checkpoint
 from dpotrain.run.metrics_file import MetricsFile
+from dpotrain.run.nonfinite import write_pairs
 from dpotrain.run.progress import Progress
 from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepRecord
 from dpotrain.run.resuming import mathematics
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from dpotrain.run.reporter import Advance, Reporter
     from dpotrain.run.signals import StopRequest
     from dpotrain.run.sizing import Sizing
+
+
+#: Steps in a row that may be left out because their numbers are not finite: beyond that, nothing is being learnt.
+MOST_SKIPPED = 10
 
 
 @dataclass
@@ -71,10 +76,13 @@ class RunLoop:
     progress: Progress = field(default_factory=Progress)
     wall_before: float = 0.0
     began: float = field(default_factory=time.perf_counter)
+    _skipped: list[int] = field(default_factory=list)
+    """The steps that were left out last, one after the other."""
 
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder.metrics)
         self.trainer.interrupted = lambda: bool(self.stop) and self.trainer.accelerator.num_processes == 1
+        self.trainer.on_nonfinite = self._not_finite
 
     def go(self) -> Status:
         """Evaluate, train to the end or until asked to stop, evaluate again."""
@@ -92,7 +100,33 @@ class RunLoop:
                     return self._stopped()
         except Interrupted:
             return self._stopped()
+        except NotFinite:
+            self._save_unless_saved()
+            raise
         return "finished"
+
+    def _not_finite(self, problem: NotFinite) -> None:
+        """Write the step's pairs out; leave the step out if the recipe says so, or let the problem end the run."""
+        where = ""
+        if self.run.is_main_process:
+            file = self.folder.nonfinite_pairs
+            where = write_pairs(file, problem.step, self.trainer.data, problem.pairs, self.run.tokenizer)
+        self._skipped = (
+            [*self._skipped, problem.step] if problem.step - 1 in self._skipped else [problem.step]
+        )
+        if self.recipe.training.on_nonfinite == "skip" and len(self._skipped) < MOST_SKIPPED:
+            self.reporter.warn(f"{problem}\n{where}The step is left out.")
+            return
+        often = (
+            f"{MOST_SKIPPED} steps in a row were like that.\n" if len(self._skipped) >= MOST_SKIPPED else ""
+        )
+        raise NotFinite(
+            f"{problem}\n{where}{often}The state of step {self.progress.step} is saved. Lower optimizer.lr, raise "
+            'schedule.warmup_fraction, or try training.precision = "fp32" in a new run;\n'
+            "or --resume with --set training.on_nonfinite=skip, which leaves such steps out.",
+            problem.step,
+            problem.pairs,
+        )
 
     def resume(self) -> None:
         """Go back to the newest sound checkpoint; without one, begin at the beginning."""
@@ -251,9 +285,12 @@ class RunLoop:
         self.reporter.note(
             f"{self.stop.name or 'another process was asked to stop'}: saving the state of step {self.progress.step}"
         )
+        self._save_unless_saved()
+        return "stopped"
+
+    def _save_unless_saved(self) -> None:
         if not checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists():
             self._save()
-        return "stopped"
 
     def _asked_to_stop(self) -> bool:
         accelerator = self.trainer.accelerator

@@ -27,6 +27,7 @@ FREE = frozenset(
         "training.steps",
         "training.tokens_per_microbatch",
         "training.packing",
+        "training.on_nonfinite",
         "training.activation_checkpointing",
         "training.compile",
     }

@@ -31,6 +31,7 @@ from dpotrain.run.cache_folder import cache_folder
 from dpotrain.run.environment import describe
 from dpotrain.run.facts import facts, title
 from dpotrain.run.folder import RunFolder
+from dpotrain.run.lock import RunLock
 from dpotrain.run.log import LoggedReporter, logging_to
 from dpotrain.run.loop import HeldOut, RunLoop
 from dpotrain.run.records import Outcome, Run, Status
@@ -76,15 +77,18 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     )
     refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
-    finished = before = None
-    if resume:
-        finished = folder.finished(recipe.document)
-        if finished is None:
-            before = check_resumable(folder.checkpoints, recipe.document)
-    if accelerator.is_main_process and finished is None:
-        folder.begin(resume=resume)
-    accelerator.wait_for_everyone()
     with ExitStack() as stack:
+        finished = before = None
+        if resume:
+            finished = folder.finished(recipe.document)
+        if accelerator.is_main_process and finished is None:
+            folder.make()
+            stack.enter_context(RunLock(folder.path))
+        if resume and finished is None:
+            before = check_resumable(folder.checkpoints, recipe.document)
+        if accelerator.is_main_process and finished is None:
+            folder.begin(resume=resume)
+        accelerator.wait_for_everyone()
         shown: Reporter = SilentReporter()
         if accelerator.is_main_process:
             stack.enter_context(logging_to(folder.log))
@@ -93,7 +97,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             shown.note(f"{folder.path} holds this run, finished; there is nothing to go on with")
             outcome = summary.from_json(finished, folder.path)
         else:
-            stop = stack.enter_context(StopRequest())
+            stop = stack.enter_context(StopRequest(recipe.run.max_minutes))
             outcome = _run(recipe, folder, accelerator, shown, stop, resume, before)
         shown.finished(outcome)
         return outcome

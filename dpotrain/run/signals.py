@@ -1,9 +1,11 @@
-"""A person or a batch system asks the run to stop: finish what is begun, save, leave."""
+"""A person, a batch system or the recipe's clock asks the run to stop: finish what is begun, save, leave."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,18 +15,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Set by SIGINT, SIGTERM or SIGUSR1 while the context is open; a second SIGINT stops at once.
+    """Set by SIGINT, SIGTERM, SIGUSR1 or a deadline while the context is open; a second SIGINT stops at once.
 
     Until :meth:`defer` is called there is nothing to save, and the first signal already raises RunStopped.
     Outside the main thread (a notebook's, a test's) signals cannot be caught and are left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, minutes: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin to wait; ``minutes`` from now the deadline is over, by ``clock`` in seconds."""
         self.name = ""
+        """Who asked first."""
+        self._clock = clock
+        self._deadline = None if minutes is None else clock() + 60 * minutes
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __bool__(self) -> bool:
+        if not self.name and self._deadline is not None and self._clock() >= self._deadline:
+            self.name = "run.max_minutes"
         return bool(self.name)
 
     def __enter__(self) -> StopRequest:

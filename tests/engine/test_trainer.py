@@ -133,7 +133,7 @@ def test_numbers_that_are_not_finite_stop_the_run_before_the_update():
     with torch.no_grad():
         model.lm_head.weight[5, 0] = torch.inf
     before = copy.deepcopy(trainer.optimizer.state_dict()["state"])
-    with pytest.raises(RunError, match=r"step 2: the loss is nan.*\n.*rows .*\n.*optimizer\.lr"):
+    with pytest.raises(RunError, match=r"step 2: the loss is nan.*nothing was updated\.\n.*rows \d"):
         next(steps)
     assert before[0]["step"] == trainer.optimizer.state_dict()["state"][0]["step"] == 1
 

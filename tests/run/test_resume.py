@@ -56,6 +56,18 @@ def uninterrupted(request, tmp_path_factory) -> Path:
     return recipe
 
 
+def test_a_run_past_its_minutes_is_saved_and_goes_on(uninterrupted, tmp_path):
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    soon = [*overrides, "run.max_minutes=1e-9"]
+    outcome = train(load_recipe(uninterrupted, soon), reporter=SilentReporter())
+    assert (outcome.status, outcome.steps) == ("stopped", 0)
+    outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    assert outcome.status == "finished"
+    mine, theirs = weights(tmp_path / "run" / "final"), weights(uninterrupted.parent / "run" / "final")
+    assert all((mine[name] == theirs[name]).all() for name in theirs)
+    assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
+
+
 @pytest.mark.parametrize("stops", [(1,), (4,), (5, 7), (2, 3, 9)], ids=str)
 def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, stops, tmp_path):
     overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]

@@ -43,6 +43,17 @@ def test_an_interrupt_after_another_signal_is_the_first_of_its_kind():
         assert stop
 
 
+def test_a_deadline_asks_by_a_clock_of_its_own_which_no_change_of_time_moves():
+    now = [1000.0]
+    with StopRequest(2, clock=lambda: now[0]) as stop:
+        stop.defer()
+        now[0] += 119
+        assert not stop
+        now[0] += 1
+        assert stop
+        assert stop.name == "run.max_minutes"
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():

@@ -1,0 +1,69 @@
+"""What is in a run's ``checkpoints/``: each with its size, its age, and whether every file is as it was written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dpotrain.errors import RecipeError
+from dpotrain.run import checkpoints
+from dpotrain.run.folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One checkpoint."""
+
+    step: int
+    path: Path
+    bytes: int
+    saved: float
+    """When it was complete, in seconds since 1970."""
+    fault: str
+    """What is wrong with it; empty where it is sound."""
+    resumes: bool
+    """Whether ``--resume`` goes on from this one: it is the newest sound one."""
+    best: bool
+    """Whether the run's best evaluation so far is of this step."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def take_inventory(run: Path) -> list[Entry]:
+    """Verify every checkpoint of a run folder, oldest first; nothing is changed.
+
+    Raises:
+        RecipeError: there is no run in ``run``.
+    """
+    folder = RunFolder(run).checkpoints
+    if not folder.is_dir():
+        what = "has no checkpoints/" if run.is_dir() else "is no folder"
+        raise RecipeError(
+            f"{run} {what}, so it is no run folder.\nName the folder that run.output_dir of a recipe names."
+        )
+    found = [(path, checkpoints.verify(path) or "") for path in checkpoints.complete(folder)]
+    sound = [path for path, fault in found if not fault]
+    best = _best(sound[-1]) if sound else None
+    return [
+        Entry(
+            step=(step := checkpoints.step_of(path)),
+            path=path,
+            bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+            saved=path.stat().st_mtime,
+            fault=fault,
+            resumes=path in sound[-1:],
+            best=step == best,
+        )
+        for path, fault in found
+    ]
+
+
+def _best(path: Path) -> int | None:
+    """Return the step of the best evaluation that a sound checkpoint knows of."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    step: int | None = state.get("progress", {}).get("best_evaluation", {}).get("step")
+    return step

@@ -1,0 +1,65 @@
+"""One process at a time owns a run folder; the others are told who does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from dpotrain.errors import RunError
+from dpotrain.run.atomic import write_json
+
+
+class RunLock:
+    """Owns an existing run folder while the context is open.
+
+    The lock is the operating system's, so that a process that was killed holds nothing: nobody has to find out whether
+    a lock is stale. Who holds it stands in a file beside it, for the message.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.owner = folder / ".owner.json"
+        self._lock = FileLock(folder / ".lock")
+
+    def __enter__(self) -> RunLock:
+        """Take the folder.
+
+        Raises:
+            RunError: another process owns it, or nothing can be written there.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+            write_json(self.owner, _myself())
+        except Timeout as error:
+            raise RunError(
+                f"{self.folder} is in use: {self._described()} is running there.\n"
+                "Wait for it or end it, or choose another folder: --set run.output_dir=…"
+            ) from error
+        except OSError as error:
+            self._lock.release()
+            raise RunError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.owner.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _described(self) -> str:
+        try:
+            owner = json.loads(self.owner.read_text(encoding="utf-8"))
+            return f"process {owner['pid']} on {owner['host']}, since {owner['since']},"
+        except (OSError, ValueError, KeyError, TypeError):  # it has not got round to saying so
+            return "another process"
+
+
+def _myself() -> dict[str, str | int]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

@@ -1,0 +1,41 @@
+"""The table that ``dpotrain checkpoints`` shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dpotrain.ui.formats import count, megabytes, printable
+
+if TYPE_CHECKING:
+    from dpotrain.run.inventory import Entry
+
+
+def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:
+    """Return a row a checkpoint, and below why some are damaged."""
+    if not entries:
+        return Text(f"{printable(str(run))} has no checkpoint yet; --resume would begin at step 1.")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("step", justify="right")
+    table.add_column("saved")
+    table.add_column("size", justify="right")
+    table.add_column("state")
+    table.add_column("", no_wrap=True)
+    for entry in entries:
+        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.saved))
+        state = Text("damaged", style="bold red") if entry.fault else Text("sound", style="green")
+        marks = ["--resume goes on here"] * entry.resumes + ["best evaluation"] * entry.best
+        table.add_row(count(entry.step), saved, megabytes(entry.bytes / 2**20), state, ", ".join(marks))
+    faults = [
+        Text.assemble((f"step {count(entry.step)} ", "bold red"), printable(entry.fault))
+        for entry in entries
+        if entry.fault
+    ]
+    return Group(table, *faults)

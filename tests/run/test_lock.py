@@ -1,0 +1,87 @@
+"""One process at a time owns a run folder; what a killed one left behind holds nobody up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dpotrain import load_recipe, train
+from dpotrain.errors import RunError
+from dpotrain.run.lock import RunLock
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import project
+
+#: Takes a folder, says so, and waits to be ended.
+HOLDS = """
+import sys, time
+from pathlib import Path
+from dpotrain.run.lock import RunLock
+
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A run folder that another process owns."""
+    run = tmp_path / "run"
+    run.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(run)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    yield run, holder
+    holder.kill()
+    holder.wait()
+
+
+def files(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_folder_in_use_is_refused_with_its_owner_and_left_alone(tmp_path, held):
+    run, holder = held
+    recipe = load_recipe(project(tmp_path))
+    before = files(run)
+    for resume in (False, True):
+        with pytest.raises(RunError) as caught:
+            train(recipe, resume=resume, reporter=SilentReporter())
+        first, second = str(caught.value).splitlines()
+        assert first.startswith(f"{run} is in use: process {holder.pid} on {socket.gethostname()}, since 2")
+        assert second == "Wait for it or end it, or choose another folder: --set run.output_dir=…"
+    assert files(run) == before
+
+
+def test_a_kill_leaves_the_folder_to_whoever_comes_next(tmp_path, held):
+    run, holder = held
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    outcome = train(load_recipe(project(tmp_path), ["training.steps=1"]), reporter=SilentReporter())
+    assert outcome.status == "finished"
+    assert not (run / ".owner.json").exists()
+
+
+def test_a_failed_run_lets_go(tmp_path):
+    recipe = project(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text("")
+    with pytest.raises(Exception, match="pairs"):
+        train(load_recipe(recipe), reporter=SilentReporter())
+    with RunLock(tmp_path / "run"):
+        pass
+
+
+def test_where_nothing_can_be_written_the_error_says_so(tmp_path, monkeypatch):
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("dpotrain.run.lock.write_json", read_only)
+    with pytest.raises(RunError, match=r"cannot write to .*: Read-only file system"), RunLock(tmp_path):
+        pass
+    monkeypatch.undo()
+    with RunLock(tmp_path):
+        pass

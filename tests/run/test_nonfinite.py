@@ -1,0 +1,112 @@
+"""Numbers that go wrong: noticed before the update, their pairs written out, and the run saved or the step left out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpotrain import load_recipe, train
+from dpotrain.engine import trainer
+from dpotrain.errors import RunError
+from dpotrain.run.reporter import SilentReporter
+from tests.run.recipes import project, records
+from tests.run.test_resume import story, weights
+
+ORDINARY = trainer.pair_losses
+
+
+def nan_losses(losses, scores):
+    return losses * math.nan
+
+
+def nan_gradients(losses, scores):
+    return losses + torch.sqrt(scores.policy_chosen * 0)
+
+
+def spoil(monkeypatch, how, *steps):
+    """Spoil the losses of some steps, each of which is one micro-batch here."""
+    taken = 0
+
+    def pair_losses(loss, scores):
+        nonlocal taken
+        losses = ORDINARY(loss, scores)
+        taken += torch.is_grad_enabled()
+        return how(losses, scores) if torch.is_grad_enabled() and taken in steps else losses
+
+    monkeypatch.setattr(trainer, "pair_losses", pair_losses)
+
+
+class Told(SilentReporter):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Ten steps, with dropout, so that random states matter."""
+    path = project(tmp_path_factory.mktemp("nonfinite"), adapter=True)
+    path.write_text(path.read_text() + "dropout = 0.2\n")
+    train(load_recipe(path), reporter=SilentReporter())
+    return path
+
+
+@pytest.mark.parametrize("how", [nan_losses, nan_gradients])
+def test_the_run_ends_saved_and_goes_on_as_if_nothing_had_been(recipe, tmp_path, monkeypatch, how):
+    """TRAPS: NaN gradient norm: gradients dropped silently. Nothing checked at all (most)."""
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
+    spoil(monkeypatch, how, 4)
+    with pytest.raises(RunError) as caught:
+        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("step 4: the loss is ")
+    assert lines[0].endswith("nothing was updated.")
+    assert "The state of step 3 is saved." in lines[3]
+    file = tmp_path / "run" / "nonfinite_pairs.jsonl"
+    assert lines[2] == f"They are in {file}."
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(written) == 5
+    rows = [json.loads(line) for line in (recipe.parent / "pairs.jsonl").read_text().splitlines()]
+    for pair in written:
+        assert pair["step"] == 4
+        assert rows[pair["row"]]["prompt"] in pair["prompt"]
+        assert rows[pair["row"]]["chosen"].strip() in pair["chosen"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    monkeypatch.undo()
+    outcome = train(load_recipe(recipe, overrides), resume=True, reporter=SilentReporter())
+    whole = recipe.parent / "run"
+    mine, theirs = weights(outcome.final), weights(whole / "final")
+    assert all((mine[name] == theirs[name]).all() for name in theirs)
+    assert story(tmp_path / "run") == story(whole)
+
+
+def test_a_step_is_left_out_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):
+    spoil(monkeypatch, nan_losses, 4, 7)
+    told = Told()
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", 'training.on_nonfinite="skip"']
+    outcome = train(load_recipe(recipe, overrides), reporter=told)
+    assert outcome.status == "finished"
+    assert all(
+        tensor.isfinite().all() for tensor in load_file(outcome.final / "adapter_model.safetensors").values()
+    )
+    lines = records(tmp_path / "run")
+    assert [line["step"] for line in lines if line["loss"] is None] == [4, 7]
+    assert [line["learning_rate"] for line in lines] == [
+        line["learning_rate"] for line in records(recipe.parent / "run")
+    ]
+    assert [text.splitlines()[-1] for text in told.warnings] == ["The step is left out."] * 2
+    written = (tmp_path / "run" / "nonfinite_pairs.jsonl").read_text().splitlines()
+    assert {json.loads(line)["step"] for line in written} == {4, 7}
+
+
+def test_a_run_that_learns_nothing_any_more_ends_all_the_same(recipe, tmp_path, monkeypatch):
+    spoil(monkeypatch, nan_losses, *range(1, 11))
+    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", 'training.on_nonfinite="skip"']
+    with pytest.raises(RunError, match="10 steps in a row were like that"):
+        train(load_recipe(recipe, overrides), reporter=SilentReporter())
