@@ -129,6 +129,5 @@ def test_what_fits_is_the_most_that_fits(found, room, data):
 
 @given(activations(), st.integers(1, 10**5))
 def test_all_layers_checkpointed_never_take_more_than_none(found, tokens):
-    assert found.peak(tokens, len(found.layers)) <= found.peak(tokens, 0) + sum(
-        entry.of(tokens) for entry in found.inputs
-    )
+    none = found.peak(tokens, 0) + sum(entry.of(tokens) for entry in found.inputs)
+    assert found.peak(tokens, len(found.layers)) <= none * (1 + 1e-9)
