@@ -50,6 +50,8 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.owner.unlink(missing_ok=True)
+        # Before it is released: whoever opened it meanwhile sees that it has gone, and makes a new one.
+        Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _described(self) -> str:

@@ -23,7 +23,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+# What a start would import is imported here, once for all of them.
+import bitsandbytes  # noqa: F401
+import datasets  # noqa: F401
+import peft  # noqa: F401
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
 from dpotrain import load_recipe
 from dpotrain.run import checkpoints
