@@ -173,6 +173,8 @@ class RunLoop:
             RandomState.from_json(states[rank]).restore()
         if self.run.is_main_process:
             self.metrics.rewind(checkpoint.step)
+            # A kill may have come between a checkpoint and the removal of the one that it replaces.
+            checkpoints.prune(self.folder.checkpoints, self.recipe.checkpoints.keep, {self._best_step()})
         self.reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
 
     @cached_property
