@@ -66,6 +66,21 @@ class Component(ABC):
         is not installed. It must not import torch or transformers, nor use the network.
         """
 
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what a resumed run must find again, for a component that changes as the run goes on.
+
+        Tensors, numbers, texts, lists and mappings with text keys; empty (as here) for a component without memory.
+        Called on the main process for every checkpoint, before training goes on, so it must be quick; the tensors are
+        copied.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a component without memory has none
+        """Take back what :meth:`state_dict` returned, tensors on the CPU, on every process of a resumed run.
+
+        Called after the policy is loaded and before a logger's :meth:`Logger.start`. A tuple comes back as a list.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:

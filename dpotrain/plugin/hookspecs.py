@@ -482,7 +482,8 @@ def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
 def dpotrain_checkpoint_saved(run: Run, checkpoint: CheckpointRecord) -> None:
     """Hear that a checkpoint is complete on disk.
 
-    Called: after the checkpoint was renamed into place; older ones may be gone by then.
+    Called: after the checkpoint was renamed into place. Checkpoints are written while training goes on, so that is
+    after its own step or a later one; older ones may be gone by then.
 
     Rank: the main process.
 

@@ -19,6 +19,7 @@ from dpotrain.plugin.components import (
     ModelLoader,
     Quantizer,
 )
+from dpotrain.recipe.best_by import BestBy
 
 #: How much of a running mean stays in each step.
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -200,8 +201,21 @@ class CheckpointsSection(Section):
     keep: int = Field(
         3,
         ge=1,
-        description="How many of the newest checkpoints stay; the one with the lowest evaluation loss stays besides.",
+        description="How many of the newest checkpoints stay; of those that were evaluated the best stays besides.",
     )
+    best: str = Field(
+        "loss",
+        description="The metric of an evaluation that says which is best, as `metrics.jsonl` names it.",
+    )
+    best_is: Literal["auto", "lowest", "highest"] = Field(
+        "auto", description='"auto" is "lowest" for `loss` and "highest" for every other metric.'
+    )
+
+    @property
+    def best_by(self) -> BestBy:
+        """Which of two evaluations is the better one."""
+        lowest = self.best == "loss" if self.best_is == "auto" else self.best_is == "lowest"
+        return BestBy(self.best, lowest)
 
 
 class LoggingSection(Section):

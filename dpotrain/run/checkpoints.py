@@ -1,8 +1,8 @@
 """Checkpoints: written aside, hashed, renamed into place; loaded only if whole.
 
-``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights),
-``optimizer.safetensors`` (its tensors), ``state.json`` (everything else) and ``manifest.json`` (size and
-hash of each of them). A folder under that name is a complete checkpoint: it got its name by a rename after
+``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights), ``optimizer.safetensors`` and
+``components.safetensors`` (their tensors), ``state.json`` (everything else) and ``manifest.json`` (size and hash of
+each of them). A folder under that name is a complete checkpoint: it got its name by a rename after
 everything in it had reached the disk.
 """
 
@@ -12,31 +12,17 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.errors import RunError
 from dpotrain.run.atomic import folder_aside
-
-if TYPE_CHECKING:
-    import torch
+from dpotrain.run.snapshot import FORMAT, Checkpoint, Snapshot, put_together
 
 NAME = re.compile(r"step-(\d{8})")
-FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What is needed to go on as if nothing had happened."""
-
-    step: int
-    trained: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, Any]
-    """As ``torch.optim.Optimizer.state_dict`` returns it."""
-    state: Mapping[str, Any]
-    """JSON data: metric window, random states, evaluations so far, seconds, …"""
+#: Files that a checkpoint of any format has.
+ALWAYS = ("trained.safetensors", "optimizer.safetensors", "state.json")
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -51,7 +37,7 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
+def save(folder: Path, snapshot: Snapshot) -> Path:
     """Write a checkpoint and return its folder.
 
     Raises:
@@ -60,14 +46,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = path_of(folder, checkpoint.step)
-    tensors, skeleton = _take_apart(checkpoint.optimizer)
+    path = path_of(folder, snapshot.step)
     try:
         with folder_aside(path) as aside:
-            save_file(_own(checkpoint.trained), aside / "trained.safetensors")
-            save_file(_own(tensors), aside / "optimizer.safetensors")
-            state = {"format": FORMAT, "step": checkpoint.step, "optimizer": skeleton, **checkpoint.state}
-            (aside / "state.json").write_text(json.dumps(state, default=_plain), encoding="utf-8")
+            for name, tensors in snapshot.tensors.items():
+                save_file(dict(tensors), aside / f"{name}.safetensors")
+            (aside / "state.json").write_text(snapshot.state, encoding="utf-8")
             manifest = {file.name: _described(file) for file in sorted(aside.iterdir())}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -100,7 +84,8 @@ def verify(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if every file is as the manifest says."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        for name in ("trained.safetensors", "optimizer.safetensors", "state.json"):
+        there = (file.name for file in sorted(path.iterdir()) if file.name != "manifest.json")
+        for name in dict.fromkeys([*ALWAYS, *manifest, *there]):
             expected = manifest[name]
             file = path / name
             if file.stat().st_size != expected["bytes"]:
@@ -122,7 +107,11 @@ def set_aside(path: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint that :func:`verify` found sound."""
+    """Read a checkpoint that :func:`verify` found sound.
+
+    Raises:
+        RunError: it is of another format.
+    """
     from safetensors.torch import load_file
 
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -130,15 +119,13 @@ def load(path: Path) -> Checkpoint:
         raise RunError(
             f"checkpoint {path} was written by another version of dpotrain and cannot be read by this one"
         )
-    return Checkpoint(
-        step=state.pop("step"),
-        trained=load_file(path / "trained.safetensors"),
-        optimizer=_put_together(state.pop("optimizer"), load_file(path / "optimizer.safetensors")),
-        state=state,
-    )
+    tensors = {
+        name: load_file(path / f"{name}.safetensors") for name in ("trained", "optimizer", "components")
+    }
+    return put_together(state, tensors)
 
 
-def prune(folder: Path, keep: int, but: set[int]) -> None:
+def prune(folder: Path, keep: int, but: Container[int | None]) -> None:
     """Delete the oldest complete checkpoints beyond the newest ``keep``, sparing the steps in ``but``."""
     for path in complete(folder)[:-keep]:
         if step_of(path) not in but:
@@ -148,46 +135,6 @@ def prune(folder: Path, keep: int, but: set[int]) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _own(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors writes contiguous tensors that share no memory."""
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _take_apart(optimizer: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors by name and JSON data that says where they belong."""
-    import torch
-
-    tensors: dict[str, torch.Tensor] = {}
-    # 8-bit optimizers keep one quantization map for all parameters; a safetensors file holds it once.
-    written: dict[tuple[int, torch.Size, torch.dtype], str] = {}
-
-    def strip(value: Any, name: str) -> Any:
-        if isinstance(value, torch.Tensor):
-            place = (value.data_ptr(), value.shape, value.dtype)
-            if value.numel() and place in written:
-                return {"tensor": written[place]}
-            written[place] = name
-            tensors[name] = value
-            return {"tensor": name}
-        if isinstance(value, Mapping):
-            return {"items": [[key, strip(item, f"{name}.{key}")] for key, item in value.items()]}
-        if isinstance(value, (list, tuple)):
-            return [strip(item, f"{name}.{number}") for number, item in enumerate(value)]
-        return value
-
-    return tensors, strip(optimizer, "optimizer")
-
-
-def _put_together(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(skeleton, dict):
-        if "tensor" in skeleton:
-            return tensors[skeleton["tensor"]]
-        return {key: _put_together(item, tensors) for key, item in skeleton["items"]}
-    if isinstance(skeleton, list):
-        return [_put_together(item, tensors) for item in skeleton]
-    return skeleton
-
-
 def _described(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": _hash(file)}
 
@@ -195,8 +142,3 @@ def _described(file: Path) -> dict[str, Any]:
 def _hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Numpy's numbers, as random states hold them."""
-    return value.item() if hasattr(value, "item") else str(value)

@@ -35,7 +35,7 @@ def describe(recipe: Recipe, processes: int) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "devices": devices or [f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"],
         "processes": processes,
         "command": _without_secrets(sys.argv, recipe.document),
@@ -70,7 +70,8 @@ def _holds(document: Any, key: str) -> bool:
     return True
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version that is installed, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

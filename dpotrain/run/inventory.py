@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.errors import RecipeError
+from dpotrain.recipe.best_by import BestBy
 from dpotrain.run import checkpoints
 from dpotrain.run.folder import RunFolder
+from dpotrain.run.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Entry:
     resumes: bool
     """Whether ``--resume`` goes on from this one: it is the newest sound one."""
     best: bool
-    """Whether the run's best evaluation so far is of this step."""
+    """Whether it is the one with the best evaluation of those that are there."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -47,7 +49,7 @@ def take_inventory(run: Path) -> list[Entry]:
         )
     found = [(path, checkpoints.verify(path) or "") for path in checkpoints.complete(folder)]
     sound = [path for path, fault in found if not fault]
-    best = _best(sound[-1]) if sound else None
+    best = _best(sound) if sound else None
     return [
         Entry(
             step=(step := checkpoints.step_of(path)),
@@ -62,8 +64,8 @@ def take_inventory(run: Path) -> list[Entry]:
     ]
 
 
-def _best(path: Path) -> int | None:
-    """Return the step of the best evaluation that a sound checkpoint knows of."""
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    step: int | None = state.get("progress", {}).get("best_evaluation", {}).get("step")
-    return step
+def _best(sound: list[Path]) -> int | None:
+    """Return the step with the best evaluation, by what the newest of these checkpoints knows."""
+    state = json.loads((sound[-1] / "state.json").read_text(encoding="utf-8"))
+    progress = Progress(**state["progress"])
+    return progress.best_of(map(checkpoints.step_of, sound), BestBy(**state["best_by"]))

@@ -15,13 +15,17 @@ from dpotrain.engine.metrics import Window
 from dpotrain.engine.random_state import RandomState
 from dpotrain.engine.trainer import Interrupted, NotFinite, Trainer, evaluate
 from dpotrain.errors import RunError
+from dpotrain.plugin.states import component_states, restore_component_states
 from dpotrain.run import checkpoints
-from dpotrain.run.checkpoints import Checkpoint
 from dpotrain.run.metrics_file import MetricsFile
 from dpotrain.run.nonfinite import write_pairs
 from dpotrain.run.progress import Progress
 from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepRecord
 from dpotrain.run.resuming import mathematics
+from dpotrain.run.saver import Saver
+from dpotrain.run.snapshot import Checkpoint
+from dpotrain.run.software import changes, software
+from dpotrain.run.spikes import SpikeWatch
 
 if TYPE_CHECKING:
     from dpotrain.data.plan import Costs
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from dpotrain.engine.scorer import Scorer
     from dpotrain.plugin.components import Adapter
     from dpotrain.plugin.events import RunEvents
+    from dpotrain.recipe.best_by import BestBy
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.folder import RunFolder
     from dpotrain.run.forecast import Forecast
@@ -81,6 +86,8 @@ class RunLoop:
 
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder.metrics)
+        self.saver = Saver(self.folder.checkpoints, self._prune)
+        self.spikes = SpikeWatch()
         self.trainer.interrupted = lambda: bool(self.stop) and self.trainer.accelerator.num_processes == 1
         self.trainer.on_nonfinite = self._not_finite
 
@@ -103,7 +110,19 @@ class RunLoop:
         except NotFinite:
             self._save_unless_saved()
             raise
+        except KeyboardInterrupt:  # the second: it waits for nothing
+            raise
+        except BaseException as error:
+            self._let_saving_end(error)
+            raise
         return "finished"
+
+    def _let_saving_end(self, error: BaseException) -> None:
+        """Wait for the checkpoint that is being written while ``error`` ends the run."""
+        try:
+            self.saver.wait()
+        except RunError as second:
+            error.add_note(str(second))
 
     def _not_finite(self, problem: NotFinite) -> None:
         """Write the step's pairs out; leave the step out if the recipe says so, or let the problem end the run."""
@@ -167,6 +186,8 @@ class RunLoop:
         self.progress = Progress(**state["progress"])
         self.wall_before = self.progress.wall_seconds
         self.run.resumed_from = checkpoint.step
+        for owner in restore_component_states(self.recipe, checkpoint.components):
+            self.reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
         states = state["random"]
         rank = accelerator.process_index
         if rank < len(states):
@@ -174,7 +195,9 @@ class RunLoop:
         if self.run.is_main_process:
             self.metrics.rewind(checkpoint.step)
             # A kill may have come between a checkpoint and the removal of the one that it replaces.
-            checkpoints.prune(self.folder.checkpoints, self.recipe.checkpoints.keep, {self._best_step()})
+            self._prune()
+        for line in changes(state["software"], software(self.recipe)):
+            self.reporter.note(line)
         self.reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
 
     @cached_property
@@ -190,6 +213,8 @@ class RunLoop:
     def _after_step(self, record: StepRecord) -> None:
         self.progress.count(record.step, record.pairs, record.tokens, record.seconds)
         self.reporter.step(record)
+        if spike := self.spikes.told(record.step, record.metrics["loss"]):
+            self.reporter.warn(spike)
         last = record.step == record.total_steps
         if last or record.step % self.recipe.logging.every == 0:
             self._log(record)
@@ -200,7 +225,8 @@ class RunLoop:
         # The last step's is there in case the result cannot be written.
         every = self.recipe.checkpoints.every
         if every is not None and (last or record.step % every == 0):
-            self._save()
+            self._save(in_background=not last)
+        self._tell_of_saved()
 
     def _settle(self) -> None:
         """Let references write down what they computed: the device has just been waited for anyway."""
@@ -240,7 +266,7 @@ class RunLoop:
             )
         metrics = {"loss": metrics.pop("loss"), "epoch": self._epoch(), **metrics}
         record = Record("eval", self.progress.step, metrics)
-        self.progress.evaluated(record.step, metrics)
+        self.progress.evaluated(record.step, metrics, self._best_by(metrics))
         self._publish(record)
         self.events.evaluated(self.run, record)
 
@@ -258,30 +284,53 @@ class RunLoop:
         self.reporter.logged(record)
         self.events.loggers.log(record)
 
-    def _save(self) -> None:
+    def _save(self, *, in_background: bool) -> None:
         accelerator = self.trainer.accelerator
         random_states = everyone(accelerator, RandomState.capture().as_json())
         if self.run.is_main_process:
             self.progress.wall_seconds = self.wall_seconds
             state: Mapping[str, Any] = {
                 "mathematics": mathematics(self.recipe.document),
+                "software": software(self.recipe),
                 "data": self.data_identity,
                 "total_steps": self.trainer.plan.total_steps,
                 "cut": self.sizing.chosen(self.recipe, self.trainer.plan.tokens_per_microbatch).as_json(),
                 "window": asdict(self.trainer.window),
                 "progress": self.progress.as_json(),
+                "best_by": asdict(self.recipe.checkpoints.best_by),
                 "random": random_states,
             }
-            trained = self.adapter.state(self.scorer.policy)
-            optimizer = self.trainer.optimizer.state_dict()
-            path = checkpoints.save(
-                self.folder.checkpoints, Checkpoint(self.progress.step, trained, optimizer, state)
+            checkpoint = Checkpoint(
+                step=self.progress.step,
+                trained=self.adapter.state(self.scorer.policy),
+                optimizer=self.trainer.optimizer.state_dict(),
+                state=state,
+                components=component_states(self.recipe),
             )
-            checkpoints.prune(self.folder.checkpoints, self.recipe.checkpoints.keep, {self._best_step()})
-            record = CheckpointRecord(self.progress.step, path)
+            self.saver.save(checkpoint, in_background=in_background)
+        accelerator.wait_for_everyone()
+
+    def _tell_of_saved(self) -> None:
+        """Tell of checkpoints that are complete by now."""
+        for path in self.saver.saved():
+            record = CheckpointRecord(checkpoints.step_of(path), path)
             self.reporter.checkpoint(record)
             self.events.checkpoint_saved(self.run, record)
-        accelerator.wait_for_everyone()
+
+    def _prune(self) -> None:
+        folder = self.folder.checkpoints
+        evaluated = map(checkpoints.step_of, checkpoints.complete(folder))
+        best = self.progress.best_of(evaluated, self.recipe.checkpoints.best_by)
+        checkpoints.prune(folder, self.recipe.checkpoints.keep, but={best})
+
+    def _best_by(self, metrics: Mapping[str, float]) -> BestBy:
+        best_by = self.recipe.checkpoints.best_by
+        if best_by.metric not in metrics:
+            raise RunError(
+                f'checkpoints.best = "{best_by.metric}" is no metric of an evaluation; there are:\n'
+                + ", ".join(metrics)
+            )
+        return best_by
 
     def _stopped(self) -> Status:
         self.reporter.note(
@@ -291,8 +340,10 @@ class RunLoop:
         return "stopped"
 
     def _save_unless_saved(self) -> None:
+        self.saver.wait()
         if not checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists():
-            self._save()
+            self._save(in_background=False)
+        self._tell_of_saved()
 
     def _asked_to_stop(self) -> bool:
         accelerator = self.trainer.accelerator
@@ -304,9 +355,6 @@ class RunLoop:
 
     def _epoch(self) -> float:
         return self.trainer.plan.epochs_done(self.progress.step)
-
-    def _best_step(self) -> int:
-        return int(self.progress.best_evaluation.get("step", -1))
 
 
 def everyone(accelerator: Any, item: Any) -> list[Any]:

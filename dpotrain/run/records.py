@@ -68,7 +68,9 @@ class Outcome:
     first_evaluation: Mapping[str, float] = field(default_factory=dict)
     last_evaluation: Mapping[str, float] = field(default_factory=dict)
     best_evaluation: Mapping[str, float] = field(default_factory=dict)
-    """The evaluation with the lowest loss, with its ``step``."""
+    """The best evaluation, with its ``step``."""
+    best_by: str = "loss"
+    """The metric that says which evaluation is best."""
     seconds: float = 0.0
     pairs_per_second: float = 0.0
     tokens_per_second: float = 0.0

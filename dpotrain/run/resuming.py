@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import RunError
 from dpotrain.run import checkpoints
+from dpotrain.run.software import check_same_distributions, software
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.recipe import Recipe
 
 #: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
 #: falls over the whole run its end matters to the steps as well; the run warns of that.)
@@ -43,7 +47,7 @@ def mathematics(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_resumable(folder: Path, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def check_resumable(folder: Path, recipe: Recipe) -> Mapping[str, Any] | None:
     """Compare a recipe with the newest sound checkpoint, before anything heavy is loaded or any file touched.
 
     Returns:
@@ -56,7 +60,8 @@ def check_resumable(folder: Path, document: Mapping[str, Any]) -> Mapping[str, A
     if path is None:
         return None
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    check_same(state["mathematics"], mathematics(document))
+    check_same(state["mathematics"], mathematics(recipe.document))
+    check_same_distributions(state["software"], software(recipe))
     cut: Mapping[str, Any] | None = state.get("cut")
     return cut
 

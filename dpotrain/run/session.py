@@ -85,7 +85,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             folder.make()
             stack.enter_context(RunLock(folder.path))
         if resume and finished is None:
-            before = check_resumable(folder.checkpoints, recipe.document)
+            before = check_resumable(folder.checkpoints, recipe)
         if accelerator.is_main_process and finished is None:
             folder.begin(resume=resume)
         accelerator.wait_for_everyone()
@@ -311,6 +311,7 @@ def _outcome(loop: RunLoop, status: Status, final: Path | None, error: str = "")
         first_evaluation=progress.first_evaluation,
         last_evaluation=progress.last_evaluation,
         best_evaluation=progress.best_evaluation,
+        best_by=loop.recipe.checkpoints.best,
         seconds=loop.wall_seconds,
         pairs_per_second=progress.pairs / seconds,
         tokens_per_second=tokens_per_second,

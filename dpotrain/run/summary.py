@@ -14,6 +14,7 @@ _PLAIN = (
     "first_evaluation",
     "last_evaluation",
     "best_evaluation",
+    "best_by",
     "seconds",
     "pairs_per_second",
     "tokens_per_second",

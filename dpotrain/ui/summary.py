@@ -131,9 +131,10 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
             elif metric in last:
                 table.add_row(label, "", write(last[metric]), "")
         yield table
-        if "step" in best and best.get("loss", 0.0) < last.get("loss", 0.0):
+        metric = outcome.best_by
+        if metric in best and best[metric] != last[metric]:
             yield Text(
-                f"the lowest evaluation loss was {number(best['loss'])}, at step {count(int(best['step']))}"
+                f"the best evaluation by {metric} was {number(best[metric])}, at step {count(int(best['step']))}"
             )
     if chosen_rewards_fall(first, last or outcome.train):
         yield Text(CHOSEN_REWARDS_FALL, style="dim")

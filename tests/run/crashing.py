@@ -141,6 +141,7 @@ def facts(folder: Path) -> dict[str, object]:
         "final": final.read_bytes(),
         "trained": (newest / "trained.safetensors").read_bytes(),
         "optimizer": (newest / "optimizer.safetensors").read_bytes(),
+        "components": (newest / "components.safetensors").read_bytes(),
         "metrics": [{name: line[name] for name in line if name not in SPEED} for line in lines],
         "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
     }

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from dpotrain.errors import RunError
 from dpotrain.run import checkpoints
-from dpotrain.run.checkpoints import Checkpoint
+from dpotrain.run.snapshot import Checkpoint, Snapshot
 
 
 def trained_model(optimizer_class=torch.optim.AdamW):
@@ -32,14 +32,17 @@ def trained_model(optimizer_class=torch.optim.AdamW):
 
 def write(folder, step, **state):
     model, optimizer = trained_model()
-    return checkpoints.save(folder, Checkpoint(step, model.state_dict(), optimizer.state_dict(), state))
+    checkpoint = Checkpoint(
+        step, model.state_dict(), optimizer.state_dict(), state, {"a logger": {"seen": torch.arange(3)}}
+    )
+    return checkpoints.save(folder, Snapshot.of(checkpoint))
 
 
 def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path):
     model, optimizer = trained_model()
-    path = checkpoints.save(
-        tmp_path, Checkpoint(200, model.state_dict(), optimizer.state_dict(), {"note": [1, 2.5, None]})
-    )
+    state = {"note": [1, 2.5, None]}
+    checkpoint = Checkpoint(200, model.state_dict(), optimizer.state_dict(), state)
+    path = checkpoints.save(tmp_path, Snapshot.of(checkpoint))
     assert path == tmp_path / "step-00000200"
     loaded = checkpoints.load(path)
     assert loaded.step == 200
@@ -59,7 +62,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path):
 def test_only_safetensors_and_json_are_written(tmp_path):
     path = write(tmp_path, 1)
     assert sorted(file.name for file in path.iterdir()) == [
-        "manifest.json", "optimizer.safetensors", "state.json", "trained.safetensors",
+        "components.safetensors", "manifest.json", "optimizer.safetensors", "state.json", "trained.safetensors",
     ]  # fmt: skip
 
 
@@ -100,7 +103,8 @@ def flip(path):
     "damage", [truncate, flip, lambda path: path.unlink()], ids=["short", "flipped", "gone"]
 )
 @pytest.mark.parametrize(
-    "name", ["trained.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+    "name",
+    ["trained.safetensors", "optimizer.safetensors", "components.safetensors", "state.json", "manifest.json"],
 )
 def test_a_damaged_checkpoint_is_named_and_the_sound_one_before_it_taken(tmp_path, damage, name):
     older, newer = write(tmp_path, 1), write(tmp_path, 2)

@@ -17,9 +17,15 @@ ANYTHING = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
-NAMES = ("trained.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+NAMES = (
+    "trained.safetensors",
+    "optimizer.safetensors",
+    "components.safetensors",
+    "state.json",
+    "manifest.json",
+)
 MANIFESTS = st.dictionaries(
-    st.sampled_from(NAMES[:3]), ANYTHING | st.fixed_dictionaries({"bytes": ANYTHING, "blake2b": ANYTHING})
+    st.sampled_from(NAMES[:-1]), ANYTHING | st.fixed_dictionaries({"bytes": ANYTHING, "blake2b": ANYTHING})
 )
 
 

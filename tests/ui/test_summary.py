@@ -29,11 +29,13 @@ def test_the_evaluation_is_shown_before_after_and_change(tmp_path):
     assert ["loss", "0.6931", "0.5431", "-0.1500"] in words
     assert ["accuracy", "50.0", "%", "65.0", "%", "+15.0", "points"] in words
     assert ["margin", "0.0000", "0.5500", "+0.5500"] in words
-    assert "the lowest evaluation loss was 0.5000, at step 150" in summary_text(outcome(tmp_path))
+    assert "the best evaluation by loss was 0.5000, at step 150" in summary_text(outcome(tmp_path))
 
 
 def test_the_last_evaluation_being_the_best_is_not_worth_a_line(tmp_path):
-    assert "lowest" not in summary_text(outcome(tmp_path, best_evaluation={"step": 470, **LAST.metrics}))
+    assert "the best evaluation" not in summary_text(
+        outcome(tmp_path, best_evaluation={"step": 470, **LAST.metrics})
+    )
 
 
 def test_a_run_without_held_out_pairs_has_no_table(tmp_path):

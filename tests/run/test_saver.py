@@ -1,0 +1,183 @@
+"""A checkpoint is of the moment at which it was asked for, wherever and however long it is written."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from dpotrain import load_recipe, train
+from dpotrain.errors import RunError
+from dpotrain.run import checkpoints, saver
+from dpotrain.run.reporter import SilentReporter
+from dpotrain.run.saver import Saver
+from dpotrain.run.snapshot import Checkpoint
+from tests.run.recipes import project, records
+from tests.run.test_checkpoints import trained_model
+
+
+class Gate:
+    """Holds every save back until it is opened, and counts those that are writing at once."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self.writing = self.most = 0
+        self.threads = []
+        ordinary = checkpoints.save
+
+        def save(folder, snapshot):
+            self.writing += 1
+            self.most = max(self.most, self.writing)
+            self.threads.append(threading.current_thread())
+            self.reached.set()
+            assert self.open.wait(60)
+            path = ordinary(folder, snapshot)
+            self.writing -= 1
+            return path
+
+        monkeypatch.setattr(checkpoints, "save", save)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open.set()
+
+
+def checkpoint(step, model, optimizer):
+    return Checkpoint(step, model.state_dict(), optimizer.state_dict(), {})
+
+
+def test_training_goes_on_and_the_checkpoint_stays_what_it_was(tmp_path, gate):
+    model, optimizer = trained_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moments = optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    writer = Saver(tmp_path, prune=lambda: None)
+    writer.save(checkpoint(1, model, optimizer), in_background=True)
+    assert gate.reached.wait(60)
+    assert writer.saved() == []
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1)
+        optimizer.state_dict()["state"][0]["exp_avg"].add_(1)
+    gate.open.set()
+    writer.wait()
+    (path,) = writer.saved()
+    assert writer.saved() == []
+    loaded = checkpoints.load(path)
+    assert all(torch.equal(before[name], loaded.trained[name]) for name in before)
+    assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], moments)
+
+
+def test_one_is_written_at_a_time_and_each_is_followed_by_the_removal_of_old_ones(tmp_path, gate):
+    model, optimizer = trained_model()
+    pruned = []
+    writer = Saver(tmp_path, prune=lambda: pruned.append(len(checkpoints.complete(tmp_path))))
+    gate.open.set()
+    for step in (1, 2, 3):
+        writer.save(checkpoint(step, model, optimizer), in_background=True)
+    writer.wait()
+    assert gate.most == 1
+    assert pruned == [1, 2, 3]
+    assert [checkpoints.step_of(path) for path in writer.saved()] == [1, 2, 3]
+
+
+def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, gate, monkeypatch):
+    model, optimizer = trained_model()
+    size = sum(each.nbytes for each in model.state_dict().values()) * 3  # weights and two moments
+    gate.open.set()
+    for free, thread in ((size, threading.main_thread()), (2 * size, None)):
+        monkeypatch.setattr(saver, "free_memory", lambda device, free=free: free)
+        writer = Saver(tmp_path, prune=lambda: None)
+        writer.save(checkpoint(1, model, optimizer), in_background=True)
+        writer.wait()
+        assert (gate.threads[-1] is threading.main_thread()) is (thread is not None)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda writer, again: writer.saved(),
+        lambda writer, again: writer.wait(),
+        lambda writer, again: writer.save(again, in_background=True),
+    ],
+    ids=["saved", "wait", "save"],
+)
+def test_what_went_wrong_in_the_thread_is_raised_where_training_is(tmp_path, monkeypatch, ask):
+    model, optimizer = trained_model()
+    again = checkpoint(2, model, optimizer)
+    writer = Saver(tmp_path, prune=lambda: None)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        writer.save(checkpoint(1, model, optimizer), in_background=True)
+        writer._thread.join()
+    with pytest.raises(RunError, match="No space left on device"):
+        ask(writer, again)
+    assert list(tmp_path.iterdir()) == []
+    writer.save(checkpoint(3, model, optimizer), in_background=False)
+    assert [path.name for path in writer.saved()] == ["step-00000003"]
+
+
+class OpensAt(SilentReporter):
+    """Lets checkpoints be written once the run has come to a step."""
+
+    def __init__(self, gate: Gate, step: int) -> None:
+        self.gate, self.at = gate, step
+        self.told: list[tuple[int, int]] = []
+        self.now = 0
+
+    def step(self, record) -> None:
+        self.now = record.step
+        if record.step == self.at:
+            self.gate.open.set()
+
+    def checkpoint(self, record) -> None:
+        self.told.append((record.step, self.now))
+
+
+def test_a_run_goes_on_while_it_saves_and_tells_of_checkpoints_that_are_complete(tmp_path, gate):
+    recipe = project(tmp_path)
+    reporter = OpensAt(gate, 3)
+    train(load_recipe(recipe, ["checkpoints.every=2", "training.steps=5"]), reporter=reporter)
+    assert [step for step, _ in reporter.told] == [2, 4, 5]
+    assert reporter.told[0][1] > 2
+    assert reporter.told[-1] == (5, 5)
+    assert gate.most == 1
+
+
+class Fails(SilentReporter):
+    def step(self, record) -> None:
+        if record.step == 3:
+            raise ZeroDivisionError("in step 3")
+
+
+def test_a_run_that_fails_waits_for_its_checkpoint(tmp_path, gate):
+    recipe = project(tmp_path)
+    threading.Timer(0.5, gate.open.set).start()
+    with pytest.raises(ZeroDivisionError):
+        train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=Fails())
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert gate.writing == 0
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_a_few_lines(tmp_path, monkeypatch):
+    recipe = project(tmp_path)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(RunError, match=r"cannot write the checkpoint .*step-0000000\d: No space"):
+            train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=SilentReporter())
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    outcome = train(load_recipe(recipe), resume=True, reporter=SilentReporter())
+    assert outcome.status == "finished"
+    assert [line["step"] for line in records(tmp_path / "run")] == list(range(1, outcome.steps + 1))
