@@ -18,7 +18,10 @@ INTERRUPTED = 130
 
 
 class VerbGroup(click.Group):
-    """A group whose verbs live in modules of their own, each of which calls its command ``command``."""
+    """A group whose verbs live in modules of their own, each of which calls its command ``command``.
+
+    What it does not know by itself may be a verb of a plugin (see :mod:`dpotrain.cli.plugin_verbs`).
+    """
 
     def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,11 +32,28 @@ class VerbGroup(click.Group):
         return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb."""
+        """Import a verb; its own ones without a look at plugins, which could not take their place.
+
+        Raises:
+            PluginError: a plugin's verb cannot be imported, or two plugins have it.
+        """
         if cmd_name not in self._verbs:
-            return None
+            from dpotrain.cli.plugin_verbs import plugin_verbs
+
+            verb = plugin_verbs(self._verbs).get(cmd_name)
+            return None if verb is None else verb.load()
         command: click.Command = importlib.import_module(self._verbs[cmd_name]).command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs, and those of plugins under a heading of their own, broken ones with what is wrong."""
+        super().format_commands(ctx, formatter)
+        from dpotrain.cli.plugin_verbs import plugin_verbs
+
+        verbs = plugin_verbs(self._verbs)
+        if verbs:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, verb.help()) for name, verb in verbs.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; end with the exit code of whatever it raised."""

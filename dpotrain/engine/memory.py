@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 #: float32 copies of a tile of logits that the language-model head works with at once.
 _TILE_COPIES = 4
-#: bitsandbytes keeps smaller tensors' moments in float32, and one float32 scale for every block of others.
-_SMALLEST_IN_8_BITS, _BLOCK_OF_8_BITS = 4096, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +97,6 @@ def _numbers(weight: nn.Parameter) -> int:
 def gradient_bytes(trained: Sequence[Trained]) -> int:
     """Bytes of the gradients: as large as what they belong to."""
     return sum(tensor.bytes for tensor in trained)
-
-
-def optimizer_bytes(trained: Sequence[Trained], optimizer: str) -> int:
-    """Bytes of the optimizer's state, by ``optimizer.use``.
-
-    torch's AdamW keeps two moments in the weight's dtype and a step count; 8-bit AdamW two bytes a number and
-    their scales, but for small tensors, which it keeps in float32.
-    """
-    if optimizer == "adamw":
-        return sum(2 * tensor.bytes + 4 for tensor in trained)
-    return sum(
-        8 * tensor.numbers
-        if tensor.numbers < _SMALLEST_IN_8_BITS
-        else 2 * (tensor.numbers + 4 * -(-tensor.numbers // _BLOCK_OF_8_BITS))
-        for tensor in trained
-    )
 
 
 def head_bytes(facts: ModelFacts, device: str, bf16: bool) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
+from dpotrain.engine.recipe_metrics import means_of
 from dpotrain.engine.scores import PairScores
 
 #: What is summed over pairs, in the order of the tensors below.
@@ -70,13 +72,20 @@ class Window:
     """
 
     sums: list[float] = field(default_factory=lambda: [0.0] * len(SUMMED))
+    extra: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The two sums of each of the recipe's own metrics, by name: a resumed run may have others."""
     seconds: float = 0.0
     grad_norms: float = 0.0
     steps: int = 0
 
-    def add(self, sums: torch.Tensor, grad_norm: float, seconds: float) -> None:
+    def add(
+        self, sums: torch.Tensor, extra: Mapping[str, tuple[float, float]], grad_norm: float, seconds: float
+    ) -> None:
         """Add a step: its sums over all ranks, its gradient norm before clipping, its duration."""
         self.sums = [before + now for before, now in zip(self.sums, sums.tolist(), strict=True)]
+        for name, (total, weight) in extra.items():
+            before = self.extra.get(name, (0.0, 0.0))
+            self.extra[name] = (before[0] + total, before[1] + weight)
         self.grad_norms += grad_norm
         self.seconds += seconds
         self.steps += 1
@@ -97,6 +106,7 @@ class Window:
             "epoch": epoch,
             **over_pairs,
             **speed(torch.tensor(self.sums), self.seconds),
+            **means_of(self.extra),
         }
 
 

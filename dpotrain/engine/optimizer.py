@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from dpotrain.recipe.sections import OptimizerSection
+from dpotrain.errors import PluginError
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.components import Optimizer
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerSection) -> torch.optim.Optimizer:
-    """Return AdamW (arXiv:1711.05101) over the parameters that require gradients.
+def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer over what is trained of ``policy``.
 
-    Weight decay spares vectors (biases, norms), as usual: shrinking them regularizes nothing.
+    Raises:
+        PluginError: it built something else than an optimizer over all of that, each weight once.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [each for each in trained if each.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    settings: dict[str, Any] = {"lr": options.lr, "betas": options.betas, "eps": options.eps}
-    if options.use == "adamw-8bit":
-        import bitsandbytes
-
-        optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
-        return optimizer
-    optimizer = torch.optim.AdamW(groups, fused=True, **settings)
-    _allocate_moments(optimizer)
+    weights = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
+    optimizer = chosen.build(weights)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise PluginError(
+            f'optimizer "{chosen.name}" built {type(optimizer).__name__}; it must build a torch.optim.Optimizer'
+        )
+    _check_covers(chosen, optimizer, weights)
     return optimizer
 
 
-def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
-    """Give every weight the state that the first step would give it.
-
-    There, it would come to lie between the freed activations of that step, where a CPU's allocator then lacks room
-    for the next step's. And where memory is too small for it, that is better known before the first step.
-    """
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            optimizer.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
-            }
+def _check_covers(
+    chosen: Optimizer, optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]
+) -> None:
+    """Refuse an optimizer that would leave a weight as it is without a word, or move one that is not trained."""
+    held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    left = [name for name, weight in weights.items() if id(weight) not in held]
+    if left or len(held) != len(weights):
+        what = (
+            f"leaves out {len(left)} of {len(weights)} trained weights ({', '.join(left[:3])})"
+            if left
+            else f"holds {len(held)} weights, and {len(weights)} are trained"
+        )
+        raise PluginError(f'optimizer "{chosen.name}" {what}; it must hold each of them, and nothing else')

@@ -22,7 +22,7 @@ from dpotrain.engine.dropout import dropout_off
 from dpotrain.engine.metrics import SUMMED, Window, means, pair_sums, speed
 from dpotrain.engine.out_of_memory import free_what_is_cached, in_parts, smaller
 from dpotrain.engine.random_state import RandomState
-from dpotrain.engine.schedule import learning_rate_factor
+from dpotrain.engine.recipe_metrics import RecipeMetrics, means_of
 from dpotrain.engine.scores import PairScores
 from dpotrain.errors import PluginError, RunError
 from dpotrain.run.records import StepRecord
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from dpotrain.data.tokenized import TokenizedPairs
     from dpotrain.engine.reference import Reference
     from dpotrain.engine.scorer import Scorer
-    from dpotrain.plugin.components import Loss
-    from dpotrain.recipe.sections import ScheduleSection
+    from dpotrain.plugin.components import Loss, Schedule
 
 #: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
 #: exact (the tests hold it to 1e-6 in float32); stored log-probs were computed in micro-batches of another shape,
@@ -75,8 +74,9 @@ class Trainer:
     plan: BatchPlan
     data: TokenizedPairs
     reference: Reference
-    schedule: ScheduleSection
+    schedule: Schedule
     peak_learning_rate: float
+    """What records multiply by the schedule's factor; parameter groups may have rates of their own."""
     max_grad_norm: float | None
     precision: str
     first_loss: float | None
@@ -87,7 +87,11 @@ class Trainer:
     """Tells the person that memory ran out and what was done about it."""
     on_nonfinite: Callable[[NotFinite], None] = _end
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
+    extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
+
+    def __post_init__(self) -> None:
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
         """Take the steps that follow step ``after``, one a record."""
@@ -127,6 +131,7 @@ class Trainer:
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
         sums, grad_norm = self._over_ranks(sums, self._clip())
+        sums, extra = _apart(sums, self.extra)
         metrics = means(sums)
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
@@ -142,7 +147,7 @@ class Trainer:
 
         seconds = time.perf_counter() - started
         if finite:  # one such number would hide all others of a record
-            self.window.add(sums, grad_norm, seconds)
+            self.window.add(sums, extra, grad_norm, seconds)
         tokens = int(sums[SUMMED.index("tokens")])
         loss = metrics.pop("loss")
         return StepRecord(
@@ -155,6 +160,7 @@ class Trainer:
                 "learning_rate": learning_rate,
                 **metrics,
                 **speed(sums, seconds),
+                **means_of(extra),
             },
             pairs=len(step.pairs),
             tokens=tokens,
@@ -162,7 +168,7 @@ class Trainer:
         )
 
     def _gradients(self, step: StepPlan, random_before: RandomState) -> torch.Tensor | None:
-        """Add up the step's gradients, and return its sums, (len(SUMMED),) on the device.
+        """Add up the step's gradients, and return its sums on the device: the engine's, then the recipe's metrics'.
 
         None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
         before.
@@ -170,7 +176,7 @@ class Trainer:
         microbatches = step.microbatches[self.accelerator.process_index]
         # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
         share = self.accelerator.num_processes / len(step.pairs)
-        sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
+        sums = _no_sums(self.extra, self.accelerator.device)
         try:
             for number, pairs in enumerate(microbatches):
                 last = number == len(microbatches) - 1
@@ -180,7 +186,7 @@ class Trainer:
                     scores = self._score(batch)
                     losses = pair_losses(self.loss, scores)
                     self.accelerator.backward((losses * batch.weights).sum() * share)
-                sums += pair_sums(scores, losses, batch.weights, self.loss.options.beta, batch.tokens)
+                sums += _all_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
         except (Interrupted, torch.OutOfMemoryError) as error:
@@ -209,9 +215,9 @@ class Trainer:
         return pair_scores(policy, reference, batch)
 
     def _set_learning_rate(self, step: int) -> float:
-        factor = learning_rate_factor(self.schedule, step, self.plan.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.peak_learning_rate * factor
+        factor = schedule_factor(self.schedule, step, self.plan.total_steps)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
         return self.peak_learning_rate * factor
 
     def _synchronizing(self, last: bool) -> AbstractContextManager[None]:
@@ -283,6 +289,17 @@ def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
     return losses
 
 
+def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
+    """Return what a schedule says, or raise a PluginError for one that says what no learning rate can be."""
+    factor = schedule.factor(step, total_steps)
+    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise PluginError(
+            f'schedule "{schedule.name}" returned {factor!r} for step {step} of {total_steps}; it must return a '
+            "finite number that is not negative"
+        )
+    return factor
+
+
 def evaluate(
     accelerator: Accelerator,
     scorer: Scorer,
@@ -291,6 +308,7 @@ def evaluate(
     reference: Reference,
     plan: BatchPlan,
     advance: Callable[[int], None],
+    extra: RecipeMetrics | None = None,
 ) -> dict[str, float]:
     """Score held-out pairs under the policy as it is; what a train record has of pairs, over all of them.
 
@@ -300,17 +318,34 @@ def evaluate(
     started = time.perf_counter()
     everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
     mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
-    sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
+    extra = RecipeMetrics() if extra is None else extra
+    sums = _no_sums(extra, accelerator.device)
 
     def score(pairs: MicroBatch) -> None:
         batch = pack(data, pairs).to(accelerator.device)
         scores = pair_scores(scorer(batch), reference.scores(batch), batch)
         losses = pair_losses(loss, scores)
-        sums.add_(pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens))
+        sums.add_(_all_sums(loss, scores, losses, batch, extra))
         advance(len(pairs) * accelerator.num_processes)
 
     with torch.no_grad(), dropout_off(scorer):
         for pairs in mine[accelerator.process_index]:
             in_parts(pairs, score)
-    total: torch.Tensor = accelerator.reduce(sums, "sum").cpu()
-    return {**means(total), **speed(total, time.perf_counter() - started)}
+    total, more = _apart(accelerator.reduce(sums, "sum").cpu(), extra)
+    return {**means(total), **speed(total, time.perf_counter() - started), **means_of(more)}
+
+
+def _no_sums(extra: RecipeMetrics, device: torch.device) -> torch.Tensor:
+    return torch.zeros(len(SUMMED) + 2 * len(extra.names), dtype=torch.float64, device=device)
+
+
+def _all_sums(
+    loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
+) -> torch.Tensor:
+    own = pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens)
+    return torch.cat([own, extra.sums(scores, batch.weights)])
+
+
+def _apart(sums: torch.Tensor, extra: RecipeMetrics) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
+    """Part the engine's sums from those of the recipe's metrics."""
+    return sums[: len(SUMMED)], extra.by_name(sums[len(SUMMED) :])

@@ -1,4 +1,4 @@
-"""The seven kinds of component that a recipe selects by name.
+"""The kinds of component that a recipe selects by name.
 
 A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of
 its kind. It is constructed with its validated options while the recipe is read, before anything heavy is
@@ -21,12 +21,12 @@ A component object may also carry ``@hookimpl`` methods for run events; it hears
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dpotrain.data.pair import PreferencePair
+    from dpotrain.engine.memory import Trained
     from dpotrain.engine.scores import PairScores
-    from dpotrain.run.records import Outcome, Record, Run
+    from dpotrain.run.records import Finished, Outcome, Record, Run
 
 
 class Options(BaseModel):
@@ -46,7 +47,7 @@ class Options(BaseModel):
 
 
 class Component(ABC):
-    """Base of the seven kinds. Subclass one of the kinds below, not this class."""
+    """Base of all kinds. Subclass one of the kinds below, not this class."""
 
     kind: ClassVar[str]
     """The kind in words, for messages: ``"loss"``, ``"model loader"``."""
@@ -294,6 +295,76 @@ class Loss(Component):
         return None
 
 
+class Optimizer(Component):
+    """Turns gradients into updates of the weights; selected by ``[optimizer]``."""
+
+    kind = "optimizer"
+
+    smaller: ClassVar[str | None] = None
+    """Name of an optimizer with the same options that keeps a smaller state, which ``dpotrain plan`` proposes."""
+
+    class Options(Component.Options):
+        """Every optimizer has a learning rate: the core multiplies it by what the schedule says."""
+
+        lr: float = Field(gt=0, description="Peak learning rate.")
+
+    options: Options
+
+    @abstractmethod
+    def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Return an optimizer over all of ``weights``: what is trained, by its name in the policy.
+
+        Before every step the engine sets ``lr`` of each parameter group to what it was when this returned, times
+        the schedule's factor; gradients are clipped by then. The optimizer's ``state_dict`` goes into checkpoints
+        and has to hold everything that the next step depends on, as tensors and plain values.
+        """
+
+    def state_bytes(self, weights: Sequence[Trained]) -> int:
+        """Return the bytes of the optimizer's state, of which micro-batches have to leave room.
+
+        As here, two moments in the dtype of each weight, unless a subclass knows better.
+        """
+        return sum(2 * weight.bytes for weight in weights)
+
+
+class Schedule(Component):
+    """Moves the learning rate over the run; selected by ``[schedule]``."""
+
+    kind = "schedule"
+
+    @abstractmethod
+    def factor(self, step: int, total_steps: int) -> float:
+        """Return what the peak learning rate is multiplied by in step ``step``, 1 for the first update.
+
+        A finite number that is not negative, and a function of nothing but its arguments and the options: a
+        resumed run asks again.
+        """
+
+
+Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
+
+
+class Metric(Component):
+    """Adds numbers to the records, computed from the scores of pairs; selected by a ``[[metrics]]`` table."""
+
+    kind = "metric"
+
+    @property
+    @abstractmethod
+    def measures(self) -> tuple[str, ...]:
+        """The names of its numbers. In records they stand behind the name of the plugin: ``length/margins``."""
+
+    @abstractmethod
+    def __call__(self, scores: PairScores) -> Mapping[str, Measured]:
+        """Return every measure by name: a tensor of shape (pairs,), of which a record has the mean over its pairs.
+
+        Or two such tensors, values and weights (or a mask), for a mean over some of the pairs; what no pair weighs
+        in is left out of a record. A value may depend on its own pair only, as a loss may. Called without gradients,
+        in training after the backward pass and in evaluation; where the loss needs no reference,
+        ``scores.reference_*`` are zero. A metric that raises ends the run.
+        """
+
+
 class Logger(Component):
     """Takes the run's records somewhere; selected by a ``[[loggers]]`` table. Runs on the main process only.
 
@@ -315,6 +386,26 @@ class Logger(Component):
         """Close the log. ``outcome.status`` says whether the run ended well."""
 
 
+class Exporter(Component):
+    """Makes something of a finished run's result; selected by an ``[[exporters]]`` table. Main process only.
+
+    Exporters run one after the other, after ``final/`` and ``summary.json`` are written and the policy has left memory.
+    One that raises takes nothing away: the others run, ``final/`` stays, and ``--resume`` runs again what failed.
+    """
+
+    kind = "exporter"
+
+    needs_adapter: ClassVar[bool] = False
+    """Whether it makes something of an adapter; a recipe that trains all weights is then refused."""
+
+    @abstractmethod
+    def export(self, run: Finished) -> str:
+        """Make the result, and return where it is, for the person: a folder, an address.
+
+        Write aside and rename, so that what is there is whole (``dpotrain.run.atomic``); leave ``run.final`` as it is.
+        """
+
+
 #: Which hook offers which kind, and the recipe table that selects it.
 CATALOGUES: dict[str, type[Component]] = {
     "dpotrain_model_loaders": ModelLoader,
@@ -323,5 +414,9 @@ CATALOGUES: dict[str, type[Component]] = {
     "dpotrain_dataset_sources": DatasetSource,
     "dpotrain_dataset_formatters": DatasetFormatter,
     "dpotrain_losses": Loss,
+    "dpotrain_optimizers": Optimizer,
+    "dpotrain_schedules": Schedule,
+    "dpotrain_metrics": Metric,
     "dpotrain_loggers": Logger,
+    "dpotrain_exporters": Exporter,
 }

@@ -2,21 +2,23 @@
 
     recipe is read                     # components are looked up by name in the catalogues and constructed
         dpotrain_model_loaders, dpotrain_quantizers, dpotrain_adapters, dpotrain_dataset_sources,
-        dpotrain_dataset_formatters, dpotrain_losses, dpotrain_loggers
+        dpotrain_dataset_formatters, dpotrain_losses, dpotrain_optimizers, dpotrain_schedules,
+        dpotrain_metrics, dpotrain_loggers, dpotrain_exporters
     component.check() of each selected one
     tokenizer, rows, pairs, tokens     # loader.load_tokenizer, source.load, formatter.format
     policy                             # quantizer.loading_config, loader.load_model, quantizer.prepare,
-                                       # adapter.attach
+                                       # adapter.attach, optimizer.build
     dpotrain_run_started(run)
     evaluation of the untrained policy -> dpotrain_evaluated(run, evaluation)
     for every step:
-        forward, loss, backward, update
+        forward, loss, backward, metrics, update   # schedule.factor says how large
         dpotrain_step_ended(run, step)
         every evaluation.every steps   -> dpotrain_evaluated(run, evaluation)
         every checkpoints.every steps  -> dpotrain_checkpoint_saved(run, checkpoint)
     last evaluation                    -> dpotrain_evaluated(run, evaluation)
     final/ is written
     dpotrain_run_finished(run, outcome)
+    exporter.export(run) of each       # the policy has left memory
 
 Two kinds of hook, and no third. **Catalogues** offer component classes; they are called on every process while
 the recipe is read (and by ``dpotrain plugins`` and ``dpotrain schema``), so the module that implements one must
@@ -43,10 +45,14 @@ if TYPE_CHECKING:
         Adapter,
         DatasetFormatter,
         DatasetSource,
+        Exporter,
         Logger,
         Loss,
+        Metric,
         ModelLoader,
+        Optimizer,
         Quantizer,
+        Schedule,
     )
     from dpotrain.run.records import CheckpointRecord, Outcome, Record, Run, StepRecord
 
@@ -362,6 +368,126 @@ def dpotrain_losses() -> Iterable[type[Loss]]:  # type: ignore[empty-body]
 
 
 @hookspec
+def dpotrain_optimizers() -> Iterable[type[Optimizer]]:  # type: ignore[empty-body]
+    """Offer optimizers, which turn gradients into updates.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch or the optimizer's library at the top of its module.
+
+    Result: classes. ``[optimizer] use`` picks one by ``name``; a table that does not say means "adamw".
+
+    Example:
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.components import Optimizer
+
+
+        class LoraPlus(Optimizer):
+            name = "lora-plus"
+
+            class Options(Optimizer.Options):
+                ratio: float = Field(16.0, gt=0, description="How much faster LoRA's second matrices learn.")
+
+            def build(self, weights):
+                import torch
+
+                second = [weight for name, weight in weights.items() if "lora_B" in name]
+                others = [weight for name, weight in weights.items() if "lora_B" not in name]
+                groups = [
+                    {"params": others, "lr": self.options.lr},
+                    {"params": second, "lr": self.options.lr * self.options.ratio},
+                ]
+                return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+        @hookimpl
+        def dpotrain_optimizers():
+            return [LoraPlus]
+    """
+
+
+@hookspec
+def dpotrain_schedules() -> Iterable[type[Schedule]]:  # type: ignore[empty-body]
+    """Offer schedules, which move the learning rate over the run.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch or transformers at the top of its module.
+
+    Result: classes. ``[schedule] use`` picks one by ``name``; a table that does not say means "cosine".
+
+    Example:
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.components import Schedule
+
+
+        class WarmupStableDecay(Schedule):
+            name = "wsd"
+
+            class Options(Schedule.Options):
+                warmup_steps: int = Field(0, ge=0, description="Steps that rise to the peak.")
+                decay_fraction: float = Field(0.2, gt=0, le=1, description="Share of the steps that fall to zero.")
+
+            def factor(self, step, total_steps):
+                rising = min(1.0, step / max(1, self.options.warmup_steps))
+                falling = (total_steps + 1 - step) / (self.options.decay_fraction * total_steps)
+                return min(rising, falling, 1.0)
+
+
+        @hookimpl
+        def dpotrain_schedules():
+            return [WarmupStableDecay]
+    """
+
+
+@hookspec
+def dpotrain_metrics() -> Iterable[type[Metric]]:  # type: ignore[empty-body]
+    """Offer metrics, which add numbers to the records.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process; the numbers are means over the pairs of all of them.
+
+    Must not import: torch or transformers at the top of its module.
+
+    Result: classes. Every ``[[metrics]]`` table picks one by ``use``. A metric returns numbers of single pairs and
+    never takes a mean itself; records, loggers and ``summary.json`` have the means as ``PLUGIN/MEASURE``.
+
+    Example:
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.components import Metric
+
+
+        class Sure(Metric):
+            name = "sure"
+            measures = ("share", "chosen_drop")
+
+            class Options(Metric.Options):
+                nats: float = Field(3.0, gt=0, description="A pair is sure if its log-ratios are so far apart.")
+
+            def __call__(self, scores):
+                apart = scores.chosen_logratio - scores.rejected_logratio
+                sure = apart > self.options.nats
+                return {"share": sure, "chosen_drop": (-scores.chosen_logratio, sure)}
+
+
+        @hookimpl
+        def dpotrain_metrics():
+            return [Sure]
+    """
+
+
+@hookspec
 def dpotrain_loggers() -> Iterable[type[Logger]]:  # type: ignore[empty-body]
     """Offer loggers, which take the run's records somewhere.
 
@@ -402,6 +528,40 @@ def dpotrain_loggers() -> Iterable[type[Logger]]:  # type: ignore[empty-body]
         @hookimpl
         def dpotrain_loggers():
             return [CsvLogger]
+    """
+
+
+@hookspec
+def dpotrain_exporters() -> Iterable[type[Exporter]]:  # type: ignore[empty-body]
+    """Offer exporters, which make something of a finished run's result.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process; ``export`` runs on the main process only.
+
+    Must not import: torch, transformers or the client of a service at the top of its module.
+
+    Result: classes. Every ``[[exporters]]`` table picks one by ``use``; they run in the recipe's order, so one may take
+    up what another made. One that raises ends ``dpotrain run`` with exit code 1, after all others; the run itself stays
+    finished, and ``--resume`` runs the exporter again.
+
+    Example:
+        import shutil
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.components import Exporter
+
+
+        class Archive(Exporter):
+            name = "archive"
+
+            def export(self, run):
+                return shutil.make_archive(str(run.folder / "final"), "zip", run.final)
+
+
+        @hookimpl
+        def dpotrain_exporters():
+            return [Archive]
     """
 
 

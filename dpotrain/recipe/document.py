@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-from dpotrain.recipe.sections import LOGGERS
+from dpotrain.recipe.sections import LISTED_TABLES
 
 if TYPE_CHECKING:
     from dpotrain.plugin.components import Component
@@ -36,10 +36,11 @@ _ORDER = (
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML that :func:`load_recipe` reads as the same recipe, without secrets."""
     document = dict(recipe.document)
-    loggers = document.pop(LOGGERS, [])
     # tomli_w would put short tables of a list on one line each, which nobody writes by hand.
     tables = [
-        tomli_w.dumps({LOGGERS: table}).replace(f"[{LOGGERS}]", f"[[{LOGGERS}]]", 1) for table in loggers
+        tomli_w.dumps({name: table}).replace(f"[{name}]", f"[[{name}]]", 1)
+        for name in LISTED_TABLES
+        for table in document.pop(name, [])
     ]
     return "\n".join([tomli_w.dumps(document), *tables])
 
@@ -49,7 +50,7 @@ def document_of(
     sections: Mapping[str, BaseModel],
     components: Mapping[str, Component | None],
     formatter: Component | None,
-    loggers: Sequence[Component],
+    lists: Mapping[str, Sequence[Component]],
 ) -> dict[str, Any]:
     """Return plain data in the order of the recipe reference."""
     tables: dict[str, dict[str, Any]] = {name: plain(section) for name, section in sections.items()}
@@ -62,9 +63,7 @@ def document_of(
         tables["data"]["format"] = formatter.name
     document = {key: value for key, value in plain(top).items() if value != []}
     document |= {name: tables[name] for name in _ORDER if name in tables}
-    if loggers:
-        document[LOGGERS] = [_table(logger) for logger in loggers]
-    return document
+    return document | {name: [_table(part) for part in parts] for name, parts in lists.items() if parts}
 
 
 def plain(model: BaseModel) -> dict[str, Any]:

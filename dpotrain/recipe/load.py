@@ -10,8 +10,9 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
-from dpotrain.plugin.components import Component, DatasetFormatter, Logger, Loss, Quantizer
+from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Quantizer
 from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.metric_names import faults
 from dpotrain.plugin.requirements import required_distributions, unmet
 from dpotrain.recipe.document import document_of
 from dpotrain.recipe.files import EXTENDS, read_layers
@@ -22,7 +23,8 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import (
     COMPONENT_TABLES,
     CORE_SECTIONS,
-    LOGGERS,
+    DEFAULT_USE,
+    LISTED_TABLES,
     OPTIONAL_TABLES,
     DataSection,
     ReferenceSection,
@@ -81,10 +83,13 @@ class _Reader:
         sections = {name: self.section(name, model) for name, model in CORE_SECTIONS.items()}
         components: dict[str, Any] = {name: self.table(name, kind) for name, kind in COMPONENT_TABLES.items()}
         formatter = self.formatter()
-        loggers = self.loggers()
+        lists: dict[str, Any] = {name: self.listed(name, kind) for name, kind in LISTED_TABLES.items()}
         self.check_quantizer(components["quantizer"])
         self.check_without_effect(sections, components["loss"])
-        self.check_components(components, formatter, loggers)
+        self.check_exporters(lists["exporters"])
+        for index, text in faults(lists["metrics"], self.plugins):
+            self.say(("metrics", index), (), text)
+        self.check_components(components, formatter, lists)
         self.problems.raise_if_any()
         return Recipe(
             seed=self.top.seed,
@@ -95,16 +100,20 @@ class _Reader:
             source=components["data"],
             formatter=formatter,
             loss=components["loss"],
-            loggers=tuple(loggers),
+            optimizer=components["optimizer"],
+            schedule=components["schedule"],
+            metrics=tuple(lists["metrics"]),
+            loggers=tuple(lists["loggers"]),
+            exporters=tuple(lists["exporters"]),
             plugins=self.plugins,
-            document=document_of(self.top, sections, components, formatter, loggers),
+            document=document_of(self.top, sections, components, formatter, lists),
             path=self.path,
         )
 
     # The top --------------------------------------------------------------------------------------
 
     def read_top(self) -> TopLevel:
-        tables = {*CORE_SECTIONS, *COMPONENT_TABLES, LOGGERS}
+        tables = {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
         known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
         values = {}
         for key, value in self.tree.document.items():
@@ -154,13 +163,23 @@ class _Reader:
             return None
         if name == "data":
             table = {key: value for key, value in table.items() if key in DataSection.model_fields}
-        return validate(model, table, lambda at, text: self.say((name,), at, text), own_table=True)
+        return validate(model, table, lambda at, text: self.say((name,), at, text), homes=self.homes)
+
+    def homes(self, key: str) -> list[str]:
+        """Return the tables that have a key: the core's, and those of the components that the recipe selects."""
+        found = [name for name, section in CORE_SECTIONS.items() if key in section.model_fields]
+        for name, kind in COMPONENT_TABLES.items():
+            table = self.tree.document.get(name, {})
+            use = table.get("use", DEFAULT_USE.get(name)) if isinstance(table, dict) else None
+            chosen = (each for each in self.plugins.components(kind) if each.name == use)
+            found += [name for each in chosen if key in each.Options.model_fields and name not in found]
+        return found
 
     # Tables of components -------------------------------------------------------------------------
 
     def table(self, name: str, kind: type[C]) -> C | None:
         """Return the component that a table selects, None for a table that is left out or wrong."""
-        table = self.tree.document.get(name)
+        table = self.tree.document.get(name, {} if name in DEFAULT_USE else None)
         if name in OPTIONAL_TABLES and (table is None or table is False):
             return None
         if table is None:
@@ -186,24 +205,20 @@ class _Reader:
             return self.component(("data", "format"), chosen, kind)
         return None  # which was refused as a key of the core
 
-    def loggers(self) -> list[Logger]:
-        tables = self.tree.document.get(LOGGERS, [])
+    def listed(self, name: str, kind: type[C]) -> list[C]:
+        """Return the components that a list of tables selects, but for those that are wrong."""
+        tables = self.tree.document.get(name, [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.say(
-                (), (LOGGERS,), f"expected tables that each begin with [[{LOGGERS}]]", key="", table=LOGGERS
-            )
+            self.say((), (name,), f"expected tables that each begin with [[{name}]]", key="", table=name)
             return []
-        found = [
-            self.component((LOGGERS, index), table, Logger)  # type: ignore[type-abstract]
-            for index, table in enumerate(tables)
-        ]
-        return [logger for logger in found if logger is not None]
+        found = [self.component((name, index), table, kind) for index, table in enumerate(tables)]
+        return [part for part in found if part is not None]
 
     def component(
         self, at: Place, table: dict[str, Any], kind: type[C], core: Sequence[str] = (), key: str = "use"
     ) -> C | None:
         """Return the component of one table, whose ``use`` picks it and whose other keys are its options."""
-        use = table.get("use")
+        use = table.get("use", DEFAULT_USE.get(str(at[-1])))
         if not isinstance(use, str):
             got = "missing" if use is None else "expected a name in quotes"
             self.say(at, (key,), f"{got}; {self.choices(kind)}")
@@ -217,7 +232,11 @@ class _Reader:
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
         options = validate(
             chosen.Options,
-            {name: value for name, value in table.items() if name != "use"},
+            {
+                name: value
+                for name, value in table.items()
+                if name != "use" and (name in chosen.Options.model_fields or name not in self.tree.others(at))
+            },
             lambda where, text: self.say(at, where, text),
             owner=owner,
             also_known=core,
@@ -247,6 +266,14 @@ class _Reader:
             "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights",
         )
 
+    def check_exporters(self, exporters: Sequence[Exporter]) -> None:
+        if self.tree.document.get("adapter", False) is not False:
+            return
+        for index, exporter in enumerate(exporters):
+            if exporter.needs_adapter:
+                text = f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
+                self.say(("exporters", index), (), text)
+
     def check_without_effect(self, sections: Mapping[str, Any], loss: Loss | None) -> None:
         """Refuse keys that another table keeps from doing anything."""
         data, evaluation, reference = (sections[name] for name in ("data", "evaluation", "reference"))
@@ -267,12 +294,12 @@ class _Reader:
         self,
         components: Mapping[str, Component | None],
         formatter: DatasetFormatter | None,
-        loggers: Sequence[Logger],
+        lists: Mapping[str, Sequence[Component]],
     ) -> None:
         """Ask every component that could be constructed what it knows to be wrong."""
         at: list[tuple[Place, Component | None]] = [((name,), part) for name, part in components.items()]
         at.append((("data", "format"), formatter))
-        at += [((LOGGERS, index), logger) for index, logger in enumerate(loggers)]
+        at += [((name, index), part) for name, parts in lists.items() for index, part in enumerate(parts)]
         for place, part in at:
             if part is not None:
                 try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dpotrain.errors import RecipeError
-from dpotrain.recipe.sections import COMPONENT_TABLES, LOGGERS, DataSection
+from dpotrain.recipe.sections import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, DataSection
 
 #: Where a value is: table, key, list index, …
 Place: TypeAlias = tuple[str | int, ...]
@@ -20,6 +20,7 @@ class Tree:
     """The recipe's own file; the origin of whatever is missing."""
     document: dict[str, Any] = field(default_factory=dict)
     _origins: dict[Place, str] = field(default_factory=dict)
+    _others: dict[Place, set[str]] = field(default_factory=dict)
 
     def origin(self, *place: str | int) -> str:
         """Return the file that a value, or else the nearest table around it, came from."""
@@ -32,19 +33,32 @@ class Tree:
         """Lay a document over what is there.
 
         Tables are merged; all other values, lists too, are replaced. A component's table whose ``use``
-        changes begins anew, since the options in it were another component's. In overrides a number picks
-        an element of a list, or the next one after its last.
+        changes begins anew, since the options in it were another component's (but see :meth:`others`). In
+        overrides a number picks an element of a list, or the next one after its last.
         """
         self._merge(self.document, document, (), origin, is_file)
+
+    def others(self, place: Place) -> set[str]:
+        """Return the keys of a table that were said for another component than the one that it picks now.
+
+        Only a table whose ``use`` may be left unsaid keeps such keys: an optimizer's or a schedule's relatives
+        have most options in common, and only those that the new one does not have go without a word.
+        """
+        return self._others.get(place, set())
 
     def _merge(
         self, base: dict[str, Any], over: dict[str, Any], at: Place, origin: str, is_file: bool
     ) -> None:
         for key, value in over.items():
             place = (*at, key)
-            present = base.get(key, [] if place == (LOGGERS,) else None)
+            present = base.get(key, [] if len(place) == 1 and key in LISTED_TABLES else None)
             if isinstance(value, dict) and isinstance(present, dict):
-                if _picks_another(place, present, value):
+                if len(place) == 1 and key in DEFAULT_USE:
+                    known = self.others(place) | (
+                        present.keys() if _picks_another(place, present, value) else set()
+                    )
+                    self._others[place] = known - value.keys()
+                elif _picks_another(place, present, value):
                     self._forget(place)
                     base[key] = present = _kept(place, present)
                     self._origins[place] = origin
@@ -93,9 +107,10 @@ def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) 
     is_component = (
         (len(place) == 1 and place[0] in COMPONENT_TABLES)
         or place == ("data", "format")
-        or (len(place) == 2 and place[0] == LOGGERS)
+        or (len(place) == 2 and place[0] in LISTED_TABLES)
     )
-    return is_component and "use" in over and "use" in present and over["use"] != present["use"]
+    before = present.get("use", DEFAULT_USE.get(str(place[-1])))
+    return is_component and "use" in over and before is not None and over["use"] != before
 
 
 def _core_keys(place: Place) -> frozenset[str]:

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
         Component,
         DatasetFormatter,
         DatasetSource,
+        Exporter,
         Logger,
         Loss,
+        Metric,
         ModelLoader,
+        Optimizer,
         Quantizer,
+        Schedule,
     )
     from dpotrain.plugin.manager import PluginManager
     from dpotrain.recipe.sections import (
@@ -23,10 +27,8 @@ if TYPE_CHECKING:
         DataSection,
         EvaluationSection,
         LoggingSection,
-        OptimizerSection,
         ReferenceSection,
         RunSection,
-        ScheduleSection,
         TrainingSection,
     )
 
@@ -40,8 +42,6 @@ class Recipe:
     data: DataSection
     reference: ReferenceSection
     training: TrainingSection
-    optimizer: OptimizerSection
-    schedule: ScheduleSection
     evaluation: EvaluationSection
     checkpoints: CheckpointsSection
     logging: LoggingSection
@@ -54,7 +54,11 @@ class Recipe:
     formatter: DatasetFormatter | None
     """None is ``format = "auto"``."""
     loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    metrics: tuple[Metric, ...]
     loggers: tuple[Logger, ...]
+    exporters: tuple[Exporter, ...]
 
     plugins: PluginManager
     document: dict[str, Any]
@@ -72,6 +76,10 @@ class Recipe:
             self.source,
             self.formatter,
             self.loss,
+            self.optimizer,
+            self.schedule,
+            *self.metrics,
             *self.loggers,
+            *self.exporters,
         )
         return tuple(part for part in parts if part is not None)

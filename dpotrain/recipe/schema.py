@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from dpotrain.plugin.components import Component, DatasetFormatter, Logger
+from dpotrain.plugin.components import Component, DatasetFormatter
 from dpotrain.recipe.files import EXTENDS
-from dpotrain.recipe.sections import COMPONENT_TABLES, CORE_SECTIONS, LOGGERS, OPTIONAL_TABLES, TopLevel
+from dpotrain.recipe.sections import (
+    COMPONENT_TABLES,
+    CORE_SECTIONS,
+    DEFAULT_USE,
+    LISTED_TABLES,
+    OPTIONAL_TABLES,
+    TopLevel,
+    required_tables,
+)
 
 if TYPE_CHECKING:
     from dpotrain.plugin.manager import PluginManager
@@ -52,14 +60,11 @@ class _Tables:
         for name, kind in COMPONENT_TABLES.items():
             choice = self.choice(kind, name, self.data() if name == "data" else None)
             properties[name] = {"anyOf": [choice, {"const": False}]} if name in OPTIONAL_TABLES else choice
-        properties[LOGGERS] = {"type": "array", "items": self.choice(Logger, LOGGERS)}
+        for name, kind in LISTED_TABLES.items():
+            properties[name] = {"type": "array", "items": self.choice(kind, name)}
         schema = {"properties": properties, "additionalProperties": False}
         if self.complete:
-            needed = [
-                name for name, model in CORE_SECTIONS.items() if self.table(model, name).get("required")
-            ]
-            needed += [name for name in COMPONENT_TABLES if name not in OPTIONAL_TABLES]
-            schema["required"] = sorted(set(needed))
+            schema["required"] = sorted(required_tables())
         return schema
 
     def data(self) -> dict[str, Any]:
@@ -82,12 +87,14 @@ class _Tables:
             table = self.table(component.Options, f"{name}.{component.name}")
             if shared is not None:
                 table["properties"] = shared["properties"] | table["properties"]
+            use: dict[str, Any] = {"const": component.name, "description": _first_line(component)}
+            unsaid = component.name == DEFAULT_USE.get(name)
             table["properties"] = {
-                "use": {"const": component.name, "description": _first_line(component)},
+                "use": use | ({"default": component.name} if unsaid else {}),
                 **table["properties"],
             }
             if self.complete:
-                table["required"] = ["use", *table.get("required", [])]
+                table["required"] = [*([] if unsaid else ["use"]), *table.get("required", [])]
             variants.append(table)
         # Without `use` the keys alone may fit several components of one kind.
         return {"oneOf" if self.complete else "anyOf": variants}

@@ -15,14 +15,16 @@ from dpotrain.plugin.components import (
     Adapter,
     Component,
     DatasetSource,
+    Exporter,
+    Logger,
     Loss,
+    Metric,
     ModelLoader,
+    Optimizer,
     Quantizer,
+    Schedule,
 )
 from dpotrain.recipe.best_by import BestBy
-
-#: How much of a running mean stays in each step.
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -153,37 +155,6 @@ class TrainingSection(Section):
     )
 
 
-class OptimizerSection(Section):
-    """The update."""
-
-    use: Literal["adamw", "adamw-8bit"] = Field(
-        "adamw", description="AdamW, or its 8-bit version of bitsandbytes."
-    )
-    lr: float = Field(gt=0, description="Peak learning rate.")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the two moments.")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
-
-
-class ScheduleSection(Section):
-    """How the learning rate moves over the run."""
-
-    use: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
-    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="Share of all steps that warms up linearly.")
-    warmup_steps: int | None = Field(None, ge=0, description="Warm-up in steps instead of a share.")
-    min_lr_fraction: float = Field(
-        0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak (linear and cosine)."
-    )
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> ScheduleSection:
-        if self.warmup_steps is not None and self.warmup_fraction:
-            raise ValueError("warmup_steps and warmup_fraction exclude each other; keep one")
-        if self.use == "constant" and self.min_lr_fraction:
-            raise ValueError('min_lr_fraction has no effect with use = "constant"; leave it out')
-        return self
-
-
 class EvaluationSection(Section):
     """When the held-out pairs are scored. With any held-out pairs, always before and after training."""
 
@@ -230,8 +201,6 @@ CORE_SECTIONS: dict[str, type[Section]] = {
     "data": DataSection,
     "reference": ReferenceSection,
     "training": TrainingSection,
-    "optimizer": OptimizerSection,
-    "schedule": ScheduleSection,
     "evaluation": EvaluationSection,
     "checkpoints": CheckpointsSection,
     "logging": LoggingSection,
@@ -245,10 +214,27 @@ COMPONENT_TABLES: dict[str, type[Component]] = {
     "adapter": Adapter,
     "data": DatasetSource,
     "loss": Loss,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
 }
+
+#: What ``use`` is in tables that need not say it. This belongs to the language of recipes: were it for plugins to
+#: say, what happens to be installed would change what a recipe means.
+DEFAULT_USE = {"optimizer": "adamw", "schedule": "cosine"}
 
 #: Component tables that may be left out, and taken away again with ``false``.
 OPTIONAL_TABLES = frozenset({"quantizer", "adapter"})
 
-#: The list of tables that each pick a logger.
-LOGGERS = "loggers"
+#: Lists of tables (``[[loggers]]``) that each pick a component of that kind.
+LISTED_TABLES: dict[str, type[Component]] = {"metrics": Metric, "loggers": Logger, "exporters": Exporter}
+
+
+def required_tables() -> set[str]:
+    """Return the names of the tables that no recipe can leave out."""
+    options: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
+    needed = {
+        name
+        for name, model in {**CORE_SECTIONS, **options}.items()
+        if any(field.is_required() for field in model.model_fields.values())
+    }
+    return needed | (COMPONENT_TABLES.keys() - OPTIONAL_TABLES - DEFAULT_USE.keys())

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dpotrain.recipe.expected import Expectations, shown
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.recipe.sections import TopLevel
 
 M = TypeVar("M", bound=BaseModel)
 
 #: Notes a problem of a key (empty for the whole table): ``say(path, text)``.
 Say = Callable[[tuple[str | int, ...], str], None]
+
+#: Returns the tables of the recipe that have a key.
+Homes = Callable[[str], list[str]]
 
 #: Errors of pydantic that say no more than that another type, size or word was expected.
 _EXPECTED = ("_type", "_parsing", "_error", "_than", "_than_equal", "_short", "_long", "_mismatch", "_number")
@@ -29,22 +33,24 @@ def validate(
     *,
     owner: str = "",
     also_known: Iterable[str] = (),
-    own_table: bool = False,
+    homes: Homes | None = None,
 ) -> M | None:
     """Return the model of a table, or None after every problem was said.
 
     ``owner`` names the plugin that the table belongs to, ``also_known`` keys of the table that are not the
-    model's, and ``own_table`` says that the table is the core's, whose keys may have been put in a wrong one.
+    model's, and ``homes`` finds the table that a key should have been put in, where this one is the core's.
     """
     expectations = Expectations(model)
     ok = True
     known = [*expectations.keys, *also_known]
     for key in table:
         if key not in expectations.keys:
-            say((key,), _unknown_key(key, known, owner, own_table))
+            say((key,), _unknown_key(key, known, owner, homes))
             ok = False
     values = {key: value for key, value in table.items() if key in expectations.keys}
-    values = expectations.none_for_false(values)
+    # Defaults are checked like values, and a path is a text there.
+    paths = {key: str(f.default) for key, f in model.model_fields.items() if isinstance(f.default, PurePath)}
+    values = paths | expectations.none_for_false(values)
     try:
         # Through JSON, because pydantic's strict JSON mode is what TOML means: no text for a number, but
         # text for a path and a list for a tuple.
@@ -61,16 +67,15 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
     return f"there is no such {what}" + (f'; did you mean "{near[0]}"?' if near else "")
 
 
-def _unknown_key(key: str, known: list[str], owner: str, own_table: bool) -> str:
+def _unknown_key(key: str, known: list[str], owner: str, homes: Homes | None) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     text = f'{owner} has no option "{key}"' if owner else "there is no such key"
     if near:
         return f'{text}; did you mean "{near[0]}"?'
     if key in TopLevel.model_fields:
         return f"{text}; {key} belongs at the top of the recipe, before any table"
-    homes = [table for table, section in CORE_SECTIONS.items() if key in section.model_fields]
-    if homes and own_table and key != "use":
-        return f"{text}; it belongs to " + " or ".join(f"[{home}]" for home in homes)
+    if homes is not None and key != "use" and (tables := homes(key)):
+        return f"{text}; it belongs to " + " or ".join(f"[{table}]" for table in tables)
     return f"{text}; there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else text
 
 
@@ -90,7 +95,7 @@ def _say_errors(
             say(path, f"missing; {expects} {phrase}" if phrase else f"missing; {owner or 'it'} needs a value")
         elif kind == "extra_forbidden":
             schema = expectations.at(path[:-1]) or {}
-            say(path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, own_table=False))
+            say(path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, homes=None))
         elif kind in _OWN_WORDS:
             say(path, str(detail["ctx"]["error"]))
         elif phrase is not None and kind.endswith(_EXPECTED):

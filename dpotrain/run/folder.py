@@ -31,6 +31,7 @@ class RunFolder:
         self.reference = path / "reference"
         self.final = path / "final"
         self.summary = path / "summary.json"
+        self.exports = path / "exports.json"
 
     def make(self) -> None:
         """Make the folder, if it is not there.

@@ -140,8 +140,8 @@ class RunLoop:
             f"{MOST_SKIPPED} steps in a row were like that.\n" if len(self._skipped) >= MOST_SKIPPED else ""
         )
         raise NotFinite(
-            f"{problem}\n{where}{often}The state of step {self.progress.step} is saved. Lower optimizer.lr, raise "
-            'schedule.warmup_fraction, or try training.precision = "fp32" in a new run;\n'
+            f"{problem}\n{where}{often}The state of step {self.progress.step} is saved. Lower optimizer.lr, warm "
+            'up for longer, or try training.precision = "fp32" in a new run;\n'
             "or --resume with --set training.on_nonfinite=skip, which leaves such steps out.",
             problem.step,
             problem.pairs,
@@ -174,11 +174,12 @@ class RunLoop:
                 "Put the data back, or begin a new run: --set run.output_dir=…"
             )
         total = self.trainer.plan.total_steps
-        schedule = self.recipe.schedule
-        if state["total_steps"] != total and (schedule.use != "constant" or schedule.warmup_fraction):
+        schedule, before = self.recipe.schedule, state["total_steps"]
+        taken = range(1, checkpoint.step + 1)
+        if any(schedule.factor(step, before) != schedule.factor(step, total) for step in taken):
             self.reporter.warn(
-                f"the run now has {total} steps instead of {state['total_steps']}: the {schedule.use} schedule "
-                "goes on as if it always had, so the learning rate makes a jump here"
+                f"the run now has {total} steps instead of {before}: the {schedule.name} schedule goes on as if it "
+                "always had, and the steps so far had other learning rates"
             )
         self.adapter.load_state(self.scorer.policy, checkpoint.trained)
         self.trainer.optimizer.load_state_dict(dict(checkpoint.optimizer))
@@ -263,6 +264,7 @@ class RunLoop:
                 held_out.reference,
                 replace(plan, costs=held_out.costs, tokens_per_microbatch=budget),
                 self._advance_or_stop(advance),
+                self.trainer.extra,
             )
         metrics = {"loss": metrics.pop("loss"), "epoch": self._epoch(), **metrics}
         record = Record("eval", self.progress.step, metrics)

@@ -18,11 +18,11 @@ from dpotrain.engine.arithmetic import Arithmetic
 from dpotrain.engine.budget import SHARE, Fit, fit
 from dpotrain.engine.device_memory import free_memory, resident_memory
 from dpotrain.engine.lean import make_lean
-from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes, optimizer_bytes
+from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes
 from dpotrain.engine.precision import Widened, computed_in, multiplies_bfloat16
 from dpotrain.engine.shapes import activations_from_shapes
 from dpotrain.errors import RunError
-from dpotrain.plugin.components import LoadRequest
+from dpotrain.plugin.components import LoadRequest, Optimizer
 from dpotrain.run.assembly import INITIAL, costs_of
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.forecast import Workload, sustained_rate
@@ -124,7 +124,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         "weights": facts.bytes,
         "reference model": _reference_bytes(recipe, facts, device),
         "gradients": gradient_bytes(facts.trained),
-        "optimizer": optimizer_bytes(facts.trained, recipe.optimizer.use),
+        "optimizer": recipe.optimizer.state_bytes(facts.trained),
         "head": head_bytes(facts, device.type, bf16),
         "process": process,
     }
@@ -257,10 +257,11 @@ def _remedies(
     if k < chosen.layers:
         all_layers = peak - activations.peak(longest, chosen.layers)
         found.append(Remedy("training.activation_checkpointing = true", int(all_layers)))
-    if recipe.optimizer.use == "adamw":
-        smaller = optimizer_bytes(facts.trained, "adamw") - optimizer_bytes(facts.trained, "adamw-8bit")
-        found.append(Remedy('optimizer.use = "adamw-8bit"', smaller))
-    trained = gradient_bytes(facts.trained) + optimizer_bytes(facts.trained, recipe.optimizer.use)
+    state = recipe.optimizer.state_bytes(facts.trained)
+    if (smaller := _smaller_optimizer(recipe)) is not None:
+        saved = state - smaller.state_bytes(facts.trained)
+        found.append(Remedy(f'optimizer.use = "{smaller.name}"', saved))
+    trained = gradient_bytes(facts.trained) + state
     if recipe.adapter is None:
         left = int(facts.parameters * _USUAL_ADAPTER) * 16
         found.append(Remedy("an [adapter] instead of all weights", trained - left))
@@ -273,6 +274,15 @@ def _remedies(
     shorter = peak - activations.peak(min(longest, longest // 2), k)
     found.append(Remedy(f"data.max_length = {half}", int(shorter)))
     return [remedy for remedy in found if remedy.saves > 0]
+
+
+def _smaller_optimizer(recipe: Recipe) -> Optimizer | None:
+    """Return the optimizer that the recipe's own names as the smaller one, where it is there."""
+    name = recipe.optimizer.smaller
+    if name is None or name not in recipe.plugins.names(Optimizer):
+        return None
+    kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)  # type: ignore[type-abstract]
+    return kind(kind.Options(**recipe.optimizer.options.model_dump()))
 
 
 def _finished(folder: Path) -> Mapping[str, float] | None:

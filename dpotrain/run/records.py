@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dpotrain.recipe.recipe import Recipe
+
 Kind = Literal["train", "eval"]
 Status = Literal["finished", "stopped", "failed"]
 
@@ -81,6 +83,19 @@ class Outcome:
     """What plugins reported (see :meth:`Run.report`), by section name."""
     how_to_load: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run as exporters see it: its files, and nothing in memory."""
+
+    folder: Path
+    final: Path
+    """The adapter or model that was trained, with its tokenizer."""
+    recipe: Recipe
+    outcome: Outcome
+    note: Callable[[str], None] = lambda text: None
+    """Shows a line to the person watching and writes it to run.log."""
 
 
 @dataclass(slots=True)

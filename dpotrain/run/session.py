@@ -19,16 +19,19 @@ from dpotrain.engine.compiling import check_compiler, compile_layers
 from dpotrain.engine.dropout import dropout_off, drops_out
 from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.optimizer import build_optimizer
+from dpotrain.engine.recipe_metrics import RecipeMetrics
 from dpotrain.engine.scorer import causal_lm
 from dpotrain.engine.trainer import Trainer
 from dpotrain.errors import DpotrainError, RunError, RunStopped
 from dpotrain.plugin.events import RunEvents
+from dpotrain.plugin.metric_names import logged_names
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
 from dpotrain.run.assembly import INITIAL, Assembly, costs_of, free_memory_between_phases
 from dpotrain.run.atomic import folder_aside
 from dpotrain.run.cache_folder import cache_folder
 from dpotrain.run.environment import describe
+from dpotrain.run.exporting import export
 from dpotrain.run.facts import facts, title
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.lock import RunLock
@@ -64,7 +67,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         The outcome; its status is "stopped" if a signal ended the run after its state was saved.
 
     Raises:
-        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why.
+        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why. Or it
+            finished, and an exporter failed.
     """
     # The scorer casts by itself, and only CUDA and CPU are proven.
     accelerator = Accelerator(
@@ -81,7 +85,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         finished = before = None
         if resume:
             finished = folder.finished(recipe.document)
-        if accelerator.is_main_process and finished is None:
+        if accelerator.is_main_process and (finished is None or recipe.exporters):
             folder.make()
             stack.enter_context(RunLock(folder.path))
         if resume and finished is None:
@@ -97,9 +101,16 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             shown.note(f"{folder.path} holds this run, finished; there is nothing to go on with")
             outcome = summary.from_json(finished, folder.path)
         else:
-            stop = stack.enter_context(StopRequest(recipe.run.max_minutes))
-            outcome = _run(recipe, folder, accelerator, shown, stop, resume, before)
-        shown.finished(outcome)
+            with StopRequest(recipe.run.max_minutes) as stop:
+                outcome = _run(recipe, folder, accelerator, shown, stop, resume, before)
+        try:
+            if accelerator.is_main_process and outcome.status == "finished" and recipe.exporters:
+                folder.write_recipe(dump_recipe(recipe))
+                accelerator.free_memory()
+                free_memory_between_phases()
+                export(recipe, folder, outcome, shown)
+        finally:
+            shown.finished(outcome)
         return outcome
 
 
@@ -214,7 +225,7 @@ def _assemble(
         references = assembly.initial_reference(scorer, adapter, sizing.fit.tokens)
 
     free_memory_between_phases()
-    optimizer = build_optimizer(scorer.parameters(), recipe.optimizer)
+    optimizer = build_optimizer(recipe.optimizer, policy)
     wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
     # From here on every rank draws its own dropout.
     set_seed(recipe.seed + 1 + accelerator.process_index)
@@ -230,11 +241,12 @@ def _assemble(
         data=data.train,
         reference=references.train,
         schedule=recipe.schedule,
-        peak_learning_rate=recipe.optimizer.lr,
+        peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
         precision=assembly.precision,
         first_loss=first_loss,
         note=reporter.note,
+        extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
     )
     held_out = None
     if data.evaluation is not None:

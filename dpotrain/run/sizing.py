@@ -20,7 +20,7 @@ from dpotrain.engine.arithmetic import Arithmetic
 from dpotrain.engine.budget import SHARE, Fit, fit
 from dpotrain.engine.checkpointing import can_checkpoint, checkpoint_layers, wanted_layers
 from dpotrain.engine.device_memory import free_memory, resident_memory
-from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes, optimizer_bytes
+from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes
 from dpotrain.engine.metrics import peak_memory_mb
 from dpotrain.engine.precision import computed_in
 from dpotrain.run.forecast import Forecast, Workload, sustained_rate
@@ -132,7 +132,7 @@ def after_loading(facts: ModelFacts, recipe: Recipe, device: str) -> int:
     """Return the bytes that training adds to the loaded model, but for activations."""
     return (
         gradient_bytes(facts.trained)
-        + optimizer_bytes(facts.trained, recipe.optimizer.use)
+        + recipe.optimizer.state_bytes(facts.trained)
         + head_bytes(facts, device, computed_in(recipe.training.precision, device) == "bf16")
     )
 

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import RunError
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.components import Exporter, Logger, Metric
 from dpotrain.plugin.states import by_key
 from dpotrain.run.environment import package_version
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
+#: Kinds that look on while the steps are made, and may come from anywhere.
+ONLOOKERS = (Exporter, Logger, Metric)
 #: Packages whose versions may move the last digits of what a run computes.
 NUMERIC = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -20,7 +22,9 @@ NUMERIC = ("torch", "transformers", "peft", "bitsandbytes")
 def software(recipe: Recipe) -> dict[str, Any]:
     """Return plain data: the distribution and version of every component by who it is, and of numeric packages."""
     owners = {
-        key: recipe.plugins.owner(type(part)) for key, part in by_key(recipe) if not isinstance(part, Logger)
+        key: recipe.plugins.owner(type(part))
+        for key, part in by_key(recipe)
+        if not isinstance(part, ONLOOKERS)
     }
     return {
         "components": {key: [owner.distribution, owner.version] for key, owner in owners.items()},

@@ -77,7 +77,7 @@ def test_wrong_recipes(recipe, verb, override, code, fragments):
     [
         (
             ['schedule.use="constant"', "schedule.min_lr_fraction=0.1"],
-            ["[schedule]", "min_lr_fraction has no effect"],
+            ["[schedule] min_lr_fraction", "constant (dpotrain", "has no option"],
         ),
         (["data.eval_fraction=false", "evaluation.every=2"], ["[evaluation] every", "no held-out pairs"]),
         (['reference.when="live"', 'reference.store="x"'], ["[reference] store", "nothing is stored"]),

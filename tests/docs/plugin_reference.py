@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from dpotrain.data import pair
-from dpotrain.engine import scores
+from dpotrain.engine import memory, scores
 from dpotrain.plugin import components as component_types
 from dpotrain.plugin import hookspecs
 from dpotrain.plugin.components import CATALOGUES
@@ -26,11 +26,13 @@ _OBJECTS: tuple[tuple[ModuleType, str], ...] = (
     (component_types, "Rows"),
     (component_types, "Recognition"),
     (scores, "PairScores"),
+    (memory, "Trained"),
     (records, "Run"),
     (records, "StepRecord"),
     (records, "Record"),
     (records, "CheckpointRecord"),
     (records, "Outcome"),
+    (records, "Finished"),
 )
 
 #: Special methods that are part of a contract, and attributes of components that only the core looks at.
@@ -47,7 +49,7 @@ def life_of_a_run() -> str:
 
 
 def components() -> str:
-    """Return the seven kinds: what is inherited, then each with its attributes and methods."""
+    """Return the kinds: what is inherited, then each with its attributes and methods."""
     blocks = ["### Every component", *_class(component_types, "Component", level=4)]
     for hook, kind in CATALOGUES.items():
         blocks += [

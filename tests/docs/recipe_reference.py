@@ -11,16 +11,23 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from dpotrain.plugin.components import Component, DatasetFormatter, Logger
+from dpotrain.plugin.components import Component, DatasetFormatter
 from dpotrain.plugin.manager import PluginManager
 from dpotrain.recipe.expected import Expectations, shown
-from dpotrain.recipe.sections import COMPONENT_TABLES, CORE_SECTIONS, LOGGERS, OPTIONAL_TABLES, TopLevel
+from dpotrain.recipe.sections import (
+    COMPONENT_TABLES,
+    CORE_SECTIONS,
+    DEFAULT_USE,
+    LISTED_TABLES,
+    OPTIONAL_TABLES,
+    TopLevel,
+)
 from tests.docs.markdown import paragraphs, table
 
 #: The order in which a recipe is usually written.
 ORDER = (
     "run", "model", "quantizer", "adapter", "data", "reference", "loss", "training", "optimizer", "schedule",
-    "evaluation", "checkpoints", "logging", LOGGERS,
+    "evaluation", "checkpoints", "logging", "metrics", "loggers", "exporters",
 )  # fmt: skip
 
 _HEAD = ("key", "value", "default", "meaning")
@@ -28,7 +35,7 @@ _HEAD = ("key", "value", "default", "meaning")
 
 def tables() -> str:
     """Return every table of a recipe with its keys, in Markdown."""
-    assert set(ORDER) == {*CORE_SECTIONS, *COMPONENT_TABLES, LOGGERS}
+    assert set(ORDER) == {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
     plugins = built_ins()
     blocks = ["### The top", *paragraphs(TopLevel), keys(TopLevel)]
     for name in ORDER:
@@ -68,13 +75,17 @@ def _default(field: FieldInfo) -> str:
 
 
 def _table(name: str, plugins: PluginManager) -> list[str]:
-    heading = f"### `[[{name}]]`" if name == LOGGERS else f"### `[{name}]`"
+    heading = f"### `[[{name}]]`" if name in LISTED_TABLES else f"### `[{name}]`"
     blocks = [heading]
     if name in CORE_SECTIONS:
         blocks += [*paragraphs(CORE_SECTIONS[name]), keys(CORE_SECTIONS[name])]
-    kind = Logger if name == LOGGERS else COMPONENT_TABLES.get(name)
+    kind = {**COMPONENT_TABLES, **LISTED_TABLES}.get(name)
     if kind is not None:
-        may = " The table may be left out." if name in OPTIONAL_TABLES or name == LOGGERS else ""
+        may = ""
+        if name in DEFAULT_USE:
+            may = f' Where it is not said, it is "{DEFAULT_USE[name]}".'
+        elif name in OPTIONAL_TABLES or name in LISTED_TABLES:
+            may = " The table may be left out."
         blocks.append(f"`use` picks the {kind.kind}.{may}")
         for component in plugins.components(kind):
             blocks += [f'#### `use = "{component.name}"`', *paragraphs(component), keys(component.Options)]

@@ -7,11 +7,14 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from dpotrain.cli import main
 from dpotrain.plugin.components import Logger, Loss
 from dpotrain.plugin.manager import PluginManager
 from tests.docs.blocks import blocks
@@ -109,6 +112,23 @@ def test_the_example_of_run_events_is_a_plugin(project):
     assert manager.names(Logger) == ["count"]
     assert manager.names(Loss) == []
     assert set(manager.plugins[0].events) == {"dpotrain_step_ended", "dpotrain_run_finished"}
+
+
+def test_the_example_of_a_verb_is_listed_and_runs(project, tmp_path, monkeypatch):
+    declared = tomllib.loads((project / "example_verb.toml").read_text())["project"]["entry-points"]
+    info = tmp_path / "dpotrain_losses-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-losses\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in declared["dpotrain.commands"].items()]
+    (info / "entry_points.txt").write_text("\n".join(["[dpotrain.commands]", *lines, ""]))
+    (tmp_path / "example_verb.py").write_text((project / "example_verb.py").read_text())
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert "Print the losses of a run (dpotrain-losses 1.0)." in CliRunner().invoke(main, ["--help"]).output
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 3, "loss": 0.5}\n')
+    assert CliRunner().invoke(main, ["losses", str(tmp_path)]).output == "train 3 0.5000\n"
+    refused = CliRunner().invoke(main, ["losses", str(tmp_path / "none")])
+    assert (refused.exit_code, "is no run folder" in refused.stderr) == (1, True)
 
 
 def test_every_block_of_the_guide_is_used_or_generated():

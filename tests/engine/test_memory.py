@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.memory import count, gradient_bytes, optimizer_bytes
+from dpotrain.engine.memory import count, gradient_bytes
 from dpotrain.engine.optimizer import build_optimizer
-from dpotrain.recipe.sections import OptimizerSection
 from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from tests.support import tiny_model
 
 
@@ -23,12 +23,13 @@ def policy(adapter: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("use", ["adamw", "adamw-8bit"])
+@pytest.mark.parametrize("kind", [AdamW, AdamW8bit])
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_gradients_and_optimizer_take_what_is_said(adapter, use, dtype):
+def test_gradients_and_optimizer_take_what_is_said(adapter, kind, dtype):
     model = policy(adapter, dtype)
     facts = count(model)
-    optimizer = build_optimizer(model.parameters(), OptimizerSection(lr=1e-3, use=use))
+    chosen = kind(kind.Options(lr=1e-3))
+    optimizer = build_optimizer(chosen, model)
     model(input_ids=torch.arange(9)[None]).logits.float().sum().backward()
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
     assert gradient_bytes(facts.trained) == sum(grad.nbytes for grad in grads)
@@ -39,7 +40,7 @@ def test_gradients_and_optimizer_take_what_is_said(adapter, use, dtype):
             # The quantization maps are two for all tensors.
             if isinstance(value, torch.Tensor) and not name.startswith("qmap"):
                 seen[value.data_ptr()] = value.nbytes
-    assert optimizer_bytes(facts.trained, use) == pytest.approx(sum(seen.values()), rel=0.01)
+    assert chosen.state_bytes(facts.trained) == pytest.approx(sum(seen.values()), rel=0.01)
 
 
 def test_tied_weights_are_counted_once():

@@ -61,8 +61,10 @@ def test_a_pair_without_weight_counts_nowhere():
 
 def test_a_window_averages_over_its_pairs_and_steps():
     window = Window()
-    window.add(sums_of([[0.0, 0.0]], [[0.0, 0.0]], [1.0], tokens=10), grad_norm=2.0, seconds=1.0)
-    window.add(sums_of([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [5.0] * 3, tokens=30), grad_norm=4.0, seconds=3.0)
+    window.add(sums_of([[0.0, 0.0]], [[0.0, 0.0]], [1.0], tokens=10), {}, grad_norm=2.0, seconds=1.0)
+    window.add(
+        sums_of([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [5.0] * 3, tokens=30), {}, grad_norm=4.0, seconds=3.0
+    )
     got = window.metrics(learning_rate=1e-3, epoch=0.5)
     assert got["loss"] == 4.0
     assert got["grad_norm"] == 3.0

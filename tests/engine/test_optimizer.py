@@ -1,47 +1,60 @@
-"""The optimizer that a run steps with."""
+"""The recipe's optimizer is over exactly what is trained."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 
 from dpotrain.engine.optimizer import build_optimizer
-from dpotrain.recipe.sections import OptimizerSection
+from dpotrain.errors import PluginError
+from dpotrain.plugin.components import Optimizer
 
 
-def weights() -> list[torch.nn.Parameter]:
-    torch.manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(5))]
+def model() -> nn.Module:
+    layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    layers[1].weight.requires_grad_(False)
+    return layers
 
 
-def step(optimizer: torch.optim.Optimizer, trained: list[torch.nn.Parameter]) -> None:
-    for weight in trained:
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
+def built(build, policy: nn.Module) -> torch.optim.Optimizer:
+    class Chosen(Optimizer):
+        name = "chosen"
+
+        def build(self, weights):
+            return build(weights)
+
+    return build_optimizer(Chosen(Chosen.Options(lr=0.1)), policy)
 
 
-def test_moments_are_there_before_the_first_step_and_are_what_torch_would_make():
-    ours, plain = weights(), weights()
-    optimizer = build_optimizer(ours, OptimizerSection(lr=0.1, weight_decay=0.0))
-    other = torch.optim.AdamW(plain, lr=0.1, weight_decay=0.0, fused=True)
-    assert len(optimizer.state) == len(ours)
-    assert not any(state["exp_avg"].any() or state["exp_avg_sq"].any() for state in optimizer.state.values())
-    for _ in range(3):
-        step(optimizer, ours)
-        step(other, plain)
-    for one, two in zip(ours, plain, strict=True):
-        assert one.equal(two)
-        assert optimizer.state[one].keys() == other.state[two].keys()
-        for name, value in other.state[two].items():
-            assert optimizer.state[one][name].equal(value)
-            assert optimizer.state[one][name].dtype == value.dtype
+def test_it_gets_what_is_trained_by_name():
+    seen = {}
+
+    def build(weights):
+        seen.update(weights)
+        return torch.optim.SGD(weights.values(), lr=0.1)
+
+    policy = model()
+    built(build, policy)
+    assert list(seen) == ["0.weight", "0.bias", "1.bias"]
+    assert seen["1.bias"] is policy[1].bias
 
 
-def test_vectors_are_not_decayed():
-    trained = weights()
-    optimizer = build_optimizer(trained, OptimizerSection(lr=0.1, weight_decay=0.5))
-    for weight in trained:
-        weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    matrix, vector = weights()
-    torch.testing.assert_close(trained[0], matrix * (1 - 0.1 * 0.5))
-    assert trained[1].equal(vector)
+def test_a_weight_that_is_left_out_is_named():
+    with pytest.raises(PluginError) as caught:
+        built(lambda weights: torch.optim.SGD([weights["0.weight"]], lr=0.1), model())
+    assert str(caught.value) == (
+        'optimizer "chosen" leaves out 2 of 3 trained weights (0.bias, 1.bias); it must hold each of them, '
+        "and nothing else"
+    )
+
+
+def test_a_weight_that_is_not_trained_is_refused():
+    policy = model()
+    with pytest.raises(PluginError, match="holds 4 weights, and 3 are trained"):
+        built(lambda weights: torch.optim.SGD(policy.parameters(), lr=0.1), policy)
+
+
+def test_something_else_than_an_optimizer_is_refused():
+    with pytest.raises(PluginError, match=r"built dict; it must build a torch\.optim\.Optimizer"):
+        built(lambda weights: dict(weights), model())

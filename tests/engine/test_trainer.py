@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -18,9 +20,10 @@ from dpotrain.engine.probe import choose_scorer
 from dpotrain.engine.reference import Stored
 from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
 from dpotrain.errors import PluginError, RunError
-from dpotrain.plugin.components import Loss
-from dpotrain.recipe.sections import OptimizerSection, ScheduleSection
+from dpotrain.plugin.components import Loss, Schedule
 from dpotrain.run.assembly import costs_of
+from dpotrain_plugins.optimizers import AdamW
+from dpotrain_plugins.schedules import Constant, Linear
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import build, own_log_prob_sums
 
@@ -41,16 +44,16 @@ def trainer_of(model, data, **settings) -> Trainer:
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
     plan = BatchPlan(costs_of(data, False), 0, 3, settings.pop("budget", 40), epochs=3)
-    options = OptimizerSection(lr=RATE, weight_decay=0.1)
+    adamw = AdamW(AdamW.Options(lr=RATE, weight_decay=0.1))
     return Trainer(
         accelerator=accelerator,
         scorer=scorer,
-        optimizer=build_optimizer(model.parameters(), options),
+        optimizer=build_optimizer(adamw, model),
         loss=Sigmoid(Sigmoid.Options(beta=BETA)),
         plan=plan,
         data=data,
         reference=Stored(settings.pop("reference", sums)),
-        schedule=ScheduleSection(use="constant"),
+        schedule=Constant(Constant.Options()),
         peak_learning_rate=RATE,
         max_grad_norm=1.0,
         precision="fp32",
@@ -181,4 +184,31 @@ def test_a_loss_of_the_wrong_shape_is_named(wrong):
     trainer = trainer_of(build("llama"), random_pairs(SIZES))
     trainer.loss = Wrong(Wrong.Options(beta=BETA))
     with pytest.raises(PluginError, match=r'loss "wrong" returned .* must return one number a pair'):
+        next(trainer.steps())
+
+
+def test_groups_keep_their_own_rates_under_the_schedule():
+    """LoRA+ gives some weights a higher rate than others."""
+    trainer = trainer_of(build("llama"), random_pairs(SIZES))
+    first, *rest = trainer.optimizer.param_groups
+    first["lr"] = 4 * RATE
+    trainer = dataclasses.replace(trainer, schedule=Linear(Linear.Options()))
+    records = list(itertools.islice(trainer.steps(), 4))
+    factor = 1 - 3 / trainer.plan.total_steps
+    assert first["lr"] == pytest.approx(4 * RATE * factor)
+    assert [group["lr"] for group in rest] == pytest.approx([RATE * factor] * len(rest))
+    assert records[-1].metrics["learning_rate"] == pytest.approx(RATE * factor)
+
+
+@pytest.mark.parametrize("factor", [-0.1, math.nan, math.inf, None])
+def test_a_schedule_that_says_what_no_rate_can_be_is_named(factor):
+    class Wrong(Schedule):
+        name = "wrong"
+
+        def factor(self, step, total_steps):
+            return factor
+
+    trainer = trainer_of(build("llama"), random_pairs(SIZES))
+    trainer.schedule = Wrong(Wrong.Options())
+    with pytest.raises(PluginError, match=r'schedule "wrong" returned .* for step 1 of 9; it must return a'):
         next(trainer.steps())

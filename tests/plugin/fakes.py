@@ -14,12 +14,16 @@ from dpotrain.plugin.components import (
     Adapter,
     DatasetFormatter,
     DatasetSource,
+    Exporter,
     Logger,
     Loss,
+    Metric,
     ModelLoader,
+    Optimizer,
     Options,
     Quantizer,
     Recognition,
+    Schedule,
 )
 
 
@@ -135,6 +139,58 @@ class FakeIpo(FakeLoss):
         pass
 
 
+class FakeOptimizer(Optimizer):
+    """Called like the one that a recipe means when it does not say."""
+
+    name = "adamw"
+
+    class Options(Optimizer.Options):
+        betas: tuple[float, float] = Field((0.9, 0.999), description="Two numbers.")
+        weight_decay: float = Field(0.0, ge=0, description="A number.")
+
+    def build(self, weights):
+        raise NotImplementedError
+
+
+class OtherOptimizer(FakeOptimizer):
+    name = "fake-sgd"
+
+    class Options(Optimizer.Options):
+        weight_decay: float = Field(0.0, ge=0, description="A number.")
+        momentum: float = Field(0.0, ge=0, description="A number.")
+
+
+class FakeSchedule(Schedule):
+    name = "cosine"
+
+    class Options(Schedule.Options):
+        warmup_fraction: float = Field(0.0, ge=0, lt=1, description="A share.")
+
+    def factor(self, step, total_steps):
+        return 1.0
+
+
+class FakeMetric(Metric):
+    name = "fake-metric"
+    measures = ("one",)
+
+    class Options(Metric.Options):
+        scale: float = Field(1.0, description="A number.")
+
+    def __call__(self, scores):
+        raise NotImplementedError
+
+
+class FakeExporter(Exporter):
+    name = "fake-export"
+
+    class Options(Exporter.Options):
+        to: Path = Field(Path("x"), description="A place.")
+
+    def export(self, run):
+        raise NotImplementedError
+
+
 class Nested(Options):
     width: int = Field(3, ge=1, description="A width.")
     cap: float | None = Field(2.5, description="A cap that may be none.")
@@ -199,8 +255,24 @@ class Offers:
         return self._of(Loss)
 
     @hookimpl
+    def dpotrain_optimizers(self):
+        return self._of(Optimizer)
+
+    @hookimpl
+    def dpotrain_schedules(self):
+        return self._of(Schedule)
+
+    @hookimpl
+    def dpotrain_metrics(self):
+        return self._of(Metric)
+
+    @hookimpl
     def dpotrain_loggers(self):
         return self._of(Logger)
+
+    @hookimpl
+    def dpotrain_exporters(self):
+        return self._of(Exporter)
 
 
 EVERYTHING = (
@@ -213,13 +285,19 @@ EVERYTHING = (
     FakeFormatter,
     FakeLoss,
     FakeIpo,
+    FakeOptimizer,
+    OtherOptimizer,
+    FakeSchedule,
+    FakeMetric,
     FakeLogger,
+    FakeExporter,
 )
 
 
-def fake_plugin() -> Offers:
-    """Return one plugin with everything that a recipe can select."""
-    return Offers("fakes", *EVERYTHING)
+def fake_plugin(*, beside_built_ins: bool = False) -> Offers:
+    """Return one plugin with everything that a recipe can select; beside the built-ins, without what they have too."""
+    theirs = (FakeOptimizer, FakeSchedule) if beside_built_ins else ()
+    return Offers("fakes", *(kind for kind in EVERYTHING if kind not in theirs))
 
 
 #: A module that offers one loss; format it with the loss's name.

@@ -46,6 +46,8 @@ def recipe(plugins: PluginManager, loss: type = FakeLoss, loggers: tuple = (), *
         "model": FakeLoader(FakeLoader.Options(name="m")),
         "source": FakeSource(FakeSource.Options(name="d")),
         "loss": loss(loss.Options()),
+        "metrics": (),
+        "exporters": (),
         "loggers": tuple(logger(logger.Options()) for logger in loggers),
         "plugins": plugins,
         "document": document,

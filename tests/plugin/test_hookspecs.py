@@ -79,6 +79,12 @@ def test_the_examples_work(tmp_path):
     made = loss(loss.Options(margin=0.3))
     assert made(scores).tolist() == pytest.approx([made.first_loss()] * 3)
 
+    sure = example("dpotrain_metrics").Sure
+    one = PairScores(*(torch.tensor([value]) for value in (-1.0, -9.0, -2.0, -2.0)), *[torch.ones(1)] * 2)
+    measured = sure(sure.Options())(one)
+    assert measured["share"].tolist() == measured["chosen_drop"][1].tolist() == [True]
+    assert measured["chosen_drop"][0].tolist() == [-1.0]
+
     bitfit = example("dpotrain_adapters").BitFit
     adapter, layer = bitfit(bitfit.Options()), torch.nn.Linear(2, 2)
     policy = adapter.attach(layer)
@@ -89,6 +95,14 @@ def test_the_examples_work(tmp_path):
         assert torch.equal(policy.bias, initial)
     assert torch.equal(policy.bias, initial + 1)
     assert not policy.weight.requires_grad
+
+    plus = example("dpotrain_optimizers").LoraPlus
+    built = plus(plus.Options(lr=0.1, ratio=2.0)).build(dict(torch.nn.Linear(2, 2).named_parameters()))
+    assert [group["lr"] for group in built.param_groups] == [0.1]
+
+    wsd = example("dpotrain_schedules").WarmupStableDecay
+    schedule = wsd(wsd.Options(warmup_steps=2, decay_fraction=0.4))
+    assert [schedule.factor(step, 5) for step in range(1, 6)] == [0.5, 1.0, 1.0, 1.0, 0.5]
 
     database = tmp_path / "pairs.db"
     with closing(sqlite3.connect(database)) as connection:

@@ -89,7 +89,8 @@ DOCUMENTS = st.fixed_dictionaries(
         "optimizer": st.fixed_dictionaries(
             {"lr": NUMBER},
             optional={"betas": st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2)},
-        ),
+        )
+        | st.fixed_dictionaries({"use": st.just("fake-sgd"), "lr": NUMBER}, optional={"momentum": NUMBER}),
     },
     optional={
         "seed": st.integers(0, 2**32 - 1),
@@ -106,6 +107,12 @@ DOCUMENTS = st.fixed_dictionaries(
                 "max_grad_norm": optional(NUMBER),
                 "tokens_per_microbatch": st.just("auto") | st.integers(1, 10**6),
             },
+        ),
+        "exporters": st.lists(
+            st.fixed_dictionaries(
+                {"use": st.just("fake-export")}, optional={"to": TEXT.filter(lambda text: "\0" not in text)}
+            ),
+            max_size=2,
         ),
         "loggers": st.lists(
             st.fixed_dictionaries(

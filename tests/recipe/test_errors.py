@@ -74,7 +74,9 @@ max_grad_norm = 0
 
 [optimizer]
 betas = [0.9]
-use = "sgd"
+
+[schedule]
+use = "cosin"
 
 [[loggers]]
 project = 3
@@ -100,9 +102,6 @@ r.toml: 28 errors
   [training] pairs_per_step: expected an integer >= 1, got "many"
   [training] tokens_per_microbatch: expected an integer >= 1 or "auto", got 0
   [training] max_grad_norm: expected a number > 0 or false, got 0
-  [optimizer] use: expected "adamw" or "adamw-8bit", got "sgd"
-  [optimizer] lr: missing; expected a number > 0
-  [optimizer] betas.1: missing; expected a number >= 0 and < 1
   [model] name: missing; fake-model (registered by hand) expects text
   [model] dtype: fake-model (registered by hand) expects "float32" or "bfloat16", got "float16"
   [model] trust_remote_code: fake-model (registered by hand) expects true or false, got "yes"
@@ -112,6 +111,9 @@ r.toml: 28 errors
   [data] max_len: fake-rows (registered by hand) has no option "max_len"; did you mean "max_length"?
   [data] count: fake-rows (registered by hand) expects an integer >= 1, got 2.5
   [loss] use: there is no loss "fakedpo"; did you mean "fake-dpo"?
+  [optimizer] lr: missing; adamw (registered by hand) expects a number > 0
+  [optimizer] betas.1: missing; adamw (registered by hand) expects a number
+  [schedule] use: there is no schedule "cosin"; did you mean "cosine"?
   [data] format: there is no dataset formatter "fake-formt"; did you mean "fake-format"?
   [loggers.0] use: missing; use picks the logger: "fake-log"
   [loggers.1] token: fake-log (registered by hand) expects a secret text or false, got something else
@@ -122,7 +124,7 @@ r.toml: 28 errors
 
 def test_the_plugin_that_owns_a_table_is_named_with_its_version(site, plugins):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = MINIMAL.replace('use = "fake-dpo"', 'use = "simpo"\nbta = 1')
     assert refused(text, plugins=manager) == (
         'r.toml: 1 error\n  [loss] bta: simpo (dpotrain-simpo 0.3) has no option "bta"; did you mean "beta"?'
@@ -160,10 +162,10 @@ def test_missing_tables_say_what_there_is(plugins):
         == """\
 r.toml: 5 errors
   [run] output_dir: missing; expected a path
-  [optimizer] lr: missing; expected a number > 0
   [model]: missing; use picks the model loader: "fake-model"
   [data]: missing; use picks the dataset source: "fake-rows", "other-rows"
-  [loss]: missing; use picks the loss: "fake-dpo", "fake-ipo\""""
+  [loss]: missing; use picks the loss: "fake-dpo", "fake-ipo"
+  [optimizer] lr: missing; adamw (registered by hand) expects a number > 0"""
     )
 
 
@@ -179,11 +181,17 @@ r.toml: 5 errors
         ("loss.use=3", '[loss] use: expected a name in quotes; use picks the loss: "fake-dpo", "fake-ipo"'),
         ("data.format=3", "[data] format: expected text or a table, got 3"),
         ("data.columns.prompt=3", "[data] columns.prompt: expected text, got 3"),
-        ("optimizer.betas=[0.9, 'x']", '[optimizer] betas.1: expected a number >= 0 and < 1, got "x"'),
-        ("optimizer.lr='1'", '[optimizer] lr: expected a number > 0, got "1"'),
-        ("optimizer.lr=true", "[optimizer] lr: expected a number > 0, got true"),
+        (
+            "optimizer.betas=[0.9, 'x']",
+            '[optimizer] betas.1: adamw (registered by hand) expects a number, got "x"',
+        ),
+        ("optimizer.lr='1'", '[optimizer] lr: adamw (registered by hand) expects a number > 0, got "1"'),
+        ("optimizer.lr=true", "[optimizer] lr: adamw (registered by hand) expects a number > 0, got true"),
         ("data.shuffle=1", "[data] shuffle: expected true or false, got 1"),
-        ("schedule.warmup_fraction=1", "[schedule] warmup_fraction: expected a number >= 0 and < 1, got 1"),
+        (
+            "schedule.warmup_fraction=1",
+            "[schedule] warmup_fraction: cosine (registered by hand) expects a number >= 0 and < 1, got 1",
+        ),
     ],
 )
 def test_a_value_of_another_type_says_what_was_expected(plugins, override, text):
@@ -267,7 +275,7 @@ def test_a_secret_of_a_wrong_type_is_not_shown(plugins):
 
 def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     (recipe_file := site.parent / "r.toml").write_text(MINIMAL)
     load_recipe(recipe_file, plugins=manager)
     text = refused(MINIMAL, "loss.use=simpo", plugins=manager)
@@ -281,7 +289,7 @@ def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
 def test_two_plugins_of_one_name_stop_any_recipe_until_one_is_blocked(site):
     install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
     install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     assert refused(MINIMAL, plugins=manager) == (
         'r.toml: 1 error\n  loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
         '(dpotrain-two 2.0); block = ["two"] leaves one of them out'
@@ -326,7 +334,7 @@ def test_a_requirement_that_is_not_met_says_what_to_do(site, plugins, requiremen
 
 def test_a_requirement_that_is_met_is_kept_and_makes_its_plugins_active(site):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     (site.parent / "r.toml").write_text('requires = ["dpotrain_simpo>=0.2", "dpotrain"]\n' + MINIMAL)
     recipe = load_recipe("r.toml", plugins=manager)
     assert recipe.document["requires"] == ["dpotrain_simpo>=0.2", "dpotrain"]
@@ -335,14 +343,14 @@ def test_a_requirement_that_is_met_is_kept_and_makes_its_plugins_active(site):
 
 def test_a_required_plugin_that_failed_is_an_error(site):
     install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = refused('requires = ["dpotrain-broken"]\n' + MINIMAL, plugins=manager)
     assert 'requires: plugin "broken" (dpotrain-broken 1.0) failed: ModuleNotFoundError' in text
 
 
 def test_a_required_plugin_that_is_blocked_is_an_error(site):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    manager = PluginManager.from_entry_points(extra=[fake_plugin()])
+    manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = refused('requires = ["dpotrain-simpo"]\nblock = ["simpo"]\n' + MINIMAL, plugins=manager)
     assert 'plugin "simpo" (dpotrain-simpo 0.3) is required, but block leaves it out' in text
 

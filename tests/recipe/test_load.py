@@ -26,14 +26,20 @@ def test_a_minimal_recipe_gets_every_default(plugins):
     assert recipe.seed == 42
     assert recipe.run.output_dir == Path("runs/x")
     assert recipe.training.pairs_per_step == 64
-    assert recipe.optimizer.lr == 1e-5
+    assert recipe.optimizer.options.lr == 1e-5
     assert type(recipe.model) is FakeLoader
     assert recipe.model.options.name == "m"
     assert type(recipe.source) is FakeSource
     assert type(recipe.loss) is FakeLoss
     assert (recipe.quantizer, recipe.adapter, recipe.formatter, recipe.loggers) == (None, None, None, ())
     assert recipe.path == Path("r.toml")
-    assert recipe.components == (recipe.model, recipe.source, recipe.loss)
+    assert recipe.components == (
+        recipe.model,
+        recipe.source,
+        recipe.loss,
+        recipe.optimizer,
+        recipe.schedule,
+    )
 
 
 def test_data_is_shared_between_the_core_and_the_source(plugins):
@@ -57,6 +63,13 @@ def test_a_format_table_has_options(plugins):
 def test_loggers_keep_their_order(plugins):
     text = MINIMAL + '\n[[loggers]]\nuse = "fake-log"\n\n[[loggers]]\nuse = "fake-log"\nproject = "q"\n'
     assert [logger.options.project for logger in load(text, plugins=plugins).loggers] == ["p", "q"]
+
+
+def test_a_default_may_be_a_path(plugins):
+    text = MINIMAL + '[[exporters]]\nuse = "fake-export"\n[[exporters]]\nuse = "fake-export"\nto = "y"\n'
+    recipe = load(text, plugins=plugins)
+    assert [exporter.options.to for exporter in recipe.exporters] == [Path("x"), Path("y")]
+    assert recipe.document["exporters"][0] == {"use": "fake-export", "to": "x"}
 
 
 def test_false_is_none_where_there_may_be_none(plugins):

@@ -9,7 +9,7 @@ import pytest
 from dpotrain.errors import RecipeError
 from dpotrain.recipe import load_recipe
 from dpotrain.recipe.overrides import override_layer
-from tests.plugin.fakes import FakeIpo
+from tests.plugin.fakes import FakeIpo, FakeOptimizer, OtherOptimizer
 from tests.recipe.writing import MINIMAL, load, refused
 
 LOGGERS = '[[loggers]]\nuse = "fake-log"\nproject = "one"\n[[loggers]]\nuse = "fake-log"\nproject = "two"\n'
@@ -85,6 +85,21 @@ def test_a_changed_use_begins_the_table_anew_whatever_the_order(plugins):
     assert recipe.loss.options == FakeIpo.Options(beta=0.7)
 
 
+def test_another_optimizer_keeps_the_options_that_it_has_too(plugins):
+    text = MINIMAL + "betas = [0.8, 0.9]\nweight_decay = 0.1\n"
+    recipe = load(text, "optimizer.use=fake-sgd", "optimizer.momentum=0.5", plugins=plugins)
+    assert recipe.optimizer.options == OtherOptimizer.Options(lr=1e-5, weight_decay=0.1, momentum=0.5)
+    back = load(text, "optimizer.use=adamw", "optimizer.lr=2", plugins=plugins)
+    assert back.optimizer.options == FakeOptimizer.Options(lr=2, betas=(0.8, 0.9), weight_decay=0.1)
+
+
+def test_an_option_that_is_said_together_with_another_optimizer_must_be_one_of_its(plugins):
+    assert refused(MINIMAL, "optimizer.use=fake-sgd", "optimizer.betas=[0.8, 0.9]", plugins=plugins) == (
+        '--set: 1 error\n  [optimizer] betas: fake-sgd (registered by hand) has no option "betas"'
+        "; there are lr, weight_decay, momentum"
+    )
+
+
 def test_a_number_picks_a_logger_and_the_next_number_adds_one(plugins):
     recipe = load(
         MINIMAL + LOGGERS,
@@ -106,7 +121,9 @@ def test_a_number_beyond_the_list_is_refused(plugins):
 
 def test_what_is_missing_is_missed_in_the_file_and_not_in_the_override(plugins):
     text = refused(MINIMAL.replace("lr = 1e-5", ""), "optimizer.weight_decay=0.1", plugins=plugins)
-    assert text == "r.toml: 1 error\n  [optimizer] lr: missing; expected a number > 0"
+    assert text == (
+        "r.toml: 1 error\n  [optimizer] lr: missing; adamw (registered by hand) expects a number > 0"
+    )
 
 
 def test_what_an_override_leaves_incomplete_is_missed_there(plugins):
@@ -133,7 +150,7 @@ def test_from_python_overrides_may_be_a_mapping(plugins):
     assert recipe.run.output_dir == Path("elsewhere")
     assert recipe.training.epochs == 2
     assert recipe.adapter is None
-    assert recipe.optimizer.betas == (0.9, 0.95)
+    assert recipe.optimizer.options.betas == (0.9, 0.95)
     with pytest.raises(RecipeError, match=r"^overrides: 1 error\n  \[training\] epochs"):
         load_recipe("r.toml", {"training.epochs": 0}, plugins=plugins)
     with pytest.raises(RecipeError, match="no dotted key"):

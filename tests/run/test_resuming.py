@@ -17,7 +17,9 @@ DOCUMENT = {
     "training": {"epochs": 1, "pairs_per_step": 8, "tokens_per_microbatch": "auto", "precision": "bf16"},
     "reference": {"of": "initial-policy", "when": "auto"},
     "evaluation": {"every": 5},
+    "metrics": [{"use": "length"}],
     "loggers": [{"use": "wandb"}],
+    "exporters": [{"use": "merge"}],
 }
 
 

@@ -22,12 +22,12 @@ def merged(policy: Any) -> PreTrainedModel:
     for buffer in policy.buffers():
         memo[id(buffer)] = buffer.detach().to("cpu", copy=True)
     copy: Any = deepcopy(policy, memo)
-    _untie_what_differs(copy.get_base_model())
+    untie_what_differs(copy.get_base_model())
     model: PreTrainedModel = copy.merge_and_unload(safe_merge=True, adapter_names=[TRAINED])
     return model
 
 
-def _untie_what_differs(model: Any) -> None:
+def untie_what_differs(model: Any) -> None:
     """Part head and embedding where they share a weight and the adapter changes only one of them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper

@@ -1,0 +1,61 @@
+"""Exporters: what becomes of ``final/`` once a run has finished, and ``exports.json``, which says what is done."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.errors import RunError
+from dpotrain.plugin.describe import describe_exception
+from dpotrain.run.atomic import write_json
+from dpotrain.run.records import Finished
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dpotrain.recipe.recipe import Recipe
+    from dpotrain.run.folder import RunFolder
+    from dpotrain.run.records import Outcome
+    from dpotrain.run.reporter import Reporter
+
+
+def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Reporter) -> None:
+    """Run the recipe's exporters one after the other, but for those that have had this result already.
+
+    Raises:
+        RunError: naming every exporter that failed; the others have run.
+    """
+    assert outcome.final is not None
+    run = Finished(folder.path, outcome.final, recipe, outcome, reporter.note)
+    done = _done(folder.exports)
+    failures = []
+    for exporter, table in zip(recipe.exporters, recipe.document["exporters"], strict=True):
+        # A run that was given more epochs has another result.
+        this = {"exporter": table, "steps": outcome.steps}
+        if any({**this, "result": entry.get("result")} == entry for entry in done):
+            continue
+        try:
+            with reporter.phase(f"exporting ({exporter.name})", None):
+                result = exporter.export(run)
+        except Exception as error:
+            label = f'exporter "{exporter.name}" of {recipe.plugins.owner(type(exporter)).label}'
+            failures.append((f"{label} failed: {describe_exception(error)}", error))
+            continue
+        reporter.note(f"{exporter.name}: {result}")
+        done.append({**this, "result": str(result)})
+        write_json(folder.exports, done)
+    if failures:
+        raise RunError(
+            "\n".join(text for text, _ in failures)
+            + f"\nThe run itself is finished, and its result in {outcome.final} is whole. To run what failed again:\n"
+            f"dpotrain run {folder.recipe} --resume"
+        ) from failures[0][1]
+
+
+def _done(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of ``exports.json``; a file that cannot be read holds none."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
