@@ -26,7 +26,8 @@ from dpotrain.plugin.components import LoadRequest, Optimizer
 from dpotrain.run.assembly import INITIAL, costs_of
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.forecast import Workload, sustained_rate
-from dpotrain.run.sizing import cuts_of, fixed_layers, longest_pair, measured_pairs
+from dpotrain.run.saver import LEAVES_FREE
+from dpotrain.run.sizing import checkpoint_copy, cuts_of, fixed_layers, longest_pair, measured_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -152,12 +153,17 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     peak = activations.peak(max(max(step) for step in cuts), chosen.checkpointed)
     parts = {name: size for name, size in held.items() if size}
     parts["activations"] = int(peak)
+    fits = sum(parts.values()) <= available
+    copy = checkpoint_copy(facts, recipe, steps.total_steps, device.type)
+    # Without room for a copy, training waits until the checkpoint is written.
+    if copy and sum(parts.values()) + (1 + LEAVES_FREE) * copy <= available:
+        parts["copy of a checkpoint"] = copy
     speed = None if memory is not None else _speed(recipe, data, steps, chosen, arithmetic, device)
     return Plan(
         device=_name(device, memory),
         memory=available,
         parts=parts,
-        fits=sum(parts.values()) <= available,
+        fits=fits,
         packed=packs,
         tokens_per_microbatch=chosen.tokens,
         limit=chosen.limit,

@@ -70,11 +70,14 @@ class Sizing:
     """Bytes that are in use already: of the CUDA device, or resident."""
     arithmetic: Arithmetic
 
-    def predicted_peak_mb(self, plan: BatchPlan) -> float:
-        """Return the peak memory of the run, in the sense of :func:`peak_memory_mb`."""
+    def predicted_peak_mb(self, plan: BatchPlan, checkpoint: int) -> float:
+        """Return the peak memory of the run, in the sense of :func:`peak_memory_mb`.
+
+        ``checkpoint`` is what a copy of one takes of the same memory, in bytes.
+        """
         largest = max(max(step) for step in cuts_of(plan))
         training = self.held + self.to_come + self.activations.peak(largest, self.fit.checkpointed)
-        return max(training / 2**20, peak_memory_mb())
+        return max((training + checkpoint) / 2**20, peak_memory_mb())
 
     def chosen(self, recipe: Recipe, tokens: int) -> Chosen:
         """Return what a checkpoint keeps, where steps are now cut by ``tokens``."""
@@ -137,6 +140,17 @@ def after_loading(facts: ModelFacts, recipe: Recipe, device: str) -> int:
     )
 
 
+def checkpoint_copy(facts: ModelFacts, recipe: Recipe, steps: int, device: str) -> int:
+    """Return the bytes of the device's memory that a copy takes from which a checkpoint is written.
+
+    It is in host memory, and taken for checkpoints in between, while training goes on.
+    """
+    every = recipe.checkpoints.every
+    if device != "cpu" or every is None or every >= steps:
+        return 0
+    return sum(tensor.bytes for tensor in facts.trained) + recipe.optimizer.state_bytes(facts.trained)
+
+
 def fixed_layers(policy: PreTrainedModel, wanted: bool | int | str, activations: Activations) -> int | None:
     """Return the number of layers that the recipe sets, or None where it is ours to choose."""
     if not isinstance(wanted, str):
@@ -185,7 +199,8 @@ def forecast(
     rate = sustained_rate(device, computed_in(recipe.training.precision, device.type))
     # Tokens are counted once in every record, however often padding computes them.
     tokens = float(pairs.lengths.sum())
-    return Forecast(sizing.predicted_peak_mb(plan), plan.ranks * tokens * rate / flops)
+    copy = checkpoint_copy(sizing.facts, recipe, plan.total_steps, device.type)
+    return Forecast(sizing.predicted_peak_mb(plan, copy), plan.ranks * tokens * rate / flops)
 
 
 def _activations(scorer: Scorer, pairs: TokenizedPairs, costs: Costs) -> Activations:

@@ -41,6 +41,15 @@ def test_pairs_and_steps_are_those_of_the_run(tmp_path):
     assert planned(recipe)["finished_run"] == outcome.plan
 
 
+def test_a_checkpoint_in_between_is_written_from_a_copy(tmp_path):
+    recipe = project(tmp_path)
+    assert "copy of a checkpoint" not in planned(recipe)["parts"]  # one after the last step is not
+    plan = planned(recipe, "--set", "checkpoints.every=3")
+    assert plan["parts"]["copy of a checkpoint"] == plan["parts"]["gradients"] + plan["parts"]["optimizer"]
+    on_a_gpu = planned(recipe, "--set", "checkpoints.every=3", "--memory", "2GB")
+    assert "copy of a checkpoint" not in on_a_gpu["parts"]
+
+
 def test_a_person_sees_a_table_and_facts(tmp_path):
     result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
     assert result.exit_code == 0
