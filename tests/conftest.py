@@ -31,6 +31,36 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
+#: The fixtures that authors of plugins have.
+pytest_plugins = ["dpotrain.testing"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-snapshots",
+        action="store_true",
+        help="Write what tests compare with anew, then look at the diff.",
+    )
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of that name in the folder ``snapshots`` beside the test."""
+
+    def compare(name: str, text: str) -> None:
+        path = request.path.parent / "snapshots" / name
+        if request.config.getoption("--write-snapshots"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), (
+            f"{path} is missing; python -m pytest --write-snapshots {request.path} writes it"
+        )
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{path.name} differs; if that is meant: python -m pytest --write-snapshots {request.path}"
+        )
+
+    return compare
+
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:

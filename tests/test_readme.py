@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -104,14 +105,22 @@ def test_links_lead_somewhere(path):
             assert (path.parent / target).exists(), target
 
 
+def commands(command: click.Command) -> Iterator[click.Command]:
+    """Yield a command and all below it."""
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from commands(command.get_command(context, name))
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_options_and_files_that_are_named_exist(path):
     text = path.read_text(encoding="utf-8")
-    verbs = [main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))]
     known = {
-        option for command in [main, *verbs] for parameter in command.params for option in parameter.opts
+        option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
-    known |= {"--help", "--nproc-per-node", "--num_processes"}
+    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots"}
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in known, option
     for name in re.findall(r"\b(?:recipes|tests)/[\w/]+\.(?:toml|py|txt|md)\b", text):

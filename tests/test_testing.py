@@ -68,6 +68,21 @@ def test_a_plugin_s_logger_hears_the_whole_run(run):
     assert [3, *events, "finished"] == Collected.seen
 
 
+def test_the_calls_of_plugins_are_recorded_in_order(run):
+    mine = [call.method for call in run.calls if call.plugin == "my_plugin"]
+    assert mine[:2] == ["dpotrain_losses", "dpotrain_loggers"]
+    assert [method for method in mine if method in ("start", "log", "finish")] == [
+        "start",
+        *["log"] * 5,
+        "finish",
+    ]
+    assert {call.component for call in run.calls if call.plugin == "my_plugin"} == {
+        "",
+        "loss half",
+        "logger collected",
+    }
+
+
 def test_the_output_is_what_a_person_sees(run):
     assert "step 3/3 loss=" in run.output
     assert f"result       {run.outcome.final}" in run.output

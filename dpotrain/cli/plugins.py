@@ -1,39 +1,41 @@
-"""``dpotrain plugins``: what is installed, what it offers, and what is wrong with it."""
+"""``dpotrain plugins``: a group of its own, whose first verb may be left out."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import VerbGroup, debug_option
+
+_VERBS = {
+    "list": "dpotrain.cli.plugins_list",
+    "show": "dpotrain.cli.plugins_show",
+    "new": "dpotrain.cli.plugins_new",
+}
+_FIRST = "list"
 
 
-@click.command("plugins", short_help="Show the installed plugins and what they offer.")
-@click.argument("recipe", type=click.Path(path_type=Path), required=False)
-@set_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+class _PluginsGroup(VerbGroup):
+    """A group in which whatever is no verb is an argument of the first one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the first verb where none is given."""
+        words = [word for word in args if not word.startswith("-")]
+        wants_help = bool({*args} & {*ctx.help_option_names})
+        if not wants_help and (not words or words[0] not in _VERBS):
+            args = [_FIRST, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    "plugins",
+    cls=_PluginsGroup,
+    verbs=_VERBS,
+    short_help="Show the installed plugins and what they offer.",
+    subcommand_metavar="[RECIPE | COMMAND] [ARGS]...",
+)
 @debug_option
-def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def command() -> None:
     """Show every installed plugin: what it offers, where it comes from, and its status.
 
-    With RECIPE, the plugins that it selects are active and those that it blocks are blocked; without one,
-    whatever works is unused.
+    With a RECIPE, the plugins that it selects are active and those that it blocks are blocked.
     """
-    from dpotrain.plugin.listing import print_json, print_plugins
-    from dpotrain.plugin.manager import PluginManager
-
-    if recipe is None:
-        if overrides:
-            raise click.UsageError("--set needs a RECIPE to override.")
-        infos = PluginManager.from_entry_points().infos()
-    else:
-        from dpotrain.recipe import load_recipe
-
-        loaded = load_recipe(recipe, overrides)
-        infos = loaded.plugins.infos(loaded)
-    if as_json:
-        print_json(infos)
-    else:
-        print_plugins(infos)

@@ -125,6 +125,10 @@ class RunEvents:
         """``dpotrain_run_finished``, however the run ended."""
         self._call("dpotrain_run_finished", run, outcome=outcome)
 
+    def heard_by(self, hook: str) -> list[str]:
+        """Return who hears an event, in the order in which they do."""
+        return [listener.label for listener in self._listeners[hook]]
+
     def _call(self, hook: str, run: Run, **arguments: Any) -> None:
         """Let every listener hear the event; only then raise a PluginError for those that failed."""
         if not run.is_main_process:

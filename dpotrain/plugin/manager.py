@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from packaging.utils import canonicalize_name
@@ -37,6 +37,10 @@ class PluginInfo:
     status: Status
     reason: str
     """Why it is blocked or failed; empty otherwise."""
+    interface: int | None = None
+    """The version of the plugin interface that it was written for, where it says so."""
+    notes: list[str] = field(default_factory=list)
+    """What its author should mend although it works."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a plain mapping."""
@@ -152,6 +156,24 @@ class PluginManager:
             )
         )
 
+    def provenance(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return what runs, for run folder and loggers: each active plugin, and what the recipe selects of it."""
+        selected: dict[int, list[str]] = {}
+        for component in recipe.components:
+            names = selected.setdefault(id(self.owner(type(component))), [])
+            names.append(f"{component.kind} {component.name}")
+        return [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "interface": plugin.interface,
+                "selected": selected.get(id(plugin), []),
+                "hears": list(plugin.events),
+            }
+            for plugin in self.active(recipe)
+        ]
+
     def infos(self, recipe: Recipe | None = None) -> list[PluginInfo]:
         """Describe every plugin; without a recipe none is active."""
         active = () if recipe is None else self.active(recipe)
@@ -179,6 +201,8 @@ class PluginManager:
             file=plugin.file,
             status=status,
             reason=plugin.reason or "\n".join(twice),
+            interface=plugin.interface,
+            notes=list(plugin.notes),
         )
 
     def _duplicate(self, kind: type[Component], name: str) -> str:
@@ -216,6 +240,8 @@ def _blocked(plugin: Plugin) -> Plugin:
         module=None,
         components=(),
         events=(),
+        hooks=(),
+        notes=(),
         blocked=True,
         failed=False,
         reason="blocked by the recipe",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import inspect
+import sys
+import time
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,9 +20,20 @@ from dpotrain.errors import PluginError
 from dpotrain.plugin.components import CATALOGUES, Component
 from dpotrain.plugin.describe import describe_exception
 from dpotrain.plugin.hooks import EVENTS, implementations
+from dpotrain.plugin.interface import check_interface, declared_by, declared_in
 from dpotrain.plugin.proper import check_component
 
 GROUP = "dpotrain"
+
+#: Packages that nobody should wait for who only wants to see a list.
+HEAVY = frozenset(
+    {
+        *("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "pandas"),
+        *("wandb", "mlflow", "trackio", "tensorboard", "torchao", "tensorflow", "jax", "scipy", "sklearn"),
+    }
+)
+#: Seconds after which importing a plugin is worth a word, whatever it imports.
+SLOW = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +50,12 @@ class Plugin:
     components: tuple[type[Component], ...] = ()
     events: tuple[str, ...] = ()
     """The run events that its module or its components hear once selected."""
+    hooks: tuple[str, ...] = ()
+    """The hooks that its module implements."""
+    interface: int | None = None
+    """The version of the plugin interface that it was written for, where it says so."""
+    notes: tuple[str, ...] = ()
+    """What its author should mend although it works: a slow import, a hook that is going away."""
     blocked: bool = False
     failed: bool = False
     reason: str = ""
@@ -64,16 +83,15 @@ class Plugin:
     def failing(self, error: BaseException) -> Plugin:
         """Return the plugin as one that failed and offers nothing."""
         reason = describe_exception(error).removeprefix(f"{self.label}: ")
-        return replace(self, module=None, components=(), events=(), failed=True, reason=reason, error=error)
+        return replace(
+            self, module=None, components=(), events=(), hooks=(), failed=True, reason=reason, error=error
+        )
 
 
 def installed() -> list[Plugin]:
     """Return all plugins that entry points name, not yet loaded, ordered by distribution and name."""
-    found = [
-        (canonicalize_name(_distribution(point) or ""), point.name, point)
-        for point in entry_points(group=GROUP)
-    ]
-    return [_found(point) for _, _, point in sorted(found, key=lambda item: item[:2])]
+    found = [_found(point) for point in entry_points(group=GROUP)]
+    return sorted(found, key=lambda plugin: (canonicalize_name(plugin.distribution or ""), plugin.name))
 
 
 def by_hand(owner: object) -> Plugin:
@@ -90,22 +108,48 @@ def by_hand(owner: object) -> Plugin:
 
 def load(plugin: Plugin) -> Plugin:
     """Import and check one plugin. Whatever goes wrong is kept in it, not raised."""
+    notes: list[str] = []
     try:
-        module = plugin.module.load() if isinstance(plugin.module, EntryPoint) else plugin.module
+        module = plugin.module
+        if isinstance(module, EntryPoint):
+            plugin = replace(plugin, interface=declared_in(plugin.file))
+            check_interface(plugin.interface, plugin.distribution)
+            module = _imported(module, notes)
         if isinstance(module, type):
             raise PluginError("its entry point names a class; name the module, or an object of the class")
-        found = implementations(module, plugin.label)
+        plugin = replace(plugin, interface=declared_by(module))
+        check_interface(plugin.interface, plugin.distribution)
+        found = implementations(module, plugin.label, notes)
         components = tuple(
             component
             for hook, implementation in found.items()
             if hook in CATALOGUES
             for component in _offered(hook, implementation.function())
         )
+        heard = set(found)
+        for component in components:
+            heard |= implementations(component, f'{component.kind} "{component.name}"', notes).keys()
     except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
         return plugin.failing(error)
-    heard = set(found).union(*(implementations(component, plugin.label) for component in components))
-    events = tuple(event for event in EVENTS if event in heard)
-    return replace(plugin, module=module, components=components, events=events)
+    return replace(
+        plugin,
+        module=module,
+        components=components,
+        events=tuple(event for event in EVENTS if event in heard),
+        hooks=tuple(found),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _imported(point: EntryPoint, notes: list[str]) -> Any:
+    """Import what an entry point names; note it where that took long."""
+    before, begun = HEAVY & sys.modules.keys(), time.perf_counter()
+    module = point.load()
+    seconds, brought = time.perf_counter() - begun, (HEAVY & sys.modules.keys()) - before
+    if brought or seconds >= SLOW:
+        among = f", with {', '.join(sorted(brought))}" if brought else ""
+        notes.append(f"slow: importing it took {seconds:.1f} s{among}; import what is heavy inside methods")
+    return module
 
 
 def _offered(hook: str, offer: Any) -> list[type[Component]]:
@@ -118,15 +162,12 @@ def _offered(hook: str, offer: Any) -> list[type[Component]]:
     return components
 
 
-def _distribution(point: EntryPoint) -> str | None:
-    return point.dist.name if point.dist is not None else None
-
-
 def _found(point: EntryPoint) -> Plugin:
+    metadata = None if point.dist is None else point.dist.metadata  # which is parsed anew for each question
     return Plugin(
         name=point.name,
-        distribution=_distribution(point),
-        version=point.dist.version if point.dist is not None else None,
+        distribution=None if metadata is None else metadata["Name"],
+        version=None if metadata is None else metadata["Version"],
         file=_file_of(point.module),
         module=point,
     )

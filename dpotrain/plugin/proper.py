@@ -10,7 +10,6 @@ from pydantic.errors import PydanticUserError
 
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import Component, DatasetFormatter, DatasetSource, Options
-from dpotrain.plugin.hooks import implementations
 from dpotrain.recipe.sections import DataSection
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,7 +35,6 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
     if inspect.isabstract(component):
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
     _check_options(component, kind, label)
-    implementations(component, label)
 
 
 def _check_options(component: type[Component], kind: type[Component], label: str) -> None:

@@ -230,21 +230,20 @@ class _Reader:
             return None
         owner = f"{use} ({self.plugins.owner(chosen).origin})"
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
-        options = validate(
-            chosen.Options,
-            {
-                name: value
-                for name, value in table.items()
-                if name != "use" and (name in chosen.Options.model_fields or name not in self.tree.others(at))
-            },
-            lambda where, text: self.say(at, where, text),
-            owner=owner,
-            also_known=core,
-        )
-        if options is None:
-            return None
         try:
-            return chosen(options)
+            options = validate(
+                chosen.Options,
+                {
+                    name: value
+                    for name, value in table.items()
+                    if name != "use"
+                    and (name in chosen.Options.model_fields or name not in self.tree.others(at))
+                },
+                lambda where, text: self.say(at, where, text),
+                owner=owner,
+                also_known=core,
+            )
+            return None if options is None else chosen(options)
         except Exception as error:
             self.say_failure(at, owner, error)
             return None

@@ -40,8 +40,10 @@ def describe(recipe: Recipe, processes: int) -> dict[str, Any]:
         "processes": processes,
         "command": _without_secrets(sys.argv, recipe.document),
         "plugins": [
-            {"name": each.name, "distribution": each.distribution, "version": each.version, "file": each.file}
-            for each in recipe.plugins.active(recipe)
+            {**told, "file": plugin.file}
+            for told, plugin in zip(
+                recipe.plugins.provenance(recipe), recipe.plugins.active(recipe), strict=True
+            )
         ],
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +120,8 @@ class Run:
     """Shows a line to the person watching and writes it to run.log."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
     """A context for ``policy.generate`` or any look at the policy: no gradients, dropout off, the run's precision."""
+    plugins: Sequence[Mapping[str, Any]] = ()
+    """What runs: name, distribution and version of each active plugin, and what the recipe selects of it."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def report(self, section: str, values: Mapping[str, Any]) -> None:

@@ -269,6 +269,7 @@ def _assemble(
         is_main_process=accelerator.is_main_process,
         note=reporter.note,
         inference=lambda: _inference(scorer),
+        plugins=recipe.plugins.provenance(recipe),
     )
     foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
     reporter.started(

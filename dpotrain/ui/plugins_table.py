@@ -1,59 +1,96 @@
-"""The table that ``dpotrain plugins`` shows."""
+"""The plugins as a table in a terminal, as lines elsewhere, and as JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
+from dpotrain.plugin.components import CATALOGUES
 from dpotrain.ui.formats import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dpotrain.plugin.manager import PluginInfo
 
-_STYLES = {"active": "green", "unused": "", "blocked": "yellow", "failed": "bold red"}
+_STYLES = {"active": "green", "unused": "dim", "blocked": "yellow", "failed": "red"}
+_PLURALS = {
+    kind.kind: f"{kind.kind}es" if kind.kind.endswith("s") else f"{kind.kind}s"
+    for kind in CATALOGUES.values()
+}
 
 
-def plugins_table(infos: Sequence[PluginInfo]) -> RenderableType:
-    """Return every plugin with what it offers, where it comes from and its status; below, why some failed.
+def print_json(infos: Sequence[PluginInfo]) -> None:
+    """Print a JSON list with one object a plugin."""
+    json.dump([info.as_json() for info in infos], sys.stdout, indent=2, ensure_ascii=False)
+    print()
 
-    Print it with ``crop=False``: files and reasons are whole lines, to be copied and searched.
-    """
+
+def print_plugins(infos: Sequence[PluginInfo], console: Console | None = None) -> None:
+    """Print a table where ``console`` (standard output) is a terminal, and one line a plugin elsewhere."""
+    from rich.console import Console
+
+    console = Console() if console is None else console
     if not infos:
-        return Text("No plugins are installed, not even dpotrain's own; is dpotrain installed with pip?")
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("plugin", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("offers", overflow="fold")
-    table.add_column("distribution", overflow="fold")
-    for info in infos:
-        status = Text(info.status, style=_STYLES[info.status])
-        table.add_row(Text(printable(info.name)), status, Text(_offers(info)), Text(_origin(info)))
-    files = [_line(info.name, "dim", info.file or "no file found") for info in infos]
-    reasons = [
-        _line(f"{info.name} {info.status}", _STYLES[info.status], info.reason)
-        for info in infos
-        if info.reason
-    ]
-    return Group(table, *files, *([Text(), *reasons] if reasons else []))
+        console.print(
+            "no plugins are installed, not even dpotrain's own; is dpotrain installed with pip?",
+            soft_wrap=True,
+        )
+    elif console.is_terminal:
+        _print_table(infos, console)
+    else:
+        for line in _lines(infos):
+            console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
-def _offers(info: PluginInfo) -> str:
-    lines = [f"{kind}: {', '.join(names)}" for kind, names in info.offers.items()]
+def offers(info: PluginInfo) -> list[str]:
+    """Return what a plugin is for, one text a kind: ``losses: dpo, ipo``."""
+    texts = [f"{_PLURALS[kind]}: {', '.join(names)}" for kind, names in info.offers.items()]
     if info.events:
-        lines.append(f"events: {', '.join(info.events)}")
-    return printable("\n".join(lines)) or "-"
+        texts.append("hears: " + ", ".join(event.removeprefix("dpotrain_") for event in info.events))
+    return texts
 
 
-def _origin(info: PluginInfo) -> str:
-    return printable(" ".join(part for part in (info.distribution, info.version) if part)) or "-"
+def origin(info: PluginInfo) -> str:
+    """Return distribution and version."""
+    return " ".join(part for part in (info.distribution, info.version) if part) or "registered by hand"
 
 
-def _line(label: str, style: str, value: str) -> Text:
-    text = Text.assemble((f"{printable(label)}: ", style), printable(value))
-    text.no_wrap, text.overflow = True, "ignore"
-    return text
+def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("plugin", style="bold", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("offers", overflow="fold", ratio=2)
+    table.add_column("from", overflow="fold", ratio=2)
+    for info in infos:
+        told = [Text(printable(line)) for line in offers(info)]
+        told += [Text(printable(info.reason), style=_STYLES[info.status])] if info.reason else []
+        told += [Text(printable(note), style="yellow") for note in info.notes]
+        place = Text(printable(origin(info)))
+        if info.file:
+            place.append(f"\n{printable(info.file)}", style="dim")
+        table.add_row(
+            Text(printable(info.name)),
+            Text(info.status, style=_STYLES[info.status]),
+            Text("\n").join(told),
+            place,
+        )
+    console.print(table)
+
+
+def _lines(infos: Sequence[PluginInfo]) -> list[str]:
+    """Return aligned lines: name, status, distribution and version, file, what is offered, reason and notes."""
+    rows = [(info.name, info.status, origin(info), info.file or "-") for info in infos]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for info, row in zip(infos, rows, strict=True):
+        told = ["; ".join(offers(info)), *(" ".join(text.split()) for text in (info.reason, *info.notes))]
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(printable("  ".join([*cells, *filter(None, told)]).rstrip()))
+    return lines

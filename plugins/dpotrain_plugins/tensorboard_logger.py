@@ -55,6 +55,9 @@ class TensorBoardLogger(Logger):
         # The evaluation at the resumed step came before its checkpoint and stays; without one, all goes.
         purge = (run.resumed_from + 1 if run.resumed_from else 0) if earlier else None
         self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=self.options.flush_seconds)
+        for plugin in run.plugins:
+            text = f"{plugin['distribution']} {plugin['version']}: {', '.join(plugin['selected'])}"
+            self._writer.add_text(f"plugins/{plugin['name']}", text, run.resumed_from)
 
     def log(self, record: Record) -> None:
         """Write one record."""

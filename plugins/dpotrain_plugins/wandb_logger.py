@@ -155,7 +155,7 @@ class WandbLogger(Logger):
             reinit="create_new",  # a run that the surrounding program has open is its own
             dir=str(run.folder),
             mode="offline" if offline else "online",
-            config=dict(run.config),
+            config={**run.config, "plugins": [dict(plugin) for plugin in run.plugins]},
             settings=wandb.Settings(**{name: value for name, value in settings.items() if name in known}),
         )
         if opened is None:

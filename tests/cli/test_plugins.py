@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from dpotrain.cli import main
-from dpotrain.plugin.listing import print_plugins
 from dpotrain.plugin.manager import PluginInfo
+from dpotrain.ui.plugins_table import print_plugins
 from tests.plugin.fakes import LOSS_MODULE, install
 
 INFOS = [
@@ -28,7 +28,7 @@ INFOS = [
     PluginInfo(
         "broken", {}, [], "dpotrain-broken", "1.0", "/x/broken.py", "failed", "ValueError: no\nsecond line"
     ),
-    PluginInfo("by_hand", {}, [], None, None, None, "unused", ""),
+    PluginInfo("by_hand", {}, [], None, None, None, "unused", "", notes=["slow: it took long"]),
 ]
 
 
@@ -43,7 +43,7 @@ def test_elsewhere_than_in_a_terminal_it_is_a_line_a_plugin_however_long():
         "simpo    active  dpotrain-simpo 0.3   /x/simpo.py   "
         "losses: simpo, cpo; loggers: csv; hears: step_ended",
         "broken   failed  dpotrain-broken 1.0  /x/broken.py  ValueError: no second line",
-        "by_hand  unused  registered by hand   -",
+        "by_hand  unused  registered by hand   -             slow: it took long",
     ]
 
 
@@ -61,6 +61,7 @@ def test_in_a_terminal_it_is_a_table():
     ):
         assert part in text
     assert "ValueError: no" in text
+    assert "slow: it took long" in text
     assert max(map(len, text.splitlines())) <= 90
 
 
@@ -71,6 +72,20 @@ def test_names_in_brackets_are_no_markup():
         print_plugins(infos, console)
         assert "[red]y.py" in console.file.getvalue()
         assert "[bold]" in console.file.getvalue()
+
+
+def test_a_plugin_cannot_steer_the_terminal():
+    infos = [PluginInfo("a", {"loss": ["\x1b[2J"]}, [], None, None, "/x/\x1b[1A", "unused", "")]
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
+        print_plugins(infos, console)
+        assert "\x1b" not in console.file.getvalue()
+
+
+def test_no_plugin_at_all_is_a_sentence_not_an_empty_table():
+    console = Console(file=io.StringIO(), width=200)
+    print_plugins([], console)
+    assert "is dpotrain installed with pip?" in console.file.getvalue()
 
 
 def test_a_broken_plugin_is_shown_with_its_reason_and_the_others_with_it(site):
@@ -97,6 +112,8 @@ def test_json_has_every_field(site):
         "file": str(site / "dpotrain_simpo_simpo.py"),
         "status": "unused",
         "reason": "",
+        "interface": None,
+        "notes": [],
     }
 
 

@@ -19,7 +19,7 @@ from dpotrain.run import records
 from tests.docs.markdown import prose
 
 #: What hooks and components are handed or return, and where it is defined.
-_OBJECTS: tuple[tuple[ModuleType, str], ...] = (
+OBJECTS: tuple[tuple[ModuleType, str], ...] = (
     (pair, "PreferencePair"),
     (pair, "UnusableRow"),
     (component_types, "LoadRequest"),
@@ -76,7 +76,7 @@ def hooks() -> str:
 def objects() -> str:
     """Return what hooks and components are handed, field by field."""
     blocks = []
-    for module, name in _OBJECTS:
+    for module, name in OBJECTS:
         blocks += [f"### {name}", f"`from {module.__name__} import {name}`", *_class(module, name, level=4)]
     return "\n\n".join(blocks)
 

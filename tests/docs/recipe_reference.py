@@ -5,15 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 from dpotrain.plugin.components import Component, DatasetFormatter
 from dpotrain.plugin.manager import PluginManager
-from dpotrain.recipe.expected import Expectations, shown
+from dpotrain.recipe.options import options_of
 from dpotrain.recipe.sections import (
     COMPONENT_TABLES,
     CORE_SECTIONS,
@@ -60,18 +57,9 @@ def keys(model: type[BaseModel]) -> str:
 
 
 def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    expectations = Expectations(model)
-    for name, field in model.model_fields.items():
-        yield f"`{name}`", expectations.phrase((name,)) or "", _default(field), field.description or ""
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    default: Any = to_jsonable_python(field.get_default(call_default_factory=True))
-    if default is None:
-        return "unset"
-    return f"`{'{}' if default == {} else shown(default)}`"
+    for option in options_of(model):
+        default = {"": "required", "unset": "unset"}.get(option.default, f"`{option.default}`")
+        yield f"`{option.name}`", option.takes, default, option.description
 
 
 def _table(name: str, plugins: PluginManager) -> list[str]:

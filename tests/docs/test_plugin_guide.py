@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from dpotrain.cli import main
 from dpotrain.plugin.components import Logger, Loss
 from dpotrain.plugin.manager import PluginManager
+from dpotrain.scaffold import kinds
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 
@@ -67,7 +68,9 @@ def test_the_commands_of_the_guide(project, environment):
         if words[0] == "dpotrain":
             run([*DPOTRAIN, *words[1:]], project, environment)
         elif words[0] == "python":
-            assert "1 passed" in run([sys.executable, *words[1:]], project, environment)
+            said = run([sys.executable, *words[1:]], project, environment)
+            assert " passed" in said
+            assert "failed" not in said
 
     summary = json.loads((project / "runs" / "first" / "summary.json").read_text())
     assert summary["status"] == "finished"
@@ -97,7 +100,13 @@ def test_a_misspelt_option_is_answered_as_the_guide_promises(project, environmen
 
 
 def test_the_loss_is_about_thirty_lines(project):
-    assert len((project / "dpotrain_exponential.py").read_text().splitlines()) <= 32
+    assert len((project / "dpotrain_exponential.py").read_text().splitlines()) <= 34
+
+
+def test_every_kind_that_can_be_generated_is_named():
+    text = GUIDE.read_text(encoding="utf-8")
+    named = text.partition("<!-- kinds -->")[2].partition("<!-- end of kinds -->")[0]
+    assert named == ", ".join(f"`{kind}`" for kind in kinds())
 
 
 def test_the_example_of_run_events_is_a_plugin(project):

@@ -55,6 +55,8 @@ def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
         "file": str(site / "dpotrain_simpo_simpo.py"),
         "status": "unused",
         "reason": "",
+        "interface": None,
+        "notes": [],
     }
 
 

@@ -45,6 +45,18 @@ def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
     }
 
 
+def test_the_plugins_that_ran_are_in_it(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    logger.finish(ended(tmp_path))
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    (event,) = accumulator.Tensors("plugins/losses/text_summary")
+    assert event.tensor_proto.string_val == [b"dpotrain 0.1.0: loss dpo"]
+
+
 def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):
     killed = _logger()
     killed.start(made_up_run(tmp_path))

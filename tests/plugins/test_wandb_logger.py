@@ -160,6 +160,8 @@ def test_the_options_and_the_resolved_recipe_arrive(finished):
     config = _values(run.config.update)
     assert config["model"] == {"use": "transformers", "name": "tiny"}
     assert config["optimizer"] == {"lr": 5e-6}
+    assert config["plugins"][0]["distribution"] == "dpotrain"
+    assert config["plugins"][0]["selected"] == ["loss dpo"]
 
 
 def test_the_closing_numbers_are_in_the_summary(finished):

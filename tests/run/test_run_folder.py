@@ -66,6 +66,10 @@ def test_the_environment_tells_versions_and_plugins(finished):
     environment = json.loads((recipe.parent / "run" / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__ or environment["packages"]["torch"]
     assert {plugin["name"] for plugin in environment["plugins"]} >= {"transformers", "hf-datasets", "losses"}
+    (losses,) = (plugin for plugin in environment["plugins"] if plugin["name"] == "losses")
+    assert losses["selected"] == ["loss dpo"]
+    assert (losses["distribution"], losses["interface"]) == ("dpotrain", None)
+    assert Path(losses["file"]).name == "losses.py"
 
 
 def test_the_recipe_in_the_folder_repeats_the_run(finished, tmp_path):

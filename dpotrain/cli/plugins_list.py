@@ -1,0 +1,48 @@
+"""``dpotrain plugins``: what is installed, what it offers, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpotrain.cli.arguments import set_option
+from dpotrain.cli.group import debug_option
+
+
+@click.command("list", short_help="Show every plugin (what `dpotrain plugins` does by itself).")
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--trace", is_flag=True, help="Show which plugins a dry run of RECIPE calls, in order.")
+@debug_option
+def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trace: bool) -> None:
+    """Show every installed plugin: what it offers, where it comes from, and its status.
+
+    With RECIPE, the plugins that it selects are active and those that it blocks are blocked; without one,
+    whatever works is unused.
+    """
+    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.ui.formats import printable
+    from dpotrain.ui.plugins_table import print_json, print_plugins
+
+    if recipe is None:
+        if overrides:
+            raise click.UsageError("--set needs a RECIPE to override.")
+        if trace:
+            raise click.UsageError("--trace needs a RECIPE to go through.")
+        infos = PluginManager.from_entry_points().infos()
+    else:
+        from dpotrain.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides)
+        if trace:
+            from dpotrain.run.dry_run import dry_run
+
+            click.echo(printable("\n".join(dry_run(loaded))))
+            return
+        infos = loaded.plugins.infos(loaded)
+    if as_json:
+        print_json(infos)
+    else:
+        print_plugins(infos)

@@ -1,0 +1,41 @@
+"""``dpotrain plugins new``: a complete package for a plugin of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpotrain.cli.group import debug_option
+
+
+@click.command("new", short_help="Write the package of a new plugin, whose tests pass as generated.")
+@click.argument("name")
+@click.option("--kind", required=True, metavar="KIND", help="What it offers: loss, model-loader, logger, …")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Where the package's folder goes; the working directory unless given.",
+)
+@debug_option
+def command(name: str, kind: str, folder: Path) -> None:
+    """Write a package dpotrain-NAME that offers a component called NAME.
+
+    It has an entry point, typed options, a README, a recipe that runs, tests that pass, and a workflow that runs them.
+    """
+    from dpotrain.scaffold import generate, kinds
+
+    known = kinds()
+    if kind not in known:
+        import difflib
+
+        near = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise click.UsageError(f"there is no kind {kind}; {hint}")
+    made = generate(name, known[kind], folder)
+    click.echo(f"{made} holds the plugin; to install, test and run it:")
+    click.echo(f"  cd {made}")
+    click.echo('  pip install -e ".[test]"')
+    click.echo("  python -m pytest")
+    click.echo("  dpotrain run recipe.toml")

@@ -1,0 +1,31 @@
+"""``dpotrain plugins show``: everything about one plugin."""
+
+from __future__ import annotations
+
+import click
+
+from dpotrain.cli.group import debug_option
+
+
+@click.command("show", short_help="Show one plugin with its options and a table to paste into a recipe.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def command(name: str, as_json: bool) -> None:
+    """Show the plugin called NAME, or the one that offers a component of that name.
+
+    Distribution, version, licence, file and hooks; the options of its components with what they take, their
+    defaults and descriptions; and for each component a table to paste into a recipe.
+    """
+    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.page import pages
+
+    found = pages(PluginManager.from_entry_points(), name)
+    if as_json:
+        import json
+
+        click.echo(json.dumps([page.as_json() for page in found], indent=2, ensure_ascii=False))
+        return
+    from dpotrain.ui.plugin_page import page_text
+
+    click.echo("\n\n".join(map(page_text, found)))

@@ -1,0 +1,69 @@
+"""A run without weights and steps, to see which plugins it calls: ``dpotrain plugins --trace``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+
+from dpotrain.data.prepare import prepare_data
+from dpotrain.plugin.components import LoadRequest
+from dpotrain.plugin.events import RunEvents
+from dpotrain.plugin.hooks import EVENTS
+from dpotrain.plugin.tracing import Call, methods_of, trace
+from dpotrain.run.reporter import SilentReporter
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.recipe import Recipe
+
+#: Rows of each split that go through formatter and tokenizer.
+ROWS = 20
+
+
+def dry_run(recipe: Recipe) -> list[str]:
+    """Return the calls of a dry run in order, a line each, and then what the rest of a run would call.
+
+    The tokenizer is loaded, rows are formatted, and the model is built without weights, as far as the loader can.
+    Raises whatever the run itself would raise for that.
+    """
+    calls: list[Call] = []
+    traced = trace(recipe, calls.append)
+    tokenizer = traced.model.load_tokenizer()
+    prepare_data(traced, tokenizer, SilentReporter(), preview=ROWS)
+    model = traced.model.blueprint(LoadRequest(keep_adapter=traced.adapter is not None, device="meta"))
+    if model is not None and traced.quantizer is not None:
+        traced.quantizer.bits(model)
+    if model is not None and traced.adapter is not None:
+        with torch.device("meta"):
+            traced.adapter.attach(model)
+    return [
+        f"a dry run of {recipe.path}: no weights are loaded, and no step is made",
+        *_numbered(calls),
+        "what a run calls besides:",
+        *(f"  {line}" for line in _rest(recipe, calls)),
+    ]
+
+
+def _numbered(calls: Sequence[Call]) -> Iterator[str]:
+    number = 0
+    for text, same in groupby(map(str, calls)):
+        times = len(list(same))
+        yield f"{number + 1:>4}  {text}" + (f", {times} times" if times > 1 else "")
+        number += times
+
+
+def _rest(recipe: Recipe, calls: Sequence[Call]) -> Iterator[str]:
+    """Yield the methods that were not called yet, and who hears each run event, in the order of listeners."""
+    for part in recipe.components:
+        owner = f"{part.kind} {part.name}"
+        called = {call.method for call in calls if call.component == owner}
+        left = [name for name in methods_of(part) if name not in called and name not in EVENTS]
+        if left:
+            yield f"{owner} of {recipe.plugins.owner(type(part)).name}: {', '.join(left)}"
+    events = RunEvents(recipe, SilentReporter())
+    for event in EVENTS:
+        listeners = events.heard_by(event)
+        if listeners:
+            yield f"{event}: {', '.join(listeners)}"

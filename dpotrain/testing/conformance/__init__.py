@@ -1,0 +1,42 @@
+"""A suite of tests for each kind of component: what the engine and other people count on.
+
+Subclass the suite of the kind and say which component it is about; ``options`` are keys of its recipe table::
+
+    class TestSimpo(LossConformance):
+        component = Simpo
+        options = {"gamma": 0.5}
+
+Where a key depends on a file, override the fixture ``table`` instead of setting ``options``. The built-in components
+run through the same suites.
+"""
+
+from __future__ import annotations
+
+from dpotrain.plugin.components import CATALOGUES, Component
+from dpotrain.testing.conformance.adapter import AdapterConformance
+from dpotrain.testing.conformance.component import ComponentConformance
+from dpotrain.testing.conformance.formatter import DatasetFormatterConformance
+from dpotrain.testing.conformance.loader import ModelLoaderConformance
+from dpotrain.testing.conformance.logger import LoggerConformance
+from dpotrain.testing.conformance.loss import LossConformance
+from dpotrain.testing.conformance.quantizer import QuantizerConformance
+from dpotrain.testing.conformance.source import DatasetSourceConformance
+
+__all__ = [
+    "AdapterConformance",
+    "ComponentConformance",
+    "DatasetFormatterConformance",
+    "DatasetSourceConformance",
+    "LoggerConformance",
+    "LossConformance",
+    "ModelLoaderConformance",
+    "QuantizerConformance",
+    "suite_of",
+]
+
+
+def suite_of(component: type[Component]) -> type[ComponentConformance]:
+    """Return the suite of a component's kind."""
+    kind = next(kind for kind in CATALOGUES.values() if issubclass(component, kind))
+    suite: type[ComponentConformance] = globals()[f"{kind.__name__}Conformance"]
+    return suite

@@ -1,0 +1,160 @@
+"""What holds for components of every kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import pytest
+
+from dpotrain.errors import DpotrainError
+from dpotrain.plugin.components import CATALOGUES
+from dpotrain.testing.fixtures import RunRecipe
+from dpotrain.testing.runs import FinishedRun, write_recipe
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.plugin import Plugin
+    from dpotrain.recipe.recipe import Recipe
+
+Table: TypeAlias = dict[str, Any]
+
+#: Imports, constructs and checks a component in an interpreter of its own, and says what heavy it brought in.
+_LIGHT = """
+import importlib, sys
+component = importlib.import_module(sys.argv[1])
+for part in sys.argv[2].split("."):
+    component = getattr(component, part)
+from dpotrain.errors import DpotrainError
+from dpotrain.plugin.plugin import HEAVY
+try:
+    component(component.Options.model_validate_json(sys.argv[3])).check()
+except DpotrainError:
+    pass  # it may refuse this machine
+print(*sorted(HEAVY & sys.modules.keys()))
+"""
+
+
+class ComponentConformance:
+    """The part that all suites share; subclass the suite of a kind."""
+
+    component: ClassVar[type[Any]]
+    """The class that the tests are about."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Keys of its recipe table: those that it cannot do without, and others than the defaults."""
+
+    @pytest.fixture
+    def table(self) -> Table:
+        """Return the keys of the recipe table; override it where they depend on a file."""
+        return dict(self.options)
+
+    @pytest.fixture
+    def part(self, read: Callable[[str], Recipe], table: Table) -> Any:
+        """Return the component, constructed as a recipe constructs it."""
+        return self.selected(read(self.recipe(table)))
+
+    @pytest.fixture
+    def read(self, dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> Callable[[str], Recipe]:
+        """Return what reads a recipe's text without running it."""
+        from dpotrain.recipe import load_recipe
+
+        def load(text: str) -> Recipe:
+            folder = tmp_path / "read"
+            return load_recipe(write_recipe(text, folder, model=dpotrain_model, data=dpotrain_data))
+
+        return load
+
+    def recipe(self, table: Mapping[str, Any]) -> str:
+        """Return the TOML that selects the component with the keys of ``table``."""
+        from dpotrain.recipe.options import inline, table_of
+
+        return table_of(self.component, [f"{key} = {inline(value)}" for key, value in table.items()])
+
+    def selected(self, recipe: Recipe) -> Any:
+        """Return the component in a recipe that selects it."""
+        return next(part for part in recipe.components if isinstance(part, self.component))
+
+    def plugin(self) -> Plugin:
+        """Return the installed plugin that offers the component."""
+        from dpotrain.plugin.manager import PluginManager
+
+        manager = PluginManager.from_entry_points()
+        kind = next(kind for kind in CATALOGUES.values() if issubclass(self.component, kind))
+        name = f'{kind.kind} "{self.component.name}"'
+        found = [plugin for plugin in manager.plugins if self.component in plugin.components]
+        assert found, f"no installed plugin offers the {name}: pip install -e ., or see `dpotrain plugins`"
+        assert manager.find(kind, self.component.name) is self.component
+        return found[0]
+
+    def test_an_installed_plugin_offers_it(self) -> None:
+        """It is found by its entry point, fits this dpotrain, and there is nothing to say against it."""
+        plugin = self.plugin()
+        assert not plugin.failed, plugin.reason
+        assert not plugin.notes, plugin.notes
+
+    def test_its_options_survive_a_recipe(
+        self, read: Callable[[str], Recipe], table: Table, tmp_path: Path
+    ) -> None:
+        """What the run folder's recipe.toml holds is read as the same options."""
+        from dpotrain.recipe import dump_recipe, load_recipe
+        from dpotrain.recipe.document import plain
+
+        first = read(self.recipe(table))
+        path = tmp_path / "resolved.toml"
+        path.write_text(dump_recipe(first), encoding="utf-8")
+        again = load_recipe(path)
+        assert plain(self.selected(again).options) == plain(self.selected(first).options)
+        assert again.document == first.document
+
+    def test_wrong_options_are_answered_with_their_name_and_the_component_s(
+        self, read: Callable[[str], Recipe], table: Table
+    ) -> None:
+        """A key that it does not have, and a value that no option takes."""
+        from dpotrain.recipe.expected import Expectations
+
+        owner = f"{self.component.name} ({self.plugin().origin})"
+        with pytest.raises(DpotrainError) as caught:
+            read(self.recipe({**table, "no_such_option": 1}))
+        assert f'{owner} has no option "no_such_option"' in str(caught.value)
+        expectations = Expectations(self.component.Options)
+        for key in expectations.keys:
+            if expectations.phrase((key,)) is None:
+                continue  # it takes what cannot be said in words
+            with pytest.raises(DpotrainError) as caught:
+                read(self.recipe({**table, key: [[[]]]}))
+            assert key in str(caught.value)
+            assert owner in str(caught.value)
+
+    def test_reading_a_recipe_loads_nothing_heavy(self, part: Any) -> None:
+        """Neither importing its module, nor constructing it, nor ``check()`` imports torch and the like."""
+        options = json.dumps(part.options.model_dump(mode="json"))
+        module, name = self.component.__module__, self.component.__qualname__
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", _LIGHT, module, name, options],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stdout.strip(), f"{module} loads {done.stdout.strip()}; import it inside methods"
+
+    def short_run(self, dpotrain_run: RunRecipe, table: Table, folder: Path) -> FinishedRun:
+        """Run two steps of the component's recipe on a tiny model; ``folder`` is for files that it needs."""
+        return dpotrain_run(self.recipe(table), overrides=["training.steps=2"])
+
+    def test_a_run_uses_it(self, dpotrain_run: RunRecipe, table: Table, tmp_path: Path) -> None:
+        """Two steps on a tiny model end well, with numbers that are finite."""
+        run = self.short_run(dpotrain_run, table, tmp_path)
+        assert run.outcome.status == "finished"
+        assert [record["step"] for record in run.train] == [1, 2]
+        assert all(math.isfinite(record["loss"]) for record in run.metrics)
+        assert "is dropped:" not in run.output
+        kind = next(kind for kind in CATALOGUES.values() if issubclass(self.component, kind))
+        assert f"{kind.kind} {self.component.name}" in {call.component for call in run.calls}

@@ -1,0 +1,129 @@
+"""What holds for every logger."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpotrain.run.records import Outcome, Record, Run
+from dpotrain.testing.conformance.component import ComponentConformance
+
+#: Stands for anything of the data: no logger may let it out.
+SECRET = "SECRET-PROMPT-8d1f"
+
+
+class LoggerConformance(ComponentConformance):
+    """A logger takes records somewhere, whatever happens to the run."""
+
+    @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
+    def test_it_hears_a_run_however_it_ends(self, part: Any, tmp_path: Path, status: str) -> None:
+        """From ``start`` to ``finish``, with evaluations before, between and after."""
+        folder = tmp_path / "run"
+        part.start(made_up_run(folder))
+        for record in (evaluation(0), train(1), train(2), evaluation(2)):
+            part.log(record)
+        part.finish(ended(folder, status))
+
+    def test_a_resumed_run_goes_on(self, part: Any, tmp_path: Path) -> None:
+        """A run that failed is picked up from its checkpoint: steps that were logged before come again."""
+        folder = tmp_path / "run"
+        part.start(made_up_run(folder))
+        for record in (evaluation(0), train(1), train(2), train(3)):
+            part.log(record)
+        part.finish(ended(folder, "failed"))
+        again = type(part)(part.options)
+        again.start(made_up_run(folder, resumed_from=2))
+        for record in (train(3), train(4), evaluation(4)):
+            again.log(record)
+        again.finish(ended(folder))
+
+    def test_two_runs_at_once_do_not_meet(self, part: Any, tmp_path: Path) -> None:
+        """Nothing is kept in the class or the module."""
+        other = type(part)(part.options)
+        part.start(made_up_run(tmp_path / "one"))
+        other.start(made_up_run(tmp_path / "two"))
+        part.log(train(1))
+        part.finish(ended(tmp_path / "one"))
+        other.log(train(1))
+        other.finish(ended(tmp_path / "two"))
+
+    def test_numbers_that_are_not_finite_are_taken(self, part: Any, tmp_path: Path) -> None:
+        """They are when one looks at the log."""
+        part.start(made_up_run(tmp_path / "run"))
+        for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
+            part.log(train(step, loss))
+        part.finish(ended(tmp_path / "run", "failed"))
+
+    @pytest.mark.parametrize("status", ["finished", "failed"])
+    def test_no_text_of_the_data_gets_out(self, part: Any, tmp_path: Path, status: str) -> None:
+        """What plugins report and what errors say may quote it."""
+        folder = tmp_path / "run"
+        notes: list[str] = []
+        part.start(made_up_run(folder, notes))
+        part.log(train(1))
+        part.finish(ended(folder, status))
+        written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        assert SECRET.encode() not in written
+        assert SECRET not in "".join(notes)
+
+
+def made_up_run(folder: Path, notes: list[str] | None = None, resumed_from: int = 0) -> Run:
+    """Return a run of four steps as :meth:`Logger.start` gets it; what it notes goes into ``notes``."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    said = [] if notes is None else notes
+    return Run(
+        folder=folder,
+        config={"seed": 42, "model": {"use": "transformers", "name": "tiny"}, "optimizer": {"lr": 5e-6}},
+        policy=torch.nn.Identity(),
+        tokenizer=None,
+        device=torch.device("cpu"),
+        seed=42,
+        total_steps=4,
+        train_pairs=8,
+        eval_pairs=2,
+        resumed_from=resumed_from,
+        note=said.append,
+        plugins=[
+            {"name": "losses", "distribution": "dpotrain", "version": "0.1.0", "selected": ["loss dpo"]}
+        ],
+    )
+
+
+def train(step: int, loss: float = 0.5) -> Record:
+    """Return a train record."""
+    return Record("train", step, {"loss": loss, "rewards/margins": 0.25, "learning_rate": 1e-6})
+
+
+def evaluation(step: int, loss: float = 0.6) -> Record:
+    """Return an eval record."""
+    return Record("eval", step, {"loss": loss, "rewards/accuracies": 0.75})
+
+
+def ended(folder: Path, status: str = "finished") -> Outcome:
+    """Return how the run ended; whatever could be a text of the data is :data:`SECRET`."""
+    return Outcome(
+        status=status,  # type: ignore[arg-type]
+        steps=4,
+        folder=folder,
+        final=None,
+        first_evaluation={"loss": 0.69},
+        last_evaluation={"loss": 0.6},
+        best_evaluation={"loss": 0.58, "step": 3},
+        seconds=12.0,
+        pairs_per_second=3.5,
+        tokens_per_second=700.0,
+        peak_memory_mb=512.0,
+        sections={
+            "demo": {
+                "preferred_after": 0.96,
+                "sample": SECRET,
+                "table": {"columns": ["prompt"], "rows": [[SECRET]]},
+            }
+        },
+        error=SECRET if status == "failed" else "",
+    )

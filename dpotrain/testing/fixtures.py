@@ -1,0 +1,37 @@
+"""The pytest fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from dpotrain.testing.runs import FinishedRun, run_recipe
+from dpotrain.testing.tiny import build_tiny_model, write_pairs
+
+RunRecipe: TypeAlias = Callable[..., FinishedRun]
+
+
+@pytest.fixture(scope="session")
+def dpotrain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny model and its tokenizer (:func:`build_tiny_model`); shared, so do not write to it."""
+    return build_tiny_model(tmp_path_factory.mktemp("dpotrain") / "model")
+
+
+@pytest.fixture(scope="session")
+def dpotrain_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a JSON Lines file of :func:`example_pairs`; shared, so do not write to it."""
+    return write_pairs(tmp_path_factory.mktemp("dpotrain") / "pairs.jsonl")
+
+
+@pytest.fixture
+def dpotrain_run(dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> RunRecipe:
+    """Return :func:`run_recipe` with the model, the data and a fresh folder filled in."""
+
+    def run(recipe: str = "", **options: Any) -> FinishedRun:
+        given = {"folder": tmp_path, "model": dpotrain_model, "data": dpotrain_data} | options
+        return run_recipe(recipe, **given)
+
+    return run

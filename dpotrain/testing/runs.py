@@ -1,0 +1,130 @@
+"""A whole run in seconds, from a few lines of TOML."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.testing.tiny import build_tiny_model, write_pairs
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.tracing import Call
+    from dpotrain.run.records import Outcome
+
+#: What a recipe of :func:`run_recipe` starts from; its own tables override these.
+_BASE = """\
+seed = 1
+
+[run]
+output_dir = {output_dir}
+cache_dir = false
+
+[model]
+use = "transformers"
+name = {model}
+dtype = "float32"
+
+[data]
+use = "hf-datasets"
+name = {data}
+eval_fraction = 0.25
+max_length = 128
+
+[loss]
+use = "dpo"
+
+[training]
+steps = 4
+pairs_per_step = 4
+precision = "fp32"
+
+[optimizer]
+lr = 1e-3
+
+[logging]
+every = 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run of :func:`run_recipe` and what it left."""
+
+    outcome: Outcome
+    metrics: list[dict[str, Any]]
+    """The lines of ``metrics.jsonl``."""
+    output: str
+    """What a person saw, as plain lines."""
+    calls: list[Call]
+    """Every call of a selected component (but its mathematics, in a loss) or active plugin, in order."""
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        """The train records, one a step."""
+        return [record for record in self.metrics if record["kind"] == "train"]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The eval records: before training, after it, and whenever the recipe evaluates."""
+        return [record for record in self.metrics if record["kind"] == "eval"]
+
+
+def run_recipe(
+    recipe: str,
+    folder: Path,
+    *,
+    model: Path | None = None,
+    data: Path | None = None,
+    plugins: Sequence[object] = (),
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    resume: bool = False,
+) -> FinishedRun:
+    """Run a recipe on a tiny model for a few steps, as ``dpotrain run`` would.
+
+    Args:
+        recipe: TOML that is laid over a small recipe: all weights of the tiny model, four steps of four pairs,
+            float32, a quarter of the pairs held out. It may be empty; it says what the test is about.
+        folder: where ``recipe.toml`` and the run folder ``run`` go; a second run with ``resume`` needs the same one.
+        model: folder of the model; made in ``folder`` unless given.
+        data: file of the pairs; :func:`example_pairs` unless given.
+        plugins: modules or objects with hooks, besides the plugins that are installed.
+        overrides: as ``--set`` takes them.
+        resume: go on with the run in ``folder``.
+
+    Raises:
+        DpotrainError: as the run raises it.
+    """
+    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.tracing import trace
+    from dpotrain.recipe import load_recipe
+    from dpotrain.run import train
+    from dpotrain.ui.plain import PlainReporter
+
+    path = write_recipe(recipe, folder, model=model, data=data)
+    seen = io.StringIO()
+    loaded = load_recipe(path, overrides, plugins=PluginManager.from_entry_points(extra=plugins))
+    calls: list[Call] = []
+    outcome = train(trace(loaded, calls.append), resume=resume, reporter=PlainReporter(seen))
+    lines = (outcome.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return FinishedRun(outcome, [json.loads(line) for line in lines], seen.getvalue(), calls)
+
+
+def write_recipe(recipe: str, folder: Path, *, model: Path | None = None, data: Path | None = None) -> Path:
+    """Write the recipe that :func:`run_recipe` runs, and what it needs, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is None:
+        model = folder / "model"
+        if not model.exists():
+            build_tiny_model(model)
+    if data is None:
+        data = write_pairs(folder / "pairs.jsonl")
+    places = {"output_dir": folder / "run", "model": model, "data": data}
+    base = _BASE.format(**{name: json.dumps(str(path)) for name, path in places.items()})
+    (folder / "base.toml").write_text(base, encoding="utf-8")
+    path = folder / "recipe.toml"
+    path.write_text(f'extends = "base.toml"\n{recipe}\n', encoding="utf-8")
+    return path

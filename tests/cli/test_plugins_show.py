@@ -1,0 +1,140 @@
+"""``dpotrain plugins show``: where a plugin comes from, its options, and a table that works when it is pasted."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain import load_recipe
+from dpotrain.cli import main
+from dpotrain.plugin.components import Component, DatasetFormatter, Logger
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.recipe.options import example_table, options_of
+from tests.plugin.fakes import EVERYTHING, FakeAdapter, FakeLoader, FakeLogger, fake_plugin, install
+
+SOURCE = """
+from pydantic import Field
+from dpotrain import hookimpl
+from dpotrain.plugin.components import Loss
+
+dpotrain_interface = 1
+
+
+class TheLoss(Loss):
+    \"\"\"Prefers what is preferred.
+
+    By a margin (Somebody 2030).
+    \"\"\"
+
+    name = "simpo"
+
+    class Options(Loss.Options):
+        gamma: float = Field(description="Target margin.", ge=0)
+        length_cap: int | None = Field(None, description="Longest answer that counts.")
+
+    def __call__(self, scores):
+        raise NotImplementedError
+
+
+@hookimpl
+def dpotrain_losses():
+    return [TheLoss]
+
+
+@hookimpl
+def dpotrain_step_ended(step):
+    pass
+"""
+
+
+def shown(*words: str):
+    return CliRunner().invoke(main, ["plugins", "show", *words])
+
+
+@pytest.fixture
+def simpo(site):
+    install(site, "dpotrain-simpo", "0.3", simple=SOURCE)
+    metadata = site / "dpotrain_simpo-0.3.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text() + "License-Expression: MIT\n")
+    return site
+
+
+@pytest.mark.parametrize("name", ["simple", "simpo", "dpotrain-simpo", "DPOtrain_simpo"])
+def test_a_page_is_found_by_plugin_distribution_or_component(simpo, name, snapshot):
+    result = shown(name)
+    assert result.exit_code == 0
+    snapshot("plugins_show.txt", result.output.replace(str(simpo), "SITE"))
+
+
+def test_json_has_the_whole_page(simpo):
+    (page,) = json.loads(shown("simpo", "--json").output)
+    assert (page["licence"], page["distribution"], page["version"]) == ("MIT", "dpotrain-simpo", "0.3")
+    assert page["hooks"] == ["dpotrain_losses", "dpotrain_step_ended"]
+    assert page["components"][0]["options"][1] == {
+        "name": "gamma",
+        "takes": "a number >= 0",
+        "default": "",
+        "description": "Target margin.",
+    }
+
+
+def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):
+    result = shown("simpoo")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        'error: no plugin, distribution or component is called "simpoo"; did you mean "simpo"?\n'
+    )
+    assert "dpotrain plugins shows what there is" in shown("zzzzzz").stderr
+
+
+def test_a_plugin_that_failed_is_shown_with_its_reason(site):
+    install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
+    text = shown("broken").output
+    assert "status        failed" in text
+    assert "reason        ModuleNotFoundError: No module named 'no_such_module_at_all'" in text
+
+
+def test_the_first_verb_may_be_left_out_and_help_shows_them_all():
+    for words in (["plugins"], ["plugins", "list"], ["plugins", "--debug", "list"]):
+        assert "losses: dpo, ipo, hinge" in CliRunner().invoke(main, words).output
+    assert "show  Show one plugin" in CliRunner().invoke(main, ["plugins", "--help"]).output
+    assert "NAME" in CliRunner().invoke(main, ["plugins", "show", "--help"]).output
+
+
+@pytest.mark.parametrize("component", EVERYTHING, ids=lambda component: component.name)
+def test_the_example_table_writes_the_defaults_out_and_is_taken_as_it_stands(component, tmp_path):
+    """What is required is written out as a person would after reading the comment."""
+    table = example_table(component)
+    for option in options_of(component.Options):
+        assert (f"# {option.name} = " in table) == (option.default in ("", "unset"))
+    table = table.replace("# name =   # required: text", 'name = "x"')
+    base = 'run.output_dir = "x"\noptimizer.lr = 1e-4\nmodel = {use = "fake-model", name = "m"}\n'
+    base += (
+        'data = {use = "fake-rows", name = "d"}\nloss = {use = "fake-dpo"}\nadapter = {use = "fake-lora"}\n'
+    )
+    (tmp_path / "base.toml").write_text(base)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'extends = "base.toml"\n{table}\n')
+    loaded = load_recipe(recipe, plugins=PluginManager.of(fake_plugin()))
+    (chosen,) = (part for part in loaded.components if type(part) is component)
+    defaults = component.Options.model_validate({"name": "x"} if 'name = "x"' in table else {})
+    assert chosen.options.model_dump() == defaults.model_dump()
+
+
+def test_nothing_is_left_out_of_the_table_but_secrets_and_what_is_unset():
+    table = tomllib.loads(example_table(FakeLogger))["loggers"][0]
+    assert table == {"use": "fake-log", "project": "p", "nested": {"width": 3, "cap": 2.5}, "limit": 5}
+    assert tomllib.loads(example_table(FakeAdapter))["adapter"]["targets"] == []
+    assert "# name =   # required: text" in example_table(FakeLoader)
+
+
+def test_every_built_in_component_has_a_page():
+    manager = PluginManager.from_entry_points()
+    components: list[type[Component]] = [c for plugin in manager.plugins for c in plugin.components]
+    assert {Logger, DatasetFormatter} <= {base for c in components for base in c.__mro__}
+    for component in components:
+        tomllib.loads(example_table(component))
+        assert all(option.description for option in options_of(component.Options))

@@ -1,0 +1,97 @@
+"""What is recorded of the calls of plugins: all of them, in order, and nothing of the data."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain import hookimpl
+from dpotrain.cli import main
+from dpotrain.plugin.components import Logger
+from dpotrain.testing import run_recipe
+from tests.docs.generated import ROOT
+
+
+class Quiet(Logger):
+    name = "quiet"
+
+    def start(self, run):
+        self.records = 0
+
+    def log(self, record):
+        self.records += 1
+
+    def finish(self, outcome):
+        pass
+
+    @hookimpl
+    def dpotrain_run_finished(self, outcome):
+        pass
+
+
+def _plugin() -> types.ModuleType:
+    def started(run):
+        pass
+
+    module = types.ModuleType("mine")
+    module.dpotrain_loggers = hookimpl(lambda: [Quiet], specname="dpotrain_loggers")
+    module.started = hookimpl(started, specname="dpotrain_run_started")
+    return module
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    recipe = '[[loggers]]\nuse = "quiet"\n[training]\nsteps = 2\n[data]\nformat = "standard"'
+    return run_recipe(recipe, tmp_path_factory.mktemp("traced"), plugins=[_plugin()]).calls
+
+
+def test_the_calls_of_a_logger_are_recorded_in_the_order_of_a_run(calls):
+    mine = [(call.component, call.method) for call in calls if call.plugin == "mine"]
+    assert mine == [
+        ("", "dpotrain_loggers"),
+        ("logger quiet", "__init__"),
+        ("logger quiet", "check"),
+        ("logger quiet", "start"),
+        ("", "dpotrain_run_started"),
+        *[("logger quiet", "log")] * 4,
+        ("logger quiet", "dpotrain_run_finished"),
+        ("logger quiet", "finish"),
+    ]
+
+
+def test_every_row_is_formatted_and_none_of_its_text_recorded(calls):
+    formatted = [call for call in calls if call.method == "format"]
+    assert len(formatted) >= 32
+    assert {call.arguments for call in formatted} == {"dict"}
+    assert not [call for call in calls if "May I have" in str(call)]
+
+
+def test_a_dry_run_says_what_it_calls_and_what_a_run_calls_besides():
+    recipe = str(ROOT / "recipes" / "quickstart.toml")
+    result = CliRunner().invoke(main, ["plugins", "--trace", recipe, "--set", 'adapter={use="lora"}'])
+    assert result.exit_code == 0, result.output
+    text = result.output
+    order = [
+        "a dry run of",
+        "losses: dpotrain_losses()",
+        "loss dpo of losses: __init__(beta=",
+        "loss dpo of losses: check()",
+        "model loader demo of demo: load_tokenizer()",
+        "dataset source demo of demo: load('train')",
+        "model loader demo of demo: blueprint(LoadRequest)",
+        "adapter lora of lora: attach(LlamaForCausalLM)",
+        "what a run calls besides:",
+        "model loader demo of demo: load_model, fingerprint",
+        "loss dpo of losses: __call__, first_loss",
+        'dpotrain_run_started: dataset source "demo" of plugin "demo" (dpotrain ',
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_a_trace_needs_a_recipe():
+    result = CliRunner().invoke(main, ["plugins", "--trace"])
+    assert result.exit_code == 2
+    assert "--trace needs a RECIPE" in result.stderr

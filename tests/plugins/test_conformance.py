@@ -1,0 +1,223 @@
+"""Every built-in component runs through the suite of its kind, as a third party's does."""
+
+# ruff: noqa: RUF012  # nobody changes what a suite is told
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from dpotrain.plugin.components import CATALOGUES
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.testing import (
+    AdapterConformance,
+    ComponentConformance,
+    DatasetFormatterConformance,
+    DatasetSourceConformance,
+    LoggerConformance,
+    LossConformance,
+    ModelLoaderConformance,
+    QuantizerConformance,
+)
+from dpotrain.testing.conformance import suite_of
+from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
+from dpotrain_plugins.demo.loader import DemoLoader
+from dpotrain_plugins.demo.source import DemoSource
+from dpotrain_plugins.formatters import (
+    AlpacaFormatter,
+    ConversationalFormatter,
+    HHFormatter,
+    ImplicitPromptFormatter,
+    QuestionFormatter,
+    ShareGPTFormatter,
+    StandardFormatter,
+)
+from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
+from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from dpotrain_plugins.transformers_loader import TransformersLoader
+from dpotrain_plugins.wandb_logger import WandbLogger
+
+#: What cannot run here, and where it is tested instead.
+ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}
+
+
+class TestDpo(LossConformance):
+    component = Dpo
+    options = {"label_smoothing": 0.1}
+
+
+class TestIpo(LossConformance):
+    component = Ipo
+
+
+class TestHinge(LossConformance):
+    component = Hinge
+    options = {"beta": 0.05}
+
+
+class TestLora(AdapterConformance):
+    component = Lora
+    options = {"rank": 4}
+
+
+class TestLoraWithEverything(AdapterConformance):
+    component = Lora
+    options = {"rank": 4, "dropout": 0.1, "dora": True, "rslora": True, "modules_to_save": ["norm"]}
+
+
+class TestMergedLora(AdapterConformance):
+    component = Lora
+    options = {"rank": 4, "merge": True}
+
+
+class TestBnb4bit(QuantizerConformance):
+    component = Bnb4bit
+
+
+class TestBnb8bit(QuantizerConformance):
+    component = Bnb8bit
+
+
+class TestTransformersLoader(ModelLoaderConformance):
+    component = TransformersLoader
+
+    @pytest.fixture
+    def table(self, dpotrain_model):
+        return {"name": str(dpotrain_model), "dtype": "float32"}
+
+
+class TestDemoLoader(ModelLoaderConformance):
+    component = DemoLoader
+
+
+class TestHFDatasetsSource(DatasetSourceConformance):
+    component = HFDatasetsSource
+
+    @pytest.fixture
+    def table(self, dpotrain_data):
+        return {"name": str(dpotrain_data)}
+
+
+class TestDemoSource(DatasetSourceConformance):
+    component = DemoSource
+    options = {"pairs": 40, "samples": 2}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+class TestStandard(DatasetFormatterConformance):
+    component = StandardFormatter
+    rows = [
+        {
+            "prompt": "Some tea, please.",
+            "chosen": " Certainly, with pleasure.",
+            "rejected": " Get it yourself.",
+        }
+    ]
+
+
+class TestConversational(DatasetFormatterConformance):
+    component = ConversationalFormatter
+    rows = [
+        {
+            "prompt": [user("Some tea, please.")],
+            "chosen": [assistant("Certainly, with pleasure.")],
+            "rejected": [assistant("Get it yourself.")],
+        },
+        {
+            "prompt": "Some tea, please.",
+            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
+            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
+            "system": "You are a waiter in a hurry.",
+        },
+    ]
+
+
+class TestImplicitPrompt(DatasetFormatterConformance):
+    component = ImplicitPromptFormatter
+    rows = [
+        {
+            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
+            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
+        },
+    ]
+
+
+class TestHH(DatasetFormatterConformance):
+    component = HHFormatter
+    rows = [
+        {
+            "chosen": "\n\nHuman: Some tea, please.\n\nAssistant: Certainly, with pleasure.",
+            "rejected": "\n\nHuman: Some tea, please.\n\nAssistant: Get it yourself.",
+        }
+    ]
+
+
+class TestShareGPT(DatasetFormatterConformance):
+    component = ShareGPTFormatter
+    rows = [
+        {
+            "conversations": [{"from": "human", "value": "Some tea, please."}],
+            "chosen": {"from": "gpt", "value": "Certainly, with pleasure."},
+            "rejected": {"from": "gpt", "value": "Get it yourself."},
+        }
+    ]
+
+
+class TestAlpaca(DatasetFormatterConformance):
+    component = AlpacaFormatter
+    rows = [
+        {
+            "instruction": "Bring what is asked for.",
+            "input": "Some tea, please.",
+            "chosen": "Certainly, with pleasure.",
+            "rejected": "Get it yourself.",
+        }
+    ]
+
+
+class TestQuestion(DatasetFormatterConformance):
+    component = QuestionFormatter
+    rows = [
+        {
+            "system": "You are a waiter in a hurry.",
+            "question": "Some tea, please.",
+            "chosen": "Certainly, with pleasure.",
+            "rejected": "Get it yourself.",
+        }
+    ]
+
+
+class TestWandb(LoggerConformance):
+    component = WandbLogger
+    options = {"mode": "offline", "tags": ["a", "b"]}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
+class TestTensorBoard(LoggerConformance):
+    component = TensorBoardLogger
+
+
+def test_every_built_in_component_runs_through_the_suite_of_its_kind():
+    suites = [each for each in globals().values() if isinstance(each, type)]
+    tested = {each.component: each for each in suites if "component" in vars(each)}
+    for plugin in PluginManager.from_entry_points().plugins:
+        for component in plugin.components if plugin.distribution == "dpotrain" else ():
+            if component.name not in ELSEWHERE:
+                assert component in tested, f"{component.kind} {component.name} has no suite in this file"
+                assert issubclass(tested[component], suite_of(component))
+
+
+def test_there_is_a_suite_for_every_kind():
+    for kind in CATALOGUES.values():
+        made = type("Made", (kind,), {"name": "made"})
+        assert issubclass(suite_of(made), ComponentConformance)
+        assert suite_of(made).__name__ == f"{kind.__name__}Conformance"

@@ -1,0 +1,450 @@
+"""The conformance suites find what is wrong: for each of their tests a component that must not pass it."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+
+from dpotrain.data.pair import PreferencePair, UnusableRow
+from dpotrain.plugin.components import (
+    Adapter,
+    DatasetFormatter,
+    DatasetSource,
+    LoadRequest,
+    Logger,
+    Loss,
+    Recognition,
+)
+from dpotrain.testing import (
+    AdapterConformance,
+    DatasetFormatterConformance,
+    DatasetSourceConformance,
+    LoggerConformance,
+    LossConformance,
+    ModelLoaderConformance,
+    QuantizerConformance,
+)
+from dpotrain_plugins.bnb_quantizers import Bnb8bit
+from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.transformers_loader import TransformersLoader
+
+
+def refuted(suite: type, test: str, component: type, *arguments: object, **options: object) -> str:
+    """Return what a suite's test says against a component."""
+    made = suite()
+    made.component = component
+    with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:
+        getattr(made, test)(component(component.Options(**options)), *arguments)
+    return str(caught.value)
+
+
+# Losses -------------------------------------------------------------------------------------------
+
+
+class Half(Loss):
+    name = "half"
+
+    def __call__(self, scores):
+        return self.options.beta * (scores.rejected_logratio - scores.chosen_logratio)
+
+    def first_loss(self):
+        return 0.0
+
+
+class Mean(Half):
+    def __call__(self, scores):
+        return super().__call__(scores).mean()
+
+
+class ChosenOnly(Half):
+    def __call__(self, scores):
+        return -scores.chosen_logratio
+
+
+class Neighbours(Half):
+    def __call__(self, scores):
+        losses = super().__call__(scores)
+        return losses - losses.mean().detach()
+
+
+class Noisy(Half):
+    def __call__(self, scores):
+        import torch
+
+        losses = super().__call__(scores)
+        return losses + torch.randn_like(losses)
+
+
+class Wrong(Half):
+    def first_loss(self):
+        return 1.0
+
+
+class Liar(Half):
+    needs_reference = False
+
+
+class Exploding(Half):
+    def __call__(self, scores):
+        return super().__call__(scores).exp()
+
+
+@pytest.mark.parametrize(
+    ("component", "test"),
+    [
+        (Mean, "test_it_gives_every_pair_one_finite_number"),
+        (ChosenOnly, "test_gradients_reach_both_completions_and_nothing_else"),
+        (Neighbours, "test_a_pair_s_loss_depends_on_its_own_scores_alone"),
+        (Noisy, "test_it_is_a_function"),
+        (Wrong, "test_the_first_loss_is_what_it_says"),
+        (Liar, "test_it_says_truly_whether_it_needs_a_reference"),
+        (Exploding, "test_scores_far_apart_give_no_infinities"),
+    ],
+)
+def test_a_loss_that_breaks_a_promise_fails_the_test_of_it(component, test):
+    refuted(LossConformance, test, component)
+    made = LossConformance()
+    getattr(made, test)(Half(Half.Options()))
+
+
+# Adapters -----------------------------------------------------------------------------------------
+
+
+class Norms(Adapter):
+    """Trains the norms; the variants below each do one thing wrong."""
+
+    name = "norms"
+
+    def attach(self, policy):
+        for name, weight in policy.named_parameters():
+            weight.requires_grad_("norm" in name)
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+        self._initial = {name: tensor.clone() for name, tensor in self.state(policy).items()}
+        return policy
+
+    @contextmanager
+    def reference(self, policy):
+        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
+        self._put(policy, self._initial)
+        try:
+            yield
+        finally:
+            self._put(policy, trained)
+
+    def state(self, policy):
+        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
+
+    def load_state(self, policy, state):
+        self._put(policy, state)
+
+    def _put(self, policy, state):
+        for name, tensor in self.state(policy).items():
+            if name in state:
+                tensor.copy_(state[name])
+
+    def save(self, policy, folder):
+        policy.save_pretrained(folder)
+
+    def how_to_load(self, folder):
+        return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+
+
+class SixteenBits(Norms):
+    def attach(self, policy):
+        super().attach(policy)
+        for weight in policy.parameters():
+            weight.data = weight.data.bfloat16()
+        return policy
+
+
+class NoReference(Norms):
+    @contextmanager
+    def reference(self, policy):
+        yield
+
+
+class StuckReference(Norms):
+    @contextmanager
+    def reference(self, policy):
+        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
+        self._put(policy, self._initial)
+        yield
+        self._put(policy, trained)
+
+
+class Copies(Norms):
+    def state(self, policy):
+        return {name: tensor.clone() for name, tensor in super().state(policy).items()}
+
+
+class Scaled(Norms):
+    starts_as_base = True
+
+    def attach(self, policy):
+        super().attach(policy)
+        for tensor in self.state(policy).values():
+            tensor.mul_(1.1)
+        return policy
+
+
+class Pickled(Norms):
+    def save(self, policy, folder):
+        (folder / "weights.bin").write_bytes(b"")
+
+
+class SaysNothing(Norms):
+    """Takes any state, as :class:`Norms` does."""
+
+
+@pytest.mark.parametrize(
+    ("component", "test"),
+    [
+        (SixteenBits, "test_it_trains_some_weights_in_float32_and_they_all_get_a_gradient"),
+        (NoReference, "test_training_moves_the_policy_and_not_the_reference"),
+        (StuckReference, "test_the_reference_ends_with_an_error_too"),
+        (Scaled, "test_a_fresh_one_is_the_model_where_it_says_so"),
+        (Copies, "test_its_state_is_the_trained_tensors_themselves"),
+        (SaysNothing, "test_the_state_of_another_adapter_is_refused"),
+    ],
+)
+def test_an_adapter_that_breaks_a_promise_fails_the_test_of_it(component, test, dpotrain_model):
+    refuted(AdapterConformance, test, component, dpotrain_model)
+    getattr(AdapterConformance(), test)(Lora(Lora.Options(rank=2)), dpotrain_model)
+
+
+def test_an_adapter_whose_result_is_a_pickle_fails(dpotrain_model, tmp_path):
+    test = "test_the_result_loads_as_it_says_and_computes_the_same"
+    refuted(AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
+
+
+# Quantizers and loaders ---------------------------------------------------------------------------
+
+
+class NotAtAll(Bnb8bit):
+    def loading_config(self):
+        return None
+
+    def prepare(self, model):
+        pass
+
+
+class Eval(NotAtAll):
+    def prepare(self, model):
+        model.requires_grad_(False)
+        model.eval()
+
+
+@pytest.mark.parametrize(
+    ("component", "test", "arguments"),
+    [
+        (NotAtAll, "test_the_model_is_smaller_and_nearly_the_same", True),
+        (NotAtAll, "test_what_cannot_be_trained_is_frozen", True),
+        (Eval, "test_what_cannot_be_trained_is_frozen", True),
+        (NotAtAll, "test_a_model_with_nothing_to_quantize_is_refused", False),
+    ],
+)
+def test_a_quantizer_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, dpotrain_model):
+    refuted(QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
+
+
+class EvalLoader(TransformersLoader):
+    def load_model(self, request):
+        return super().load_model(request).eval()
+
+
+class OneModel(TransformersLoader):
+    def load_model(self, request):
+        return super().load_model(LoadRequest())
+
+
+class OneFingerprint(TransformersLoader):
+    def fingerprint(self, source=None):
+        return "always"
+
+
+@pytest.mark.parametrize(
+    ("component", "test", "arguments"),
+    [
+        (EvalLoader, "test_the_model_is_ready_to_be_trained", False),
+        (OneModel, "test_another_model_can_be_asked_for", True),
+        (OneFingerprint, "test_another_model_can_be_asked_for", True),
+    ],
+)
+def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
+    component, test, arguments, dpotrain_model, tmp_path
+):
+    more = (dpotrain_model, tmp_path) if arguments else ()
+    refuted(ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
+
+
+# Data ---------------------------------------------------------------------------------------------
+
+
+class Rows(list):
+    columns = ("prompt",)
+    fingerprint = "rows"
+
+
+class Source(DatasetSource):
+    name = "source"
+    loads = 0
+
+    def splits(self):
+        return ["train", "test"]
+
+    def load(self, split):
+        return Rows([{"prompt": split}])
+
+
+class Restless(Source):
+    def load(self, split):
+        type(self).loads += 1
+        rows = Rows([{"prompt": split}])
+        rows.fingerprint = str(self.loads)
+        return rows
+
+
+class Surplus(Source):
+    def load(self, split):
+        return Rows([{"prompt": split, "more": 1}])
+
+
+class Twice(Source):
+    def splits(self):
+        return ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("component", "test"),
+    [
+        (Twice, "test_it_names_its_splits"),
+        (Surplus, "test_rows_are_plain_data_in_any_order"),
+        (Restless, "test_the_same_rows_come_every_time"),
+        (Source, "test_splits_with_other_rows_have_another_fingerprint"),
+        (Source, "test_a_split_that_is_not_there_is_answered_with_those_that_are"),
+    ],
+)
+def test_a_source_that_breaks_a_promise_fails_the_test_of_it(component, test):
+    refuted(DatasetSourceConformance, test, component)
+
+
+class Reads(DatasetFormatter):
+    name = "reads"
+    columns = ("prompt", "best", "worst")
+
+    def recognises(self, row):
+        return Recognition.CERTAIN if "best" in row else Recognition.NO
+
+    def format(self, row):
+        if not all(isinstance(row.get(column), str) for column in self.columns):
+            raise UnusableRow("a column is no text")
+        return PreferencePair(*(row[column] for column in self.columns))
+
+
+class Changes(Reads):
+    def format(self, row):
+        row["prompt"] = row["prompt"].strip()
+        return super().format(row)
+
+
+class Blind(Reads):
+    def recognises(self, row):
+        return Recognition.NO
+
+
+class Raises(Reads):
+    def format(self, row):
+        return PreferencePair(*(row[column] for column in self.columns))
+
+    def recognises(self, row):
+        return Recognition(len(row["best"]) > 0)
+
+
+class Quotes(Reads):
+    def format(self, row):
+        if row.get("worst") is None:
+            raise UnusableRow(f"no worst answer to {row.get('prompt')}")
+        return super().format(row)
+
+
+class Unnamed(Reads):
+    columns = ("prompt", "best")
+
+    def format(self, row):
+        return PreferencePair(row["prompt"], row["best"], row["worst"])
+
+
+@pytest.mark.parametrize(
+    ("component", "test"),
+    [
+        (Changes, "test_it_reads_its_rows"),
+        (Blind, "test_it_recognises_its_rows"),
+        (Quotes, "test_no_row_makes_it_fail_otherwise_than_by_unusable_row"),
+        (Unnamed, "test_it_reads_no_column_that_it_does_not_name"),
+    ],
+)
+def test_a_formatter_that_breaks_a_promise_fails_the_test_of_it(component, test, monkeypatch):
+    row = {"prompt": " What is the capital of France?", "best": "It is Paris.", "worst": "No idea."}
+    monkeypatch.setattr(DatasetFormatterConformance, "rows", [row], raising=False)
+    refuted(DatasetFormatterConformance, test, component)
+    made = DatasetFormatterConformance()
+    made.component = Reads
+    monkeypatch.setattr(DatasetFormatterConformance, "rows", [copy.deepcopy(row)])
+    getattr(made, test)(Reads(Reads.Options()))
+
+
+def test_a_formatter_that_raises_whatever_comes_fails(monkeypatch):
+    monkeypatch.setattr(
+        DatasetFormatterConformance, "rows", [{"prompt": "p", "best": "b", "worst": "w"}], raising=False
+    )
+    made = DatasetFormatterConformance()
+    with pytest.raises((KeyError, TypeError)):
+        made.test_no_row_makes_it_fail_otherwise_than_by_unusable_row(Raises(Raises.Options()))
+
+
+# Loggers ------------------------------------------------------------------------------------------
+
+
+class Leaks(Logger):
+    name = "leaks"
+
+    def start(self, run):
+        self._file = run.folder / "log.txt"
+
+    def log(self, record):
+        pass
+
+    def finish(self, outcome):
+        self._file.write_text(f"{outcome.sections} {outcome.error}")
+
+
+class Shared(Logger):
+    name = "shared"
+    folders: list = []  # noqa: RUF012
+
+    def start(self, run):
+        assert not self.folders
+        self.folders.append(run.folder)
+
+    def log(self, record):
+        assert record.metrics["loss"] == record.metrics["loss"], "nan"
+
+    def finish(self, outcome):
+        self.folders.remove(outcome.folder)
+
+
+@pytest.mark.parametrize(
+    ("component", "test", "arguments"),
+    [
+        (Leaks, "test_no_text_of_the_data_gets_out", ("finished",)),
+        (Leaks, "test_no_text_of_the_data_gets_out", ("failed",)),
+        (Shared, "test_two_runs_at_once_do_not_meet", ()),
+        (Shared, "test_numbers_that_are_not_finite_are_taken", ()),
+    ],
+)
+def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, tmp_path):
+    Shared.folders.clear()
+    refuted(LoggerConformance, test, component, tmp_path, *arguments)
