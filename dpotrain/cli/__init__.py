@@ -12,6 +12,7 @@ _VERBS = {
     "check": "dpotrain.cli.check",
     "plan": "dpotrain.cli.plan",
     "checkpoints": "dpotrain.cli.checkpoints",
+    "sync": "dpotrain.cli.sync",
     "plugins": "dpotrain.cli.plugins",
     "schema": "dpotrain.cli.schema",
 }

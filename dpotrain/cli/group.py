@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from dpotrain.cli.leaving import leave_with
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEBUG = "dpotrain.debug"
@@ -26,6 +28,14 @@ class VerbGroup(click.Group):
     def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._verbs = verbs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Be the program: run a verb and end the process, which nothing left behind keeps from ending."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as end:
+            leave_with(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order in which a person meets them."""

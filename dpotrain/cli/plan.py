@@ -37,6 +37,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     Tokenizes the data, and counts the model from its configuration; no weights are loaded. Where it does not
     fit, it says what to change.
     """
+    from dpotrain.plugin.failures import naming_components
     from dpotrain.recipe import load_recipe
     from dpotrain.run.reporter import SilentReporter
     from dpotrain.ui import reporter
@@ -46,10 +47,11 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     from dpotrain.run.cache_folder import cache_folder
     from dpotrain.run.plan import make_plan
 
-    with SilentReporter() if as_json else reporter() as shown:
-        cache = cache_folder(loaded.run.cache_dir)
-        data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
-    plan = make_plan(loaded, data, memory)
+    with naming_components(loaded):
+        with SilentReporter() if as_json else reporter() as shown:
+            cache = cache_folder(loaded.run.cache_dir)
+            data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+        plan = make_plan(loaded, data, memory)
     if as_json:
         import json
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
+from dpotrain.errors import DataError, DpotrainError, RecipeError
 
 if TYPE_CHECKING:
     from dpotrain.plugin.components import DatasetFormatter, Rows
@@ -69,16 +69,16 @@ def choose_formatter(
 
 
 def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> PreferencePair:
-    """Return the row's pair; a formatter that fails otherwise than by UnusableRow is named, with the row."""
+    """Return the row's pair; what a formatter raises otherwise than UnusableRow gets a note that names the row."""
     try:
         return formatter.format(row)
     except (UnusableRow, DpotrainError):
         raise
     except Exception as error:
-        raise PluginError(
-            f'Formatter "{formatter.name}" failed on row {number}: {type(error).__name__}: {error}\n'
-            "A formatter drops a row it cannot read by raising UnusableRow; this is a fault of its plugin."
-        ) from error
+        error.add_note(
+            f"It was given row {number}. A formatter drops a row that it cannot read by raising UnusableRow."
+        )
+        raise
 
 
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
@@ -138,10 +138,10 @@ def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: in
     try:
         return int(formatter.recognises(row))
     except Exception as error:
-        raise PluginError(
-            f'Formatter "{formatter.name}" failed to judge row {number}: {type(error).__name__}: {error}\n'
-            "A formatter answers Recognition.NO for a row it does not know; this is a fault of its plugin."
-        ) from error
+        error.add_note(
+            f"It was given row {number}. A formatter answers Recognition.NO for a row that it does not know."
+        )
+        raise
 
 
 def _spread(length: int) -> list[int]:

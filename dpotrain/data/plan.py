@@ -60,6 +60,12 @@ class StepPlan:
     """By rank; equally many on every rank, so that no collective waits for a missing partner."""
 
 
+def steps_of_run(pairs: int, pairs_per_step: int, epochs: int = 1, max_steps: int | None = None) -> int:
+    """Return the steps of so many passes over the pairs; a pass begins with a step of its own."""
+    steps = epochs * -(-pairs // pairs_per_step)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """All steps of a run."""
@@ -81,13 +87,12 @@ class BatchPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in one epoch; the last may hold fewer pairs."""
-        return -(-self.pairs // self.pairs_per_step)
+        return steps_of_run(self.pairs, self.pairs_per_step)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        steps = self.epochs * self.steps_per_epoch
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        return steps_of_run(self.pairs, self.pairs_per_step, self.epochs, self.max_steps)
 
     def steps(self, after: int = 0) -> Iterator[StepPlan]:
         """Plan the steps that follow step ``after``."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dpotrain.data.pair import PreferencePair
     from dpotrain.engine.memory import Trained
     from dpotrain.engine.scores import PairScores
-    from dpotrain.run.records import Finished, Outcome, Record, Run
+    from dpotrain.run.records import Finished, LoggedRun, Outcome, Record
 
 
 class Options(BaseModel):
@@ -72,7 +72,7 @@ class Component(ABC):
 
         Tensors, numbers, texts, lists and mappings with text keys; empty (as here) for a component without memory.
         Called on the main process for every checkpoint, before training goes on, so it must be quick; the tensors are
-        copied.
+        copied. A logger's is asked for in its own thread, after the records so far.
         """
         return {}
 
@@ -368,14 +368,22 @@ class Metric(Component):
 class Logger(Component):
     """Takes the run's records somewhere; selected by a ``[[loggers]]`` table. Runs on the main process only.
 
-    Whatever a logger raises drops it with a message; the run goes on and its metrics file stays whole.
+    Its methods, those that hear run events among them, are called one after the other in a thread of the logger's own,
+    so it may be slow: no step waits for it. One that raises, or does not return for ``logging.patience`` seconds, is
+    dropped with a message; the run goes on, its metrics file stays whole, and ``dpotrain sync`` replays it.
+
+    What it is handed are copies. It must not draw from torch's global random generator, which it shares with the run.
     """
 
     kind = "logger"
 
     @abstractmethod
-    def start(self, run: Run) -> None:
-        """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts."""
+    def start(self, run: LoggedRun) -> None:
+        """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts.
+
+        ``dpotrain sync`` calls this for a run that is over, perhaps once more in the same folder: then
+        :meth:`log` takes every record from the first, :meth:`finish` how it ended, and no run event is heard.
+        """
 
     @abstractmethod
     def log(self, record: Record) -> None:

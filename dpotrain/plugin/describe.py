@@ -6,13 +6,15 @@ from dpotrain.errors import DpotrainError
 
 
 def describe_exception(error: BaseException) -> str:
-    """Return what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
+    """Return in a line what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
 
-    A DpotrainError was written for people to read and is returned as it stands.
+    A DpotrainError was written for people to read and is returned as it stands. Of any other text the first line is
+    taken: the rest is for who debugs it, and in the traceback.
     """
     if isinstance(error, DpotrainError):
         return str(error)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    first, *rest = str(error).strip().splitlines() or [""]
+    text = ": ".join(part for part in (type(error).__name__, first + " …" * bool(rest)) if part)
     if isinstance(error, SyntaxError):
         return text
     traceback = error.__traceback__

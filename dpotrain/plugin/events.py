@@ -1,13 +1,16 @@
-"""Run events and loggers, each listener isolated from the others.
+"""Run events, each listener isolated from the others.
 
 The run package makes one :class:`RunEvents` a run and calls its methods, one for each event of
 :mod:`dpotrain.plugin.hookspecs`; ``events.loggers`` drives the ``[[loggers]]``. Both do nothing on processes
 other than the main one, so the caller need not ask.
+
+Listeners are called in the thread that trains, one after the other, and see the live run: between two steps nothing
+moves. The methods of a logger are not: they are called in the logger's own thread, for a listener that hangs cannot
+be left behind in the thread that trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,66 +18,14 @@ from pluggy import HookImpl
 
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import Logger
-from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.failures import failure
 from dpotrain.plugin.hooks import EVENTS, implementations
+from dpotrain.plugin.loggers import LoggerSet
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.manager import PluginManager
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.records import CheckpointRecord, Outcome, Record, Run, StepRecord
     from dpotrain.run.reporter import Reporter
-
-
-class LoggerSet:
-    """The recipe's loggers; one that raises is dropped with a message and the run goes on."""
-
-    def __init__(
-        self, loggers: Iterable[Logger], plugins: PluginManager, warn: Callable[[str], None]
-    ) -> None:
-        self._kept = list(loggers)
-        self._plugins = plugins
-        self._warn = warn
-        self._started = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the loggers that have not been dropped, in the recipe's order."""
-        return tuple(logger.name for logger in self._kept)
-
-    def __contains__(self, logger: object) -> bool:
-        return any(kept is logger for kept in self._kept)
-
-    def start(self, run: Run) -> None:
-        """Open every logger. On other processes than the main one no logger is ever opened."""
-        if not run.is_main_process:
-            self._kept.clear()
-        self._started = True
-        self._each("start", run)
-
-    def log(self, record: Record) -> None:
-        """Hand one record to every logger."""
-        self._each("log", record)
-
-    def finish(self, outcome: Outcome) -> None:
-        """Close every logger, once; nothing is closed where :meth:`start` was never reached."""
-        if self._started:
-            self._each("finish", outcome)
-            self._kept.clear()
-
-    def drop(self, logger: Logger, where: str, error: Exception) -> None:
-        """Take a logger out and say why; ``where`` is the method or hook that raised."""
-        self._kept = [kept for kept in self._kept if kept is not logger]
-        self._warn(
-            f'logger "{logger.name}" of {self._plugins.owner(type(logger)).label} is dropped: {where} raised '
-            f"{describe_exception(error)}\nthe run goes on and its metrics file stays whole"
-        )
-
-    def _each(self, method: str, argument: Any) -> None:
-        for logger in list(self._kept):
-            try:
-                getattr(logger, method)(argument)
-            except Exception as error:  # whatever it is, a logger never takes the run down
-                self.drop(logger, method, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +35,10 @@ class _Listener:
     label: str
     """Who it is, for messages."""
     implementation: HookImpl
-    loggers: tuple[Logger, ...]
-    """The loggers that it is there for; empty for a listener whose failure ends the run."""
+    logger: Logger | None = None
+    """The logger whose method it is, and in whose thread it is called."""
+    there_for: tuple[Logger, ...] = ()
+    """The loggers that a plugin's module is there for alone, and that are dropped where it raises."""
 
 
 class RunEvents:
@@ -93,11 +46,12 @@ class RunEvents:
 
     Listeners are the modules of active plugins (those that offer a selected component, or that ``requires``
     names), in the order of their distributions, and then the selected component objects in the recipe's
-    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order.
+    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. A logger's methods hear an
+    event after what the logger was told before it.
     """
 
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
-        self.loggers = LoggerSet(recipe.loggers, recipe.plugins, reporter.warn)
+        self.loggers = LoggerSet(recipe.loggers, recipe.plugins, reporter, recipe.logging.patience)
         self._plugins = recipe.plugins
         self._warn = reporter.warn
         self._listeners = _listeners(recipe)
@@ -133,7 +87,17 @@ class RunEvents:
         """Let every listener hear the event; only then raise a PluginError for those that failed."""
         if not run.is_main_process:
             return
-        if not self._listeners[hook]:
+        values = {"run": run, **arguments}
+        here = []
+        for listener in self._listeners[hook]:
+            if listener.logger is None:
+                here.append(listener)
+            else:
+                self.loggers.hear(
+                    listener.logger, hook, listener.implementation.function, _wanted(listener, values)
+                )
+        self.loggers.heed()
+        if not here:
             return
         from dpotrain.engine.random_state import RandomState
 
@@ -141,26 +105,29 @@ class RunEvents:
         # hears other events, would take other steps.
         state = RandomState.capture()
         try:
-            self._notify(hook, {"run": run, **arguments})
+            self._notify(here, hook, values)
         finally:
             state.restore()
 
-    def _notify(self, hook: str, values: dict[str, Any]) -> None:
+    def _notify(self, listeners: list[_Listener], hook: str, values: dict[str, Any]) -> None:
         failures: list[tuple[str, Exception]] = []
-        for listener in self._listeners[hook]:
-            if listener.loggers and not any(logger in self.loggers for logger in listener.loggers):
+        for listener in listeners:
+            if listener.there_for and not any(logger in self.loggers for logger in listener.there_for):
                 continue
-            implementation = listener.implementation
             try:
-                implementation.function(**{name: values[name] for name in implementation.argnames})
+                listener.implementation.function(**_wanted(listener, values))
             except Exception as error:
-                for logger in listener.loggers:
+                for logger in listener.there_for:
                     self.loggers.drop(logger, hook, error)
-                if not listener.loggers:
+                if not listener.there_for:
                     failures.append((listener.label, error))
         if failures:
-            lines = [f"{label} raised in {hook}: {describe_exception(error)}" for label, error in failures]
+            lines = [failure(label, hook, error) for label, error in failures]
             raise PluginError("\n".join(lines)) from failures[0][1]
+
+
+def _wanted(listener: _Listener, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in listener.implementation.argnames}
 
 
 def _listeners(recipe: Recipe) -> dict[str, list[_Listener]]:
@@ -168,19 +135,20 @@ def _listeners(recipe: Recipe) -> dict[str, list[_Listener]]:
     plugins = recipe.plugins
     found: dict[str, list[_Listener]] = {event: [] for event in EVENTS}
 
-    def listen(label: str, owner: object, loggers: tuple[Logger, ...]) -> None:
+    def listen(
+        label: str, owner: object, logger: Logger | None = None, there_for: tuple[Logger, ...] = ()
+    ) -> None:
         for hook, implementation in implementations(owner, label).items():
             if hook in found:
-                found[hook].append(_Listener(label, implementation, loggers))
+                found[hook].append(_Listener(label, implementation, logger, there_for))
 
     for plugin in plugins.active(recipe):
         selected = [part for part in recipe.components if plugins.owner(type(part)) is plugin]
         loggers = tuple(part for part in selected if isinstance(part, Logger))
         # A module that is here for its loggers alone is dropped with them; one that is here for more is not.
-        listen(plugin.label, plugin.module, loggers if len(loggers) == len(selected) else ())
+        listen(plugin.label, plugin.module, there_for=loggers if len(loggers) == len(selected) else ())
     for part in recipe.components:
-        label = f'{part.kind} "{part.name}" of {plugins.owner(type(part)).label}'
-        listen(label, part, (part,) if isinstance(part, Logger) else ())
+        listen(plugins.label(part), part, part if isinstance(part, Logger) else None)
     for listeners in found.values():
         listeners.sort(key=lambda listener: _rank(listener.implementation))
     return found

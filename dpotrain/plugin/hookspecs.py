@@ -25,8 +25,13 @@ the recipe is read (and by ``dpotrain plugins`` and ``dpotrain schema``), so the
 not import torch, transformers or anything as heavy at its top. **Run events** are heard only by what the recipe
 selected: the module of a plugin that offers a selected component (or that ``requires`` names), and the selected
 component objects themselves. They are called by keyword; each listener is isolated, so that all the others still
-hear the event when one raises. A logger that raises is dropped (and so is a plugin's module that is there for its
-loggers alone); any other listener that raises ends the run with an error that names it, after the event.
+hear the event when one raises. A plugin's module that is there for its loggers alone is dropped with them where it
+raises; any other listener that raises ends the run with an error that names it, after the event.
+
+Run events are called in the thread that trains, between two steps, and the next step waits until they return. The
+methods of a logger are the exception: they are called in the logger's own thread, in order with ``start``, ``log`` and
+``finish``, and ``run`` is a ``LoggedRun`` there, without the policy. No step waits for them, and a logger that raises
+or hangs is dropped.
 
 A hook implementation may take fewer arguments than its spec, and ``@hookimpl(tryfirst=True)`` or ``trylast=True``
 move it within the order of listeners. Wrappers are refused, since they could not be isolated.
@@ -493,12 +498,12 @@ def dpotrain_loggers() -> Iterable[type[Logger]]:  # type: ignore[empty-body]
 
     Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
 
-    Rank: every process; the methods of a logger run on the main process only.
+    Rank: every process; the methods of a logger run on the main process only, in a thread of its own.
 
     Must not import: the client of the service at the top of its module.
 
-    Result: classes. Every ``[[loggers]]`` table picks one by ``use``. A logger that raises is dropped with a
-    message and the run goes on.
+    Result: classes. Every ``[[loggers]]`` table picks one by ``use``. A logger that raises
+    or hangs is dropped with a message and the run goes on.
 
     Example:
         from pathlib import Path

@@ -127,6 +127,15 @@ class PluginManager:
             return self._owners[component]
         return Plugin(name=component.__module__, module=component)
 
+    def offers(self, component: type[Component]) -> bool:
+        """Whether a plugin offers this class: the core has components of its own, and a class may be made by hand."""
+        return component in self._owners
+
+    def label(self, component: Component | type[Component]) -> str:
+        """Return who a component is, for messages: ``loss "dpo" of plugin "losses" (dpotrain 0.1.0)``."""
+        owner = self.owner(component if isinstance(component, type) else type(component))
+        return f'{component.kind} "{component.name}" of {owner.label}'
+
     @property
     def duplicates(self) -> list[str]:
         """A message for each name that more than one plugin offers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic.errors import PydanticUserError
@@ -34,7 +35,28 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if inspect.isabstract(component):
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
+    _check_methods(component, kind, label)
     _check_options(component, kind, label)
+
+
+def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:
+    """Refuse a method that the core could not call: what it took would only show in the middle of a run."""
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        own = inspect.getattr_static(component, name)
+        if (name.startswith("_") and name != "__call__") or own is method or not inspect.isfunction(own):
+            continue
+        expected = inspect.signature(method).parameters
+        required = [each for each in expected.values() if each.default is inspect.Parameter.empty]
+        for given in (len(required), len(expected)):
+            try:
+                inspect.signature(own).bind(*[None] * given)
+            except TypeError:
+                raise PluginError(f"{label}: {_call(own)} is called as {_call(method)}") from None
+
+
+def _call(method: Callable[..., object]) -> str:
+    parameters = inspect.signature(method).parameters.values()
+    return f"{method.__name__}({', '.join(str(each.replace(annotation=each.empty)) for each in parameters)})"
 
 
 def _check_options(component: type[Component], kind: type[Component], label: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
 from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Quantizer
-from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.failures import failure
 from dpotrain.plugin.metric_names import faults
 from dpotrain.plugin.requirements import required_distributions, unmet
 from dpotrain.recipe.document import document_of
@@ -60,6 +60,15 @@ def load_recipe(
         DataError: if nothing but the data is wrong.
     """
     path = Path(path)
+    return Reader(path, lay_out(path, overrides), plugins).read()
+
+
+def lay_out(path: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Tree:
+    """Return the document of a file, of what it extends, and of overrides, one laid over the other.
+
+    Raises:
+        RecipeError: one of them cannot be read.
+    """
     tree = Tree(root=str(path))
     for origin, document in read_layers(path):
         tree.lay(document, origin)
@@ -67,10 +76,10 @@ def load_recipe(
     if EXTENDS in document:
         raise RecipeError(f"{origin}: extends: only a file can extend another; it is not overridden")
     tree.lay(document, origin, is_file=False)
-    return _Reader(path, tree, plugins).read()
+    return tree
 
 
-class _Reader:
+class Reader:
     """Checks one document table by table; problems are collected, not raised."""
 
     def __init__(self, path: Path, tree: Tree, plugins: PluginManager | None) -> None:
@@ -113,6 +122,7 @@ class _Reader:
     # The top --------------------------------------------------------------------------------------
 
     def read_top(self) -> TopLevel:
+        """Return the keys at the top, and note every key and table that is nobody's."""
         tables = {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
         known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
         values = {}
@@ -127,6 +137,7 @@ class _Reader:
         return TopLevel.model_validate({}) if top is None else top
 
     def read_plugins(self, given: PluginManager | None) -> PluginManager:
+        """Return the plugins without the blocked ones, and note requirements that are not met."""
         from dpotrain.plugin.manager import PluginManager  # it knows the core's sections, so it comes later
 
         block, requires = self.top.block, self.top.requires
@@ -157,6 +168,7 @@ class _Reader:
     # Tables of the core ---------------------------------------------------------------------------
 
     def section(self, name: str, model: type[Section]) -> Any:
+        """Return a table of the core as its model, None where it is wrong."""
         table = self.tree.document.get(name, {})
         if not isinstance(table, dict):
             self.say((), (name,), f"expected a table [{name}]", key="", table=name)
@@ -194,6 +206,7 @@ class _Reader:
         return self.component((name,), {k: v for k, v in table.items() if k not in core}, kind, core)
 
     def formatter(self) -> DatasetFormatter | None:
+        """Return the formatter that the recipe names, None for ``auto`` and where it is wrong."""
         data = self.tree.document.get("data")
         chosen = data.get("format", AUTO) if isinstance(data, dict) else AUTO
         kind: type[DatasetFormatter] = DatasetFormatter  # type: ignore[type-abstract]
@@ -230,6 +243,7 @@ class _Reader:
             return None
         owner = f"{use} ({self.plugins.owner(chosen).origin})"
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
+        phase = "Options"
         try:
             options = validate(
                 chosen.Options,
@@ -243,18 +257,23 @@ class _Reader:
                 owner=owner,
                 also_known=core,
             )
-            return None if options is None else chosen(options)
+            if options is None:
+                return None
+            phase = "__init__"
+            return chosen(options)
         except Exception as error:
-            self.say_failure(at, owner, error)
+            self.say_failure(at, chosen, phase, error)
             return None
 
     def choices(self, kind: type[Component]) -> str:
+        """Say what ``use`` could pick."""
         names = ", ".join(f'"{name}"' for name in self.plugins.names(kind))
         return f"use picks the {kind.kind}: {names}" if names else f"and no plugin offers a {kind.kind}"
 
     # What only shows with several tables at hand --------------------------------------------------
 
     def check_quantizer(self, quantizer: Quantizer | None) -> None:
+        """Refuse quantized weights with nothing to train beside them."""
         adapter = self.tree.document.get("adapter", False)
         if quantizer is None or adapter is not False or quantizer.trains_all_weights:
             return
@@ -266,6 +285,7 @@ class _Reader:
         )
 
     def check_exporters(self, exporters: Sequence[Exporter]) -> None:
+        """Refuse exporters of adapters where all weights are trained."""
         if self.tree.document.get("adapter", False) is not False:
             return
         for index, exporter in enumerate(exporters):
@@ -304,14 +324,14 @@ class _Reader:
                 try:
                     part.check()
                 except Exception as error:
-                    self.say_failure(place, f"{part.name} ({self.plugins.owner(type(part)).origin})", error)
+                    self.say_failure(place, type(part), "check", error)
 
-    def say_failure(self, at: Place, owner: str, error: Exception) -> None:
+    def say_failure(self, at: Place, component: type[Component], phase: str, error: Exception) -> None:
         """Note what a component raised: in its own words, or as a fault of its plugin."""
-        text = (
-            str(error) if isinstance(error, DpotrainError) else f"{owner} raised {describe_exception(error)}"
-        )
-        kind = DataError if isinstance(error, DataError) else RecipeError
+        kind: type[DpotrainError] = DataError if isinstance(error, DataError) else RecipeError
+        text = str(error)
+        if not isinstance(error, DpotrainError):
+            kind, text = PluginError, failure(self.plugins.label(component), phase, error)
         self.problems.add(self.tree.origin(*at), ".".join(map(str, at)), "", text, kind)
 
     def say(

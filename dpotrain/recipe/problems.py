@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dpotrain.errors import DataError, DpotrainError, RecipeError
+from dpotrain.errors import DpotrainError, RecipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,12 @@ class Problems:
             self._kinds.add(kind)
 
     def raise_if_any(self) -> None:
-        """Raise one error with everything found: a DataError if nothing but the data is wrong."""
+        """Raise one error with everything found.
+
+        It is a DataError if nothing but the data is wrong, and a PluginError if nothing but plugins failed.
+        """
         if self.found:
-            kind = DataError if self._kinds == {DataError} else RecipeError
+            kind = next(iter(self._kinds)) if len(self._kinds) == 1 else RecipeError
             raise kind(_text(self.found))
 
 

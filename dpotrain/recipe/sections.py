@@ -190,9 +190,15 @@ class CheckpointsSection(Section):
 
 
 class LoggingSection(Section):
-    """How often a train record is written."""
+    """How often a train record is written, and how long loggers may take over it; no step waits for them."""
 
     every: int = Field(10, ge=1, description="Steps that one record averages over.")
+    patience: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds after which a logger that does not return is dropped, and that the end of a run waits for "
+        "loggers at most (10 where it was asked to stop). `dpotrain sync` replays what was not delivered.",
+    )
 
 
 #: The core's tables by name; those without a required key may be left out of a recipe.

@@ -22,8 +22,14 @@ class RunLock:
     a lock is stale. Who holds it stands in a file beside it, for the message.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        remedy: str = "Wait for it or end it, or choose another folder: --set run.output_dir=…",
+    ) -> None:
+        """Prepare to take ``folder``; ``remedy`` is said where another process owns it."""
         self.folder = folder
+        self.remedy = remedy
         self.owner = folder / ".owner.json"
         self._lock = FileLock(folder / ".lock")
 
@@ -38,8 +44,7 @@ class RunLock:
             write_json(self.owner, _myself())
         except Timeout as error:
             raise RunError(
-                f"{self.folder} is in use: {self._described()} is running there.\n"
-                "Wait for it or end it, or choose another folder: --set run.output_dir=…"
+                f"{self.folder} is in use: {self._described()} is running there.\n{self.remedy}"
             ) from error
         except OSError as error:
             self._lock.release()

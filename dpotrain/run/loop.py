@@ -187,7 +187,7 @@ class RunLoop:
         self.progress = Progress(**state["progress"])
         self.wall_before = self.progress.wall_seconds
         self.run.resumed_from = checkpoint.step
-        for owner in restore_component_states(self.recipe, checkpoint.components):
+        for owner in restore_component_states(self.recipe, self.events.loggers, checkpoint.components):
             self.reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
         states = state["random"]
         rank = accelerator.process_index
@@ -307,7 +307,7 @@ class RunLoop:
                 trained=self.adapter.state(self.scorer.policy),
                 optimizer=self.trainer.optimizer.state_dict(),
                 state=state,
-                components=component_states(self.recipe),
+                components=component_states(self.recipe, self.events.loggers),
             )
             self.saver.save(checkpoint, in_background=in_background)
         accelerator.wait_for_everyone()

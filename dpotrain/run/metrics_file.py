@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
+from dpotrain.errors import RunError
 from dpotrain.run.atomic import write_text
-from dpotrain.run.records import Record
+from dpotrain.run.records import Kind, Record
 
 
 class MetricsFile:
@@ -25,6 +28,25 @@ class MetricsFile:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, allow_nan=False) + "\n")
 
+    def read(self) -> Iterator[Record | str]:
+        """Yield the records in order, and for each line that is none a text that says which and why.
+
+        A number that is null was not finite, and comes back as not a number.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    try:
+                        yield _record(line)
+                    except ValueError as error:
+                        why = "it is cut short" if not line.endswith(b"\n") else error
+                        yield f"{self.path}:{number} is no record: {why}"
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
     def rewind(self, step: int) -> None:
         """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
         if not self.path.exists():
@@ -37,3 +59,24 @@ class MetricsFile:
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         write_text(self.path, "".join(kept))
+
+
+def _record(line: bytes) -> Record:
+    """Undo what :meth:`MetricsFile.write` made of a record; raise a ValueError that says what is wrong."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    if not isinstance(values, dict):
+        raise ValueError("it is no object")
+    kind, step = values.pop("kind", None), values.pop("step", None)
+    if kind not in get_args(Kind):
+        raise ValueError(f"its kind is {json.dumps(kind)}")
+    if type(step) is not int or step < 0:
+        raise ValueError(f"its step is {json.dumps(step)}")
+    for name, value in values.items():
+        if value is None:
+            values[name] = math.nan
+        elif type(value) not in (int, float):
+            raise ValueError(f"its {json.dumps(name)} is no number")
+    return Record(kind, step, values)

@@ -98,9 +98,34 @@ class Finished:
     """Shows a line to the person watching and writes it to run.log."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """The run as loggers see it: in ``Logger.start``, and in run events that are methods of a logger.
+
+    There is no policy in it, no tokenizer and no device. A logger works in a thread of its own while the policy is
+    being trained, and ``dpotrain sync`` replays runs whose policy is long gone.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    """The resolved recipe as plain data, without secrets."""
+    seed: int
+    total_steps: int
+    train_pairs: int
+    eval_pairs: int
+    resumed_from: int = 0
+    """The step that the run was resumed from; 0 for a fresh one, and for one that is replayed."""
+    plugins: Sequence[Mapping[str, Any]] = ()
+    """The active plugins, as in ``environment.json``."""
+    note: Callable[[str], None] = lambda text: None
+    """Shows a line to the person watching and writes it to run.log, between two steps."""
+    report: Callable[[str, Mapping[str, Any]], None] = lambda section, values: None
+    """``Run.report`` between two steps; nothing while a run is replayed."""
+
+
 @dataclass(slots=True)
 class Run:
-    """The run as plugins see it, in every run event and in ``Logger.start``."""
+    """The run as plugins see it in every run event (where the plugin is a logger, it gets a :class:`LoggedRun`)."""
 
     folder: Path
     config: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from dpotrain.engine.scorer import causal_lm
 from dpotrain.engine.trainer import Trainer
 from dpotrain.errors import DpotrainError, RunError, RunStopped
 from dpotrain.plugin.events import RunEvents
+from dpotrain.plugin.failures import named
 from dpotrain.plugin.metric_names import logged_names
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
@@ -53,6 +55,12 @@ NO_BFLOAT16 = (
     "this processor has no matrix products in bfloat16: float32 takes their place, which is more exact, and holds "
     "weights in 32 bits"
 )
+
+
+#: Seconds that loggers have to close where the run was asked to stop, since who asked may soon kill it, and where a
+#: second Ctrl-C asked to stop at once.
+HURRY_WHEN_STOPPED = 10.0
+HURRY_WHEN_INTERRUPTED = 2.0
 
 
 def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:
@@ -145,7 +153,7 @@ def _run(
         final = _save_final(loop) if status == "finished" else None
         outcome = _outcome(loop, status, final)
     except BaseException as error:
-        told = _told(error, accelerator)
+        told = _told(error, accelerator, recipe)
         outcome = _failed(folder, accelerator, events, loop, told)
         if loop is not None and loop.progress.step:
             reporter.finished(outcome)
@@ -155,16 +163,34 @@ def _run(
     try:
         events.run_finished(loop.run, outcome)
     finally:
-        events.loggers.finish(outcome)
-        if accelerator.is_main_process:
-            folder.write_summary(summary.to_json(outcome))
+        _close(folder, accelerator, events, outcome)
     return outcome
 
 
-def _told(error: BaseException, accelerator: Accelerator) -> BaseException:
-    """Return what a person is told: the error itself, or for a device out of memory what to do about it."""
+def _close(
+    folder: RunFolder,
+    accelerator: Accelerator,
+    events: RunEvents,
+    outcome: Outcome,
+    error: BaseException | None = None,
+) -> None:
+    """Close the loggers and leave the summary, also where a person cuts the wait for a logger short."""
+    hurry = math.inf
+    if isinstance(error, KeyboardInterrupt):
+        hurry = HURRY_WHEN_INTERRUPTED
+    elif outcome.status == "stopped":
+        hurry = HURRY_WHEN_STOPPED
+    try:
+        events.loggers.finish(outcome, hurry)
+    finally:
+        if accelerator.is_main_process:
+            folder.write_summary(summary.to_json(outcome))
+
+
+def _told(error: BaseException, accelerator: Accelerator, recipe: Recipe) -> BaseException:
+    """Return what a person is told: which plugin failed, or for a device out of memory what to do about it."""
     if not isinstance(error, torch.OutOfMemoryError):
-        return error
+        return named(error, recipe)
     return RunError(
         f"{accelerator.device} is out of memory ({str(error).splitlines()[0]}).\n"
         "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
@@ -356,9 +382,7 @@ def _failed(
     except DpotrainError as second:
         error.add_note(str(second))
     finally:
-        events.loggers.finish(outcome)
-        if accelerator.is_main_process:
-            folder.write_summary(summary.to_json(outcome))
+        _close(folder, accelerator, events, outcome, error)
     return outcome
 
 

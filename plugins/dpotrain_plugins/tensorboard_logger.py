@@ -17,7 +17,7 @@ from dpotrain.plugin.components import Logger
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dpotrain.run.records import Outcome, Record, Run
+    from dpotrain.run.records import LoggedRun, Outcome, Record
 
 
 class TensorBoardLogger(Logger):
@@ -46,7 +46,7 @@ class TensorBoardLogger(Logger):
                 'install it: pip install "dpotrain[tensorboard]"'
             )
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LoggedRun) -> None:
         """Open an event file; what an earlier attempt wrote beyond the resumed step is dropped by readers."""
         from torch.utils.tensorboard import SummaryWriter
 

@@ -27,11 +27,12 @@ from dpotrain.plugin.components import Logger
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dpotrain.run.records import Outcome, Record, Run
+    from dpotrain.run.records import LoggedRun, Outcome, Record
 
-#: Seconds that opening a run online may take before it is opened offline, and that the last upload may take.
+#: Seconds that opening a run online may take before it is opened offline, and that the last upload may take: each
+#: well below what ``logging.patience`` gives a logger.
 INIT_TIMEOUT = 30.0
-FINISH_TIMEOUT = 120.0
+FINISH_TIMEOUT = 60.0
 
 #: The public service's name in a netrc file; releases differ in the address that they use for it.
 _NETRC_HOST = "api.wandb.ai"
@@ -79,7 +80,7 @@ class WandbLogger(Logger):
                 'run `wandb login`, set WANDB_API_KEY, or use mode = "auto"'
             )
 
-    def start(self, run: Run) -> None:
+    def start(self, run: LoggedRun) -> None:
         """Open the run, in the run folder's ``wandb`` folder; a resumed run goes on under the same id."""
         mode = self._mode()
         if mode == "disabled":
@@ -127,7 +128,7 @@ class WandbLogger(Logger):
             return "disabled" if asked == "disabled" else "offline"
         return "online" if _key_found() else "offline"
 
-    def _init(self, run: Run, run_id: str, *, offline: bool) -> Any:
+    def _init(self, run: LoggedRun, run_id: str, *, offline: bool) -> Any:
         import wandb
 
         settings = {

@@ -47,7 +47,7 @@ def test_plugins_and_schema_import_neither_torch_nor_transformers(arguments):
 def test_help_names_every_verb():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for verb in ("run", "check", "plan", "checkpoints", "plugins", "schema"):
+    for verb in ("run", "check", "plan", "checkpoints", "sync", "plugins", "schema"):
         assert f"\n  {verb} " in result.output
 
 

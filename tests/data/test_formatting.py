@@ -8,7 +8,7 @@ from pydantic import Field
 from dpotrain.data.columns import map_columns
 from dpotrain.data.formatting import choose_formatter, describe, format_row
 from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.errors import DataError, PluginError, RecipeError
+from dpotrain.errors import DataError, RecipeError
 from dpotrain.plugin.components import DatasetFormatter, Recognition
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.standard import StandardFormatter
@@ -110,11 +110,13 @@ class Broken(DatasetFormatter):
         raise KeyError("oops")
 
 
-def test_a_formatter_that_breaks_is_named_with_the_row():
-    with pytest.raises(PluginError, match='Formatter "broken" failed to judge row 0'):
+def test_what_breaks_a_formatter_is_noted_with_the_row():
+    with pytest.raises(KeyError) as judging:
         decide([STANDARD], [Broken, StandardFormatter])
-    with pytest.raises(PluginError, match='Formatter "broken" failed on row 12: KeyError'):
+    assert "It was given row 0. A formatter answers Recognition.NO" in judging.value.__notes__[0]
+    with pytest.raises(KeyError) as formatting:
         format_row(Broken(Broken.Options()), STANDARD, 12)
+    assert "It was given row 12. A formatter drops a row" in formatting.value.__notes__[0]
 
 
 class Demanding(DatasetFormatter):

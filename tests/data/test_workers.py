@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain.data import prepare as prepare_module
-from dpotrain.errors import DataError, PluginError
+from dpotrain.errors import DataError
 from tests.data.formatters_for_tests import Dying, Failing, Plain, Unsendable, Watching
 from tests.data.preparing import everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, assistant, bpe, user
@@ -71,11 +71,11 @@ def test_an_error_is_the_one_that_a_person_sees_without_workers(recipe, by):
     texts = []
     for processes in (1, 2):
         by(processes)
-        with pytest.raises(PluginError) as error:
+        with pytest.raises(ZeroDivisionError) as error:
             prepare(recipe(rows, formatter=Failing(Failing.Options())))
-        texts.append((str(error.value), repr(error.value.__cause__)))
+        texts.append(error.value.__notes__)
     assert texts[0] == texts[1]
-    assert "failed on row 150: ZeroDivisionError" in texts[0][0]
+    assert "It was given row 150." in texts[0][0]
 
 
 def test_the_first_row_that_is_wrong_is_named_whether_reading_or_formatting_fails(recipe, by, monkeypatch):
@@ -92,8 +92,9 @@ def test_the_first_row_that_is_wrong_is_named_whether_reading_or_formatting_fail
 
     monkeypatch.setattr(type(rows), "__getitem__", failing)
     by(2)
-    with pytest.raises(PluginError, match="row 30"):
+    with pytest.raises(ZeroDivisionError) as error:
         prepare(made)
+    assert "row 30" in error.value.__notes__[0]
     made.formatter = None
     with pytest.raises(DataError, match="row 70 cannot be read"):
         prepare(made)

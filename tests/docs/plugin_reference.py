@@ -28,6 +28,7 @@ OBJECTS: tuple[tuple[ModuleType, str], ...] = (
     (scores, "PairScores"),
     (memory, "Trained"),
     (records, "Run"),
+    (records, "LoggedRun"),
     (records, "StepRecord"),
     (records, "Record"),
     (records, "CheckpointRecord"),

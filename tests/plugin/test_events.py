@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dpotrain.plugin.events import RunEvents
 from dpotrain.plugin.manager import PluginManager
 from dpotrain.plugin.plugin import load
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sections import LoggingSection
 from dpotrain.run.records import CheckpointRecord, Outcome, Record, Run, StepRecord
 from dpotrain.run.reporter import SilentReporter
 from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
@@ -43,6 +45,7 @@ def recipe(plugins: PluginManager, loss: type = FakeLoss, loggers: tuple = (), *
     nothing: Any = None
     fields = dict.fromkeys((field.name for field in dataclasses.fields(Recipe)), nothing)
     fields |= {
+        "logging": LoggingSection(),
         "model": FakeLoader(FakeLoader.Options(name="m")),
         "source": FakeSource(FakeSource.Options(name="d")),
         "loss": loss(loss.Options()),
@@ -199,47 +202,31 @@ def test_other_processes_hear_nothing_and_open_no_logger():
     assert chosen.loggers[0].heard == []
 
 
-def test_loggers_are_opened_fed_and_closed_once():
-    chosen = recipe(PluginManager.of(Offers("p", FakeLoss, FakeLogger)), loggers=(FakeLogger,))
-    loggers, this = RunEvents(chosen, SilentReporter()).loggers, run()
-    loggers.start(this)
-    loggers.log(EVALUATION)
-    loggers.finish(OUTCOME)
-    loggers.finish(OUTCOME)
-    assert chosen.loggers[0].heard == [("start", this), ("log", EVALUATION), ("finish", OUTCOME)]
+def test_the_methods_of_a_logger_hear_events_in_its_thread_in_order_with_its_records():
+    heard = []
 
+    class Listening(FakeLogger):
+        name = "listening"
 
-def test_a_logger_that_never_started_is_not_closed():
-    chosen = recipe(PluginManager.of(Offers("p", FakeLoss, FakeLogger)), loggers=(FakeLogger,))
-    RunEvents(chosen, SilentReporter()).loggers.finish(OUTCOME)
-    assert chosen.loggers[0].heard == []
+        def log(self, record):
+            heard.append(("log", threading.current_thread(), record))
 
+        @hookimpl
+        def dpotrain_evaluated(self, evaluation, run):
+            heard.append((run.folder, threading.current_thread(), evaluation))
+            assert not hasattr(run, "policy")
 
-@pytest.mark.parametrize("method", ["start", "log", "finish"])
-def test_a_logger_that_raises_is_dropped_by_name_and_the_others_go_on(method):
-    def fail(self, argument):
-        self.heard.append(method)
-        raise ConnectionError("gone")
-
-    bad = type("Bad", (FakeLogger,), {"name": "bad", method: fail})
-    plugin = dataclasses.replace(
-        load_module(Offers("p", FakeLoss, FakeLogger, bad)), distribution="dpotrain-p", version="1.2"
-    )
-    chosen, reporter = recipe(PluginManager([plugin]), loggers=(bad, FakeLogger)), Warnings()
-    loggers = RunEvents(chosen, reporter).loggers
-    loggers.start(run())
-    loggers.log(EVALUATION)
-    if method != "finish":
-        assert loggers.names == ("fake-log",)
-    loggers.log(EVALUATION)
-    loggers.finish(OUTCOME)
-    assert chosen.loggers[0].heard.count(method) == 1
-    assert [name for name, _ in chosen.loggers[1].heard] == ["start", "log", "log", "finish"]
-    (text,) = reporter.texts
-    assert text.startswith(
-        f'logger "bad" of plugin "p" (dpotrain-p 1.2) is dropped: {method} raised ConnectionError: gone ('
-    )
-    assert "metrics file stays whole" in text
+    chosen = recipe(PluginManager.of(Offers("p", FakeLoss, Listening)), loggers=(Listening,))
+    events, this = RunEvents(chosen, SilentReporter()), run()
+    events.loggers.start(this)
+    events.loggers.log(EVALUATION)
+    events.evaluated(this, EVALUATION)
+    events.loggers.finish(OUTCOME)
+    assert [(what, evaluation) for what, _, evaluation in heard] == [
+        ("log", EVALUATION),
+        (Path(), EVALUATION),
+    ]
+    assert {thread is threading.main_thread() for _, thread, _ in heard} == {False}
 
 
 def test_a_logger_that_raises_in_a_run_event_is_dropped_without_ending_the_run():
@@ -252,9 +239,10 @@ def test_a_logger_that_raises_in_a_run_event_is_dropped_without_ending_the_run()
 
     chosen, reporter = recipe(PluginManager.of(Offers("p", FakeLoss, Bad)), loggers=(Bad,)), Warnings()
     events = RunEvents(chosen, reporter)
+    events.loggers.start(run())
     events.run_started(run())
-    events.run_started(run())
-    assert events.loggers.names == ()
+    events.loggers.finish(OUTCOME)
+    assert [name for name, _ in chosen.loggers[0].heard] == ["start"]
     (text,) = reporter.texts
     assert "dpotrain_run_started raised ConnectionError: gone" in text
 

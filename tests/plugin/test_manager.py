@@ -12,7 +12,16 @@ from dpotrain import hookimpl
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import CATALOGUES, DatasetFormatter, DatasetSource, Logger, Loss
 from dpotrain.plugin.manager import PluginManager
-from tests.plugin.fakes import LOSS_MODULE, FakeFormatter, FakeLogger, FakeLoss, FakeSource, Offers, install
+from tests.plugin.fakes import (
+    LOSS_MODULE,
+    FakeFormatter,
+    FakeLoader,
+    FakeLogger,
+    FakeLoss,
+    FakeSource,
+    Offers,
+    install,
+)
 
 
 def info(manager: PluginManager, name: str):
@@ -196,6 +205,44 @@ def test_an_abstract_component_is_refused_with_the_methods_that_it_lacks():
         def log(self, record): ...
 
     assert reason(Logger, Half) == 'logger "half" lacks finish(), start()'
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "text"),
+    [
+        (FakeLoss, lambda self: None, "__call__(self) is called as __call__(self, scores)"),
+        (
+            FakeLogger,
+            lambda self, record, more: None,
+            "log(self, record, more) is called as log(self, record)",
+        ),
+        (FakeLoader, lambda self: "", "fingerprint(self) is called as fingerprint(self, source=None)"),
+        (
+            FakeLoader,
+            lambda self, source: "",
+            "fingerprint(self, source) is called as fingerprint(self, source=None)",
+        ),
+    ],
+)
+def test_a_method_that_could_not_be_called_is_refused_before_any_run(kind, method, text):
+    name = method.__name__ = text.partition("(")[0]
+    of = next(each for each in CATALOGUES.values() if issubclass(kind, each))
+    assert reason(of, type("Odd", (kind,), {name: method})) == f'{kind.kind} "{kind.name}": {text}'
+
+
+def test_a_method_may_take_more_where_the_core_gives_nothing():
+    def log(self, record, *more, **options): ...
+
+    def fingerprint(self, source="", more=1): ...
+
+    manager = PluginManager.of(
+        Offers(
+            "p",
+            type("A", (FakeLogger,), {"log": log}),
+            type("B", (FakeLoader,), {"fingerprint": fingerprint}),
+        )
+    )
+    assert not manager.failed
 
 
 def test_an_option_without_description_is_refused():

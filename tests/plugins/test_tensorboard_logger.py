@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,21 +11,11 @@ pytest.importorskip("tensorboard")
 from dpotrain.errors import RecipeError
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.tensorboard_files import scalars
 
 
 def _logger() -> TensorBoardLogger:
     return TensorBoardLogger(TensorBoardLogger.Options())
-
-
-def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return {
-        tag: [(event.step, round(event.value, 4)) for event in accumulator.Scalars(tag)]
-        for tag in accumulator.Tags()["scalars"]
-    }
 
 
 def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
@@ -36,7 +25,7 @@ def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
     for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
         logger.log(record)
     logger.finish(ended(tmp_path))
-    assert _scalars(tmp_path) == {
+    assert scalars(tmp_path) == {
         "eval/loss": [(0, 0.69), (4, 0.6)],
         "eval/rewards/accuracies": [(0, 0.75), (4, 0.75)],
         "loss": [(2, 0.5), (4, 0.4)],
@@ -75,9 +64,9 @@ def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):
     for record in (train(3, 0.7), evaluation(3), train(4, 0.6)):
         resumed.log(record)
     resumed.finish(ended(tmp_path))
-    scalars = _scalars(tmp_path)
-    assert scalars["loss"] == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
-    assert scalars["eval/loss"] == [(0, 0.6), (2, 0.6), (3, 0.6)]
+    written = scalars(tmp_path)
+    assert written["loss"] == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
+    assert written["eval/loss"] == [(0, 0.6), (2, 0.6), (3, 0.6)]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
@@ -91,8 +80,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
     for record in (evaluation(0, 0.7), train(1, 0.6)):
         again.log(record)
     again.finish(ended(tmp_path))
-    assert _scalars(tmp_path)["loss"] == [(1, 0.6)]
-    assert _scalars(tmp_path)["eval/loss"] == [(0, 0.7)]
+    assert scalars(tmp_path)["loss"] == [(1, 0.6)]
+    assert scalars(tmp_path)["eval/loss"] == [(0, 0.7)]
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
@@ -101,7 +90,7 @@ def test_the_last_record_is_on_disk_however_the_run_ends(tmp_path, status):
     logger.start(made_up_run(tmp_path))
     logger.log(train(4))
     logger.finish(ended(tmp_path, status))
-    assert _scalars(tmp_path)["loss"] == [(4, 0.5)]
+    assert scalars(tmp_path)["loss"] == [(4, 0.5)]
 
 
 def test_nothing_of_the_data_is_written(tmp_path):

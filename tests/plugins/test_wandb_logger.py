@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shlex
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,6 +19,7 @@ from dpotrain.errors import RecipeError
 from dpotrain_plugins import wandb_logger
 from dpotrain_plugins.wandb_logger import WandbLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
 KEY = "0123456789" * 4
 
@@ -47,55 +45,6 @@ def _no_service_left_behind():
 
 def _logger(**options: Any) -> WandbLogger:
     return WandbLogger(WandbLogger.Options(**options))
-
-
-def _records(file: Path) -> Iterator[Any]:
-    """Yield the records of a ``.wandb`` file: a header of 7 bytes, then a LevelDB log of protocol buffers."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, part = file.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)
-        part += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(part)
-            part = b""
-            yield record
-
-
-def _of_kind(file: Path, kind: str) -> list[Any]:
-    """Return a closed run's records of a kind; wandb's own process may still be writing them for a moment."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        records = [(record.WhichOneof("record_type"), record) for record in _records(file)]
-        if any(found == "exit" for found, _ in records):
-            return [record for found, record in records if found == kind]
-        time.sleep(0.01)
-    raise AssertionError(f"{file} was never closed")
-
-
-def _values(items: Any) -> dict[str, Any]:
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
-
-
-def _offline_folders(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*"))
-
-
-def _file(folder: Path) -> Path:
-    (file,) = folder.glob("run-*.wandb")
-    return file
-
-
-def _history(file: Path) -> list[dict[str, Any]]:
-    rows = [_values(record.history.item) for record in _of_kind(file, "history")]
-    return [{name: value for name, value in row.items() if name[0] != "_" or name == "_step"} for row in rows]
 
 
 def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
@@ -126,17 +75,17 @@ def finished(tmp_path_factory) -> tuple[Path, list[str]]:
 
 def test_without_a_key_it_logs_offline_and_says_how_to_upload(finished):
     folder, notes = finished
-    (files,) = _offline_folders(folder)
+    (files,) = offline_folders(folder)
     (note,) = notes
     command = note.removeprefix("wandb logs offline; upload with: ")
     kept = (folder / "wandb" / "run-id.txt").read_text().strip()
     assert shlex.split(command) == ["wandb", "sync", "--id", kept, str(files)]
-    assert _file(files).name == f"run-{kept}.wandb"
+    assert record_file(files).name == f"run-{kept}.wandb"
 
 
 def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
-    (files,) = _offline_folders(finished[0])
-    assert _history(_file(files)) == [
+    (files,) = offline_folders(finished[0])
+    assert history(record_file(files)) == [
         {"_step": 0, "eval/loss": 0.69, "eval/rewards/accuracies": 0.75},
         {"_step": 2, "loss": 0.5, "rewards/margins": 0.25, "learning_rate": 1e-6},
         {
@@ -151,13 +100,13 @@ def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
 
 
 def test_the_options_and_the_resolved_recipe_arrive(finished):
-    (files,) = _offline_folders(finished[0])
-    (run,) = [record.run for record in _records(_file(files)) if record.WhichOneof("record_type") == "run"][
-        :1
-    ]
+    (files,) = offline_folders(finished[0])
+    (run,) = [
+        record.run for record in records_of(record_file(files)) if record.WhichOneof("record_type") == "run"
+    ][:1]
     assert (run.project, run.run_group, list(run.tags)) == ("p", "g", ["a", "b"])
     assert run.display_name == "my run"
-    config = _values(run.config.update)
+    config = values(run.config.update)
     assert config["model"] == {"use": "transformers", "name": "tiny"}
     assert config["optimizer"] == {"lr": 5e-6}
     assert config["plugins"][0]["distribution"] == "dpotrain"
@@ -165,10 +114,10 @@ def test_the_options_and_the_resolved_recipe_arrive(finished):
 
 
 def test_the_closing_numbers_are_in_the_summary(finished):
-    (files,) = _offline_folders(finished[0])
+    (files,) = offline_folders(finished[0])
     summary = {}
-    for record in _of_kind(_file(files), "summary"):
-        summary |= _values(record.summary.update)
+    for record in of_kind(record_file(files), "summary"):
+        summary |= values(record.summary.update)
     assert summary["status"] == "finished"
     assert summary["eval_best/loss"] == 0.58
     assert summary["demo/preferred_after"] == 0.96
@@ -176,7 +125,7 @@ def test_the_closing_numbers_are_in_the_summary(finished):
 
 
 def test_no_prompt_no_sample_and_no_command_line_in_any_file(finished):
-    assert _history(_file(_offline_folders(finished[0])[0])), "all of it is written"
+    assert history(record_file(offline_folders(finished[0])[0])), "all of it is written"
     files = [path for path in finished[0].rglob("*") if path.is_file()]
     assert len(files) >= 4
     assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
@@ -192,9 +141,9 @@ def test_every_file_is_under_the_run_folder(finished):
 )
 def test_how_the_run_ended_is_how_it_is_closed(tmp_path, status, code, preempting):
     _logged(tmp_path, status, mode="offline")
-    (files,) = _offline_folders(tmp_path)
-    assert [record.exit.exit_code for record in _of_kind(_file(files), "exit")] == [code]
-    assert len(_of_kind(_file(files), "preempting")) == preempting
+    (files,) = offline_folders(tmp_path)
+    assert [record.exit.exit_code for record in of_kind(record_file(files), "exit")] == [code]
+    assert len(of_kind(record_file(files), "preempting")) == preempting
 
 
 def test_a_resumed_run_goes_on_under_the_same_id(tmp_path):
@@ -208,9 +157,9 @@ def test_a_resumed_run_goes_on_under_the_same_id(tmp_path):
     second.log(train(2))
     second.finish(ended(tmp_path))
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
-    one, two = _offline_folders(tmp_path)
-    assert _file(one).name == _file(two).name == f"run-{kept}.wandb"
-    assert [row["_step"] for file in (_file(one), _file(two)) for row in _history(file)] == [1, 2]
+    one, two = offline_folders(tmp_path)
+    assert record_file(one).name == record_file(two).name == f"run-{kept}.wandb"
+    assert [row["_step"] for file in (record_file(one), record_file(two)) for row in history(file)] == [1, 2]
 
 
 def test_a_run_of_the_surrounding_program_is_left_alone(tmp_path):
@@ -220,7 +169,7 @@ def test_a_run_of_the_surrounding_program_is_left_alone(tmp_path):
     try:
         _logged(tmp_path / "run", mode="offline")
         outer.log({"still": 1})
-        assert _offline_folders(tmp_path / "run")
+        assert offline_folders(tmp_path / "run")
     finally:
         outer.finish()
 
@@ -268,8 +217,8 @@ def test_with_a_key_but_no_service_it_goes_on_offline_under_the_run_s_id(tmp_pat
     assert "\n" not in notes[0]
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
     assert f"wandb sync --id {kept} " in notes[1]
-    (files,) = _offline_folders(tmp_path)
-    assert [row["_step"] for row in _history(_file(files))] == [0, 2, 4]
+    (files,) = offline_folders(tmp_path)
+    assert [row["_step"] for row in history(record_file(files))] == [0, 2, 4]
 
 
 def test_online_without_a_key_is_refused_before_the_run():

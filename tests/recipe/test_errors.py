@@ -230,7 +230,7 @@ r.toml: 3 errors
   [data]: no such file
   [loss]: beta is odd
     take another
-  [loggers.0]: fake-log (registered by hand) raised KeyError: 'k' (""")
+  [loggers.0]: logger "fake-log" of plugin "fakes" raised in check: KeyError: 'k' (""")
 
 
 def test_it_is_a_data_error_where_nothing_but_the_data_is_wrong(plugins, monkeypatch):
@@ -247,8 +247,11 @@ def test_a_constructor_that_raises_is_a_fault_of_its_plugin(plugins, monkeypatch
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(FakeLoss, "__init__", init)
-    text = refused(MINIMAL, plugins=plugins)
-    assert "[loss]: fake-dpo (registered by hand) raised ZeroDivisionError: division by zero (" in text
+    text = refused(MINIMAL, plugins=plugins, kind=PluginError)
+    line = (
+        '[loss]: loss "fake-dpo" of plugin "fakes" raised in __init__: ZeroDivisionError: division by zero ('
+    )
+    assert line in text
 
 
 def test_a_format_that_needs_options_says_so_in_its_own_table():

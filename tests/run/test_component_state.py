@@ -115,21 +115,35 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
     assert total == (tmp_path / "stopped" / "total.txt").read_text() == str(whole.step)
 
 
+def divides(self):
+    return 1 / 0
+
+
+def lists(self):
+    return [1]
+
+
+def holds_an_object(self):
+    return {"odd": object()}
+
+
 @pytest.mark.parametrize(
-    ("state", "message"),
+    ("state_dict", "message"),
     [
-        (lambda self: 1 / 0, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
-        (lambda self: [1], r"returned list from state_dict; it must be a mapping"),
+        (divides, r'loss "moving-margin" of .* raised in divides: ZeroDivisionError'),
+        (lists, r"returned list, which is no mapping, from state_dict"),
         (
             lambda self: {"odd": object()},
-            r"returned an object of type object from state_dict, which a",
+            r"returned an object of type object, which no checkpoint can hold, from",
         ),
     ],
     ids=["raises", "no mapping", "no data"],
 )
-def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state, message):
+def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, message):
     class Broken(MovingMargin):
-        state_dict = state
+        pass
+
+    Broken.state_dict = state_dict
 
     recipe = project(tmp_path)
     plugins = PluginManager.from_entry_points(extra=[module(dpotrain_losses=[Broken])])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpotrain.run.records import Outcome, Record, Run
+from dpotrain.run.records import LoggedRun, Outcome, Record
 from dpotrain.testing.conformance.component import ComponentConformance
 
 #: Stands for anything of the data: no logger may let it out.
@@ -70,18 +70,13 @@ class LoggerConformance(ComponentConformance):
         assert SECRET not in "".join(notes)
 
 
-def made_up_run(folder: Path, notes: list[str] | None = None, resumed_from: int = 0) -> Run:
+def made_up_run(folder: Path, notes: list[str] | None = None, resumed_from: int = 0) -> LoggedRun:
     """Return a run of four steps as :meth:`Logger.start` gets it; what it notes goes into ``notes``."""
-    import torch
-
     folder.mkdir(parents=True, exist_ok=True)
     said = [] if notes is None else notes
-    return Run(
+    return LoggedRun(
         folder=folder,
         config={"seed": 42, "model": {"use": "transformers", "name": "tiny"}, "optimizer": {"lr": 5e-6}},
-        policy=torch.nn.Identity(),
-        tokenizer=None,
-        device=torch.device("cpu"),
         seed=42,
         total_steps=4,
         train_pairs=8,

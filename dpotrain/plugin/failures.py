@@ -1,0 +1,84 @@
+"""Who is to blame: an error that a component let out, told with its name, its distribution and what it was doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from dpotrain.errors import DpotrainError, PluginError
+from dpotrain.plugin.components import Component
+from dpotrain.plugin.describe import describe_exception
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.recipe.recipe import Recipe
+
+
+@contextmanager
+def naming_components(recipe: Recipe) -> Iterator[None]:
+    """Turn what a component of the recipe lets out into a PluginError that names it (see :func:`named`)."""
+    try:
+        yield
+    except Exception as error:
+        told = named(error, recipe)
+        if told is error:
+            raise
+        raise told from error
+
+
+def named(error: BaseException, recipe: Recipe) -> BaseException:
+    """Return a PluginError that says which plugin raised ``error``, and in which of its methods.
+
+    The traceback knows: the outermost method of a component in it is what the core had called. Code of a plugin
+    that is no component's method (a layer that an adapter put into the model, rows that a source returned) is
+    known by the plugin's module. A DpotrainError is returned as it is, and so is an error of nobody's.
+
+    Notes that were added to the error on its way (``add_note``) follow its line.
+    """
+    if not isinstance(error, Exception) or isinstance(error, DpotrainError):
+        return error
+    frames = list(_frames(error.__traceback__))
+    found = _component(frames, recipe.plugins) or _module(frames, recipe)
+    if found is None:
+        return error
+    return PluginError("\n".join([failure(*found, error), *getattr(error, "__notes__", ())]))
+
+
+def failure(who: str, phase: str, error: BaseException) -> str:
+    """Return the line for what ``who`` raised in ``phase``, a method or a hook."""
+    return f"{who} raised in {phase}: {describe_exception(error)}"
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, str] | None:
+    for frame in frames:
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        # Functions of the core take components too; their names are no methods'.
+        if (
+            isinstance(first, Component)
+            and plugins.offers(type(first))
+            and hasattr(type(first), code.co_name)
+        ):
+            return plugins.label(first), code.co_name
+    return None
+
+
+def _module(frames: list[FrameType], recipe: Recipe) -> tuple[str, str] | None:
+    active = {
+        getattr(plugin.module, "__name__", type(plugin.module).__module__): plugin
+        for plugin in recipe.plugins.active(recipe)
+    }
+    for frame in frames:
+        running = str(frame.f_globals.get("__name__"))
+        for module, plugin in active.items():
+            if running == module or running.startswith(f"{module}."):
+                return plugin.label, frame.f_code.co_name
+    return None

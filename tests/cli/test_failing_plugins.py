@@ -1,0 +1,174 @@
+"""A component that fails in any phase is named with its distribution and the phase, and ends in exit code 1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain.cli import main
+from tests.plugin.fakes import install
+from tests.run.recipes import RECIPE, write_pairs
+from tests.support import tiny_checkpoint
+
+BASES = {
+    "model loader": ("dpotrain_model_loaders", "dpotrain_plugins.transformers_loader", "TransformersLoader"),
+    "quantizer": ("dpotrain_quantizers", "dpotrain_plugins.bnb_quantizers", "Bnb4bit"),
+    "adapter": ("dpotrain_adapters", "dpotrain_plugins.lora", "Lora"),
+    "dataset source": ("dpotrain_dataset_sources", "dpotrain_plugins.hf_datasets.source", "HFDatasetsSource"),
+    "dataset formatter": (
+        "dpotrain_dataset_formatters",
+        "dpotrain_plugins.formatters.standard",
+        "StandardFormatter",
+    ),
+    "loss": ("dpotrain_losses", "dpotrain_plugins.losses", "Dpo"),
+    "logger": ("dpotrain_loggers", "tests.plugin.fakes", "FakeLogger"),
+}
+
+#: What each kind replaces of the recipe.
+USES = {
+    "model loader": ["model.use=faulty", "model.name={folder}/model", "model.dtype=float32"],
+    "quantizer": ["quantizer.use=faulty", "adapter.use=lora"],
+    "adapter": ["adapter.use=faulty"],
+    "dataset source": ["data.use=faulty", "data.name={folder}/pairs.jsonl"],
+    "dataset formatter": ["data.format=faulty"],
+    "loss": ["loss.use=faulty"],
+    "logger": ['loggers=[{use="faulty"}]'],
+}
+
+MODULE = """
+from pydantic import field_validator
+
+from dpotrain import hookimpl
+from {module} import {base}
+
+
+class Broken(Exception):
+    pass
+
+
+class Faulty({base}):
+    name = "faulty"
+
+{method}
+        raise Broken("no way\\nand much more of it")
+
+
+@hookimpl
+def {hook}():
+    return [Faulty]
+"""
+
+#: Kind, phase, and how the method begins that raises.
+PHASES = [
+    ("model loader", "__init__", "def __init__(self, options):"),
+    ("model loader", "check", "def check(self):"),
+    ("model loader", "load_tokenizer", "def load_tokenizer(self):"),
+    ("model loader", "load_model", "def load_model(self, request):"),
+    ("model loader", "fingerprint", "def fingerprint(self, source=None):"),
+    ("quantizer", "loading_config", "def loading_config(self):"),
+    ("quantizer", "prepare", "def prepare(self, model):"),
+    ("adapter", "attach", "def attach(self, policy):"),
+    ("adapter", "reference", "def reference(self, policy):"),
+    ("adapter", "state", "def state(self, policy):"),
+    ("adapter", "save", "def save(self, policy, folder):"),
+    ("adapter", "how_to_load", "def how_to_load(self, folder):"),
+    ("dataset source", "load", "def load(self, split):"),
+    ("dataset formatter", "format", "def format(self, row):"),
+    ("dataset formatter", "recognises", "def recognises(self, row):"),
+    ("loss", "__call__", "def __call__(self, scores):"),
+    ("loss", "first_loss", "def first_loss(self):"),
+    ("loss", "dpotrain_step_ended", "@hookimpl\n    def dpotrain_step_ended(self, run):"),
+    ("logger", "check", "def check(self):"),
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    tiny_checkpoint(folder / "model")
+    write_pairs(folder / "pairs.jsonl", count=10)
+    (folder / "recipe.toml").write_text(RECIPE.format(folder=folder).replace("epochs = 2", "steps = 1"))
+    return folder / "recipe.toml"
+
+
+def faulty(site: Path, kind: str, begins: str, base: str | None = None) -> None:
+    """Install a distribution whose component is a built-in one, but for the method that ``begins`` so."""
+    hook, module, built_in = BASES[kind]
+    source = MODULE.format(hook=hook, module=module, base=base or built_in, method=f"    {begins}")
+    install(site, "dpotrain-faulty", "2.0", faulty=source)
+
+
+def invoke(verb: str, recipe: Path, folder: Path, *overrides: str, flags: tuple[str, ...] = ()):
+    given = [each.replace("{folder}", str(recipe.parent)) for each in overrides]
+    settings = [f"run.output_dir={json.dumps(str(folder))}", *given]
+    return CliRunner().invoke(
+        main, [verb, str(recipe), *flags, *(part for each in settings for part in ("--set", each))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "begins"), PHASES, ids=[f"{kind}-{phase}" for kind, phase, _ in PHASES]
+)
+def test_who_failed_and_in_which_phase(site, project, tmp_path, kind, phase, begins):
+    faulty(site, kind, begins)
+    overrides = [] if phase == "recognises" else USES[kind]
+    if phase == "recognises":
+        overrides = ["data.format=auto"]
+    if phase == "fingerprint":
+        overrides = [*overrides, "reference.when=precomputed"]
+    result = invoke("run", project, tmp_path / "run", *overrides)
+    assert result.exit_code == 1, result.output
+    said = f'{kind} "faulty" of plugin "faulty" (dpotrain-faulty 2.0) raised in {phase}: Broken: no way … ('
+    (line,) = [line for line in result.stderr.splitlines() if "raised in" in line]
+    assert said in line
+    assert line.endswith(f"{site / 'dpotrain_faulty_faulty.py'}:16)") or "hookimpl" in begins
+    assert "Traceback" not in result.output
+    if (tmp_path / "run" / "summary.json").exists():
+        assert said in json.loads((tmp_path / "run" / "summary.json").read_text())["error"]
+    if kind == "dataset formatter":
+        assert "It was given row 0." in result.stderr
+
+
+def test_options_that_raise_are_named_too(site, project, tmp_path):
+    """A validator raises ValueError for a wrong value; anything else is a fault of its own."""
+    options = """class Options(Dpo.Options):
+        @field_validator("beta")
+        def look(cls, value):
+            raise Broken("no way")
+
+    def check(self):"""
+    faulty(site, "loss", options)
+    result = invoke("run", project, tmp_path / "run", "loss.use=faulty")
+    assert result.exit_code == 1
+    assert (
+        'loss "faulty" of plugin "faulty" (dpotrain-faulty 2.0) raised in Options: Broken: no way'
+        in result.stderr
+    )
+
+
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_the_other_verbs_name_it_as_well(site, project, tmp_path, verb):
+    faulty(site, "model loader", "def load_tokenizer(self):")
+    result = invoke(verb, project, tmp_path / "run", *USES["model loader"])
+    assert result.exit_code == 1
+    assert 'plugin "faulty" (dpotrain-faulty 2.0) raised in load_tokenizer: Broken: no way' in result.stderr
+
+
+def test_debug_shows_the_traceback(site, project, tmp_path):
+    faulty(site, "loss", "def __call__(self, scores):")
+    result = invoke("run", project, tmp_path / "run", "loss.use=faulty", flags=("--debug",))
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "and much more of it" in result.stderr
+
+
+def test_what_the_recipe_has_wrong_is_still_the_recipes(site, project, tmp_path):
+    """Exit code 1 is for plugins alone; with a wrong key beside it the recipe has to be mended first."""
+    faulty(site, "loss", "def check(self):")
+    result = invoke("run", project, tmp_path / "run", "loss.use=faulty", "training.epoch=1")
+    assert result.exit_code == 2
+    assert "raised in check: Broken" in result.stderr
+    assert 'did you mean "epochs"?' in result.stderr

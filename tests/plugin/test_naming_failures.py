@@ -1,0 +1,111 @@
+"""Who is named for an error, by its traceback alone."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from dpotrain.errors import DataError, PluginError
+from dpotrain.plugin.failures import named, naming_components
+from dpotrain.plugin.manager import PluginManager
+from tests.plugin.fakes import FakeAdapter, FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
+from tests.plugin.test_events import recipe
+
+
+class Calling(FakeLoader):
+    name = "calling"
+
+    def load_model(self, request):
+        return request()
+
+    @property
+    def size(self):
+        raise IndexError
+
+
+def chosen(*kinds, **components):
+    plugins = PluginManager.of(Offers("p", Calling, FakeLoss, FakeSource, FakeLogger, *kinds))
+    return recipe(plugins)
+
+
+def raised(function) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        function()
+    return caught.value
+
+
+def text(function, of=None) -> str:
+    told = named(raised(function), of or chosen())
+    return str(told) if isinstance(told, PluginError) else repr(told)
+
+
+def loader() -> Calling:
+    return Calling(Calling.Options(name="m"))
+
+
+def fail():
+    raise KeyError("k")
+
+
+def test_the_outermost_method_of_a_component_is_what_the_core_had_called():
+    def inner():
+        return loader().load_model(fail)
+
+    assert text(lambda: loader().load_model(inner)).startswith(
+        'model loader "calling" of plugin "p" raised in load_model: KeyError: \'k\' ('
+    )
+
+
+def test_a_property_is_a_phase_too():
+    assert '"calling" of plugin "p" raised in size: IndexError (' in text(lambda: loader().size)
+
+
+def test_notes_follow():
+    error = raised(lambda: loader().load_model(fail))
+    error.add_note("It was Tuesday.")
+    assert str(named(error, chosen())).endswith("\nIt was Tuesday.")
+
+
+def test_code_of_a_plugin_that_is_no_components_method_is_known_by_its_module():
+    module = types.ModuleType("dpotrain_foo")
+    module.dpotrain_losses = Offers("p", FakeLoss).dpotrain_losses
+    deeper = types.ModuleType("dpotrain_foo.layers")
+    exec("def forward():\n    raise ZeroDivisionError", deeper.__dict__)
+    of = recipe(PluginManager.of(module))
+    assert text(deeper.forward, of).startswith('plugin "dpotrain_foo" raised in forward: ZeroDivisionError')
+    other = types.ModuleType("dpotrain_foobar")
+    exec("def forward():\n    raise ZeroDivisionError", other.__dict__)
+    assert text(other.forward, of) == "ZeroDivisionError()"
+
+
+def test_a_component_that_no_plugin_offers_is_the_cores_own():
+    """All weights are trained by an adapter of the core."""
+
+    class Own(FakeAdapter):
+        name = "own"
+
+        def how_to_load(self, folder):
+            fail()
+
+    assert text(lambda: Own(Own.Options()).how_to_load(None)) == "KeyError('k')"
+
+
+def test_an_error_of_nobodys_a_message_for_people_and_an_interrupt_stay_what_they_are():
+    def refuse():
+        raise DataError("the file is empty")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for function in (fail, lambda: loader().load_model(refuse), lambda: loader().load_model(interrupt)):
+        error = raised(function)
+        assert named(error, chosen()) is error
+
+
+def test_as_a_context_it_raises_from_the_error():
+    with pytest.raises(PluginError, match="raised in load_model") as caught, naming_components(chosen()):
+        loader().load_model(fail)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(KeyError), naming_components(chosen()):
+        fail()

@@ -1,0 +1,183 @@
+"""Whole runs with loggers that hang, raise or draw random numbers: the run is what it is without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dpotrain import hookimpl, load_recipe, train
+from dpotrain.plugin.components import Logger
+from dpotrain.plugin.manager import PluginManager
+from dpotrain.run.reporter import SilentReporter
+from tests.plugin.conftest import site
+from tests.plugins.tensorboard_files import scalars
+from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
+from tests.run.noting import install_noting, noted, table
+from tests.run.recipes import losses, project
+
+__all__ = ["site"]
+
+
+@pytest.fixture
+def start(tmp_path, site):
+    """Starts ``dpotrain run`` as a process of its own, with the noting logger installed."""
+    install_noting(site)
+    recipe = project(tmp_path)
+    running = []
+
+    def begin(*overrides: str) -> subprocess.Popen[str]:
+        settings = [part for each in overrides for part in ("--set", each)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dpotrain", "run", str(recipe), *settings],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_loggers_that_hang_or_raise_cost_the_run_nothing_and_the_process_ends(tmp_path, start):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("start", "log", "finish", "raising", "sound")}
+    tables = [table(files[method], hangs=method) for method in ("start", "log", "finish")]
+    tables += [table(files["raising"], raises="log"), table(files["sound"])]
+    process = start(f"loggers=[{', '.join(tables)}]", "logging.patience=1.5")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert summary(tmp_path / "run")["status"] == "finished"
+    assert len(losses(tmp_path / "run")) == 10
+    label = 'logger "noting" of plugin "noting" (dpotrain-noting 3.0) is dropped: '
+    said = [line.partition(label)[2] for line in out.splitlines() if label in line]
+    assert len(said) == 4
+    for begins in (
+        "start has not",
+        "log of step 0 has not",
+        "finish has not",
+        "log of step 0 raised ConnectionError: gone",
+    ):
+        assert [line for line in said if line.startswith(begins)], begins
+    assert out.count(f"dpotrain sync {tmp_path / 'run'} --to noting") == 4
+    heard = noted(files["sound"])
+    assert [entry[0] for entry in heard] == ["start", *["log"] * 12, "finish"]
+    assert "note: noting in sound.jsonl" in out
+    assert "is dropped" in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
+
+
+def wait_for(found, process: subprocess.Popen[str]) -> None:
+    while not found():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_logger_that_hangs(tmp_path, start):
+    """A batch system that sent SIGTERM kills what does not end soon."""
+    file = tmp_path / "stuck.jsonl"
+    process = start(f"loggers=[{table(file, hangs='log')}]", "training.epochs=100000", "logging.patience=0.5")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert summary(tmp_path / "run")["status"] == "stopped"
+    assert "is dropped: log of step 0 has not returned for 0.5 s" in out
+
+
+def test_ctrl_c_ends_the_wait_for_a_logger_and_the_summary_is_there(tmp_path, start):
+    file = tmp_path / "stuck.jsonl"
+    process = start(f"loggers=[{table(file, hangs='finish')}]", "training.steps=2")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "waiting 120 s at most for the logger" in line:
+            break
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # two that are pending at once are one
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert summary(tmp_path / "run")["status"] == "finished"
+
+
+class Gambler(Logger):
+    """Draws from Python's and numpy's global generators whenever it can."""
+
+    name = "gambler"
+
+    def start(self, run):
+        self.draw()
+
+    def log(self, record):
+        self.draw()
+
+    def finish(self, outcome):
+        self.draw()
+
+    @hookimpl
+    def dpotrain_step_ended(self, step):
+        self.draw()
+
+    def draw(self):
+        import random
+
+        import numpy as np
+
+        random.seed(random.random())
+        np.random.seed(int(np.random.randint(2**31)))
+
+
+class Casino:
+    name = "casino"
+
+    @hookimpl
+    def dpotrain_loggers(self):
+        return [Gambler]
+
+
+def test_what_a_logger_draws_changes_nothing(tmp_path):
+    """The run draws from torch's global generator alone: it has dropout here. A logger is told to leave that one be."""
+    recipe = project(tmp_path, adapter=True)
+    plugins = PluginManager.from_entry_points(extra=[Casino()])
+    weights = []
+    for name, loggers in (("without", "[]"), ("with", '[{use="gambler"}]')):
+        folder = tmp_path / name
+        overrides = [f"run.output_dir={json.dumps(str(folder))}", "adapter.dropout=0.3", f"loggers={loggers}"]
+        train(load_recipe(recipe, overrides, plugins=plugins), reporter=SilentReporter())
+        weights.append((folder / "final" / "adapter_model.safetensors").read_bytes())
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert weights[0] == weights[1]
+
+
+def test_the_built_in_loggers_log_a_whole_run_from_their_threads(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    wandb = pytest.importorskip("wandb")
+    for name in list(os.environ):
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    tables = 'loggers=[{use="wandb", mode="offline"}, {use="tensorboard"}]'
+    try:
+        train(load_recipe(project(tmp_path), ["training.steps=3", tables]), reporter=SilentReporter())
+        (folder,) = offline_folders(tmp_path / "run")
+        rows = history(record_file(folder))
+        (closed,) = of_kind(record_file(folder), "exit")
+    finally:
+        wandb.teardown()
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["loss"] for row in rows if "loss" in row] == losses(tmp_path / "run")
+    assert closed.exit.exit_code == 0
+    assert [step for step, _ in scalars(tmp_path / "run")["loss"]] == [1, 2, 3]
