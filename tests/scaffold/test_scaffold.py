@@ -116,10 +116,15 @@ def test_all_are_found_by_their_entry_points_alone(packages, python):
 def test_their_tests_pass_as_generated(packages, python):
     """In one process, which saves importing torch once a kind; each package's own settings are the same."""
     tests = [str(folder / "tests") for folder in packages.values()]
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-c", "/dev/null"]
+    settings = str(packages["loss"] / "pyproject.toml")
+    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-c", settings]
     said = run(python, "-m", "pytest", *options, *tests, cwd=packages["loss"].parent)
     for kind in KINDS:
-        passed = [line for line in said.splitlines() if line.startswith("PASSED") and f"my-{kind}/" in line]
+        passed = [
+            line
+            for line in said.splitlines()
+            if line.startswith("PASSED") and f"_my_{kind.replace('-', '_')}.py" in line
+        ]
         assert len(passed) >= 6, said
     assert "no tests ran" not in said
 
