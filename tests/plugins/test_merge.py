@@ -85,8 +85,9 @@ def test_4_bit_weights_are_merged_as_they_were_rounded(quantized, tmp_path):
 
 def test_8_bit_weights_are_merged_as_they_were_rounded(quantized, tmp_path):
     quantizer = Bnb8bit(Bnb8bit.Options())
-    merge(quantized / "final", tmp_path / "merged", quantizer=quantizer)
-    assert (tmp_path / "merged" / "model.safetensors").exists()
+    result = merge(quantized / "final", tmp_path / "merged", quantizer=quantizer)
+    # Unmerged, activations are rounded to 8 bits, too.
+    assert result.difference < 0.1 * result.trained
 
 
 def test_the_dtype_is_the_bases_or_what_is_asked_for(plain, tmp_path):
@@ -134,7 +135,7 @@ def test_a_folder_without_an_adapter_is_refused(plain, tmp_path):
 def test_the_verb_takes_the_quantizer_of_the_run(quantized, tmp_path):
     done = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "verb")])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith(f"{tmp_path / 'verb'} (float32; log-probs within ")
+    assert done.stdout.startswith(f"{tmp_path / 'verb'} (float32; log-probs within ")
     merge(quantized / "final", tmp_path / "same", quantizer=Bnb4bit(Bnb4bit.Options()))
     assert torch.equal(log_probs(load(tmp_path / "verb")), log_probs(load(tmp_path / "same")))
     again = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "verb")])
