@@ -548,7 +548,7 @@ def dpotrain_exporters() -> Iterable[type[Exporter]]:  # type: ignore[empty-body
 
     Result: classes. Every ``[[exporters]]`` table picks one by ``use``; they run in the recipe's order, so one may take
     up what another made. One that raises ends ``dpotrain run`` with exit code 1, after all others; the run itself stays
-    finished, and ``--resume`` runs the exporter again.
+    finished, and ``--resume`` runs the exporter again. ``exports.json`` keeps what the others returned.
 
     Example:
         import shutil

@@ -25,14 +25,13 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
     Raises:
         RunError: naming every exporter that failed; the others have run.
     """
-    assert outcome.final is not None
-    run = Finished(folder.path, outcome.final, recipe, outcome, reporter.note)
+    run = Finished(folder.path, folder.final, recipe, outcome, reporter.note)
     done = _done(folder.exports)
     failures = []
     for exporter, table in zip(recipe.exporters, recipe.document["exporters"], strict=True):
         # A run that was given more epochs has another result.
         this = {"exporter": table, "steps": outcome.steps}
-        if any({**this, "result": entry.get("result")} == entry for entry in done):
+        if any(entry.items() >= this.items() for entry in done):
             continue
         try:
             with reporter.phase(f"exporting ({exporter.name})", None):
@@ -47,7 +46,7 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
     if failures:
         raise RunError(
             "\n".join(text for text, _ in failures)
-            + f"\nThe run itself is finished, and its result in {outcome.final} is whole. To run what failed again:\n"
+            + f"\nThe run itself is finished, and its result in {folder.final} is whole. To run what failed again:\n"
             f"dpotrain run {folder.recipe} --resume"
         ) from failures[0][1]
 

@@ -104,6 +104,11 @@ def test_the_examples_work(tmp_path):
     schedule = wsd(wsd.Options(warmup_steps=2, decay_fraction=0.4))
     assert [schedule.factor(step, 5) for step in range(1, 6)] == [0.5, 1.0, 1.0, 1.0, 0.5]
 
+    archive, final = example("dpotrain_exporters").Archive, tmp_path / "run" / "final"
+    final.mkdir(parents=True)
+    run = types.SimpleNamespace(folder=tmp_path / "run", final=final)
+    assert archive(archive.Options()).export(run) == str(tmp_path / "run" / "final.zip")
+
     database = tmp_path / "pairs.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE train (prompt, chosen, rejected)")

@@ -90,6 +90,15 @@ def test_8_bit_weights_are_merged_as_they_were_rounded(quantized, tmp_path):
     assert result.difference < 0.1 * result.trained
 
 
+def test_a_head_that_shares_the_embeddings_weight_is_parted_from_it(tmp_path):
+    recipe = project(tmp_path, adapter=True, tie_word_embeddings=True)
+    targets = 'adapter.target_modules=["q_proj", "lm_head"]'
+    train(load_recipe(recipe, [*FAST, targets, 'exporters=[{use="merge"}]']), reporter=SilentReporter())
+    unmerged = PeftModel.from_pretrained(load(tmp_path / "model"), tmp_path / "run" / "final")
+    merged = load(tmp_path / "run" / "merged")
+    torch.testing.assert_close(log_probs(merged), log_probs(unmerged), atol=1e-4, rtol=0)
+
+
 def test_the_dtype_is_the_bases_or_what_is_asked_for(plain, tmp_path):
     for dtype in ("bfloat16", "auto"):
         result = merge(plain / "final", tmp_path / dtype, dtype=dtype)

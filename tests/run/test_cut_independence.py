@@ -25,12 +25,14 @@ WAYS = {
     "stored reference": ['reference.when="precomputed"'],
 }
 
+METRICS = "metrics.0.use=length"
+
 
 @pytest.fixture(scope="module", params=["full", "lora"])
 def reference_run(request, tmp_path_factory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = project(folder, adapter=request.param == "lora")
-    train(load_recipe(recipe), reporter=SilentReporter())
+    train(load_recipe(recipe, [METRICS]), reporter=SilentReporter())
     return recipe, losses(folder / "run")
 
 
@@ -76,17 +78,24 @@ LAUNCHERS = {
 def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path):
     """TRAPS: values logged from one rank only; tokenizing on one process while the others wait."""
     recipe, expected = reference_run
+    adapter = "[adapter]" in recipe.read_text()
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "dpotrain", "run", str(recipe)]
     for override in (
         f"run.output_dir={str(tmp_path / 'run')!r}",
         "training.tokens_per_microbatch=60",
         "checkpoints.every=4",
+        METRICS,
+        *(["exporters.0.use=merge"] if adapter else []),
     ):
         command += ["--set", override]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+    for mine, theirs in zip(records(tmp_path / "run"), records(recipe.parent / "run"), strict=True):
+        for name in ("length/margins", "length/chosen_tokens"):
+            assert mine[name] == pytest.approx(theirs[name], abs=1e-5)
+    assert (tmp_path / "run" / "merged" / "model.safetensors").exists() == adapter
     assert done.stdout.count("step 1/") == 1
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved == ["step-00000004", "step-00000008", "step-00000010"]
