@@ -55,9 +55,9 @@ def unpacked(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def declared_points() -> dict[str, str]:
+def declared_points(group: str = "dpotrain") -> dict[str, str]:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)["project"]["entry-points"]["dpotrain"]
+        return tomllib.load(file)["project"]["entry-points"][group]
 
 
 def test_two_top_level_packages_and_nothing_else(unpacked):
@@ -93,6 +93,7 @@ def test_entry_points_are_the_declared_ones(unpacked):
     found = configparser.ConfigParser(delimiters="=")
     found.read(info / "entry_points.txt")
     assert dict(found["dpotrain"]) == declared_points()
+    assert dict(found["dpotrain.commands"]) == declared_points("dpotrain.commands")
     assert dict(found["console_scripts"]) == {"dpotrain": "dpotrain.cli:main"}
     assert (info / "licenses" / "LICENSE").is_file()
 

@@ -13,6 +13,7 @@ from dpotrain import hookimpl, load_recipe, train
 from dpotrain.errors import RecipeError, RunError
 from dpotrain.plugin.components import Exporter
 from dpotrain.plugin.manager import PluginManager
+from dpotrain.run.lock import RunLock
 from dpotrain.run.reporter import SilentReporter
 from tests.plugin.fakes import Offers
 from tests.run.recipes import project
@@ -117,6 +118,12 @@ def test_resuming_runs_what_failed_and_nothing_else(failed, tmp_path):
         ("fails", "somewhere"),
     ]
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_finished_run_is_exported_by_one_process_at_a_time(failed):
+    path, _, _, _ = failed
+    with RunLock(path.parent / "run"), pytest.raises(RunError, match="is in use"):
+        train(recipe(path, "fails"), resume=True, reporter=SilentReporter())
 
 
 def test_a_run_that_is_given_more_steps_is_exported_anew(tmp_path):
