@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from dpotrain.errors import DpotrainError, PluginError
@@ -61,14 +61,20 @@ def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, st
     for frame in frames:
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        # Functions of the core take components too; their names are no methods'.
-        if (
-            isinstance(first, Component)
-            and plugins.offers(type(first))
-            and hasattr(type(first), code.co_name)
-        ):
-            return plugins.label(first), code.co_name
+        if isinstance(first, Component) and plugins.offers(type(first)):
+            method = _method(type(first), code)
+            if method is not None:
+                return plugins.label(first), method
     return None
+
+
+def _method(component: type[Component], code: CodeType) -> str | None:
+    """Return the method that the code is, None for a function of the core that only takes the component."""
+    if hasattr(component, code.co_name):
+        return code.co_name
+    # A function may be a method under another name: a lambda, or an alias.
+    named = (item for cls in component.__mro__ for item in vars(cls).items())
+    return next((name for name, value in named if getattr(value, "__code__", None) is code), None)
 
 
 def _module(frames: list[FrameType], recipe: Recipe) -> tuple[str, str] | None:

@@ -61,6 +61,24 @@ def test_a_property_is_a_phase_too():
     assert '"calling" of plugin "p" raised in size: IndexError (' in text(lambda: loader().size)
 
 
+def test_a_method_under_another_name_is_known_by_the_one_that_was_called():
+    class Aliased(Calling):
+        name = "aliased"
+        fingerprint = lambda self, source=None: fail()  # noqa: E731
+
+    made = Aliased(Aliased.Options(name="m"))
+    assert '"aliased" of plugin "p" raised in fingerprint: KeyError' in text(
+        made.fingerprint, chosen(Aliased)
+    )
+
+
+def test_a_function_that_only_takes_a_component_is_no_phase():
+    def helper(part):
+        fail()
+
+    assert text(lambda: helper(loader())) == "KeyError('k')"
+
+
 def test_notes_follow():
     error = raised(lambda: loader().load_model(fail))
     error.add_note("It was Tuesday.")
