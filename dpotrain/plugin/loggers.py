@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds of waiting for loggers at the end of a run after which a person is told what the run waits for.
 _SILENCE = 2.0
+#: Seconds between two looks at a logger whose state is waited for.
+_LOOK = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -118,8 +120,14 @@ class LoggerSet:
                 done.set()
 
         kept.thread.put(Call("state_dict", ask))
-        if not done.wait(self._patience):
-            self._reporter.warn(f"{self._plugins.label(logger)} is too far behind for its state to be saved")
+        deadline = time.monotonic() + self._patience
+        # A call before it that raises leaves this one undone, and is not waited for.
+        while not done.wait(_LOOK) and not kept.thread.fault(self._patience):
+            if time.monotonic() >= deadline:
+                self._reporter.warn(
+                    f"{self._plugins.label(logger)} is too far behind for its state to be saved"
+                )
+                break
         self.heed()
         return found[0] if found else {}
 

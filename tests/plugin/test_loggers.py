@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from tests.plugin.fakes import FakeLogger, Offers
 RUN_FOLDER = Path("runs/my run")
 OUTCOME = Outcome("finished", 10, RUN_FOLDER, None)
 #: Longer than any test takes.
-PATIENT = 300.0
+PATIENT = 60.0
 
 
 class Said(SilentReporter):
@@ -134,7 +135,7 @@ def test_what_they_get_is_a_copy_that_neither_the_run_nor_another_logger_changes
 
     loggers, (_, stuck), _ = set_of(Vandal, Stuck)
     loggers.start(run())
-    metrics, section = {"loss": 0.5}, {"table": [1, 2], "object": object()}
+    metrics, section = {"loss": 0.5}, {"table": [1, 2], "odd": threading.Lock()}
     loggers.log(Record("train", 1, metrics))
     stuck.reached.wait()
     metrics["loss"] = 99.0
@@ -262,11 +263,13 @@ def test_one_that_falls_too_far_behind_is_dropped_before_it_fills_the_memory(mon
     monkeypatch.setattr(logger_thread, "MOST_WAITING", 50)
     loggers, (stuck,), reporter = set_of(Stuck)
     loggers.start(run())
-    for step in range(60):
+    loggers.log(record(0))
+    stuck.reached.wait()
+    for step in range(1, 60):
         loggers.log(record(step))
     assert loggers.names == ()
     (text,) = reporter.warnings
-    assert "is dropped: it is 50 calls behind, the next is log of step" in text
+    assert "is dropped: it is 50 calls behind, the next is log of step 1\n" in text
     stuck.released.set()
 
 
@@ -281,3 +284,24 @@ def test_an_interrupt_ends_the_wait_for_a_logger_at_once():
         loggers.finish(OUTCOME)
     assert loggers.names == ()
     stuck.released.set()
+
+
+def test_the_state_of_one_that_raises_meanwhile_is_not_waited_for():
+    class Failing(Stuck):
+        name = "failing"
+
+        def log(self, record):
+            super().log(record)
+            raise ConnectionError("gone")
+
+        def state_dict(self):
+            return {"calls": len(self.heard)}
+
+    loggers, (failing,), reporter = set_of(Failing, patience=math.inf)
+    loggers.start(run())
+    loggers.log(record(1))
+    failing.reached.wait()
+    threading.Timer(0.05, failing.released.set).start()
+    assert loggers.state_of(failing) == {}
+    (text,) = reporter.warnings
+    assert "is dropped: log of step 1 raised ConnectionError: gone" in text

@@ -32,10 +32,11 @@ def start(tmp_path, site):
     recipe = project(tmp_path)
     running = []
 
-    def begin(*overrides: str) -> subprocess.Popen[str]:
+    def begin(*overrides: str, first: str = "") -> subprocess.Popen[str]:
         settings = [part for each in overrides for part in ("--set", each)]
+        program = f"{first}\nfrom dpotrain.cli import main\nmain()"
         process = subprocess.Popen(
-            [sys.executable, "-m", "dpotrain", "run", str(recipe), *settings],
+            [sys.executable, "-c", program, "run", str(recipe), *settings],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -61,6 +62,7 @@ def test_loggers_that_hang_or_raise_cost_the_run_nothing_and_the_process_ends(tm
     process = start(f"loggers=[{', '.join(tables)}]", "logging.patience=1.5")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    assert "did not let the process end" not in err
     assert summary(tmp_path / "run")["status"] == "finished"
     assert len(losses(tmp_path / "run")) == 10
     label = 'logger "noting" of plugin "noting" (dpotrain-noting 3.0) is dropped: '
@@ -89,14 +91,19 @@ def wait_for(found, process: subprocess.Popen[str]) -> None:
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_logger_that_hangs(tmp_path, start):
     """A batch system that sent SIGTERM kills what does not end soon."""
     file = tmp_path / "stuck.jsonl"
-    process = start(f"loggers=[{table(file, hangs='log')}]", "training.epochs=100000", "logging.patience=0.5")
+    process = start(
+        f"loggers=[{table(file, hangs='log')}]",
+        "training.epochs=100000",
+        first="from dpotrain.run import session\nsession.HURRY_WHEN_STOPPED = 0.5",
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert summary(tmp_path / "run")["status"] == "stopped"
-    assert "is dropped: log of step 0 has not returned for 0.5 s" in out
+    assert "is dropped: log of step 0 and " in out
+    assert "calls more were not done 0.5 s after the end of the run" in out
 
 
 def test_ctrl_c_ends_the_wait_for_a_logger_and_the_summary_is_there(tmp_path, start):
