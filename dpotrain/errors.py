@@ -9,6 +9,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def short(text: str, most: int = 100) -> str:
+    """Return what a person wrote as a message quotes it: in full, unless it is so long that it hides the message."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class DpotrainError(Exception):
     """Something a person can mend; shown without a traceback unless ``--debug`` is given."""
 

@@ -26,6 +26,7 @@ DOCUMENTS = [
     README,
     *(ROOT / folder / "README.md" for folder in ("recipes", "plugins", "tests")),
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
 ]
 
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c tests/constraints.txt -e"

@@ -98,7 +98,9 @@ def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None
 
 def _show_traceback(ctx: click.Context) -> None:
     if ctx.meta.get(_DEBUG):
-        traceback.print_exc()
+        from dpotrain.masking import mask
+
+        click.echo(mask(traceback.format_exc()), err=True, nl=False)
 
 
 def _show(error: Exception) -> int:

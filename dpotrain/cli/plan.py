@@ -45,9 +45,10 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     loaded = load_recipe(recipe, overrides)
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
     from dpotrain.run.cache_folder import cache_folder
+    from dpotrain.run.own_files import own_files
     from dpotrain.run.plan import make_plan
 
-    with naming_components(loaded):
+    with naming_components(loaded), own_files():
         with SilentReporter() if as_json else reporter() as shown:
             cache = cache_folder(loaded.run.cache_dir)
             data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpotrain.data.checks import check_pair
-from dpotrain.data.formatting import format_row
+from dpotrain.data.formatting import NESTED, format_row
 from dpotrain.data.keys import Keys, column
 from dpotrain.data.pair import PreferencePair, UnusableRow
 from dpotrain.data.report import SplitReport
@@ -54,17 +54,21 @@ class RowTokenizer:
         """Return the pairs of these rows, and count those that are dropped."""
         report = SplitReport(rows_read=len(rows))
         usable: list[tuple[int, PreferencePair]] = []
+        keys: list[bytes] = []
         for number, row in rows:
             try:
                 pair = format_row(self.formatter, row, number)
                 check_pair(pair)
+                keys.append(prompt_key(pair.prompt))
             except UnusableRow as error:
                 report.drop(number, str(error))
+            except RecursionError:
+                report.drop(number, NESTED)
             else:
                 usable.append((number, pair))
         pairs, prompts, uncut = [], [], []
         shown: list[PreferencePair] = []
-        for (number, pair), result in zip(usable, self.tokenizer(usable), strict=True):
+        for (number, pair), key, result in zip(usable, keys, self.tokenizer(usable), strict=True):
             if result.uncut is not None:
                 uncut.append(result.uncut)
             if result.pair is None:
@@ -75,7 +79,7 @@ class RowTokenizer:
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
             pairs.append(result.pair)
-            prompts.append(prompt_key(pair.prompt))
+            prompts.append(key)
             if len(shown) < self.shows:
                 shown.append(pair)
         report.pairs_kept = len(pairs)

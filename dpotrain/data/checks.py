@@ -7,6 +7,10 @@ from typing import Any
 
 from dpotrain.data.pair import Message, PreferencePair, Text, UnusableRow
 
+#: Messages of a conversation with several of them in an answer, each of which is then found by writing the
+#: conversation up to it: the work grows with the square.
+MOST_MESSAGES = 1000
+
 
 def check_pair(pair: PreferencePair) -> None:
     """Raise :class:`UnusableRow` for a pair that nothing can be learned from."""
@@ -25,6 +29,8 @@ def check_pair(pair: PreferencePair) -> None:
             turns = [message for message in answer if message["role"] == "assistant"]
             if answer and not turns:
                 raise UnusableRow(f"{name} has no assistant turn")
+            if len(answer) > 1 and len(pair.prompt) + len(answer) > MOST_MESSAGES:
+                raise UnusableRow(f"more than {MOST_MESSAGES} messages, several of them in the {name}")
             answer = turns
         if _blank(answer):
             raise UnusableRow(f"{name} is empty")

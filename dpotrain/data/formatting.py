@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.errors import DataError, DpotrainError, RecipeError
+from dpotrain.errors import DataError, DpotrainError, RecipeError, short
 
 if TYPE_CHECKING:
     from dpotrain.plugin.components import DatasetFormatter, Rows
 
 #: Rows that ``auto`` looks at, spread evenly over the data.
 SAMPLE = 200
+
+#: Why a row is dropped that is deeper than Python can go.
+NESTED = "the row is nested too deeply"
+
+#: Columns and keys that a message shows.
+_SHOWN = 12
 
 #: A formatter is in the running for ``auto`` with at least this share of what the best one recognises: a few
 #: odd rows must not decide against the formatter that knows the shape for certain.
@@ -74,6 +81,8 @@ def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int)
         return formatter.format(row)
     except (UnusableRow, DpotrainError):
         raise
+    except RecursionError:
+        raise UnusableRow(NESTED) from None
     except Exception as error:
         error.add_note(
             f"It was given row {number}. A formatter drops a row that it cannot read by raising UnusableRow."
@@ -137,6 +146,8 @@ def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:
 def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> int:
     try:
         return int(formatter.recognises(row))
+    except RecursionError:  # whatever it is, it is too deep to be told
+        return 0
     except Exception as error:
         error.add_note(
             f"It was given row {number}. A formatter answers Recognition.NO for a row that it does not know."
@@ -171,7 +182,10 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
     lines = []
     if sample:
         lines.append(f"Columns of row {sample[0]}:")
-        lines += [f"  {name}: {describe(value)}" for name, value in rows[sample[0]].items()]
+        row = rows[sample[0]]
+        lines += [f"  {_some([name])}: {describe(value)}" for name, value in islice(row.items(), _SHOWN)]
+        if len(row) > _SHOWN:
+            lines.append(f"  … and {len(row) - _SHOWN} more")
     lines.append("What each formatter reads:")
     lines += [f"  {cls.name}: {_summary(cls)}" for cls in classes]
     lines.append(
@@ -194,9 +208,15 @@ def describe(value: Any, depth: int = 0) -> str:
     if isinstance(value, str):
         return "text" if value else "empty text"
     if isinstance(value, Mapping):
-        return "object" if depth > 1 else "object with " + (", ".join(map(str, value)) or "no keys")
+        return "object" if depth > 1 else f"object with {_some(value) or 'no keys'}"
     if isinstance(value, Sequence):
         return f"list of {len(value)}" + (f": {describe(value[0], depth + 1)}" if len(value) else "")
     return {"int": "whole number", "float": "number", "bool": "true or false"}.get(
         type(value).__name__, type(value).__name__
     )
+
+
+def _some(names: Collection[Any]) -> str:
+    """Return the first few names on one line, each shortened where it is long."""
+    shown = [short(" ".join(str(name).split()), 40) for name in islice(names, _SHOWN)]
+    return ", ".join([*shown, "…"] if len(names) > _SHOWN else shown)

@@ -138,7 +138,7 @@ class _Template:
                     tokenize=False,
                 )
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # a template is a program: it may raise anything
             # A template's own words are the same for every row; Python's may quote a value, so only its kind.
             reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
             raise UnusableRow(f"the chat template refuses the messages: {reason}") from error

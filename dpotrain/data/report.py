@@ -11,6 +11,11 @@ import numpy.typing as npt
 #: Row numbers kept per reason: enough to look at some.
 _FIRST_ROWS = 10
 
+#: Reasons that are told apart, and characters of each: a reason may quote the row, and no two rows need be alike.
+_MOST_REASONS = 50
+_LONGEST_REASON = 200
+OTHER_REASONS = "other reasons"
+
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 Lengths = dict[str, dict[str, float]]
@@ -48,15 +53,22 @@ class SplitReport:
 
     def drop(self, row: int, reason: str) -> None:
         """Count a dropped row."""
-        dropped = self.dropped.setdefault(reason, Dropped())
+        dropped = self._dropped(reason)
         dropped.count += 1
         if len(dropped.first_rows) < _FIRST_ROWS:
             dropped.first_rows.append(row)
 
+    def _dropped(self, reason: str) -> Dropped:
+        """Return where rows are counted that are dropped for this reason, which may quote a row."""
+        reason = " ".join(reason[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
+        if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
+            reason = OTHER_REASONS
+        return self.dropped.setdefault(reason, Dropped())
+
     def add(self, part: SplitReport) -> None:
         """Count what became of some rows, which follow those counted before; lengths stay as they are."""
         for reason, dropped in part.dropped.items():
-            mine = self.dropped.setdefault(reason, Dropped())
+            mine = self._dropped(reason)
             mine.count += dropped.count
             mine.first_rows += dropped.first_rows[: _FIRST_ROWS - len(mine.first_rows)]
         for name in (

@@ -16,10 +16,16 @@ import numpy as np
 
 from dpotrain.data.pair import PreferencePair, UnusableRow
 from dpotrain.data.render import Answer, Rendering, render
+from dpotrain.data.time_limit import TooLong, limited
 from dpotrain.data.tokenized import Flags, TokenizedPair, Tokens
+from dpotrain.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+#: Seconds of processor time that a chat template may take for one pair; it usually takes a few thousandths of one.
+LONGEST_RENDERING = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,23 @@ class PairTokenizer:
         """Tokenize (row, pair) items together, which lets the tokenizer use all cores; the order is kept.
 
         The pairs have passed :func:`dpotrain.data.checks.check_pair`. Raises DataError where the tokenizer
-        cannot take such pairs at all.
+        cannot take such pairs at all, or its chat template comes to no end.
         """
         renderings: list[Rendering | UnusableRow] = []
-        for _, pair in pairs:
+        for row, pair in pairs:
             try:
-                renderings.append(render(pair, self._tokenizer))
+                with limited(LONGEST_RENDERING):
+                    rendering = render(pair, self._tokenizer)
             except UnusableRow as error:
                 renderings.append(error)
+                continue
+            except TooLong:
+                raise DataError(
+                    f"row {row}: the chat template takes more than {LONGEST_RENDERING:g} seconds for it.\n"
+                    "Set model.chat_template to one that comes to an end, or take the row out."
+                ) from None
+            whole = all(map(_is_unicode, rendering.texts()))
+            renderings.append(rendering if whole else UnusableRow("the text holds half a character"))
         # Pairs that share a prompt share its tokens.
         texts = list(
             dict.fromkeys(text for one in renderings if isinstance(one, Rendering) for text in one.texts())
@@ -150,6 +165,17 @@ class PairTokenizer:
         if eos is None or (len(ids) and ids[-1] == eos):
             return ids
         return np.append(ids, np.int32(eos))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON can write one half of a surrogate pair, which no tokenizer takes."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from packaging.utils import canonicalize_name
 
-from dpotrain.errors import PluginError
+from dpotrain.errors import PluginError, short
 from dpotrain.plugin.components import CATALOGUES, Component, DatasetFormatter
 from dpotrain.plugin.plugin import Plugin, by_hand, installed, load
 from dpotrain.plugin.requirements import required_distributions
@@ -225,7 +225,7 @@ class PluginManager:
     def _unknown(self, kind: type[Component], name: str) -> str:
         names = self.names(kind)
         article = "an" if kind.kind[0] in "aeiou" else "a"
-        lines = [f'there is no {kind.kind} "{name}"']
+        lines = [f'there is no {kind.kind} "{short(name)}"']
         near = difflib.get_close_matches(name, names, n=1)
         if near:
             lines[0] += f'; did you mean "{near[0]}"?'

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from dpotrain.errors import short
+
 
 def required_distributions(requires: Iterable[str]) -> set[str]:
     """Return the normalized names of the distributions that valid entries of ``requires`` name."""
@@ -25,15 +27,22 @@ def unmet(text: str) -> str | None:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        detail = str(error).splitlines()[0]
-        return f'"{text}" is not a requirement as pip takes it ("dpotrain-foo>=0.2"): {detail}'
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        return None
-    wanted = f'"{requirement.name}{requirement.specifier}"'
+        return _no_requirement(text, error)
+    try:
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            return None
+    except ValueError as error:  # a comparison that means nothing
+        return _no_requirement(text, error)
+    wanted = short(f'"{requirement.name}{requirement.specifier}"')
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return f"{requirement.name} is not installed; pip install {wanted}"
+        return f"{short(requirement.name)} is not installed; pip install {wanted}"
     if not requirement.specifier.contains(version, prereleases=True):
         return f"{requirement.name} {version} is installed, not {requirement.specifier}; pip install {wanted}"
     return None
+
+
+def _no_requirement(text: str, error: ValueError) -> str:
+    detail = short(str(error).partition("\n")[0])
+    return f'"{short(text)}" is not a requirement as pip takes it ("dpotrain-foo>=0.2"): {detail}'

@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
+from dpotrain.masking import mask_values
 from dpotrain.recipe.sections import LISTED_TABLES
 
 if TYPE_CHECKING:
@@ -95,4 +96,4 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value if not isinstance(item, SecretStr | SecretBytes)]
-    return to_jsonable_python(value)
+    return mask_values(value) if isinstance(value, str) else to_jsonable_python(value)

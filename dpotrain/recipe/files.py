@@ -8,9 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from dpotrain.errors import RecipeError
+from dpotrain.errors import RecipeError, short
+from dpotrain.paths import user_path
+from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"
+
+#: Characters of a line that are shown where it is no TOML.
+_WIDEST = 100
 
 
 def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -23,7 +28,10 @@ def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     named_by = ""
     following: Path | None = path
     while following is not None:
-        identity = following.resolve()
+        try:
+            identity = following.resolve()
+        except (OSError, RuntimeError) as error:  # links that lead to each other
+            raise RecipeError(f"{short(str(following))} cannot be read: {short(str(error))}") from None
         if identity in seen:
             circle = [str(_short(file)) for file in [*seen[seen.index(identity) :], identity]]
             raise RecipeError(f"{path}: files that extend each other: {' -> '.join(circle)}")
@@ -41,7 +49,7 @@ def _extended(document: dict[str, Any], file: Path) -> Path | None:
     base = document.pop(EXTENDS)
     if not isinstance(base, str) or not base:
         raise RecipeError(f'{file}: extends: expected the path of one recipe, as in extends = "base.toml"')
-    return file.parent / Path(base).expanduser()
+    return file.parent / user_path(base)
 
 
 def _read(path: Path, named_by: str) -> dict[str, Any]:
@@ -49,15 +57,19 @@ def _read(path: Path, named_by: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"{by}there is no recipe {path}{_nearest_file(path)}") from None
+        raise RecipeError(f"{by}there is no recipe {short(str(path))}{_nearest_file(path)}") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{by}{path} is no text in UTF-8, as TOML has to be (byte {error.start})") from None
     except OSError as error:
-        raise RecipeError(f"{by}{path} cannot be read: {error.strerror}") from None
+        raise RecipeError(f"{by}{short(str(path))} cannot be read: {error.strerror}") from None
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(text)
+    except ValueError as error:  # its own, and Python's for a number of thousands of digits
         raise RecipeError(_syntax_error(path, text, str(error))) from None
+    except RecursionError:
+        raise RecipeError(f"{path}: tables and lists are nested too deeply; no key is that deep") from None
+    check_values(document, str(path))
+    return document
 
 
 def _syntax_error(path: Path, text: str, message: str) -> str:
@@ -68,6 +80,9 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
         return f"{path}: not TOML: {message}"
     line, column = int(where[1]), int(where[2])
     shown = lines[line - 1].rstrip()
+    if len(shown) > _WIDEST:  # only what is around the fault
+        start = max(0, min(column - 1, len(shown)) - _WIDEST // 2)
+        shown, column = shown[start : start + _WIDEST], column - start
     return (
         f"{path}:{line}:{column}: not TOML: {message[: where.start()]}\n"
         f"  {shown}\n"
@@ -78,7 +93,7 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
 def _nearest_file(path: Path) -> str:
     """Return a hint at the recipes that are there: the nearest name, else what the folder holds."""
     if not path.parent.is_dir():
-        return f"; there is no folder {path.parent} either"
+        return f"; there is no folder {short(str(path.parent))} either"
     near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
     nearest = difflib.get_close_matches(path.name, [*near_by, *(Path(name).stem for name in near_by)], n=1)
     if nearest:

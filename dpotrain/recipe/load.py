@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError
+from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError, short
+from dpotrain.masking import keep_secret
 from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Quantizer
 from dpotrain.plugin.failures import failure
 from dpotrain.plugin.metric_names import faults
@@ -32,6 +33,7 @@ from dpotrain.recipe.sections import (
     TopLevel,
 )
 from dpotrain.recipe.validate import unknown, validate
+from dpotrain.recipe.values import shown_key
 
 if TYPE_CHECKING:
     from dpotrain.plugin.manager import PluginManager
@@ -147,7 +149,10 @@ class Reader:
                 near = plugins.nearest_plugin(name)
                 hint = f'; did you mean "{near}"?' if near else "; see `dpotrain plugins`"
                 self.say(
-                    (), ("block", index), f'no plugin or distribution is called "{name}"{hint}', key="block"
+                    (),
+                    ("block", index),
+                    f'no plugin or distribution is called "{short(name)}"{hint}',
+                    key="block",
                 )
         for index, text in enumerate(requires):
             wrong = unmet(text)
@@ -259,6 +264,9 @@ class Reader:
             )
             if options is None:
                 return None
+            for value in dict(options).values():
+                if isinstance(value, SecretStr):
+                    keep_secret(value.get_secret_value())
             phase = "__init__"
             return chosen(options)
         except Exception as error:
@@ -338,7 +346,11 @@ class Reader:
         self, at: Place, where: Place, text: str, *, key: str | None = None, table: str | None = None
     ) -> None:
         """Note a problem of the value at ``at`` + ``where``; its table and key are these two unless given."""
-        shown_table = ".".join(map(str, at)) if table is None else table
+        shown_table = _dotted(at) if table is None else shown_key(table)
         if key is None:
-            key = "" if table is not None else ".".join(map(str, where))
+            key = "" if table is not None else _dotted(where)
         self.problems.add(self.tree.origin(*at, *where), shown_table, key, text)
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(shown_key(str(part)) for part in place)

@@ -123,7 +123,7 @@ def _kept(place: Place, present: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all_numbers(table: dict[str, Any]) -> bool:
-    return bool(table) and all(key.isdecimal() for key in table)
+    return bool(table) and all(key.isdecimal() and len(key) < 10 for key in table)
 
 
 def _copy(value: Any) -> Any:

@@ -8,7 +8,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpotrain.errors import RecipeError
+from dpotrain.errors import RecipeError, short
+from dpotrain.recipe.values import check_values
 
 _PART = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEY = re.compile(rf"\s*{_PART}(?:\s*\.\s*{_PART})*\s*")
@@ -31,11 +32,13 @@ def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, d
     document: dict[str, Any] = {}
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            _put(document, _path(key), _plain(value), f"overrides: {key}")
+            _put(document, _path(key, "overrides"), _plain(value), f"overrides: {short(key)}")
+        check_values(document, "overrides")
         return "overrides", document
     for text in overrides:
         key, value = _split(text)
-        _put(document, _path(key), value, f"--set {text}")
+        _put(document, _path(key, "--set"), value, f"--set {short(text)}")
+    check_values(document, "--set")
     return "--set", document
 
 
@@ -43,7 +46,7 @@ def _split(text: str) -> tuple[str, Any]:
     match = _KEY.match(text)
     if match is None or text[match.end() : match.end() + 1] != "=":
         raise RecipeError(
-            f"--set {text}: expected KEY=VALUE, as in --set training.epochs=2\n"
+            f"--set {short(text)}: expected KEY=VALUE, as in --set training.epochs=2\n"
             "a key is a dotted path: table.key, or loggers.0.key for the first of [[loggers]]"
         )
     return match[0].strip(), _value(text[match.end() + 1 :].strip(), text)
@@ -52,23 +55,28 @@ def _split(text: str) -> tuple[str, Any]:
 def _value(text: str, override: str) -> Any:
     if not text:
         raise RecipeError(
-            f'--set {override}: there is no value; an empty text is "" and none at all is false'
+            f'--set {short(override)}: there is no value; an empty text is "" and none at all is false'
         )
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise RecipeError(f"--set {short(override)}: the value is nested too deeply") from None
+    except ValueError as error:  # TOML's own, and Python's for a number of thousands of digits
         if text.startswith(_TOML_BEGINS):
-            raise RecipeError(f"--set {override}: the value is not TOML: {error}") from None
+            raise RecipeError(f"--set {short(override)}: the value is not TOML: {error}") from None
         return text
     # A value with a line break in it may go on as further keys; then it was meant as text.
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
-def _path(key: str) -> list[str]:
+def _path(key: str, origin: str) -> list[str]:
     if not _KEY.fullmatch(key):
-        raise RecipeError(f"overrides: {key!r} is no dotted key as in TOML, such as training.epochs")
+        raise RecipeError(f"{origin}: {short(key)!r} is no dotted key as in TOML, such as training.epochs")
     path: list[str] = []
-    table: Any = tomllib.loads(f"{key} = 0")
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: {short(key)!r} is no dotted key as in TOML: {error}") from None
     while isinstance(table, dict):
         name, table = next(iter(table.items()))
         path.append(name)
@@ -81,7 +89,7 @@ def _put(document: dict[str, Any], path: list[str], value: Any, where: str) -> N
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(
-                f"{where}: {'.'.join(path[:depth])} is already set to a value, which has no keys"
+                f"{where}: {short('.'.join(path[:depth]))} is already set to a value, which has no keys"
             )
     table[path[-1]] = value
 

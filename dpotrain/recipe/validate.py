@@ -69,7 +69,7 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
 
 def _unknown_key(key: str, known: list[str], owner: str, homes: Homes | None) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    text = f'{owner} has no option "{key}"' if owner else "there is no such key"
+    text = f"{owner} has no option {shown(key)}" if owner else "there is no such key"
     if near:
         return f'{text}; did you mean "{near[0]}"?'
     if key in TopLevel.model_fields:

@@ -15,7 +15,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a file aside, bring it to the disk, and rename it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        # What a kill left; and no link that would lead the text somewhere else.
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -60,7 +62,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
 def sweep(folder: Path) -> None:
     """Remove what kills left half written or half removed in a folder that no other run writes to."""
     for path in [*folder.glob(".*.partial"), *folder.glob(".*.old")]:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 from dpotrain.errors import RunError
 from dpotrain.run.atomic import folder_aside
 from dpotrain.run.snapshot import FORMAT, Checkpoint, Snapshot, put_together
+from dpotrain.run.tensor_files import header_fault
 
 NAME = re.compile(r"step-(\d{8})")
 #: Files that a checkpoint of any format has.
@@ -92,6 +93,8 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _hash(file) != expected["blake2b"]:
                 return f"{name} has changed since it was written"
+            if name.endswith(".safetensors") and (fault := header_fault(file)):
+                return fault
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

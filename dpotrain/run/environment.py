@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpotrain.masking import MASK, mask
+
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
@@ -49,19 +51,22 @@ def describe(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 
 def _without_secrets(arguments: Sequence[str], document: Mapping[str, Any]) -> list[str]:
-    """Mask the value of every ``--set key=value`` whose key is not in the resolved recipe: secrets never are."""
+    """Mask the value of every ``--set key=value`` but those of plain values in the resolved recipe: secrets never are.
+
+    A table or list of tables is masked whole, since only some of its keys may be in the resolved recipe.
+    """
     shown = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         start = "--set=" if argument.startswith("--set=") else ""
         key, equals, value = argument.removeprefix(start).partition("=")
         overrides = bool(start) or before == "--set"
         secret = overrides and equals and value != "false" and not _holds(document, key.strip())
-        shown.append(f"{start}{key}=***" if secret else argument)
+        shown.append(f"{start}{key}={MASK}" if secret else mask(argument))
     return shown
 
 
 def _holds(document: Any, key: str) -> bool:
-    """Whether a dotted key, such as ``loggers.0.project``, leads anywhere."""
+    """Whether a dotted key, such as ``loggers.0.project``, leads to a plain value, or to a list of them."""
     for part in key.split("."):
         if isinstance(document, Mapping) and part in document:
             document = document[part]
@@ -69,7 +74,8 @@ def _holds(document: Any, key: str) -> bool:
             document = document[int(part)]
         else:
             return False
-    return True
+    inner = document if isinstance(document, list) else [document]
+    return not any(isinstance(value, Mapping | list) for value in inner)
 
 
 def package_version(package: str) -> str | None:

@@ -26,6 +26,16 @@ def title(recipe: Recipe) -> str:
     return recipe.path.name if recipe.path is not None else "recipe"
 
 
+def remote_code(recipe: Recipe) -> str:
+    """Say whose Python code the recipe allows to run; nothing where it allows none."""
+    options = recipe.model.options
+    if not getattr(options, "trust_remote_code", False):
+        return ""
+    return (
+        f"Python code that comes with {getattr(options, 'name', recipe.model.name)} (model.trust_remote_code)"
+    )
+
+
 def facts(
     recipe: Recipe,
     data: PreparedData,
@@ -48,8 +58,10 @@ def facts(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = plan.epochs_done(plan.total_steps)
     processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
+    code = remote_code(recipe)
     return {
         "model": f"{name}{quantized}",
+        **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import RunError
+from dpotrain.masking import mask_data
 from dpotrain.run.atomic import sweep, write_json, write_text
+from dpotrain.run.own_files import refuse_links
 from dpotrain.run.resuming import check_same, mathematics
+from dpotrain.run.summary import from_json
 
 if TYPE_CHECKING:
     from dpotrain.data.report import DataReport
@@ -48,7 +51,8 @@ class RunFolder:
         """Make the folder ready, or make sure that going on in it was asked for.
 
         Raises:
-            RunError: there is a run already and ``resume`` is False, or the folder cannot be written.
+            RunError: there is a run already and ``resume`` is False, the folder cannot be written, or one of the
+                files that are appended to is a link.
         """
         if self._holds_steps() and not resume:
             raise RunError(
@@ -56,6 +60,7 @@ class RunFolder:
                 "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
             )
         try:
+            refuse_links((self.metrics, self.log, self.nonfinite_pairs))
             self.checkpoints.mkdir(exist_ok=True)
             # Until this run ends by itself, nothing may say that it has.
             self.summary.unlink(missing_ok=True)
@@ -77,14 +82,18 @@ class RunFolder:
             RunError: the run that finished here was of a recipe with other mathematics.
         """
         try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+            # One that no run wrote says nothing.
+            if from_json(summary, self.path).status != "finished":
+                return None
             before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+            known = mathematics(before)
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(summary, dict) or summary.get("status") != "finished":
+        check_same(known, mathematics(document))
+        then, now = before.get("training"), document["training"]
+        if not isinstance(then, dict):
             return None
-        check_same(mathematics(before), mathematics(document))
-        then, now = before.get("training", {}), document["training"]
         return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary
 
     def write_recipe(self, text: str) -> None:
@@ -93,12 +102,12 @@ class RunFolder:
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Keep versions, plugins, devices and command line."""
-        write_json(self.environment, environment)
+        write_json(self.environment, mask_data(environment))
 
     def write_data_report(self, report: DataReport) -> None:
         """Keep what became of the rows."""
-        write_json(self.data_report, report.as_json())
+        write_json(self.data_report, mask_data(report.as_json()))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep how the run ended."""
-        write_json(self.summary, summary)
+        write_json(self.summary, mask_data(summary))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dpotrain.errors import RecipeError
+from dpotrain.errors import RecipeError, RunError
 from dpotrain.recipe.best_by import BestBy
 from dpotrain.run import checkpoints
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.progress import Progress
+from dpotrain.run.resuming import read_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,9 @@ def take_inventory(run: Path) -> list[Entry]:
 
 def _best(sound: list[Path]) -> int | None:
     """Return the step with the best evaluation, by what the newest of these checkpoints knows."""
-    state = json.loads((sound[-1] / "state.json").read_text(encoding="utf-8"))
+    try:
+        state = read_state(sound[-1])
+    except RunError:  # its hashes are right, and it is no run's: nothing is resumed from it either
+        return None
     progress = Progress(**state["progress"])
     return progress.best_of(map(checkpoints.step_of, sound), BestBy(**state["best_by"]))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
     from dpotrain.run.reporter import Advance, Reporter
+
+from dpotrain.masking import mask, mask_data
 
 logger = logging.getLogger("dpotrain")
 
@@ -26,7 +29,7 @@ def logging_to(path: Path) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = logger.level
     root.addHandler(handler)
@@ -49,8 +52,15 @@ def logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+class _Masked(logging.Formatter):
+    """Takes secrets out of lines, tracebacks included: libraries log addresses, and what failed with them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
 class LoggedReporter:
-    """Passes everything on to the reporter a person sees, and the words among it to the log."""
+    """Passes everything on to the reporter a person sees, and the words among it to the log; secrets to neither."""
 
     def __init__(self, shown: Reporter) -> None:
         self.shown = shown
@@ -62,6 +72,7 @@ class LoggedReporter:
         return None
 
     def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
+        facts = {name: mask(fact) for name, fact in facts.items()}
         logger.info("%s: %s", title, "; ".join(f"{name} {fact}" for name, fact in facts.items()))
         self.shown.started(title, facts)
 
@@ -70,12 +81,12 @@ class LoggedReporter:
         return self.shown.phase(name, total)
 
     def note(self, text: str) -> None:  # noqa: D102
-        logger.info(text)
-        self.shown.note(text)
+        logger.info("%s", text)
+        self.shown.note(mask(text))
 
     def warn(self, text: str) -> None:  # noqa: D102
-        logger.warning(text)
-        self.shown.warn(text)
+        logger.warning("%s", text)
+        self.shown.warn(mask(text))
 
     def step(self, record: StepRecord) -> None:  # noqa: D102
         self.shown.step(record)
@@ -90,4 +101,4 @@ class LoggedReporter:
 
     def finished(self, outcome: Outcome) -> None:  # noqa: D102
         logger.info("%s after %d steps %s", outcome.status, outcome.steps, outcome.error)
-        self.shown.finished(outcome)
+        self.shown.finished(replace(outcome, sections=mask_data(outcome.sections)))

@@ -26,6 +26,7 @@ from dpotrain.run.saver import Saver
 from dpotrain.run.snapshot import Checkpoint
 from dpotrain.run.software import changes, software
 from dpotrain.run.spikes import SpikeWatch
+from dpotrain.run.tensor_files import check_fits
 
 if TYPE_CHECKING:
     from dpotrain.data.plan import Costs
@@ -166,6 +167,8 @@ class RunLoop:
                 self.metrics.rewind(-1)
             self.reporter.note("there is no checkpoint to go on from; beginning at step 1")
             return
+        optimizer = self.trainer.optimizer
+        check_fits(path, self.adapter.state(self.scorer.policy), optimizer.param_groups)
         checkpoint = checkpoints.load(path)
         state = checkpoint.state
         if state["data"] != self.data_identity:
@@ -182,7 +185,7 @@ class RunLoop:
                 "always had, and the steps so far had other learning rates"
             )
         self.adapter.load_state(self.scorer.policy, checkpoint.trained)
-        self.trainer.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.trainer.window = Window(**state["window"])
         self.progress = Progress(**state["progress"])
         self.wall_before = self.progress.wall_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +57,83 @@ def check_resumable(folder: Path, recipe: Recipe) -> Mapping[str, Any] | None:
         How that checkpoint's steps were cut (see :class:`dpotrain.run.sizing.Chosen`); None without one.
 
     Raises:
-        RunError: they differ in what changes the steps.
+        RunError: they differ in what changes the steps, or the checkpoint holds what no run writes.
     """
     path, _ = checkpoints.newest(folder)
     if path is None:
         return None
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = read_state(path)
     check_same(state["mathematics"], mathematics(recipe.document))
     check_same_distributions(state["software"], software(recipe))
     cut: Mapping[str, Any] | None = state.get("cut")
     return cut
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the state that a sound checkpoint holds, its parts being what a run writes.
+
+    A hash says that a file is as it was written, not who wrote it.
+
+    Raises:
+        RunError: it is no such state.
+    """
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+    from dpotrain.engine.metrics import Window
+    from dpotrain.recipe.best_by import BestBy
+    from dpotrain.run.progress import Progress
+    from dpotrain.run.sizing import Chosen
+
+    class Software(BaseModel):
+        model_config = ConfigDict(strict=True)
+
+        components: dict[str, tuple[str | None, str | None]]
+        packages: dict[str, str | None]
+
+    class State(BaseModel):
+        model_config = ConfigDict(strict=True)
+
+        step: int = Field(ge=0)
+        mathematics: dict[str, Any]
+        data: str
+        total_steps: int = Field(ge=1)
+        cut: Chosen | None = None
+        window: Window
+        progress: Progress
+        best_by: BestBy
+        software: Software
+        random: list[dict[str, Any]] = Field(min_length=1)
+
+    with as_written(path):
+        text = (path / "state.json").read_text(encoding="utf-8")
+        try:
+            state = State.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if not state.step == state.progress.step == checkpoints.step_of(path):
+            raise ValueError("it is of another step than its folder's name says")
+        if len(state.window.sums) != len(Window().sums):
+            raise ValueError("window.sums is of another length")
+        if state.cut is not None and (state.cut.tokens < 1 or state.cut.checkpointed < 0):
+            raise ValueError("cut is none that a run can be cut by")
+        read: dict[str, Any] = json.loads(text)
+    return read
+
+
+@contextmanager
+def as_written(place: Path) -> Iterator[None]:
+    """Turn what a checkpoint brings about that is no run's work, whatever its hashes say, into a RunError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not have been imported
+            raise
+        what = str(error).strip().partition("\n")[0][:200]
+        raise RunError(
+            f"{place} holds what no run of this version writes ({type(error).__name__}: {what}).\n"
+            "Remove the checkpoint to go on from the one before it, or begin a new run: --set run.output_dir=…"
+        ) from error
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

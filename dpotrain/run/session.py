@@ -24,6 +24,7 @@ from dpotrain.engine.recipe_metrics import RecipeMetrics
 from dpotrain.engine.scorer import causal_lm
 from dpotrain.engine.trainer import Trainer
 from dpotrain.errors import DpotrainError, RunError, RunStopped
+from dpotrain.masking import mask
 from dpotrain.plugin.events import RunEvents
 from dpotrain.plugin.failures import named
 from dpotrain.plugin.metric_names import logged_names
@@ -34,14 +35,15 @@ from dpotrain.run.atomic import folder_aside
 from dpotrain.run.cache_folder import cache_folder
 from dpotrain.run.environment import describe
 from dpotrain.run.exporting import export
-from dpotrain.run.facts import facts, title
+from dpotrain.run.facts import facts, remote_code, title
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.lock import RunLock
 from dpotrain.run.log import LoggedReporter, logging_to
 from dpotrain.run.loop import HeldOut, RunLoop
+from dpotrain.run.own_files import own_files
 from dpotrain.run.records import Outcome, Run, Status
 from dpotrain.run.reporter import Reporter, SilentReporter
-from dpotrain.run.resuming import check_resumable
+from dpotrain.run.resuming import as_written, check_resumable
 from dpotrain.run.signals import StopRequest
 from dpotrain.run.sizing import forecast, size_up
 
@@ -90,6 +92,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     refuse_sharding(accelerator.distributed_type)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
+        stack.enter_context(own_files())
         finished = before = None
         if resume:
             finished = folder.finished(recipe.document)
@@ -146,7 +149,8 @@ def _run(
     try:
         loop = _assemble(recipe, folder, accelerator, reporter, stop, events, before)
         if resume:
-            loop.resume()
+            with as_written(folder.checkpoints):
+                loop.resume()
         if accelerator.is_main_process:
             folder.write_recipe(dump_recipe(recipe))
         status = loop.go()
@@ -297,6 +301,9 @@ def _assemble(
         inference=lambda: _inference(scorer),
         plugins=recipe.plugins.provenance(recipe),
     )
+    code = remote_code(recipe)
+    if code:
+        run.report("remote code", {"allowed": code})
     foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
     reporter.started(
         title(recipe),
@@ -371,6 +378,7 @@ def _failed(
 ) -> Outcome:
     """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
     text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    text = mask(text)
     if loop is None:
         status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
         outcome = Outcome(status=status, steps=0, folder=folder.path, final=None, error=text)

@@ -41,8 +41,8 @@ class Snapshot:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Snapshot:
         """Take a checkpoint apart. The tensors are not copied: see :meth:`copied`."""
-        optimizer, optimizer_skeleton = _take_apart(checkpoint.optimizer)
-        components, components_skeleton = _take_apart(checkpoint.components)
+        optimizer, optimizer_skeleton = _take_apart(checkpoint.optimizer, "optimizer")
+        components, components_skeleton = _take_apart(checkpoint.components, "components")
         state = {
             "format": FORMAT,
             "step": checkpoint.step,
@@ -82,8 +82,8 @@ def put_together(state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, to
     )
 
 
-def _take_apart(value: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split a state into its tensors by name, and JSON data that says where they belong."""
+def _take_apart(value: Mapping[str, Any], name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split a state into its tensors, whose names begin with ``name``, and JSON data that says where they belong."""
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
@@ -104,7 +104,7 @@ def _take_apart(value: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict
             return [strip(item, f"{name}.{number}") for number, item in enumerate(value)]
         return value
 
-    return tensors, strip(value, "state")
+    return tensors, strip(value, name)
 
 
 def _filled(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -6,16 +6,17 @@ from rich.console import Console
 from rich.text import Text
 
 from dpotrain.errors import RunStopped
+from dpotrain.masking import mask
 from dpotrain.ui.formats import printable
 
 
 def print_error(error: BaseException, console: Console | None = None) -> None:
-    """Print ``error: …`` on standard error (or ``console``), without a traceback.
+    """Print ``error: …`` on standard error (or ``console``), without a traceback and without secrets.
 
     Lines are not broken, so that paths in them can be copied. A run that was stopped on a signal did nothing
     wrong: it says ``stopped:``.
     """
     console = Console(stderr=True) if console is None else console
     word, style = ("stopped", "bold yellow") if isinstance(error, RunStopped) else ("error", "bold red")
-    text = printable(str(error)).strip() or type(error).__name__
+    text = printable(mask(str(error))).strip() or type(error).__name__
     console.print(Text.assemble((f"{word}: ", style), text), soft_wrap=True)

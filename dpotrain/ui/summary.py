@@ -132,7 +132,7 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
                 table.add_row(label, "", write(last[metric]), "")
         yield table
         metric = outcome.best_by
-        if metric in best and best[metric] != last[metric]:
+        if metric in best and best[metric] != last.get(metric):
             yield Text(
                 f"the best evaluation by {metric} was {number(best[metric])}, at step {count(int(best['step']))}"
             )

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.errors import PluginError, RecipeError
+from dpotrain.masking import mask_values
 from dpotrain.plugin.components import Logger
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class WandbLogger(Logger):
             name=self.options.name or run.folder.name or None,
             group=self.options.group,
             tags=list(self.options.tags),
-            notes=self.options.notes,
+            notes=None if self.options.notes is None else mask_values(self.options.notes),
             id=run_id,
             resume=None if offline else "allow",
             reinit="create_new",  # a run that the surrounding program has open is its own

@@ -58,8 +58,9 @@ class ConversationalFormatter(DatasetFormatter):
 
 def _says(conversation: Messages, prompt: str) -> bool:
     """Whether one of the turns says what the prompt column says, give or take white space."""
+    words = prompt.split()
     return any(
-        isinstance(turn.get("content"), str) and turn["content"].split() == prompt.split()
+        isinstance(turn.get("content"), str) and turn["content"].split() == words
         for turn in conversation
         if turn["role"] != "assistant"
     )

@@ -101,8 +101,11 @@ def prompt_length(first: str, second: str, marker: str | None = None) -> int:
     length = min(len(first), len(second))
     differs = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     shared = first[: next(differs, length)]
+    # Something other than white space is before the cut, and after it in both.
+    least = len(shared) - len(shared.lstrip()) + 1
+    most = min(len(first.rstrip()), len(second.rstrip())) - 1
     for cut in _cuts(shared, first, second, marker):
-        if shared[:cut].strip() and first[cut:].strip() and second[cut:].strip():
+        if least <= cut <= most:
             return cut
     if marker is not None:
         raise UnusableRow("chosen and rejected share no answer_marker")

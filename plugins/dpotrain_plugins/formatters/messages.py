@@ -124,7 +124,7 @@ def _from_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value) if value.strip() else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise UnusableRow("tools is not JSON") from None
 
 
@@ -164,7 +164,7 @@ def _tool_calls(text: Any) -> list[dict[str, Any]]:
     """Return the calls that a ``function_call`` turn holds as JSON; none where it is something else."""
     try:
         calls = json.loads(text)
-    except (TypeError, json.JSONDecodeError):
+    except (TypeError, ValueError, RecursionError):
         return []
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, dict) and "name" in call for call in calls):

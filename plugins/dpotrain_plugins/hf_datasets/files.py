@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import mmap
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ from typing import Any, Protocol
 
 from dpotrain.errors import DataError
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest
+
+#: Lists and objects inside each other that are read: what handles rows later goes into them step by step.
+DEEPEST = 200
 
 
 class _File(Protocol):
@@ -148,7 +152,7 @@ def _content(path: Path) -> bytes | mmap.mmap:
     if path.suffix == ".gz":
         try:
             return gzip.decompress(path.read_bytes())
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{path} is no whole gzip file: {error}") from error
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -162,7 +166,7 @@ def _first_line(content: bytes | mmap.mmap) -> bytes:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -185,7 +189,7 @@ def _document_rows(path: Path, content: bytes | mmap.mmap) -> list[dict[str, Any
 def _parsed(text: bytes, path: Path, line: int) -> Any:
     """Parse JSON that begins in ``line`` of the file."""
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        value = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line += text[: error.start].count(b"\n")
         raise DataError(f"{path}, line {line}: not UTF-8 text.\nSave the file as UTF-8.") from error
@@ -193,6 +197,31 @@ def _parsed(text: bytes, path: Path, line: int) -> Any:
         raise DataError(
             f"{path}, line {line + error.lineno - 1}: not valid JSON: {error.msg} (column {error.colno})."
         ) from error
+    except ValueError as error:  # Python's own limit
+        raise DataError(f"{path}, line {line}: a number of too many digits.") from error
+    except RecursionError:
+        value = None
+        deep = True
+    else:
+        deep = text.count(b"[") + text.count(b"{") > DEEPEST and _is_deep(value)
+    if deep:
+        raise DataError(f"{path}, line {line}: lists and objects more than {DEEPEST} deep.")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than :data:`DEEPEST` deep."""
+    inside = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST + 1):
+        inside = [
+            inner
+            for outer in inside
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not inside:
+            return False
+    return True
 
 
 def _object(value: Any, path: Path, line: int) -> dict[str, Any]:

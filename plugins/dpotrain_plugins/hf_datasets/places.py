@@ -7,10 +7,12 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from dpotrain.errors import DataError
+from dpotrain.errors import DataError, short
+from dpotrain.paths import is_file, is_folder, user_path
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 
@@ -26,6 +28,9 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+
+#: Files and folders that a folder of data may hold: a whole disk is no data set, and takes hours to look through.
+_MOST_INSIDE = 20_000
 
 _SHARD = re.compile(r"(?P<split>\w[\w.]*)-\d{5}-of-\d{5}")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -66,14 +71,14 @@ def find(name: Name, config: str | None) -> Place:
     if not name.strip():
         # As a path it would be the working directory.
         raise DataError("data.name is empty; it names a file, a folder or a hub data set.")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = user_path(name)
+    if is_folder(path):
         return _folder(path, config)
-    if path.is_file() or _is_glob(name) or _looks_like_path(name):
+    if is_file(path) or _is_glob(name) or _looks_like_path(name):
         return Files({"train": _files([name])})
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
-            f'data.name = "{name}" is neither a file or folder here nor a hub name (owner/name).'
+            f'data.name = "{short(name)}" is neither a file or folder here nor a hub name (owner/name).'
             + _near(path)
         )
     return Builder(name, local=False)
@@ -84,9 +89,15 @@ def _folder(folder: Path, config: str | None) -> Place:
         return Saved(folder)
     if config is not None or _declares_configurations(folder / "README.md"):
         return Builder(str(folder), local=True)
+    inside = list(islice(folder.rglob("*"), _MOST_INSIDE + 1))
+    if len(inside) > _MOST_INSIDE:
+        raise DataError(
+            f'data.name = "{short(str(folder))}": the folder holds more than {_MOST_INSIDE} files and folders.\n'
+            "That is no data set; name the folder that the data files are in."
+        )
     files = sorted(
         path
-        for path in folder.rglob("*")
+        for path in inside
         if path.is_file()
         and path.name.lower().endswith(ENDINGS)
         and path.name not in _NOT_ROWS
@@ -94,7 +105,7 @@ def _folder(folder: Path, config: str | None) -> Place:
     )
     if not files:
         raise DataError(
-            f'data.name = "{folder}": the folder holds no data files.\n'
+            f'data.name = "{short(str(folder))}": the folder holds no data files.\n'
             f"Files that end in {', '.join(ENDINGS)} are read, and folders made by save_to_disk."
         )
     splits: dict[str, list[Path]] = {}
@@ -138,34 +149,36 @@ def _files(names: Sequence[str]) -> list[Path]:
 
 
 def _matches(name: str) -> Iterator[Path]:
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = user_path(name)
+    if is_file(path):
         _check_ending(path)
         yield path
-    elif path.is_dir():
+    elif is_folder(path):
         raise DataError(
-            f'data.name: "{name}" is a folder.\nA list or a table of splits takes files and globs.'
+            f'data.name: "{short(name)}" is a folder.\nA list or a table of splits takes files and globs.'
         )
     elif _is_glob(name):
         pattern = str(path)
-        found = sorted(
-            Path(one)
-            for one in glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            if Path(one).is_file()
-        )
+        matching = glob.iglob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        matches = [Path(one) for one in islice(matching, _MOST_INSIDE + 1)]
+        if len(matches) > _MOST_INSIDE:
+            raise DataError(f'data.name: more than {_MOST_INSIDE} files and folders match "{short(name)}".')
+        found = sorted(path for path in matches if path.is_file())
         if not found:
-            raise DataError(f'data.name: no file matches "{name}".\nRelative paths start at {Path.cwd()}.')
+            raise DataError(
+                f'data.name: no file matches "{short(name)}".\nRelative paths start at {Path.cwd()}.'
+            )
         for one in found:
             _check_ending(one)
         yield from found
     else:
-        raise DataError(f'data.name: there is no file "{name}".' + _near(path))
+        raise DataError(f'data.name: there is no file "{short(name)}".' + _near(path))
 
 
 def _check_ending(path: Path) -> None:
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(
-            f'data.name: "{path}" is of no known kind.\nFiles that end in {", ".join(ENDINGS)} are read.'
+            f'data.name: "{short(str(path))}" is of no known kind.\nFiles that end in {", ".join(ENDINGS)} are read.'
         )
 
 
@@ -186,8 +199,8 @@ def _looks_like_path(name: str) -> bool:
 def _near(path: Path) -> str:
     """Name files like the missing one, or the folder that is missing already."""
     folder = path.parent
-    if not folder.is_dir():
-        return f'\nThe folder "{folder}" does not exist. Relative paths start at {Path.cwd()}.'
+    if not is_folder(folder):
+        return f'\nThe folder "{short(str(folder))}" does not exist. Relative paths start at {Path.cwd()}.'
     names = sorted(one.name for one in folder.iterdir() if one.name.endswith(ENDINGS) or one.is_dir())
     near = difflib.get_close_matches(path.name, names, n=3)
     if near:

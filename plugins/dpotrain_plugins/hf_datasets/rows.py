@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpotrain.errors import DataError
+
 if TYPE_CHECKING:
     import datasets
 
@@ -30,7 +32,10 @@ class ArrowRows:
         return len(self._data)
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        row: dict[str, Any] = self._data[int(index)]
+        try:
+            row: dict[str, Any] = self._data[int(index)]
+        except Exception as error:  # text that is no UTF-8, a picture that is none, …
+            raise DataError(f"row {index} cannot be read: {type(error).__name__}: {error}") from error
         return row
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError
+from dpotrain.errors import RecipeError, short
+from dpotrain.paths import is_file, is_folder, user_path
 from dpotrain.plugin.components import LoadRequest, ModelLoader
 
 from .source import check_folder, looks_like_a_path
@@ -44,24 +44,23 @@ class TransformersLoader(ModelLoader):
 
     def check(self) -> None:  # noqa: D102
         name, template = self.options.name, self.options.chat_template
-        folder = Path(name).expanduser()
-        if folder.is_dir():
+        folder = user_path(name)
+        if is_folder(folder):
             if self.options.revision is not None:
                 raise RecipeError(
                     f"model.revision = {self.options.revision!r} is of no use with the folder {name}; "
                     "revisions are for hub names"
                 )
             check_folder(folder)
-        elif folder.exists():
+        elif is_file(folder):
             raise RecipeError(f"model.name = {name!r} is a file; name the folder that holds config.json")
         elif looks_like_a_path(name):
             raise RecipeError(
-                f"model.name = {name!r}: there is no such folder (looked for {folder.absolute()})"
+                f"model.name = {short(name)!r}: there is no such folder (looked for {short(str(folder.absolute()))})"
             )
-        if template is not None and template.endswith((".jinja", ".jinja2", ".j2")):
-            path = Path(template).expanduser()
-            if not path.is_file():
-                raise RecipeError(f"model.chat_template = {template!r}: there is no such file")
+        files = (".jinja", ".jinja2", ".j2")
+        if template is not None and template.endswith(files) and not is_file(user_path(template)):
+            raise RecipeError(f"model.chat_template = {short(template)!r}: there is no such file")
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
         from .tokenizer import load_tokenizer

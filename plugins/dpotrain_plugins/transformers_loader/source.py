@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.errors import RecipeError, RunError
+from dpotrain.paths import is_folder, user_path
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -59,8 +60,8 @@ def resolve(name: str, revision: str | None = None) -> Source:
         RecipeError: a folder is missing or holds no model.
         RunError: the hub does not have it, does not give it out, or cannot be reached.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = user_path(name)
+    if is_folder(folder):
         check_folder(folder)
         path = str(folder.absolute())
         return Source(path, None, _base_of(folder) if (folder / "adapter_config.json").is_file() else None)
@@ -83,7 +84,7 @@ def check_folder(folder: Path) -> None:
     """Raise a RecipeError unless the folder holds a model or an adapter in safetensors."""
     if (folder / "adapter_config.json").is_file():
         base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not base:
+        if not base or not isinstance(base, str) or "\0" in base:
             raise RecipeError(
                 f"{folder / 'adapter_config.json'} names no base_model_name_or_path; "
                 "write there which model the adapter belongs to"
@@ -104,7 +105,7 @@ def check_folder(folder: Path) -> None:
     _read_json(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(_read_json(index).get("weight_map", {}).values())
+        shards = shards_of(index)
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             raise RecipeError(
@@ -113,6 +114,24 @@ def check_folder(folder: Path) -> None:
             )
     elif not (folder / "model.safetensors").is_file():
         raise RecipeError(_no_safetensors(folder, "model.safetensors"))
+
+
+def shards_of(index: Path) -> set[str]:
+    """Return the weight files that an index names.
+
+    Raises a RecipeError for a file that is no safetensors file: transformers would unpickle it.
+    """
+    named = _read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise RecipeError(f"{index} does not say which weights are in which file; fetch or copy it again")
+    shards = set(named.values())
+    for shard in sorted(shards):
+        if not shard.endswith(".safetensors") or Path(shard).name != shard:
+            raise RecipeError(
+                f"{index} names {shard!r} as a file of weights. Only safetensors files beside it are read, since "
+                "others are pickles, which can run code while they are read"
+            )
+    return shards
 
 
 def fingerprint(name: str, revision: str | None = None) -> str:
@@ -161,15 +180,15 @@ def _base_of(adapter: Path) -> Source:
 
 def _base_folder(adapter: Path, base: str) -> Path | None:
     """Return the base model's folder, where it is one: as written, or relative to the adapter's."""
-    path = Path(base).expanduser()
+    path = user_path(base)
     places = (path, adapter / path, adapter.parent / path)
-    return next((place.resolve() for place in places if place.is_dir()), None)
+    return next((place.resolve() for place in places if is_folder(place)), None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RecipeError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{file} holds no JSON object")
@@ -206,6 +225,13 @@ def _no_safetensors(folder: Path, wanted: str) -> str:
 def _commit(file: Path) -> str:
     """Return the commit of a file in the hub's cache, ``…/snapshots/<commit>/<file>``."""
     return file.parent.name
+
+
+def check_shards_on_hub(source: Source) -> None:
+    """Raise a RecipeError where a hub model's index names other weight files than safetensors."""
+    index = _from_hub(source.path, "model.safetensors.index.json", source.commit, missing_ok=True)
+    if index is not None:
+        shards_of(index)
 
 
 def _from_hub(name: str, file: str, revision: str | None, missing_ok: bool = False) -> Path | None:

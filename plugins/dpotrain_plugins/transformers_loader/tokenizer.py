@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.errors import RecipeError, RunError
+from dpotrain.errors import RecipeError, RunError, short
+from dpotrain.paths import is_file, user_path
 
 from .source import Source, resolve
 
@@ -95,11 +96,14 @@ def _chat_template(wanted: str, tokenizer: PreTrainedTokenizerBase) -> str:
         return wanted
     if wanted in named:
         return named[wanted]
-    path = Path(wanted).expanduser()
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
+    path = user_path(wanted)
+    if is_file(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"model.chat_template = {wanted!r} cannot be read: {error}") from error
     raise RecipeError(
-        f"model.chat_template = {wanted!r} is no file, no Jinja text and no known template "
+        f"model.chat_template = {short(wanted)!r} is no file, no Jinja text and no known template "
         f"({', '.join(sorted(named))})"
     )
 
@@ -110,12 +114,12 @@ def _is_jinja(text: str) -> bool:
 
 def _try_out(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raise a RecipeError if the template is not Jinja; better now than in the middle of the data."""
-    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2 import TemplateSyntaxError
 
     shown = "model.chat_template" if _is_jinja(name) else name
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     except TemplateSyntaxError as error:
         raise RecipeError(f"{shown}, line {error.lineno}: not a Jinja template: {error.message}") from error
-    except TemplateError:
-        pass  # It may want more than one user turn.
+    except Exception:  # It may want more than one user turn, and be as surprised as any program.
+        return

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import RunError
+from dpotrain.errors import DpotrainError, RunError, short
 
-from .source import Source, resolve
+from .source import Source, check_shards_on_hub, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,8 @@ def load_config(source: Source, options: TransformersLoader.Options) -> PreTrain
 def _load_whole(source: Source, options: TransformersLoader.Options, request: LoadRequest) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    if source.commit is not None:
+        check_shards_on_hub(source)
     config = load_config(source, options)
     refuse_already_quantized(config, source, request)
     silence_config(config)
@@ -165,12 +167,14 @@ def _no_progress_bars() -> Iterator[None]:
 @contextmanager
 def loading_errors(path: str, what: str) -> Iterator[None]:
     """Turn what transformers and peft raise for a bad checkpoint into a few lines."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        text = str(error).strip()
+    except DpotrainError:
+        raise
+    except (
+        Exception
+    ) as error:  # a config can lead them anywhere: to a division by zero, or an attribute of None
+        text = str(error).strip() or type(error).__name__
         if "trust_remote_code" in text:
             raise RunError(
                 f"{path} comes with its own Python code. Read it, and if you trust it set "
@@ -182,4 +186,4 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
                 "converted copy, or download it and convert it with transformers' save_pretrained"
             ) from error
         lines = [line for line in text.splitlines() if line.strip()]
-        raise RunError(f"the {what} of {path} cannot be loaded: {' '.join(lines[:2])}") from error
+        raise RunError(f"the {what} of {path} cannot be loaded: {short(' '.join(lines[:2]), 400)}") from error

@@ -1,0 +1,17 @@
+"""A few of the cases that ``python -m tests.fuzz`` runs by the thousand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.areas import AREAS, fuzz
+
+#: Cases of each group in the regular tests.
+CASES = 400
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_whatever_comes_is_used_or_refused_in_a_few_lines(name, tmp_path):
+    area = AREAS[name]
+    counts = fuzz(area, max(60, int(area.of_all * CASES)), tmp_path)
+    assert counts.total()

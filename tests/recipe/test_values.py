@@ -1,0 +1,86 @@
+"""What TOML can say and no recipe can mean is refused where it stands, and breaks nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpotrain.errors import RecipeError
+from dpotrain.recipe import load_recipe
+from dpotrain.recipe.overrides import override_layer
+from tests.recipe.writing import MINIMAL, load, refused
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(folder):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("x = " + "[" * 3000, "nested too deeply"),
+        ("x = " + "[" * 40 + "]" * 40, "r.toml: x.0.0.0.…: tables and lists more than 32 deep"),
+        (".".join(["a"] * 2000) + " = 1", "r.toml: a.a.a.a.…: tables and lists more than 32 deep"),
+        ("x = " + "9" * 5000, "r.toml"),
+        ("x = 0x" + "f" * 6000, "r.toml: x: an integer of more than 64 bits"),
+        ("x = 9223372036854775808", "r.toml: x: an integer of more than 64 bits"),
+        ("x = 2026-01-02", "r.toml: x: 2026-01-02 is a date or time"),
+        ('x = ["a", "b\\u0000c"]', r'r.toml: x.1: "b\u0000c" has a NUL character in it'),
+        ('"a\\u0000" = 1', "has a NUL character in it"),
+        ('extends = "a\\u0000"', "r.toml: extends: "),
+        ('extends = "~nobody-here/x.toml"', "there is no recipe ~nobody-here/x.toml"),
+        (f'extends = "{"x" * 5000}"', "File name too long"),
+        ('"two\\nlines" = 1', r'"two\nlines": there is no such key'),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_value_that_no_key_takes_is_named(line, words, plugins):
+    said = refused(f"{line}\n{MINIMAL}", plugins=plugins)
+    assert words in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "x=" + "[" * 3000,
+        "x=" + "9" * 5000,
+        ".".join(["a"] * 2000) + "=1",
+        '"a\\q"=1',
+        "loggers." + "9" * 5000 + "=1",
+        "model.name=a\udcff",
+        "model.name=a\0b",
+        "data.format=2026-01-02",
+        "data.format=12:30:00",
+        "=" + "x" * 70_000,
+    ],
+    ids=lambda value: ascii(value[:20]),
+)
+def test_an_override_that_no_key_takes_is_named(override, plugins):
+    said = refused(MINIMAL, override, plugins=plugins)
+    assert "--set" in said
+    assert len(said) < 400
+
+
+def test_a_number_of_thousands_of_digits_without_quotes_is_text():
+    assert override_layer([f"x={'9' * 5000}"])[1] == {"x": "9" * 5000}
+
+
+def test_links_that_lead_to_each_other_are_no_recipe(plugins):
+    Path("a.toml").symlink_to("b.toml")
+    Path("b.toml").symlink_to("a.toml")
+    with pytest.raises(RecipeError, match=r"a\.toml cannot be read"):
+        load_recipe("a.toml", plugins=plugins)
+
+
+def test_of_a_long_line_only_what_is_around_the_fault_is_shown(plugins):
+    said = refused(f"x = [{'1, ' * 500}oops{', 1' * 500}]", plugins=plugins)
+    line, caret = said.splitlines()[1:]
+    assert len(line) <= 102
+    assert line[caret.index("^")] == "o"
+
+
+def test_the_deepest_recipe_there_is_is_read(plugins):
+    assert load(MINIMAL, "loggers.0.use=fake-log", "loggers.0.project=x", plugins=plugins).loggers
