@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -16,11 +13,9 @@ from click.testing import CliRunner
 from dpotrain.cli import main
 from dpotrain.plugin.components import CATALOGUES, Loss
 from dpotrain.scaffold import kinds
+from tests.environments import environment_with, run
 
 KINDS = list(kinds())
-
-#: Builds a wheel of each folder, as pip would, but without a network and an environment for each.
-BUILD = "import hatchling.build, os, sys\nfor f in sys.argv[2:]: os.chdir(f); hatchling.build.build_wheel(sys.argv[1])"
 
 #: Runs each folder's recipe.
 RUN = """
@@ -61,25 +56,7 @@ def packages(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def python(packages, tmp_path_factory) -> str:
     """The interpreter of a fresh environment with the wheels, which sees the packages that dpotrain needs."""
-    wheels, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("environment")
-    run(sys.executable, "-c", BUILD, str(wheels), *map(str, packages.values()))
-    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
-    python = str(folder / "bin" / "python")
-    (site,) = folder.glob("lib/python*/site-packages")
-    # A .pth file in a folder that a .pth file names is not read; this reads dpotrain's own, if it is editable.
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q"]
-    run(*pip, *map(str, wheels.glob("*.whl")))
-    return python
-
-
-def run(*command: str, cwd: Path | None = None) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=cwd, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return environment_with(packages.values(), tmp_path_factory.mktemp("environment"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

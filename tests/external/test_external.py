@@ -1,0 +1,207 @@
+"""Three packages outside the repository's own: wheels in a fresh environment, found by their entry points alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dpotrain.testing import build_tiny_model, example_pairs, write_pairs
+from tests.environments import environment_with, plain_environ, run
+
+HERE = Path(__file__).parent
+NAMES = ("simpo", "sqlite", "tally")
+
+#: Prints the fingerprint of the table as the source has it.
+FINGERPRINT = """
+from dpotrain_sqlite import Sqlite
+print(Sqlite(Sqlite.Options(file="votes.db")).load("votes").fingerprint)
+"""
+
+
+#: Prints what the source says of files that are missing or something else.
+NO_DATABASES = """
+from dpotrain.errors import DataError
+from dpotrain_sqlite import Sqlite
+for file in ("vote.db", "votes.sql"):
+    try:
+        Sqlite(Sqlite.Options(file=file)).load("votes")
+    except DataError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory) -> dict[str, Path]:
+    """Copies of the packages, with the model and the data that their recipes name."""
+    parent = tmp_path_factory.mktemp("packages")
+    for name in NAMES:
+        folder = parent / f"dpotrain-{name}"
+        shutil.copytree(HERE / folder.name, folder)
+        build_tiny_model(folder / "model")
+        write_pairs(folder / "pairs.jsonl")
+        lines = [json.dumps(row) + "\n" for row in example_pairs(40)[32:]]
+        (folder / "held-out.jsonl").write_text("".join(lines))
+    with closing(sqlite3.connect(parent / "dpotrain-sqlite" / "votes.db")) as database:
+        database.executescript((HERE / "dpotrain-sqlite" / "votes.sql").read_text())
+    return {name: parent / f"dpotrain-{name}" for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def python(packages, tmp_path_factory) -> str:
+    return environment_with(packages.values(), tmp_path_factory.mktemp("environment"))
+
+
+def dpotrain(python: str, *words: str, cwd: Path, code: int = 0) -> str:
+    return run(python, "-m", "dpotrain", *words, cwd=cwd, code=code)
+
+
+def records(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_a_module_of_80_lines_at_most(name):
+    (module,) = (HERE / f"dpotrain-{name}").rglob("*.py")
+    assert len(module.read_text().splitlines()) <= 80
+
+
+def test_each_is_listed_with_its_distribution_and_version(packages, python):
+    listed = {info["name"]: info for info in json.loads(dpotrain(python, "plugins", "--json", cwd=HERE))}
+    for name in NAMES:
+        info = listed[name]
+        assert (info["status"], info["reason"], info["notes"]) == ("unused", "", [])
+        assert (info["distribution"], info["version"]) == (f"dpotrain-{name}", "0.1.0")
+        assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
+    assert listed["simpo"]["offers"] == {"loss": ["simpo"], "metric": ["per-token"]}
+    assert listed["sqlite"]["offers"] == {"dataset source": ["sqlite"], "dataset formatter": ["votes"]}
+    assert listed["tally"]["offers"] == {"logger": ["tally"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "misspelt", "said"),
+    [
+        ("simpo", "gamma = 0.5", "gama = 0.5", 'simpo (dpotrain-simpo 0.1.0) has no option "gama"'),
+        (
+            "sqlite",
+            'file = "votes.db"',
+            'fle = "votes.db"',
+            'sqlite (dpotrain-sqlite 0.1.0) has no option "fle"',
+        ),
+        ("tally", 'best_of = "eval"', 'best = "eval"', 'tally (dpotrain-tally 0.1.0) has no option "best"'),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_the_package_that_owns_it(
+    packages, python, name, line, misspelt, said
+):
+    recipe = (packages[name] / "recipe.toml").read_text()
+    assert line in recipe
+    (packages[name] / "misspelt.toml").write_text(recipe.replace(line, misspelt))
+    assert said in dpotrain(python, "check", "misspelt.toml", cwd=packages[name], code=2)
+
+
+def log_prob_per_token(model, tokenizer, prompt: str, answer: str) -> float:
+    """By an ordinary forward pass of transformers: the mean over the answer's tokens and the EOS."""
+    import torch
+
+    start = tokenizer(prompt)["input_ids"]
+    scored = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = model(torch.tensor([start + scored])).logits[0, len(start) - 1 : -1]
+    return logits.log_softmax(-1)[range(len(scored)), scored].mean().item()
+
+
+@pytest.mark.slow
+def test_simpo_trains_and_its_metric_is_what_transformers_computes(packages, python):
+    from math import exp, log1p
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = packages["simpo"]
+    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    evaluations, trained = (records(folder / "runs" / "simpo", kind) for kind in ("eval", "train"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    rows = [json.loads(line) for line in (folder / "held-out.jsonl").read_text().splitlines()]
+    for record, place in ((evaluations[0], "model"), (evaluations[-1], "runs/simpo/final")):
+        model = AutoModelForCausalLM.from_pretrained(folder / place).eval()
+        margins = [
+            log_prob_per_token(model, tokenizer, row["prompt"], row["chosen"])
+            - log_prob_per_token(model, tokenizer, row["prompt"], row["rejected"])
+            for row in rows
+        ]
+        losses = [log1p(exp(0.5 - 2 * margin)) for margin in margins]
+        assert record["simpo/margins"] == pytest.approx(sum(margins) / len(rows), abs=1e-4)
+        assert record["simpo/accuracies"] == sum(margin > 0 for margin in margins) / len(rows)
+        assert record["loss"] == pytest.approx(sum(losses) / len(rows), abs=1e-4)
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"] - 0.01
+    assert all("simpo/margins" in record for record in trained)
+
+
+@pytest.mark.slow
+def test_votes_in_a_database_become_pairs_and_ties_are_counted(packages, python):
+    folder = packages["sqlite"]
+    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    summary = json.loads((folder / "runs" / "sqlite" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    report = json.loads((folder / "runs" / "sqlite" / "data_report.json").read_text())
+    assert "vote is neither a nor b" in json.dumps(report)
+
+
+def test_the_fingerprint_changes_with_a_row(packages, python, tmp_path):
+    shutil.copy(packages["sqlite"] / "votes.db", tmp_path)
+    before = run(python, "-c", FINGERPRINT, cwd=tmp_path)
+    assert run(python, "-c", FINGERPRINT, cwd=tmp_path) == before
+    with closing(sqlite3.connect(tmp_path / "votes.db")) as database, database:
+        database.execute("UPDATE votes SET vote = 'b' WHERE rowid = 1")
+    assert run(python, "-c", FINGERPRINT, cwd=tmp_path) != before
+
+
+@pytest.mark.slow
+def test_a_table_that_is_not_there_is_a_data_error(packages, python):
+    words = ["check", "recipe.toml", "--set", "data.train_split='vote'"]
+    said = dpotrain(python, *words, cwd=packages["sqlite"], code=3)
+    assert 'votes.db has no table "vote"; it has votes.' in said
+
+
+def test_a_file_that_is_no_database_is_a_data_error(packages, python):
+    """Nor is one that is missing made, as SQLite would by itself."""
+    said = run(python, "-c", NO_DATABASES, cwd=packages["sqlite"])
+    assert "data.file: vote.db: unable to open database file" in said
+    assert "data.file: votes.sql: file is not a database" in said
+    assert not (packages["sqlite"] / "vote.db").exists()
+
+
+@pytest.mark.slow
+def test_a_tally_counts_over_a_stop(packages, python):
+    """Stopped by SIGTERM in the middle and resumed, it ends as in a run that nobody stopped."""
+    folder = packages["tally"]
+    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    whole = json.loads((folder / "runs" / "tally" / "tally.json").read_text())
+
+    stopped = folder / "runs" / "stopped"
+    words = ["run", "recipe.toml", "--set", "run.output_dir='runs/stopped'"]
+    process = subprocess.Popen(
+        [python, "-m", "dpotrain", *words], cwd=folder, env=plain_environ(), stdout=subprocess.DEVNULL
+    )
+    metrics = stopped / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and '"step": 2' in metrics.read_text()):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    partly = json.loads((stopped / "tally.json").read_text())
+    assert 0 < partly["records"]["train"] < whole["records"]["train"]
+
+    dpotrain(python, *words, "--resume", cwd=folder)
+    assert json.loads((stopped / "tally.json").read_text()) == whole
+    evaluations = records(stopped, "eval")
+    assert whole["records"] == {"train": len(records(stopped, "train")), "eval": len(evaluations)}
+    best = min(evaluations, key=lambda record: record["loss"])
+    assert whole["best"] == {"step": best["step"], "loss": best["loss"]}
