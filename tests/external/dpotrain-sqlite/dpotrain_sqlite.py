@@ -37,14 +37,12 @@ class Sqlite(DatasetSource):
     options: Options
 
     def splits(self) -> list[str]:
-        tables = self._ask("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
-        return [table["name"] for table in tables if not table["name"].startswith("sqlite_")]
+        return [row["name"] for row in self._ask("SELECT name FROM sqlite_master WHERE type = 'table'")]
 
     def load(self, split: str) -> Rows:
         if split not in (tables := self.splits()):
-            raise DataError(
-                f'{self.options.file} has no table "{split}"; it has {", ".join(tables) or "none"}.'
-            )
+            there = ", ".join(tables) or "none"
+            raise DataError(f'{self.options.file} has no table "{split}"; it has {there}.')
         return Table(self._ask('SELECT * FROM "{}"'.format(split.replace('"', '""'))))
 
     def _ask(self, query: str) -> list[dict[str, Any]]:
