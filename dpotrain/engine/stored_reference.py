@@ -21,6 +21,7 @@ from dpotrain.data.packing import pack
 from dpotrain.data.plan import Costs, MicroBatch, sweep
 from dpotrain.engine.out_of_memory import in_parts
 from dpotrain.engine.reference import Recording, Reference, Stored
+from dpotrain.run.unwritable import writing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -168,7 +169,7 @@ class StoredReferences:
     def _stored(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> Stored:
         """Add up what the ranks have, (pairs, 2) each, and give every pair the sums that stand at its place.
 
-        All of it is written into the run's own store, where it is not yet there.
+        All of it is written into the run's own store, where it is not yet there; a RunError says that it cannot be.
         """
         total = self.accelerator.reduce(torch.from_numpy(sums).to(self.accelerator.device), "sum").cpu()
         whole = total.numpy()[places]
@@ -176,7 +177,9 @@ class StoredReferences:
             self.own.load()
             new = np.isnan(self.own.lookup(keys)[:, 0])
             if new.any():
-                self._append(self.own, keys[new], whole[new])
+                # Without it a run that is resumed might go by other numbers; nothing has been trained yet.
+                with writing(self.own.folder):
+                    self.own.append(keys[new], whole[new])
         return Stored(torch.from_numpy(whole))
 
 

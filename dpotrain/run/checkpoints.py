@@ -20,6 +20,7 @@ from dpotrain.errors import RunError
 from dpotrain.run.atomic import folder_aside
 from dpotrain.run.snapshot import FORMAT, Checkpoint, Snapshot, put_together
 from dpotrain.run.tensor_files import header_fault
+from dpotrain.run.unwritable import system_error, writing
 
 NAME = re.compile(r"step-(\d{8})")
 #: Files that a checkpoint of any format has.
@@ -57,7 +58,7 @@ def save(folder: Path, snapshot: Snapshot) -> Path:
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"cannot write the checkpoint {path}: {getattr(error, 'strerror', None) or error}.\n"
+            f"cannot write the checkpoint {path}: {system_error(error) or error}.\n"
             "Make room or mend the permissions; --resume then goes on from the checkpoint before it."
         ) from error
     return path
@@ -106,7 +107,8 @@ def set_aside(path: Path) -> None:
     """Take a damaged checkpoint's name from it, so that nothing mistakes it for a whole one; it is not deleted."""
     aside = path.with_name(f"damaged-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    path.replace(aside)
+    with writing(aside):
+        path.replace(aside)
 
 
 def load(path: Path) -> Checkpoint:
@@ -134,7 +136,8 @@ def prune(folder: Path, keep: int, but: Container[int | None]) -> None:
         if step_of(path) not in but:
             # Renamed first: a kill in the middle must not leave half a checkpoint under a complete one's name.
             doomed = path.with_name(f".{path.name}.old")
-            path.replace(doomed)
+            with writing(doomed):
+                path.replace(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -14,13 +14,14 @@ from dpotrain.run.atomic import sweep, write_json, write_text
 from dpotrain.run.own_files import refuse_links
 from dpotrain.run.resuming import check_same, mathematics
 from dpotrain.run.summary import from_json
+from dpotrain.run.unwritable import writing
 
 if TYPE_CHECKING:
     from dpotrain.data.report import DataReport
 
 
 class RunFolder:
-    """Paths and small files of one run."""
+    """Paths and small files of one run; whatever writes one raises a RunError where it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,16 +99,20 @@ class RunFolder:
 
     def write_recipe(self, text: str) -> None:
         """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""
-        write_text(self.recipe, text)
+        with writing(self.recipe):
+            write_text(self.recipe, text)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Keep versions, plugins, devices and command line."""
-        write_json(self.environment, mask_data(environment))
+        with writing(self.environment):
+            write_json(self.environment, mask_data(environment))
 
     def write_data_report(self, report: DataReport) -> None:
         """Keep what became of the rows."""
-        write_json(self.data_report, mask_data(report.as_json()))
+        with writing(self.data_report):
+            write_json(self.data_report, mask_data(report.as_json()))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep how the run ended."""
-        write_json(self.summary, mask_data(summary))
+        with writing(self.summary):
+            write_json(self.summary, mask_data(summary))

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -47,16 +48,22 @@ class RunLock:
                 f"{self.folder} is in use: {self._described()} is running there.\n{self.remedy}"
             ) from error
         except OSError as error:
-            self._lock.release()
+            if self._lock.is_locked:
+                self._let_go()
             raise RunError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.owner.unlink(missing_ok=True)
-        # Before it is released: whoever opened it meanwhile sees that it has gone, and makes a new one.
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # A disk that has become read-only keeps both files, which then say nothing, and hides no other error.
+        with suppress(OSError):
+            self.owner.unlink(missing_ok=True)
+            # Before it is released: whoever opened it meanwhile sees that it has gone, and makes a new one.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _described(self) -> str:

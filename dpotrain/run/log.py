@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +20,16 @@ logger = logging.getLogger("dpotrain")
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Send Python's logging and warnings to ``path`` while the context is open.
 
     They and the libraries' own progress bars are kept off the terminal, where they would run through the live
-    view.
+    view. Where the file cannot be written, ``warn`` is told once, and the rest is lost.
     """
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, warn)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = logger.level
@@ -57,6 +58,35 @@ class _Masked(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is given up when it cannot be written: a run does not end because of what it says."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._path, self._warn = path, warn
+        self._given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._given_up:
+            return
+        try:
+            super().emit(record)
+        except OSError:  # it cannot even be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._given_up = True
+        self._warn(f"cannot write {self._path}: {error.strerror or error}; the run goes on without a log")
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is tried again
+            super().close()
 
 
 class LoggedReporter:

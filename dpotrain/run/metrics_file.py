@@ -11,6 +11,7 @@ from typing import get_args
 from dpotrain.errors import RunError
 from dpotrain.run.atomic import write_text
 from dpotrain.run.records import Kind, Record
+from dpotrain.run.unwritable import writing
 
 
 class MetricsFile:
@@ -20,12 +21,16 @@ class MetricsFile:
         self.path = path
 
     def write(self, record: Record) -> None:
-        """Append one line. A number that is not finite becomes null, since JSON has none."""
+        """Append one line. A number that is not finite becomes null, since JSON has none.
+
+        Raises:
+            RunError: it cannot be written; :meth:`rewind` drops what there is of it.
+        """
         values = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.as_json().items()
         }
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, allow_nan=False) + "\n")
 
     def read(self) -> Iterator[Record | str]:
@@ -58,7 +63,8 @@ class MetricsFile:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-        write_text(self.path, "".join(kept))
+        with writing(self.path):
+            write_text(self.path, "".join(kept))
 
 
 def _record(line: bytes) -> Record:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.utils import set_seed
-from safetensors import SafetensorError
 
 from dpotrain.data.plan import BatchPlan
 from dpotrain.data.prepare import prepare_data
@@ -41,11 +40,13 @@ from dpotrain.run.lock import RunLock
 from dpotrain.run.log import LoggedReporter, logging_to
 from dpotrain.run.loop import HeldOut, RunLoop
 from dpotrain.run.own_files import own_files
+from dpotrain.run.peers import waiting_for_others
 from dpotrain.run.records import Outcome, Run, Status
 from dpotrain.run.reporter import Reporter, SilentReporter
 from dpotrain.run.resuming import as_written, check_resumable
 from dpotrain.run.signals import StopRequest
 from dpotrain.run.sizing import forecast, size_up
+from dpotrain.run.unwritable import system_error
 
 if TYPE_CHECKING:
     from dpotrain.engine.scorer import Scorer
@@ -103,11 +104,13 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             before = check_resumable(folder.checkpoints, recipe)
         if accelerator.is_main_process and finished is None:
             folder.begin(resume=resume)
-        accelerator.wait_for_everyone()
+        with waiting_for_others():
+            accelerator.wait_for_everyone()
         shown: Reporter = SilentReporter()
         if accelerator.is_main_process:
-            stack.enter_context(logging_to(folder.log))
-            shown = LoggedReporter(stack.enter_context(reporter or _default_reporter()))
+            person = stack.enter_context(reporter or _default_reporter())
+            stack.enter_context(logging_to(folder.log, person.warn))
+            shown = LoggedReporter(person)
         if finished is not None:
             shown.note(f"{folder.path} holds this run, finished; there is nothing to go on with")
             outcome = summary.from_json(finished, folder.path)
@@ -147,15 +150,16 @@ def _run(
     events = RunEvents(recipe, reporter)
     loop: RunLoop | None = None
     try:
-        loop = _assemble(recipe, folder, accelerator, reporter, stop, events, before)
-        if resume:
-            with as_written(folder.checkpoints):
-                loop.resume()
-        if accelerator.is_main_process:
-            folder.write_recipe(dump_recipe(recipe))
-        status = loop.go()
-        final = _save_final(loop) if status == "finished" else None
-        outcome = _outcome(loop, status, final)
+        with waiting_for_others():
+            loop = _assemble(recipe, folder, accelerator, reporter, stop, events, before)
+            if resume:
+                with as_written(folder.checkpoints):
+                    loop.resume()
+            if accelerator.is_main_process:
+                folder.write_recipe(dump_recipe(recipe))
+            status = loop.go()
+            final = _save_final(loop) if status == "finished" else None
+            outcome = _outcome(loop, status, final)
     except BaseException as error:
         told = _told(error, accelerator, recipe)
         outcome = _failed(folder, accelerator, events, loop, told)
@@ -188,7 +192,9 @@ def _close(
         events.loggers.finish(outcome, hurry)
     finally:
         if accelerator.is_main_process:
-            folder.write_summary(summary.to_json(outcome))
+            # What ended the run, a full disk perhaps, may be in the way here, too.
+            with nullcontext() if error is None else suppress(RunError):
+                folder.write_summary(summary.to_json(outcome))
 
 
 def _told(error: BaseException, accelerator: Accelerator, recipe: Recipe) -> BaseException:
@@ -335,9 +341,11 @@ def _save_final(loop: RunLoop) -> Path | None:
             with folder_aside(loop.folder.final) as aside, held_as_loaded:
                 loop.adapter.save(loop.scorer.policy, aside)
                 loop.run.tokenizer.save_pretrained(aside)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
+            if (said := system_error(error)) is None:
+                raise
             raise RunError(
-                f"training is done, but {loop.folder.final} cannot be written: {error}.\n"
+                f"training is done, but {loop.folder.final} cannot be written: {said}.\n"
                 "Make room or mend the permissions; --resume then goes on from the last checkpoint."
             ) from error
     loop.trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,157 @@
+"""What may be done to a run from inside its process: stopped, killed, deprived of room, given wrong numbers.
+
+Each act is called in a child of :mod:`tests.run.forked`, before the run begins and after everything is imported, and
+stays for the child's life. Wherever the system can do it the fault is real: a limit on the size of files makes writes
+short and then fail, permissions bind because root's power over them is given up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import math
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _after_step(step: int, act: Callable[[], object]) -> None:
+    from dpotrain.engine.trainer import Trainer
+
+    ordinary = Trainer.train_step
+
+    def train_step(self: Trainer, plan: Any) -> Any:
+        record = ordinary(self, plan)
+        if record.step == step:
+            act()
+        return record
+
+    Trainer.train_step = train_step
+
+
+def signal_after(step: int, name: str) -> None:
+    """Send this process a signal when a step is done."""
+    _after_step(step, lambda: os.kill(os.getpid(), signal.Signals[name]))
+
+
+def die_in_reference(batches: int) -> None:
+    """Die, as by SIGKILL, when so many micro-batches of the reference have been stored."""
+    from dpotrain.engine.reference_store import ReferenceStore
+
+    ordinary, stored = ReferenceStore.append, 0
+
+    def append(self: ReferenceStore, keys: Any, sums: Any) -> None:
+        nonlocal stored
+        ordinary(self, keys, sums)
+        stored += 1
+        if stored == batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ReferenceStore.append = append
+
+
+def spoil(step: int) -> None:
+    """Make the losses of a step, of this rank alone, numbers that are none."""
+    from dpotrain.engine import trainer
+
+    ordinary_step, ordinary_losses = trainer.Trainer.train_step, trainer.pair_losses
+    now = 0
+
+    def train_step(self: trainer.Trainer, plan: Any) -> Any:
+        nonlocal now
+        now = plan.step
+        return ordinary_step(self, plan)
+
+    def pair_losses(loss: Any, scores: Any) -> Any:
+        losses = ordinary_losses(loss, scores)
+        return losses * math.nan if now == step and losses.requires_grad else losses
+
+    trainer.Trainer.train_step, trainer.pair_losses = train_step, pair_losses
+
+
+def no_room(pattern: str, room: int, only: str = "") -> None:
+    """Let no file grow beyond ``room`` bytes from the moment one is opened, or a folder made, that matches ``pattern``.
+
+    A file that is there keeps what it has and may grow by ``room``. With ``only``, the limit is lifted again when
+    something is opened for writing whose path does not match that: one disk of two is full.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(path: str) -> None:
+        there = Path(path).stat().st_size if Path(path).is_file() else 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (there + room, hard))
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        path = _written_to(event, arguments)
+        if path is None:
+            return
+        if re.search(pattern, path):
+            limit(path)
+        elif only and not re.search(only, path):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    sys.addaudithook(watch)
+
+
+def _written_to(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """Return the path that an audit event is about to write to."""
+    if event == "os.mkdir":
+        return os.fsdecode(arguments[0])
+    if event == "open" and isinstance(arguments[0], str | bytes) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return os.fsdecode(arguments[0])
+    return None
+
+
+def disk_error(pattern: str) -> None:
+    """Let ``fsync`` of every file that matches ``pattern`` fail, as a broken disk does."""
+    ordinary = os.fsync
+
+    def fsync(handle: int) -> None:
+        if re.search(pattern, str(Path(f"/proc/self/fd/{handle}").readlink())):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        ordinary(handle)
+
+    os.fsync = fsync
+
+
+def read_only(folder: str, after: int | None = None) -> None:
+    """Make a folder one that cannot be written in, at once or after a step, for root as for anyone."""
+
+    as_anyone()
+    if after is None:
+        Path(folder).chmod(0o555)
+    else:
+        _after_step(after, lambda: Path(folder).chmod(0o555))
+
+
+def as_anyone() -> None:
+    """Give up root's power to pass over permissions, for this thread and those that it starts."""
+    if os.geteuid():
+        return
+
+    class Header(ctypes.Structure):
+        _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+    header, nothing = Header(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(ctypes.byref(header), ctypes.byref(nothing)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def clock_goes_backwards() -> None:
+    """Let the time of day fall by an hour whenever it is asked for."""
+    now = time.time()
+
+    def earlier() -> float:
+        nonlocal now
+        now -= 3600
+        return now
+
+    time.time = earlier
+    time.time_ns = lambda: int(earlier() * 1e9)

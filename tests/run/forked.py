@@ -1,0 +1,209 @@
+"""``dpotrain run`` in forked processes: begun in a moment, alone or as the ranks of one run, with something done to it.
+
+A server (``python -m tests.run.forked``) pays for the imports once and forks a child a rank, with the environment that
+a launcher gives. A child does what the command does, down to its exit code and the lines on the terminal. What is done
+to it (see :mod:`tests.run.acts`) ends with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+#: Seconds after which a run of a few steps hangs.
+HANGS = 120
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one process ended."""
+
+    code: int
+    """Its exit code; minus the number of the signal that ended it."""
+    output: str
+
+    @property
+    def told(self) -> str:
+        """The lines of its error, or of why it stopped."""
+        for word in ("error: ", "stopped: "):
+            if word in self.output:
+                return self.output.rsplit(word, 1)[1].strip()
+        return ""
+
+
+class Forked:
+    """The server's other end."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.run.forked"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait()
+
+    def ranks(
+        self,
+        recipe: Path,
+        overrides: Sequence[str] = (),
+        *,
+        ranks: int = 2,
+        resume: bool = True,
+        acts: Sequence[Sequence[Any]] = (),
+        by_rank: Mapping[int, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> list[Ended]:
+        """Run a recipe in so many processes and return how each ended.
+
+        ``acts`` are ``[rank, name, argument, …]``; ``by_rank`` has overrides of one rank alone.
+        """
+
+        def arguments(rank: int) -> list[str]:
+            sets = [*overrides, *(by_rank or {}).get(rank, ())]
+            words = [word for override in sets for word in ("--set", override)]
+            return ["run", str(recipe), *words, *(["--resume"] if resume else [])]
+
+        asked = {
+            "arguments": [arguments(rank) for rank in range(ranks)],
+            "acts": [list(act) for act in acts],
+            "environment": dict(environment or {}),
+        }
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
+        return [Ended(**ended) for ended in json.loads(self._server.stdout.readline())]
+
+    def run(self, recipe: Path, overrides: Sequence[str] = (), **more: Any) -> Ended:
+        """Run a recipe in one process; an act has no rank."""
+        acts = [[0, *act] for act in more.pop("acts", ())]
+        (ended,) = self.ranks(recipe, overrides, ranks=1, acts=acts, **more)
+        return ended
+
+
+def serve() -> None:
+    """Fork what each line of standard input asks for, and answer with a line."""
+    # What a start would import is imported here, once for all of them.
+    import bitsandbytes  # noqa: F401
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+    import dpotrain.cli.run
+    import dpotrain.run.session  # noqa: F401
+    from dpotrain.plugin.manager import PluginManager
+
+    PluginManager.from_entry_points()  # imports the plugins
+    torch.set_num_threads(1)
+    # A child that collects garbage need not look at what is there now.
+    gc.freeze()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        port = _free_port()
+        children = [
+            _fork(asked, rank, len(asked["arguments"]), port) for rank in range(len(asked["arguments"]))
+        ]
+        print(json.dumps(_wait(children)), flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _fork(asked: dict[str, Any], rank: int, ranks: int, port: int) -> tuple[int, int]:
+    """Return a child's process id and the end of a pipe that has what it says."""
+    # A pipe, since a limit on the size of files does not hold for it.
+    read, write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    try:
+        os.setpgid(0, 0)
+        os.close(read)
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        code = _child(asked, rank, ranks, port)
+    except BaseException as error:  # the server must not go on in here
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        code = 99
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
+    os.environ.update(asked["environment"])
+    if ranks > 1:
+        here = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": ranks,
+            "LOCAL_WORLD_SIZE": ranks,
+        }
+        os.environ.update(
+            {name: str(value) for name, value in {**here, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        )
+    from dpotrain.cli import main
+    from tests.run import acts
+
+    for whose, name, *arguments in asked["acts"]:
+        if whose == rank:
+            getattr(acts, name)(*arguments)
+    arguments = asked["arguments"][rank]
+    sys.argv = ["dpotrain", *arguments]
+    try:
+        main(arguments, prog_name="dpotrain")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _wait(children: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Read what the children say until all have ended; one that hangs is killed."""
+    said = {read: b"" for _, read in children}
+    deadline = time.monotonic() + HANGS
+    with selectors.DefaultSelector() as open_pipes:
+        for read in said:
+            open_pipes.register(read, selectors.EVENT_READ)
+        while open_pipes.get_map():
+            ready = open_pipes.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                for child, _ in children:
+                    os.killpg(child, signal.SIGKILL)
+                deadline = time.monotonic() + HANGS
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                said[key.fd] += data
+                if not data:
+                    open_pipes.unregister(key.fd)
+                    os.close(key.fd)
+    return [
+        {
+            "code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
+            "output": said[read].decode(errors="replace"),
+        }
+        for child, read in children
+    ]
+
+
+if __name__ == "__main__":
+    serve()
