@@ -219,7 +219,7 @@ def test_numbers_that_are_not_finite_on_one_rank_are_noticed_by_both(in_two, for
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a launcher in /proc")
 def test_under_a_launcher_a_killed_rank_and_a_signal_lose_nothing(forked, tmp_path):
     recipe = recipe_of(tmp_path, adapter=True)
-    long = ["training.epochs=60", "logging.every=1", "checkpoints.every=5"]
+    long = ["training.epochs=25", "logging.every=1", "checkpoints.every=5"]
     done = forked.ranks(recipe, long)
     assert [ended.code for ended in done] == [0, 0], done
     run = tmp_path / "launched"
