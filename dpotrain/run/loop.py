@@ -346,7 +346,9 @@ class RunLoop:
 
     def _save_unless_saved(self) -> None:
         self.saver.wait()
-        if not checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists():
+        saved = checkpoints.path_of(self.folder.checkpoints, self.progress.step).exists()
+        # The main process knows; on another one the folder may be seen only now, and all must save or none.
+        if not everyone(self.trainer.accelerator, saved)[0]:
             self._save(in_background=False)
         self._tell_of_saved()
 

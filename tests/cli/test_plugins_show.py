@@ -12,7 +12,7 @@ from dpotrain import load_recipe
 from dpotrain.cli import main
 from dpotrain.plugin.components import Component, DatasetFormatter, Logger
 from dpotrain.plugin.manager import PluginManager
-from dpotrain.recipe.options import example_table, options_of
+from dpotrain.recipe.options import example_table, inline, options_of
 from tests.plugin.fakes import EVERYTHING, FakeAdapter, FakeLoader, FakeLogger, fake_plugin, install
 
 SOURCE = """
@@ -110,7 +110,12 @@ def test_the_example_table_writes_the_defaults_out_and_is_taken_as_it_stands(com
     table = example_table(component)
     for option in options_of(component.Options):
         assert (f"# {option.name} = " in table) == (option.default in ("", "unset"))
-    table = table.replace("# name =   # required: text", 'name = "x"')
+    required = {"name": ("text", "x"), "lr": ("a number > 0", 0.5)}
+    given = {}
+    for key, (takes, value) in required.items():
+        comment = f"# {key} =   # required: {takes}"
+        if comment in table:
+            table, given[key] = table.replace(comment, f"{key} = {inline(value)}"), value
     base = 'run.output_dir = "x"\noptimizer.lr = 1e-4\nmodel = {use = "fake-model", name = "m"}\n'
     base += (
         'data = {use = "fake-rows", name = "d"}\nloss = {use = "fake-dpo"}\nadapter = {use = "fake-lora"}\n'
@@ -120,7 +125,7 @@ def test_the_example_table_writes_the_defaults_out_and_is_taken_as_it_stands(com
     recipe.write_text(f'extends = "base.toml"\n{table}\n')
     loaded = load_recipe(recipe, plugins=PluginManager.of(fake_plugin()))
     (chosen,) = (part for part in loaded.components if type(part) is component)
-    defaults = component.Options.model_validate({"name": "x"} if 'name = "x"' in table else {})
+    defaults = component.Options.model_validate(given)
     assert chosen.options.model_dump() == defaults.model_dump()
 
 

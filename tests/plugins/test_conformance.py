@@ -14,10 +14,14 @@ from dpotrain.testing import (
     ComponentConformance,
     DatasetFormatterConformance,
     DatasetSourceConformance,
+    ExporterConformance,
     LoggerConformance,
     LossConformance,
+    MetricConformance,
     ModelLoaderConformance,
+    OptimizerConformance,
     QuantizerConformance,
+    ScheduleConformance,
 )
 from dpotrain.testing.conformance import suite_of
 from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
@@ -33,8 +37,13 @@ from dpotrain_plugins.formatters import (
     StandardFormatter,
 )
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
+from dpotrain_plugins.hub import Hub
+from dpotrain_plugins.length import Length
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from dpotrain_plugins.merge.exporter import Merge
+from dpotrain_plugins.optimizers import AdamW, AdamW8bit
+from dpotrain_plugins.schedules import Constant, Cosine, Linear
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from dpotrain_plugins.wandb_logger import WandbLogger
@@ -194,6 +203,47 @@ class TestQuestion(DatasetFormatterConformance):
             "rejected": "Get it yourself.",
         }
     ]
+
+
+class TestAdamW(OptimizerConformance):
+    component = AdamW
+    options = {"lr": 1e-2, "weight_decay": 0.1}
+
+
+class TestAdamW8bit(OptimizerConformance):
+    component = AdamW8bit
+    options = {"lr": 1e-2, "betas": [0.8, 0.95]}
+
+
+class TestConstant(ScheduleConformance):
+    component = Constant
+    options = {"warmup_fraction": 0.5}
+
+
+class TestLinear(ScheduleConformance):
+    component = Linear
+    options = {"warmup_steps": 3, "min_lr_fraction": 0.1}
+
+
+class TestCosine(ScheduleConformance):
+    component = Cosine
+
+
+class TestLength(MetricConformance):
+    component = Length
+
+
+class TestMerge(ExporterConformance):
+    component = Merge
+    options = {"dtype": "float32"}
+
+    def recipe(self, table):
+        return f'adapter = {{ use = "lora", rank = 2 }}\n{super().recipe(table)}'
+
+
+class TestHub(ExporterConformance):
+    component = Hub
+    options = {"repo": "you/tiny", "mode": "offline"}
 
 
 class TestWandb(LoggerConformance):

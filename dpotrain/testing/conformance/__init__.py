@@ -15,11 +15,15 @@ from __future__ import annotations
 from dpotrain.plugin.components import CATALOGUES, Component
 from dpotrain.testing.conformance.adapter import AdapterConformance
 from dpotrain.testing.conformance.component import ComponentConformance
+from dpotrain.testing.conformance.exporter import ExporterConformance
 from dpotrain.testing.conformance.formatter import DatasetFormatterConformance
 from dpotrain.testing.conformance.loader import ModelLoaderConformance
 from dpotrain.testing.conformance.logger import LoggerConformance
 from dpotrain.testing.conformance.loss import LossConformance
+from dpotrain.testing.conformance.metric import MetricConformance
+from dpotrain.testing.conformance.optimizer import OptimizerConformance
 from dpotrain.testing.conformance.quantizer import QuantizerConformance
+from dpotrain.testing.conformance.schedule import ScheduleConformance
 from dpotrain.testing.conformance.source import DatasetSourceConformance
 
 __all__ = [
@@ -27,10 +31,14 @@ __all__ = [
     "ComponentConformance",
     "DatasetFormatterConformance",
     "DatasetSourceConformance",
+    "ExporterConformance",
     "LoggerConformance",
     "LossConformance",
+    "MetricConformance",
     "ModelLoaderConformance",
+    "OptimizerConformance",
     "QuantizerConformance",
+    "ScheduleConformance",
     "suite_of",
 ]
 
