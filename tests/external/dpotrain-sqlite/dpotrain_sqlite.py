@@ -64,7 +64,7 @@ class Votes(DatasetFormatter):
         return Recognition.CERTAIN if row.keys() >= set(self.columns) else Recognition.NO
 
     def format(self, row: Mapping[str, Any]) -> PreferencePair:
-        question, a, b, vote = (row.get(column) for column in self.columns)
+        question, a, b, vote = (row.get(column, "") for column in self.columns)
         if vote not in ("a", "b") or not all(isinstance(text, str) for text in (question, a, b)):
             raise UnusableRow("vote is neither a nor b, or a text is missing")
         return PreferencePair(question, *((a, b) if vote == "a" else (b, a)))
