@@ -62,9 +62,10 @@ FAULTS = [
         Fault(
             f"disk full in `{name}` of a checkpoint",
             "the same",
-            _full(rf"/\.step-00000002.*/{name}"),
-            f"cannot write the checkpoint {{run}}/checkpoints/step-00000002: File too large.\n{MEND_CHECKPOINT}",
-            left=NONE,
+            # The last one: the others are written while training goes on, which would run out of room as well.
+            _full(rf"/\.step-00000004.*/{name}"),
+            f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
+            left=TWO,
         )
         for name in ("state.json", "manifest.json")
     ),

@@ -130,7 +130,7 @@ def holds_an_object(self):
 @pytest.mark.parametrize(
     ("state_dict", "message"),
     [
-        (divides, r'loss "moving-margin" of .* raised in divides: ZeroDivisionError'),
+        (divides, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
         (lists, r"returned list, which is no mapping, from state_dict"),
         (
             lambda self: {"odd": object()},
