@@ -64,7 +64,7 @@ def _end(problem: NotFinite) -> None:
 
 @dataclass
 class Trainer:
-    """Everything a step needs, put together by :mod:`dpotrain.run.session`."""
+    """Everything a step needs, put together by :mod:`dpotrain.run.bring_up`."""
 
     accelerator: Accelerator
     scorer: nn.Module

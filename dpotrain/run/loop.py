@@ -82,8 +82,9 @@ class RunLoop:
     progress: Progress = field(default_factory=Progress)
     wall_before: float = 0.0
     began: float = field(default_factory=time.perf_counter)
-    _skipped: list[int] = field(default_factory=list)
-    """The steps that were left out last, one after the other."""
+    _last_skipped: int = 0
+    _skipped_in_a_row: int = 0
+    """Steps up to that one that were left out, one after the other."""
 
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder.metrics)
@@ -131,15 +132,13 @@ class RunLoop:
         if self.run.is_main_process:
             file = self.folder.nonfinite_pairs
             where = write_pairs(file, problem.step, self.trainer.data, problem.pairs, self.run.tokenizer)
-        self._skipped = (
-            [*self._skipped, problem.step] if problem.step - 1 in self._skipped else [problem.step]
-        )
-        if self.recipe.training.on_nonfinite == "skip" and len(self._skipped) < MOST_SKIPPED:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if problem.step == self._last_skipped + 1 else 1
+        self._last_skipped = problem.step
+        too_often = self._skipped_in_a_row >= MOST_SKIPPED
+        if self.recipe.training.on_nonfinite == "skip" and not too_often:
             self.reporter.warn(f"{problem}\n{where}The step is left out.")
             return
-        often = (
-            f"{MOST_SKIPPED} steps in a row were like that.\n" if len(self._skipped) >= MOST_SKIPPED else ""
-        )
+        often = f"{MOST_SKIPPED} steps in a row were like that.\n" if too_often else ""
         raise NotFinite(
             f"{problem}\n{where}{often}The state of step {self.progress.step} is saved. Lower optimizer.lr, warm "
             'up for longer, or try training.precision = "fp32" in a new run;\n'

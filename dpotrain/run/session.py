@@ -3,61 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from accelerate.utils import set_seed
 
-from dpotrain.data.plan import BatchPlan
-from dpotrain.data.prepare import prepare_data
 from dpotrain.engine import attention
-from dpotrain.engine.compiling import check_compiler, compile_layers
-from dpotrain.engine.dropout import dropout_off, drops_out
 from dpotrain.engine.metrics import peak_memory_mb
-from dpotrain.engine.optimizer import build_optimizer
-from dpotrain.engine.recipe_metrics import RecipeMetrics
 from dpotrain.engine.scorer import causal_lm
-from dpotrain.engine.trainer import Trainer
 from dpotrain.errors import DpotrainError, RunError, RunStopped
 from dpotrain.masking import mask
 from dpotrain.plugin.events import RunEvents
 from dpotrain.plugin.failures import named
-from dpotrain.plugin.metric_names import logged_names
 from dpotrain.recipe import dump_recipe
 from dpotrain.run import summary
-from dpotrain.run.assembly import INITIAL, Assembly, costs_of, free_memory_between_phases
+from dpotrain.run.assembly import free_memory_between_phases
 from dpotrain.run.atomic import folder_aside
-from dpotrain.run.cache_folder import cache_folder
-from dpotrain.run.environment import describe
+from dpotrain.run.bring_up import bring_up
 from dpotrain.run.exporting import export
-from dpotrain.run.facts import facts, remote_code, title
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.lock import RunLock
 from dpotrain.run.log import LoggedReporter, logging_to
-from dpotrain.run.loop import HeldOut, RunLoop
+from dpotrain.run.loop import RunLoop
 from dpotrain.run.own_files import own_files
 from dpotrain.run.peers import waiting_for_others
-from dpotrain.run.records import Outcome, Run, Status
+from dpotrain.run.records import Outcome, Status
 from dpotrain.run.reporter import Reporter, SilentReporter
 from dpotrain.run.resuming import as_written, check_resumable
 from dpotrain.run.signals import StopRequest
-from dpotrain.run.sizing import forecast, size_up
 from dpotrain.run.unwritable import system_error
 
 if TYPE_CHECKING:
-    from dpotrain.engine.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
-
-
-#: Said where a run in bfloat16 is computed in float32.
-NO_BFLOAT16 = (
-    "this processor has no matrix products in bfloat16: float32 takes their place, which is more exact, and holds "
-    "weights in 32 bits"
-)
 
 
 #: Seconds that loggers have to close where the run was asked to stop, since who asked may soon kill it, and where a
@@ -151,7 +131,7 @@ def _run(
     loop: RunLoop | None = None
     try:
         with waiting_for_others():
-            loop = _assemble(recipe, folder, accelerator, reporter, stop, events, before)
+            loop = bring_up(recipe, folder, accelerator, reporter, stop, events, before)
             if resume:
                 with as_written(folder.checkpoints):
                     loop.resume()
@@ -206,129 +186,6 @@ def _told(error: BaseException, accelerator: Accelerator, recipe: Recipe) -> Bas
         "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
         "results),\nor lower data.max_length. With checkpoints, --resume goes on from the last one.\n"
         "dpotrain plan shows what takes how much, and what each remedy would save."
-    )
-
-
-def _assemble(
-    recipe: Recipe,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    reporter: Reporter,
-    stop: StopRequest,
-    events: RunEvents,
-    before: Mapping[str, Any] | None,
-) -> RunLoop:
-    """Bring up everything a run needs, in the order that keeps the least in memory."""
-    if recipe.training.compile:
-        check_compiler(accelerator.device.type)
-    set_seed(recipe.seed)
-    with reporter.phase("loading the tokenizer", None):
-        tokenizer = recipe.model.load_tokenizer()
-    cache = cache_folder(recipe.run.cache_dir)
-    data = prepare_data(recipe, tokenizer, reporter, cache=cache)
-    for line in data.report.changes():
-        reporter.note(line)
-    if accelerator.is_main_process:
-        folder.write_environment(describe(recipe, accelerator.num_processes))
-        folder.write_data_report(data.report)
-
-    shared = recipe.reference.store or (None if cache is None else cache / "reference")
-    assembly = Assembly(recipe, accelerator, data, reporter, folder.reference, shared, before is not None)
-    if assembly.precision != recipe.training.precision:
-        reporter.note(NO_BFLOAT16)
-    references = assembly.other_reference()
-    adapter = assembly.adapter
-    policy = assembly.load_policy(adapter)
-    scorer = assembly.scorer(policy, "the policy")
-    costs = costs_of(data.train, padded=not scorer.packs)
-    with reporter.phase("measuring memory", None):
-        sizing = size_up(
-            recipe, accelerator, scorer, data.train, costs, before, assembly.second_copy_to_come(references)
-        )
-    if recipe.training.compile:
-        compile_layers(policy)
-    plan = BatchPlan(
-        costs=costs,
-        seed=recipe.seed,
-        pairs_per_step=recipe.training.pairs_per_step,
-        tokens_per_microbatch=sizing.fit.tokens,
-        epochs=recipe.training.epochs,
-        max_steps=recipe.training.steps,
-        ranks=accelerator.num_processes,
-        shuffle=recipe.data.shuffle,
-    )
-    if references is None:
-        references = assembly.initial_reference(scorer, adapter, sizing.fit.tokens)
-
-    free_memory_between_phases()
-    optimizer = build_optimizer(recipe.optimizer, policy)
-    wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
-    # From here on every rank draws its own dropout.
-    set_seed(recipe.seed + 1 + accelerator.process_index)
-    # Dropout in an adapter that is not fresh moves the policy, and not the reference.
-    known = recipe.reference.of == INITIAL and not drops_out(policy)
-    first_loss = recipe.loss.first_loss() if known else None
-    trainer = Trainer(
-        accelerator=accelerator,
-        scorer=wrapped,
-        optimizer=prepared,
-        loss=recipe.loss,
-        plan=plan,
-        data=data.train,
-        reference=references.train,
-        schedule=recipe.schedule,
-        peak_learning_rate=recipe.optimizer.options.lr,
-        max_grad_norm=recipe.training.max_grad_norm,
-        precision=assembly.precision,
-        first_loss=first_loss,
-        note=reporter.note,
-        extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
-    )
-    held_out = None
-    if data.evaluation is not None:
-        held_out = HeldOut(
-            data.evaluation,
-            references.evaluation,
-            costs_of(data.evaluation, padded=not scorer.packs),
-            assembly.budget_without_gradients,
-        )
-    run = Run(
-        folder=folder.path,
-        config=recipe.document,
-        policy=policy,
-        tokenizer=tokenizer,
-        device=accelerator.device,
-        seed=recipe.seed,
-        total_steps=plan.total_steps,
-        train_pairs=len(data.train),
-        eval_pairs=0 if data.evaluation is None else len(data.evaluation),
-        is_main_process=accelerator.is_main_process,
-        note=reporter.note,
-        inference=lambda: _inference(scorer),
-        plugins=recipe.plugins.provenance(recipe),
-    )
-    code = remote_code(recipe)
-    if code:
-        run.report("remote code", {"allowed": code})
-    foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
-    reporter.started(
-        title(recipe),
-        facts(recipe, data, scorer, plan, sizing, foretold, accelerator, folder),
-    )
-    return RunLoop(
-        recipe,
-        folder,
-        run,
-        trainer,
-        scorer,
-        adapter,
-        held_out,
-        events,
-        reporter,
-        stop,
-        sizing,
-        foretold,
-        assembly.widened,
     )
 
 
@@ -400,17 +257,6 @@ def _failed(
     finally:
         _close(folder, accelerator, events, outcome, error)
     return outcome
-
-
-@contextmanager
-def _inference(scorer: Scorer) -> Iterator[None]:
-    device = next(scorer.parameters()).device.type
-    with (
-        torch.no_grad(),
-        dropout_off(scorer),
-        torch.autocast(device, torch.bfloat16, enabled=scorer.bf16),
-    ):
-        yield
 
 
 def _default_reporter() -> Reporter:
