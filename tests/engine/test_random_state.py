@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpotrain.engine.random_state import RandomState
-from dpotrain.run.checkpoints import _plain
+from dpotrain.run.snapshot import _plain
 
 
 def draw():
