@@ -279,9 +279,16 @@ def test_an_interrupt_ends_the_wait_for_a_logger_at_once():
     loggers.start(run())
     loggers.log(record(1))
     stuck.reached.wait()
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # while finish waits, or just before
-    with pytest.raises(KeyboardInterrupt):
-        loggers.finish(OUTCOME)
+    # However these tests were started: in the background of a shell the signal is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(
+            0.05, os.kill, (os.getpid(), signal.SIGINT)
+        ).start()  # while finish waits, or just before
+        with pytest.raises(KeyboardInterrupt):
+            loggers.finish(OUTCOME)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert loggers.names == ()
     stuck.released.set()
 
