@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from dpotrain.run import checkpoints
 from tests.run.crashing import facts
 from tests.run.recipes import losses, project
 from tests.run.test_cut_independence import LAUNCHERS
@@ -24,20 +25,18 @@ STOPPED = 75
 #: of AdamW at a learning rate of 1e-3, which makes the most of a gradient that is nearly zero.
 LOSS_ROUNDING, WEIGHT_ROUNDING = 1e-5, 1e-4
 
-#: How a run trains: whether with an adapter, and what else.
+#: How a run trains: whether with an adapter, and what else; and after which of its ten steps, in two epochs, it is
+#: stopped: before the first, in the middle of an epoch, at its border, at the last step.
 WAYS = {
-    "full, stored reference": (False, []),
-    "full, live reference": (False, ['reference.when="live"']),
-    "lora, live reference": (True, ['reference.when="live"']),
-    "lora, stored reference": (True, ['reference.when="precomputed"']),
-    "lora, accumulation": (True, ["training.tokens_per_microbatch=60"]),
-    "full, accumulation": (False, ["training.tokens_per_microbatch=60"]),
-    "4-bit, live reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="live"']),
-    "4-bit, stored reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="precomputed"']),
+    "full, stored reference": (False, [], (0, 5, 10)),
+    "full, live reference": (False, ['reference.when="live"'], (2, 7)),
+    "lora, live reference": (True, ['reference.when="live"'], (0, 5)),
+    "lora, stored reference": (True, ['reference.when="precomputed"'], (2, 10)),
+    "lora, accumulation": (True, ["training.tokens_per_microbatch=60"], (2, 5, 7)),
+    "full, accumulation": (False, ["training.tokens_per_microbatch=60"], (7, 10)),
+    "4-bit, live reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="live"'], (2, 10)),
+    "4-bit, stored reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="precomputed"'], (0, 5)),
 }
-
-#: Ten steps in two epochs: before the first, in the middle of an epoch, at its border, at the last step.
-STOPS = (0, 2, 5, 7, 10)
 
 
 def recipe_of(folder: Path, adapter: bool, dropout: float = 0.2) -> Path:
@@ -79,11 +78,11 @@ def saved(run: Path) -> list[str]:
 @pytest.mark.parametrize("way", WAYS)
 def test_stopped_anywhere_it_ends_in_the_same_bits(way, forked, tmp_path):
     """TRAPS: resume of weights only; token counters reset; samples skipped at the border of an epoch."""
-    adapter, settings = WAYS[way]
+    adapter, settings, stops = WAYS[way]
     recipe = recipe_of(tmp_path, adapter)
     assert forked.run(recipe, settings).code == 0
     run = [*settings, into(tmp_path / "stopped")]
-    for stop in STOPS:
+    for stop in stops:
         # The clock stops it where no step has been taken.
         more, acts = ([], [stops_at(stop)]) if stop else (["run.max_minutes=1e-9"], [])
         ended = forked.run(recipe, [*run, *more], acts=acts)
@@ -188,7 +187,9 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
         "another process of this run has ended; what it said last, or its launcher, tells why.",
         "--resume goes on from the last checkpoint.",
     ]
-    assert saved(tmp_path) == ["step-00000002", "step-00000004"]
+    # The main process may have been killed while it was writing the one of step 4 beside the steps.
+    left = [path.name for path in checkpoints.complete(tmp_path / "checkpoints")]
+    assert left == ["step-00000002", "step-00000004"] or (killed == 0 and left == ["step-00000002"])
     done = forked.ranks(recipe, run)
     assert [ended.code for ended in done] == [0, 0], done
     assert differences(tmp_path, recipe.parent / "run") == []
