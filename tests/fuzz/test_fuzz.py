@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.areas import AREAS, fuzz
 
 #: Cases of each group in the regular tests.
-CASES = 400
+CASES = 250
 
 
 @pytest.mark.parametrize("name", AREAS)

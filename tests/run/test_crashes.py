@@ -28,7 +28,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, adapter):
         str(recipe),
         str(tmp_path / "runs"),
         "--kills",
-        "20",
+        "13",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
