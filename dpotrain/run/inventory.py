@@ -11,7 +11,7 @@ from dpotrain.recipe.best_by import BestBy
 from dpotrain.run import checkpoints
 from dpotrain.run.folder import RunFolder
 from dpotrain.run.progress import Progress
-from dpotrain.run.resuming import read_state
+from dpotrain.run.resuming import as_written, read_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,9 @@ def take_inventory(run: Path) -> list[Entry]:
 def _best(sound: list[Path]) -> int | None:
     """Return the step with the best evaluation, by what the newest of these checkpoints knows."""
     try:
-        state = read_state(sound[-1])
+        with as_written(sound[-1]):
+            state = read_state(sound[-1])
+            progress = Progress(**state["progress"])
+            return progress.best_of(map(checkpoints.step_of, sound), BestBy(**state["best_by"]))
     except RunError:  # its hashes are right, and it is no run's: nothing is resumed from it either
         return None
-    progress = Progress(**state["progress"])
-    return progress.best_of(map(checkpoints.step_of, sound), BestBy(**state["best_by"]))
