@@ -47,12 +47,23 @@ AREAS = {
 
 
 def fuzz(
-    area: Area, cases: int, folder: Path, before_each: Callable[[], None] = lambda: None
+    area: Area,
+    cases: int,
+    folder: Path,
+    before_each: Callable[[], None] = lambda: None,
+    *,
+    derandomize: bool = False,
 ) -> Counter[str]:
     """Run so many cases and return how many came to what; one that breaks something raises, made as small as can be."""
     counts = Counter[str]()
 
-    @settings(max_examples=cases, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=cases,
+        derandomize=derandomize,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=area.cases)
     def run(case: Any) -> None:
         before_each()

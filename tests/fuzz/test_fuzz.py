@@ -13,5 +13,6 @@ CASES = 250
 @pytest.mark.parametrize("name", AREAS)
 def test_whatever_comes_is_used_or_refused_in_a_few_lines(name, tmp_path):
     area = AREAS[name]
-    counts = fuzz(area, max(60, int(area.of_all * CASES)), tmp_path)
+    # The same cases every time: a failure is of the change that is tested.
+    counts = fuzz(area, max(60, int(area.of_all * CASES)), tmp_path, derandomize=True)
     assert counts.total()
