@@ -52,14 +52,15 @@ def pages(manager: PluginManager, name: str) -> list[PluginPage]:
 
     Raises RecipeError, with the nearest name, where it means none.
     """
-    found = [plugin for plugin in manager.plugins if plugin.called(name)]
+    described = list(zip(manager.plugins, manager.infos(), strict=True))
+    found = [_page(plugin, info, plugin.components) for plugin, info in described if plugin.called(name)]
     if found:
-        return [_page(manager, plugin, plugin.components) for plugin in found]
+        return found
     offering = [
-        (plugin, tuple(component for component in plugin.components if component.name == name))
-        for plugin in manager.plugins
+        (plugin, info, tuple(component for component in plugin.components if component.name == name))
+        for plugin, info in described
     ]
-    shown = [_page(manager, plugin, components) for plugin, components in offering if components]
+    shown = [_page(plugin, info, components) for plugin, info, components in offering if components]
     if shown:
         return shown
     known = {plugin.name for plugin in manager.plugins}
@@ -70,8 +71,7 @@ def pages(manager: PluginManager, name: str) -> list[PluginPage]:
     raise RecipeError(f'no plugin, distribution or component is called "{name}"; {hint}')
 
 
-def _page(manager: PluginManager, plugin: Plugin, components: tuple[type[Component], ...]) -> PluginPage:
-    (info,) = (info for info, each in zip(manager.infos(), manager.plugins, strict=True) if each is plugin)
+def _page(plugin: Plugin, info: PluginInfo, components: tuple[type[Component], ...]) -> PluginPage:
     return PluginPage(
         info=info,
         licence=None if plugin.distribution is None else licence_of(plugin.distribution),

@@ -37,7 +37,7 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
             with reporter.phase(f"exporting ({exporter.name})", None):
                 result = exporter.export(run)
         except Exception as error:
-            label = f'exporter "{exporter.name}" of {recipe.plugins.owner(type(exporter)).label}'
+            label = recipe.plugins.label(exporter)
             failures.append((f"{label} failed: {describe_exception(error)}", error))
             continue
         reporter.note(f"{exporter.name}: {result}")

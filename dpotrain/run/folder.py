@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import RunError
+from dpotrain.errors import RecipeError, RunError
 from dpotrain.masking import mask_data
 from dpotrain.run.atomic import sweep, write_json, write_text
 from dpotrain.run.own_files import refuse_links
@@ -18,6 +18,14 @@ from dpotrain.run.unwritable import writing
 
 if TYPE_CHECKING:
     from dpotrain.data.report import DataReport
+
+
+def no_run_folder(path: Path, lacks: str) -> RecipeError:
+    """Return the error for a path that was to be a run folder, and lacks what every one has."""
+    what = f"has no {lacks}" if path.is_dir() else "is no folder"
+    return RecipeError(
+        f"{path} {what}, so it is no run folder.\nName the folder that run.output_dir of a recipe names."
+    )
 
 
 class RunFolder:
@@ -74,19 +82,27 @@ class RunFolder:
         """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
         return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
 
+    def summary_of_finished(self) -> dict[str, Any] | None:
+        """Return the summary of a run that finished here, whatever its recipe was; None without one."""
+        try:
+            summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+            # One that no run wrote says nothing.
+            return summary if from_json(summary, self.path).status == "finished" else None
+        except (OSError, ValueError, RecursionError):
+            return None
+
     def finished(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the summary of a run that finished here, or None.
+        """Return the summary of the run of this recipe, where it finished here, or None.
 
         ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
 
         Raises:
             RunError: the run that finished here was of a recipe with other mathematics.
         """
+        summary = self.summary_of_finished()
+        if summary is None:
+            return None
         try:
-            summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-            # One that no run wrote says nothing.
-            if from_json(summary, self.path).status != "finished":
-                return None
             before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
             known = mathematics(before)
         except (OSError, ValueError, RecursionError):

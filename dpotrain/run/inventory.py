@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dpotrain.errors import RecipeError, RunError
+from dpotrain.errors import RunError
 from dpotrain.recipe.best_by import BestBy
 from dpotrain.run import checkpoints
-from dpotrain.run.folder import RunFolder
+from dpotrain.run.folder import RunFolder, no_run_folder
 from dpotrain.run.progress import Progress
 from dpotrain.run.resuming import as_written, read_state
 
@@ -43,10 +43,7 @@ def take_inventory(run: Path) -> list[Entry]:
     """
     folder = RunFolder(run).checkpoints
     if not folder.is_dir():
-        what = "has no checkpoints/" if run.is_dir() else "is no folder"
-        raise RecipeError(
-            f"{run} {what}, so it is no run folder.\nName the folder that run.output_dir of a recipe names."
-        )
+        raise no_run_folder(run, "checkpoints/")
     found = [(path, checkpoints.verify(path) or "") for path in checkpoints.complete(folder)]
     sound = [path for path, fault in found if not fault]
     best = _best(sound) if sound else None

@@ -199,7 +199,7 @@ class RunLoop:
             self.metrics.rewind(checkpoint.step)
             # A kill may have come between a checkpoint and the removal of the one that it replaces.
             self._prune()
-        for line in changes(state["software"], software(self.recipe)):
+        for line in changes(state["software"], self.software):
             self.reporter.note(line)
         self.reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
 
@@ -207,6 +207,11 @@ class RunLoop:
     def data_identity(self) -> str:
         """A hash over the training pairs in order: what a resumed run must find again."""
         return hashlib.blake2b(self.trainer.data.keys.tobytes(), digest_size=16).hexdigest()
+
+    @cached_property
+    def software(self) -> dict[str, Any]:
+        """What computes the run: looked up once, and kept in every checkpoint."""
+        return software(self.recipe)
 
     @property
     def wall_seconds(self) -> float:
@@ -295,7 +300,7 @@ class RunLoop:
             self.progress.wall_seconds = self.wall_seconds
             state: Mapping[str, Any] = {
                 "mathematics": mathematics(self.recipe.document),
-                "software": software(self.recipe),
+                "software": self.software,
                 "data": self.data_identity,
                 "total_steps": self.trainer.plan.total_steps,
                 "cut": self.sizing.chosen(self.recipe, self.trainer.plan.tokens_per_microbatch).as_json(),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -159,6 +157,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     if copy and sum(parts.values()) + (1 + LEAVES_FREE) * copy <= available:
         parts["copy of a checkpoint"] = copy
     speed = None if memory is not None else _speed(recipe, data, steps, chosen, arithmetic, device)
+    before = RunFolder(recipe.run.output_dir).summary_of_finished() or {}
     return Plan(
         device=_name(device, memory),
         memory=available,
@@ -179,7 +178,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         tokens_per_second=None if speed is None else speed[0],
         seconds=None if speed is None else speed[1],
         remedies=tuple(_remedies(recipe, facts, activations, chosen, peak, longest)),
-        finished_run=_finished(recipe.run.output_dir),
+        finished_run=before.get("plan") or None,
     )
 
 
@@ -289,16 +288,6 @@ def _smaller_optimizer(recipe: Recipe) -> Optimizer | None:
         return None
     kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)  # type: ignore[type-abstract]
     return kind(kind.Options(**recipe.optimizer.options.model_dump()))
-
-
-def _finished(folder: Path) -> Mapping[str, float] | None:
-    try:
-        summary = json.loads(RunFolder(folder).summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(summary, dict) or summary.get("status") != "finished":
-        return None
-    return summary.get("plan") or None
 
 
 def _name(device: torch.device, memory: int | None) -> str:

@@ -15,7 +15,7 @@ from dpotrain.recipe.best_by import BestBy
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
 from dpotrain.run import summary
-from dpotrain.run.folder import RunFolder
+from dpotrain.run.folder import RunFolder, no_run_folder
 from dpotrain.run.lock import RunLock
 from dpotrain.run.metrics_file import MetricsFile
 from dpotrain.run.progress import Progress
@@ -78,10 +78,7 @@ def replay(
 
 def _check(folder: RunFolder) -> None:
     if not folder.path.is_dir() or not folder.recipe.exists():
-        what = "has no recipe.toml" if folder.path.is_dir() else "is no folder"
-        raise RecipeError(
-            f"{folder.path} {what}, so it is no run folder.\nName the folder that run.output_dir of a recipe names."
-        )
+        raise no_run_folder(folder.path, "recipe.toml")
     if not folder.metrics.exists():
         raise RecipeError(f"{folder.path} has no {folder.metrics.name}: the run has not logged anything yet.")
 
