@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+dpotrain_interface = 1
+
 #: What transformers' models call the language-model head where it is a layer of its own.
 _HEADS = ["lm_head", "embed_out"]
 
