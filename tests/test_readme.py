@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_it_opens_with_two_commands_for_a_fresh_machine():
     job, tests = blocks(README, "sh")
     assert job.text == f"{INSTALL} . && .venv/bin/dpotrain run recipes/quickstart.toml\n"
-    assert tests.text == f'{INSTALL} ".[test]" && .venv/bin/python -m pytest\n'
+    assert tests.text == f'{INSTALL} ".[test]" && .venv/bin/python -m pytest -n auto --dist loadfile\n'
     assert tests.mark == "test command"
     assert README.read_text(encoding="utf-8").index(tests.text) < 2000
 

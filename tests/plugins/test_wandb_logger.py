@@ -35,14 +35,6 @@ def _nobody_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "home" / "cache"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_service_left_behind():
-    yield
-    import wandb
-
-    wandb.teardown()
-
-
 def _logger(**options: Any) -> WandbLogger:
     return WandbLogger(WandbLogger.Options(**options))
 
