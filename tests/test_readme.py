@@ -121,7 +121,7 @@ def test_options_and_files_that_are_named_exist(path):
     known = {
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
-    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots"}
+    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in known, option
     for name in re.findall(r"\b(?:recipes|tests)/[\w/]+\.(?:toml|py|txt|md)\b", text):
