@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from dpotrain import __version__
-from dpotrain.cli.group import VerbGroup, debug_option
+from dpotrain.cli.group import Program, debug_option
 
-_VERBS = {
+#: The verbs that dpotrain has itself, and their modules.
+VERBS = {
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
     "plan": "dpotrain.cli.plan",
@@ -18,7 +19,7 @@ _VERBS = {
 }
 
 
-@click.group(cls=VerbGroup, verbs=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dpotrain")
 @debug_option
 def main() -> None:

@@ -20,9 +20,12 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
     """Show every installed plugin: what it offers, where it comes from, and its status.
 
     With RECIPE, the plugins that it selects are active and those that it blocks are blocked; without one,
-    whatever works is unused.
+    whatever works is unused. Verbs of plugins are shown, too; a recipe has no part in them.
     """
+    from dpotrain.cli import VERBS
+    from dpotrain.plugin.listing import with_verbs
     from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.verbs import plugin_verbs
     from dpotrain.ui.formats import printable
     from dpotrain.ui.plugins_table import print_json, print_plugins
 
@@ -42,6 +45,7 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
             click.echo(printable("\n".join(dry_run(loaded))))
             return
         infos = loaded.plugins.infos(loaded)
+    infos = with_verbs(infos, plugin_verbs(VERBS).values())
     if as_json:
         print_json(infos)
     else:

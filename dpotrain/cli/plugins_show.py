@@ -12,15 +12,17 @@ from dpotrain.cli.group import debug_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(name: str, as_json: bool) -> None:
-    """Show the plugin called NAME, or the one that offers a component of that name.
+    """Show the plugin called NAME, or the one that offers a component or a verb of that name.
 
     Distribution, version, licence, file and hooks; the options of its components with what they take, their
-    defaults and descriptions; and for each component a table to paste into a recipe.
+    defaults and descriptions; for each component a table to paste into a recipe; and the help of its verbs.
     """
+    from dpotrain.cli import VERBS
     from dpotrain.plugin.manager import PluginManager
     from dpotrain.plugin.page import pages
+    from dpotrain.plugin.verbs import plugin_verbs
 
-    found = pages(PluginManager.from_entry_points(), name)
+    found = pages(PluginManager.from_entry_points(), plugin_verbs(VERBS), name)
     if as_json:
         import json
 

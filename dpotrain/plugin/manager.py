@@ -21,7 +21,7 @@ Status = Literal["active", "unused", "blocked", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """What ``dpotrain plugins`` and ``environment.json`` say of a plugin; plain data."""
+    """What ``dpotrain plugins`` says of a plugin; plain data."""
 
     name: str
     offers: dict[str, list[str]]
@@ -38,6 +38,8 @@ class PluginInfo:
     """The version of the plugin interface that it was written for, where it says so."""
     notes: list[str] = field(default_factory=list)
     """What its author should mend although it works."""
+    verbs: list[str] = field(default_factory=list)
+    """The verbs of the command line that come with it (see :mod:`dpotrain.plugin.listing`)."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a plain mapping."""

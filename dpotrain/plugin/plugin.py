@@ -8,7 +8,8 @@ import inspect
 import sys
 import time
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -120,7 +121,8 @@ def load(plugin: Plugin) -> Plugin:
         if isinstance(module, EntryPoint):
             plugin = replace(plugin, interface=declared_in(plugin.file))
             check_interface(plugin.interface, plugin.distribution)
-            module = _imported(module, notes)
+            with watching(notes):
+                module = module.load()
         if isinstance(module, type):
             raise PluginError("its entry point names a class; name the module, or an object of the class")
         plugin = replace(plugin, interface=declared_by(module))
@@ -147,15 +149,15 @@ def load(plugin: Plugin) -> Plugin:
     )
 
 
-def _imported(point: EntryPoint, notes: list[str]) -> Any:
-    """Import what an entry point names; note it where that took long."""
+@contextmanager
+def watching(notes: list[str]) -> Iterator[None]:
+    """Note it where what is imported meanwhile takes long, or brings in what is heavy."""
     before, begun = HEAVY & sys.modules.keys(), time.perf_counter()
-    module = point.load()
+    yield
     seconds, brought = time.perf_counter() - begun, (HEAVY & sys.modules.keys()) - before
     if brought or seconds >= SLOW:
         among = f", with {', '.join(sorted(brought))}" if brought else ""
-        notes.append(f"slow: importing it took {seconds:.1f} s{among}; import what is heavy inside methods")
-    return module
+        notes.append(f"slow: importing it took {seconds:.1f} s{among}; import what is heavy where it is used")
 
 
 def _offered(hook: str, offer: Any) -> list[type[Component]]:
@@ -173,12 +175,12 @@ def _found(point: EntryPoint, distribution: str | None, version: str | None) -> 
         name=point.name,
         distribution=distribution,
         version=version,
-        file=_file_of(point.module),
+        file=file_of(point.module),
         module=point,
     )
 
 
-def _file_of(module: str) -> str | None:
+def file_of(module: str) -> str | None:
     """Return the file that ``module`` would be imported from, without importing it or its packages."""
     top, *rest = module.split(".")
     try:

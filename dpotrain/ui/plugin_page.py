@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
 
 def page_text(page: PluginPage) -> str:
-    """Return the page: the plugin's facts, then each component with its options and a table to paste."""
-    return printable("\n".join([*_facts(page), *_components(page)]))
+    """Return the page: the plugin's facts, each component with its options and a table to paste, each verb's help."""
+    return printable("\n".join([*_facts(page), *_components(page), *_verbs(page)]))
 
 
 def _facts(page: PluginPage) -> Iterator[str]:
     info = page.info
     yield f'plugin "{info.name}"'
     says = "it does not say" if info.interface is None else str(info.interface)
+    only_verbs = bool(info.verbs) and not page.hooks and info.interface is None
     facts = {
         "distribution": origin(info),
         "licence": page.licence or "none stated",
         "file": info.file or "not found",
-        "interface": f"{says} (this dpotrain has {INTERFACE})",
+        "interface": f"{says} (this dpotrain has {INTERFACE})" if not only_verbs else "",
         "hooks": ", ".join(page.hooks),
         "hears": ", ".join(info.events),
+        "verbs": ", ".join(info.verbs),
         "status": info.status,
         "reason": info.reason,
         "note": "\n".join(info.notes),
@@ -58,3 +60,10 @@ def _component(component: ComponentPage) -> Iterator[str]:
         yield f"      {option.description}"
     yield "\n  in a recipe:"
     yield textwrap.indent(component.example, "    ")
+
+
+def _verbs(page: PluginPage) -> Iterator[str]:
+    for verb in page.verbs:
+        if verb.help:
+            yield f'\nverb "{verb.name}"'
+            yield textwrap.indent(verb.help, "  ")

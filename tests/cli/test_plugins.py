@@ -114,6 +114,7 @@ def test_json_has_every_field(site):
         "reason": "",
         "interface": None,
         "notes": [],
+        "verbs": [],
     }
 
 

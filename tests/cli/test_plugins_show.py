@@ -85,7 +85,7 @@ def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):
     result = shown("simpoo")
     assert result.exit_code == 2
     assert result.stderr == (
-        'error: no plugin, distribution or component is called "simpoo"; did you mean "simpo"?\n'
+        'error: no plugin, distribution, component or verb is called "simpoo"; did you mean "simpo"?\n'
     )
     assert "dpotrain plugins shows what there is" in shown("zzzzzz").stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -319,16 +320,38 @@ def dpotrain_losses():
 """
 
 
-def install(site: Path, distribution: str, version: str, **modules: str) -> None:
-    """Put a distribution into a folder on ``sys.path``: its metadata, and a plugin for each module."""
+#: A module with a verb; it greets all but one.
+VERB_MODULE = """
+import click
+
+
+@click.command(short_help="Say hello.")
+@click.argument("name")
+def command(name):
+    from dpotrain.errors import RunError
+
+    if name == "nobody":
+        raise RunError("there is nobody\\ngreet somebody")
+    click.echo(f"hello, {name}")
+"""
+
+
+def install(
+    site: Path, distribution: str, version: str, *, verbs: Mapping[str, str] | None = None, **modules: str
+) -> None:
+    """Put a distribution into a folder on ``sys.path``: its metadata, and a plugin or verb for each module."""
     module_name = distribution.replace("-", "_")
     info = site / f"{module_name}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-    lines = [f"{name} = {module_name}_{name}" for name in modules]
-    (info / "entry_points.txt").write_text("\n".join(["[dpotrain]", *lines]) + "\n")
+    lines = ["[dpotrain]", *(f"{name} = {module_name}_{name}" for name in modules)]
     for name, source in modules.items():
         (site / f"{module_name}_{name}.py").write_text(source)
+    lines.append("[dpotrain.commands]")
+    for name, source in (verbs or {}).items():
+        lines.append(f"{name} = {module_name}_verb_{name}:command")
+        (site / f"{module_name}_verb_{name}.py").write_text(source)
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def forget(site: Path) -> None:

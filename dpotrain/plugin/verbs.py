@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
-
-import click
+from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import PluginError
 from dpotrain.plugin.describe import describe_exception
+
+if TYPE_CHECKING:
+    import click
 
 #: The entry points' group. A point's name is the verb, its value ``module:command``, a click command.
 GROUP = "dpotrain.commands"
@@ -26,25 +27,28 @@ class PluginVerb:
     taken: bool
     """Whether dpotrain itself has a verb of this name."""
 
+    @property
+    def label(self) -> str:
+        """Name and distribution, for messages: ``the verb "merge" of dpotrain 0.1.0``."""
+        return f'the verb "{self.name}" of {" and ".join(map(_origin, self.points))}'
+
     def load(self) -> click.Command:
         """Import the verb.
 
         Raises:
             PluginError: it has a name that is taken, it cannot be imported, or it is no click command.
         """
+        import click
+
         if self.taken or len(self.points) > 1:
             raise PluginError(self._clash())
         (point,) = self.points
         try:
             command: Any = point.load()
         except (Exception, SystemExit) as error:
-            raise PluginError(
-                f'the verb "{self.name}" of {_origin(point)} cannot be imported: {describe_exception(error)}'
-            ) from error
+            raise PluginError(f"{self.label} cannot be imported: {describe_exception(error)}") from error
         if not isinstance(command, click.Command):
-            raise PluginError(
-                f'the verb "{self.name}" of {_origin(point)} is {point.value}, which is no click command'
-            )
+            raise PluginError(f"{self.label} is {point.value}, which is no click command")
         return command
 
     def help(self) -> str:
