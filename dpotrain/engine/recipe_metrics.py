@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dpotrain.engine.scores import PairScores
-from dpotrain.errors import DpotrainError, PluginError
-from dpotrain.plugin.describe import describe_exception
+from dpotrain.errors import PluginError
 
 if TYPE_CHECKING:
     from dpotrain.plugin.components import Measured, Metric
@@ -36,7 +35,7 @@ class RecipeMetrics:
             weights: (pairs,), 0 for a pair that only fills the micro-batch.
 
         Raises:
-            PluginError: a metric raised, or returned something else than its measures.
+            PluginError: a metric returned something else than its measures.
         """
         sums = [weights.new_zeros(0, dtype=torch.float64)]
         with torch.no_grad():
@@ -65,12 +64,7 @@ def _pairs(sums: torch.Tensor) -> list[tuple[float, float]]:
 
 
 def _measured(metric: Metric, scores: PairScores) -> Mapping[str, Measured]:
-    try:
-        found = metric(scores)
-    except (torch.OutOfMemoryError, DpotrainError):
-        raise
-    except Exception as error:
-        raise PluginError(f'metric "{metric.name}" raised {describe_exception(error)}') from error
+    found = metric(scores)
     if not isinstance(found, Mapping) or found.keys() != set(metric.measures):
         got = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
         raise PluginError(

@@ -99,17 +99,6 @@ def test_what_is_no_number_a_pair_is_refused(returned, text):
         of(Wrong(Wrong.Options())).sums(scores([1.0, 2.0], [1, 1]), torch.ones(2))
 
 
-def test_a_metric_that_raises_is_named():
-    class Raising(Chosen):
-        name = "raising"
-
-        def __call__(self, scores):
-            raise ZeroDivisionError("no")
-
-    with pytest.raises(PluginError, match=r'^metric "raising" raised ZeroDivisionError: no \('):
-        of(Raising(Raising.Options())).sums(scores([1.0], [1]), torch.ones(1))
-
-
 def test_nothing_is_differentiated():
     policy = torch.ones(2, requires_grad=True)
     part = PairScores(policy, *[torch.zeros(2)] * 3, *[torch.ones(2, dtype=torch.int64)] * 2)
