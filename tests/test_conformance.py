@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from dpotrain.data.pair import PreferencePair, UnusableRow
+from dpotrain.errors import PluginError
 from dpotrain.plugin.components import (
     Adapter,
     DatasetFormatter,
@@ -25,10 +26,15 @@ from dpotrain.testing import (
     LossConformance,
     ModelLoaderConformance,
     QuantizerConformance,
+    VerbConformance,
 )
 from dpotrain_plugins.bnb_quantizers import Bnb8bit
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.plugin.conftest import site
+from tests.plugin.fakes import install
+
+__all__ = ["site"]
 
 
 def refuted(suite: type, test: str, component: type, *arguments: object, **options: object) -> str:
@@ -448,3 +454,75 @@ class Shared(Logger):
 def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, tmp_path):
     Shared.folders.clear()
     refuted(LoggerConformance, test, component, tmp_path, *arguments)
+
+
+# Verbs --------------------------------------------------------------------------------------------
+
+VERB = """
+from pathlib import Path
+import click
+{top}
+
+@click.command("count"{line})
+@click.argument("file", type=Path)
+@click.option("--words", is_flag=True{help})
+def command(file, words):
+    {doc}
+    from dpotrain.errors import RunError
+
+    if not file.exists():
+        {refuse}
+    click.echo(str(len(file.read_text().split() if words else file.read_text())))
+"""
+RIGHT = {
+    "top": "",
+    "line": ', short_help="Count."',
+    "help": ', help="Words, not letters."',
+    "doc": '"""Count the letters of FILE."""',
+    "refuse": 'raise RunError(f"there is no {file}")',
+}
+PROMISES = [name for name in vars(VerbConformance) if name.startswith("test_")]
+
+
+def told_of_a_verb(site, tmp_path, monkeypatch, test: str, source: str) -> str:
+    """Return what a test of the suite says against a verb, "" where it passes."""
+    install(site, "dpotrain-count", "1.0", verbs={"count": source})
+    suite = VerbConformance()
+    suite.verb, suite.wrong = "count", ["none.txt"]
+    (empty := tmp_path / "empty").mkdir()
+    arguments = (empty, monkeypatch) if "few_lines" in test else ()
+    try:
+        getattr(suite, test)(*arguments)
+    except (AssertionError, PluginError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("test", PROMISES)
+def test_a_verb_that_keeps_its_promises_passes(site, tmp_path, monkeypatch, test):
+    assert told_of_a_verb(site, tmp_path, monkeypatch, test, VERB.format(**RIGHT)) == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test", "text"),
+    [
+        ({"top": "import no_such"}, "test_an_installed_plugin_brings_it", "cannot be imported"),
+        (
+            {"line": "", "doc": "pass"},
+            "test_help_lists_it_with_a_line_of_its_own",
+            "neither short_help nor a docstring",
+        ),
+        ({"doc": "pass"}, "test_its_own_help_explains_every_option", "has no docstring"),
+        ({"help": ""}, "test_its_own_help_explains_every_option", "without help: --words"),
+        ({"top": "import pyarrow"}, "test_importing_it_loads_nothing_heavy", "loads pyarrow"),
+        ({"refuse": "pass"}, "test_what_it_cannot_do_is_said_in_a_few_lines", "FileNotFoundError"),
+        ({"refuse": "return"}, "test_what_it_cannot_do_is_said_in_a_few_lines", "exit code 0"),
+        (
+            {"refuse": "file.touch(); raise RunError('no')"},
+            "test_what_it_cannot_do_is_said_in_a_few_lines",
+            "it left files behind",
+        ),
+    ],
+)
+def test_a_verb_that_breaks_a_promise_fails_the_test_of_it(site, tmp_path, monkeypatch, wrong, test, text):
+    assert text in told_of_a_verb(site, tmp_path, monkeypatch, test, VERB.format(**{**RIGHT, **wrong}))

@@ -11,7 +11,7 @@ from dpotrain.cli.group import debug_option
 
 @click.command("new", short_help="Write the package of a new plugin, whose tests pass as generated.")
 @click.argument("name")
-@click.option("--kind", required=True, metavar="KIND", help="What it offers: loss, model-loader, logger, …")
+@click.option("--kind", required=True, metavar="KIND", help="What it offers: loss, model-loader, verb, …")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
@@ -20,11 +20,12 @@ from dpotrain.cli.group import debug_option
 )
 @debug_option
 def command(name: str, kind: str, folder: Path) -> None:
-    """Write a package dpotrain-NAME that offers a component called NAME.
+    """Write a package dpotrain-NAME that offers a component or a verb called NAME.
 
     It has an entry point, typed options, a README, a recipe that runs, tests that pass, and a workflow that runs them.
     """
-    from dpotrain.scaffold import generate, kinds
+    from dpotrain.scaffold import generate
+    from dpotrain.scaffold.kinds import kinds
 
     known = kinds()
     if kind not in known:
@@ -34,8 +35,6 @@ def command(name: str, kind: str, folder: Path) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise click.UsageError(f"there is no kind {kind}; {hint}")
     made = generate(name, known[kind], folder)
-    click.echo(f"{made} holds the plugin; to install, test and run it:")
-    click.echo(f"  cd {made}")
-    click.echo('  pip install -e ".[test]"')
-    click.echo("  python -m pytest")
-    click.echo("  dpotrain run recipe.toml")
+    click.echo(f"{made.folder} holds the plugin; to install, test and run it:")
+    for line in (f"cd {made.folder}", *made.commands):
+        click.echo(f"  {line}")

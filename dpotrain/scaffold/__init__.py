@@ -1,21 +1,21 @@
-"""``dpotrain plugins new``: a complete package for one component of any kind, whose tests pass as generated.
+"""``dpotrain plugins new``: a complete package for a component of any kind or a verb, whose tests pass as generated.
 
 Templates are folders of text files below ``templates``: ``package`` for what every package has, and one for each kind,
-called like its class. In names and contents ``{{…}}`` stands for the words of :func:`_words`.
+called as it is. In names and contents ``{{…}}`` stands for the words of :func:`_words`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dpotrain import __version__
 from dpotrain.errors import RecipeError
-from dpotrain.plugin.components import CATALOGUES, Component
 from dpotrain.plugin.interface import INTERFACE
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.scaffold.kinds import Kind
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LEFT_OVER = re.compile(r"\{\{\w+\}\}")
@@ -23,57 +23,58 @@ _LEFT_OVER = re.compile(r"\{\{\w+\}\}")
 _SUFFIX = ".txt"
 
 
-def kinds() -> dict[str, type[Component]]:
-    """Return every kind that there is, by its name on the command line: ``model-loader``."""
-    return {kind.kind.replace(" ", "-"): kind for kind in CATALOGUES.values()}
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that was written."""
+
+    folder: Path
+    commands: tuple[str, ...]
+    """What installs it, tests it and shows it at work, to be given in its folder."""
 
 
-def generate(name: str, kind: type[Component], parent: Path) -> Path:
-    """Write the package ``dpotrain-NAME`` into ``parent`` and return its folder.
+def generate(name: str, kind: Kind, parent: Path) -> Package:
+    """Write the package ``dpotrain-NAME`` into ``parent``.
 
     Raises:
-        RecipeError: the name is no name, an installed plugin offers it already, or the folder is there.
+        RecipeError: the name is no name, something installed has it already, or the folder is there.
     """
     name = name.removeprefix("dpotrain-")
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         hint = f'; what about "{near}"?' if _NAME.fullmatch(near) else ""
         raise RecipeError(f'"{name}" is no name for a plugin: small letters, digits and hyphens{hint}')
-    plugins = PluginManager.from_entry_points()
-    if name in plugins.names(kind):
-        owner = plugins.owner(plugins.find(kind, name)).label
-        raise RecipeError(f'{kind.kind} "{name}" is offered by {owner} already; choose another name')
+    clash = kind.clash(name)
+    if clash is not None:
+        raise RecipeError(f"{clash}; choose another name")
     folder = parent / f"dpotrain-{name}"
     if folder.exists():
         raise RecipeError(f"{folder} is there already; choose another name, or another --folder")
     words = _words(name, kind)
     templates = files("dpotrain.scaffold") / "templates"
     texts: dict[str, str] = {}
-    for source in ("package", _template(kind)):
+    for source in ("package", kind.name.replace(" ", "_")):
         texts |= _filled(templates / source, words)
     for path, text in texts.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    return folder
+    return Package(folder, ('pip install -e ".[test]"', "python -m pytest", *kind.commands(name)))
 
 
-def _template(kind: type[Component]) -> str:
-    return kind.kind.replace(" ", "_")
-
-
-def _words(name: str, kind: type[Component]) -> dict[str, str]:
+def _words(name: str, kind: Kind) -> dict[str, str]:
     """Return what stands for what in the templates."""
-    a_kind = f"{'an' if kind.kind[0] in 'aeiou' else 'a'} {kind.kind}"
+    a_kind = f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
+    module = "dpotrain_" + name.replace("-", "_")
     return {
         "name": name,
-        "module": "dpotrain_" + name.replace("-", "_"),
-        "class": "".join(part.capitalize() for part in name.split("-")) + kind.__name__,
-        "kind": kind.kind,
+        "module": module,
+        "class": "".join(part.capitalize() for part in name.split("-")) + kind.ending,
         "a_kind": a_kind,
         "A_kind": a_kind.capitalize(),
         "version": __version__,
         "interface": str(INTERFACE),
+        "commands": "\n".join(f"$ {command}" for command in kind.commands(name)),
+        **kind.words(name, module),
     }
 
 

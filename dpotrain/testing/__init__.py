@@ -35,6 +35,7 @@ from dpotrain.testing.conformance import (
     OptimizerConformance,
     QuantizerConformance,
     ScheduleConformance,
+    VerbConformance,
 )
 from dpotrain.testing.fixtures import RunRecipe, dpotrain_data, dpotrain_model, dpotrain_run
 from dpotrain.testing.runs import FinishedRun, run_recipe, write_recipe
@@ -55,6 +56,7 @@ __all__ = [
     "QuantizerConformance",
     "RunRecipe",
     "ScheduleConformance",
+    "VerbConformance",
     "build_tiny_model",
     "dpotrain_data",
     "dpotrain_model",

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from dpotrain.cli import main
 from dpotrain.plugin.components import Logger, Loss
 from dpotrain.plugin.manager import PluginManager
-from dpotrain.scaffold import kinds
+from dpotrain.scaffold.kinds import kinds
+from dpotrain.testing import VerbConformance
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 
@@ -123,21 +124,35 @@ def test_the_example_of_run_events_is_a_plugin(project):
     assert set(manager.plugins[0].events) == {"dpotrain_step_ended", "dpotrain_run_finished"}
 
 
-def test_the_example_of_a_verb_is_listed_and_runs(project, tmp_path, monkeypatch):
+@pytest.fixture
+def verb(project, tmp_path, monkeypatch) -> Path:
+    """A folder on ``sys.path`` with the example of a verb as a distribution, and its suite."""
     declared = tomllib.loads((project / "example_verb.toml").read_text())["project"]["entry-points"]
     info = tmp_path / "dpotrain_losses-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-losses\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in declared["dpotrain.commands"].items()]
     (info / "entry_points.txt").write_text("\n".join(["[dpotrain.commands]", *lines, ""]))
-    (tmp_path / "example_verb.py").write_text((project / "example_verb.py").read_text())
+    for name in ("example_verb.py", "example_suite.py"):
+        (tmp_path / name).write_text((project / name).read_text())
     monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
 
+
+def test_the_example_of_a_verb_is_listed_and_runs(verb):
     assert "Print the losses of a run (dpotrain-losses 1.0)." in CliRunner().invoke(main, ["--help"]).output
-    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 3, "loss": 0.5}\n')
-    assert CliRunner().invoke(main, ["losses", str(tmp_path)]).output == "train 3 0.5000\n"
-    refused = CliRunner().invoke(main, ["losses", str(tmp_path / "none")])
-    assert (refused.exit_code, "is no run folder" in refused.stderr) == (1, True)
+    lines = ['{"kind": "eval", "step": 0, "loss": 0.25}', '{"kind": "train", "step": 3, "loss": 0.5}', "{"]
+    (verb / "metrics.jsonl").write_text("\n".join(lines))
+    assert CliRunner().invoke(main, ["losses", str(verb)]).output == "     3 0.5000\n"
+    assert CliRunner().invoke(main, ["losses", "--of", "eval", str(verb)]).output == "     0 0.2500\n"
+    refused = CliRunner().invoke(main, ["losses", str(verb / "none")])
+    assert (refused.exit_code, "is no run folder" in refused.stderr) == (2, True)
+
+
+def test_the_suite_of_the_example_of_a_verb_passes(verb):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "example_suite.py"]
+    said = run(command, verb, {**os.environ, "PYTHONPATH": str(verb)})
+    assert f"{sum(name.startswith('test_') for name in vars(VerbConformance))} passed" in said
 
 
 def test_every_block_of_the_guide_is_used_or_generated():

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import entry_points
 
 import pytest
 
 from dpotrain.plugin.components import CATALOGUES
 from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.verbs import GROUP
 from dpotrain.testing import (
     AdapterConformance,
     ComponentConformance,
@@ -22,6 +24,7 @@ from dpotrain.testing import (
     OptimizerConformance,
     QuantizerConformance,
     ScheduleConformance,
+    VerbConformance,
 )
 from dpotrain.testing.conformance import suite_of
 from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
@@ -241,6 +244,11 @@ class TestMerge(ExporterConformance):
         return f'adapter = {{ use = "lora", rank = 2 }}\n{super().recipe(table)}'
 
 
+class TestMergeVerb(VerbConformance):
+    verb = "merge"
+    wrong = ("no/such/adapter", "merged")
+
+
 class TestHub(ExporterConformance):
     component = Hub
     options = {"repo": "you/tiny", "mode": "offline"}
@@ -264,6 +272,12 @@ def test_every_built_in_component_runs_through_the_suite_of_its_kind():
             if component.name not in ELSEWHERE:
                 assert component in tested, f"{component.kind} {component.name} has no suite in this file"
                 assert issubclass(tested[component], suite_of(component))
+
+
+def test_every_built_in_verb_runs_through_the_suite_of_verbs():
+    suites = [each for each in globals().values() if isinstance(each, type)]
+    tested = {each.verb for each in suites if "verb" in vars(each)}
+    assert tested == {point.name for point in entry_points(group=GROUP) if point.dist.name == "dpotrain"}
 
 
 def test_there_is_a_suite_for_every_kind():

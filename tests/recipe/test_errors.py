@@ -293,10 +293,12 @@ def test_two_plugins_of_one_name_stop_any_recipe_until_one_is_blocked(site):
     install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
     install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
-    assert refused(MINIMAL, plugins=manager) == (
+    text = (
         'r.toml: 1 error\n  loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
         '(dpotrain-two 2.0); block = ["two"] leaves one of them out'
     )
+    assert refused(MINIMAL, plugins=manager) == text
+    assert refused(MINIMAL.replace("fake-dpo", "simpo"), plugins=manager) == text
     (site.parent / "r.toml").write_text('block = ["two"]\n' + MINIMAL.replace("fake-dpo", "simpo"))
     recipe = load_recipe("r.toml", plugins=manager)
     assert type(recipe.loss).__module__ == "dpotrain_one_one"

@@ -12,25 +12,27 @@ from click.testing import CliRunner
 
 from dpotrain.cli import main
 from dpotrain.plugin.components import CATALOGUES, Loss
-from dpotrain.scaffold import kinds
+from dpotrain.scaffold.kinds import kinds
 from tests.environments import environment_with, run
 
 KINDS = list(kinds())
 
-#: Runs each folder's recipe.
+#: Gives the commands that each folder's package was said to be shown at work with.
 RUN = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from dpotrain.cli import main
 from dpotrain.testing import build_tiny_model
-for folder in sys.argv[1:]:
+for folder, commands in json.loads(sys.argv[1]).items():
     os.chdir(folder)
     if 'folder = "model"' in Path("recipe.toml").read_text():
         build_tiny_model(Path("model"))
-    try:
-        main(["run", "recipe.toml", "--set", "training.steps=3"], prog_name="dpotrain")
-    except SystemExit as end:
-        assert not end.code, folder
+    for verb, *words in commands:
+        few = ["--set", "training.steps=3"] if verb == "run" else []
+        try:
+            main([verb, *words, *few], prog_name="dpotrain")
+        except SystemExit as end:
+            assert not end.code, folder
 """
 
 
@@ -43,14 +45,21 @@ def name(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory) -> dict[str, Path]:
-    """A package of each kind."""
+def said(tmp_path_factory) -> dict[str, list[str]]:
+    """What was said of a package of each kind: its folder, and the commands that were named."""
     parent = tmp_path_factory.mktemp("packages")
+    found = {}
     for kind in KINDS:
         result = new(name(kind), "--kind", kind, "--folder", str(parent))
         assert result.exit_code == 0, result.output
-        assert f"cd {parent / f'dpotrain-{name(kind)}'}" in result.output
-    return {kind: parent / f"dpotrain-{name(kind)}" for kind in KINDS}
+        found[kind] = [line.strip() for line in result.output.splitlines()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def packages(said) -> dict[str, Path]:
+    """The folder of a package of each kind."""
+    return {kind: Path(commands[1].removeprefix("cd ")) for kind, commands in said.items()}
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +78,27 @@ def test_a_package_is_complete_and_says_what_it_was_written_for(packages, kind):
         f"{module}/__init__.py", f"{module}/py.typed", "tests/conftest.py", f"tests/test_{module}.py",
     }  # fmt: skip
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"] == {"dpotrain": {name(kind): module}}
     source = (folder / module / "__init__.py").read_text()
-    assert "dpotrain_interface = 1\n" in source
+    if kind == "verb":
+        assert project["entry-points"] == {"dpotrain.commands": {name(kind): f"{module}:command"}}
+    else:
+        assert project["entry-points"] == {"dpotrain": {name(kind): module}}
+        assert "dpotrain_interface = 1\n" in source
     assert len(source.splitlines()) <= 120
     run(sys.executable, "-m", "ruff", "check", "-q", str(folder))
 
 
-def test_there_is_a_template_for_every_kind(packages):
-    assert len(packages) == len(CATALOGUES)
+def test_there_is_a_template_for_every_kind_and_for_a_verb(packages):
+    assert len(packages) == len(CATALOGUES) + 1
+
+
+def test_what_is_to_be_done_with_a_package_is_said_here_and_in_its_readme(said, packages):
+    for kind, (first, *commands) in said.items():
+        assert first == f"{packages[kind]} holds the plugin; to install, test and run it:"
+        assert commands[1:4] == ['pip install -e ".[test]"', "python -m pytest", "dpotrain run recipe.toml"]
+        readme = (packages[kind] / "README.md").read_text()
+        assert all(f"$ {command}\n" in readme or f"$ {command} " in readme for command in commands[1:])
+    assert said["verb"][-1] == "dpotrain my-verb runs/my-verb"
 
 
 def test_all_are_found_by_their_entry_points_alone(packages, python):
@@ -85,8 +106,14 @@ def test_all_are_found_by_their_entry_points_alone(packages, python):
     for kind in KINDS:
         info = listed[name(kind)]
         assert (info["status"], info["reason"], info["notes"]) == ("unused", "", [])
-        assert info["offers"] == {kinds()[kind].kind: [name(kind)]}
+        if kind == "verb":
+            assert (info["offers"], info["verbs"]) == ({}, [name(kind)])
+        else:
+            assert (info["offers"], info["verbs"]) == ({kinds()[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
+    assert "\n  my-verb  Say how a metric moved in a run (dpotrain-my-verb 0.1.0)." in run(
+        python, "-m", "dpotrain", "--help"
+    )
 
 
 @pytest.mark.slow
@@ -107,17 +134,33 @@ def test_their_tests_pass_as_generated(packages, python):
 
 
 @pytest.mark.slow
-def test_their_recipes_run_as_generated(packages, python):
-    run(python, "-c", RUN, *map(str, packages.values()))
+def test_they_are_shown_at_work_as_generated(said, packages, python):
+    """Every recipe runs; the verb is then used on its run."""
+    commands = {
+        str(packages[kind]): [line.split()[1:] for line in lines if line.startswith("dpotrain ")]
+        for kind, lines in said.items()
+    }
+    told = run(python, "-c", RUN, json.dumps(commands))
     for folder in packages.values():
         (summary,) = folder.glob("runs/*/summary.json")
         assert json.loads(summary.read_text())["status"] == "finished"
+    assert "\neval loss\n  first " in told
 
 
-def test_a_name_that_is_taken_is_refused():
-    result = new("dpo", "--kind", "loss")
+@pytest.mark.parametrize(
+    ("kind", "taken", "text"),
+    [
+        ("loss", "dpo", 'loss "dpo" is offered by plugin "losses" (dpotrain '),
+        ("verb", "check", "dpotrain check is a verb of dpotrain itself; choose another name"),
+        ("verb", "merge", 'the verb "merge" of dpotrain '),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(kind, taken, text, tmp_path):
+    result = new(taken, "--kind", kind, "--folder", str(tmp_path))
     assert result.exit_code == 2
-    assert result.stderr.startswith('error: loss "dpo" is offered by plugin "losses" (dpotrain ')
+    assert result.stderr.startswith(f"error: {text}")
+    assert result.stderr.endswith("; choose another name\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("given", "hint"), [("My Loss", '; what about "my-loss"?'), ("7", ""), ("a--b", "")])
@@ -143,4 +186,4 @@ def test_a_kind_that_is_none_comes_with_the_nearest_one():
         in new("x", "--kind", "model_loader").stderr
     )
     assert "there are model-loader, quantizer" in new("x", "--kind", "zzz").stderr
-    assert kinds()["loss"] is Loss
+    assert kinds()["loss"].component is Loss

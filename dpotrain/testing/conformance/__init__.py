@@ -1,4 +1,4 @@
-"""A suite of tests for each kind of component: what the engine and other people count on.
+"""A suite of tests for each kind of component, and one for verbs: what the engine and other people count on.
 
 Subclass the suite of the kind and say which component it is about; ``options`` are keys of its recipe table::
 
@@ -25,6 +25,7 @@ from dpotrain.testing.conformance.optimizer import OptimizerConformance
 from dpotrain.testing.conformance.quantizer import QuantizerConformance
 from dpotrain.testing.conformance.schedule import ScheduleConformance
 from dpotrain.testing.conformance.source import DatasetSourceConformance
+from dpotrain.testing.conformance.verb import VerbConformance
 
 __all__ = [
     "AdapterConformance",
@@ -39,6 +40,7 @@ __all__ = [
     "OptimizerConformance",
     "QuantizerConformance",
     "ScheduleConformance",
+    "VerbConformance",
     "suite_of",
 ]
 

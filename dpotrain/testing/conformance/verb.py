@@ -1,0 +1,96 @@
+"""What holds for every verb of the command line that a plugin brings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from dpotrain.cli import VERBS, main
+from dpotrain.plugin.verbs import PluginVerb, plugin_verbs
+
+#: Imports a module in an interpreter of its own, and says what heavy it brought in.
+_LIGHT = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+from dpotrain.plugin.plugin import HEAVY
+print(*sorted(HEAVY & sys.modules.keys()))
+"""
+
+
+class VerbConformance:
+    """A verb is found, explains itself, costs ``dpotrain --help`` nothing, and ends wrong calls as any verb does."""
+
+    verb: ClassVar[str]
+    """Its name: what is typed after ``dpotrain``."""
+    wrong: ClassVar[Sequence[str]]
+    """Arguments as a person may give them with which it cannot do what it is for: a file that is not there."""
+
+    def found(self) -> PluginVerb:
+        """Return the verb as it is installed."""
+        verbs = plugin_verbs(VERBS)
+        assert self.verb in verbs, f'no installed plugin has the verb "{self.verb}": pip install -e .'
+        return verbs[self.verb]
+
+    def call(self, *arguments: str) -> Result:
+        """Return what becomes of ``dpotrain`` with these arguments."""
+        return CliRunner().invoke(main, arguments, prog_name="dpotrain")
+
+    def test_an_installed_plugin_brings_it(self) -> None:
+        """It is found by its entry point, is a click command, and nothing else has its name."""
+        self.found().load()
+
+    def test_help_lists_it_with_a_line_of_its_own(self) -> None:
+        """``dpotrain --help`` says in a sentence what it does."""
+        assert self.found().load().get_short_help_str().strip(), "it has neither short_help nor a docstring"
+        result = self.call("--help")
+        assert result.exit_code == 0, result.output
+        assert f"\n  {self.verb} " in result.output
+
+    def test_its_own_help_explains_every_option(self) -> None:
+        """And says what the verb does with its arguments."""
+        command = self.found().load()
+        assert (command.help or "").strip(), (
+            "its function has no docstring, so its help does not say what it does"
+        )
+        options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+        bare = [option.opts[-1] for option in options if not (option.help or "").strip()]
+        assert not bare, f"without help: {', '.join(bare)}"
+        result = self.call(self.verb, "--help")
+        assert result.exit_code == 0, result.output
+        assert all(option.opts[-1] in result.output for option in options)
+
+    def test_importing_it_loads_nothing_heavy(self) -> None:
+        """``dpotrain --help`` imports every verb, and has to stay quick."""
+        point = self.found().points[0]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", _LIGHT, point.module],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stdout.strip(), (
+            f"{point.module} loads {done.stdout.strip()}; import it inside functions"
+        )
+
+    def test_what_it_cannot_do_is_said_in_a_few_lines(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An error of ``dpotrain.errors``, or click's own, with its exit code; and no file is left behind."""
+        monkeypatch.chdir(tmp_path)
+        result = self.call(self.verb, *self.wrong)
+        assert result.exit_code in (1, 2, 3), f"exit code {result.exit_code}: {result.output}"
+        assert "run again with --debug" not in result.stderr, f"no message for a person: {result.stderr}"
+        assert result.stderr.strip().startswith(("error: ", "Usage: ")), result.output
+        assert len(result.stderr.strip().splitlines()) <= 12, result.stderr
+        assert not list(tmp_path.iterdir()), "it left files behind"
