@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, RunError
+from dpotrain.errors import RunError
 from dpotrain.plugin.components import Quantizer
+from dpotrain.plugin.requirements import require
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,7 @@ class _BitsAndBytes(Quantizer):
     options: Options
 
     def check(self) -> None:
-        if find_spec("bitsandbytes") is None:
-            raise RecipeError(f'quantizer "{self.name}" needs bitsandbytes; pip install bitsandbytes')
+        require(self, "bitsandbytes")
 
     @property
     def _skipped(self) -> list[str] | None:

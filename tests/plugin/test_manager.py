@@ -46,6 +46,8 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
         "hub",
         "wandb",
         "tensorboard",
+        "mlflow",
+        "trackio",
         "demo",
     }
     assert {plugin.name: plugin.reason for plugin in built_in.values() if plugin.failed} == {}

@@ -45,9 +45,11 @@ from dpotrain_plugins.length import Length
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
 from dpotrain_plugins.merge.exporter import Merge
+from dpotrain_plugins.mlflow_logger import MLflowLogger
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from dpotrain_plugins.schedules import Constant, Cosine, Linear
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from dpotrain_plugins.trackio_logger import TrackioLogger
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from dpotrain_plugins.wandb_logger import WandbLogger
 
@@ -262,6 +264,18 @@ class TestWandb(LoggerConformance):
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 class TestTensorBoard(LoggerConformance):
     component = TensorBoardLogger
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
+class TestMLflow(LoggerConformance):
+    component = MLflowLogger
+    options = {"tags": {"team": "a"}}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
+class TestTrackio(LoggerConformance):
+    component = TrackioLogger
+    options = {"project": "conformance"}
 
 
 def test_every_built_in_component_runs_through_the_suite_of_its_kind():
