@@ -1,32 +1,14 @@
-"""What has to be installed: what a recipe ``requires``, and the package that a component works with."""
+"""``requires = ["dpotrain-foo>=0.2"]``: what a recipe needs to be installed."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from dpotrain.errors import RecipeError, short
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.components import Component
-
-
-def require(part: Component, package: str, extra: str = "") -> None:
-    """Raise a RecipeError that says how to install ``package``, alone or by an extra of dpotrain, if it is not there.
-
-    For a component's ``check``: the package is looked for and not imported. Its module is called like the package.
-    """
-    if find_spec(package.replace("-", "_")) is None:
-        wanted = f'"dpotrain[{extra}]"' if extra else package
-        raise RecipeError(
-            f'the "{part.name}" {part.kind} needs the package {package}, which is not installed\n'
-            f"install it: pip install {wanted}"
-        )
+from dpotrain.errors import short
 
 
 def required_distributions(requires: Iterable[str]) -> set[str]:

@@ -244,7 +244,9 @@ class Reader:
         try:
             chosen = self.plugins.find(kind, use)
         except PluginError as error:
-            if str(error) not in self.plugins.duplicates:  # which stop any recipe, and were noted with the plugins
+            if (
+                str(error) not in self.plugins.duplicates
+            ):  # which stop any recipe, and were noted with the plugins
                 self.say(at, (key,), str(error))
             return None
         owner = f"{use} ({self.plugins.owner(chosen).origin})"

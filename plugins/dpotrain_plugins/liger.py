@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dpotrain import hookimpl
 from dpotrain.errors import RecipeError, RunError
 from dpotrain.plugin.components import LoadRequest, ModelLoader
-from dpotrain.plugin.requirements import require
+from dpotrain.plugin.packages import require
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.components import Logger
-from dpotrain.plugin.requirements import require
+from dpotrain.plugin.packages import require
 from dpotrain_plugins.tracking import named
 
 if TYPE_CHECKING:

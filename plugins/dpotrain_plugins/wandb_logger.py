@@ -22,7 +22,7 @@ from dpotrain import hookimpl
 from dpotrain.errors import PluginError, RecipeError
 from dpotrain.masking import mask_values
 from dpotrain.plugin.components import Logger
-from dpotrain.plugin.requirements import require
+from dpotrain.plugin.packages import require
 from dpotrain_plugins.tracking import closing_numbers, kept_id, named
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
         "transformers",
         "liger",
         "bitsandbytes",
+        "torchao",
         "lora",
         "hf-datasets",
         "formatters",

@@ -49,6 +49,7 @@ from dpotrain_plugins.mlflow_logger import MLflowLogger
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from dpotrain_plugins.schedules import Constant, Cosine, Linear
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from dpotrain_plugins.torchao_quantizer import TorchAoInt8
 from dpotrain_plugins.trackio_logger import TrackioLogger
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from dpotrain_plugins.wandb_logger import WandbLogger
@@ -92,6 +93,11 @@ class TestBnb4bit(QuantizerConformance):
 
 class TestBnb8bit(QuantizerConformance):
     component = Bnb8bit
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
+class TestTorchAoInt8(QuantizerConformance):
+    component = TorchAoInt8
 
 
 class TestTransformersLoader(ModelLoaderConformance):

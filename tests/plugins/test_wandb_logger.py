@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dpotrain.errors import RecipeError
-from dpotrain.plugin import requirements
+from dpotrain.plugin import packages
 from dpotrain_plugins import wandb_logger
 from dpotrain_plugins.wandb_logger import WandbLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
@@ -235,7 +235,7 @@ def test_a_key_in_the_environment_or_in_netrc_is_found(tmp_path, monkeypatch):
 
 
 def test_without_the_package_it_is_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="pip install wandb"):
         _logger().check()
 
