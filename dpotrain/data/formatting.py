@@ -40,13 +40,13 @@ class Decision:
     warning: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Vote:
     """What one formatter said of the sampled rows."""
 
     formatter: DatasetFormatter
-    recognised: int = 0
-    certainty: int = 0
+    recognised: int
+    certainty: int
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -91,16 +91,15 @@ def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int)
 
 
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
-    votes = [_Vote(formatter) for formatter in map(_constructed, classes) if formatter is not None]
     sample = _spread(len(rows))
-    judged = 0
-    for number in sample:
-        row = rows[number]
-        levels = [_recognition(vote.formatter, row, number) for vote in votes]
-        judged += any(levels)
-        for vote, level in zip(votes, levels, strict=True):
-            vote.recognised += level > 0
-            vote.certainty += level
+    looked_at = [(number, rows[number]) for number in sample]
+    asked = [formatter for formatter in map(_constructed, classes) if formatter is not None]
+    answers = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
+    votes = [
+        _Vote(formatter, recognised=sum(level > 0 for level in levels), certainty=sum(levels))
+        for formatter, levels in zip(asked, answers, strict=True)
+    ]
+    judged = sum(map(any, zip(*answers, strict=True)))
     most = max((vote.recognised for vote in votes), default=0)
     if not most:
         raise DataError(

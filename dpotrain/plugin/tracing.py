@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.components import CATALOGUES, Component
+from dpotrain.plugin.components import CATALOGUES, Component, DatasetFormatter
 from dpotrain.plugin.hooks import EVENTS, implementations
 from dpotrain.plugin.manager import PluginManager
 from dpotrain.recipe.expected import shown
@@ -42,19 +42,17 @@ def trace(recipe: Recipe, record: Callable[[Call], None]) -> Recipe:
     """Return the recipe with ``record`` called before every call of a selected component or active plugin.
 
     What reading the recipe called is recorded at once, in its order. Components are changed in place and keep their
-    class; calls of a loss are not recorded, since its mathematics is all that there is to it.
+    class; calls of a loss are not recorded, since its mathematics is all that there is to it. With ``format = "auto"``
+    it is recorded, too, what the formatters are asked, and what the one is that was found.
     """
     for call in _calls_so_far(recipe):
         record(call)
     for part in recipe.components:
-        owner = recipe.plugins.owner(type(part)).name
-        for name in methods_of(part):
-            if name == "__call__":  # which is looked up on the class
-                continue
-            made = functools.partial(Call, owner, f"{part.kind} {part.name}", name)
-            setattr(part, name, _recorded(getattr(part, name), made, record))
+        _record_methods(part, recipe.plugins.owner(type(part)).name, record)
     active = recipe.plugins.active(recipe)
     plugins = [_traced(each, record) if each in active else each for each in recipe.plugins.plugins]
+    if recipe.formatter is None:
+        plugins = [_with_recording_formatters(each, record) for each in plugins]
     return replace(recipe, plugins=PluginManager(plugins))
 
 
@@ -65,11 +63,15 @@ def _calls_so_far(recipe: Recipe) -> Iterator[Call]:
                 yield Call(plugin.name, "", hook, "")
     parts = [(recipe.plugins.owner(type(part)).name, part) for part in recipe.components]
     for owner, part in parts:
-        table = part.options.model_dump(mode="json")  # which masks secrets
-        options = ", ".join(f"{name}={shown(value)}" for name, value in table.items())
-        yield Call(owner, f"{part.kind} {part.name}", "__init__", options)
+        yield _construction(owner, type(part), part.options)
     for owner, part in parts:
         yield Call(owner, f"{part.kind} {part.name}", "check", "")
+
+
+def _construction(owner: str, component: type[Component], options: Component.Options) -> Call:
+    table = options.model_dump(mode="json")  # which masks secrets
+    words = ", ".join(f"{name}={shown(value)}" for name, value in table.items())
+    return Call(owner, f"{component.kind} {component.name}", "__init__", words)
 
 
 def methods_of(part: Component) -> list[str]:
@@ -81,6 +83,36 @@ def methods_of(part: Component) -> list[str]:
         if inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
     ]
     return [*public, *(event for event in EVENTS if event in implementations(part, part.name))]
+
+
+def _record_methods(part: Component, owner: str, record: Callable[[Call], None]) -> None:
+    """Record every call of a component from here on."""
+    for name in methods_of(part):
+        if name == "__call__":  # which is looked up on the class
+            continue
+        made = functools.partial(Call, owner, f"{part.kind} {part.name}", name)
+        setattr(part, name, _recorded(getattr(part, name), made, record))
+
+
+def _with_recording_formatters(plugin: Plugin, record: Callable[[Call], None]) -> Plugin:
+    """Return the plugin with formatters that record themselves, since they are constructed only in a run."""
+    components = (
+        _recording(each, plugin.name, record) if issubclass(each, DatasetFormatter) else each
+        for each in plugin.components
+    )
+    return replace(plugin, components=tuple(components))
+
+
+def _recording(
+    formatter: type[DatasetFormatter], owner: str, record: Callable[[Call], None]
+) -> type[DatasetFormatter]:
+    def construct(self: DatasetFormatter, options: Component.Options) -> None:
+        record(_construction(owner, formatter, options))
+        formatter.__init__(self, options)
+        _record_methods(self, owner, record)
+
+    same = {"__module__": formatter.__module__, "__qualname__": formatter.__qualname__}
+    return type(formatter.__name__, (formatter,), {"__init__": construct, **same})
 
 
 def _traced(plugin: Plugin, record: Callable[[Call], None]) -> Plugin:

@@ -11,6 +11,7 @@ import torch
 from dpotrain.data.prepare import prepare_data
 from dpotrain.plugin.components import LoadRequest
 from dpotrain.plugin.events import RunEvents
+from dpotrain.plugin.failures import naming_components
 from dpotrain.plugin.hooks import EVENTS
 from dpotrain.plugin.tracing import Call, methods_of, trace
 from dpotrain.run.reporter import SilentReporter
@@ -30,20 +31,26 @@ def dry_run(recipe: Recipe) -> list[str]:
     """
     calls: list[Call] = []
     traced = trace(recipe, calls.append)
-    tokenizer = traced.model.load_tokenizer()
-    prepare_data(traced, tokenizer, SilentReporter(), preview=ROWS)
-    model = traced.model.blueprint(LoadRequest(keep_adapter=traced.adapter is not None, device="meta"))
-    if model is not None and traced.quantizer is not None:
-        traced.quantizer.bits(model)
-    if model is not None and traced.adapter is not None:
-        with torch.device("meta"):
-            traced.adapter.attach(model)
+    with naming_components(traced):
+        _prepare(traced)
     return [
         f"a dry run of {recipe.path}: no weights are loaded, and no step is made",
         *_numbered(calls),
         "what a run calls besides:",
         *(f"  {line}" for line in _rest(recipe, calls)),
     ]
+
+
+def _prepare(recipe: Recipe) -> None:
+    """Do what a run does before its first step, but for the weights."""
+    tokenizer = recipe.model.load_tokenizer()
+    prepare_data(recipe, tokenizer, SilentReporter(), preview=ROWS)
+    model = recipe.model.blueprint(LoadRequest(keep_adapter=recipe.adapter is not None, device="meta"))
+    if model is not None and recipe.quantizer is not None:
+        recipe.quantizer.bits(model)
+    if model is not None and recipe.adapter is not None:
+        with torch.device("meta"):
+            recipe.adapter.attach(model)
 
 
 def _numbered(calls: Sequence[Call]) -> Iterator[str]:

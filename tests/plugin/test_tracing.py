@@ -9,9 +9,11 @@ from click.testing import CliRunner
 
 from dpotrain import hookimpl
 from dpotrain.cli import main
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.components import DatasetFormatter, Logger
+from dpotrain.plugin.manager import PluginManager
 from dpotrain.testing import run_recipe
 from tests.docs.generated import ROOT
+from tests.plugin.fakes import install
 
 
 class Quiet(Logger):
@@ -86,6 +88,50 @@ def test_a_dry_run_says_what_it_calls_and_what_a_run_calls_besides():
     ]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
+
+
+def test_with_format_auto_a_dry_run_shows_what_formatters_are_asked_and_what_the_picked_one_is():
+    recipe = str(ROOT / "recipes" / "quickstart.toml")
+    lines = CliRunner().invoke(main, ["plugins", "--trace", recipe]).output.splitlines()
+    told = [line.split(maxsplit=1)[1] for line in lines if "dataset formatter " in line]
+    formatters = PluginManager.from_entry_points().names(DatasetFormatter)
+    assert [line.partition("(")[0] for line in told] == [
+        *(f"dataset formatter {name} of formatters: __init__" for name in formatters),
+        *(f"dataset formatter {name} of formatters: recognises" for name in formatters),
+        "dataset formatter conversational of formatters: format",
+    ]
+    assert told[-1].endswith("format(dict), 20 times")
+
+
+def test_a_run_with_format_auto_is_traced_the_same_way_and_its_formatter_stays_the_plugins(tmp_path):
+    run = run_recipe("[training]\nsteps = 1", tmp_path)
+    picked = {call.component for call in run.calls if call.method == "format"}
+    assert picked == {"dataset formatter standard"}
+    assert {call.plugin for call in run.calls if call.method == "recognises"} == {"formatters"}
+    assert run.outcome.status == "finished"
+
+
+def test_a_formatter_that_raises_while_it_is_traced_is_named_as_ever(site):
+    source = """
+from dpotrain import hookimpl
+from dpotrain_plugins.formatters.standard import StandardFormatter
+
+class Faulty(StandardFormatter):
+    name = "faulty"
+    def recognises(self, row):
+        raise KeyError("k")
+
+@hookimpl
+def dpotrain_dataset_formatters():
+    return [Faulty]
+"""
+    install(site, "dpotrain-faulty", "2.0", faulty=source)
+    result = CliRunner().invoke(main, ["plugins", "--trace", str(ROOT / "recipes" / "quickstart.toml")])
+    assert result.exit_code == 1
+    assert (
+        'dataset formatter "faulty" of plugin "faulty" (dpotrain-faulty 2.0) raised in recognises'
+        in result.stderr
+    )
 
 
 def test_a_trace_needs_a_recipe():
