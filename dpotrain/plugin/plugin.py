@@ -169,7 +169,8 @@ def _found(point: EntryPoint) -> Plugin:
         distribution=None if metadata is None else metadata["Name"],
         version=None if metadata is None else metadata["Version"],
         file=_file_of(point.module),
-        module=point,
+        # Once the package importlib_metadata is imported, as MLflow does, entry points are of its class.
+        module=EntryPoint(point.name, point.value, point.group),
     )
 
 
