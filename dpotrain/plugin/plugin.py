@@ -176,7 +176,8 @@ def _found(point: EntryPoint, distribution: str | None, version: str | None) -> 
         distribution=distribution,
         version=version,
         file=file_of(point.module),
-        module=point,
+        # Once the package importlib_metadata is imported, as MLflow does, entry points are of its class.
+        module=EntryPoint(point.name, point.value, point.group),
     )
 
 
