@@ -35,7 +35,7 @@ class RecipeMetrics:
             weights: (pairs,), 0 for a pair that only fills the micro-batch.
 
         Raises:
-            PluginError: a metric returned something else than its measures.
+            PluginError: a metric returned something else than its measures; what one raises passes through.
         """
         sums = [weights.new_zeros(0, dtype=torch.float64)]
         with torch.no_grad():

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError, short
 from dpotrain.masking import keep_secret
-from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Quantizer
+from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Metric, Quantizer
 from dpotrain.plugin.failures import failure
 from dpotrain.plugin.metric_names import faults
 from dpotrain.plugin.requirements import required_distributions, unmet
@@ -98,8 +98,7 @@ class Reader:
         self.check_quantizer(components["quantizer"])
         self.check_without_effect(sections, components["loss"])
         self.check_exporters(lists["exporters"])
-        for index, text in faults(lists["metrics"], self.plugins):
-            self.say(("metrics", index), (), text)
+        self.check_metrics(lists["metrics"])
         self.check_components(components, formatter, lists)
         self.problems.raise_if_any()
         return Recipe(
@@ -303,6 +302,17 @@ class Reader:
             if exporter.needs_adapter:
                 text = f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
                 self.say(("exporters", index), (), text)
+
+    def check_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Refuse measures that records could not name."""
+        for index, metric in enumerate(metrics):
+            try:
+                metric.measures  # noqa: B018 - a property of a plugin's own may raise
+            except Exception as error:
+                self.say_failure(("metrics", index), type(metric), "measures", error)
+                return
+        for index, text in faults(metrics, self.plugins):
+            self.say(("metrics", index), (), text)
 
     def check_without_effect(self, sections: Mapping[str, Any], loss: Loss | None) -> None:
         """Refuse keys that another table keeps from doing anything."""

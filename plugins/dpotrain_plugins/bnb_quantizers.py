@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+dpotrain_interface = 1
+
 
 class _BitsAndBytes(LinearQuantizer):
     """What both have in common."""

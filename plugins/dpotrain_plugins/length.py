@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dpotrain.engine.scores import PairScores
     from dpotrain.plugin.components import Measured
 
+dpotrain_interface = 1
+
 
 class Length(Metric):
     """Margins per token, and accuracies of pairs whose chosen answer is the longer or the shorter one.

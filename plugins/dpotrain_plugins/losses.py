@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from dpotrain.engine.scores import PairScores
 
+dpotrain_interface = 1
+
 
 class Dpo(Loss):
     """Sigmoid DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7), conservative DPO with label smoothing.

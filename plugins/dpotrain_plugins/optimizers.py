@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from dpotrain.engine.memory import Trained
 
+dpotrain_interface = 1
+
 #: How much of a running mean stays in each step.
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

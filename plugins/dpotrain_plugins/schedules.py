@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from dpotrain import hookimpl
 from dpotrain.plugin.components import Schedule
 
+dpotrain_interface = 1
+
 
 class _AfterWarmup(Schedule):
     """Rises linearly to the peak, then takes a shape of its own.

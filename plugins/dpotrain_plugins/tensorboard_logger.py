@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from dpotrain.run.records import LoggedRun, Outcome, Record
 
+dpotrain_interface = 1
+
 
 class TensorBoardLogger(Logger):
     """Writes event files to the folder ``tensorboard`` of the run folder."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from dpotrain.run.records import LoggedRun, Outcome, Record
 
+dpotrain_interface = 1
+
 #: Seconds that opening a run online may take before it is opened offline, and that the last upload may take: each
 #: well below what ``logging.patience`` gives a logger.
 INIT_TIMEOUT = 30.0

@@ -24,7 +24,11 @@ BASES = {
         "StandardFormatter",
     ),
     "loss": ("dpotrain_losses", "dpotrain_plugins.losses", "Dpo"),
+    "optimizer": ("dpotrain_optimizers", "dpotrain_plugins.optimizers", "AdamW"),
+    "schedule": ("dpotrain_schedules", "dpotrain_plugins.schedules", "Linear"),
+    "metric": ("dpotrain_metrics", "dpotrain_plugins.length", "Length"),
     "logger": ("dpotrain_loggers", "tests.plugin.fakes", "FakeLogger"),
+    "exporter": ("dpotrain_exporters", "tests.plugin.fakes", "FakeExporter"),
 }
 
 #: What each kind replaces of the recipe.
@@ -35,7 +39,11 @@ USES = {
     "dataset source": ["data.use=faulty", "data.name={folder}/pairs.jsonl"],
     "dataset formatter": ["data.format=faulty"],
     "loss": ["loss.use=faulty"],
+    "optimizer": ["optimizer.use=faulty"],
+    "schedule": ["schedule.use=faulty"],
+    "metric": ['metrics=[{use="faulty"}]'],
     "logger": ['loggers=[{use="faulty"}]'],
+    "exporter": ['exporters=[{use="faulty"}]'],
 }
 
 MODULE = """
@@ -81,7 +89,19 @@ PHASES = [
     ("loss", "__call__", "def __call__(self, scores):"),
     ("loss", "first_loss", "def first_loss(self):"),
     ("loss", "dpotrain_step_ended", "@hookimpl\n    def dpotrain_step_ended(self, run):"),
+    ("optimizer", "__init__", "def __init__(self, options):"),
+    ("optimizer", "check", "def check(self):"),
+    ("optimizer", "build", "def build(self, weights):"),
+    ("schedule", "__init__", "def __init__(self, options):"),
+    ("schedule", "check", "def check(self):"),
+    ("schedule", "factor", "def factor(self, step, total_steps):"),
+    ("metric", "__init__", "def __init__(self, options):"),
+    ("metric", "check", "def check(self):"),
+    ("metric", "measures", "@property\n    def measures(self):"),
+    ("metric", "__call__", "def __call__(self, scores):"),
     ("logger", "check", "def check(self):"),
+    ("exporter", "__init__", "def __init__(self, options):"),
+    ("exporter", "check", "def check(self):"),
 ]
 
 
@@ -124,7 +144,7 @@ def test_who_failed_and_in_which_phase(site, project, tmp_path, kind, phase, beg
     said = f'{kind} "faulty" of plugin "faulty" (dpotrain-faulty 2.0) raised in {phase}: Broken: no way … ('
     (line,) = [line for line in result.stderr.splitlines() if "raised in" in line]
     assert said in line
-    assert line.endswith(f"{site / 'dpotrain_faulty_faulty.py'}:16)") or "hookimpl" in begins
+    assert line.endswith(f"{site / 'dpotrain_faulty_faulty.py'}:16)") or begins.startswith("@")
     assert "Traceback" not in result.output
     if (tmp_path / "run" / "summary.json").exists():
         assert said in json.loads((tmp_path / "run" / "summary.json").read_text())["error"]

@@ -41,6 +41,13 @@ def test_a_plugin_that_fits_says_what_it_was_written_for(site, line):
     assert (info("simpo").interface, info("simpo").status) == (1, "unused")
 
 
+def test_the_built_in_plugins_say_it_as_an_example():
+    """They double as examples, so each says the version that it comes with."""
+    built_in = [info for info in PluginManager.from_entry_points().infos() if info.distribution == "dpotrain"]
+    assert {info.name: info.interface for info in built_in} == {info.name: INTERFACE for info in built_in}
+    assert built_in
+
+
 def test_a_plugin_that_says_nothing_is_taken_to_fit(site):
     install(site, "dpotrain-simpo", "0.3", simpo=SIMPO)
     assert (info("simpo").interface, info("simpo").status) == (None, "unused")

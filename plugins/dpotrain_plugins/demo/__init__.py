@@ -12,6 +12,8 @@ from dpotrain.plugin.components import DatasetSource, ModelLoader
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 
+dpotrain_interface = 1
+
 
 @hookimpl
 def dpotrain_model_loaders() -> list[type[ModelLoader]]:

@@ -11,6 +11,8 @@ from dpotrain_plugins.formatters.instruction import AlpacaFormatter, QuestionFor
 from dpotrain_plugins.formatters.sharegpt import ShareGPTFormatter
 from dpotrain_plugins.formatters.standard import StandardFormatter
 
+dpotrain_interface = 1
+
 
 @hookimpl
 def dpotrain_dataset_formatters() -> list[type[DatasetFormatter]]:

@@ -6,6 +6,8 @@ from dpotrain import hookimpl
 from dpotrain.plugin.components import DatasetSource
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 
+dpotrain_interface = 1
+
 
 @hookimpl
 def dpotrain_dataset_sources() -> list[type[DatasetSource]]:

@@ -17,6 +17,8 @@ from dpotrain.plugin.components import Exporter
 if TYPE_CHECKING:
     from dpotrain.run.records import Finished
 
+dpotrain_interface = 1
+
 
 class Hub(Exporter):
     """Pushes the result to the Hugging Face hub with a model card: recipe, data, metrics, versions.

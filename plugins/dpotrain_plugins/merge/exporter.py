@@ -13,6 +13,8 @@ from dpotrain.plugin.components import Exporter
 if TYPE_CHECKING:
     from dpotrain.run.records import Finished
 
+dpotrain_interface = 1
+
 
 class Merge(Exporter):
     """Writes the adapter's updates into the weights of its base, and the whole model into the run folder.

@@ -16,6 +16,8 @@ from .source import check_folder, looks_like_a_path
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+dpotrain_interface = 1
+
 
 class TransformersLoader(ModelLoader):
     """Loads safetensors weights through transformers, and adapters through peft."""

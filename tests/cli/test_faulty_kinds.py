@@ -1,0 +1,186 @@
+"""What a person sees of an optimizer, schedule, metric, exporter or verb that fails, one text a kind, in ``snapshots``.
+
+Each raises at import, in its options, as it is built, and in use. Paths stand there as SITE (where plugins are
+installed) and HERE (where the recipe is).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dpotrain.cli import main
+from tests.plugin.fakes import forget, install
+
+RECIPE = """\
+[run]
+output_dir = "{folder}/run"
+cache_dir = false
+[model]
+use = "demo"
+[data]
+use = "demo"
+pairs = 16
+samples = 0
+[training]
+steps = 1
+pairs_per_step = 4
+precision = "fp32"
+[loss]
+use = "dpo"
+[optimizer]
+lr = 1e-4
+"""
+
+COMPONENT = """\
+from pydantic import model_validator
+from dpotrain import hookimpl
+from dpotrain.plugin.components import {base}
+{top}
+
+class Faulty({base}):
+    name = "faulty"
+    {head}
+
+    class Options({base}.Options):
+        @model_validator(mode="after")
+        def _check(self):
+            {options}
+            return self
+
+    def __init__(self, options):
+        {init}
+        super().__init__(options)
+
+{body}
+
+
+@hookimpl
+def dpotrain_{hook}():
+    return [Faulty]
+"""
+
+OPTIMIZER = """
+    def build(self, weights):
+        import torch
+        {build}
+
+        class Steps(torch.optim.SGD):
+            def step(self, closure=None):
+                {use}
+
+        return Steps(list(weights.values()), lr=self.options.lr)
+"""
+SCHEDULE = """
+    def factor(self, step, total_steps):
+        {use}
+"""
+METRIC = """
+    def __call__(self, scores):
+        {use}
+"""
+EXPORTER = """
+    def export(self, run):
+        {use}
+"""
+
+VERB = """\
+import click
+{top}
+
+def positive(context, parameter, value):
+    {options}
+
+@click.command(short_help="Fail.")
+@click.option("--count", default=1, callback=positive)
+def command(count):
+    {use}
+{build}
+"""
+
+#: For each kind its module, and what of the recipe selects it.
+KINDS = {
+    "optimizer": (
+        COMPONENT,
+        {"base": "Optimizer", "hook": "optimizers", "body": OPTIMIZER},
+        "optimizer.use=faulty",
+    ),
+    "schedule": (
+        COMPONENT,
+        {"base": "Schedule", "hook": "schedules", "body": SCHEDULE},
+        "schedule.use=faulty",
+    ),
+    "metric": (
+        COMPONENT,
+        {"base": "Metric", "hook": "metrics", "body": METRIC, "head": 'measures = ("one",)'},
+        'metrics=[{use="faulty"}]',
+    ),
+    "exporter": (
+        COMPONENT,
+        {"base": "Exporter", "hook": "exporters", "body": EXPORTER},
+        'exporters=[{use="faulty"}]',
+    ),
+    "verb": (VERB, {}, ""),
+}
+
+RAISES = 'raise RuntimeError("no way")'
+#: Where it raises, in words.
+PHASES = {
+    "top": "at import",
+    "options": "in its options",
+    "init": "as it is constructed",
+    "build": "as it is built",
+    "use": "in use",
+}
+
+
+def module(kind: str, phase: str) -> str | None:
+    """Return a module that raises in one phase, None where the kind has no such phase."""
+    template, parts, _ = KINDS[kind]
+    source = template.replace("{body}", parts.get("body", ""))
+    if f"{{{phase}}}" not in source:
+        return None
+    nothing = {"top": "", "head": "", "options": "pass", "init": "pass", "build": "", "use": "pass"}
+    raises = RAISES if (kind, phase) != ("verb", "build") else "command = command.callback"
+    return source.format(**{**nothing, **parts, phase: raises})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
+    (tmp_path / "r.toml").write_text(RECIPE.format(folder=tmp_path))
+    shown = []
+    for phase, where in PHASES.items():
+        source = module(kind, phase)
+        if source is None:
+            continue
+        site = tmp_path / phase
+        plugins = {"verbs": {"faulty": source}} if kind == "verb" else {"faulty": source}
+        install(site, "dpotrain-faulty", "2.0", **plugins)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.syspath_prepend(str(site))
+            words = ["faulty"] if kind == "verb" else ["run", "r.toml", "--set", KINDS[kind][2]]
+            shown.append(
+                f"raises {where}\n{said(['plugins'], tmp_path, site)}\n{said(words, tmp_path, site)}"
+            )
+        forget(site)
+    snapshot(f"faulty_{kind}.txt", "\n".join(shown))
+
+
+def said(words: list[str], here: Path, site: Path) -> str:
+    """Return a command, what it says of the plugin or of the error, and its exit code."""
+    result = CliRunner().invoke(main, words)
+    assert "Traceback" not in result.output
+    listed = [" ".join(line.split()) for line in result.stdout.splitlines() if line.startswith("faulty ")]
+    _, found, error = result.stderr.rpartition("error: ")
+    lines = [
+        f"$ dpotrain {' '.join(words)}",
+        *listed,
+        *f"{found}{error}".splitlines(),
+        f"exit code {result.exit_code}",
+    ]
+    text = "\n".join(lines).replace(str(site), "SITE").replace(f"{here}/", "HERE/")
+    return re.sub(r'there (is|are) "\S.*', "there are …", text) + "\n"  # whatever is built in
