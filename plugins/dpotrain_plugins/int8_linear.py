@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpotrain.errors import RunError
+
 
 class Int8Linear(nn.Linear):
     """``quantized * scale`` in the place of a weight: (out, in) int8, and one float32 number for every row, (out, 1).
@@ -50,18 +52,34 @@ class _Product(torch.autograd.Function):
 
 
 def convert(model: nn.Module) -> dict[str, nn.Linear]:
-    """Make every linear layer with a weight of torchao's 8 bits one of these, in place; return them by name."""
+    """Make every linear layer with a weight of torchao's 8 bits one of these, in place; return them by name.
+
+    Raises:
+        RunError: torchao has rounded a weight in another way, as a checkpoint that was saved quantized may have it.
+    """
     from torchao.quantization import Int8Tensor
 
     found: dict[str, nn.Linear] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and isinstance(weight := layer.weight, Int8Tensor):
+            if not _is_row_wise(weight):
+                raise RunError(
+                    f"the checkpoint has {name} in 8 bits of torchao that have no scale for each row alone, or round "
+                    "activations too, and cannot be trained beside.\nName the original weights in model.name."
+                )
             del layer.weight
             layer.register_parameter("quantized", nn.Parameter(weight.qdata, requires_grad=False))
             layer.register_buffer("scale", weight.scale, persistent=False)
             layer.__class__ = Int8Linear
             found[name] = layer
     return found
+
+
+def _is_row_wise(weight: Any) -> bool:
+    """Whether such a weight is its integers times a scale for each row, and leaves activations as they are."""
+    shifted = weight.zero_point is not None and bool(weight.zero_point.any())
+    plain = weight.act_quant_kwargs is None and weight.act_pre_scale is None
+    return weight.scale.shape == (weight.shape[0], 1) and plain and not shifted
 
 
 def dequantized(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:

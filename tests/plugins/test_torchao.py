@@ -31,7 +31,13 @@ from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint, tiny_model
 
 pytest.importorskip("torchao", reason="needs torchao")
-from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig, quantize_
+from torchao.quantization import (
+    Int8DynamicActivationInt8WeightConfig,
+    Int8Tensor,
+    Int8WeightOnlyConfig,
+    PerGroup,
+    quantize_,
+)
 
 from dpotrain_plugins.int8_linear import Int8Linear, convert
 
@@ -361,6 +367,26 @@ def test_a_quantized_head_is_refused(checkpoint):
     loader = TransformersLoader(TransformersLoader.Options(name=str(checkpoint)))
     model = loader.load_model(LoadRequest(quantization=everything))
     with pytest.raises(RunError, match=r'"lm_head" to quantizer.skip_modules'):
+        quantizer().prepare(model)
+
+
+def test_a_checkpoint_that_was_saved_quantized_is_trained_beside(checkpoint, tmp_path):
+    saved = AutoModelForCausalLM.from_pretrained(
+        checkpoint, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+    )
+    saved.save_pretrained(tmp_path)
+    assert torch.equal(forward(load(tmp_path, quantizer())), forward(load(checkpoint, quantizer())))
+
+
+@pytest.mark.parametrize(
+    "other", [Int8WeightOnlyConfig(granularity=PerGroup(32)), Int8DynamicActivationInt8WeightConfig()]
+)
+def test_one_that_was_quantized_in_another_way_is_refused(checkpoint, other):
+    loader = TransformersLoader(TransformersLoader.Options(name=str(checkpoint)))
+    model = loader.load_model(LoadRequest(quantization=TorchAoConfig(other)))
+    with pytest.raises(
+        RunError, match=r"model\.layers\.0\.self_attn\.q_proj in 8 bits of torchao that have no"
+    ):
         quantizer().prepare(model)
 
 
