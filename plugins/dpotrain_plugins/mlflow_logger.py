@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from dpotrain.run.records import LoggedRun, Outcome, Record
 
+dpotrain_interface = 1
+
 #: What MLflow takes from the environment alone, set where the person has not: nothing sent about how MLflow is used,
 #: files as a store, and a server that does not answer given up well within ``logging.patience``.
 SETTINGS = {

@@ -17,6 +17,8 @@ from dpotrain_plugins.linear_quantizer import LinearQuantizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+dpotrain_interface = 1
+
 
 class TorchAoInt8(LinearQuantizer):
     """Row-wise 8-bit weights, rounded by torchao; activations stay as they are.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from dpotrain.run.records import LoggedRun, Outcome, Record
 
+dpotrain_interface = 1
+
 #: Seconds that one request to a Space may take, well below what ``logging.patience`` gives a logger.
 TIMEOUT = 30.0
 
