@@ -29,7 +29,7 @@ logger.start(made_up_run(folder))
 logger.log(train(1))
 logger.finish(ended(folder))
 time.sleep(1)  # for threads that send in the background
-print(json.dumps(tried))
+print("tried", json.dumps(tried))
 """
 
 #: By these, trackers know a test.
@@ -53,4 +53,5 @@ def network_of(module: str, logger: str, folder: Path, **environment: str) -> li
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout.splitlines()[-1]))
+    (tried,) = [line for line in done.stdout.splitlines() if line.startswith("tried ")]
+    return list(json.loads(tried.removeprefix("tried ")))

@@ -230,8 +230,12 @@ def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path, monkey
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    uri = f"http://me:hunter2hunter2@127.0.0.1:{server.server_port}"
     try:
-        notes = _logged(tmp_path, tracking_uri=f"http://me:hunter2hunter2@127.0.0.1:{server.server_port}")
+        notes = _logged(tmp_path / "run", tracking_uri=uri)
+        big = made_up_run(tmp_path / "big")
+        object.__setattr__(big, "config", {f"key{number}": number for number in range(250)})
+        _logger(tracking_uri=uri).start(big)
     finally:
         server.shutdown()
         server.server_close()
@@ -244,7 +248,10 @@ def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path, monkey
     ]
     assert ("eval/loss", 0, 0.69) in [(key, int(step), value) for key, step, value in sent]
     closed = [body["status"] for what, body, _ in told if what == "update"]
-    assert closed == ["RUNNING", "FINISHED"]
+    assert closed == ["RUNNING", "FINISHED", "RUNNING"]
+    batches = [len(body.get("params", [])) for what, body, _ in told if what == "log-batch"]
+    assert sum(batches) == 254
+    assert max(batches) == 100, "a server refuses more at once"
     assert SECRET not in json.dumps(told)
 
 

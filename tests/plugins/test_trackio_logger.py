@@ -192,12 +192,16 @@ def test_a_space_is_sent_every_record(tmp_path, store, monkeypatch):
     monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: address)
     try:
         notes = _logged(tmp_path / "run", space_id="you/space")
+        diverged = _logger(space_id="you/space")
+        diverged.start(made_up_run(tmp_path / "diverged"))
+        diverged.log(train(1, math.nan))
     finally:
         server.shutdown()
         server.server_close()
     assert notes == ["trackio: https://huggingface.co/spaces/you/space"]
     assert {path for path, _ in told} == {"/api/bulk_log"}
     entries = [entry for _, kwargs in told for entry in kwargs["logs"]]
+    assert entries.pop()["metrics"]["loss"] == "NaN"
     assert [entry["step"] for entry in entries] == [0, 2, 4, 4, 4]
     assert entries[0]["config"]["optimizer"] == {"lr": 5e-6}
     assert entries[-1]["config"]["status"] == "finished"
