@@ -46,9 +46,8 @@ SETTINGS = {
 
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
-#: What no name at MLflow may have in it, and how many parameters one request may hold.
+#: What no name at MLflow may have in it.
 _STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
-_AT_ONCE = 100
 
 
 class MLflowLogger(Logger):
@@ -171,14 +170,13 @@ class MLflowLogger(Logger):
         self._client.update_run(self._id, status="RUNNING")
         there = self._client.get_run(self._id).data.params
         params = [Param(key, text) for key, text in _flat(run.config) if key not in there]
-        for start in range(0, len(params), _AT_ONCE):
-            self._client.log_batch(self._id, params=params[start : start + _AT_ONCE])
         tags = mask_data(self.options.tags) | {
             f"plugins.{plugin['name']}": f"{plugin['distribution']} {plugin['version']}: "
             + ", ".join(plugin["selected"])
             for plugin in run.plugins
         }
-        self._client.log_batch(self._id, tags=[RunTag(_proper(key), text) for key, text in tags.items()])
+        labels = [RunTag(_proper(key), text) for key, text in tags.items()]
+        self._client.log_batch(self._id, params=params, tags=labels)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
