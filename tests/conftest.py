@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ os.environ.update(
     WANDB_MODE="offline",
     WANDB_SILENT="true",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # every core has a worker of its own
 # What a person's own machine may have set must not decide a test.
 for _name in (
     "WANDB_API_KEY",
@@ -73,6 +76,14 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there)
 
     return of_a_kind
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracker_left_behind() -> Iterator[None]:
+    """End what wandb keeps running for a process; left alone for long, it ends by itself, and wandb misses it."""
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_it_opens_with_two_commands_for_a_fresh_machine():
     job, tests = blocks(README, "sh")
     assert job.text == f"{INSTALL} . && .venv/bin/dpotrain run recipes/quickstart.toml\n"
-    assert tests.text == f'{INSTALL} ".[test]" && .venv/bin/python -m pytest\n'
+    assert tests.text == f'{INSTALL} ".[test]" && .venv/bin/python -m pytest -n auto --dist loadfile\n'
     assert tests.mark == "test command"
     assert README.read_text(encoding="utf-8").index(tests.text) < 2000
 
@@ -121,7 +121,7 @@ def test_options_and_files_that_are_named_exist(path):
     known = {
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
-    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots"}
+    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
     known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))  # of a verb that the document itself shows
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in known, option

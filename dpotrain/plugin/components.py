@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 class Options(BaseModel):
     """Base of every component's options: frozen, unknown keys forbidden, every field described."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Component(ABC):

@@ -40,12 +40,16 @@ def implementations(owner: object, label: str, deprecated: list[str] | None = No
     Raises PluginError, beginning with ``label``, for a name that is no hook, a ``dpotrain_*`` function
     without ``@hookimpl``, an argument that the hook does not have, and wrappers (which could not be isolated).
     """
+    marked = False
     for name in dir(owner):
         mark = _mark(owner, name)
         if mark is not None:
             _check_mark(mark.get("specname") or name, mark, label)
+            marked = True
         elif _defines_hook(owner, name):
             _refuse_unmarked(name, label)
+    if not marked:
+        return {}
     registry = _registry()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
@@ -90,6 +94,8 @@ def _attribute(owner: object, name: str) -> Any:
         return None
     if isinstance(owner, types.ModuleType):
         return vars(owner).get(name)  # what getattr_static comes to, and a tenth of its time
+    if isinstance(owner, type):
+        return next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None)  # likewise
     return inspect.getattr_static(owner, name, None)
 
 

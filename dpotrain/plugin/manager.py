@@ -7,12 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from packaging.utils import canonicalize_name
-
 from dpotrain.errors import PluginError, short
 from dpotrain.plugin.components import CATALOGUES, Component, DatasetFormatter
 from dpotrain.plugin.plugin import Plugin, by_hand, installed, load
-from dpotrain.plugin.requirements import required_distributions
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
@@ -154,6 +151,10 @@ class PluginManager:
 
     def active(self, recipe: Recipe) -> tuple[Plugin, ...]:
         """Return the plugins that a recipe selects: by a component, or by ``requires``."""
+        from packaging.utils import canonicalize_name
+
+        from dpotrain.plugin.requirements import required_distributions
+
         used = {id(self.owner(type(component))) for component in recipe.components}
         required = required_distributions(recipe.document.get("requires", ()))
         return tuple(

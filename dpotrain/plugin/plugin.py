@@ -15,8 +15,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import canonicalize_name
-
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import CATALOGUES, Component
 from dpotrain.plugin.describe import describe_exception
@@ -77,9 +75,11 @@ class Plugin:
         """Whether a recipe's ``block`` means this plugin: its own name, or its distribution's."""
         if name == self.name:
             return True
-        return self.distribution is not None and canonicalize_name(name) == canonicalize_name(
-            self.distribution
-        )
+        if self.distribution is None:
+            return False
+        from packaging.utils import canonicalize_name
+
+        return canonicalize_name(name) == canonicalize_name(self.distribution)
 
     def failing(self, error: BaseException) -> Plugin:
         """Return the plugin as one that failed and offers nothing."""
@@ -91,8 +91,14 @@ class Plugin:
 
 def installed() -> list[Plugin]:
     """Return all plugins that entry points name, not yet loaded, ordered by distribution and name."""
-    found = [_found(point) for point in entry_points(group=GROUP)]
-    return sorted(found, key=lambda plugin: (canonicalize_name(plugin.distribution or ""), plugin.name))
+    labels: dict[int, tuple[str, str]] = {}  # a distribution's metadata is parsed anew for each question
+    points = entry_points(group=GROUP)
+    for point in points:
+        if point.dist is not None and id(point.dist) not in labels:
+            metadata = point.dist.metadata
+            labels[id(point.dist)] = (metadata["Name"], metadata["Version"])
+    found = [_found(point, *labels.get(id(point.dist), (None, None))) for point in points]
+    return sorted(found, key=lambda plugin: ((plugin.distribution or "").lower(), plugin.name))
 
 
 def by_hand(owner: object) -> Plugin:
@@ -164,14 +170,14 @@ def _offered(hook: str, offer: Any) -> list[type[Component]]:
     return components
 
 
-def _found(point: EntryPoint) -> Plugin:
-    metadata = None if point.dist is None else point.dist.metadata  # which is parsed anew for each question
+def _found(point: EntryPoint, distribution: str | None, version: str | None) -> Plugin:
     return Plugin(
         name=point.name,
-        distribution=None if metadata is None else metadata["Name"],
-        version=None if metadata is None else metadata["Version"],
+        distribution=distribution,
+        version=version,
         file=file_of(point.module),
-        module=point,
+        # Once the package importlib_metadata is imported, as MLflow does, entry points are of its class.
+        module=EntryPoint(point.name, point.value, point.group),
     )
 
 

@@ -30,7 +30,9 @@ from dpotrain.recipe.best_by import BestBy
 class Section(BaseModel):
     """Base of every table: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class TopLevel(Section):

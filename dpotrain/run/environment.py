@@ -20,6 +20,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
+    "torchao",
     "datasets",
     "accelerate",
     "tokenizers",

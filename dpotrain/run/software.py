@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Kinds that look on while the steps are made, and may come from anywhere.
 ONLOOKERS = (Exporter, Logger, Metric)
 #: Packages whose versions may move the last digits of what a run computes.
-NUMERIC = ("torch", "transformers", "peft", "bitsandbytes")
+NUMERIC = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
 
 
 def software(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 
@@ -21,7 +22,13 @@ class SpikeWatch:
         self._above = False
 
     def told(self, step: int, loss: float) -> str:
-        """Take a step's loss; return what to tell a person where it is the first of a spike, and "" otherwise."""
+        """Take a step's loss; return what to tell a person where it is the first of a spike, and "" otherwise.
+
+        A loss that is not finite (a step that is left out) is passed over: it is told of elsewhere, and in the window
+        it would make every other loss look usual, or none.
+        """
+        if not math.isfinite(loss):
+            return ""
         usual = self._usual()
         self._losses.append(loss)
         if usual is None:

@@ -30,19 +30,14 @@ def print_json(infos: Sequence[PluginInfo]) -> None:
 
 def print_plugins(infos: Sequence[PluginInfo], console: Console | None = None) -> None:
     """Print a table where ``console`` (standard output) is a terminal, and one line a plugin elsewhere."""
+    terminal = sys.stdout.isatty() if console is None else console.is_terminal
+    if not (terminal and infos):
+        # By itself: importing rich takes as long as looking at a dozen plugins.
+        print(*_lines(infos), sep="\n", file=sys.stdout if console is None else console.file)
+        return
     from rich.console import Console
 
-    console = Console() if console is None else console
-    if not infos:
-        console.print(
-            "no plugins are installed, not even dpotrain's own; is dpotrain installed with pip?",
-            soft_wrap=True,
-        )
-    elif console.is_terminal:
-        _print_table(infos, console)
-    else:
-        for line in _lines(infos):
-            console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    _print_table(infos, Console() if console is None else console)
 
 
 def offers(info: PluginInfo) -> list[str]:
@@ -88,6 +83,8 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
 
 def _lines(infos: Sequence[PluginInfo]) -> list[str]:
     """Return aligned lines: name, status, distribution and version, file, what is offered, reason and notes."""
+    if not infos:
+        return ["no plugins are installed, not even dpotrain's own; is dpotrain installed with pip?"]
     rows = [(info.name, info.status, origin(info), info.file or "-") for info in infos]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []

@@ -8,76 +8,42 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, RunError
 from dpotrain.plugin.components import Quantizer
+from dpotrain.plugin.packages import require
+from dpotrain_plugins.linear_quantizer import LinearQuantizer
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
 dpotrain_interface = 1
 
-#: What transformers' models call the language-model head where it is a layer of its own.
-_HEADS = ["lm_head", "embed_out"]
 
-
-class _BitsAndBytes(Quantizer):
+class _BitsAndBytes(LinearQuantizer):
     """What both have in common."""
 
-    class Options(Quantizer.Options):
-        skip_modules: list[str] = Field(
-            default_factory=list,
-            description="Parts of the names of layers that are not quantized, besides the model's head.",
-        )
-
-    options: Options
+    library = "bitsandbytes"
 
     def check(self) -> None:
-        if find_spec("bitsandbytes") is None:
-            raise RecipeError(f'quantizer "{self.name}" needs bitsandbytes; pip install bitsandbytes')
-
-    @property
-    def _skipped(self) -> list[str] | None:
-        """What transformers is told to skip; None lets it find the head and what is tied to it."""
-        return [*self.options.skip_modules, *_HEADS] if self.options.skip_modules else None
+        require(self, "bitsandbytes")
 
     def _bits(self, model: PreTrainedModel, linear: float, row: float = 0.0) -> dict[str, float]:
-        """Return the bits of each linear layer's weight: so many a number, and so many more a row."""
+        """Return the bits of each layer's weight; GPT-2's transposed layers are replaced as well."""
         from torch import nn
         from transformers.pytorch_utils import Conv1D
 
-        ends = {id(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-        return {
-            f"{name}.weight": linear + row / layer.weight.shape[-1]
-            for name, layer in model.named_modules()
-            if isinstance(layer, nn.Linear | Conv1D)
-            and id(layer) not in ends
-            and not any(part in name for part in self.options.skip_modules)
-        }
+        return self._layer_bits(model, (nn.Linear, Conv1D), linear, row)
 
-    def _freeze(self, model: PreTrainedModel, kind: type[torch.nn.Module]) -> list[Any]:
+    def _freeze(self, model: PreTrainedModel, kind: type[nn.Linear]) -> list[Any]:
         """Freeze the model and return its quantized layers, or raise if it is not really a quantized one."""
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kind)}
-        if not layers:
-            raise RunError(
-                f'quantizer "{self.name}" quantized nothing: {type(model).__name__} has no linear layer that '
-                "bitsandbytes could replace. Leave out [quantizer], or check skip_modules"
-            )
-        head = model.get_output_embeddings()
-        for name, layer in layers.items():
-            if layer is head:
-                raise RunError(
-                    f"the language-model head {name} was quantized, which log-probs are too sensitive for; "
-                    f'add "{name}" to quantizer.skip_modules'
-                )
-        _require_most_quantized(self, model, layers)
-        model.requires_grad_(False)
+        self._freeze_around(model, layers)
         return list(layers.values())
 
 
@@ -192,34 +158,6 @@ def _outside_autocast(
 
 def _not_about_casting(record: logging.LogRecord) -> bool:
     return "inputs will be cast" not in record.getMessage()
-
-
-def _require_most_quantized(quantizer: _BitsAndBytes, model: PreTrainedModel, layers: dict[str, Any]) -> None:
-    """Raise if most weights were left as they are.
-
-    bitsandbytes knows linear layers only, and the experts of many mixtures are held in one tensor a layer.
-    """
-    ends = {id(part) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    exempt = [name for name, module in model.named_modules() if id(module) in ends]
-    arrived_with_adapter = hasattr(model, "peft_config")
-    left = {
-        name: weight.numel()
-        for name, weight in model.named_parameters()
-        if weight.ndim > 1
-        and not (arrived_with_adapter and weight.requires_grad)
-        and name.rpartition(".")[0] not in layers
-        and not any(name.startswith(f"{end}.") for end in exempt)
-        and not any(part in name for part in quantizer.options.skip_modules)
-    }
-    quantized = sum(layer.in_features * layer.out_features for layer in layers.values())
-    if sum(left.values()) > quantized:
-        largest = max(left, key=lambda name: left[name])
-        share = quantized / (quantized + sum(left.values()))
-        raise RunError(
-            f'quantizer "{quantizer.name}" quantized only {share:.0%} of the weights: bitsandbytes quantizes '
-            f"linear layers, and {largest} is none. If the rest fits into memory as it is, say so with "
-            f'quantizer.skip_modules = ["{largest.split(".")[-2]}"]'
-        )
 
 
 @hookimpl

@@ -10,12 +10,12 @@ import ctypes
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dpotrain import hookimpl
 from dpotrain.errors import RecipeError, RunError
 from dpotrain.plugin.components import LoadRequest, ModelLoader
+from dpotrain.plugin.packages import require
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ class LigerLoader(TransformersLoader):
                 'the "liger" loader needs an NVIDIA GPU, and this machine has no driver for one\n'
                 'load the model without its kernels: model.use = "transformers"'
             )
-        if find_spec("liger_kernel") is None:
-            raise RecipeError(
-                'the "liger" loader needs the package liger-kernel, which is not installed\n'
-                'install it: pip install "dpotrain[liger]"'
-            )
+        require(self, "liger-kernel", extra="liger")
 
     def load_model(self, request: LoadRequest) -> PreTrainedModel:
         """Load the model and put the kernels into it.

@@ -5,14 +5,14 @@ Train metrics keep their names, those of evaluations stand under ``eval/``; the 
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError
 from dpotrain.plugin.components import Logger
+from dpotrain.plugin.packages import require
+from dpotrain_plugins.tracking import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,11 +42,7 @@ class TensorBoardLogger(Logger):
 
     def check(self) -> None:
         """Raise a RecipeError that names the extra, where the package is not installed."""
-        if importlib.util.find_spec("tensorboard") is None:
-            raise RecipeError(
-                'the "tensorboard" logger needs the package tensorboard, which is not installed\n'
-                'install it: pip install "dpotrain[tensorboard]"'
-            )
+        require(self, "tensorboard", extra="tensorboard")
 
     def start(self, run: LoggedRun) -> None:
         """Open an event file; what an earlier attempt wrote beyond the resumed step is dropped by readers."""
@@ -63,9 +59,8 @@ class TensorBoardLogger(Logger):
 
     def log(self, record: Record) -> None:
         """Write one record."""
-        prefix = "eval/" if record.kind == "eval" else ""
-        for name, value in record.metrics.items():
-            self._writer.add_scalar(prefix + name, value, record.step)
+        for name, value in named(record).items():
+            self._writer.add_scalar(name, value, record.step)
 
     def finish(self, outcome: Outcome) -> None:
         """Put everything on disk, however the run ended."""

@@ -7,13 +7,11 @@ or the command line.
 
 from __future__ import annotations
 
-import importlib.util
 import netrc
 import os
 import secrets
 import shlex
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +22,8 @@ from dpotrain import hookimpl
 from dpotrain.errors import PluginError, RecipeError
 from dpotrain.masking import mask_values
 from dpotrain.plugin.components import Logger
+from dpotrain.plugin.packages import require
+from dpotrain_plugins.tracking import closing_numbers, kept_id, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,11 +72,7 @@ class WandbLogger(Logger):
         """Raise a RecipeError without the package, or for ``mode = "online"`` without a key."""
         if self.options.mode == "disabled":
             return
-        if importlib.util.find_spec("wandb") is None:
-            raise RecipeError(
-                'the "wandb" logger needs the package wandb, which is not installed\n'
-                "install it: pip install wandb"
-            )
+        require(self, "wandb")
         if self.options.mode == "online" and not _key_found():
             raise RecipeError(
                 'the "wandb" logger has mode = "online", but there is no key for it\n'
@@ -90,7 +86,7 @@ class WandbLogger(Logger):
             return
         folder = run.folder / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        run_id = _run_id(folder / "run-id.txt")
+        run_id = kept_id(folder / "run-id.txt", _new_id)
         if mode == "online":
             try:
                 self._run = self._init(run, run_id, offline=False)
@@ -107,8 +103,7 @@ class WandbLogger(Logger):
     def log(self, record: Record) -> None:
         """Take one record; wandb drops a step that a resumed run repeats, and its values are the same."""
         if self._run is not None:
-            prefix = "eval/" if record.kind == "eval" else ""
-            self._run.log({prefix + name: value for name, value in record.metrics.items()}, step=record.step)
+            self._run.log(named(record), step=record.step)
 
     def finish(self, outcome: Outcome) -> None:
         """Put the closing numbers into the summary and close the run as finished, preempted or failed."""
@@ -116,7 +111,7 @@ class WandbLogger(Logger):
             return
         run, self._run = self._run, None
         try:
-            run.summary.update(_summary(outcome))
+            run.summary.update({"status": outcome.status, **closing_numbers(outcome)})
             if outcome.status == "stopped":
                 run.mark_preempting()
         finally:
@@ -186,38 +181,8 @@ def _key_found() -> bool:
     return any(entries.authenticators(host) for host in hosts)
 
 
-def _run_id(path: Path) -> str:
-    """Return the id that the folder's run has at wandb, made up and kept on first use."""
-    if path.exists() and (kept := path.read_text(encoding="utf-8").strip()):
-        return kept
-    made = _new_id()
-    path.write_text(made + "\n", encoding="utf-8")
-    return made
-
-
 def _new_id() -> str:
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
-def _summary(outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome's numbers. What plugins reported may quote the data, so only numbers are taken."""
-    values: dict[str, Any] = {
-        "status": outcome.status,
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "pairs_per_second": outcome.pairs_per_second,
-        "tokens_per_second": outcome.tokens_per_second,
-        "peak_memory_mb": outcome.peak_memory_mb,
-    }
-    evaluations: dict[str, Mapping[str, float]] = {
-        "eval_first": outcome.first_evaluation,
-        "eval_best": outcome.best_evaluation,
-    }
-    for prefix, metrics in (evaluations | dict(outcome.sections)).items():
-        values |= {
-            f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
-        }
-    return values
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
@@ -35,6 +36,7 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
         "transformers",
         "liger",
         "bitsandbytes",
+        "torchao",
         "lora",
         "hf-datasets",
         "formatters",
@@ -46,10 +48,25 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
         "hub",
         "wandb",
         "tensorboard",
+        "mlflow",
+        "trackio",
         "demo",
     }
     assert {plugin.name: plugin.reason for plugin in built_in.values() if plugin.failed} == {}
     assert all(manager.names(kind) for kind in CATALOGUES.values())
+
+
+def test_plugins_are_loaded_beside_the_package_that_replaces_the_standard_library_s_reader():
+    """MLflow imports it, and all plugins would be found and none of them loaded."""
+    pytest.importorskip("importlib_metadata")
+    code = (
+        "import importlib_metadata\n"
+        "from dpotrain.plugin.components import Loss\n"
+        "from dpotrain.plugin.manager import PluginManager\n"
+        "print(PluginManager.from_entry_points().find(Loss, 'dpo').name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "dpo\n", done.stderr
 
 
 def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):

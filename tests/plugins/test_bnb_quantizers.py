@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from transformers import BitsAndBytesConfig
 
 from dpotrain.errors import RecipeError, RunError
+from dpotrain.plugin import packages
 from dpotrain.plugin.components import LoadRequest
-from dpotrain_plugins import bnb_quantizers
 from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit, dpotrain_quantizers
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.transformers_loader import TransformersLoader
@@ -160,12 +160,15 @@ def test_options_reach_the_layers(checkpoint):
     assert model.model.layers[0].mlp.up_proj.state.threshold == 3.0
 
 
+@pytest.mark.parametrize("part", ["down_proj", "mlp", "layers.1", "f_att"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_skipped_modules_stay_as_they_are_and_so_does_the_head(checkpoint, kind):
-    model = load(checkpoint, kind(kind.Options(skip_modules=["down_proj"])))
-    assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
-    assert type(model.lm_head) is torch.nn.Linear
-    assert isinstance(model.model.layers[0].mlp.up_proj, LAYERS[kind])
+def test_skipped_modules_stay_as_they_are_and_so_does_the_head(checkpoint, kind, part):
+    """transformers takes a bare name for the beginning or the end of one, and would skip nothing for "mlp"."""
+    model = load(checkpoint, kind(kind.Options(skip_modules=[part])))
+    kinds = {name: type(m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert len(kinds) == 15
+    for name, found in kinds.items():
+        assert found is (torch.nn.Linear if part in name or name == "lm_head" else LAYERS[kind]), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,8 +203,10 @@ def test_gpt2s_transposed_layers_are_quantized_and_pass_gradients(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_bitsandbytes_is_found_before_loading(monkeypatch, kind):
     kind(kind.Options()).check()
-    monkeypatch.setattr(bnb_quantizers, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=f'"{kind.name}" needs bitsandbytes; pip install bitsandbytes'):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(
+        RecipeError, match=rf'the "{kind.name}" quantizer needs(?s:.*)pip install bitsandbytes$'
+    ):
         kind(kind.Options()).check()
 
 

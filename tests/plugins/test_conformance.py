@@ -45,9 +45,12 @@ from dpotrain_plugins.length import Length
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
 from dpotrain_plugins.merge.exporter import Merge
+from dpotrain_plugins.mlflow_logger import MLflowLogger
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from dpotrain_plugins.schedules import Constant, Cosine, Linear
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from dpotrain_plugins.torchao_quantizer import TorchAoInt8
+from dpotrain_plugins.trackio_logger import TrackioLogger
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from dpotrain_plugins.wandb_logger import WandbLogger
 
@@ -90,6 +93,11 @@ class TestBnb4bit(QuantizerConformance):
 
 class TestBnb8bit(QuantizerConformance):
     component = Bnb8bit
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
+class TestTorchAoInt8(QuantizerConformance):
+    component = TorchAoInt8
 
 
 class TestTransformersLoader(ModelLoaderConformance):
@@ -262,6 +270,18 @@ class TestWandb(LoggerConformance):
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 class TestTensorBoard(LoggerConformance):
     component = TensorBoardLogger
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
+class TestMLflow(LoggerConformance):
+    component = MLflowLogger
+    options = {"tags": {"team": "a"}}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
+class TestTrackio(LoggerConformance):
+    component = TrackioLogger
+    options = {"project": "conformance"}
 
 
 def test_every_built_in_component_runs_through_the_suite_of_its_kind():

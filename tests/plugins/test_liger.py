@@ -13,6 +13,7 @@ from dpotrain import load_recipe
 from dpotrain.data.packing import pack
 from dpotrain.engine.probe import choose_scorer
 from dpotrain.errors import RecipeError, RunError
+from dpotrain.plugin import packages
 from dpotrain.plugin.components import LoadRequest
 from dpotrain.recipe import dump_recipe
 from dpotrain_plugins import liger
@@ -78,7 +79,7 @@ def test_a_machine_without_a_driver_is_told_by_the_check(checkpoint, monkeypatch
 
 def test_a_missing_package_is_told_by_the_check_with_its_extra(checkpoint, monkeypatch):
     monkeypatch.setattr(liger, "_driver_found", lambda: True)
-    monkeypatch.setattr(liger, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r'pip install "dpotrain\[liger\]"'):
         loader(checkpoint).check()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 pytest.importorskip("tensorboard")
 
 from dpotrain.errors import RecipeError
+from dpotrain.plugin import packages
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
 from tests.plugins.tensorboard_files import scalars
@@ -104,10 +104,7 @@ def test_nothing_of_the_data_is_written(tmp_path):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "tensorboard" else real(name, *more)
-    )
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r'pip install "dpotrain\[tensorboard\]"'):
         _logger().check()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from dpotrain.errors import RecipeError
+from dpotrain.plugin import packages
 from dpotrain_plugins import wandb_logger
 from dpotrain_plugins.wandb_logger import WandbLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
@@ -33,14 +33,6 @@ def _nobody_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home" / "config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "home" / "cache"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_service_left_behind():
-    yield
-    import wandb
-
-    wandb.teardown()
 
 
 def _logger(**options: Any) -> WandbLogger:
@@ -243,7 +235,7 @@ def test_a_key_in_the_environment_or_in_netrc_is_found(tmp_path, monkeypatch):
 
 
 def test_without_the_package_it_is_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="pip install wandb"):
         _logger().check()
 

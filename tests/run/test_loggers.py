@@ -17,6 +17,7 @@ from dpotrain.plugin.components import Logger
 from dpotrain.plugin.manager import PluginManager
 from dpotrain.run.reporter import SilentReporter
 from tests.plugin.conftest import site
+from tests.plugins import mlflow_files, trackio_files
 from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
 from tests.run.noting import install_noting, noted, table
@@ -171,12 +172,16 @@ def test_what_a_logger_draws_changes_nothing(tmp_path):
 
 
 def test_the_built_in_loggers_log_a_whole_run_from_their_threads(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
+    for package in ("tensorboard", "mlflow", "trackio"):
+        pytest.importorskip(package)
     wandb = pytest.importorskip("wandb")
     for name in list(os.environ):
-        if name.startswith("WANDB"):
+        if name.startswith(("WANDB", "MLFLOW")):
             monkeypatch.delenv(name)
-    tables = 'loggers=[{use="wandb", mode="offline"}, {use="tensorboard"}]'
+    tables = (
+        'loggers=[{use="wandb", mode="offline"}, {use="tensorboard"}, {use="mlflow"}, '
+        '{use="trackio", project="threads"}]'
+    )
     try:
         train(load_recipe(project(tmp_path), ["training.steps=3", tables]), reporter=SilentReporter())
         (folder,) = offline_folders(tmp_path / "run")
@@ -188,3 +193,10 @@ def test_the_built_in_loggers_log_a_whole_run_from_their_threads(tmp_path, monke
     assert [row["loss"] for row in rows if "loss" in row] == losses(tmp_path / "run")
     assert closed.exit.exit_code == 0
     assert [step for step, _ in scalars(tmp_path / "run")["loss"]] == [1, 2, 3]
+    assert mlflow_files.metrics(tmp_path / "run")["loss"] == list(
+        enumerate(losses(tmp_path / "run"), start=1)
+    )
+    assert mlflow_files.the_run(tmp_path / "run").info.status == "FINISHED"
+    logged = trackio_files.rows("threads", tmp_path / "run")
+    assert [row["loss"] for row in logged if "loss" in row] == losses(tmp_path / "run")
+    assert trackio_files.config("threads", tmp_path / "run")["status"] == "finished"

@@ -36,6 +36,7 @@ WAYS = {
     "full, accumulation": (False, ["training.tokens_per_microbatch=60"], (7, 10)),
     "4-bit, live reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="live"'], (2, 10)),
     "4-bit, stored reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="precomputed"'], (0, 5)),
+    "8-bit of torchao": (True, ['quantizer.use="torchao-int8"'], (3, 7)),
 }
 
 

@@ -51,6 +51,19 @@ def test_a_constant_loss_that_moves_a_little_is_no_spike(loss, share):
     assert told([loss] * 40 + [loss * (1 + share)]) == []
 
 
+@given(st.lists(st.sampled_from([float("nan"), float("inf"), float("-inf")]), max_size=80), st.randoms())
+def test_steps_that_were_left_out_change_nothing(odd, draw):
+    losses = noisy(40)
+    mixed = [*losses, *odd]
+    draw.shuffle(mixed)
+    watch, plain = SpikeWatch(), SpikeWatch()
+    for loss in mixed:
+        assert not watch.told(1, loss)
+        if loss in losses:
+            plain.told(1, loss)
+    assert watch.told(41, 2.75) == plain.told(41, 2.75) != ""
+
+
 class Hears(SilentReporter):
     def __init__(self):
         self.warnings = []

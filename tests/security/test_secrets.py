@@ -19,13 +19,14 @@ from dpotrain.masking import mask, mask_values
 from dpotrain.ui.errors import print_error
 from tests.run.recipes import project
 
-HUB, WANDB, PASSWORD, OPTION = (
+HUB, WANDB, PASSWORD, OPTION, MLFLOW = (
     "hf_aBcDeFgHiJkLmNoPqRsT",
     "0123456789abcdef" * 2 + "01234567",
     "hunter2hunter2",
     "s3cr3t-0pt10n",
+    "mlflow-t0ken-of-somebody",
 )
-SECRETS = (HUB, WANDB, PASSWORD, OPTION)
+SECRETS = (HUB, WANDB, PASSWORD, OPTION, MLFLOW)
 
 LEAKY = """\
 import logging, os, warnings
@@ -72,6 +73,8 @@ def ran(tmp_path_factory):
         "training.steps=2", "checkpoints.every=1", "model.trust_remote_code=true", f"run.cache_dir='{folder}/cache'",
         'loggers.0.use="wandb"', 'loggers.0.mode="offline"', f'loggers.0.notes="see https://me:{PASSWORD}@host/x"',
         f'loggers.1={{use="leaky", token="{OPTION}", address="https://{PASSWORD}@host"}}',
+        f'loggers.2={{use="mlflow", name="https://me:{PASSWORD}@host/x", tags={{of="https://me:{PASSWORD}@host/x"}}}}',
+        f'loggers.3={{use="trackio", group="https://me:{PASSWORD}@host/x", name="{HUB}"}}',
     ]  # fmt: skip
     done = subprocess.run(
         [
@@ -86,6 +89,8 @@ def ran(tmp_path_factory):
             **os.environ,
             "HF_TOKEN": HUB,
             "WANDB_API_KEY": WANDB,
+            "MLFLOW_TRACKING_TOKEN": MLFLOW,
+            "TRACKIO_DIR": str(folder / "trackio"),
             "PYTHONPATH": str(folder / "site"),
             "OMP_NUM_THREADS": "1",
         },
@@ -100,7 +105,7 @@ def ran(tmp_path_factory):
 def test_nothing_that_a_run_leaves_or_says_holds_a_secret(ran):
     folder, done = ran
     said = {"stdout": done.stdout, "stderr": done.stderr}
-    for part in ("run", "cache"):
+    for part in ("run", "cache", "trackio"):
         said |= {
             str(file): file.read_bytes().decode("latin-1")
             for file in (folder / part).rglob("*")
@@ -113,6 +118,8 @@ def test_what_was_said_around_the_secrets_is_there(ran):
     """Or the test above would hold for a run that said nothing."""
     folder, done = ran
     log = (folder / "run" / "run.log").read_text()
+    for store in (folder / "run" / "mlflow", folder / "trackio"):
+        assert any(b"https://***@host" in file.read_bytes() for file in store.rglob("*") if file.is_file())
     for word in ("logged ***", "warned ***", "noted ***", "failed with ***"):
         assert word in log
     assert "noted ***" in done.stdout

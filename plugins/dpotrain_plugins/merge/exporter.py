@@ -20,7 +20,8 @@ class Merge(Exporter):
     """Writes the adapter's updates into the weights of its base, and the whole model into the run folder.
 
     Weights that were quantized in training are merged as they were rounded, since that is what the adapter was trained
-    on. The merged model is loaded again, and its log-probs are compared with the unmerged one's.
+    on. The merged model is loaded again, and its log-probs are compared with the unmerged one's. llama.cpp's own
+    convert_hf_to_gguf.py makes a GGUF file of the folder.
     """
 
     name = "merge"

@@ -1,0 +1,289 @@
+"""The real MLflow with its file store; what it wrote is read back with MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mlflow")
+
+from dpotrain.errors import RecipeError
+from dpotrain.plugin import packages
+from dpotrain_plugins import mlflow_logger
+from dpotrain_plugins.mlflow_logger import SETTINGS, MLflowLogger
+from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.mlflow_files import metrics, the_run
+from tests.plugins.offline import network_of
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_nobody(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MLFLOW")]:
+        monkeypatch.delenv(name)
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+
+
+def _logger(**options: Any) -> MLflowLogger:
+    return MLflowLogger(MLflowLogger.Options(**options))
+
+
+def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
+    notes: list[str] = []
+    logger = _logger(**options)
+    logger.check()
+    logger.start(made_up_run(folder, notes))
+    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
+        logger.log(record)
+    logger.finish(ended(folder, status))
+    return notes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("runs") / "my run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["dpotrain", "run", "recipe.toml", "--set", f"model.token={SECRET}"])
+        return folder, _logged(folder, tags={"team": "a"}, experiment="e")
+
+
+def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
+    found = {
+        name: values for name, values in metrics(finished[0], "e").items() if not name.startswith("summary/")
+    }
+    assert found == {
+        "eval/loss": [(0, 0.69), (4, 0.6)],
+        "eval/rewards/accuracies": [(0, 0.75), (4, 0.75)],
+        "loss": [(2, 0.5), (4, 0.4)],
+        "rewards/margins": [(2, 0.25), (4, 0.25)],
+        "learning_rate": [(2, 1e-6), (4, 1e-6)],
+    }
+
+
+def test_the_resolved_recipe_the_plugins_and_the_options_arrive(finished):
+    run = the_run(finished[0], "e")
+    assert run.data.params == {
+        "seed": "42",
+        "model.use": "transformers",
+        "model.name": "tiny",
+        "optimizer.lr": "5e-06",
+    }
+    assert run.data.tags["plugins.losses"] == "dpotrain 0.1.0: loss dpo"
+    assert run.data.tags["team"] == "a"
+    assert run.info.run_name == "my run"
+
+
+def test_the_closing_numbers_stand_under_summary(finished):
+    found = metrics(finished[0], "e")
+    assert found["summary/eval_best/loss"] == [(4, 0.58)]
+    assert found["summary/demo/preferred_after"] == [(4, 0.96)]
+    assert found["summary/tokens_per_second"] == [(4, 700.0)]
+
+
+def test_no_text_of_the_data_no_command_line_and_nobody_s_name_is_written(finished):
+    files = [path for path in finished[0].rglob("*") if path.is_file()]
+    assert len(files) >= 20
+    assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert not {"mlflow.user", "mlflow.source.name", "mlflow.source.git.commit"} & set(
+        the_run(finished[0], "e").data.tags
+    )
+    assert {path.name for path in finished[0].iterdir()} == {"mlflow"}
+
+
+def test_without_a_server_it_says_how_to_look_at_the_files(finished):
+    folder, (note,) = finished
+    assert note.endswith(f"mlflow ui --backend-store-uri '{(folder / 'mlflow' / 'mlruns').resolve()}'")
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")]
+)
+def test_how_the_run_ended_is_its_status(tmp_path, status, told):
+    _logged(tmp_path, status)
+    assert the_run(tmp_path).info.status == told
+
+
+def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
+    killed = _logger()
+    killed.start(made_up_run(tmp_path))
+    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
+        killed.log(record)
+    resumed = _logger()
+    resumed.start(made_up_run(tmp_path, resumed_from=2))
+    assert the_run(tmp_path).info.status == "RUNNING"
+    for record in (train(3, 0.7), train(4, 0.6), evaluation(4)):
+        resumed.log(record)
+    resumed.finish(ended(tmp_path))
+    found = metrics(tmp_path)
+    assert found["loss"] == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
+    assert found["eval/loss"] == [(0, 0.6), (4, 0.6)]
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+def test_a_store_that_does_not_know_the_run_gets_a_new_one(tmp_path):
+    _logged(tmp_path, tracking_uri=(tmp_path / "elsewhere").as_uri())
+    _logged(tmp_path)
+    assert (tmp_path / "mlflow" / "run-id.txt").read_text().strip() == the_run(tmp_path).info.run_id
+
+
+def test_a_recipe_of_many_keys_and_strange_ones_arrives(tmp_path):
+    logger = _logger()
+    run = made_up_run(tmp_path)
+    object.__setattr__(
+        run,
+        "config",
+        {
+            "data": {"columns": {"prompt (short)": "q"}},
+            "loggers": [{"use": "mlflow", "tags": {}}],
+            "many": {f"key{number}": number for number in range(250)},
+            "betas": [0.9, 0.95],
+            "long": "x" * 10000,
+        },
+    )
+    logger.start(run)
+    found = the_run(tmp_path).data.params
+    assert found["data.columns.prompt _short_"] == "q"
+    assert found["loggers.0.use"] == "mlflow"
+    assert found["betas"] == "[0.9, 0.95]"
+    assert found["many.key249"] == "249"
+    assert found["long"].startswith("xxx")
+
+
+def test_numbers_that_are_not_finite_are_read_back(tmp_path):
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
+        logger.log(train(step, loss))
+    (nan, *rest) = [value for _, value in metrics(tmp_path)["loss"]]
+    assert math.isnan(nan)
+    assert rest == [math.inf, -math.inf]
+
+
+def test_the_surrounding_program_keeps_its_run_and_its_store(tmp_path):
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    _logged(tmp_path)
+    assert mlflow.active_run() is None
+    assert mlflow.get_tracking_uri() == before
+
+
+def test_what_the_person_has_set_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    _logged(tmp_path)
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 99
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 2
+
+
+def test_nothing_goes_over_the_network_without_a_server(tmp_path):
+    """MLflow sends how it is used, unless told not to or where it takes the process for a test."""
+    assert network_of("mlflow_logger", "MLflowLogger", tmp_path) == []
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers as a tracking server that knows one experiment and one run, and keeps what it is told."""
+
+    told: list[tuple[str, dict[str, Any], dict[str, str]]]
+
+    def do_GET(self) -> None:
+        info = {"run_id": "r1", "run_uuid": "r1", "experiment_id": "1", "status": "RUNNING", "start_time": 1}
+        answers = {
+            "get-by-name": {"experiment": {"experiment_id": "1", "name": "dpotrain"}},
+            "get": {"run": {"info": info, "data": {}}},
+            "create": {"run": {"info": info, "data": {}}},
+            "update": {"run_info": info},
+        }
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        what = self.path.partition("?")[0].rsplit("/", 1)[1]
+        self.told.append((what, json.loads(body or b"{}"), dict(self.headers)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answers.get(what, {})).encode())
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path, monkeypatch):
+    told: list[Any] = []
+    server = HTTPServer(("127.0.0.1", 0), type("Server", (_Server,), {"told": told}))
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    uri = f"http://me:hunter2hunter2@127.0.0.1:{server.server_port}"
+    try:
+        notes = _logged(tmp_path / "run", tracking_uri=uri)
+        big = made_up_run(tmp_path / "big")
+        object.__setattr__(big, "config", {f"key{number}": number for number in range(250)})
+        _logger(tracking_uri=uri).start(big)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert notes == [f"mlflow: run r1 of dpotrain at http://***@127.0.0.1:{server.server_port}"]
+    sent = [
+        (metric["key"], metric["step"], metric["value"])
+        for what, body, _ in told
+        if what == "log-batch"
+        for metric in body.get("metrics", [])
+    ]
+    assert ("eval/loss", 0, 0.69) in [(key, int(step), value) for key, step, value in sent]
+    closed = [body["status"] for what, body, _ in told if what == "update"]
+    assert closed == ["RUNNING", "FINISHED", "RUNNING"]
+    batches = [len(body.get("params", [])) for what, body, _ in told if what == "log-batch"]
+    assert sum(batches) == 254
+    assert max(batches) == 100, "a server refuses more at once"
+    assert SECRET not in json.dumps(told)
+
+
+def test_a_server_that_cannot_be_reached_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Exception, match=r"127\.0\.0\.1"):
+        _logger(tracking_uri="http://127.0.0.1:9").start(made_up_run(tmp_path))
+    assert not (tmp_path / "mlflow" / "run-id.txt").exists()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[mlflow\]"'):
+        _logger().check()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "postgresql+psycopg2://host/db"])
+def test_a_database_without_what_it_takes_is_refused_before_the_run(monkeypatch, uri):
+    monkeypatch.setattr(mlflow_logger, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"pip install mlflow$"):
+        _logger(tracking_uri=uri).check()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(RecipeError, match=r"pip install mlflow$"):
+        _logger().check()
+
+
+def test_importing_and_checking_loads_neither_torch_nor_mlflow():
+    code = (
+        "import sys\n"
+        "from dpotrain_plugins.mlflow_logger import MLflowLogger as M\n"
+        "M(M.Options()).check()\n"
+        "print([name for name in ('torch', 'mlflow', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

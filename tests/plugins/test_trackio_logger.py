@@ -1,0 +1,226 @@
+"""The real Trackio with its local store; what it wrote is read back with Trackio's own reader."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trackio")
+
+from dpotrain.errors import RecipeError
+from dpotrain.plugin import packages
+from dpotrain_plugins.trackio_logger import TrackioLogger
+from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.offline import network_of
+from tests.plugins.trackio_files import config, kept_id, rows
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> Path:
+    """Trackio reads once where its store is, as it is imported."""
+    from trackio import sqlite_storage, utils
+
+    folder = tmp_path / "trackio-store"
+    monkeypatch.setattr(utils, "TRACKIO_DIR", folder)
+    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", folder)
+    monkeypatch.delenv("TRACKIO_STORAGE_MODE", raising=False)
+    return folder
+
+
+def _logger(**options: Any) -> TrackioLogger:
+    return TrackioLogger(TrackioLogger.Options(**options))
+
+
+def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
+    notes: list[str] = []
+    logger = _logger(**options)
+    logger.check()
+    logger.start(made_up_run(folder, notes))
+    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
+        logger.log(record)
+    logger.finish(ended(folder, status))
+    return notes
+
+
+def test_metrics_keep_their_names_and_the_axis_is_the_step(tmp_path):
+    notes = _logged(tmp_path / "run")
+    *logged, summary = rows("dpotrain", tmp_path / "run")
+    trained = {"rewards/margins": 0.25, "learning_rate": 1e-6}
+    assert logged == [
+        {"step": 0, "eval/loss": 0.69, "eval/rewards/accuracies": 0.75},
+        {"step": 2, "loss": 0.5, **trained},
+        {"step": 4, "loss": 0.4, **trained},
+        {"step": 4, "eval/loss": 0.6, "eval/rewards/accuracies": 0.75},
+    ]
+    assert summary["step"] == 4
+    assert summary["summary/eval_best/loss"] == 0.58
+    assert summary["summary/demo/preferred_after"] == 0.96
+    assert summary["summary/tokens_per_second"] == 700.0
+    assert notes == ['trackio logs to files; look at them with: trackio show --project "dpotrain"']
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
+def test_the_recipe_the_plugins_and_how_it_ended_are_the_config(tmp_path, status):
+    _logged(tmp_path / "run", status, project="p", group="g")
+    found = config("p", tmp_path / "run")
+    assert found["model"] == {"use": "transformers", "name": "tiny"}
+    assert found["optimizer"] == {"lr": 5e-6}
+    assert found["plugins"][0]["selected"] == ["loss dpo"]
+    assert (found["status"], found["_Group"]) == (status, "g")
+    assert "_Username" not in found
+
+
+def test_the_run_is_called_like_its_folder_unless_it_has_a_name(tmp_path):
+    from trackio import SQLiteStorage
+
+    _logged(tmp_path / "first")
+    _logged(tmp_path / "second", name="other")
+    assert set(SQLiteStorage.get_runs("dpotrain")) == {"first", "other"}
+
+
+def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
+    killed = _logger()
+    killed.start(made_up_run(tmp_path))
+    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
+        killed.log(record)
+    assert config("dpotrain", tmp_path)["status"] == "running"
+    resumed = _logger()
+    resumed.start(made_up_run(tmp_path, resumed_from=2))
+    for record in (train(3, 0.7), train(4, 0.6), evaluation(4)):
+        resumed.log(record)
+    resumed.finish(ended(tmp_path))
+    found = rows("dpotrain", tmp_path)
+    assert [(row["step"], row["loss"]) for row in found if "loss" in row] == [
+        (1, 0.9),
+        (2, 0.8),
+        (3, 0.7),
+        (4, 0.6),
+    ]
+    assert [row["step"] for row in found if "eval/loss" in row] == [0, 4]
+    assert config("dpotrain", tmp_path)["status"] == "finished"
+
+
+def test_two_runs_of_one_name_stay_two(tmp_path):
+    _logged(tmp_path / "one", name="same")
+    _logged(tmp_path / "two", name="same")
+    assert kept_id(tmp_path / "one") != kept_id(tmp_path / "two")
+    assert len(rows("dpotrain", tmp_path / "one")) == len(rows("dpotrain", tmp_path / "two")) == 5
+
+
+def test_numbers_that_are_not_finite_are_read_back(tmp_path):
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
+        logger.log(train(step, loss))
+    nan, *rest = [row["loss"] for row in rows("dpotrain", tmp_path)]
+    assert math.isnan(nan)
+    assert rest == [math.inf, -math.inf]
+
+
+def test_no_text_of_the_data_and_no_command_line_is_written(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dpotrain", "run", "recipe.toml", "--set", f"model.token={SECRET}"])
+    _logged(tmp_path / "run", "failed")
+    files = [path for path in (*store.rglob("*"), *(tmp_path / "run").rglob("*")) if path.is_file()]
+    assert any(path.suffix == ".db" for path in files)
+    assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_on_a_network_file_system_it_writes_what_trackio_imports_there(tmp_path, store, monkeypatch):
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
+    _logged(tmp_path / "run")
+    lines = [json.loads(line) for path in sorted(store.rglob("*.jsonl")) for line in path.open()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 4, 4]
+    assert lines[1]["metrics"]["loss"] == 0.5
+    assert not list(store.rglob("*.db"))
+
+
+def test_a_run_of_the_surrounding_program_is_left_alone(tmp_path):
+    from trackio import context_vars
+
+    _logged(tmp_path)
+    assert context_vars.current_run.get() is None
+    assert context_vars.current_project.get() is None
+
+
+def test_nothing_goes_over_the_network_without_a_space(tmp_path):
+    """``trackio.init`` would ask the hub whose token it is."""
+    told = {"HF_TOKEN": "hf_aBcDeFgHiJkLmNoPqRsT", "TRACKIO_DIR": str(tmp_path / "store")}
+    assert network_of("trackio_logger", "TrackioLogger", tmp_path / "run", **told) == []
+    assert list((tmp_path / "store").glob("*.db"))
+
+
+class _Space(BaseHTTPRequestHandler):
+    """Answers as a Space with Trackio does, and keeps what it is told."""
+
+    told: list[tuple[str, dict[str, Any]]]
+
+    def _answer(self, value: Any) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+    def do_GET(self) -> None:
+        self._answer({"api_version": 1})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.told.append((self.path, body["kwargs"]))
+        self._answer({"data": None})
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_space_is_sent_every_record(tmp_path, store, monkeypatch):
+    from trackio import remote_client
+
+    told: list[Any] = []
+    server = HTTPServer(("127.0.0.1", 0), type("Space", (_Space,), {"told": told}))
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    address = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: address)
+    try:
+        notes = _logged(tmp_path / "run", space_id="you/space")
+        diverged = _logger(space_id="you/space")
+        diverged.start(made_up_run(tmp_path / "diverged"))
+        diverged.log(train(1, math.nan))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert notes == ["trackio: https://huggingface.co/spaces/you/space"]
+    assert {path for path, _ in told} == {"/api/bulk_log"}
+    entries = [entry for _, kwargs in told for entry in kwargs["logs"]]
+    assert entries.pop()["metrics"]["loss"] == "NaN"
+    assert [entry["step"] for entry in entries] == [0, 2, 4, 4, 4]
+    assert entries[0]["config"]["optimizer"] == {"lr": 5e-6}
+    assert entries[-1]["config"]["status"] == "finished"
+    assert SECRET not in json.dumps(told)
+    assert not store.exists()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[trackio\]"'):
+        _logger().check()
+
+
+def test_importing_and_checking_loads_neither_torch_nor_trackio():
+    code = (
+        "import sys\n"
+        "from dpotrain_plugins.trackio_logger import TrackioLogger as T\n"
+        "T(T.Options()).check()\n"
+        "print([name for name in ('torch', 'trackio', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
