@@ -28,6 +28,7 @@ class Int8Linear(nn.Linear):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (..., in) to (..., out)."""
         device = hidden.device.type
+        # Left to autocast, the integers would become float32 on the way to 16 bits.
         if torch.is_autocast_enabled(device):
             hidden = hidden.to(torch.get_autocast_dtype(device))
         output: torch.Tensor = _Product.apply(hidden, self.quantized, self.scale)  # type: ignore[no-untyped-call]
