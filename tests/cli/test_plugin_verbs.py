@@ -163,12 +163,12 @@ def test_both_distributions_of_a_clash_are_shown(site):
 
 
 def test_a_verb_that_makes_help_slow_is_noted(site):
-    light = "import click\nfrom types import ModuleType\nimport sys\nsys.modules['mlflow'] = ModuleType('mlflow')\n"
+    light = "import click\nfrom types import ModuleType\nimport sys\nsys.modules['jax'] = ModuleType('jax')\n"
     install(site, "dpotrain-greet", "1.0", verbs={"greet": f"{light}{GREET}"})
     try:
         assert "verbs: greet slow: importing it took" in lines()["greet"]
     finally:
-        sys.modules.pop("mlflow", None)
+        sys.modules.pop("jax", None)
 
 
 def test_its_page_is_found_by_its_name_and_shows_its_help(site):

@@ -65,7 +65,8 @@ def test_evaluation_is_the_same_too(reference_run, tmp_path):
 
 #: Launchers of two processes on this machine, as README names them; both then take ``-m dpotrain``.
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"],
+    # Each with a rendezvous of its own: at the default port, two launches at the same time would join each other's.
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
     "accelerate launch": [
         *("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"),
         *("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dpotrain import load_recipe, train
+from dpotrain.plugin.interface import INTERFACE
 from dpotrain.run.reporter import SilentReporter
 from tests.run.recipes import project, records
 
@@ -68,7 +69,7 @@ def test_the_environment_tells_versions_and_plugins(finished):
     assert {plugin["name"] for plugin in environment["plugins"]} >= {"transformers", "hf-datasets", "losses"}
     (losses,) = (plugin for plugin in environment["plugins"] if plugin["name"] == "losses")
     assert losses["selected"] == ["loss dpo"]
-    assert (losses["distribution"], losses["interface"]) == ("dpotrain", None)
+    assert (losses["distribution"], losses["interface"]) == ("dpotrain", INTERFACE)
     assert Path(losses["file"]).name == "losses.py"
 
 
