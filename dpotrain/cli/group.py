@@ -126,8 +126,11 @@ def _show(error: Exception, verb: PluginVerb | None) -> int:
     from dpotrain.ui.errors import print_error
 
     if not isinstance(error, DpotrainError):
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        told = f"{verb.label} raised {describe_exception(error)}" if verb else f"unexpected error: {what}"
+        if verb:
+            told = f"{verb.label} raised {describe_exception(error)}"
+        else:
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            told = f"unexpected error: {what}"
         error = DpotrainError(f"{told}\nrun again with --debug for the traceback")
     print_error(error)
     return error.exit_code

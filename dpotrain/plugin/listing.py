@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 from dpotrain.errors import PluginError
+from dpotrain.plugin.distributions import name_and_version
 from dpotrain.plugin.manager import PluginInfo
 from dpotrain.plugin.plugin import file_of, watching
 from dpotrain.plugin.verbs import PluginVerb
@@ -49,12 +50,13 @@ def _place(verb: PluginInfo, infos: Sequence[PluginInfo]) -> int | None:
 
 
 def _alone(point: EntryPoint, fault: str, notes: Sequence[str]) -> PluginInfo:
+    distribution, version = (None, None) if point.dist is None else name_and_version(point.dist)
     return PluginInfo(
         name=point.name,
         offers={},
         events=[],
-        distribution=None if point.dist is None else point.dist.name,
-        version=None if point.dist is None else point.dist.version,
+        distribution=distribution,
+        version=version,
         file=file_of(point.module),
         status="failed" if fault else "unused",
         reason=fault,

@@ -18,6 +18,7 @@ from typing import Any
 from dpotrain.errors import PluginError
 from dpotrain.plugin.components import CATALOGUES, Component
 from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.distributions import name_and_version
 from dpotrain.plugin.hooks import EVENTS, implementations
 from dpotrain.plugin.interface import check_interface, declared_by, declared_in
 from dpotrain.plugin.proper import check_component
@@ -91,13 +92,7 @@ class Plugin:
 
 def installed() -> list[Plugin]:
     """Return all plugins that entry points name, not yet loaded, ordered by distribution and name."""
-    labels: dict[int, tuple[str, str]] = {}  # a distribution's metadata is parsed anew for each question
-    points = entry_points(group=GROUP)
-    for point in points:
-        if point.dist is not None and id(point.dist) not in labels:
-            metadata = point.dist.metadata
-            labels[id(point.dist)] = (metadata["Name"], metadata["Version"])
-    found = [_found(point, *labels.get(id(point.dist), (None, None))) for point in points]
+    found = [_found(point) for point in entry_points(group=GROUP)]
     return sorted(found, key=lambda plugin: ((plugin.distribution or "").lower(), plugin.name))
 
 
@@ -170,7 +165,8 @@ def _offered(hook: str, offer: Any) -> list[type[Component]]:
     return components
 
 
-def _found(point: EntryPoint, distribution: str | None, version: str | None) -> Plugin:
+def _found(point: EntryPoint) -> Plugin:
+    distribution, version = (None, None) if point.dist is None else name_and_version(point.dist)
     return Plugin(
         name=point.name,
         distribution=distribution,

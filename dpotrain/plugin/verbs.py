@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.errors import PluginError
 from dpotrain.plugin.describe import describe_exception
+from dpotrain.plugin.distributions import name_and_version
 
 if TYPE_CHECKING:
     import click
@@ -77,4 +78,4 @@ def plugin_verbs(own: Iterable[str]) -> dict[str, PluginVerb]:
 
 def _origin(point: EntryPoint) -> str:
     """Return distribution and version."""
-    return point.value if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    return point.value if point.dist is None else " ".join(name_and_version(point.dist))
