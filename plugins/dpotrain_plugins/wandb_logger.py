@@ -84,9 +84,7 @@ class WandbLogger(Logger):
         mode = self._mode()
         if mode == "disabled":
             return
-        folder = run.folder / "wandb"
-        folder.mkdir(parents=True, exist_ok=True)
-        run_id = kept_id(folder / "run-id.txt", _new_id)
+        run_id = kept_id(run.folder / "wandb" / "run-id.txt", _new_id)
         if mode == "online":
             try:
                 self._run = self._init(run, run_id, offline=False)

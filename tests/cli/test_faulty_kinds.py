@@ -13,27 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from dpotrain.cli import main
-from tests.plugin.fakes import forget, install
-
-RECIPE = """\
-[run]
-output_dir = "{folder}/run"
-cache_dir = false
-[model]
-use = "demo"
-[data]
-use = "demo"
-pairs = 16
-samples = 0
-[training]
-steps = 1
-pairs_per_step = 4
-precision = "fp32"
-[loss]
-use = "dpo"
-[optimizer]
-lr = 1e-4
-"""
+from tests.plugin.fakes import DEMO_RECIPE, forget, install
 
 COMPONENT = """\
 from pydantic import model_validator
@@ -150,7 +130,7 @@ def module(kind: str, phase: str) -> str | None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
-    (tmp_path / "r.toml").write_text(RECIPE.format(folder=tmp_path))
+    (tmp_path / "r.toml").write_text(DEMO_RECIPE.format(folder=tmp_path, loss="dpo"))
     shown = []
     for phase, where in PHASES.items():
         source = module(kind, phase)

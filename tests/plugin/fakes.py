@@ -301,6 +301,27 @@ def fake_plugin(*, beside_built_ins: bool = False) -> Offers:
     return Offers("fakes", *(kind for kind in EVERYTHING if kind not in theirs))
 
 
+#: A run of one step, for a plugin that fails in it.
+DEMO_RECIPE = """\
+[run]
+output_dir = "{folder}/run"
+cache_dir = false
+[model]
+use = "demo"
+[data]
+use = "demo"
+pairs = 16
+samples = 0
+[loss]
+use = "{loss}"
+[training]
+steps = 1
+pairs_per_step = 4
+precision = "fp32"
+[optimizer]
+lr = 1e-4
+"""
+
 #: A module that offers one loss; format it with the loss's name.
 LOSS_MODULE = """
 from dpotrain import hookimpl

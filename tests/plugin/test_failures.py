@@ -16,27 +16,7 @@ from click.testing import CliRunner
 
 from dpotrain import __version__
 from dpotrain.cli import main
-from tests.plugin.fakes import LOSS_MODULE, install
-
-RECIPE = """\
-[run]
-output_dir = "{here}/run"
-cache_dir = false
-[model]
-use = "demo"
-[data]
-use = "demo"
-pairs = 16
-samples = 0
-[loss]
-use = "{loss}"
-[training]
-steps = 1
-pairs_per_step = 4
-precision = "fp32"
-[optimizer]
-lr = 1e-4
-"""
+from tests.plugin.fakes import DEMO_RECIPE, LOSS_MODULE, install
 
 #: A loss that works; what is wrong with it is put into one of its places.
 LOSS = """\
@@ -152,7 +132,7 @@ def test_what_a_person_sees(case, site, tmp_path, snapshot, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    recipe = RECIPE.format(here=here, loss="bad")
+    recipe = DEMO_RECIPE.format(folder=here, loss="bad")
     (here / "r.toml").write_text(recipe)
     (here / "blocked.toml").write_text(f'block = ["bad"]\n{recipe}')
     (here / "logged.toml").write_text(f'{recipe}\n[[loggers]]\nuse = "bad-logger"\n')

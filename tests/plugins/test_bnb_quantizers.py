@@ -14,9 +14,9 @@ from dpotrain.plugin.components import LoadRequest
 from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit, dpotrain_quantizers
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.plugins.quantized import IDS, forward, input_gradient, left_by_two_steps
 from tests.support import tiny_checkpoint, tiny_model
 
-IDS = torch.arange(4, 24)[None]
 KINDS = [Bnb4bit, Bnb8bit]
 LAYERS = {Bnb4bit: Linear4bit, Bnb8bit: Linear8bitLt}
 PRECISIONS = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
@@ -33,21 +33,6 @@ def load(checkpoint, quantizer, device="cpu"):
     model = loader.load_model(LoadRequest(quantization=quantizer.loading_config(), device=device))
     quantizer.prepare(model)
     return model
-
-
-def input_gradient(model, autocast=False):
-    """The gradient of the summed logits with respect to the embedded inputs, and the logits."""
-    device = model.device.type
-    embedded = model.get_input_embeddings()(IDS.to(model.device)).detach().requires_grad_()
-    with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        logits = model(inputs_embeds=embedded).logits
-    logits.float().square().sum().backward()
-    return embedded.grad, logits.detach()
-
-
-def forward(model, autocast=False):
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        return model(IDS.to(model.device)).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,16 +60,8 @@ def test_quantized_weights_give_nearly_the_models_logits(checkpoint, kind):
 def test_training_on_a_cpu_changes_the_adapter(checkpoint, kind, autocast):
     adapter = Lora(Lora.Options(rank=4))
     policy = adapter.attach(load(checkpoint, kind(kind.Options())))
-    state = adapter.state(policy)
-    before = {name: tensor.clone() for name, tensor in state.items()}
-    optimizer = torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=0.1)
-    for _ in range(2):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = policy(IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert {name for name in state if torch.equal(state[name], before[name])} == set()
+    _, unchanged = left_by_two_steps(policy, adapter, autocast)
+    assert unchanged == set()
 
 
 @pytest.mark.parametrize("kind", KINDS)

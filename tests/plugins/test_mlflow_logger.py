@@ -20,7 +20,7 @@ from dpotrain.errors import RecipeError
 from dpotrain.plugin import packages
 from dpotrain_plugins import mlflow_logger
 from dpotrain_plugins.mlflow_logger import SETTINGS, MLflowLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.mlflow_files import metrics, the_run
 from tests.plugins.offline import network_of
 
@@ -38,14 +38,7 @@ def _logger(**options: Any) -> MLflowLogger:
 
 
 def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
-    notes: list[str] = []
-    logger = _logger(**options)
-    logger.check()
-    logger.start(made_up_run(folder, notes))
-    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
-        logger.log(record)
-    logger.finish(ended(folder, status))
-    return notes
+    return logged(_logger(**options), folder, status)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ pytest.importorskip("tensorboard")
 from dpotrain.errors import RecipeError
 from dpotrain.plugin import packages
 from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.tensorboard_files import scalars
 
 
@@ -19,12 +19,7 @@ def _logger() -> TensorBoardLogger:
 
 
 def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
-    logger = _logger()
-    logger.check()
-    logger.start(made_up_run(tmp_path))
-    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
-        logger.log(record)
-    logger.finish(ended(tmp_path))
+    logged(_logger(), tmp_path)
     assert scalars(tmp_path) == {
         "eval/loss": [(0, 0.69), (4, 0.6)],
         "eval/rewards/accuracies": [(0, 0.75), (4, 0.75)],

@@ -26,6 +26,7 @@ from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.merge.merging import merge
 from dpotrain_plugins.torchao_quantizer import TorchAoInt8, dpotrain_quantizers
 from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.plugins.quantized import IDS, forward, input_gradient, left_by_two_steps
 from tests.run.recipes import losses, project
 from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint, tiny_model
@@ -41,7 +42,6 @@ from torchao.quantization import (
 
 from dpotrain_plugins.int8_linear import Int8Linear, convert
 
-IDS = torch.arange(4, 24)[None]
 AUTOCAST = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 QUANTIZED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 INT8 = 'quantizer.use="torchao-int8"'
@@ -66,20 +66,6 @@ def load(folder, part=None, *, device="cpu", dtype="float32", prepare=True, keep
     if part is not None and prepare:
         part.prepare(model)
     return model
-
-
-def forward(model, autocast=False):
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        return model(IDS.to(model.device)).logits
-
-
-def input_gradient(model, autocast=False):
-    """The gradient of the summed squares of the logits with respect to the embedded inputs, and the logits."""
-    embedded = model.get_input_embeddings()(IDS.to(model.device)).detach().requires_grad_()
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        logits = model(inputs_embeds=embedded).logits
-    logits.float().square().sum().backward()
-    return embedded.grad, logits.detach()
 
 
 def log_probs(model):
@@ -224,17 +210,9 @@ def test_weights_that_are_widened_for_the_processor_leave_the_quantized_ones_alo
 def test_training_changes_every_part_of_the_adapter(checkpoint, autocast):
     adapter = Lora(Lora.Options(rank=4))
     policy = adapter.attach(load(checkpoint, quantizer()))
-    state = adapter.state(policy)
-    before = {name: tensor.clone() for name, tensor in state.items()}
-    optimizer = torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=0.1)
-    for _ in range(2):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = policy(IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert len(state) == 28
-    assert {name for name in state if torch.equal(state[name], before[name])} == set()
+    names, unchanged = left_by_two_steps(policy, adapter, autocast)
+    assert len(names) == 28
+    assert unchanged == set()
 
 
 def test_dora_reads_the_rounded_weights(checkpoint):

@@ -18,7 +18,7 @@ pytest.importorskip("trackio")
 from dpotrain.errors import RecipeError
 from dpotrain.plugin import packages
 from dpotrain_plugins.trackio_logger import TrackioLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.offline import network_of
 from tests.plugins.trackio_files import config, kept_id, rows
 
@@ -40,14 +40,7 @@ def _logger(**options: Any) -> TrackioLogger:
 
 
 def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
-    notes: list[str] = []
-    logger = _logger(**options)
-    logger.check()
-    logger.start(made_up_run(folder, notes))
-    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
-        logger.log(record)
-    logger.finish(ended(folder, status))
-    return notes
+    return logged(_logger(**options), folder, status)
 
 
 def test_metrics_keep_their_names_and_the_axis_is_the_step(tmp_path):

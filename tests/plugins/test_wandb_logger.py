@@ -18,7 +18,7 @@ from dpotrain.errors import RecipeError
 from dpotrain.plugin import packages
 from dpotrain_plugins import wandb_logger
 from dpotrain_plugins.wandb_logger import WandbLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, made_up_run, train
+from tests.plugins.logging_run import SECRET, ended, logged, made_up_run, train
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
 KEY = "0123456789" * 4
@@ -40,14 +40,7 @@ def _logger(**options: Any) -> WandbLogger:
 
 
 def _logged(folder: Path, status: str = "finished", **options: Any) -> list[str]:
-    notes: list[str] = []
-    logger = _logger(**options)
-    logger.check()
-    logger.start(made_up_run(folder, notes))
-    for record in (evaluation(0, 0.69), train(2, 0.5), train(4, 0.4), evaluation(4, 0.6)):
-        logger.log(record)
-    logger.finish(ended(folder, status))
-    return notes
+    return logged(_logger(**options), folder, status)
 
 
 @pytest.fixture(scope="module")
