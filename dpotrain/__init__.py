@@ -11,27 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-__version__ = "0.1.0"
+from dpotrain.core import moved
+from dpotrain.core.version import __version__ as __version__
 
 #: Marks a function of a plugin as the implementation of a dpotrain hook.
 hookimpl = pluggy.HookimplMarker("dpotrain")
 
 if TYPE_CHECKING:
-    from dpotrain.data.pair import PreferencePair as PreferencePair
+    from dpotrain.core.pair import PreferencePair as PreferencePair
+    from dpotrain.core.records import Outcome as Outcome
     from dpotrain.recipe import Recipe as Recipe
     from dpotrain.recipe import load_recipe as load_recipe
-    from dpotrain.run import train as train
-    from dpotrain.run.records import Outcome as Outcome
+    from dpotrain.ui.train import train as train
 
 _HOMES = {
     "load_recipe": "dpotrain.recipe",
     "Recipe": "dpotrain.recipe",
-    "train": "dpotrain.run",
-    "Outcome": "dpotrain.run.records",
-    "PreferencePair": "dpotrain.data.pair",
+    "train": "dpotrain.ui.train",
+    "Outcome": "dpotrain.core.records",
+    "PreferencePair": "dpotrain.core.pair",
 }
 
 __all__ = ["Outcome", "PreferencePair", "Recipe", "__version__", "hookimpl", "load_recipe", "train"]
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
@@ -39,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.errors import PluginError
-from dpotrain.plugin.components import (
+from dpotrain.core.errors import PluginError
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.plugin.api import (
     Adapter,
     DatasetFormatter,
     DatasetSource,
@@ -28,8 +28,8 @@ from dpotrain.testing import (
     QuantizerConformance,
     VerbConformance,
 )
-from dpotrain_plugins.bnb_quantizers import Bnb8bit
 from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.plugin.conftest import site
 from tests.plugin.fakes import install
@@ -468,7 +468,7 @@ import click
 @click.option("--words", is_flag=True{help})
 def command(file, words):
     {doc}
-    from dpotrain.errors import RunError
+    from dpotrain.core.errors import RunError
 
     if not file.exists():
         {refuse}

@@ -25,7 +25,7 @@ points = distribution.entry_points.select(group="dpotrain")
 modules = {point.name: point.load() for point in points}
 assert all(module.__file__.startswith(site) for module in modules.values()), modules
 import dpotrain
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 manager = PluginManager.of(*modules.values())
 print(json.dumps({
     "points": sorted(modules),
@@ -112,7 +112,7 @@ def test_every_entry_point_is_imported_from_the_wheel_alone(unpacked, tmp_path):
 
 def test_every_plugin_of_the_package_has_an_entry_point():
     """A built-in without one would be found by nobody."""
-    from dpotrain.plugin.hooks import HOOKS
+    from dpotrain.plugin.api.hookspecs import HOOKS
 
     named = set(declared_points().values())
     for path in (ROOT / "plugins" / "dpotrain_plugins").rglob("*.py"):

@@ -13,10 +13,11 @@ from pathlib import Path
 import click
 import pytest
 
-from dpotrain import errors, load_recipe
+from dpotrain import load_recipe
 from dpotrain.cli import main
 from dpotrain.cli.group import INTERRUPTED
-from dpotrain.run.folder import RunFolder
+from dpotrain.core import errors
+from dpotrain.run.folder.run_folder import RunFolder
 from tests.docs.blocks import blocks
 from tests.engine.test_packed_equals_unpacked import PACKS
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dpotrain import hookimpl
-from dpotrain.data.pair import PreferencePair
-from dpotrain.errors import RecipeError
-from dpotrain.plugin.components import Logger, Loss
+from dpotrain.core.errors import RecipeError
+from dpotrain.core.pair import PreferencePair
+from dpotrain.plugin.api import Logger, Loss
 from dpotrain.testing import build_tiny_model, example_pairs, run_recipe
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from dpotrain import __version__
 from dpotrain.cli.group import Program, debug_option
+from dpotrain.core.version import __version__
 
 #: The verbs that dpotrain has itself, and their modules.
 VERBS = {

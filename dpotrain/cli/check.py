@@ -19,13 +19,13 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
 
     Checks its keys, plugins and files, puts the first pairs through the tokenizer, and shows one of them.
     """
-    from dpotrain.plugin.failures import naming_components
+    from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)
     from dpotrain.cli.preview import preview  # imports what a wrong recipe need not wait for
 
-    with naming_components(loaded), reporter() as shown:
+    with naming_components(loaded, loaded.plugins), reporter() as shown:
         lines = preview(loaded, shown)
     click.echo("\n".join(lines))

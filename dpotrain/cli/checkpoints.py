@@ -20,7 +20,7 @@ def command(ctx: click.Context, run: Path, as_json: bool) -> None:
     \b
     Exit codes: 0 all are sound, 1 one is damaged, 2 there is no such run.
     """  # noqa: D301  # click wants the backspace itself
-    from dpotrain.run.inventory import take_inventory
+    from dpotrain.report.inventory import take_inventory
 
     entries = take_inventory(run)
     if as_json:

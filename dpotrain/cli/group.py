@@ -12,7 +12,7 @@ import click
 from dpotrain.cli.leaving import leave_with
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.verbs import PluginVerb
+    from dpotrain.plugin.runtime.commands import PluginVerb
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ class VerbGroup(click.Group):
 
 
 class Program(VerbGroup):
-    """The outermost group. What it does not know by itself may be a verb of a plugin (:mod:`dpotrain.plugin.verbs`)."""
+    """The outermost group. What it does not know by itself may be a verb of a plugin ."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Be the program: run a verb and end the process, which nothing left behind keeps from ending."""
@@ -77,7 +77,7 @@ class Program(VerbGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        from dpotrain.plugin.verbs import plugin_verbs
+        from dpotrain.plugin.runtime.commands import plugin_verbs
 
         verb = plugin_verbs(self._verbs).get(cmd_name)
         if verb is None:
@@ -88,7 +88,7 @@ class Program(VerbGroup):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs, and those of plugins under a heading of their own, broken ones with what is wrong."""
         super().format_commands(ctx, formatter)
-        from dpotrain.plugin.verbs import plugin_verbs
+        from dpotrain.plugin.runtime.commands import plugin_verbs
 
         verbs = plugin_verbs(self._verbs)
         if verbs:
@@ -114,15 +114,14 @@ def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None
 
 def _show_traceback(ctx: click.Context) -> None:
     if ctx.meta.get(_DEBUG):
-        from dpotrain.masking import mask
+        from dpotrain.core.masking import mask
 
         click.echo(mask(traceback.format_exc()), err=True, nl=False)
 
 
 def _show(error: Exception, verb: PluginVerb | None) -> int:
     """Print an error and return its exit code; one that is not for people comes with the ``verb`` that raised it."""
-    from dpotrain.errors import DpotrainError
-    from dpotrain.plugin.describe import describe_exception
+    from dpotrain.core.errors import DpotrainError, describe_exception
     from dpotrain.ui.errors import print_error
 
     if not isinstance(error, DpotrainError):

@@ -37,18 +37,18 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     Tokenizes the data, and counts the model from its configuration; no weights are loaded. Where it does not
     fit, it says what to change.
     """
-    from dpotrain.plugin.failures import naming_components
+    from dpotrain.core.reporter import SilentReporter
+    from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe import load_recipe
-    from dpotrain.run.reporter import SilentReporter
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)
+    from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
-    from dpotrain.run.cache_folder import cache_folder
-    from dpotrain.run.own_files import own_files
+    from dpotrain.run.folder.restrict_umask import own_files
     from dpotrain.run.plan import make_plan
 
-    with naming_components(loaded), own_files():
+    with naming_components(loaded, loaded.plugins), own_files():
         with SilentReporter() if as_json else reporter() as shown:
             cache = cache_folder(loaded.run.cache_dir)
             data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)

@@ -23,10 +23,10 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
     whatever works is unused. Verbs of plugins are shown, too; a recipe has no part in them.
     """
     from dpotrain.cli import VERBS
-    from dpotrain.plugin.listing import with_verbs
-    from dpotrain.plugin.manager import PluginManager
-    from dpotrain.plugin.verbs import plugin_verbs
-    from dpotrain.ui.formats import printable
+    from dpotrain.core.formats import printable
+    from dpotrain.plugin.describe.listing import with_verbs
+    from dpotrain.plugin.runtime.commands import plugin_verbs
+    from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.ui.plugins_table import print_json, print_plugins
 
     if recipe is None:

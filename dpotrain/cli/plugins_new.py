@@ -24,10 +24,11 @@ def command(name: str, kind: str, folder: Path) -> None:
 
     It has an entry point, typed options, a README, a recipe that runs, tests that pass, and a workflow that runs them.
     """
+    from dpotrain.cli import VERBS
     from dpotrain.scaffold import generate
     from dpotrain.scaffold.kinds import kinds
 
-    known = kinds()
+    known = kinds(VERBS)
     if kind not in known:
         import difflib
 

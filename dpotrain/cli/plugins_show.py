@@ -18,9 +18,9 @@ def command(name: str, as_json: bool) -> None:
     defaults and descriptions; for each component a table to paste into a recipe; and the help of its verbs.
     """
     from dpotrain.cli import VERBS
-    from dpotrain.plugin.manager import PluginManager
-    from dpotrain.plugin.page import pages
-    from dpotrain.plugin.verbs import plugin_verbs
+    from dpotrain.plugin.describe.page import pages
+    from dpotrain.plugin.runtime.commands import plugin_verbs
+    from dpotrain.plugin.runtime.manager import PluginManager
 
     found = pages(PluginManager.from_entry_points(), plugin_verbs(VERBS), name)
     if as_json:

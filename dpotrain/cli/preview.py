@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpotrain.core.formats import printable
 from dpotrain.data.prepare import prepare_data
-from dpotrain.ui.formats import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dpotrain.data.tokenized import Tokens
+    from dpotrain.core.reporter import Reporter
+    from dpotrain.data.tokens.tokenized import Tokens
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.reporter import Reporter
 
 #: Rows of each split that are looked at.
 ROWS = 200

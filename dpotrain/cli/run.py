@@ -22,11 +22,11 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
     Exit codes: 0 done, 1 failed, 2 the recipe or the command line is wrong, 3 the data is wrong,
     75 stopped on a signal after saving (go on with --resume).
     """  # noqa: D301  # click wants the backspace itself
-    from dpotrain.errors import RunStopped
+    from dpotrain.core.errors import RunStopped
     from dpotrain.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    from dpotrain.run import train  # imports torch, which a wrong recipe need not wait for
+    from dpotrain.ui.train import train
 
     outcome = train(loaded, resume=resume)
     if outcome.status == "stopped":

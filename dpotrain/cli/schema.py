@@ -19,7 +19,7 @@ def command() -> None:
     """  # noqa: D301  # click wants the backspace itself
     import json
 
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.recipe import recipe_schema
 
     click.echo(json.dumps(recipe_schema(PluginManager.from_entry_points()), indent=2, ensure_ascii=False))

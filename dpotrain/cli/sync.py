@@ -30,9 +30,9 @@ def command(run: Path, only: tuple[str, ...], overrides: tuple[str, ...]) -> Non
     \b
     Exit codes: 0 all was sent, 1 a logger failed or a line is damaged, 2 there is no such run or logger.
     """  # noqa: D301  # click wants the backspace itself
-    from dpotrain.errors import RunError
-    from dpotrain.run.replay import replay
-    from dpotrain.ui.formats import count, printable
+    from dpotrain.core.errors import RunError
+    from dpotrain.core.formats import count, printable
+    from dpotrain.report.replay import replay
 
     replayed = replay(
         run, lambda text: click.echo(f"note: {printable(text)}"), overrides=overrides, only=only

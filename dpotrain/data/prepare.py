@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.data.batch import RowTokenizer
-from dpotrain.data.cache import TokenCache
-from dpotrain.data.column_files import Unwritable
-from dpotrain.data.columns import MappedRows, map_columns
-from dpotrain.data.formatting import choose_formatter
-from dpotrain.data.identity import identity
-from dpotrain.data.keys import sortable
-from dpotrain.data.pair import PreferencePair
-from dpotrain.data.read import Read, Split, read, split_of
+from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.pair import PreferencePair
+from dpotrain.data.formats.columns import MappedRows, map_columns
+from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain.data.report import DataReport, SplitReport, nothing_left
 from dpotrain.data.split import held_out
-from dpotrain.data.tokenize import PairTokenizer
-from dpotrain.data.tokenized import TokenizedPairs
-from dpotrain.data.workers import cores
-from dpotrain.errors import DataError, RecipeError
+from dpotrain.data.tokens.cache import TokenCache
+from dpotrain.data.tokens.column_files import Unwritable
+from dpotrain.data.tokens.identity import identity
+from dpotrain.data.tokens.keys import sortable
+from dpotrain.data.tokens.read import Read, Split, read, split_of
+from dpotrain.data.tokens.rows import RowTokenizer
+from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.workers import cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dpotrain.core.reporter import Reporter
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.reporter import Reporter
 
 #: Pairs that a preview shows.
 _SHOWN = 3

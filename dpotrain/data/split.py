@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 import numpy.typing as npt
 
-from dpotrain.data.keys import KEY, Keys, sortable
-from dpotrain.data.pair import Text
+from dpotrain.data.tokens.keys import KEY, Keys, sortable
 
 #: What a hash is compared with: 64 bits as a share of all.
 _RANGE = 2.0**64
-
-
-def prompt_key(prompt: Text) -> bytes:
-    """Return 16 bytes that are the same for the same prompt in every process and for every order of keys.
-
-    White space does not make a prompt another one.
-    """
-    if isinstance(prompt, str):
-        text = " ".join(prompt.split())
-    else:
-        messages = [
-            {key: " ".join(v.split()) if isinstance(v, str) else v for key, v in message.items()}
-            for message in prompt
-        ]
-        text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]:

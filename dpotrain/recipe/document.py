@@ -9,29 +9,14 @@ import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-from dpotrain.masking import mask_values
-from dpotrain.recipe.sections import LISTED_TABLES
+from dpotrain.core.masking import mask_values
+from dpotrain.plugin.api.kinds import KINDS, LISTED_TABLES
+from dpotrain.recipe.sections import TABLES
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.components import Component
+    from dpotrain.plugin.api import Component
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.recipe.sections import TopLevel
-
-_ORDER = (
-    "run",
-    "model",
-    "quantizer",
-    "adapter",
-    "data",
-    "reference",
-    "loss",
-    "training",
-    "optimizer",
-    "schedule",
-    "evaluation",
-    "checkpoints",
-    "logging",
-)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -47,24 +32,21 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def document_of(
-    top: TopLevel,
-    sections: Mapping[str, BaseModel],
-    components: Mapping[str, Component | None],
-    formatter: Component | None,
-    lists: Mapping[str, Sequence[Component]],
+    top: TopLevel, sections: Mapping[str, BaseModel], parts: Mapping[str, Sequence[Component]]
 ) -> dict[str, Any]:
-    """Return plain data in the order of the recipe reference."""
-    tables: dict[str, dict[str, Any]] = {name: plain(section) for name, section in sections.items()}
-    for name, component in components.items():
-        if component is not None:
-            tables[name] = _table(component) | tables.get(name, {})
-    if formatter is not None and type(formatter.options).model_fields:
-        tables["data"]["format"] = _table(formatter)
-    elif formatter is not None:
-        tables["data"]["format"] = formatter.name
+    """Return plain data in the order of the recipe reference; ``parts`` are by the table of their kind."""
+    tables: dict[str, Any] = {name: plain(section) for name, section in sections.items()}
+    for kind in KINDS:
+        found = [_table(part) for part in parts.get(kind.table, ())]
+        if kind.selected == "listed":
+            tables |= {kind.table: found} if found else {}
+        elif found and kind.selected == "key":
+            table, _, key = kind.table.partition(".")
+            tables[table][key] = found[0] if found[0].keys() > {"use"} else found[0]["use"]
+        elif found:
+            tables[kind.table] = found[0] | tables.get(kind.table, {})
     document = {key: value for key, value in plain(top).items() if value != []}
-    document |= {name: tables[name] for name in _ORDER if name in tables}
-    return document | {name: [_table(part) for part in parts] for name, parts in lists.items() if parts}
+    return document | {name: tables[name] for name in TABLES if name in tables}
 
 
 def plain(model: BaseModel) -> dict[str, Any]:

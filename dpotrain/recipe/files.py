@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from dpotrain.errors import RecipeError, short
-from dpotrain.paths import user_path
+from dpotrain.core.errors import RecipeError, short
+from dpotrain.core.paths import user_path
 from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"

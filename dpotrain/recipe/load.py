@@ -9,34 +9,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, SecretStr
 
-from dpotrain.errors import DataError, DpotrainError, PluginError, RecipeError, short
-from dpotrain.masking import keep_secret
-from dpotrain.plugin.components import Component, DatasetFormatter, Exporter, Loss, Metric, Quantizer
-from dpotrain.plugin.failures import failure
-from dpotrain.plugin.metric_names import faults
-from dpotrain.plugin.requirements import required_distributions, unmet
+from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, short
+from dpotrain.core.masking import keep_secret
+from dpotrain.plugin.api import Component, DatasetFormatter, Exporter, Loss, Metric, Quantizer
+from dpotrain.plugin.api.kinds import (
+    COMPONENT_TABLES,
+    DEFAULT_USE,
+    KINDS,
+    LISTED_TABLES,
+    OPTIONAL_TABLES,
+    Kind,
+)
+from dpotrain.plugin.runtime.failures import failure
+from dpotrain.plugin.runtime.metric_names import faults
+from dpotrain.plugin.runtime.requirements import required_distributions, unmet
 from dpotrain.recipe.document import document_of
 from dpotrain.recipe.files import EXTENDS, read_layers
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.overrides import override_layer
 from dpotrain.recipe.problems import Problems
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import (
-    COMPONENT_TABLES,
-    CORE_SECTIONS,
-    DEFAULT_USE,
-    LISTED_TABLES,
-    OPTIONAL_TABLES,
-    DataSection,
-    ReferenceSection,
-    Section,
-    TopLevel,
-)
+from dpotrain.recipe.sections import CORE_SECTIONS, DataSection, ReferenceSection, Section, TopLevel
 from dpotrain.recipe.validate import unknown, validate
 from dpotrain.recipe.values import shown_key
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
 
 C = TypeVar("C", bound=Component)
 M = TypeVar("M", bound=BaseModel)
@@ -92,31 +90,19 @@ class Reader:
     def read(self) -> Recipe:
         """Return the recipe, or raise everything that was found."""
         sections = {name: self.section(name, model) for name, model in CORE_SECTIONS.items()}
-        components: dict[str, Any] = {name: self.table(name, kind) for name, kind in COMPONENT_TABLES.items()}
-        formatter = self.formatter()
-        lists: dict[str, Any] = {name: self.listed(name, kind) for name, kind in LISTED_TABLES.items()}
-        self.check_quantizer(components["quantizer"])
-        self.check_without_effect(sections, components["loss"])
-        self.check_exporters(lists["exporters"])
-        self.check_metrics(lists["metrics"])
-        self.check_components(components, formatter, lists)
+        parts = {kind.table: self.selected(kind) for kind in KINDS}
+        self.check_quantizer(_one(parts, Quantizer))
+        self.check_without_effect(sections, _one(parts, Loss))
+        self.check_exporters(_all(parts, Exporter))
+        self.check_metrics(_all(parts, Metric))
+        self.check_components(parts)
         self.problems.raise_if_any()
         return Recipe(
             seed=self.top.seed,
             **sections,
-            model=components["model"],
-            quantizer=components["quantizer"],
-            adapter=components["adapter"],
-            source=components["data"],
-            formatter=formatter,
-            loss=components["loss"],
-            optimizer=components["optimizer"],
-            schedule=components["schedule"],
-            metrics=tuple(lists["metrics"]),
-            loggers=tuple(lists["loggers"]),
-            exporters=tuple(lists["exporters"]),
+            parts=parts,
             plugins=self.plugins,
-            document=document_of(self.top, sections, components, formatter, lists),
+            document=document_of(self.top, sections, parts),
             path=self.path,
         )
 
@@ -139,7 +125,9 @@ class Reader:
 
     def read_plugins(self, given: PluginManager | None) -> PluginManager:
         """Return the plugins without the blocked ones, and note requirements that are not met."""
-        from dpotrain.plugin.manager import PluginManager  # it knows the core's sections, so it comes later
+        from dpotrain.plugin.runtime.manager import (
+            PluginManager,  # it knows the core's sections, so it comes later
+        )
 
         block, requires = self.top.block, self.top.requires
         plugins = PluginManager.from_entry_points(block=block) if given is None else given.blocking(block)
@@ -193,6 +181,13 @@ class Reader:
 
     # Tables of components -------------------------------------------------------------------------
 
+    def selected(self, kind: Kind) -> tuple[Component, ...]:
+        """Return the components of a kind that the recipe selects, but for those that are wrong."""
+        if kind.selected == "listed":
+            return tuple(self.listed(kind.table, kind.component))
+        part = self.formatter() if kind.selected == "key" else self.table(kind.table, kind.component)
+        return () if part is None else (part,)
+
     def table(self, name: str, kind: type[C]) -> C | None:
         """Return the component that a table selects, None for a table that is left out or wrong."""
         table = self.tree.document.get(name, {} if name in DEFAULT_USE else None)
@@ -213,7 +208,7 @@ class Reader:
         """Return the formatter that the recipe names, None for ``auto`` and where it is wrong."""
         data = self.tree.document.get("data")
         chosen = data.get("format", AUTO) if isinstance(data, dict) else AUTO
-        kind: type[DatasetFormatter] = DatasetFormatter  # type: ignore[type-abstract]
+        kind: type[DatasetFormatter] = DatasetFormatter
         if chosen == AUTO:
             return None
         if isinstance(chosen, str):
@@ -330,18 +325,11 @@ class Reader:
         ):
             self.say(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
 
-    def check_components(
-        self,
-        components: Mapping[str, Component | None],
-        formatter: DatasetFormatter | None,
-        lists: Mapping[str, Sequence[Component]],
-    ) -> None:
+    def check_components(self, parts: Mapping[str, Sequence[Component]]) -> None:
         """Ask every component that could be constructed what it knows to be wrong."""
-        at: list[tuple[Place, Component | None]] = [((name,), part) for name, part in components.items()]
-        at.append((("data", "format"), formatter))
-        at += [((name, index), part) for name, parts in lists.items() for index, part in enumerate(parts)]
-        for place, part in at:
-            if part is not None:
+        for kind in KINDS:
+            for index, part in enumerate(parts.get(kind.table, ())):
+                place = (kind.table, index) if kind.selected == "listed" else tuple(kind.table.split("."))
                 try:
                     part.check()
                 except Exception as error:
@@ -363,6 +351,14 @@ class Reader:
         if key is None:
             key = "" if table is not None else _dotted(where)
         self.problems.add(self.tree.origin(*at, *where), shown_table, key, text)
+
+
+def _all(parts: Mapping[str, Sequence[Component]], kind: type[C]) -> list[C]:
+    return [part for each in parts.values() for part in each if isinstance(part, kind)]
+
+
+def _one(parts: Mapping[str, Sequence[Component]], kind: type[C]) -> C | None:
+    return next(iter(_all(parts, kind)), None)
 
 
 def _dotted(place: Place) -> str:

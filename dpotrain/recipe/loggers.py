@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.api import Logger
 from dpotrain.recipe.load import Reader, lay_out
 from dpotrain.recipe.sections import TrainingSection
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
 
 LOGGERS = "loggers"
 
@@ -51,7 +51,7 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
         tree.lay({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
     reader = Reader(path, tree, None)
     training = reader.section("training", TrainingSection)
-    loggers = reader.listed(LOGGERS, Logger)  # type: ignore[type-abstract]
-    reader.check_components({}, None, {LOGGERS: loggers})
+    loggers = reader.listed(LOGGERS, Logger)
+    reader.check_components({LOGGERS: loggers})
     reader.problems.raise_if_any()
     return LoggersOfRecipe(tuple(loggers), reader.plugins, reader.top.seed, training)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from dpotrain.errors import RecipeError
-from dpotrain.recipe.sections import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, DataSection
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES
+from dpotrain.recipe.sections import DataSection
 
 #: Where a value is: table, key, list index, …
 Place: TypeAlias = tuple[str | int, ...]

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpotrain.errors import RecipeError, short
+from dpotrain.core.errors import RecipeError, short
 from dpotrain.recipe.values import check_values
 
 _PART = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""

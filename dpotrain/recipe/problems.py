@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dpotrain.errors import DpotrainError, RecipeError
+from dpotrain.core.errors import DpotrainError, RecipeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dpotrain.plugin.api import Exporter, Selection
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.components import (
-        Adapter,
-        Component,
-        DatasetFormatter,
-        DatasetSource,
-        Exporter,
-        Logger,
-        Loss,
-        Metric,
-        ModelLoader,
-        Optimizer,
-        Quantizer,
-        Schedule,
-    )
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.recipe.sections import (
         CheckpointsSection,
         DataSection,
@@ -33,8 +21,8 @@ if TYPE_CHECKING:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Selection):
     """The core's typed tables, and the selected components, constructed with their options."""
 
     seed: int
@@ -46,40 +34,11 @@ class Recipe:
     checkpoints: CheckpointsSection
     logging: LoggingSection
 
-    model: ModelLoader
-    quantizer: Quantizer | None
-    adapter: Adapter | None
-    """None trains all weights."""
-    source: DatasetSource
-    formatter: DatasetFormatter | None
-    """None is ``format = "auto"``."""
-    loss: Loss
-    optimizer: Optimizer
-    schedule: Schedule
-    metrics: tuple[Metric, ...]
-    loggers: tuple[Logger, ...]
-    exporters: tuple[Exporter, ...]
-
     plugins: PluginManager
-    document: dict[str, Any]
-    """The resolved recipe as plain data: what recipe.toml in the run folder holds."""
     path: Path | None = None
     """The file it came from."""
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """The selected components, in the order of the tables."""
-        parts = (
-            self.model,
-            self.quantizer,
-            self.adapter,
-            self.source,
-            self.formatter,
-            self.loss,
-            self.optimizer,
-            self.schedule,
-            *self.metrics,
-            *self.loggers,
-            *self.exporters,
-        )
-        return tuple(part for part in parts if part is not None)
+    def exporters(self) -> tuple[Exporter, ...]:
+        """What is made of the result; exporters themselves see a Selection, which therefore does not know them."""
+        return self.all_of(Exporter)

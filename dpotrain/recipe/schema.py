@@ -6,20 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from dpotrain.plugin.components import Component, DatasetFormatter
+from dpotrain.plugin.api import Component, DatasetFormatter
+from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 from dpotrain.recipe.files import EXTENDS
-from dpotrain.recipe.sections import (
-    COMPONENT_TABLES,
-    CORE_SECTIONS,
-    DEFAULT_USE,
-    LISTED_TABLES,
-    OPTIONAL_TABLES,
-    TopLevel,
-    required_tables,
-)
+from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, required_tables
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NULL = {"type": "null"}

@@ -1,6 +1,6 @@
 """The recipe tables that belong to the core, typed.
 
-Components own the rest (see :mod:`dpotrain.plugin.components`). Where a key may be none, a recipe writes
+Components own the rest (see :mod:`dpotrain.plugin.api`). Where a key may be none, a recipe writes
 ``false``: TOML has no null.
 """
 
@@ -11,20 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpotrain.plugin.components import (
-    Adapter,
-    Component,
-    DatasetSource,
-    Exporter,
-    Logger,
-    Loss,
-    Metric,
-    ModelLoader,
-    Optimizer,
-    Quantizer,
-    Schedule,
-)
-from dpotrain.recipe.best_by import BestBy
+from dpotrain.core.best_by import BestBy
+from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 
 
 class Section(BaseModel):
@@ -214,27 +202,24 @@ CORE_SECTIONS: dict[str, type[Section]] = {
     "logging": LoggingSection,
 }
 
-#: The tables that components own, with the kind of component that ``use`` picks. ``[data]`` is shared: its
-#: keys are the core's as far as :class:`DataSection` has them.
-COMPONENT_TABLES: dict[str, type[Component]] = {
-    "model": ModelLoader,
-    "quantizer": Quantizer,
-    "adapter": Adapter,
-    "data": DatasetSource,
-    "loss": Loss,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-}
 
-#: What ``use`` is in tables that need not say it. This belongs to the language of recipes: were it for plugins to
-#: say, what happens to be installed would change what a recipe means.
-DEFAULT_USE = {"optimizer": "adamw", "schedule": "cosine"}
-
-#: Component tables that may be left out, and taken away again with ``false``.
-OPTIONAL_TABLES = frozenset({"quantizer", "adapter"})
-
-#: Lists of tables (``[[loggers]]``) that each pick a component of that kind.
-LISTED_TABLES: dict[str, type[Component]] = {"metrics": Metric, "loggers": Logger, "exporters": Exporter}
+_FIRST = (
+    *(
+        "run",
+        "model",
+        "quantizer",
+        "adapter",
+        "data",
+        "reference",
+        "loss",
+        "training",
+        "optimizer",
+        "schedule",
+    ),
+    *("evaluation", "checkpoints", "logging"),
+)
+#: All tables in the order in which recipes and documents have them: a new kind's stand after these.
+TABLES: tuple[str, ...] = tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES]))
 
 
 def required_tables() -> set[str]:

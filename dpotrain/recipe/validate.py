@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dpotrain.recipe.expected import Expectations, shown
+from dpotrain.plugin.describe.expected import Expectations, shown
 from dpotrain.recipe.sections import TopLevel
 
 M = TypeVar("M", bound=BaseModel)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import date, time
 from typing import Any
 
-from dpotrain.errors import RecipeError
-from dpotrain.recipe.expected import shown
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.describe.expected import shown
 
 #: Tables and lists inside each other. The deepest key that there is stands four deep.
 DEEPEST = 32

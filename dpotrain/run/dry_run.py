@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.plugin.components import LoadRequest
-from dpotrain.plugin.events import RunEvents
-from dpotrain.plugin.failures import naming_components
-from dpotrain.plugin.hooks import EVENTS
-from dpotrain.plugin.tracing import Call, methods_of, trace
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.describe.tracing import Call, methods_of, trace
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.plugin.runtime.failures import naming_components
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
@@ -30,8 +31,8 @@ def dry_run(recipe: Recipe) -> list[str]:
     Raises whatever the run itself would raise for that.
     """
     calls: list[Call] = []
-    traced = trace(recipe, calls.append)
-    with naming_components(traced):
+    traced = replace(recipe, plugins=trace(recipe, recipe.plugins, calls.append))
+    with naming_components(traced, traced.plugins):
         _prepare(traced)
     return [
         f"a dry run of {recipe.path}: no weights are loaded, and no step is made",
@@ -69,7 +70,7 @@ def _rest(recipe: Recipe, calls: Sequence[Call]) -> Iterator[str]:
         left = [name for name in methods_of(part) if name not in called and name not in EVENTS]
         if left:
             yield f"{owner} of {recipe.plugins.owner(type(part)).name}: {', '.join(left)}"
-    events = RunEvents(recipe, SilentReporter())
+    events = RunEvents(recipe, recipe.plugins, SilentReporter(), recipe.logging.patience)
     for event in EVENTS:
         listeners = events.heard_by(event)
         if listeners:

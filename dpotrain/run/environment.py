@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.masking import MASK, mask
+from dpotrain.core.masking import MASK, mask
+from dpotrain.core.packages import package_version
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
@@ -77,11 +77,3 @@ def _holds(document: Any, key: str) -> bool:
             return False
     inner = document if isinstance(document, list) else [document]
     return not any(isinstance(value, Mapping | list) for value in inner)
-
-
-def package_version(package: str) -> str | None:
-    """Return the version that is installed, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

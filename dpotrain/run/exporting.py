@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import RunError
-from dpotrain.plugin.describe import describe_exception
-from dpotrain.run.atomic import write_json
-from dpotrain.run.records import Finished
+from dpotrain.core.atomic import write_json
+from dpotrain.core.errors import RunError, describe_exception
+from dpotrain.plugin.api import Finished
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dpotrain.core.records import Outcome
+    from dpotrain.core.reporter import Reporter
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.folder import RunFolder
-    from dpotrain.run.records import Outcome
-    from dpotrain.run.reporter import Reporter
+    from dpotrain.run.folder.run_folder import RunFolder
 
 
 def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Reporter) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dpotrain.engine.arithmetic import Arithmetic, product_rate
+from dpotrain.engine.memory.arithmetic import Arithmetic, product_rate
 
 if TYPE_CHECKING:
-    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 #: Share of the speed of a large matrix product that whole steps reach, by device and precision. CPU: measured with
 #: SmolLM2-135M; in bfloat16 its matrix units are so fast that what is around the products takes most of the time.

@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dpotrain.engine.metrics import Window
-from dpotrain.engine.random_state import RandomState
-from dpotrain.engine.trainer import Interrupted, NotFinite, Trainer, evaluate
-from dpotrain.errors import RunError
-from dpotrain.plugin.states import component_states, restore_component_states
-from dpotrain.run import checkpoints
-from dpotrain.run.metrics_file import MetricsFile
+from dpotrain.core.errors import RunError
+from dpotrain.core.random_state import RandomState
+from dpotrain.core.records import CheckpointRecord, Record, Run, Status, StepRecord
+from dpotrain.engine.training.metrics import Window
+from dpotrain.engine.training.trainer import Interrupted, NotFinite, Trainer, evaluate
+from dpotrain.plugin.runtime.states import component_states, restore_component_states
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint.progress import Progress
+from dpotrain.run.checkpoint.resuming import mathematics
+from dpotrain.run.checkpoint.saver import Saver
+from dpotrain.run.checkpoint.snapshot import Checkpoint
+from dpotrain.run.checkpoint.tensor_files import check_fits
+from dpotrain.run.checkpoint.versions import changes, software
+from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.nonfinite import write_pairs
-from dpotrain.run.progress import Progress
-from dpotrain.run.records import CheckpointRecord, Record, Run, Status, StepRecord
-from dpotrain.run.resuming import mathematics
-from dpotrain.run.saver import Saver
-from dpotrain.run.snapshot import Checkpoint
-from dpotrain.run.software import changes, software
 from dpotrain.run.spikes import SpikeWatch
-from dpotrain.run.tensor_files import check_fits
 
 if TYPE_CHECKING:
-    from dpotrain.data.plan import Costs
-    from dpotrain.data.tokenized import TokenizedPairs
-    from dpotrain.engine.precision import Widened
-    from dpotrain.engine.reference import Reference
-    from dpotrain.engine.scorer import Scorer
-    from dpotrain.plugin.components import Adapter
-    from dpotrain.plugin.events import RunEvents
-    from dpotrain.recipe.best_by import BestBy
+    from dpotrain.core.best_by import BestBy
+    from dpotrain.core.reporter import Advance, Reporter
+    from dpotrain.data.batches.plan import Costs
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.reference.reference import Reference
+    from dpotrain.engine.scoring.precision import Widened
+    from dpotrain.engine.scoring.scorer import Scorer
+    from dpotrain.plugin.api import Adapter
+    from dpotrain.plugin.runtime.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.folder import RunFolder
+    from dpotrain.run.folder.run_folder import RunFolder
     from dpotrain.run.forecast import Forecast
-    from dpotrain.run.reporter import Advance, Reporter
-    from dpotrain.run.signals import StopRequest
     from dpotrain.run.sizing import Sizing
+    from dpotrain.run.stopping import StopRequest
 
 
 #: Steps in a row that may be left out because their numbers are not finite: beyond that, nothing is being learnt.
@@ -314,7 +314,7 @@ class RunLoop:
                 trained=self.adapter.state(self.scorer.policy),
                 optimizer=self.trainer.optimizer.state_dict(),
                 state=state,
-                components=component_states(self.recipe, self.events.loggers),
+                components=component_states(self.recipe, self.recipe.plugins, self.events.loggers),
             )
             self.saver.save(checkpoint, in_background=in_background)
         accelerator.wait_for_everyone()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dpotrain.data.plan import Indices
-    from dpotrain.data.tokenized import TokenizedPairs
+    from dpotrain.data.batches.plan import Indices
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 
 def write_pairs(

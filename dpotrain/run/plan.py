@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dpotrain.data.packing import pack
-from dpotrain.data.plan import BatchPlan
-from dpotrain.engine.activations import Activations
-from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.arithmetic import Arithmetic
-from dpotrain.engine.budget import SHARE, Fit, fit
-from dpotrain.engine.device_memory import free_memory, resident_memory
-from dpotrain.engine.lean import make_lean
-from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes
-from dpotrain.engine.precision import Widened, computed_in, multiplies_bfloat16
-from dpotrain.engine.shapes import activations_from_shapes
-from dpotrain.errors import RunError
-from dpotrain.plugin.components import LoadRequest, Optimizer
-from dpotrain.run.assembly import INITIAL, costs_of
-from dpotrain.run.folder import RunFolder
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.engine.layers.memory_efficient import make_lean
+from dpotrain.engine.memory.activations import Activations
+from dpotrain.engine.memory.arithmetic import Arithmetic
+from dpotrain.engine.memory.budget import SHARE, Fit, fit
+from dpotrain.engine.memory.device_memory import free_memory, resident_memory
+from dpotrain.engine.memory.model_size import ModelFacts, count, gradient_bytes, head_bytes
+from dpotrain.engine.memory.shapes import activations_from_shapes
+from dpotrain.engine.scoring.precision import Widened, computed_in, multiplies_bfloat16
+from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain.plugin.api import LoadRequest, Optimizer
+from dpotrain.run.checkpoint.saver import LEAVES_FREE
+from dpotrain.run.engine_builder import INITIAL, costs_of
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.forecast import Workload, sustained_rate
-from dpotrain.run.saver import LEAVES_FREE
 from dpotrain.run.sizing import checkpoint_copy, cuts_of, fixed_layers, longest_pair, measured_pairs
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def _smaller_optimizer(recipe: Recipe) -> Optimizer | None:
     name = recipe.optimizer.smaller
     if name is None or name not in recipe.plugins.names(Optimizer):
         return None
-    kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)  # type: ignore[type-abstract]
+    kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)
     return kind(kind.Options(**recipe.optimizer.options.model_dump()))
 
 

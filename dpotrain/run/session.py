@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
-from dpotrain.engine import attention
-from dpotrain.engine.metrics import peak_memory_mb
-from dpotrain.engine.scorer import causal_lm
-from dpotrain.errors import DpotrainError, RunError, RunStopped
-from dpotrain.masking import mask
-from dpotrain.plugin.events import RunEvents
-from dpotrain.plugin.failures import named
+from dpotrain.core import summary
+from dpotrain.core.atomic import folder_aside
+from dpotrain.core.errors import DpotrainError, RunError, RunStopped
+from dpotrain.core.masking import mask
+from dpotrain.core.records import Outcome, Status
+from dpotrain.core.reporter import Reporter, SilentReporter
+from dpotrain.core.write_errors import system_error
+from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.parallel.errors import waiting_for_others
+from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.training.metrics import peak_memory_mb
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe import dump_recipe
-from dpotrain.run import summary
-from dpotrain.run.assembly import free_memory_between_phases
-from dpotrain.run.atomic import folder_aside
-from dpotrain.run.bring_up import bring_up
+from dpotrain.run.build import bring_up
+from dpotrain.run.checkpoint.resuming import as_written, check_resumable
+from dpotrain.run.engine_builder import free_memory_between_phases
 from dpotrain.run.exporting import export
-from dpotrain.run.folder import RunFolder
-from dpotrain.run.lock import RunLock
-from dpotrain.run.log import LoggedReporter, logging_to
+from dpotrain.run.folder.lock import RunLock
+from dpotrain.run.folder.log import LoggedReporter, logging_to
+from dpotrain.run.folder.restrict_umask import own_files
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.loop import RunLoop
-from dpotrain.run.own_files import own_files
-from dpotrain.run.peers import waiting_for_others
-from dpotrain.run.records import Outcome, Status
-from dpotrain.run.reporter import Reporter, SilentReporter
-from dpotrain.run.resuming import as_written, check_resumable
-from dpotrain.run.signals import StopRequest
-from dpotrain.run.unwritable import system_error
+from dpotrain.run.stopping import StopRequest
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
@@ -46,21 +46,8 @@ HURRY_WHEN_STOPPED = 10.0
 HURRY_WHEN_INTERRUPTED = 2.0
 
 
-def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:
-    """Run a recipe and return how it ended.
-
-    Args:
-        recipe: what :func:`dpotrain.load_recipe` returned.
-        resume: go on with the run in the recipe's folder; where there is none yet, begin.
-        reporter: shows the run; a live view on a terminal and plain lines elsewhere unless given.
-
-    Returns:
-        The outcome; its status is "stopped" if a signal ended the run after its state was saved.
-
-    Raises:
-        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why. Or it
-            finished, and an exporter failed.
-    """
+def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> Outcome:
+    """Run a recipe, shown by ``reporter`` on the main process, and return how it ended (see :func:`dpotrain.train`)."""
     # The scorer casts by itself, and only CUDA and CPU are proven.
     accelerator = Accelerator(
         mixed_precision="no",
@@ -88,7 +75,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
             accelerator.wait_for_everyone()
         shown: Reporter = SilentReporter()
         if accelerator.is_main_process:
-            person = stack.enter_context(reporter or _default_reporter())
+            person = stack.enter_context(reporter)
             stack.enter_context(logging_to(folder.log, person.warn))
             shown = LoggedReporter(person)
         if finished is not None:
@@ -127,7 +114,7 @@ def _run(
     resume: bool,
     before: Mapping[str, Any] | None,
 ) -> Outcome:
-    events = RunEvents(recipe, reporter)
+    events = RunEvents(recipe, recipe.plugins, reporter, recipe.logging.patience)
     loop: RunLoop | None = None
     try:
         with waiting_for_others():
@@ -180,7 +167,7 @@ def _close(
 def _told(error: BaseException, accelerator: Accelerator, recipe: Recipe) -> BaseException:
     """Return what a person is told: which plugin failed, or for a device out of memory what to do about it."""
     if not isinstance(error, torch.OutOfMemoryError):
-        return named(error, recipe)
+        return named(error, recipe, recipe.plugins)
     return RunError(
         f"{accelerator.device} is out of memory ({str(error).splitlines()[0]}).\n"
         "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
@@ -257,9 +244,3 @@ def _failed(
     finally:
         _close(folder, accelerator, events, outcome, error)
     return outcome
-
-
-def _default_reporter() -> Reporter:
-    from dpotrain.ui import reporter
-
-    return reporter()

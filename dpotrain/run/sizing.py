@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dpotrain.data.packing import pack
-from dpotrain.engine.activations import Activations, estimate, measure
-from dpotrain.engine.arithmetic import Arithmetic
-from dpotrain.engine.budget import SHARE, Fit, fit
-from dpotrain.engine.checkpointing import can_checkpoint, checkpoint_layers, wanted_layers
-from dpotrain.engine.device_memory import free_memory, resident_memory
-from dpotrain.engine.memory import ModelFacts, count, gradient_bytes, head_bytes
-from dpotrain.engine.metrics import peak_memory_mb
-from dpotrain.engine.precision import computed_in
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.checkpointing import can_checkpoint, checkpoint_layers, wanted_layers
+from dpotrain.engine.memory.activations import Activations, estimate, measure
+from dpotrain.engine.memory.arithmetic import Arithmetic
+from dpotrain.engine.memory.budget import SHARE, Fit, fit
+from dpotrain.engine.memory.device_memory import free_memory, resident_memory
+from dpotrain.engine.memory.model_size import ModelFacts, count, gradient_bytes, head_bytes
+from dpotrain.engine.scoring.precision import computed_in
+from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.run.forecast import Forecast, Workload, sustained_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-    from dpotrain.data.plan import BatchPlan, Costs
-    from dpotrain.data.tokenized import TokenizedPairs
-    from dpotrain.engine.scorer import Scorer
+    from dpotrain.data.batches.plan import BatchPlan, Costs
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
 
 #: Tokens that activations are measured on, and twice as many: a line needs no more. On CUDA the peak of a backward pass

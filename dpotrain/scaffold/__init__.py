@@ -12,9 +12,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from dpotrain import __version__
-from dpotrain.errors import RecipeError
-from dpotrain.plugin.interface import INTERFACE
+from dpotrain.core.errors import RecipeError
+from dpotrain.core.version import __version__
+from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.scaffold.kinds import Kind
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

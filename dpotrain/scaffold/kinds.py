@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from dpotrain.plugin import plugin, verbs
-from dpotrain.plugin.components import CATALOGUES, Component
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.api import Component
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime import commands as verbs
+from dpotrain.plugin.runtime import plugin
+from dpotrain.plugin.runtime.manager import PluginManager
 
 
 class Kind(Protocol):
@@ -73,16 +75,16 @@ class ComponentKind:
 class VerbKind:
     """A verb, which a person types."""
 
-    name = "verb"
-    ending = "Verb"
+    own: Collection[str]
+    """The verbs that dpotrain has itself."""
+    name: ClassVar[str] = "verb"
+    ending: ClassVar[str] = "Verb"
 
     def clash(self, name: str) -> str | None:
         """Ask dpotrain itself, and then the plugins."""
-        from dpotrain.cli import VERBS
-
-        if name in VERBS:
+        if name in self.own:
             return f"dpotrain {name} is a verb of dpotrain itself"
-        found = verbs.plugin_verbs(VERBS).get(name)
+        found = verbs.plugin_verbs(self.own).get(name)
         return None if found is None else f"{found.label} is there already"
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
@@ -98,7 +100,7 @@ class VerbKind:
         return ("dpotrain run recipe.toml", f"dpotrain {name} runs/{name}")
 
 
-def kinds() -> dict[str, Kind]:
+def kinds(own_verbs: Collection[str]) -> dict[str, Kind]:
     """Return every kind that there is, by its name on the command line: ``model-loader``."""
-    found: list[Kind] = [*map(ComponentKind, CATALOGUES.values()), VerbKind()]
+    found: list[Kind] = [*map(ComponentKind, CATALOGUES.values()), VerbKind(own_verbs)]
     return {kind.name.replace(" ", "-"): kind for kind in found}

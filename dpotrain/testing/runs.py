@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.tracing import Call
-    from dpotrain.run.records import Outcome
+    from dpotrain.core.records import Outcome
+    from dpotrain.plugin.describe.tracing import Call
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\
@@ -98,17 +98,18 @@ def run_recipe(
     Raises:
         DpotrainError: as the run raises it.
     """
-    from dpotrain.plugin.manager import PluginManager
-    from dpotrain.plugin.tracing import trace
+    from dpotrain import train
+    from dpotrain.plugin.describe.tracing import trace
+    from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.recipe import load_recipe
-    from dpotrain.run import train
     from dpotrain.ui.plain import PlainReporter
 
     path = write_recipe(recipe, folder, model=model, data=data)
     seen = io.StringIO()
     loaded = load_recipe(path, overrides, plugins=PluginManager.from_entry_points(extra=plugins))
     calls: list[Call] = []
-    outcome = train(trace(loaded, calls.append), resume=resume, reporter=PlainReporter(seen))
+    traced = replace(loaded, plugins=trace(loaded, loaded.plugins, calls.append))
+    outcome = train(traced, resume=resume, reporter=PlainReporter(seen))
     lines = (outcome.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return FinishedRun(outcome, [json.loads(line) for line in lines], seen.getvalue(), calls)
 

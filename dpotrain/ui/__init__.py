@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpotrain.run.reporter import Reporter
+    from dpotrain.core.reporter import Reporter
 
 
 def reporter(console: Console | None = None) -> Reporter:

@@ -12,10 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.ui.formats import count, megabytes, printable
+from dpotrain.core.formats import count, megabytes, printable
 
 if TYPE_CHECKING:
-    from dpotrain.run.inventory import Entry
+    from dpotrain.report.inventory import Entry
 
 
 def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from dpotrain.errors import RunStopped
-from dpotrain.masking import mask
-from dpotrain.ui.formats import printable
+from dpotrain.core.errors import RunStopped
+from dpotrain.core.formats import printable
+from dpotrain.core.masking import mask
 
 
 def print_error(error: BaseException, console: Console | None = None) -> None:

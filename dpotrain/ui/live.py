@@ -13,13 +13,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.ui.formats import count, duration, printable
+from dpotrain.core.formats import count, duration, printable
 from dpotrain.ui.summary import summary
 from dpotrain.ui.view import PhaseState, ViewState, picture
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.run.reporter import Advance
+    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.core.reporter import Advance
 
 #: A redraw takes a few milliseconds from training; a thread does it so often, so that the clock keeps going
 #: through a long step.

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import StepRecord
+    from dpotrain.core.records import StepRecord
 
 #: One step says little; speeds and metrics are shown over so many.
 RECENT_STEPS = 10

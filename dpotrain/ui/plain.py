@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from dpotrain.ui.formats import duration, learning_rate, number, printable, rate
+from dpotrain.core.formats import duration, learning_rate, number, printable, rate
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.pace import Pace
 from dpotrain.ui.summary import summary_text
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.run.reporter import Advance
+    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.core.reporter import Advance
 
 #: A phase says how far it is at most this often, in seconds: soon where a good share was done, else later.
 PHASE_SECONDS = 10.0

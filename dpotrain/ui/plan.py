@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.ui.formats import count, duration, megabytes, printable, rate
+from dpotrain.core.formats import count, duration, megabytes, printable, rate
 
 if TYPE_CHECKING:
     from dpotrain.run.plan import Plan

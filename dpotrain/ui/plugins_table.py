@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.components import CATALOGUES
-from dpotrain.ui.formats import printable
+from dpotrain.core.formats import printable
+from dpotrain.plugin.api.kinds import CATALOGUES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpotrain.plugin.manager import PluginInfo
+    from dpotrain.plugin.runtime.manager import PluginInfo
 
 _STYLES = {"active": "green", "unused": "dim", "blocked": "yellow", "failed": "red"}
 _PLURALS = {

@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.ui.formats import count, duration, megabytes, number, points, printable, rate, share, signed
+from dpotrain.core.formats import count, duration, megabytes, number, points, printable, rate, share, signed
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall, memory_far_off
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Outcome
+    from dpotrain.core.records import Outcome
 
 _LABEL_WIDTH = 12
 #: Cells of a plugin's table are wrapped at so many characters, so that sample replies stand side by side.

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.ui.formats import (
+from dpotrain.core.formats import (
     count,
     duration,
     learning_rate,

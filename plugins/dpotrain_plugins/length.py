@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Metric
+from dpotrain.plugin.api import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from dpotrain.engine.scores import PairScores
-    from dpotrain.plugin.components import Measured
+    from dpotrain.plugin.api import Measured, PairScores
 
 dpotrain_interface = 1
 

@@ -13,9 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin.components import LoadRequest, ModelLoader
-from dpotrain.plugin.packages import require
+from dpotrain.plugin.api import LoadRequest, ModelLoader, RecipeError, RunError, require
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Loss
+from dpotrain.plugin.api import Loss
 
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.engine.scores import PairScores
+    from dpotrain.plugin.api import PairScores
 
 dpotrain_interface = 1
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Optimizer
+from dpotrain.plugin.api import Optimizer
 
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.engine.memory import Trained
+    from dpotrain.plugin.api import Trained
 
 dpotrain_interface = 1
 

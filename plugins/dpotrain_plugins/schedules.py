@@ -8,7 +8,7 @@ from abc import abstractmethod
 from pydantic import Field, model_validator
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Schedule
+from dpotrain.plugin.api import Schedule
 
 dpotrain_interface = 1
 

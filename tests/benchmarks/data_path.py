@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dpotrain import load_recipe
-from dpotrain.data.plan import BatchPlan, Costs, sweep
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.batches.plan import BatchPlan, Costs, sweep
 from dpotrain.data.prepare import PreparedData, prepare_data
-from dpotrain.data.workers import cores
-from dpotrain.engine.reference_store import ReferenceStore
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.data.tokens.workers import cores
+from dpotrain.engine.reference.store import ReferenceStore
 from tests.benchmarks.synthetic import WORDS
 
 #: Smaller sizes that are measured besides, to see what grows.

@@ -18,8 +18,8 @@ import tomli_w
 import torch
 
 from dpotrain import load_recipe, train
-from dpotrain.run.records import StepRecord
-from dpotrain.run.reporter import Advance, SilentReporter
+from dpotrain.core.records import StepRecord
+from dpotrain.core.reporter import Advance, SilentReporter
 from tests.benchmarks.clock import StepClock, peak_memory_mb, synchronize, versions
 from tests.benchmarks.phases import watching
 from tests.benchmarks.workload import Workload

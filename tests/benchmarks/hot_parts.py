@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from dpotrain.data.packing import PairLengths, pack
-from dpotrain.data.plan import BatchPlan, Costs, sweep
-from dpotrain.engine import blockwise, varlen
-from dpotrain.engine.blockwise import Shape
-from dpotrain.engine.logprobs import LogitTransform, token_log_probs
-from dpotrain.engine.segments import Segments
+from dpotrain.data.batches.packing import PairLengths, pack
+from dpotrain.data.batches.plan import BatchPlan, Costs, sweep
+from dpotrain.engine.attention import blockwise, varlen
+from dpotrain.engine.attention.blockwise import Shape
+from dpotrain.engine.attention.segments import Segments
+from dpotrain.engine.scoring.logprobs import LogitTransform, token_log_probs
 from tests.benchmarks import machine
 from tests.benchmarks.clock import synchronize, versions
 from tests.engine.pairs import random_pairs
@@ -98,7 +98,7 @@ def sdpa_over_segments(
     segments: Segments,
     masks: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
-    """Attend segment by segment with torch's function; shapes as in :func:`dpotrain.engine.blockwise.attend`."""
+    """Attend segment by segment with torch's function; shapes as of blockwise.attend."""
     repeats = query.shape[1] // key.shape[1]
     parts = []
     for item, mask in zip(segments.items, masks, strict=True):

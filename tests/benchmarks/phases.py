@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from dpotrain.engine import trainer as trainer_module
-from dpotrain.engine.trainer import Trainer
+from dpotrain.engine.training import trainer as trainer_module
+from dpotrain.engine.training.trainer import Trainer
 from tests.benchmarks.clock import synchronize
 
 #: What is timed; the rest of a step is clipping, checking and counting.

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dpotrain import load_recipe
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.run.reporter import SilentReporter
 from tests.benchmarks import machine
 from tests.benchmarks.flops import FORMULA, ModelShape, attended
 from tests.benchmarks.synthetic import WORDS, chat_pairs

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
 from tests.cli.test_main import HEAVY, imported_by
 from tests.run.recipes import project
 

@@ -15,7 +15,7 @@ from tests.support import tiny_checkpoint
 
 BASES = {
     "model loader": ("dpotrain_model_loaders", "dpotrain_plugins.transformers_loader", "TransformersLoader"),
-    "quantizer": ("dpotrain_quantizers", "dpotrain_plugins.bnb_quantizers", "Bnb4bit"),
+    "quantizer": ("dpotrain_quantizers", "dpotrain_plugins.quantizers.bitsandbytes", "Bnb4bit"),
     "adapter": ("dpotrain_adapters", "dpotrain_plugins.lora", "Lora"),
     "dataset source": ("dpotrain_dataset_sources", "dpotrain_plugins.hf_datasets.source", "HFDatasetsSource"),
     "dataset formatter": (

@@ -18,7 +18,7 @@ from tests.plugin.fakes import DEMO_RECIPE, forget, install
 COMPONENT = """\
 from pydantic import model_validator
 from dpotrain import hookimpl
-from dpotrain.plugin.components import {base}
+from dpotrain.plugin.api import {base}
 {top}
 
 class Faulty({base}):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import dpotrain
 from dpotrain.cli import main
 from dpotrain.cli.group import VerbGroup, debug_option
-from dpotrain.errors import DataError, PluginError, RecipeError, RunError, RunStopped
+from dpotrain.core.errors import DataError, PluginError, RecipeError, RunError, RunStopped
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "accelerate", "wandb")
 

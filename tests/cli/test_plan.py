@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.run.reporter import SilentReporter
-from dpotrain_plugins.bnb_quantizers import Bnb4bit
+from dpotrain.core.reporter import SilentReporter
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.run.recipes import project
 

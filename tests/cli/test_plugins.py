@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from dpotrain.cli import main
-from dpotrain.plugin.manager import PluginInfo
+from dpotrain.plugin.runtime.manager import PluginInfo
 from dpotrain.ui.plugins_table import print_plugins
 from tests.plugin.fakes import LOSS_MODULE, install
 

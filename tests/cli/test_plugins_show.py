@@ -10,15 +10,15 @@ from click.testing import CliRunner
 
 from dpotrain import load_recipe
 from dpotrain.cli import main
-from dpotrain.plugin.components import Component, DatasetFormatter, Logger
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.recipe.options import example_table, inline, options_of
+from dpotrain.plugin.api import Component, DatasetFormatter, Logger
+from dpotrain.plugin.describe.options import example_table, inline, options_of
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import EVERYTHING, FakeAdapter, FakeLoader, FakeLogger, fake_plugin, install
 
 SOURCE = """
 from pydantic import Field
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Loss
+from dpotrain.plugin.api import Loss
 
 dpotrain_interface = 1
 

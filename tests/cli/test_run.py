@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dpotrain.cli import main
-from dpotrain.run.records import Outcome
+from dpotrain.core.records import Outcome
 from tests.support import tiny_checkpoint
 
 ROWS = [

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.run.lock import RunLock
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.folder.lock import RunLock
 from tests.cli.test_main import HEAVY, imported_by
 from tests.plugin.fakes import install
 from tests.plugins.tensorboard_files import scalars
@@ -132,7 +132,7 @@ def test_to_takes_one_of_the_recipes_loggers_or_one_that_it_does_not_have(run, s
         "1.0",
         other="""
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.api import Logger
 
 
 class Other(Logger):

@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from dpotrain.plugin.components import Component, DatasetFormatter, Recognition
+from dpotrain.plugin.api import Component, DatasetFormatter, Recognition
 from dpotrain_plugins.formatters.standard import StandardFormatter
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import PreparedData, prepare_data
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.sections import DataSection
-from dpotrain.run.reporter import SilentReporter
 from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 from tests.data.tokenizers_for_tests import bpe

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from dpotrain.data import identity as identity_module
+from dpotrain.core.errors import DataError
 from dpotrain.data import prepare as prepare_module
-from dpotrain.errors import DataError
+from dpotrain.data.tokens import identity as identity_module
 from tests.data.formatters_for_tests import Plain
 from tests.data.preparing import everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, MARKS_THE_LAST, assistant, bpe, user
@@ -260,7 +260,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(recipe, tmp_path):
 
 
 def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(recipe, cache, monkeypatch):
-    from dpotrain.data import column_files
+    from dpotrain.data.tokens import column_files
 
     real = column_files._Column.append
 

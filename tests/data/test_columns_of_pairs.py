@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.column_files import COLUMNS, PairFiles, open_pairs, open_prompts
-from dpotrain.data.keys import column, pair_key, sortable
-from dpotrain.data.tokenized import TokenizedPair, TokenizedPairs
+from dpotrain.data.tokens.column_files import COLUMNS, PairFiles, open_pairs, open_prompts
+from dpotrain.data.tokens.keys import column, sortable
+from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs, pair_key
 
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from dpotrain.data.columns import map_columns
-from dpotrain.data.formatting import choose_formatter, describe, format_row
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.errors import DataError, RecipeError
-from dpotrain.plugin.components import DatasetFormatter, Recognition
+from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.columns import map_columns
+from dpotrain.data.formats.formatting import choose_formatter, describe, format_row
+from dpotrain.plugin.api import DatasetFormatter, Recognition
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.standard import StandardFormatter
 

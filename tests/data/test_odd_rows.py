@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from dpotrain.data.batch import RowTokenizer
-from dpotrain.data.formatting import describe
+from dpotrain.data.formats.formatting import describe
 from dpotrain.data.report import OTHER_REASONS, SplitReport
-from dpotrain.data.tokenize import PairTokenizer
-from dpotrain.plugin.components import Recognition
+from dpotrain.data.tokens.rows import RowTokenizer
+from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.plugin.api import Recognition
 from dpotrain_plugins.formatters.conversational import ConversationalFormatter
 from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter, prompt_length
 from dpotrain_plugins.formatters.standard import StandardFormatter

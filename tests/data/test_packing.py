@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.packing import pack
-from dpotrain.engine.scorer import pad
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.scoring.scorer import pad
 from tests.engine.pairs import random_pairs
 
 SIZE = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))

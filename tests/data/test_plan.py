@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.plan import BatchPlan, Costs, cut, sweep
+from dpotrain.data.batches.plan import BatchPlan, Costs, cut, sweep
 
 LENGTHS = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=40

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dpotrain.errors import DataError, RecipeError
+from dpotrain.core.errors import DataError, RecipeError
 from tests.data.preparing import prepare, row
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
 
@@ -157,7 +157,7 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
         for n in range(20)
     ]
     one, _ = prepare(recipe(rows), bpe(template=CHATML))
-    monkeypatch.setattr("dpotrain.data.read.BATCH", 3)
+    monkeypatch.setattr("dpotrain.data.tokens.read.BATCH", 3)
     two, told = prepare(recipe(rows), bpe(template=CHATML))
     assert one.train.tokens.tolist() == two.train.tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.keys import column
-from dpotrain.data.split import held_out, prompt_key
+from dpotrain.data.split import held_out
+from dpotrain.data.tokens.keys import column, prompt_key
 
 KEYS = st.lists(st.text(max_size=4).map(prompt_key), max_size=40)
 
@@ -47,8 +47,9 @@ def test_share_is_about_the_fraction_and_another_seed_holds_out_others():
 
 def test_split_is_the_same_in_every_process():
     code = (
-        "from dpotrain.data.keys import column\n"
-        "from dpotrain.data.split import held_out, prompt_key\n"
+        "from dpotrain.data.tokens.keys import column\n"
+        "from dpotrain.data.split import held_out\n"
+        "from dpotrain.data.tokens.keys import prompt_key\n"
         "keys = [prompt_key([{'role': 'user', 'content': str(i)}]) for i in range(64)]\n"
         "print(held_out(column(keys), 0.5, 7).tolist())"
     )

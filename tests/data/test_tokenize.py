@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.checks import check_pair
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.data.tokenize import PairTokenizer, Tokenized, common_prefix
-from dpotrain.data.tokenized import TokenizedPair
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.checks import check_pair
+from dpotrain.data.tokens.tokenize import PairTokenizer, Tokenized, common_prefix
+from dpotrain.data.tokens.tokenized import TokenizedPair
 from tests.data.tokenizers_for_tests import (
     CHATML,
     LLAMA2,

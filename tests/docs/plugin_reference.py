@@ -5,35 +5,33 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
-from types import ModuleType
 
-from dpotrain.data import pair
-from dpotrain.engine import memory, scores
-from dpotrain.plugin import components as component_types
-from dpotrain.plugin import hookspecs
-from dpotrain.plugin.components import CATALOGUES
-from dpotrain.plugin.hooks import EVENTS, HOOKS
-from dpotrain.run import records
+from dpotrain.plugin import api
+from dpotrain.plugin.api import hookspecs
+from dpotrain.plugin.api.hookspecs import EVENTS, HOOKS
+from dpotrain.plugin.api.kinds import CATALOGUES
 from tests.docs.markdown import prose
 
 #: What hooks and components are handed or return, and where it is defined.
-OBJECTS: tuple[tuple[ModuleType, str], ...] = (
-    (pair, "PreferencePair"),
-    (pair, "UnusableRow"),
-    (component_types, "LoadRequest"),
-    (component_types, "Rows"),
-    (component_types, "Recognition"),
-    (scores, "PairScores"),
-    (memory, "Trained"),
-    (records, "Run"),
-    (records, "LoggedRun"),
-    (records, "StepRecord"),
-    (records, "Record"),
-    (records, "CheckpointRecord"),
-    (records, "Outcome"),
-    (records, "Finished"),
+OBJECTS: tuple[type, ...] = (
+    api.PreferencePair,
+    api.UnusableRow,
+    api.LoadRequest,
+    api.Rows,
+    api.Recognition,
+    api.PairScores,
+    api.Trained,
+    api.Run,
+    api.LoggedRun,
+    api.StepRecord,
+    api.Record,
+    api.CheckpointRecord,
+    api.Outcome,
+    api.Finished,
+    api.Selection,
 )
 
 #: Special methods that are part of a contract, and attributes of components that only the core looks at.
@@ -51,11 +49,11 @@ def life_of_a_run() -> str:
 
 def components() -> str:
     """Return the kinds: what is inherited, then each with its attributes and methods."""
-    blocks = ["### Every component", *_class(component_types, "Component", level=4)]
+    blocks = ["### Every component", *_class(api.Component, level=4)]
     for hook, kind in CATALOGUES.items():
         blocks += [
             f"### {kind.__name__}",
-            *_class(component_types, kind.__name__, 4),
+            *_class(kind, 4),
             f"Offered by `{hook}`.",
         ]
     return "\n\n".join(blocks)
@@ -77,13 +75,17 @@ def hooks() -> str:
 def objects() -> str:
     """Return what hooks and components are handed, field by field."""
     blocks = []
-    for module, name in OBJECTS:
-        blocks += [f"### {name}", f"`from {module.__name__} import {name}`", *_class(module, name, level=4)]
+    for owner in OBJECTS:
+        blocks += [
+            f"### {owner.__name__}",
+            f"`from {api.__name__} import {owner.__name__}`",
+            *_class(owner, level=4),
+        ]
     return "\n\n".join(blocks)
 
 
 def _hook(name: str) -> list[str]:
-    function = getattr(hookspecs, name)
+    function = HOOKS[name]
     doc = inspect.getdoc(function) or ""
     text, _, example = doc.partition("Example:\n")
     arguments = ", ".join(inspect.signature(function).parameters)
@@ -94,15 +96,15 @@ def _hook(name: str) -> list[str]:
     return [*blocks, f"```python\n{textwrap.dedent(example).rstrip()}\n```"]
 
 
-def _class(module: ModuleType, name: str, level: int) -> list[str]:
+def _class(owner: type, level: int) -> list[str]:
     """Return a class as its source has it: docstring, attributes with theirs, methods with theirs."""
     (node,) = (
         each
-        for each in ast.parse(inspect.getsource(module)).body
-        if isinstance(each, ast.ClassDef) and each.name == name
+        for each in ast.parse(inspect.getsource(sys.modules[owner.__module__])).body
+        if isinstance(each, ast.ClassDef) and each.name == owner.__name__
     )
     blocks = [prose(text) for text in _paragraphs(ast.get_docstring(node))]
-    attributes = [f"- `{text}`{f': {doc}' if doc else ''}" for text, doc in _attributes(module, node)]
+    attributes = [f"- `{text}`{f': {doc}' if doc else ''}" for text, doc in _attributes(owner, node)]
     if attributes:
         blocks.append("\n".join(attributes))
     for method in node.body:
@@ -113,13 +115,13 @@ def _class(module: ModuleType, name: str, level: int) -> list[str]:
     return blocks
 
 
-def _attributes(module: ModuleType, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _attributes(owner: type, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     """Yield each attribute as its source has it, with the text that stands below it."""
     for statement, following in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         if not isinstance(statement, ast.AnnAssign | ast.Assign):
             continue
         target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
-        if module is component_types and ast.unparse(target) in _INTERNAL:
+        if issubclass(owner, api.Component) and ast.unparse(target) in _INTERNAL:
             continue
         doc = ""
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):

@@ -8,17 +8,11 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from dpotrain.plugin.components import Component, DatasetFormatter
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.recipe.options import options_of
-from dpotrain.recipe.sections import (
-    COMPONENT_TABLES,
-    CORE_SECTIONS,
-    DEFAULT_USE,
-    LISTED_TABLES,
-    OPTIONAL_TABLES,
-    TopLevel,
-)
+from dpotrain.plugin.api import Component, DatasetFormatter
+from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
+from dpotrain.plugin.describe.options import options_of
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
 from tests.docs.markdown import paragraphs, table
 
 #: The order in which a recipe is usually written.

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from dpotrain.plugin.components import CATALOGUES
-from dpotrain.plugin.hooks import HOOKS
-from dpotrain.recipe.sections import CORE_SECTIONS, LISTED_TABLES
+from dpotrain.plugin.api.hookspecs import HOOKS
+from dpotrain.plugin.api.kinds import CATALOGUES, LISTED_TABLES
+from dpotrain.recipe.sections import CORE_SECTIONS
 from tests.docs.generated import DOCUMENTS, ROOT, fill, stale
 from tests.docs.recipe_reference import built_ins
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain.cli import main
-from dpotrain.plugin.components import Logger, Loss
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.cli import VERBS, main
+from dpotrain.plugin.api import Logger, Loss
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.scaffold.kinds import kinds
 from dpotrain.testing import VerbConformance
 from tests.docs.blocks import blocks
@@ -107,7 +107,7 @@ def test_the_loss_is_about_thirty_lines(project):
 def test_every_kind_that_can_be_generated_is_named():
     text = GUIDE.read_text(encoding="utf-8")
     named = text.partition("<!-- kinds -->")[2].partition("<!-- end of kinds -->")[0]
-    assert named == ", ".join(f"`{kind}`" for kind in kinds())
+    assert named == ", ".join(f"`{kind}`" for kind in kinds(VERBS))
 
 
 def test_the_example_of_run_events_is_a_plugin(project):

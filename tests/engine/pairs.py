@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dpotrain.data.tokenized import TokenizedPair, TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 
 VOCABULARY = 384
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from dpotrain.data.packing import pack
-from dpotrain.engine.activations import Activations, Kept, Record, estimate, measure, recorded
-from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.logprobs import LogitTransform
-from dpotrain.engine.scorer import PackedScorer
-from dpotrain.engine.shapes import activations_from_shapes
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.memory.activations import Activations, Kept, Record, estimate, measure, recorded
+from dpotrain.engine.memory.shapes import activations_from_shapes
+from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.scorer import PackedScorer
+from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.support import KINDS, tiny_model

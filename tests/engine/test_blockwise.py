@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.packing import PairLengths
-from dpotrain.engine.blockwise import BLOCK, Shape, attend
-from dpotrain.engine.segments import Segments
+from dpotrain.data.batches.packing import PairLengths
+from dpotrain.engine.attention.blockwise import BLOCK, Shape, attend
+from dpotrain.engine.attention.segments import Segments
 
 
 def masked_attention(query, key, value, segments, shape):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpotrain.engine.activations import Activations, Kept
-from dpotrain.engine.budget import MOST_TOKENS, fit
+from dpotrain.engine.memory.activations import Activations, Kept
+from dpotrain.engine.memory.budget import MOST_TOKENS, fit
 
 #: Ten layers of 100 bytes a token, 5 where checkpointed.
 TEN = Activations(Kept(0, 20), (Kept(0, 100),) * 10, (Kept(0, 5),) * 10, Kept(0, 30))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.data.packing import pack
-from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.checkpointing import checkpoint_layers, decoder_layers, wanted_layers
-from dpotrain.engine.logprobs import LogitTransform
-from dpotrain.engine.scorer import PackedScorer
-from dpotrain.errors import RunError
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.checkpointing import checkpoint_layers, decoder_layers, wanted_layers
+from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.scorer import PackedScorer
+from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model

@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from dpotrain import load_recipe, train
-from dpotrain.engine import compiling
-from dpotrain.engine.compiling import check_compiler, compile_layers
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.layers import compiling
+from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from tests.run.recipes import losses, project
 from tests.support import tiny_model
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from dpotrain import load_recipe, train
-from dpotrain.data.packing import PairLengths, pack
-from dpotrain.engine import blockwise, varlen
-from dpotrain.engine.activations import measure
-from dpotrain.engine.blockwise import Shape
-from dpotrain.engine.checkpointing import checkpoint_layers
-from dpotrain.engine.probe import choose_scorer
-from dpotrain.engine.segments import Segments
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.batches.packing import PairLengths, pack
+from dpotrain.engine.attention import blockwise, varlen
+from dpotrain.engine.attention.blockwise import Shape
+from dpotrain.engine.attention.segments import Segments
+from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.memory.activations import measure
+from dpotrain.engine.scoring.probe import choose_scorer
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
 from tests.run.recipes import losses, project

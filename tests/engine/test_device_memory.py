@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.engine import device_memory
+from dpotrain.engine.memory import device_memory
 
 CPU = torch.device("cpu")
 

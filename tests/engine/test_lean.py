@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dpotrain.data.packing import pack
-from dpotrain.engine.activations import recorded
-from dpotrain.engine.lean import make_lean, rms_norm, swiglu
-from dpotrain.engine.logprobs import LogitTransform
-from dpotrain.engine.scorer import PackedScorer
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.memory_efficient import make_lean, rms_norm, swiglu
+from dpotrain.engine.memory.activations import recorded
+from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dpotrain.engine import logprobs
-from dpotrain.engine.logprobs import LogitTransform, completion_sums, token_log_probs
+from dpotrain.engine.scoring import logprobs
+from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, token_log_probs
 
 ROWS, HIDDEN, VOCABULARY, TILE = 37, 16, 101, 24
 TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(1.0, 5.0), LogitTransform(2.0, 3.0)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.engine.all_weights import AllWeights
-from dpotrain.engine.memory import count, gradient_bytes
-from dpotrain.engine.optimizer import build_optimizer
+from dpotrain.engine.memory.model_size import count, gradient_bytes
+from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from tests.support import tiny_model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.engine.metrics import SUMMED, Window, means, pair_sums
-from dpotrain.engine.scores import PairScores
+from dpotrain.core.scores import PairScores
+from dpotrain.engine.training.metrics import SUMMED, Window, means, pair_sums
 
 
 def scores(policy, reference) -> PairScores:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dpotrain.engine.optimizer import build_optimizer
-from dpotrain.errors import PluginError
-from dpotrain.plugin.components import Optimizer
+from dpotrain.core.errors import PluginError
+from dpotrain.engine.training.optimizer import build_optimizer
+from dpotrain.plugin.api import Optimizer
 
 
 def model() -> nn.Module:

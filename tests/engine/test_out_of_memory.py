@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from dpotrain.data.plan import BatchPlan
-from dpotrain.engine.out_of_memory import in_parts
-from dpotrain.engine.trainer import evaluate
+from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.training.trainer import evaluate
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import build

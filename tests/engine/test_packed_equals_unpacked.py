@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.data.packing import pack
-from dpotrain.engine import attention
-from dpotrain.engine.probe import choose_scorer
-from dpotrain.engine.scorer import PackedScorer, PaddedScorer
-from dpotrain.errors import RunError
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model
 
@@ -161,7 +161,7 @@ def test_a_wrong_mask_is_found_out(monkeypatch):
         scores = torch.einsum("qhd,khd->hqk", query, key) * shape.scale
         return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
 
-    monkeypatch.setattr("dpotrain.engine.blockwise.attend", everything_sees_everything)
+    monkeypatch.setattr("dpotrain.engine.attention.blockwise.attend", everything_sees_everything)
     chosen = choose_scorer(build("llama"), pack(random_pairs(SIZES), range(3)), packing="auto", bf16=False)
     assert "differ from the ordinary ones by" in chosen.reason
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpotrain import load_recipe, train
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.engine.precision import Widened, computed_in, multiplies_bfloat16
-from dpotrain.run.bring_up import NO_BFLOAT16
+from dpotrain.engine.scoring.precision import Widened, computed_in, multiplies_bfloat16
+from dpotrain.run.build import NO_BFLOAT16
 from dpotrain.run.plan import make_plan
-from dpotrain.run.reporter import SilentReporter
 from tests.run.recipes import losses, project
 from tests.support import tiny_model
 

@@ -8,8 +8,8 @@ import random
 import numpy as np
 import torch
 
-from dpotrain.engine.random_state import RandomState
-from dpotrain.run.snapshot import _plain
+from dpotrain.core.random_state import RandomState
+from dpotrain.run.checkpoint.snapshot import _plain
 
 
 def draw():

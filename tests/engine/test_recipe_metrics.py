@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpotrain.engine.metrics import Window
-from dpotrain.engine.recipe_metrics import RecipeMetrics, means_of
-from dpotrain.engine.scores import PairScores
-from dpotrain.errors import PluginError
-from dpotrain.plugin.components import Metric
+from dpotrain.core.errors import PluginError
+from dpotrain.core.scores import PairScores
+from dpotrain.engine.training.metrics import Window
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.plugin.api import Metric
 
 
 class Chosen(Metric):

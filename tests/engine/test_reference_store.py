@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.keys import column
-from dpotrain.engine.reference_store import RECORD, ReferenceStore, checksums
+from dpotrain.data.tokens.keys import column
+from dpotrain.engine.reference.store import RECORD, ReferenceStore, checksums
 
 KEYS = column([bytes([number]) * 15 + b"\0" for number in range(5)])
 SUMS = np.array([[-float(number), -2.5 * number] for number in range(5)], np.float32)

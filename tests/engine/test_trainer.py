@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from dpotrain.data.packing import pack
-from dpotrain.data.plan import BatchPlan
-from dpotrain.engine.optimizer import build_optimizer
-from dpotrain.engine.probe import choose_scorer
-from dpotrain.engine.reference import Stored
-from dpotrain.engine.trainer import Interrupted, Trainer, evaluate
-from dpotrain.errors import PluginError, RunError
-from dpotrain.plugin.components import Loss, Schedule
-from dpotrain.run.assembly import costs_of
+from dpotrain.core.errors import PluginError, RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.engine.reference.reference import Stored
+from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.training.optimizer import build_optimizer
+from dpotrain.engine.training.trainer import Interrupted, Trainer, evaluate
+from dpotrain.plugin.api import Loss, Schedule
+from dpotrain.run.engine_builder import costs_of
 from dpotrain_plugins.optimizers import AdamW
 from dpotrain_plugins.schedules import Constant, Linear
 from tests.engine.pairs import random_pairs

@@ -28,7 +28,7 @@ print(Sqlite(Sqlite.Options(file="votes.db")).load("votes").fingerprint)
 
 #: Prints what the source says of files that are missing or something else.
 NO_DATABASES = """
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
 from dpotrain_sqlite import Sqlite
 for file in ("vote.db", "votes.sql"):
     try:

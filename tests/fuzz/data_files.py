@@ -12,10 +12,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.errors import DataError, RecipeError
 from dpotrain.recipe import load_recipe
-from dpotrain.run.reporter import SilentReporter
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from tests.fuzz.junk import damage, mutate
 from tests.fuzz.recipes import told
@@ -122,7 +122,11 @@ class OfFiles:
         file.write_bytes(case.content)
         source = HFDatasetsSource(HFDatasetsSource.Options(name=str(file)))
         try:
-            data = prepare_data(replace(self.recipe, source=source), self.tokenizer, SilentReporter())
+            data = prepare_data(
+                replace(self.recipe, parts={**self.recipe.parts, "data": (source,)}),
+                self.tokenizer,
+                SilentReporter(),
+            )
         except (DataError, RecipeError) as error:
             told(str(error), (case.name, "ormatter", "split", "row "))
             return type(error).__name__

@@ -14,8 +14,8 @@ from typing import Any
 import tomli_w
 from hypothesis import strategies as st
 
-from dpotrain.errors import DpotrainError
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.core.errors import DpotrainError
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe import Recipe, dump_recipe, load_recipe, recipe_schema
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.overrides import override_layer

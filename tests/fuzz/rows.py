@@ -10,14 +10,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dpotrain.data.batch import RowTokenizer
-from dpotrain.data.columns import map_columns
-from dpotrain.data.formatting import choose_formatter
+from dpotrain.core.errors import DataError
+from dpotrain.data.formats.columns import map_columns
+from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain.data.report import SplitReport
-from dpotrain.data.tokenize import PairTokenizer
-from dpotrain.errors import DataError
-from dpotrain.plugin.components import DatasetFormatter
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.data.tokens.rows import RowTokenizer
+from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.plugin.api import DatasetFormatter
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.fuzz.junk import ANYTHING, DEEP, TEXTS, mutate, nested
 from tests.fuzz.recipes import told
 from tests.support import tiny_tokenizer

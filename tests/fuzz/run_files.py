@@ -14,13 +14,14 @@ import torch
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dpotrain.errors import RunError
-from dpotrain.run import checkpoints, summary
-from dpotrain.run.folder import RunFolder
-from dpotrain.run.inventory import take_inventory
-from dpotrain.run.metrics_file import MetricsFile
-from dpotrain.run.resuming import as_written, check_resumable, mathematics
-from dpotrain.run.snapshot import FORMAT, Checkpoint, Snapshot
+from dpotrain.core import summary
+from dpotrain.core.errors import RunError
+from dpotrain.report.inventory import take_inventory
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint.resuming import as_written, check_resumable, mathematics
+from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot
+from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.ui.checkpoints_table import checkpoints_table
 from dpotrain.ui.summary import summary_text
 from tests.fuzz.junk import ANYTHING, DEEP, damage, mutate

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from dpotrain import hookimpl
-from dpotrain.data.pair import PreferencePair
-from dpotrain.plugin.components import (
+from dpotrain.core.pair import PreferencePair
+from dpotrain.plugin.api import (
     Adapter,
     DatasetFormatter,
     DatasetSource,
@@ -325,7 +325,7 @@ lr = 1e-4
 #: A module that offers one loss; format it with the loss's name.
 LOSS_MODULE = """
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Loss
+from dpotrain.plugin.api import Loss
 
 
 class TheLoss(Loss):
@@ -349,7 +349,7 @@ import click
 @click.command(short_help="Say hello.")
 @click.argument("name")
 def command(name):
-    from dpotrain.errors import RunError
+    from dpotrain.core.errors import RunError
 
     if name == "nobody":
         raise RunError("there is nobody\\ngreet somebody")

@@ -8,10 +8,10 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from dpotrain.plugin import hookspecs
-from dpotrain.plugin.components import CATALOGUES, Component
-from dpotrain.plugin.hooks import HOOKS
-from dpotrain.plugin.interface import INTERFACE, OLDEST
+from dpotrain.plugin.api import Component
+from dpotrain.plugin.api.hookspecs import HOOKS
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.interface import INTERFACE, OLDEST
 from tests.docs.plugin_reference import OBJECTS
 
 #: Attributes of every class that say nothing of what a plugin may count on.
@@ -21,16 +21,16 @@ _ODD = {"__init__", "__call__", "__len__", "__getitem__"}
 def interface_text() -> str:
     """Return hooks, component types and what they are handed, one signature a line."""
     lines = [f"plugin interface {INTERFACE}, for plugins written for {OLDEST} and newer", "", "hooks"]
-    lines += [f"  {hook}{_signature(getattr(hookspecs, hook))}" for hook in HOOKS]
+    lines += [f"  {hook}{_signature(HOOKS[hook])}" for hook in HOOKS]
     for owner in (Component, *CATALOGUES.values()):
         hook = next((hook for hook, kind in CATALOGUES.items() if kind is owner), None)
         lines += ["", f"component {owner.__name__}" + (f", offered by {hook}" if hook else "")]
         lines += [f"  {line}" for line in _members(owner)]
         if "Options" in vars(owner):
             lines += [f"  option {name}: {_option(field)}" for name, field in _own_options(owner)]
-    for module, name in OBJECTS:
-        lines += ["", f"object {module.__name__}.{name}"]
-        lines += [f"  {line}" for line in _members(getattr(module, name))]
+    for owner in OBJECTS:
+        lines += ["", f"object {owner.__name__}"]
+        lines += [f"  {line}" for line in _members(owner)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from dpotrain import hookimpl
-from dpotrain.errors import PluginError, RunError
-from dpotrain.plugin.events import RunEvents
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.plugin.plugin import load
+from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+from dpotrain.core.reporter import Reporter, SilentReporter
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.plugin import load
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import LoggingSection
-from dpotrain.run.records import CheckpointRecord, Outcome, Record, Run, StepRecord
-from dpotrain.run.reporter import SilentReporter
 from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
 
 
@@ -46,16 +46,20 @@ def recipe(plugins: PluginManager, loss: type = FakeLoss, loggers: tuple = (), *
     fields = dict.fromkeys((field.name for field in dataclasses.fields(Recipe)), nothing)
     fields |= {
         "logging": LoggingSection(),
-        "model": FakeLoader(FakeLoader.Options(name="m")),
-        "source": FakeSource(FakeSource.Options(name="d")),
-        "loss": loss(loss.Options()),
-        "metrics": (),
-        "exporters": (),
-        "loggers": tuple(logger(logger.Options()) for logger in loggers),
+        "parts": {
+            "model": (FakeLoader(FakeLoader.Options(name="m")),),
+            "data": (FakeSource(FakeSource.Options(name="d")),),
+            "loss": (loss(loss.Options()),),
+            "loggers": tuple(logger(logger.Options()) for logger in loggers),
+        },
         "plugins": plugins,
         "document": document,
     }
     return Recipe(**fields)
+
+
+def events_of(chosen: Recipe, reporter: Reporter) -> RunEvents:
+    return RunEvents(chosen, chosen.plugins, reporter, chosen.logging.patience)
 
 
 def listening_module(name: str, heard: list, *components: type, error: Exception | None = None, **hooks):
@@ -87,7 +91,7 @@ def test_only_what_the_recipe_selected_hears_an_event():
     plugins = PluginManager.of(
         listening_module("selected", heard, Listening), listening_module("installed", heard, FakeLogger)
     )
-    RunEvents(recipe(plugins, Listening), SilentReporter()).run_started(run())
+    events_of(recipe(plugins, Listening), SilentReporter()).run_started(run())
     assert heard == ["selected", "component"]
 
 
@@ -98,12 +102,12 @@ def test_a_plugin_whose_distribution_is_required_hears_events():
         for name in ("wanted", "other")
     ]
     chosen = recipe(PluginManager(plugins), requires=["dpotrain_wanted>=0.1"])
-    RunEvents(chosen, SilentReporter()).run_started(run())
+    events_of(chosen, SilentReporter()).run_started(run())
     assert heard == ["wanted"]
 
 
 def load_module(module):
-    from dpotrain.plugin.plugin import by_hand
+    from dpotrain.plugin.runtime.plugin import by_hand
 
     return load(by_hand(module))
 
@@ -134,7 +138,7 @@ def test_every_event_reaches_its_hook_with_named_arguments_in_the_order_of_a_run
         def dpotrain_run_finished(self, run, outcome):
             heard.append(("finished", run, outcome))
 
-    events = RunEvents(recipe(PluginManager.of(Offers("p", Listening)), Listening), SilentReporter())
+    events = events_of(recipe(PluginManager.of(Offers("p", Listening)), Listening), SilentReporter())
     this = run()
     events.run_started(this)
     events.evaluated(this, EVALUATION)
@@ -158,7 +162,7 @@ def test_tryfirst_and_trylast_move_a_listener():
         listening_module("middle", heard, kinds[1]),
         listening_module("first", heard, kinds[2], tryfirst=True),
     )
-    RunEvents(recipe(plugins, loggers=tuple(kinds)), SilentReporter()).run_started(run())
+    events_of(recipe(plugins, loggers=tuple(kinds)), SilentReporter()).run_started(run())
     assert heard == ["first", "middle", "last"]
 
 
@@ -173,7 +177,7 @@ def test_all_others_hear_the_event_before_the_one_that_raised_ends_the_run():
         listening_module("bad", heard, Failing, error=ValueError("no good")),
         listening_module("good", heard, *kinds),
     )
-    events = RunEvents(recipe(plugins, Failing, tuple(kinds)), SilentReporter())
+    events = events_of(recipe(plugins, Failing, tuple(kinds)), SilentReporter())
     with pytest.raises(PluginError) as caught:
         events.run_started(run())
     assert heard == ["bad", "good"]
@@ -185,7 +189,7 @@ def test_all_others_hear_the_event_before_the_one_that_raised_ends_the_run():
 def test_an_error_made_for_people_is_shown_in_its_own_words():
     plugins = PluginManager.of(listening_module("bad", [], FakeLoss, error=RunError("the disk is full")))
     with pytest.raises(PluginError) as caught:
-        RunEvents(recipe(plugins), SilentReporter()).run_started(run())
+        events_of(recipe(plugins), SilentReporter()).run_started(run())
     assert str(caught.value) == 'plugin "bad" raised in dpotrain_run_started: the disk is full'
 
 
@@ -193,7 +197,7 @@ def test_other_processes_hear_nothing_and_open_no_logger():
     heard = []
     plugins = PluginManager.of(listening_module("selected", heard, FakeLoss, FakeLogger))
     chosen = recipe(plugins, loggers=(FakeLogger,))
-    events = RunEvents(chosen, SilentReporter())
+    events = events_of(chosen, SilentReporter())
     events.run_started(run(main=False))
     events.loggers.start(run(main=False))
     events.loggers.log(EVALUATION)
@@ -217,7 +221,7 @@ def test_the_methods_of_a_logger_hear_events_in_its_thread_in_order_with_its_rec
             assert not hasattr(run, "policy")
 
     chosen = recipe(PluginManager.of(Offers("p", FakeLoss, Listening)), loggers=(Listening,))
-    events, this = RunEvents(chosen, SilentReporter()), run()
+    events, this = events_of(chosen, SilentReporter()), run()
     events.loggers.start(this)
     events.loggers.log(EVALUATION)
     events.evaluated(this, EVALUATION)
@@ -238,7 +242,7 @@ def test_a_logger_that_raises_in_a_run_event_is_dropped_without_ending_the_run()
             raise ConnectionError("gone")
 
     chosen, reporter = recipe(PluginManager.of(Offers("p", FakeLoss, Bad)), loggers=(Bad,)), Warnings()
-    events = RunEvents(chosen, reporter)
+    events = events_of(chosen, reporter)
     events.loggers.start(run())
     events.run_started(run())
     events.loggers.finish(OUTCOME)
@@ -253,7 +257,7 @@ def test_a_module_that_is_there_for_its_logger_alone_is_dropped_with_it():
         Offers("p", FakeLoss), listening_module("log", heard, FakeLogger, error=ValueError("no"))
     )
     reporter = Warnings()
-    events = RunEvents(recipe(plugins, loggers=(FakeLogger,)), reporter)
+    events = events_of(recipe(plugins, loggers=(FakeLogger,)), reporter)
     events.run_started(run())
     events.run_started(run())
     assert heard == ["log"]
@@ -264,6 +268,6 @@ def test_a_run_begins_by_naming_installed_plugins_that_failed():
     broken = types.ModuleType("broken")
     broken.dpotrain_losses = hookimpl(lambda: None)
     reporter = Warnings()
-    RunEvents(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
+    events_of(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
     (text,) = reporter.texts
     assert text.startswith('plugin "broken" failed and has no part in this: dpotrain_losses must return')

@@ -22,7 +22,7 @@ from tests.plugin.fakes import DEMO_RECIPE, LOSS_MODULE, install
 LOSS = """\
 from pydantic import Field, model_validator
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Loss, Logger
+from dpotrain.plugin.api import Loss, Logger
 {top}
 
 class Bad(Loss):
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         ("plugins",),
     ),
     "is written for a later interface": (
-        {"bad": "dpotrain_interface = 99\nfrom dpotrain.plugin.components import Sampler"},
+        {"bad": "dpotrain_interface = 99\nfrom dpotrain.plugin.api import Sampler"},
         ("plugins", "check"),
     ),
     "imports torch at the top": ({"bad": loss(top="import torch")}, ("plugins",)),

@@ -7,8 +7,8 @@ import types
 import pytest
 
 from dpotrain import hookimpl
-from dpotrain.errors import PluginError
-from dpotrain.plugin.hooks import implementations
+from dpotrain.core.errors import PluginError
+from dpotrain.plugin.runtime.hooks import implementations
 
 
 def module(**functions):

@@ -13,17 +13,18 @@ from contextlib import closing
 
 import pytest
 
-from dpotrain.plugin import hookspecs
-from dpotrain.plugin.components import CATALOGUES
-from dpotrain.plugin.hooks import EVENTS, HOOKS, implementations
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.api import hookspecs
+from dpotrain.plugin.api.hookspecs import EVENTS, HOOKS
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.hooks import implementations
+from dpotrain.plugin.runtime.manager import PluginManager
 
 PARTS = ("Called:", "Rank:", "Must not import:", "Result:", "Example:")
 
 
 def example(hook: str) -> types.ModuleType:
     """Return a hook's example as a module."""
-    doc = inspect.getdoc(getattr(hookspecs, hook))
+    doc = inspect.getdoc(HOOKS[hook])
     module = types.ModuleType(f"example_of_{hook}")
     sys.modules[module.__name__] = module
     exec(compile(textwrap.dedent(doc.split("Example:\n")[1]), module.__name__, "exec"), module.__dict__)
@@ -43,7 +44,7 @@ def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_result(hook):
-    doc = inspect.getdoc(getattr(hookspecs, hook))
+    doc = inspect.getdoc(HOOKS[hook])
     first, second, *_ = doc.splitlines()
     assert re.match(r"(Offer|Hear) ", first)
     assert first.endswith(".")
@@ -72,7 +73,7 @@ def test_the_example_of_a_spec_registers_with_the_manager(hook):
 def test_the_examples_work(tmp_path):
     import torch
 
-    from dpotrain.engine.scores import PairScores
+    from dpotrain.core.scores import PairScores
 
     loss = example("dpotrain_losses").MarginLoss
     scores = PairScores(*[torch.zeros(3)] * 4, *[torch.ones(3, dtype=torch.int64)] * 2)
@@ -123,8 +124,8 @@ def test_the_examples_work(tmp_path):
 def test_neither_the_specs_nor_the_built_in_plugins_import_torch_or_transformers():
     code = (
         "import sys\n"
-        "from dpotrain.plugin import hookspecs\n"
-        "from dpotrain.plugin.manager import PluginManager\n"
+        "from dpotrain.plugin.api import hookspecs\n"
+        "from dpotrain.plugin.runtime.manager import PluginManager\n"
         "PluginManager.from_entry_points().infos()\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'wandb', 'peft'} & sys.modules.keys()))"
     )

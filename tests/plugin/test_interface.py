@@ -9,10 +9,10 @@ import warnings
 import pytest
 
 from dpotrain import __version__, hookimpl
-from dpotrain.plugin import hooks, hookspecs, interface
-from dpotrain.plugin.components import Loss
-from dpotrain.plugin.interface import INTERFACE, OLDEST, DeprecatedHook
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.api import Loss, hookspecs
+from dpotrain.plugin.runtime import hooks, interface
+from dpotrain.plugin.runtime.interface import INTERFACE, OLDEST, DeprecatedHook
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import LOSS_MODULE, FakeLoss, Offers, install
 from tests.plugin.interface import interface_text
 
@@ -54,7 +54,7 @@ def test_a_plugin_that_says_nothing_is_taken_to_fit(site):
 
 
 def test_one_for_a_later_interface_is_explained_and_not_even_imported(site):
-    source = "dpotrain_interface = 99\nfrom dpotrain.plugin.components import Sampler\n"
+    source = "dpotrain_interface = 99\nfrom dpotrain.plugin.api import Sampler\n"
     install(site, "dpotrain-late", "2.0", late=source)
     late = info("late")
     assert (late.status, late.interface) == ("failed", 99)

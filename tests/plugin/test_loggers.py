@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from dpotrain.plugin import logger_thread
-from dpotrain.plugin.loggers import LoggerSet
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.plugin.plugin import by_hand, load
-from dpotrain.run.records import LoggedRun, Outcome, Record, Run
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.records import LoggedRun, Outcome, Record, Run
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.runtime import logger_thread
+from dpotrain.plugin.runtime.loggers import LoggerSet
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.plugin import by_hand, load
 from tests.plugin.fakes import FakeLogger, Offers
 
 RUN_FOLDER = Path("runs/my run")

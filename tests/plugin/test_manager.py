@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel, Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import PluginError
-from dpotrain.plugin.components import CATALOGUES, DatasetFormatter, DatasetSource, Logger, Loss
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.core.errors import PluginError
+from dpotrain.plugin.api import DatasetFormatter, DatasetSource, Logger, Loss
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import (
     LOSS_MODULE,
     FakeFormatter,
@@ -61,8 +62,8 @@ def test_plugins_are_loaded_beside_the_package_that_replaces_the_standard_librar
     pytest.importorskip("importlib_metadata")
     code = (
         "import importlib_metadata\n"
-        "from dpotrain.plugin.components import Loss\n"
-        "from dpotrain.plugin.manager import PluginManager\n"
+        "from dpotrain.plugin.api import Loss\n"
+        "from dpotrain.plugin.runtime.manager import PluginManager\n"
         "print(PluginManager.from_entry_points().find(Loss, 'dpo').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

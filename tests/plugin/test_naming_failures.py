@@ -6,9 +6,9 @@ import types
 
 import pytest
 
-from dpotrain.errors import DataError, PluginError
-from dpotrain.plugin.failures import named, naming_components
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.core.errors import DataError, PluginError
+from dpotrain.plugin.runtime.failures import named, naming_components
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import FakeAdapter, FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
 from tests.plugin.test_events import recipe
 
@@ -35,8 +35,12 @@ def raised(function) -> BaseException:
     return caught.value
 
 
+def blamed(error: BaseException, of) -> BaseException:
+    return named(error, of, of.plugins)
+
+
 def text(function, of=None) -> str:
-    told = named(raised(function), of or chosen())
+    told = blamed(raised(function), of or chosen())
     return str(told) if isinstance(told, PluginError) else repr(told)
 
 
@@ -82,7 +86,7 @@ def test_a_function_that_only_takes_a_component_is_no_phase():
 def test_notes_follow():
     error = raised(lambda: loader().load_model(fail))
     error.add_note("It was Tuesday.")
-    assert str(named(error, chosen())).endswith("\nIt was Tuesday.")
+    assert str(blamed(error, chosen())).endswith("\nIt was Tuesday.")
 
 
 def test_code_of_a_plugin_that_is_no_components_method_is_known_by_its_module():
@@ -118,12 +122,15 @@ def test_an_error_of_nobodys_a_message_for_people_and_an_interrupt_stay_what_the
 
     for function in (fail, lambda: loader().load_model(refuse), lambda: loader().load_model(interrupt)):
         error = raised(function)
-        assert named(error, chosen()) is error
+        assert blamed(error, chosen()) is error
 
 
 def test_as_a_context_it_raises_from_the_error():
-    with pytest.raises(PluginError, match="raised in load_model") as caught, naming_components(chosen()):
+    with (
+        pytest.raises(PluginError, match="raised in load_model") as caught,
+        naming_components(chosen(), chosen().plugins),
+    ):
         loader().load_model(fail)
     assert isinstance(caught.value.__cause__, KeyError)
-    with pytest.raises(KeyError), naming_components(chosen()):
+    with pytest.raises(KeyError), naming_components(chosen(), chosen().plugins):
         fail()

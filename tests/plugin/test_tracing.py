@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from dpotrain import hookimpl
 from dpotrain.cli import main
-from dpotrain.plugin.components import DatasetFormatter, Logger
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.api import DatasetFormatter, Logger
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import run_recipe
 from tests.docs.generated import ROOT
 from tests.plugin.fakes import install

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.api import Logger
 from dpotrain.testing.conformance.logger import SECRET, ended, evaluation, made_up_run, train
 
 __all__ = ["SECRET", "ended", "evaluation", "logged", "made_up_run", "train"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpotrain.engine.memory import count
-from dpotrain.plugin.components import LoadRequest
-from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
+from dpotrain.engine.memory.model_size import count
+from dpotrain.plugin.api import LoadRequest
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.support import tiny_checkpoint
 

@@ -8,11 +8,11 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from pydantic import ValidationError
 from transformers import BitsAndBytesConfig
 
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin import packages
-from dpotrain.plugin.components import LoadRequest
-from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit, dpotrain_quantizers
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.lora import Lora
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit, dpotrain_quantizers
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.plugins.quantized import IDS, forward, input_gradient, left_by_two_steps
 from tests.support import tiny_checkpoint, tiny_model

@@ -8,9 +8,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from dpotrain.plugin.components import CATALOGUES
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.plugin.verbs import GROUP
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.commands import GROUP
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import (
     AdapterConformance,
     ComponentConformance,
@@ -27,7 +27,6 @@ from dpotrain.testing import (
     VerbConformance,
 )
 from dpotrain.testing.conformance import suite_of
-from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 from dpotrain_plugins.formatters import (
@@ -42,17 +41,18 @@ from dpotrain_plugins.formatters import (
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.hub import Hub
 from dpotrain_plugins.length import Length
+from dpotrain_plugins.loggers.mlflow import MLflowLogger
+from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
+from dpotrain_plugins.loggers.trackio import TrackioLogger
+from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
 from dpotrain_plugins.merge.exporter import Merge
-from dpotrain_plugins.mlflow_logger import MLflowLogger
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
+from dpotrain_plugins.quantizers.torchao import TorchAoInt8
 from dpotrain_plugins.schedules import Constant, Cosine, Linear
-from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
-from dpotrain_plugins.torchao_quantizer import TorchAoInt8
-from dpotrain_plugins.trackio_logger import TrackioLogger
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from dpotrain_plugins.wandb_logger import WandbLogger
 
 #: What cannot run here, and where it is tested instead.
 ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}

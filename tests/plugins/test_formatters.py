@@ -7,9 +7,9 @@ import contextlib
 import datasets
 import pytest
 
-from dpotrain.data.checks import check_pair
-from dpotrain.data.formatting import choose_formatter
-from dpotrain.data.pair import PreferencePair, UnusableRow
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.checks import check_pair
+from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.messages import read_messages
 

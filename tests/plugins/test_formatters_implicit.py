@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.pair import UnusableRow
+from dpotrain.core.pair import UnusableRow
 from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter, prompt_length
 
 

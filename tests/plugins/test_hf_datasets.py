@@ -12,7 +12,7 @@ import datasets
 import pytest
 from pydantic import ValidationError
 
-from dpotrain.errors import DataError, RecipeError
+from dpotrain.core.errors import DataError, RecipeError
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 
 ROWS = [{"prompt": f"q{i}", "chosen": "a\nb", "rejected": "é"} for i in range(3)]
@@ -272,7 +272,7 @@ def test_an_unknown_split_lists_those_there_are(made):
 
 def test_a_hub_that_cannot_be_reached_is_a_message_with_a_remedy():
     code = (
-        "from dpotrain.errors import DataError\n"
+        "from dpotrain.core.errors import DataError\n"
         "from dpotrain_plugins.hf_datasets import HFDatasetsSource as S\n"
         "try:\n    S(S.Options(name='nobody/nothing-like-this')).load('train')\n"
         "except DataError as error:\n    print(error)"

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
 from tests.run.recipes import project
 
 EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
@@ -94,8 +94,8 @@ PUSH = """
 import json, sys
 from pathlib import Path
 from dpotrain import load_recipe
-from dpotrain.run import summary
-from dpotrain.run.records import Finished
+from dpotrain.core import summary
+from dpotrain.plugin.api import Finished
 from dpotrain_plugins.hub import Hub
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]

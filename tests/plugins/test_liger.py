@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dpotrain import load_recipe
-from dpotrain.data.packing import pack
-from dpotrain.engine.probe import choose_scorer
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin import packages
-from dpotrain.plugin.components import LoadRequest
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api import component as packages
 from dpotrain.recipe import dump_recipe
 from dpotrain_plugins import liger
 from dpotrain_plugins.liger import LigerLoader
@@ -92,7 +92,7 @@ def test_a_missing_folder_is_told_as_by_the_transformers_loader():
 def test_the_check_loads_nothing_heavy(checkpoint):
     code = (
         "import sys\n"
-        "from dpotrain.errors import RecipeError\n"
+        "from dpotrain.core.errors import RecipeError\n"
         "from dpotrain_plugins.liger import LigerLoader\n"
         f"loader = LigerLoader(LigerLoader.Options(name={str(checkpoint)!r}))\n"
         "try:\n    loader.check()\nexcept RecipeError:\n    pass\n"

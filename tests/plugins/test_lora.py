@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dpotrain.errors import RecipeError, RunError
+from dpotrain.core.errors import RecipeError, RunError
 from dpotrain_plugins.lora import Lora
 from tests.support import tiny_checkpoint, tiny_model
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpotrain.engine.scores import PairScores
+from dpotrain.core.scores import PairScores
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo, dpotrain_losses
 
 KINDS = [Dpo, Ipo, Hinge]

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.errors import RunError
-from dpotrain.run.reporter import SilentReporter
-from dpotrain_plugins.bnb_quantizers import Bnb4bit, Bnb8bit
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
 from dpotrain_plugins.merge import merging
 from dpotrain_plugins.merge.merging import merge
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from tests.run.recipes import project
 
 IDS = torch.arange(4, 24)[None]

@@ -16,10 +16,10 @@ import pytest
 
 pytest.importorskip("mlflow")
 
-from dpotrain.errors import RecipeError
-from dpotrain.plugin import packages
-from dpotrain_plugins import mlflow_logger
-from dpotrain_plugins.mlflow_logger import SETTINGS, MLflowLogger
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import component as packages
+from dpotrain_plugins.loggers import mlflow as mlflow_logger
+from dpotrain_plugins.loggers.mlflow import SETTINGS, MLflowLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.mlflow_files import metrics, the_run
 from tests.plugins.offline import network_of
@@ -274,7 +274,7 @@ def test_a_database_without_what_it_takes_is_refused_before_the_run(monkeypatch,
 def test_importing_and_checking_loads_neither_torch_nor_mlflow():
     code = (
         "import sys\n"
-        "from dpotrain_plugins.mlflow_logger import MLflowLogger as M\n"
+        "from dpotrain_plugins.loggers.mlflow import MLflowLogger as M\n"
         "M(M.Options()).check()\n"
         "print([name for name in ('torch', 'mlflow', 'transformers') if name in sys.modules])"
     )

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from dpotrain.errors import DataError, RecipeError
+from dpotrain.core.errors import DataError, RecipeError
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.transformers_loader import TransformersLoader
 

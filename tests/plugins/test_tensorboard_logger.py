@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("tensorboard")
 
-from dpotrain.errors import RecipeError
-from dpotrain.plugin import packages
-from dpotrain_plugins.tensorboard_logger import TensorBoardLogger
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import component as packages
+from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.tensorboard_files import scalars
 
@@ -107,7 +107,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_importing_and_checking_loads_neither_torch_nor_tensorboard():
     code = (
         "import sys\n"
-        "from dpotrain_plugins.tensorboard_logger import TensorBoardLogger as T\n"
+        "from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger as T\n"
         "T(T.Options()).check()\n"
         "print([name for name in ('torch', 'tensorboard', 'transformers') if name in sys.modules])"
     )

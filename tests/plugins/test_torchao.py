@@ -16,15 +16,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from dpotrain import load_recipe, train
-from dpotrain.engine.memory import count
-from dpotrain.engine.precision import Widened
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin import packages
-from dpotrain.plugin.components import LoadRequest
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.memory.model_size import count
+from dpotrain.engine.scoring.precision import Widened
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.merge.merging import merge
-from dpotrain_plugins.torchao_quantizer import TorchAoInt8, dpotrain_quantizers
+from dpotrain_plugins.quantizers.torchao import TorchAoInt8, dpotrain_quantizers
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.plugins.quantized import IDS, forward, input_gradient, left_by_two_steps
 from tests.run.recipes import losses, project
@@ -40,7 +40,7 @@ from torchao.quantization import (
     quantize_,
 )
 
-from dpotrain_plugins.int8_linear import Int8Linear, convert
+from dpotrain_plugins.quantizers.int8_linear import Int8Linear, convert
 
 AUTOCAST = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 QUANTIZED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

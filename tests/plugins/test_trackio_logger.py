@@ -15,9 +15,9 @@ import pytest
 
 pytest.importorskip("trackio")
 
-from dpotrain.errors import RecipeError
-from dpotrain.plugin import packages
-from dpotrain_plugins.trackio_logger import TrackioLogger
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import component as packages
+from dpotrain_plugins.loggers.trackio import TrackioLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.offline import network_of
 from tests.plugins.trackio_files import config, kept_id, rows
@@ -211,7 +211,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_importing_and_checking_loads_neither_torch_nor_trackio():
     code = (
         "import sys\n"
-        "from dpotrain_plugins.trackio_logger import TrackioLogger as T\n"
+        "from dpotrain_plugins.loggers.trackio import TrackioLogger as T\n"
         "T(T.Options()).check()\n"
         "print([name for name in ('torch', 'trackio', 'transformers') if name in sys.modules])"
     )

@@ -16,9 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin.components import LoadRequest
-from dpotrain_plugins.bnb_quantizers import Bnb4bit
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.plugin.api import LoadRequest
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.support import EOS, tiny_checkpoint, tiny_model, tiny_tokenizer
 
@@ -493,8 +493,8 @@ def test_hub_names_are_loaded_from_the_cache_at_one_commit(checkpoint, adapter, 
     rewrite(on_hub / "adapter_config.json", base_model_name_or_path="someone/model")
     hub_cache(tmp_path, "someone/adapter", on_hub)
     code = """if True:
-        from dpotrain.errors import RunError
-        from dpotrain.plugin.components import LoadRequest
+        from dpotrain.core.errors import RunError
+        from dpotrain.plugin.api import LoadRequest
         from dpotrain_plugins.transformers_loader import TransformersLoader as T
         whole = T(T.Options(name="someone/model"))
         model = whole.load_model(LoadRequest())

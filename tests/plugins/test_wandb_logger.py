@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from dpotrain.errors import RecipeError
-from dpotrain.plugin import packages
-from dpotrain_plugins import wandb_logger
-from dpotrain_plugins.wandb_logger import WandbLogger
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import component as packages
+from dpotrain_plugins.loggers import wandb as wandb_logger
+from dpotrain_plugins.loggers.wandb import WandbLogger
 from tests.plugins.logging_run import SECRET, ended, logged, made_up_run, train
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
@@ -236,7 +236,7 @@ def test_without_the_package_it_is_refused_before_the_run(monkeypatch):
 def test_importing_and_checking_loads_neither_torch_nor_wandb():
     code = (
         "import sys\n"
-        "from dpotrain_plugins.wandb_logger import WandbLogger as W\n"
+        "from dpotrain_plugins.loggers.wandb import WandbLogger as W\n"
         "W(W.Options()).check()\n"
         "print([name for name in ('torch', 'wandb', 'transformers') if name in sys.modules])"
     )

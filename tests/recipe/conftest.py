@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.conftest import site
 from tests.plugin.fakes import fake_plugin
 from tests.recipe.writing import MINIMAL

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from dpotrain.errors import DataError, PluginError, RecipeError
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.core.errors import DataError, PluginError, RecipeError
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe import load_recipe
 from tests.plugin.fakes import (
     EVERYTHING,
@@ -110,11 +110,11 @@ r.toml: 28 errors
   [adapter] alpha: fake-lora (registered by hand) expects a number > 0, got 0
   [data] max_len: fake-rows (registered by hand) has no option "max_len"; did you mean "max_length"?
   [data] count: fake-rows (registered by hand) expects an integer >= 1, got 2.5
+  [data] format: there is no dataset formatter "fake-formt"; did you mean "fake-format"?
   [loss] use: there is no loss "fakedpo"; did you mean "fake-dpo"?
   [optimizer] lr: missing; adamw (registered by hand) expects a number > 0
   [optimizer] betas.1: missing; adamw (registered by hand) expects a number
   [schedule] use: there is no schedule "cosin"; did you mean "cosine"?
-  [data] format: there is no dataset formatter "fake-formt"; did you mean "fake-format"?
   [loggers.0] use: missing; use picks the logger: "fake-log"
   [loggers.1] token: fake-log (registered by hand) expects a secret text or false, got something else
   [loggers.1] nested.width: fake-log (registered by hand) expects an integer >= 1, got 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpotrain.errors import RecipeError
+from dpotrain.core.errors import RecipeError
 from dpotrain.recipe import load_recipe
 from tests.plugin.fakes import FakeIpo, OtherSource
 from tests.recipe.writing import MINIMAL, load, refused

@@ -105,4 +105,4 @@ def test_components_are_constructed_and_checked(plugins, monkeypatch):
         monkeypatch.setattr(kind, "check", lambda self: checked.append(self.name))
     text = MINIMAL.replace('name = "d"', 'name = "d"\nformat = "fake-format"')
     load(text + '\n[[loggers]]\nuse = "fake-log"\n', plugins=plugins)
-    assert checked == ["fake-model", "fake-rows", "fake-dpo", "fake-format", "fake-log"]
+    assert checked == ["fake-model", "fake-rows", "fake-format", "fake-dpo", "fake-log"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.plugin.metric_names import logged_names
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.metric_names import logged_names
 from tests.plugin.fakes import EVERYTHING, FakeMetric, Offers
 from tests.recipe.writing import MINIMAL, load, refused
 

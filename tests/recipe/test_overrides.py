@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.errors import RecipeError
+from dpotrain.core.errors import RecipeError
 from dpotrain.recipe import load_recipe
 from dpotrain.recipe.overrides import override_layer
 from tests.plugin.fakes import FakeIpo, FakeOptimizer, OtherOptimizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.plugin.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe import dump_recipe, recipe_schema
 from tests.recipe.mini_schema import valid
 from tests.recipe.writing import MINIMAL, load
@@ -78,7 +78,7 @@ def test_it_accepts_what_the_loader_accepts(schema, plugins, text):
 
 @pytest.mark.parametrize("text", BAD)
 def test_it_refuses_what_the_loader_refuses(schema, plugins, text):
-    from dpotrain.errors import RecipeError
+    from dpotrain.core.errors import RecipeError
 
     with pytest.raises(RecipeError):
         load(text, plugins=plugins)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.errors import DpotrainError, RecipeError
+from dpotrain.core.errors import DpotrainError, RecipeError
 from dpotrain.recipe import load_recipe
 
 #: The least that a recipe must say.

@@ -22,7 +22,7 @@ from typing import Any
 
 
 def _after_step(step: int, act: Callable[[], object]) -> None:
-    from dpotrain.engine.trainer import Trainer
+    from dpotrain.engine.training.trainer import Trainer
 
     ordinary = Trainer.train_step
 
@@ -42,7 +42,7 @@ def signal_after(step: int, name: str) -> None:
 
 def die_in_reference(batches: int) -> None:
     """Die, as by SIGKILL, when so many micro-batches of the reference have been stored."""
-    from dpotrain.engine.reference_store import ReferenceStore
+    from dpotrain.engine.reference.store import ReferenceStore
 
     ordinary, stored = ReferenceStore.append, 0
 
@@ -58,7 +58,7 @@ def die_in_reference(batches: int) -> None:
 
 def spoil(step: int) -> None:
     """Make the losses of a step, of this rank alone, numbers that are none."""
-    from dpotrain.engine import trainer
+    from dpotrain.engine.training import trainer
 
     ordinary_step, ordinary_losses = trainer.Trainer.train_step, trainer.pair_losses
     now = 0

@@ -30,10 +30,9 @@ import peft  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
-from dpotrain import load_recipe
-from dpotrain.run import checkpoints
-from dpotrain.run.reporter import SilentReporter
-from dpotrain.run.session import train
+from dpotrain import load_recipe, train
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.checkpoint import files as checkpoints
 
 #: Names in a metrics line that are about the machine and not about the run.
 SPEED = {"pairs_per_second", "tokens_per_second", "peak_memory_mb"}

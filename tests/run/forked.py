@@ -107,7 +107,7 @@ def serve() -> None:
 
     import dpotrain.cli.run
     import dpotrain.run.session  # noqa: F401
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.runtime.manager import PluginManager
 
     PluginManager.from_entry_points()  # imports the plugins
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.api import Logger
 
 
 class Noting(Logger):

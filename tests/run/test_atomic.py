@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpotrain.run.atomic import folder_aside, write_text
+from dpotrain.core.atomic import folder_aside, write_text
 
 
 def test_a_folder_replaces_the_one_before_it(tmp_path):

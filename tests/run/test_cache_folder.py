@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dpotrain.core.paths import cache_folder
 from dpotrain.recipe.sections import RunSection
-from dpotrain.run.cache_folder import cache_folder
 
 
 @pytest.mark.parametrize(

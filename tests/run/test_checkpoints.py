@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from dpotrain.errors import RunError
-from dpotrain.run import checkpoints
-from dpotrain.run.snapshot import Checkpoint, Snapshot
+from dpotrain.core.errors import RunError
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint.snapshot import Checkpoint, Snapshot
 
 
 def trained_model(optimizer_class=torch.optim.AdamW):

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dpotrain import hookimpl, load_recipe, train
-from dpotrain.errors import PluginError, RunError
-from dpotrain.plugin.components import Logger, Loss
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.run import checkpoints, software
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.api import Logger, Loss
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint import versions as software
 from tests.run.recipes import project
 from tests.run.test_resume import StopAt
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain import load_recipe, train
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
 from tests.run.recipes import losses, project, records
 
 #: Ways of computing the same steps.

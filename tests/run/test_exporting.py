@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dpotrain import hookimpl, load_recipe, train
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin.components import Exporter
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.run.lock import RunLock
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.api import Exporter
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.run.folder.lock import RunLock
 from tests.plugin.fakes import Offers
 from tests.run.recipes import project
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dpotrain import load_recipe, train
-from dpotrain.run import checkpoints
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.checkpoint import files as checkpoints
 from tests.run import faults
 from tests.run.faults import FAULTS, OTHERS, Fault
 from tests.run.recipes import project

@@ -11,16 +11,16 @@ import sys
 import pytest
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RunError
-from dpotrain.run.lock import RunLock
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.folder.lock import RunLock
 from tests.run.recipes import project
 
 #: Takes a folder, says so, and waits to be ended.
 HOLDS = """
 import sys, time
 from pathlib import Path
-from dpotrain.run.lock import RunLock
+from dpotrain.run.folder.lock import RunLock
 
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -79,7 +79,7 @@ def test_where_nothing_can_be_written_the_error_says_so(tmp_path, monkeypatch):
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("dpotrain.run.lock.write_json", read_only)
+    monkeypatch.setattr("dpotrain.run.folder.lock.write_json", read_only)
     with pytest.raises(RunError, match=r"cannot write to .*: Read-only file system"), RunLock(tmp_path):
         pass
     monkeypatch.undo()

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dpotrain import hookimpl, load_recipe, train
-from dpotrain.plugin.components import Logger
-from dpotrain.plugin.manager import PluginManager
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.api import Logger
+from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.conftest import site
 from tests.plugins import mlflow_files, trackio_files
 from tests.plugins.tensorboard_files import scalars

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.run.metrics_file import MetricsFile
-from dpotrain.run.records import Record
+from dpotrain.core.records import Record
+from dpotrain.run.folder.metrics_file import MetricsFile
 
 
 def test_one_object_a_line(tmp_path):

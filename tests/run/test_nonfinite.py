@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.engine import trainer
-from dpotrain.errors import RunError
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.training import trainer
 from tests.run.recipes import project, records
 from tests.run.test_resume import story, weights
 

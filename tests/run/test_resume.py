@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RunError, RunStopped
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RunError, RunStopped
+from dpotrain.core.reporter import SilentReporter
 from tests.run.recipes import project, records
 
 #: Names in a metrics line that are about the machine and not about the run.
@@ -113,7 +113,7 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
 DIES = """
 import os, sys
 from dpotrain import load_recipe, train
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
 
 class Killed(SilentReporter):
     def step(self, record):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dpotrain.run import checkpoints
+from dpotrain.run.checkpoint import files as checkpoints
 from tests.run.crashing import facts
 from tests.run.recipes import losses, project
 from tests.run.test_cut_independence import LAUNCHERS

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 
-from dpotrain.errors import RunError
-from dpotrain.run.resuming import check_same, mathematics
+from dpotrain.core.errors import RunError
+from dpotrain.run.checkpoint.resuming import check_same, mathematics
 
 DOCUMENT = {
     "seed": 42,

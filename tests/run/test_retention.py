@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RunError
-from dpotrain.recipe.best_by import BestBy
+from dpotrain.core.best_by import BestBy
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.recipe.sections import CheckpointsSection
-from dpotrain.run import checkpoints
-from dpotrain.run.progress import Progress
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint.progress import Progress
 from tests.run.recipes import project, records
 
 VALUES = st.floats(-5, 5) | st.just(math.nan)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dpotrain import load_recipe, train
-from dpotrain.plugin.interface import INTERFACE
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.runtime.interface import INTERFACE
 from tests.run.recipes import project, records
 
 METRICS = [
@@ -171,7 +171,7 @@ def test_sharded_launches_are_refused_with_the_way_out():
     """TRAPS: FSDP2 with bitsandbytes 4-bit: silent corruption and replication. Refuse what is not proven."""
     from accelerate import DistributedType
 
-    from dpotrain.errors import RunError
+    from dpotrain.core.errors import RunError
     from dpotrain.run.session import refuse_sharding
 
     for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):

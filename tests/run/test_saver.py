@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RunError
-from dpotrain.run import checkpoints, saver
-from dpotrain.run.reporter import SilentReporter
-from dpotrain.run.saver import Saver
-from dpotrain.run.snapshot import Checkpoint
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint import saver
+from dpotrain.run.checkpoint.saver import Saver
+from dpotrain.run.checkpoint.snapshot import Checkpoint
 from tests.run.recipes import project, records
 from tests.run.test_checkpoints import trained_model
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from dpotrain.errors import RunStopped
-from dpotrain.run.signals import SIGNALS, StopRequest
+from dpotrain.core.errors import RunStopped
+from dpotrain.run.stopping import SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dpotrain import load_recipe, train
-from dpotrain.engine.scorer import PackedScorer
-from dpotrain.errors import RunError
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.run import sizing
-from dpotrain.run.reporter import SilentReporter
 from tests.run.recipes import losses, project
 from tests.run.test_resume import StopAt, story, weights
 

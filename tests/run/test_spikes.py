@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpotrain import load_recipe, train
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.spikes import ENOUGH, SpikeWatch
 from tests.run.recipes import project
 

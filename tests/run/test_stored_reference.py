@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.engine import stored_reference
-from dpotrain.engine.reference_store import RECORD, ReferenceStore, checksums
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.reference import stored as stored_reference
+from dpotrain.engine.reference.store import RECORD, ReferenceStore, checksums
 from tests.run.recipes import losses, project
 from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from dpotrain.errors import RunError
-from dpotrain.run.folder import RunFolder
-from dpotrain.run.summary import from_json
+from dpotrain.core.errors import RunError
+from dpotrain.core.summary import from_json
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.ui.summary import summary_text
 from tests.fuzz.run_files import DOCUMENT, SUMMARY
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from dpotrain import load_recipe, train
-from dpotrain.errors import RecipeError
-from dpotrain.run.reporter import SilentReporter
+from dpotrain.core.errors import RecipeError
+from dpotrain.core.reporter import SilentReporter
 from tests.run.recipes import losses, project, records
 
 #: Overrides, and how far the first loss may be from ln 2.
@@ -155,7 +155,7 @@ def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):
 
 
 def test_a_model_that_is_not_the_tokenizers_is_refused_before_a_gpu_asserts(recipe, tmp_path):
-    from dpotrain.errors import RunError
+    from dpotrain.core.errors import RunError
     from tests.support import tiny_model
 
     tiny_model(vocab_size=64).save_pretrained(tmp_path / "small")

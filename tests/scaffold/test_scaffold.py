@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain.cli import main
-from dpotrain.plugin.components import CATALOGUES, Loss
+from dpotrain.cli import VERBS, main
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.scaffold.kinds import kinds
 from tests.environments import environment_with, run
 
-KINDS = list(kinds())
+KINDS = list(kinds(VERBS))
 
 #: Gives the commands that each folder's package was said to be shown at work with.
 RUN = """
 import json, os, sys
 from pathlib import Path
-from dpotrain.cli import main
+from dpotrain.cli import VERBS, main
 from dpotrain.testing import build_tiny_model
 for folder, commands in json.loads(sys.argv[1]).items():
     os.chdir(folder)
@@ -109,7 +110,7 @@ def test_all_are_found_by_their_entry_points_alone(packages, python):
         if kind == "verb":
             assert (info["offers"], info["verbs"]) == ({}, [name(kind)])
         else:
-            assert (info["offers"], info["verbs"]) == ({kinds()[kind].name: [name(kind)]}, [])
+            assert (info["offers"], info["verbs"]) == ({kinds(VERBS)[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
     assert "\n  my-verb  Say how a metric moved in a run (dpotrain-my-verb 0.1.0)." in run(
         python, "-m", "dpotrain", "--help"
@@ -186,4 +187,4 @@ def test_a_kind_that_is_none_comes_with_the_nearest_one():
         in new("x", "--kind", "model_loader").stderr
     )
     assert "there are model-loader, quantizer" in new("x", "--kind", "zzz").stderr
-    assert kinds()["loss"].component is Loss
+    assert kinds(VERBS)["loss"].component is Loss

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dpotrain.data import tokenize
-from dpotrain.data.pair import PreferencePair
-from dpotrain.data.tokenize import PairTokenizer
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
+from dpotrain.core.pair import PreferencePair
+from dpotrain.data.tokens import tokenize
+from dpotrain.data.tokens.tokenize import PairTokenizer
 from tests.security.hostile import Marker
 from tests.support import CHAT_TEMPLATE, tiny_tokenizer
 

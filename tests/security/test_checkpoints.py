@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import dpotrain
-from dpotrain.errors import RunError
-from dpotrain.run import checkpoints
-from dpotrain.run.reporter import SilentReporter
-from dpotrain.run.tensor_files import check_fits, described
+from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint.tensor_files import check_fits, described
 from tests.fuzz.run_files import seal
 from tests.run.recipes import project
 from tests.run.test_checkpoints import write

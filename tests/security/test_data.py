@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from tests.security.hostile import Marker
 

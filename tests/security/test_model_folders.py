@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dpotrain.errors import DpotrainError, RecipeError, RunError
-from dpotrain.plugin.components import LoadRequest
+from dpotrain.core.errors import DpotrainError, RecipeError, RunError
+from dpotrain.plugin.api import LoadRequest
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.security.hostile import Marker, promising, safetensors
 from tests.support import tiny_checkpoint, tiny_model

@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from dpotrain.errors import RunError
-from dpotrain.run.atomic import sweep, write_text
-from dpotrain.run.folder import RunFolder
-from dpotrain.run.own_files import own_files
+from dpotrain.core.atomic import sweep, write_text
+from dpotrain.core.errors import RunError
+from dpotrain.run.folder.restrict_umask import own_files
+from dpotrain.run.folder.run_folder import RunFolder
 
 
 @pytest.fixture

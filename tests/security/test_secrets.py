@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from dpotrain.cli import main
-from dpotrain.errors import RunError
-from dpotrain.masking import mask, mask_values
+from dpotrain.core.errors import RunError
+from dpotrain.core.masking import mask, mask_values
 from dpotrain.ui.errors import print_error
 from tests.run.recipes import project
 
@@ -32,7 +32,7 @@ LEAKY = """\
 import logging, os, warnings
 from pydantic import Field, SecretStr
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Logger
+from dpotrain.plugin.api import Logger
 
 class Leaky(Logger):
     name = "leaky"

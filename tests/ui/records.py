@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpotrain.run.records import Outcome, Record, StepRecord
+from dpotrain.core.records import Outcome, Record, StepRecord
 
 
 @dataclass

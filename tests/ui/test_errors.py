@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from dpotrain.errors import RecipeError, RunStopped
+from dpotrain.core.errors import RecipeError, RunStopped
 from dpotrain.ui.errors import print_error
 
 

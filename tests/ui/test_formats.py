@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.ui import formats
+from dpotrain.core import formats
 
 anything = st.floats(width=32)
 

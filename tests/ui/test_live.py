@@ -15,8 +15,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from dpotrain.run.records import CheckpointRecord, Record
-from dpotrain.run.reporter import Reporter
+from dpotrain.core.records import CheckpointRecord, Record
+from dpotrain.core.reporter import Reporter
 from dpotrain.ui import reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL
 from dpotrain.ui.live import LiveReporter

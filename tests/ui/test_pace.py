@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dpotrain.run.records import StepRecord
+from dpotrain.core.records import StepRecord
 from dpotrain.ui.pace import RECENT_STEPS, Pace
 
 

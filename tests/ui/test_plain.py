@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.run.records import CheckpointRecord, Record
+from dpotrain.core.records import CheckpointRecord, Record
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL
 from dpotrain.ui.plain import PlainReporter
 from tests.ui.records import FIRST, LAST, Clock, evaluation, metrics, outcome, step

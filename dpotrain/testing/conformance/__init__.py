@@ -12,7 +12,8 @@ run through the same suites.
 
 from __future__ import annotations
 
-from dpotrain.plugin.components import CATALOGUES, Component
+from dpotrain.plugin.api import Component
+from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.testing.conformance.adapter import AdapterConformance
 from dpotrain.testing.conformance.component import ComponentConformance
 from dpotrain.testing.conformance.exporter import ExporterConformance

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dpotrain.errors import RunError
+from dpotrain.core.errors import RunError
 from dpotrain.testing.conformance.component import ComponentConformance, Table
 from dpotrain.testing.fixtures import RunRecipe
 
@@ -161,7 +161,7 @@ def logits(model: Any) -> torch.Tensor:
     """Return what the model computes for some tokens, without dropout."""
     import torch
 
-    from dpotrain.engine.dropout import dropout_off
+    from dpotrain.engine.scoring.dropout import dropout_off
 
     with torch.no_grad(), dropout_off(model):
         return model(_tokens()).logits.float()  # type: ignore[no-any-return]

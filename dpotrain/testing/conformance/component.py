@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import pytest
 
-from dpotrain.errors import DpotrainError
-from dpotrain.plugin.components import CATALOGUES
+from dpotrain.core.errors import DpotrainError
+from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.testing.fixtures import RunRecipe
 from dpotrain.testing.runs import FinishedRun, write_recipe
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.plugin import Plugin
+    from dpotrain.plugin.runtime.plugin import Plugin
     from dpotrain.recipe.recipe import Recipe
 
 Table: TypeAlias = dict[str, Any]
@@ -30,8 +30,8 @@ import importlib, sys
 component = importlib.import_module(sys.argv[1])
 for part in sys.argv[2].split("."):
     component = getattr(component, part)
-from dpotrain.errors import DpotrainError
-from dpotrain.plugin.plugin import HEAVY
+from dpotrain.core.errors import DpotrainError
+from dpotrain.plugin.runtime.plugin import HEAVY
 try:
     component(component.Options.model_validate_json(sys.argv[3])).check()
 except DpotrainError:
@@ -71,7 +71,7 @@ class ComponentConformance:
 
     def recipe(self, table: Mapping[str, Any]) -> str:
         """Return the TOML that selects the component with the keys of ``table``."""
-        from dpotrain.recipe.options import inline, table_of
+        from dpotrain.plugin.describe.options import inline, table_of
 
         return table_of(self.component, [f"{key} = {inline(value)}" for key, value in table.items()])
 
@@ -81,7 +81,7 @@ class ComponentConformance:
 
     def plugin(self) -> Plugin:
         """Return the installed plugin that offers the component."""
-        from dpotrain.plugin.manager import PluginManager
+        from dpotrain.plugin.runtime.manager import PluginManager
 
         manager = PluginManager.from_entry_points()
         kind = next(kind for kind in CATALOGUES.values() if issubclass(self.component, kind))
@@ -115,7 +115,7 @@ class ComponentConformance:
         self, read: Callable[[str], Recipe], table: Table
     ) -> None:
         """A key that it does not have, and a value that no option takes."""
-        from dpotrain.recipe.expected import Expectations
+        from dpotrain.plugin.describe.expected import Expectations
 
         owner = f"{self.component.name} ({self.plugin().origin})"
         with pytest.raises(DpotrainError) as caught:

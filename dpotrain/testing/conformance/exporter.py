@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.run.records import Finished
+from dpotrain.plugin.api import Finished
 from dpotrain.testing.conformance.component import ComponentConformance, Table
 from dpotrain.testing.fixtures import RunRecipe
 

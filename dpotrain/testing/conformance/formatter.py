@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dpotrain.data.pair import UnusableRow
-from dpotrain.plugin.components import Recognition
+from dpotrain.core.pair import UnusableRow
+from dpotrain.plugin.api import Recognition
 from dpotrain.testing.conformance.component import ComponentConformance, Table
 from dpotrain.testing.fixtures import RunRecipe
 from dpotrain.testing.runs import FinishedRun
@@ -26,7 +26,7 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_it_reads_its_rows(self, part: Any) -> None:
         """Each gives a pair that can be learned from, the same every time, and stays as it was."""
-        from dpotrain.data.checks import check_pair
+        from dpotrain.data.formats.checks import check_pair
 
         for row in self.rows:
             before = copy.deepcopy(dict(row))
@@ -42,8 +42,8 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_auto_decides_for_it(self, part: Any) -> None:
         """Among all formatters that are installed; what recognises less, or is less certain, loses."""
-        from dpotrain.data.formatting import choose_formatter
-        from dpotrain.plugin.manager import PluginManager
+        from dpotrain.data.formats.formatting import choose_formatter
+        from dpotrain.plugin.runtime.manager import PluginManager
 
         catalogue = PluginManager.from_entry_points().formatters()
         decision = choose_formatter(_Rows(self.rows), catalogue, None, {})

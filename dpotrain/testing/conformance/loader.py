@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dpotrain.errors import DpotrainError
-from dpotrain.plugin.components import LoadRequest
+from dpotrain.core.errors import DpotrainError
+from dpotrain.plugin.api import LoadRequest
 from dpotrain.testing.conformance.adapter import logits
 from dpotrain.testing.conformance.component import ComponentConformance
 
@@ -32,7 +32,7 @@ class ModelLoaderConformance(ComponentConformance):
 
     def test_the_model_is_ready_to_be_trained(self, part: Any) -> None:
         """In ``train()``, since ``eval()`` makes 4-bit layers forget their gradients, and without dropout."""
-        from dpotrain.engine.dropout import drops_out
+        from dpotrain.engine.scoring.dropout import drops_out
 
         model = part.load_model(LoadRequest(device="cpu"))
         assert model.training

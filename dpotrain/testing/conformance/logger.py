@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpotrain.run.records import LoggedRun, Outcome, Record
+from dpotrain.core.records import LoggedRun, Outcome, Record
 from dpotrain.testing.conformance.component import ComponentConformance
 
 #: Stands for anything of the data: no logger may let it out.

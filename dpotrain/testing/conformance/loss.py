@@ -12,14 +12,14 @@ from dpotrain.testing.conformance.component import ComponentConformance
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.engine.scores import PairScores
+    from dpotrain.core.scores import PairScores
 
 
 def scores(pairs: int = 64, *, spread: float = 4.0, seed: int = 0) -> PairScores:
     """Return made-up scores: policy and reference differ by normal numbers of that ``spread``, in nats."""
     import torch
 
-    from dpotrain.engine.scores import PairScores
+    from dpotrain.core.scores import PairScores
 
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 40, (2, pairs), generator=draw)

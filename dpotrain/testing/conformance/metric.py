@@ -13,7 +13,7 @@ from dpotrain.testing.fixtures import RunRecipe
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.engine.scores import PairScores
+    from dpotrain.core.scores import PairScores
 
 
 class MetricConformance(ComponentConformance):

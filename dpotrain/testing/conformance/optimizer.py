@@ -80,7 +80,7 @@ class OptimizerConformance(ComponentConformance):
         """Micro-batches are sized by what is left."""
         import torch
 
-        from dpotrain.engine.memory import Trained
+        from dpotrain.plugin.api import Trained
 
         made, optimizer = self.stepped(part, 1)
         state = [value for held in optimizer.state.values() for value in held.values()]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dpotrain.errors import RunError
-from dpotrain.plugin.components import LoadRequest, ModelLoader
+from dpotrain.core.errors import RunError
+from dpotrain.plugin.api import LoadRequest, ModelLoader
 from dpotrain.testing.conformance.adapter import load, logits
 from dpotrain.testing.conformance.component import ComponentConformance
 
@@ -29,7 +29,7 @@ class QuantizerConformance(ComponentConformance):
 
     def quantized(self, part: Any, folder: Path) -> Any:
         """Return the tiny model as the engine loads it with this quantizer."""
-        from dpotrain.plugin.manager import PluginManager
+        from dpotrain.plugin.runtime.manager import PluginManager
 
         loader: Any = PluginManager.from_entry_points().find(ModelLoader, "transformers")
         made = loader(loader.Options(name=str(folder), dtype="float32"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
 from dpotrain.testing.conformance.component import ComponentConformance
 
 

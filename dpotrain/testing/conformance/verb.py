@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dpotrain.cli import VERBS, main
-from dpotrain.plugin.verbs import PluginVerb, plugin_verbs
+from dpotrain.plugin.runtime.commands import PluginVerb, plugin_verbs
 
 #: Imports a module in an interpreter of its own, and says what heavy it brought in.
 _LIGHT = """
 import importlib, sys
 importlib.import_module(sys.argv[1])
-from dpotrain.plugin.plugin import HEAVY
+from dpotrain.plugin.runtime.plugin import HEAVY
 print(*sorted(HEAVY & sys.modules.keys()))
 """
 
@@ -86,7 +86,7 @@ class VerbConformance:
     def test_what_it_cannot_do_is_said_in_a_few_lines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An error of ``dpotrain.errors``, or click's own, with its exit code; and no file is left behind."""
+        """An error of ``dpotrain.core.errors``, or click's own, with its exit code; and no file is left behind."""
         monkeypatch.chdir(tmp_path)
         result = self.call(self.verb, *self.wrong)
         assert result.exit_code in (1, 2, 3), f"exit code {result.exit_code}: {result.output}"

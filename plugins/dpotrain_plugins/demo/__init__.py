@@ -8,7 +8,7 @@ after training (:mod:`.experiment`).
 from __future__ import annotations
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import DatasetSource, ModelLoader
+from dpotrain.plugin.api import DatasetSource, ModelLoader
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 

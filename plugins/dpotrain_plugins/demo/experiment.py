@@ -6,12 +6,12 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.run.atomic import write_json
+from dpotrain.plugin.api import write_json
 from dpotrain_plugins.demo.grammar import Request, Style, requests, style
 from dpotrain_plugins.demo.sampling import sample_replies
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Run
+    from dpotrain.plugin.api import Run
 
 _SHOWN = 3
 _KEPT = "demo.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.components import Component, LoadRequest, ModelLoader
+from dpotrain.plugin.api import Component, LoadRequest, ModelLoader
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import DataError
-from dpotrain.plugin.components import Component, DatasetSource, Rows
+from dpotrain.plugin.api import Component, DataError, DatasetSource, Rows
 from dpotrain_plugins.demo.experiment import Experiment
 from dpotrain_plugins.demo.grammar import Request, Style, requests
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Outcome, Run
+    from dpotrain.plugin.api import Outcome, Run
 
 _SPLITS = {"train": False, "test": True}
 """Whether a split's requests are held out."""

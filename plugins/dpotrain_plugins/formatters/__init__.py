@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import DatasetFormatter
+from dpotrain.plugin.api import DatasetFormatter
 from dpotrain_plugins.formatters.conversational import ConversationalFormatter
 from dpotrain_plugins.formatters.hh import HHFormatter
 from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter

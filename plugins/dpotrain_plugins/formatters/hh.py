@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.plugin.components import DatasetFormatter, Recognition
+from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition, UnusableRow
 from dpotrain_plugins.formatters.answers import answers_are, is_text
 from dpotrain_plugins.formatters.messages import Messages, Row, read_text, split_shared_turns
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dpotrain.data.pair import PreferencePair, UnusableRow
-from dpotrain.plugin.components import DatasetFormatter, Recognition
+from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition, UnusableRow
 from dpotrain_plugins.formatters.answers import answers_are, is_text
 from dpotrain_plugins.formatters.messages import (
     Row,

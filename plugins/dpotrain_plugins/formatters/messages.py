@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any, TypeAlias
 
-from dpotrain.data.pair import PreferencePair, UnusableRow
+from dpotrain.plugin.api import PreferencePair, UnusableRow
 
 Row: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = list[dict[str, Any]]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dpotrain.data.pair import PreferencePair
-from dpotrain.plugin.components import DatasetFormatter, Recognition
+from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition
 from dpotrain_plugins.formatters.answers import answers_are, is_text
 from dpotrain_plugins.formatters.messages import Row, read_text
 

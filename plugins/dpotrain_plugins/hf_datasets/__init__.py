@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import DatasetSource
+from dpotrain.plugin.api import DatasetSource
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 
 dpotrain_interface = 1

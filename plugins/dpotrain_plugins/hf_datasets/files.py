@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpotrain.errors import DataError
+from dpotrain.plugin.api import DataError
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest
 
 #: Lists and objects inside each other that are read: what handles rows later goes into them step by step.

@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from dpotrain.errors import DataError, short
-from dpotrain.paths import is_file, is_folder, user_path
+from dpotrain.plugin.api import DataError, is_file, is_folder, short, user_path
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import DataError
+from dpotrain.plugin.api import DataError
 
 if TYPE_CHECKING:
     import datasets

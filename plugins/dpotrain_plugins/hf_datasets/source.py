@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain.errors import DataError, RecipeError
-from dpotrain.plugin.components import Component, DatasetSource, Rows
+from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows
 from dpotrain_plugins.hf_datasets.files import FileRows, read_file
 from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
 from dpotrain_plugins.hf_datasets.rows import ArrowRows

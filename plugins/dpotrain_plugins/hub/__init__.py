@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin.components import Exporter
+from dpotrain.plugin.api import Exporter, RecipeError, RunError
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Finished
+    from dpotrain.plugin.api import Finished
 
 dpotrain_interface = 1
 
@@ -59,7 +58,7 @@ class Hub(Exporter):
 
     def export(self, run: Finished) -> str:
         """Write the repository's folder, then push it."""
-        from dpotrain.run.atomic import folder_aside
+        from dpotrain.plugin.api import folder_aside
 
         from .card import card
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Finished
+    from dpotrain.plugin.api import Finished
 
 #: The metrics of an evaluation that a card has room for.
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")

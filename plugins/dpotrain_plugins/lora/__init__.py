@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.plugin.components import Adapter
+from dpotrain.plugin.api import Adapter, RecipeError, RunError
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import RunError
+from dpotrain.plugin.api import RunError
 
 from . import INITIAL, TRAINED
 from .targets import chosen_modules

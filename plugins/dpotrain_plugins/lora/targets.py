@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from dpotrain.errors import RunError
+from dpotrain.plugin.api import RunError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Exporter
+from dpotrain.plugin.api import Exporter
 
 if TYPE_CHECKING:
-    from dpotrain.run.records import Finished
+    from dpotrain.plugin.api import Finished
 
 dpotrain_interface = 1
 

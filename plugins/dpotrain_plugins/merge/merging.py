@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import RunError
+from dpotrain.plugin.api import RunError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from dpotrain.plugin.components import Quantizer
+    from dpotrain.plugin.api import Quantizer
 
 #: What log-probs are compared on. Any text does: the weights are the same for all.
 TEXTS = (
@@ -75,7 +75,7 @@ def merge(
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from dpotrain.run.atomic import folder_aside
+    from dpotrain.plugin.api import folder_aside
     from dpotrain_plugins.transformers_loader.weights import loading_errors
 
     base = _Base(adapter, quantizer, trust_remote_code)

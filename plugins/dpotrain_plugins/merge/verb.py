@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.components import Quantizer
+    from dpotrain.plugin.api import Quantizer
 
 
 @click.command("merge", short_help="Write an adapter into the weights of its base.")
@@ -27,7 +27,7 @@ def command(adapter: Path, into: Path, dtype: str, trust_remote_code: bool) -> N
     The result is loaded again, and its log-probs are compared with those of the unmerged model. Where ADAPTER is the
     final/ of a run, the base is quantized as it was in that run first: that is what the adapter was trained on.
     """
-    from dpotrain.errors import RecipeError
+    from dpotrain.plugin.api import RecipeError
 
     if into.exists():
         raise RecipeError(f"{into} is there already; name a folder that is not")
@@ -50,13 +50,13 @@ def _quantizer(recipe: Path) -> Quantizer | None:
     """Return the quantizer of the run whose resolved recipe this is; None if it is none, or the run had none."""
     import tomllib
 
-    from dpotrain.plugin.components import Quantizer
-    from dpotrain.plugin.manager import PluginManager
+    from dpotrain.plugin.api import Quantizer
+    from dpotrain.plugin.runtime.manager import PluginManager
 
     if not recipe.is_file():
         return None
     table = tomllib.loads(recipe.read_text(encoding="utf-8")).get("quantizer")
     if not table:
         return None
-    kind = PluginManager.from_entry_points().find(Quantizer, table.pop("use"))  # type: ignore[type-abstract]
+    kind = PluginManager.from_entry_points().find(Quantizer, table.pop("use"))
     return kind(kind.Options.model_validate(table))

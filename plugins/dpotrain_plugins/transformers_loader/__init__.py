@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.errors import RecipeError, short
-from dpotrain.paths import is_file, is_folder, user_path
-from dpotrain.plugin.components import LoadRequest, ModelLoader
+from dpotrain.plugin.api import LoadRequest, ModelLoader, RecipeError, is_file, is_folder, short, user_path
 
 from .source import check_folder, looks_like_a_path
 

@@ -10,7 +10,7 @@ from .weights import load_config, loading_errors, refuse_already_quantized, sile
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from dpotrain.plugin.components import LoadRequest
+    from dpotrain.plugin.api import LoadRequest
 
     from . import TransformersLoader
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpotrain.errors import RecipeError, RunError
-from dpotrain.paths import is_folder, user_path
+from dpotrain.plugin.api import RecipeError, RunError, is_folder, user_path
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")

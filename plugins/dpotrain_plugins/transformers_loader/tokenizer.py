@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.errors import RecipeError, RunError, short
-from dpotrain.paths import is_file, user_path
+from dpotrain.plugin.api import RecipeError, RunError, is_file, short, user_path
 
 from .source import Source, resolve
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.errors import DpotrainError, RunError, short
+from dpotrain.plugin.api import DpotrainError, RunError, short
 
 from .source import Source, check_shards_on_hub, resolve
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from dpotrain.plugin.components import LoadRequest
+    from dpotrain.plugin.api import LoadRequest
 
     from . import TransformersLoader
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpotrain.plugin.components import Loss, Metric
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Loss, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-
     from dpotrain.engine.scores import PairScores
     from dpotrain.plugin.components import Measured
 

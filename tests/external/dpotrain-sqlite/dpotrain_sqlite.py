@@ -7,12 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from dpotrain import hookimpl
 from dpotrain.data.pair import PreferencePair, UnusableRow
 from dpotrain.errors import DataError
 from dpotrain.plugin.components import DatasetFormatter, DatasetSource, Recognition, Rows
+from pydantic import Field
+
+from dpotrain import hookimpl
 
 dpotrain_interface = 1
 

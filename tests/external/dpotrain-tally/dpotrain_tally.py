@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from dpotrain.plugin.components import Logger
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.components import Logger
 
 if TYPE_CHECKING:
     from dpotrain.run.records import Outcome, Record, Run

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpotrain.plugin.components import LoadRequest
-from dpotrain.run.records import Outcome, Run
+from dpotrain.core.records import Outcome, Run
+from dpotrain.plugin.api import LoadRequest
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.sampling import sample_replies
 from dpotrain_plugins.demo.source import DemoSource

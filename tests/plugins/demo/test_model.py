@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dpotrain.plugin.components import Component, LoadRequest
+from dpotrain.plugin.api import Component, LoadRequest
 from dpotrain_plugins.demo.grammar import Request, requests, style
 from dpotrain_plugins.demo.loader import MODEL_FOLDER, DemoLoader
 from dpotrain_plugins.demo.sampling import sample_replies

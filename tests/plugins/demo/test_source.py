@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dpotrain.errors import DataError
+from dpotrain.core.errors import DataError
 from dpotrain_plugins.demo.grammar import requests, style
 from dpotrain_plugins.demo.source import DemoSource
 

@@ -1,0 +1,66 @@
+"""The errors a person may see, each with the exit code that the command line returns for it.
+
+An error's text is a few lines: what is wrong, where, and what to do about it. Code raises the class
+whose exit code fits; nothing else in dpotrain calls ``sys.exit``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+def short(text: str, most: int = 100) -> str:
+    """Return what a person wrote as a message quotes it: in full, unless it is so long that it hides the message."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class DpotrainError(Exception):
+    """Something a person can mend; shown without a traceback unless ``--debug`` is given."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RecipeError(DpotrainError):
+    """The recipe or the command line is wrong; nothing heavy has been loaded yet."""
+
+    exit_code = 2
+
+
+class DataError(DpotrainError):
+    """The data is missing, of no known shape, or leaves no pair to train on."""
+
+    exit_code = 3
+
+
+class PluginError(DpotrainError):
+    """A plugin failed: it could not be imported, misspelt a hook, or raised while the run used it."""
+
+
+class RunError(DpotrainError):
+    """The run itself cannot go on: its folder, a checkpoint, or the numbers are wrong."""
+
+
+class RunStopped(DpotrainError):  # noqa: N818 - no error: it was asked for
+    """The run was stopped by a signal after its state was saved; ``--resume`` goes on from there."""
+
+    exit_code = 75
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return in a line what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
+
+    A DpotrainError was written for people to read and is returned as it stands. Of any other text the first line is
+    taken: the rest is for who debugs it, and in the traceback.
+    """
+    if isinstance(error, DpotrainError):
+        return str(error)
+    first, *rest = str(error).strip().splitlines() or [""]
+    text = ": ".join(part for part in (type(error).__name__, first + " …" * bool(rest)) if part)
+    if isinstance(error, SyntaxError):
+        return text
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or traceback.tb_frame.f_code.co_filename.startswith("<"):
+        return text
+    return f"{text} ({traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno})"

@@ -1,0 +1,144 @@
+"""What a run tells: the records that metrics file, loggers, progress view and plugins receive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Kind = Literal["train", "eval"]
+Status = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of ``metrics.jsonl``: means over all pairs since the last line, across all ranks."""
+
+    kind: Kind
+    step: int
+    metrics: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line's object: kind and step first, then the metrics in order."""
+        return {"kind": self.kind, "step": self.step, **self.metrics}
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step, as the training loop yields it."""
+
+    step: int
+    """1 for the first update."""
+    total_steps: int
+    epoch: float
+    """Passes over the training pairs so far, 1.0 at the end of the first."""
+    metrics: Mapping[str, float]
+    """This step alone: loss, grad_norm, learning_rate, rewards/…, logps/…, pairs_per_second, …"""
+    pairs: int
+    tokens: int
+    """Real tokens this step ran through the policy, every prompt once, over all ranks."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A checkpoint that is complete on disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended; what ``dpotrain.train`` returns and ``summary.json`` holds."""
+
+    status: Status
+    steps: int
+    folder: Path
+    final: Path | None
+    """The folder a user takes away, where the run finished."""
+    train: Mapping[str, float] = field(default_factory=dict)
+    """The last train record's metrics."""
+    first_evaluation: Mapping[str, float] = field(default_factory=dict)
+    last_evaluation: Mapping[str, float] = field(default_factory=dict)
+    best_evaluation: Mapping[str, float] = field(default_factory=dict)
+    """The best evaluation, with its ``step``."""
+    best_by: str = "loss"
+    """The metric that says which evaluation is best."""
+    seconds: float = 0.0
+    pairs_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_memory_mb: float = 0.0
+    plan: Mapping[str, float] = field(default_factory=dict)
+    """Peak memory and tokens per second, each ``…_predicted`` as the run began and ``…_measured``."""
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What plugins reported (see :meth:`Run.report`), by section name."""
+    how_to_load: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """The run as loggers see it: in ``Logger.start``, and in run events that are methods of a logger.
+
+    There is no policy in it, no tokenizer and no device. A logger works in a thread of its own while the policy is
+    being trained, and ``dpotrain sync`` replays runs whose policy is long gone.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    """The resolved recipe as plain data, without secrets."""
+    seed: int
+    total_steps: int
+    train_pairs: int
+    eval_pairs: int
+    resumed_from: int = 0
+    """The step that the run was resumed from; 0 for a fresh one, and for one that is replayed."""
+    plugins: Sequence[Mapping[str, Any]] = ()
+    """The active plugins, as in ``environment.json``."""
+    note: Callable[[str], None] = lambda text: None
+    """Shows a line to the person watching and writes it to run.log, between two steps."""
+    report: Callable[[str, Mapping[str, Any]], None] = lambda section, values: None
+    """``Run.report`` between two steps; nothing while a run is replayed."""
+
+
+@dataclass(slots=True)
+class Run:
+    """The run as plugins see it in every run event (where the plugin is a logger, it gets a :class:`LoggedRun`)."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """The resolved recipe as plain data, without secrets."""
+    policy: PreTrainedModel
+    """The model being trained, with its adapter, never wrapped for data parallelism."""
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    seed: int
+    total_steps: int
+    train_pairs: int
+    eval_pairs: int
+    is_main_process: bool = True
+    resumed_from: int = 0
+    """The step that the run was resumed from; 0 for a fresh one."""
+    note: Callable[[str], None] = lambda text: None
+    """Shows a line to the person watching and writes it to run.log."""
+    inference: Callable[[], AbstractContextManager[None]] = nullcontext
+    """A context for ``policy.generate`` or any look at the policy: no gradients, dropout off, the run's precision."""
+    plugins: Sequence[Mapping[str, Any]] = ()
+    """What runs: name, distribution and version of each active plugin, and what the recipe selects of it."""
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def report(self, section: str, values: Mapping[str, Any]) -> None:
+        """Put ``values`` (plain JSON data) into summary.json under ``section``, merging with what is there.
+
+        A value of the key ``"table"`` — ``{"columns": […], "rows": [[…], …]}`` — is shown as a table in the
+        closing summary, other plain values as lines.
+        """
+        self.sections.setdefault(section, {}).update(values)

@@ -1,0 +1,79 @@
+"""``summary.json``: an outcome as plain data, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dpotrain.core.records import Outcome, Status
+
+
+class _Checked(BaseModel):
+    """The core's keys, in the file's order; all others are plugins'."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    status: Status
+    steps: int = Field(ge=0)
+    train: dict[str, float] = {}
+    first_evaluation: dict[str, float] = {}
+    last_evaluation: dict[str, float] = {}
+    best_evaluation: dict[str, float] = {}
+    best_by: str = "loss"
+    seconds: float = 0.0
+    pairs_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_memory_mb: float = 0.0
+    plan: dict[str, float] = {}
+    """Empty, or of both amounts both the forecast and what was measured."""
+    how_to_load: str = ""
+    error: str = ""
+    final: str | None = None
+
+    @field_validator("best_evaluation")
+    @classmethod
+    def _of_a_step(cls, evaluation: dict[str, float]) -> dict[str, float]:
+        if evaluation and not ("loss" in evaluation and float(evaluation.get("step", 0.5)).is_integer()):
+            raise ValueError("there is no loss of a step")
+        return evaluation
+
+    @field_validator("plan")
+    @classmethod
+    def _whole(cls, plan: dict[str, float]) -> dict[str, float]:
+        amounts = ("peak_memory_mb", "tokens_per_second")
+        if plan and plan.keys() != {
+            f"{amount}_{kind}" for amount in amounts for kind in ("predicted", "measured")
+        }:
+            raise ValueError("forecast and measurement are not both there")
+        return plan
+
+
+_PLAIN = tuple(name for name in _Checked.model_fields if name != "final")
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the file's object; what plugins reported stands beside the core's keys, under each section's name."""
+    return {
+        **{name: getattr(outcome, name) for name in _PLAIN},
+        "final": None if outcome.final is None else str(outcome.final),
+        **outcome.sections,
+    }
+
+
+def from_json(summary: Any, folder: Path) -> Outcome:
+    """Undo :func:`to_json`.
+
+    Raises:
+        ValueError: it is none of its objects.
+    """
+    _Checked.model_validate(summary)
+    known = {name: summary[name] for name in _PLAIN if name in summary}
+    sections = {
+        name: value
+        for name, value in summary.items()
+        if name not in _PLAIN and name != "final" and isinstance(value, dict)
+    }
+    final = summary.get("final")
+    return Outcome(folder=folder, final=None if final is None else Path(final), sections=sections, **known)

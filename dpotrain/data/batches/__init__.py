@@ -1,0 +1,1 @@
+"""Which pairs form a step, how steps are cut into micro-batches, and micro-batches as tensors."""

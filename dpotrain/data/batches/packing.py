@@ -1,0 +1,107 @@
+"""A micro-batch as tensors: pairs laid end to end in one row, without padding.
+
+For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both
+completions, and attention is cut into two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
+everything outside attention sees each prompt token once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+
+
+@dataclass(frozen=True, slots=True)
+class PairLengths:
+    """Token counts of one packed pair."""
+
+    prompt: int
+    chosen: int
+    rejected: int
+
+    @property
+    def total(self) -> int:
+        """Tokens of the pair in the row."""
+        return self.prompt + self.chosen + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPairs:
+    """P pairs in a row of T tokens, of which S predict a scored completion token."""
+
+    input_ids: torch.Tensor
+    """(T,) int64."""
+    position_ids: torch.Tensor
+    """(T,) int64, both completions continuing from their prompt."""
+    predicting: torch.Tensor
+    """(S,) int64: the place in the row whose hidden state predicts the token. A prompt's last token predicts
+    both completions' first and stands twice."""
+    targets: torch.Tensor
+    """(S,) int64: the predicted token, in the order chosen 0, rejected 0, chosen 1, …"""
+    scored_tokens: torch.Tensor
+    """(P, 2) int64: scored tokens of chosen and rejected; their running sum cuts ``targets`` into completions."""
+    weights: torch.Tensor
+    """(P,) float32: 1 for a pair of the step, 0 for one that only keeps another rank company."""
+    pairs: torch.Tensor
+    """(P,) int64: indices into the tokenized pairs."""
+    lengths: tuple[PairLengths, ...]
+    tokens: int
+    """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
+
+    def to(self, device: torch.device) -> PackedPairs:
+        """Return the same batch on a device; pinned memory makes the copies asynchronous on CUDA."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
+            for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
+        }
+        return replace(self, **moved)
+
+
+def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
+    """Lay the pairs of a micro-batch end to end.
+
+    An empty micro-batch becomes the data's shortest pair with weight 0: the rank then takes part in every
+    collective of the step and adds nothing to it.
+    """
+    weight = 1.0 if len(pairs) else 0.0
+    chosen = list(pairs) if len(pairs) else [int(np.argmin(data.lengths))]
+    ids, positions, predicting, targets, counts, lengths = [], [], [], [], [], []
+    offset = 0
+    for index in chosen:
+        pair = data[index]
+        size = PairLengths(len(pair.prompt), len(pair.chosen), len(pair.rejected))
+        ids += [pair.prompt, pair.chosen, pair.rejected]
+        positions += [
+            np.arange(size.prompt + size.chosen),
+            np.arange(size.prompt, size.prompt + size.rejected),
+        ]
+        last_prompt = offset + size.prompt - 1
+        for completion, scored, start in (
+            (pair.chosen, pair.chosen_scored, offset + size.prompt),
+            (pair.rejected, pair.rejected_scored, offset + size.prompt + size.chosen),
+        ):
+            before = np.arange(start - 1, start - 1 + len(completion))
+            before[0] = last_prompt
+            predicting.append(before[scored])
+            targets.append(completion[scored])
+            counts.append(int(scored.sum()))
+        lengths.append(size)
+        offset += size.total
+    return PackedPairs(
+        input_ids=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
+        position_ids=torch.from_numpy(np.concatenate(positions).astype(np.int64)),
+        predicting=torch.from_numpy(np.concatenate(predicting).astype(np.int64)),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        scored_tokens=torch.tensor(counts, dtype=torch.int64).view(-1, 2),
+        weights=torch.full((len(chosen),), weight, dtype=torch.float32),
+        pairs=torch.tensor(chosen, dtype=torch.int64),
+        lengths=tuple(lengths),
+        tokens=offset if len(pairs) else 0,
+    )

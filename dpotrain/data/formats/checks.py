@@ -1,0 +1,68 @@
+"""What every pair must satisfy before it is tokenized, whichever formatter it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+
+#: Messages of a conversation with several of them in an answer, each of which is then found by writing the
+#: conversation up to it: the work grows with the square.
+MOST_MESSAGES = 1000
+
+
+def check_pair(pair: PreferencePair) -> None:
+    """Raise :class:`UnusableRow` for a pair that nothing can be learned from."""
+    parts = {"prompt": pair.prompt, "chosen answer": pair.chosen, "rejected answer": pair.rejected}
+    kinds = {name: _kind(part) for name, part in parts.items()}
+    for name, kind in kinds.items():
+        if kind == "missing":
+            raise UnusableRow(f"{name} is missing")
+    if len(set(kinds.values())) > 1 or "other" in kinds.values():
+        raise UnusableRow("prompt and answers are neither all text nor all messages")
+    if _blank(pair.prompt):
+        raise UnusableRow("prompt is empty")
+    for name in ("chosen answer", "rejected answer"):
+        answer = parts[name]
+        if not isinstance(answer, str):
+            turns = [message for message in answer if message["role"] == "assistant"]
+            if answer and not turns:
+                raise UnusableRow(f"{name} has no assistant turn")
+            if len(answer) > 1 and len(pair.prompt) + len(answer) > MOST_MESSAGES:
+                raise UnusableRow(f"more than {MOST_MESSAGES} messages, several of them in the {name}")
+            answer = turns
+        if _blank(answer):
+            raise UnusableRow(f"{name} is empty")
+    if _plain(pair.chosen) == _plain(pair.rejected):
+        raise UnusableRow("chosen and rejected are identical")
+
+
+def _kind(part: Any) -> str:
+    """Say what a part of a pair is: missing, text, messages or other."""
+    if part is None:
+        return "missing"
+    if isinstance(part, str):
+        return "text"
+    if isinstance(part, Sequence) and all(hasattr(m, "get") and isinstance(m.get("role"), str) for m in part):
+        return "messages"
+    return "other"
+
+
+def _blank(part: Text) -> bool:
+    """Whether there is nothing but white space in the text, or in every message."""
+    if isinstance(part, str):
+        return not part.strip()
+    return all(_blank_message(message) for message in part)
+
+
+def _blank_message(message: Message) -> bool:
+    content = message.get("content")
+    empty = not content.strip() if isinstance(content, str) else not content
+    said = any(value for key, value in message.items() if key not in ("role", "content", "name"))
+    return empty and not said
+
+
+def _plain(part: Text) -> Any:
+    """Return the part in a form that compares by content."""
+    return part if isinstance(part, str) else [dict(message) for message in part]

@@ -1,0 +1,155 @@
+"""Tokenized splits that a later run finds again, in a folder that all runs of a person share.
+
+An entry is a folder named by a hash over everything that its tokens or its report depend on. It is written
+aside and renamed into place, holds columns (see :mod:`dpotrain.data.tokens.column_files`) and a manifest with their
+sizes and hashes, and is checked whenever it is opened. Nothing is ever removed but what is damaged: whoever
+wants the room back removes the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dpotrain.core.atomic import sync_file, sync_folder
+from dpotrain.core.reporter import Reporter
+from dpotrain.data.report import SplitReport
+from dpotrain.data.tokens.column_files import Unwritable, writing
+from dpotrain.data.tokens.read import Read, Split, split_of
+
+_MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):  # noqa: N818  # it is the entry that is named
+    """An entry is not what was written; the message says how."""
+
+
+class TokenCache:
+    """Tokenized splits in a folder; it is made, for its owner alone, when the first entry is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, identity: Mapping[str, Any], build: Callable[[Path], Read], reporter: Reporter) -> Split:
+        """Return the split of this identity, built by this process or another if it is not there.
+
+        ``build`` fills an empty folder with columns. Of several processes that ask at the same time one
+        builds, and the others wait for its lock.
+
+        Raises Unwritable where there is no entry and the folder cannot be written, and what ``build`` raises.
+        """
+        described = json.dumps(identity, sort_keys=True)
+        path = self._folder / hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+        try:
+            found = _open(path)
+        except Damaged:
+            found = None  # told and mended below, by whoever gets the lock
+        if found is not None:
+            return found
+        with self._lock(path, reporter):
+            try:
+                found = _open(path)
+            except Damaged as fault:
+                reporter.warn(f"the tokenized data in {path} is damaged ({fault}) and is made anew")
+            if found is None:
+                found = _make(path, described, build)
+        return found
+
+    @contextmanager
+    def _lock(self, path: Path, reporter: Reporter) -> Iterator[None]:
+        with writing():
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"), mode=0o600)
+        try:
+            with writing():
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    with reporter.phase("waiting for another process to tokenize the same data", None):
+                        lock.acquire()
+        except NotImplementedError as error:
+            raise Unwritable("its file system knows no locks") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _make(path: Path, described: str, build: Callable[[Path], Read]) -> Split:
+    """Build an entry aside and put it in place. The lock is held."""
+    aside = path.with_name(f".{path.name}.partial")
+    with writing():
+        shutil.rmtree(aside, ignore_errors=True)  # what a kill left
+        aside.mkdir(mode=0o700)
+    try:
+        made = build(aside)
+        with writing():
+            _seal(aside, described, made)
+            if path.exists():
+                shutil.rmtree(path)
+            aside.rename(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return split_of(path, made)
+
+
+def _seal(folder: Path, described: str, made: Read) -> None:
+    """Bring the columns to the disk, and write down what they are."""
+    files = {}
+    for path in sorted(folder.glob("*.npy")):
+        sync_file(path)
+        files[path.name] = {"size": path.stat().st_size, "blake2b": _hash(path)}
+    content = json.dumps(
+        {
+            "identity": json.loads(described),
+            "files": files,
+            "largest_token": made.largest_token,
+            "report": dataclasses.asdict(made.report),
+        },
+        indent=1,
+    )
+    seal = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    manifest = folder / _MANIFEST
+    manifest.write_text(f"{seal}\n{content}\n", encoding="utf-8")
+    sync_file(manifest)
+
+
+def _open(path: Path) -> Split | None:
+    """Return a sound entry; None where there is none; raise Damaged where it is not what was written."""
+    try:
+        text = (path / _MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if path.is_dir():
+            raise Damaged(f"{_MANIFEST} is missing") from None
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"{_MANIFEST} cannot be read") from error
+    seal, _, content = text.rstrip("\n").partition("\n")
+    if seal != hashlib.blake2b(content.encode(), digest_size=16).hexdigest():
+        raise Damaged(f"{_MANIFEST} has changed")
+    manifest = json.loads(content)
+    for name, told in manifest["files"].items():
+        try:
+            size = (path / name).stat().st_size
+            if size != told["size"]:
+                raise Damaged(f"{name} has {size} bytes instead of {told['size']}")
+            if _hash(path / name) != told["blake2b"]:
+                raise Damaged(f"{name} has changed")
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read") from error
+    return split_of(path, Read(SplitReport.restored(manifest["report"]), manifest["largest_token"]))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

@@ -1,0 +1,146 @@
+"""Columns of pairs in files: appended to while rows are tokenized, mapped into memory afterwards.
+
+Every column is a plain ``.npy`` file. What is mapped is read from the disk as it is touched, and given back
+when memory runs short, so that a data set costs little memory whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.data.tokens.keys import KEY, Keys
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+
+#: The columns of pairs by name, each in a file of that name.
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "tokens": np.dtype("<i4"),
+    "scored": np.dtype("?"),
+    "prompt_lengths": np.dtype("<i8"),
+    "chosen_lengths": np.dtype("<i8"),
+    "rejected_lengths": np.dtype("<i8"),
+    "rows": np.dtype("<i8"),
+    "starts": np.dtype("<i8"),
+    "keys": KEY,
+}
+PROMPTS = "prompts"
+_UNCUT = "uncut"
+
+
+class Unwritable(Exception):  # noqa: N818  # it is the folder that is named
+    """A folder cannot be written; the message says why."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn what the system says about writing into :class:`Unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(error.strerror or str(error)) from error
+
+
+class PairFiles:
+    """Appends pairs to the columns in an empty folder. Use as a context manager; it closes the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = ExitStack()
+        self._tokens = 0
+        self.largest_token = -1
+        self._uncut_path = _path(folder, _UNCUT)
+        with writing():
+            self._columns = {
+                name: self._files.enter_context(_Column(_path(folder, name), dtype, ()))
+                for name, dtype in {**COLUMNS, PROMPTS: KEY}.items()
+            }
+            self._uncut = self._files.enter_context(_Column(self._uncut_path, np.dtype("<i8"), (3,)))
+
+    def __enter__(self) -> PairFiles:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with writing():
+            self._files.close()
+
+    def append(self, pairs: TokenizedPairs, prompts: Keys, uncut: npt.NDArray[np.int64]) -> None:
+        """Add pairs with the (pairs,) keys of their prompts.
+
+        ``uncut`` is (tokenized, 3): tokens of prompt, chosen and rejected of all that were tokenized, before
+        anything was cut or dropped.
+        """
+        with writing():
+            for name, file in self._columns.items():
+                if name == "starts":
+                    file.append(pairs.starts + self._tokens)
+                else:
+                    file.append(prompts if name == PROMPTS else getattr(pairs, name))
+            self._uncut.append(uncut)
+        self._tokens += len(pairs.tokens)
+        self.largest_token = max(self.largest_token, pairs.largest_token)
+
+    def finish(self) -> npt.NDArray[np.int64]:
+        """Close the files and return the (tokenized, 3) uncut lengths, whose file is gone with them."""
+        with writing():
+            self._files.close()
+            uncut = np.array(_map(self._uncut_path), np.int64)
+            self._uncut_path.unlink()
+        return uncut
+
+
+def open_pairs(folder: Path, largest_token: int) -> TokenizedPairs:
+    """Map the columns that :class:`PairFiles` wrote."""
+    return TokenizedPairs(
+        **{name: _map(_path(folder, name)) for name in COLUMNS}, largest_token=largest_token
+    )
+
+
+def open_prompts(folder: Path) -> Keys:
+    """Map the (pairs,) keys of the pairs' prompts."""
+    return _map(_path(folder, PROMPTS))
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _map(path: Path) -> npt.NDArray[Any]:
+    # A plain array over the mapped memory: indexing a numpy.memmap itself is several times as slow.
+    mapped: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+    return mapped
+
+
+class _Column:
+    """One file that grows; its header, which states the length, is written last."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], inner: tuple[int, ...]) -> None:
+        self._dtype, self._inner, self._length = dtype, inner, 0
+        self._file = path.open("xb", buffering=1 << 18)
+        self._write_header()
+        self._begins = self._file.tell()
+
+    def __enter__(self) -> _Column:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            # numpy leaves room in a header for the length to grow.
+            assert self._file.tell() == self._begins
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        self._length += len(values)
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._length, *self._inner),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)

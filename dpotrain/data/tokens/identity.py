@@ -1,0 +1,107 @@
+"""What the tokens of a split, and the report on them, depend on: the key under which they are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dpotrain.data.formats.columns import MappedRows
+    from dpotrain.plugin.api import DatasetFormatter
+
+#: Raised whenever dpotrain makes other tokens, counts or columns of the same rows.
+FORMAT = 1
+
+#: Libraries that write the chat template and cut the text into tokens.
+_LIBRARIES = ("transformers", "tokenizers", "jinja2")
+
+
+def identity(
+    rows: MappedRows,
+    split: str,
+    formatter: DatasetFormatter,
+    distribution: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    truncation: str,
+) -> dict[str, Any]:
+    """Return plain data that is the same only where tokens and report are.
+
+    ``distribution`` is the formatter's, with its version. A chat template that reads the clock is not seen
+    through: its tokens stay those of the first time, so that a resumed run finds its data unchanged.
+    """
+    return {
+        "format": FORMAT,
+        "rows": {
+            "fingerprint": rows.fingerprint,
+            "split": split,
+            "columns": dict(rows.mapping),
+            "count": len(rows),
+        },
+        "formatter": {
+            "use": formatter.name,
+            "options": formatter.options.model_dump(mode="json"),
+            "class": _class(formatter),
+            "distribution": distribution,
+            "source": _source(type(formatter)),
+        },
+        "tokenizer": _tokenizer(tokenizer),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "max_length": max_length,
+        "truncation": truncation,
+    }
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what a tokenizer's ids depend on; its vocabulary and rules as a hash."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # A tokenizer in Python alone keeps its rules in its options.
+    rules = (
+        _without_state(backend.to_str())
+        if backend is not None
+        else {"vocabulary": tokenizer.get_vocab(), "options": tokenizer.init_kwargs}
+    )
+    return {
+        "class": _class(tokenizer),
+        "rules": _hash(json.dumps(rules, sort_keys=True, default=str)),
+        "chat_template": _hash(json.dumps(tokenizer.chat_template, sort_keys=True)),
+        "special": tokenizer.special_tokens_map,
+        "special_ids": sorted(tokenizer.all_special_ids),
+        "added": {str(id): str(token) for id, token in sorted(tokenizer.added_tokens_decoder.items())},
+        "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
+    }
+
+
+def _without_state(rules: str) -> dict[str, Any]:
+    """Leave out what a call to the tokenizer sets, and what dpotrain never lets it do."""
+    return {name: rule for name, rule in json.loads(rules).items() if name not in ("padding", "truncation")}
+
+
+def _class(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _source(formatter: type) -> str:
+    """Hash the formatter's module and those beside it: one that is being written has no new version."""
+    try:
+        file = inspect.getsourcefile(formatter)
+    except TypeError:
+        file = None
+    if file is None:
+        return ""
+    path = Path(file)
+    files = sorted(path.parent.glob("*.py")) if (path.parent / "__init__.py").exists() else [path]
+    try:
+        return _hash("".join(f"{one.name}\n{one.read_text(encoding='utf-8')}" for one in files))
+    except OSError:
+        return ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,45 @@
+"""Keys: 16 bytes that name a prompt or a tokenized pair by its content, as columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.core.pair import Text
+
+#: 16 bytes of a hash, as a column holds them.
+KEY = np.dtype("V16")
+Keys: TypeAlias = npt.NDArray[np.void]
+
+
+def prompt_key(prompt: Text) -> bytes:
+    """Return 16 bytes that are the same for the same prompt in every process and for every order of keys.
+
+    White space does not make a prompt another one.
+    """
+    if isinstance(prompt, str):
+        text = " ".join(prompt.split())
+    else:
+        messages = [
+            {key: " ".join(v.split()) if isinstance(v, str) else v for key, v in message.items()}
+            for message in prompt
+        ]
+        text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def column(keys: list[bytes]) -> Keys:
+    """Return keys of 16 bytes each as a (keys,) column."""
+    return np.frombuffer(b"".join(keys), KEY)
+
+
+def sortable(keys: Keys) -> npt.NDArray[Any]:
+    """Return the same (keys,) bytes as a type that numpy sorts and compares, from the first byte on.
+
+    Only whole arrays: a single element taken out of it would lose the zeros at its end.
+    """
+    return np.ascontiguousarray(keys).view("S16")

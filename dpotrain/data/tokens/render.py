@@ -1,0 +1,144 @@
+"""A pair as the texts that are to be tokenized: the prompt alone, and the prompt with each answer.
+
+Both kinds of pair come out the same way. A conversation is written by the tokenizer's chat template, a plain
+string as it stands, prompt and answer as one text: tokens that span the boundary come out as they would in
+free text, and where the prompt's tokens are therefore no prefix, the boundary is moved back later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from dpotrain.core.errors import DataError
+from dpotrain.core.pair import Message, PreferencePair, UnusableRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One assistant turn inside a completion of several messages, by three texts that should be prefixes."""
+
+    before: str
+    """Everything before the turn."""
+    opened: str
+    """The same with the template's generation prompt: here the model begins to speak."""
+    closed: str | None
+    """Through the end of the turn; None for the last message, whose end is the end of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The prompt with one answer."""
+
+    full: str
+    turns: tuple[Turn, ...] | None = None
+    """None where every token of the answer is the model's own."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of this answer that is to be tokenized."""
+        yield self.full
+        for turn in self.turns or ():
+            yield turn.before
+            yield turn.opened
+            if turn.closed is not None:
+                yield turn.closed
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """The texts of one pair."""
+
+    prompt: str
+    chosen: Answer
+    rejected: Answer
+    plain: bool
+    """Whether the tokenizer's own special tokens are still to be added."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the pair that is to be tokenized."""
+        yield self.prompt
+        yield from self.chosen.texts()
+        yield from self.rejected.texts()
+
+
+def render(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Rendering:
+    """Return the pair's texts.
+
+    Raises UnusableRow where the chat template refuses the messages, and DataError where a conversation meets
+    a tokenizer without a chat template.
+    """
+    if isinstance(pair.prompt, str):
+        assert isinstance(pair.chosen, str)
+        assert isinstance(pair.rejected, str)
+        return Rendering(
+            pair.prompt, Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected), plain=True
+        )
+    assert not isinstance(pair.chosen, str)
+    assert not isinstance(pair.rejected, str)
+    template = _Template(tokenizer, pair)
+    prompt = list(pair.prompt)
+    # A generation prompt belongs to the prompt only where the assistant is the next to speak.
+    speaks = pair.chosen[0]["role"] == "assistant" and pair.rejected[0]["role"] == "assistant"
+    return Rendering(
+        template(prompt, opens=speaks),
+        _answer(template, prompt, pair.chosen),
+        _answer(template, prompt, pair.rejected),
+        plain=False,
+    )
+
+
+def _answer(template: _Template, prompt: list[Message], answer: Sequence[Message]) -> Answer:
+    full = template([*prompt, *answer], opens=False)
+    if len(answer) == 1:
+        return Answer(full)
+    turns = []
+    for index, message in enumerate(answer):
+        if message["role"] != "assistant":
+            continue
+        before = [*prompt, *answer[:index]]
+        last = index == len(answer) - 1
+        turns.append(
+            Turn(
+                before=template(before, opens=False),
+                opened=template(before, opens=True),
+                closed=None if last else template([*before, message], opens=False),
+            )
+        )
+    return Answer(full, tuple(turns))
+
+
+class _Template:
+    """The tokenizer's chat template, with the pair's tools."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> None:
+        if not tokenizer.chat_template:
+            raise DataError(
+                f"The pairs are conversations, but the tokenizer of {tokenizer.name_or_path or 'this model'} "
+                "has no chat template.\n"
+                "Set model.chat_template to one, train a model that has one, "
+                "or use pairs of plain strings (data.format)."
+            )
+        self._tokenizer = tokenizer
+        self._tools = [dict(tool) for tool in pair.tools] or None
+
+    def __call__(self, messages: Sequence[Message], *, opens: bool) -> str:
+        """Write the messages; ``opens`` adds the generation prompt."""
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tools=self._tools,
+                    add_generation_prompt=opens,
+                    tokenize=False,
+                )
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            # A template's own words are the same for every row; Python's may quote a value, so only its kind.
+            reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
+            raise UnusableRow(f"the chat template refuses the messages: {reason}") from error

@@ -1,0 +1,86 @@
+"""Some rows to tokenized pairs: what one process does at a time, this one or a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.checks import check_pair
+from dpotrain.data.formats.formatting import NESTED, format_row
+from dpotrain.data.report import SplitReport
+from dpotrain.data.tokens.keys import Keys, column, prompt_key
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+
+if TYPE_CHECKING:
+    from dpotrain.data.tokens.tokenize import PairTokenizer
+    from dpotrain.plugin.api import DatasetFormatter
+
+#: A row with its number in the source.
+NumberedRow = tuple[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of some rows."""
+
+    pairs: TokenizedPairs
+    """Those that are kept."""
+    prompts: Keys
+    """(pairs,) the :func:`prompt_key` of each."""
+    uncut: npt.NDArray[np.int64]
+    """(tokenized, 3) tokens of prompt, chosen and rejected of every pair that was tokenized, before any cut."""
+    report: SplitReport
+    """Counts; no lengths."""
+    shown: tuple[PreferencePair, ...]
+    """The first few of the pairs kept, as formatted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokenizer:
+    """Formats rows and tokenizes their pairs."""
+
+    formatter: DatasetFormatter
+    tokenizer: PairTokenizer
+    shows: int = 0
+    """How many pairs of a batch come back as formatted."""
+
+    def __call__(self, rows: Sequence[NumberedRow]) -> Batch:
+        """Return the pairs of these rows, and count those that are dropped."""
+        report = SplitReport(rows_read=len(rows))
+        usable: list[tuple[int, PreferencePair]] = []
+        keys: list[bytes] = []
+        for number, row in rows:
+            try:
+                pair = format_row(self.formatter, row, number)
+                check_pair(pair)
+                keys.append(prompt_key(pair.prompt))
+            except UnusableRow as error:
+                report.drop(number, str(error))
+            except RecursionError:
+                report.drop(number, NESTED)
+            else:
+                usable.append((number, pair))
+        pairs, prompts, uncut = [], [], []
+        shown: list[PreferencePair] = []
+        for (number, pair), key, result in zip(usable, keys, self.tokenizer(usable), strict=True):
+            if result.uncut is not None:
+                uncut.append(result.uncut)
+            if result.pair is None:
+                report.drop(number, result.reason)
+                continue
+            report.boundaries_moved += result.boundary_moved
+            report.completions_cut += result.completions_cut
+            report.turns_unscored += result.turns_unscored
+            report.open_ended += result.open_ended
+            pairs.append(result.pair)
+            prompts.append(key)
+            if len(shown) < self.shows:
+                shown.append(pair)
+        report.pairs_kept = len(pairs)
+        lengths = np.array(uncut, np.int64).reshape(-1, 3)
+        return Batch(TokenizedPairs.of(pairs), column(prompts), lengths, report, tuple(shown))

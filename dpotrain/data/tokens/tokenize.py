@@ -1,0 +1,227 @@
+"""Pairs of text or messages to pairs of token ids.
+
+The prompt's tokens are those of the prompt alone as far as they are also the first tokens of prompt + chosen
+and of prompt + rejected. Where they are not (a template that writes a thinking section, a trailing space
+that merges with the answer's first word), the boundary is moved back to the last token that all three have in
+common, for both answers alike, so that the policy sees exactly the tokens it would see in free text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpotrain.core.errors import DataError
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.tokens.render import Answer, Rendering, render
+from dpotrain.data.tokens.time_limit import TooLong, limited
+from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+#: Seconds of processor time that a chat template may take for one pair; it usually takes a few thousandths of one.
+LONGEST_RENDERING = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """One pair as tokenized, and what the data report counts about it."""
+
+    pair: TokenizedPair | None
+    """None where the pair is dropped."""
+    reason: str = ""
+    """Why it is dropped."""
+    uncut: tuple[int, int, int] | None = None
+    """Tokens of prompt, chosen and rejected before anything was cut; None where nothing was tokenized."""
+    boundary_moved: bool = False
+    completions_cut: int = 0
+    turns_unscored: int = 0
+    """Assistant turns whose place the chat template hides, wholly or in part; they go unscored there."""
+    open_ended: int = 0
+    """Completions that no special token ends, so that they do not teach the model to stop."""
+
+
+class PairTokenizer:
+    """Tokenizes pairs with one tokenizer, bounded by ``max_length`` tokens of prompt + completion."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._leading = _leading_special_tokens(tokenizer)
+        self._special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+
+    def __call__(self, pairs: Sequence[tuple[int, PreferencePair]]) -> list[Tokenized]:
+        """Tokenize (row, pair) items together, which lets the tokenizer use all cores; the order is kept.
+
+        The pairs have passed :func:`dpotrain.data.formats.checks.check_pair`. Raises DataError where the tokenizer
+        cannot take such pairs at all, or its chat template comes to no end.
+        """
+        renderings: list[Rendering | UnusableRow] = []
+        for row, pair in pairs:
+            try:
+                with limited(LONGEST_RENDERING):
+                    rendering = render(pair, self._tokenizer)
+            except UnusableRow as error:
+                renderings.append(error)
+                continue
+            except TooLong:
+                raise DataError(
+                    f"row {row}: the chat template takes more than {LONGEST_RENDERING:g} seconds for it.\n"
+                    "Set model.chat_template to one that comes to an end, or take the row out."
+                ) from None
+            whole = all(map(_is_unicode, rendering.texts()))
+            renderings.append(rendering if whole else UnusableRow("the text holds half a character"))
+        # Pairs that share a prompt share its tokens.
+        texts = list(
+            dict.fromkeys(text for one in renderings if isinstance(one, Rendering) for text in one.texts())
+        )
+        encoded = self._encode(texts)
+        results = []
+        for (row, _), one in zip(pairs, renderings, strict=True):
+            if isinstance(one, UnusableRow):
+                results.append(Tokenized(None, str(one)))
+            else:
+                results.append(self._assemble(row, one, encoded))
+        return results
+
+    def _encode(self, texts: list[str]) -> dict[str, Tokens]:
+        """Tokenize texts without the tokenizer's own special tokens."""
+        if not texts:
+            return {}
+        ids = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return {text: np.array(one, np.int32) for text, one in zip(texts, ids, strict=True)}
+
+    def _assemble(self, row: int, rendering: Rendering, encoded: dict[str, Tokens]) -> Tokenized:
+        """Find the boundary, cut to length, flag the scored tokens; drop what leaves nothing to learn."""
+        prompt, chosen, rejected = (
+            encoded[text] for text in (rendering.prompt, rendering.chosen.full, rendering.rejected.full)
+        )
+        if rendering.plain:
+            prompt, chosen, rejected = (self._with_leading(ids) for ids in (prompt, chosen, rejected))
+            chosen, rejected = self._with_eos(chosen), self._with_eos(rejected)
+        boundary = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
+        flags, unscored = zip(
+            *(
+                _scored(ids, answer, boundary, encoded)
+                for ids, answer in ((chosen, rendering.chosen), (rejected, rendering.rejected))
+            ),
+            strict=True,
+        )
+        counts = {
+            "uncut": (boundary, len(chosen) - boundary, len(rejected) - boundary),
+            "boundary_moved": boundary < len(prompt),
+            "completions_cut": sum(len(ids) > self._max_length for ids in (chosen, rejected)),
+            "turns_unscored": sum(unscored),
+            "open_ended": sum(self._special.isdisjoint(ids[-2:].tolist()) for ids in (chosen, rejected)),
+        }
+        pair = TokenizedPair(
+            prompt=prompt[:boundary],
+            chosen=chosen[boundary : self._max_length],
+            rejected=rejected[boundary : self._max_length],
+            chosen_scored=flags[0][boundary : self._max_length],
+            rejected_scored=flags[1][boundary : self._max_length],
+            row=row,
+        )
+        reason = self._fault(pair, chosen, rejected, flags)
+        return Tokenized(None if reason else pair, reason, **counts)
+
+    def _fault(self, pair: TokenizedPair, chosen: Tokens, rejected: Tokens, flags: tuple[Flags, ...]) -> str:
+        """Return why nothing can be learned from the pair, or nothing."""
+        if not len(pair.prompt):
+            return "prompt and answers have no first token in common"
+        if len(pair.prompt) >= self._max_length:
+            return "prompt fills max_length"
+        if not all(one.any() for one in flags):
+            return "no token of the answer can be scored"
+        if np.array_equal(chosen, rejected):
+            return "chosen and rejected have the same tokens"
+        if not (pair.chosen_scored.any() and pair.rejected_scored.any()):
+            return "no scored token within max_length"
+        if np.array_equal(pair.chosen, pair.rejected):
+            return "chosen and rejected differ only beyond max_length"
+        return ""
+
+    def _with_leading(self, ids: Tokens) -> Tokens:
+        """Put the tokenizer's leading special tokens in front, but no second BOS."""
+        leading = self._leading
+        if leading and len(ids) and ids[0] == leading[-1]:
+            leading = leading[:-1]
+        return np.concatenate([np.array(leading, np.int32), ids])
+
+    def _with_eos(self, ids: Tokens) -> Tokens:
+        """End in exactly one EOS, where the tokenizer has one."""
+        eos = self._tokenizer.eos_token_id
+        if eos is None or (len(ids) and ids[-1] == eos):
+            return ids
+        return np.append(ids, np.int32(eos))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON can write one half of a surrogate pair, which no tokenizer takes."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """Return how many leading tokens ``a`` and ``b`` have in common."""
+    n = min(len(a), len(b))
+    differs = np.flatnonzero(a[:n] != b[:n])
+    return int(differs[0]) if len(differs) else n
+
+
+def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Tokens]) -> tuple[Flags, int]:
+    """Flag the model's own tokens among ``ids`` (prompt and answer), and count turns not wholly flagged.
+
+    A turn is flagged only as far as its renderings are prefixes of the whole, so a user's or tool's token is
+    never flagged, even under a template that writes earlier turns differently once later ones follow.
+    """
+    flags = np.zeros(len(ids), bool)
+    if answer.turns is None:
+        flags[boundary:] = True
+        return flags, 0
+    hidden = 0
+    for turn in answer.turns:
+        before = encoded[turn.before]
+        if common_prefix(before, ids) < len(before):
+            hidden += 1
+            continue
+        start = max(boundary, common_prefix(encoded[turn.opened], ids))
+        end, whole = len(ids), True
+        if turn.closed is not None:
+            closed = encoded[turn.closed]
+            end = common_prefix(closed, ids)
+            whole = end == len(closed)
+        flags[start:end] = True
+        hidden += not whole
+    return flags, hidden
+
+
+def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that the tokenizer puts before a text of its own accord (BOS, for most that have one).
+
+    What it would put after the text is no business of the prompt, and completions get their EOS explicitly.
+    """
+    probe = "a"
+    bare: list[int] = tokenizer(probe, add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer(probe)["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if bare and whole[start : start + len(bare)] == bare:
+            return whole[:start]
+    # A vocabulary that cannot spell the probe: all that came out is special, and BOS can only lead.
+    return whole[:1] if whole and whole[0] == tokenizer.bos_token_id else []

@@ -1,0 +1,140 @@
+"""Token ids of pairs, one by one and as columns.
+
+A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it
+costs its tokens, and those stay in files that are mapped into memory (see :mod:`dpotrain.data.tokens.column_files`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.data.tokens.keys import Keys, column
+
+Tokens: TypeAlias = npt.NDArray[np.int32]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+#: The columns with one entry a pair. The others hold every pair's tokens end to end.
+PER_PAIR = ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """One pair's token ids. Completions hold no prompt token; the prompt is what both answers share."""
+
+    prompt: Tokens
+    """(prompt,) int32, at least one token."""
+    chosen: Tokens
+    """(chosen,) int32."""
+    rejected: Tokens
+    chosen_scored: Flags
+    """(chosen,) bool: whether the token is the model's own and counts in the log-prob sum; at least one does."""
+    rejected_scored: Flags
+    row: int
+    """Number of the row in the source that the pair came from."""
+
+    @property
+    def length(self) -> int:
+        """Tokens the policy computes for this pair: the prompt once and both completions."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+def pair_key(pair: TokenizedPair) -> bytes:
+    """Return 16 bytes over everything of a pair that its log-probs depend on.
+
+    That is every token, where prompt and answers begin and end, and which tokens are scored; not the row, so
+    that a pair keeps its key when rows are added before it.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for tokens, scored in (
+        (pair.prompt, None),
+        (pair.chosen, pair.chosen_scored),
+        (pair.rejected, pair.rejected_scored),
+    ):
+        digest.update(len(tokens).to_bytes(8, "little"))
+        digest.update(tokens.astype("<i4", copy=False).tobytes())
+        if scored is not None:
+            digest.update(scored.astype("?", copy=False).tobytes())
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPairs:
+    """Many tokenized pairs as columns. Index with an int for one :class:`TokenizedPair` (views, no copies)."""
+
+    tokens: Tokens
+    """All ids, for every pair prompt, chosen, rejected, laid end to end. A selection shares them with the whole."""
+    scored: Flags
+    """Parallel to ``tokens``; False on prompts."""
+    prompt_lengths: npt.NDArray[np.int64]
+    """(pairs,), as are the other lengths."""
+    chosen_lengths: npt.NDArray[np.int64]
+    rejected_lengths: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    """(pairs,) number of the row in the source."""
+    starts: npt.NDArray[np.int64]
+    """(pairs,) where each pair begins in ``tokens``."""
+    keys: Keys
+    """(pairs,) 16 bytes: the :func:`pair_key` of each pair."""
+    largest_token: int
+    """The largest id in ``tokens``, which finding out would read them all; -1 without any."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[TokenizedPair]) -> TokenizedPairs:
+        """Lay pairs end to end, copying their arrays."""
+        kept = list(pairs)
+        tokens = [part for pair in kept for part in (pair.prompt, pair.chosen, pair.rejected)]
+        scored = [
+            part
+            for pair in kept
+            for part in (np.zeros(len(pair.prompt), bool), pair.chosen_scored, pair.rejected_scored)
+        ]
+        flat = np.concatenate(tokens, dtype=np.int32) if kept else np.zeros(0, np.int32)
+        prompt, chosen, rejected = np.array(
+            [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in kept], np.int64
+        ).reshape(-1, 3).T.copy()  # fmt: skip
+        lengths = prompt + chosen + rejected
+        return cls(
+            tokens=flat,
+            scored=np.concatenate(scored, dtype=np.bool_) if kept else np.zeros(0, np.bool_),
+            prompt_lengths=prompt,
+            chosen_lengths=chosen,
+            rejected_lengths=rejected,
+            rows=np.array([pair.row for pair in kept], np.int64),
+            starts=np.cumsum(lengths) - lengths,
+            keys=column([pair_key(pair) for pair in kept]),
+            largest_token=int(flat.max(initial=-1)),
+        )
+
+    def select(self, indices: npt.NDArray[np.int64]) -> TokenizedPairs:
+        """Return the pairs of these indices, in this order, over the same tokens."""
+        return replace(self, **{name: getattr(self, name)[indices] for name in PER_PAIR})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenizedPair:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        start = int(self.starts[index])
+        middle = start + int(self.prompt_lengths[index])
+        second = middle + int(self.chosen_lengths[index])
+        end = second + int(self.rejected_lengths[index])
+        return TokenizedPair(
+            prompt=self.tokens[start:middle],
+            chosen=self.tokens[middle:second],
+            rejected=self.tokens[second:end],
+            chosen_scored=self.scored[middle:second],
+            rejected_scored=self.scored[second:end],
+            row=int(self.rows[index]),
+        )
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(pairs,) tokens the policy computes for each pair."""
+        return self.prompt_lengths + self.chosen_lengths + self.rejected_lengths

@@ -1,0 +1,1 @@
+"""Packed attention: segments of a row, and the kernels that compute them."""

@@ -1,0 +1,61 @@
+"""``training.compile``: each decoder layer by itself through ``torch.compile``.
+
+Layers are alike, so one compilation serves all of them; the whole model would take many times as long. Attention over
+segments stays outside (see :mod:`dpotrain.engine.attention.packed`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.scoring.scorer import causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Times that a layer is compiled anew before torch leaves it as it is: with gradients and without, with dropout and
+#: without, with the adapter and without, for each kind of layer that a model alternates.
+COMPILATIONS = 16
+
+_COMPILERS = {"cpu": ("g++", "clang++", "c++"), "cuda": ("gcc", "clang", "cc")}
+_NAMED_BY = {"cpu": "CXX", "cuda": "CC"}
+
+
+def check_compiler(device: str) -> None:
+    """Raise a RecipeError where ``torch.compile`` lacks what it needs on a device type, "cpu" or "cuda"."""
+    missing = []
+    named = os.environ.get(_NAMED_BY[device])
+    candidates = (named,) if named else _COMPILERS[device]
+    if not any(shutil.which(name) for name in candidates):
+        missing.append(f"a compiler ({' or '.join(candidates)})")
+    if device == "cuda" and find_spec("triton") is None:
+        missing.append("the package triton")
+    if missing:
+        raise RecipeError(
+            f"training.compile = true needs {' and '.join(missing)}, which this machine lacks.\n"
+            "Install it, or leave training.compile out: results stay the same."
+        )
+
+
+def compile_layers(policy: PreTrainedModel) -> None:
+    """Compile every decoder layer, in place, when it is first called; sizes may differ from call to call.
+
+    Raises:
+        RunError: the model does not say which its layers are.
+    """
+    import torch._dynamo
+
+    layers = decoder_layers(policy)
+    if not layers:
+        raise RunError(
+            f"training.compile = true: {type(causal_lm(policy)).__name__} does not say which its layers are.\n"
+            "Leave training.compile out: results stay the same."
+        )
+    torch._dynamo.config.recompile_limit = COMPILATIONS
+    for layer in layers:
+        layer.compile(dynamic=True)

@@ -1,0 +1,250 @@
+"""What a micro-batch keeps for its backward pass, in bytes: measured on the model, or estimated from its shapes.
+
+Everything here is a straight line in the tokens of a micro-batch: a constant (weights that autocast cast, say)
+and so much a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dpotrain.core.random_state import RandomState
+from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.scoring.scorer import causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.data.batches.packing import PackedPairs
+    from dpotrain.engine.scoring.scorer import Scorer
+
+#: Beside what is kept, the backward pass of a feed-forward block holds about four tensors as wide as the widest kept
+#: one: two gradients that came in, and two that go out.
+WORKING_TENSORS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that grow with the tokens of a micro-batch."""
+
+    constant: float = 0.0
+    per_token: float = 0.0
+
+    @classmethod
+    def through(cls, tokens: int, held: int, more_tokens: int, more_held: int) -> Kept:
+        """Return the line through two measurements; never one that falls."""
+        slope = max(0.0, (more_held - held) / (more_tokens - tokens))
+        return cls(max(0.0, held - slope * tokens), slope)
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.constant + other.constant, self.per_token + other.per_token)
+
+    def of(self, tokens: int) -> float:
+        """Bytes of a micro-batch."""
+        return self.constant + self.per_token * tokens
+
+    def most_tokens(self, room: float) -> float:
+        """Tokens whose bytes fit into ``room``; infinite where a token takes none."""
+        left = room - self.constant
+        return left / self.per_token if self.per_token else (float("inf") if left >= 0 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What a micro-batch keeps, by where in the model it is kept."""
+
+    outside: Kept
+    """Of embeddings, last norm and language-model head."""
+    layers: tuple[Kept, ...]
+    """Of each decoder layer; empty where the model does not say which those are."""
+    inputs: tuple[Kept, ...]
+    """What a layer keeps instead where it is checkpointed: its input."""
+    working: Kept
+    """What comes and goes in the backward pass."""
+
+    def peak(self, tokens: int, checkpointed: int) -> float:
+        """Return the most bytes at once with the first ``checkpointed`` layers computed again."""
+        return max(case.of(tokens) for case in self._cases(checkpointed))
+
+    def most_tokens(self, room: float, checkpointed: int) -> int:
+        """Return how many tokens fit into ``room`` bytes."""
+        return int(min(1e9, max(0.0, min(case.most_tokens(room) for case in self._cases(checkpointed)))))
+
+    def _cases(self, checkpointed: int) -> Iterator[Kept]:
+        """Yield the moments that may be the peak.
+
+        They are the end of the forward pass, and the backward pass of each checkpointed layer: by then the
+        layers after it are gone.
+        """
+        common = total([self.outside, self.working, *self.inputs[:checkpointed]])
+        yield common + total(self.layers[checkpointed:])
+        for layer in self.layers[:checkpointed]:
+            yield common + layer
+
+
+def total(parts: Iterable[Kept]) -> Kept:
+    """Return the sum."""
+    return sum(parts, Kept())
+
+
+def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[int, int]) -> Activations:
+    """Measure what a forward pass with gradients keeps, on two micro-batches of different size.
+
+    On CUDA a backward pass follows, and its peak corrects the estimate of what comes and goes. Gradients are
+    discarded and random states restored: nothing changes.
+
+    Args:
+        scorer: the policy's, on the device of the micro-batches, nothing checkpointed yet.
+        one: a micro-batch.
+        two: a larger one; best the same pairs twice.
+        tokens: what the two cost (see :class:`dpotrain.data.batches.plan.Costs`).
+    """
+    random_before = RandomState.capture()
+    try:
+        first, second = (recorded(scorer, batch, scorer) for batch in (one, two))
+        found = between(first, second, tokens)
+        if one.input_ids.is_cuda:
+            found = _with_measured_peak(found, scorer, (one, two), tokens)
+        return found
+    finally:
+        random_before.restore()
+
+
+def between(first: Record, second: Record, tokens: tuple[int, int]) -> Activations:
+    """Return the lines through two records."""
+
+    def line(less: int, more: int) -> Kept:
+        return Kept.through(tokens[0], less, tokens[1], more)
+
+    def lines(less: list[int], more: list[int]) -> tuple[Kept, ...]:
+        return tuple(line(*pair) for pair in zip(less, more, strict=True))
+
+    widest = line(first.widest, second.widest)
+    return Activations(
+        outside=line(first.outside, second.outside),
+        layers=lines(first.layers, second.layers),
+        inputs=lines(first.inputs, second.inputs),
+        working=Kept(0.0, WORKING_TENSORS * widest.per_token),
+    )
+
+
+class Record:
+    """Bytes that one forward pass saved for its backward pass; every storage counted once, weights never."""
+
+    def __init__(self, model: nn.Module, batch: PackedPairs) -> None:
+        self.modules = decoder_layers(model)
+        self.outside = self.widest = 0
+        self.layers = [0] * len(self.modules)
+        self.inputs = [0] * len(self.modules)
+        self._inside: int | None = None
+        given = [*model.parameters(), *model.buffers()]
+        given += batch_tensors(batch)
+        # The storages are held here, so that none is freed and its place taken by another.
+        self._seen = {_identity(tensor): tensor for tensor in given}
+
+    def save(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor that autograd keeps, and return it for keeping, without its history.
+
+        With it, a function that keeps its own output would be kept by it in turn, beyond the reach of the garbage
+        collector, and everything before it as well.
+        """
+        identity = _identity(tensor)
+        if identity not in self._seen:
+            self._seen[identity] = tensor.detach()
+            size = tensor.untyped_storage().nbytes()
+            self.widest = max(self.widest, size)
+            if self._inside is None:
+                self.outside += size
+            else:
+                self.layers[self._inside] += size
+        return tensor.detach()
+
+    @contextmanager
+    def watching_layers(self) -> Iterator[None]:
+        """Know inside this context which layer is computing."""
+        handles = []
+        for number, layer in enumerate(self.modules):
+
+            def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: int = number) -> None:
+                self._inside = at
+                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+                self.inputs[at] = tensors[0].nbytes if tensors else 0
+
+            def leave(*_: Any) -> None:
+                self._inside = None
+
+            handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(layer.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def recorded(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> Record:
+    """Run ``forward`` on a micro-batch and return what it kept for its backward pass."""
+    record = Record(model, batch)
+    with (
+        record.watching_layers(),
+        torch.autograd.graph.saved_tensors_hooks(record.save, lambda kept: kept),
+    ):
+        forward(batch)
+    return record
+
+
+def batch_tensors(batch: PackedPairs) -> list[torch.Tensor]:
+    """Return the tensors of a micro-batch."""
+    return [batch.input_ids, batch.position_ids, batch.predicting, batch.targets, batch.scored_tokens]
+
+
+def _identity(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _with_measured_peak(
+    found: Activations, scorer: Scorer, batches: tuple[PackedPairs, PackedPairs], tokens: tuple[int, int]
+) -> Activations:
+    """Replace the estimate of what comes and goes by what CUDA's allocator saw beyond what is kept."""
+    trained = [weight for weight in scorer.parameters() if weight.requires_grad]
+    beyond = []
+    # The first pass also allocates what libraries keep for good.
+    for batch, count in ((batches[0], tokens[0]), *zip(batches, tokens, strict=True)):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        scorer(batch).sum().backward()
+        gradients = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
+        for weight in trained:
+            weight.grad = None
+        kept = total([found.outside, *found.layers]).of(count)
+        beyond.append(max(0, int(torch.cuda.max_memory_allocated() - before - gradients - kept)))
+    working = Kept.through(tokens[0], beyond[1], tokens[1], beyond[2])
+    return Activations(found.outside, found.layers, found.inputs, working)
+
+
+def estimate(model: PreTrainedModel, bf16: bool) -> Activations:
+    """Estimate from the configuration, where nothing can be measured.
+
+    Per layer and token, in units of the hidden size h and the feed-forward size f: two norms' inputs in
+    float32 and their outputs (12 h), queries, keys, values, output (8 h), residual sums (4 h), gate, up and
+    product (6 f), in bytes of bfloat16 products; twice that in float32.
+    """
+    config = causal_lm(model).config.get_text_config()
+    hidden = int(config.hidden_size)
+    feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 1)
+    scale = 1 if bf16 else 2
+    count = int(config.num_hidden_layers)
+    layer = Kept(0.0, scale * (24 * hidden + 6 * feed_forward * experts))
+    return Activations(
+        outside=Kept(0.0, 16.0 * hidden),
+        layers=(layer,) * count,
+        inputs=(Kept(0.0, 4.0 * hidden),) * count,
+        working=Kept(0.0, scale * WORKING_TENSORS * 2.0 * max(feed_forward * experts, hidden)),
+    )

@@ -1,0 +1,88 @@
+"""What a forward pass would keep, from shapes alone: the model's own code runs on tensors without numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.memory.activations import Activations, between, estimate, recorded
+from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.data.batches.packing import PackedPairs
+
+
+def activations_from_shapes(
+    policy: PreTrainedModel, one: PackedPairs, two: PackedPairs, bf16: bool
+) -> tuple[Activations, bool]:
+    """Return what the model keeps, and whether it seems to take packed pairs.
+
+    A forward pass that cannot be followed without numbers (a mixture that sends tokens to experts by what they
+    are, a kernel of its own) is estimated from the configuration.
+
+    Args:
+        policy: the model with its adapter, on the meta device; afterwards its tensors have no numbers, but a
+            device.
+        one: a micro-batch.
+        two: the same pairs twice.
+        bf16: whether it runs under bfloat16 autocast.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), _quiet():
+        _leave_meta(policy)
+        try:
+            scorer = PackedScorer(policy, LogitTransform(), bf16)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                _, segments = scorer.count_and_score(one)
+        except attention.CannotPackError:
+            attention.uninstall(causal_lm(policy))
+            return estimate(policy, bf16), False
+        except Exception:  # the model's own code, or a plugin's, on tensors that it was not written for
+            return estimate(policy, bf16), True
+        if segments.calls != causal_lm(policy).config.get_text_config().num_hidden_layers:
+            attention.uninstall(causal_lm(policy))
+            return estimate(policy, bf16), False
+
+        def forward(batch: PackedPairs) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                return scorer.log_probs(batch)
+
+        first, second = (recorded(policy, batch, forward) for batch in (one, two))
+        return between(first, second, (len(one.input_ids), len(two.input_ids))), True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging what it cannot follow: there is an estimate instead."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _leave_meta(model: nn.Module) -> None:
+    """Replace every tensor by one of the same shape on a CPU that is never filled; shared ones stay shared."""
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                if id(weight) not in made:
+                    empty = torch.empty_like(weight, device="cpu")
+                    made[id(weight)] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+                module._parameters[name] = made[id(weight)]  # type: ignore[assignment]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")

@@ -1,0 +1,1 @@
+"""Work on one process or several: ranks, devices, collectives."""

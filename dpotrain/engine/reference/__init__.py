@@ -1,0 +1,1 @@
+"""The reference's log-probs: computed in every step, stored, or absent."""

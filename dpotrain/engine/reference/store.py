@@ -1,0 +1,124 @@
+"""Stored reference log-probs: one record a pair, content-addressed, appended as they are computed.
+
+A folder belongs to one reference: its name is a hash over everything that changes the numbers except the pair
+(weights, quantization, compute precision, this code's numerics). A record's key is a hash over the pair's
+tokens. A record that was cut short by a kill, or damaged since, fails its checksum and is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.data.tokens.keys import KEY, Keys, sortable
+
+#: Raised whenever the engine's numbers change by more than rounding.
+NUMERICS_VERSION = 1
+
+RECORD = np.dtype([("key", KEY), ("chosen", "<f4"), ("rejected", "<f4"), ("check", "<u4")])
+
+Sums: TypeAlias = npt.NDArray[np.float32]
+"""(pairs, 2) log-prob sums of chosen and rejected."""
+
+#: Records whose checksums are computed at a time.
+_CHUNK = 1 << 16
+
+
+class ReferenceStore:
+    """The log-prob sums of one reference.
+
+    Any number of processes may fill one folder: each appends to a file of its own, and all files are read.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._identity = json.dumps({**identity, "numerics": NUMERICS_VERSION}, sort_keys=True, default=str)
+        self.folder = folder / hashlib.blake2b(self._identity.encode(), digest_size=12).hexdigest()
+        self.path = self.folder / f"{secrets.token_hex(8)}.pairs"
+        self._forget()
+
+    def load(self) -> None:
+        """Read every sound record that is in the folder now."""
+        records = [_sound(path) for path in sorted(self.folder.glob("*.pairs"))]
+        self._forget()
+        if records:
+            self._know(np.concatenate(records))
+
+    def lookup(self, keys: Keys) -> Sums:
+        """Return the (pairs, 2) sums for (pairs,) keys, as loaded; NaN where there is no record."""
+        sums = np.full((len(keys), 2), np.nan, np.float32)
+        if len(self._keys):
+            wanted = sortable(keys)
+            # Of several records for one key the last; they differ by rounding at most.
+            places = np.searchsorted(self._keys, wanted, side="right") - 1
+            found = self._keys[places] == wanted
+            sums[found] = self._sums[places[found]]
+        return sums
+
+    def append(self, keys: Keys, sums: Sums) -> None:
+        """Write records to this process's file and flush them. A later :meth:`load` finds them."""
+        records = np.zeros(len(keys), RECORD)
+        records["key"], records["chosen"], records["rejected"] = keys, sums[:, 0], sums[:, 1]
+        records["check"] = checksums(records)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        described = self.folder / "reference.json"
+        if not described.exists():
+            described.write_text(self._identity + "\n", encoding="utf-8")
+        with self.path.open("ab") as file:
+            file.write(records.tobytes())
+
+    def set_aside(self) -> Path:
+        """Give the folder another name, under which nothing looks for it, and return that; forget what was loaded."""
+        self._forget()
+        aside = self.folder.with_name(f"{self.folder.name}.off-{secrets.token_hex(4)}")
+        with suppress(FileNotFoundError):  # another process has just done the same
+            self.folder.rename(aside)
+        return aside
+
+    def _forget(self) -> None:
+        self._know(np.zeros(0, RECORD))
+
+    def _know(self, records: npt.NDArray[Any]) -> None:
+        keys = sortable(records["key"])
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._sums: Sums = np.stack([records["chosen"], records["rejected"]], axis=1)[order]
+
+
+def checksums(records: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Return the CRC-32 of each record but its last four bytes, as zlib has it: (records,)."""
+    content = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), RECORD.itemsize)[:, :-4]
+    sums = np.empty(len(records), np.uint32)
+    for start in range(0, len(records), _CHUNK):
+        part = content[start : start + _CHUNK]
+        sum_so_far = np.full(len(part), 0xFFFFFFFF, np.uint32)
+        for place in range(part.shape[1]):
+            sum_so_far = _CRC[(sum_so_far ^ part[:, place]) & 0xFF] ^ (sum_so_far >> np.uint32(8))
+        sums[start : start + _CHUNK] = ~sum_so_far
+    return sums
+
+
+def _crc_table() -> npt.NDArray[np.uint32]:
+    """Return what each value of a byte does to a CRC-32."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> np.uint32(1)) ^ np.uint32(0xEDB88320), table >> np.uint32(1))
+    return table
+
+
+_CRC = _crc_table()
+
+
+def _sound(path: Path) -> npt.NDArray[Any]:
+    """Return the records that are whole, unchanged and finite; a torn one at the end is no record."""
+    records: npt.NDArray[Any] = np.fromfile(path, RECORD)
+    finite = np.isfinite(records["chosen"]) & np.isfinite(records["rejected"])
+    sound: npt.NDArray[Any] = records[finite & (checksums(records) == records["check"])]
+    return sound

@@ -1,0 +1,196 @@
+"""Reference log-probs from stores: found and checked, computed before training, or written down as they come.
+
+There are two stores. The shared one is for later runs. The run's own holds exactly what this run goes by, so that
+one that is resumed looks up the same numbers to the last bit, whatever other runs have added to the shared
+one since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import broadcast_object_list
+
+from dpotrain.core.write_errors import writing
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import Costs, MicroBatch, sweep
+from dpotrain.data.tokens.keys import sortable
+from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.reference.reference import Recording, Reference, Stored
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dpotrain.core.reporter import Reporter
+    from dpotrain.data.tokens.keys import Keys
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.reference.store import ReferenceStore, Sums
+
+#: Pairs that are computed again before records of an earlier process are used.
+CHECKED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReferences:
+    """Stores of one reference, and what computes it live."""
+
+    live: Reference
+    own: ReferenceStore
+    """In the run's folder."""
+    shared: ReferenceStore | None
+    exact: bool
+    """Whether ``live`` computes in float32 throughout, so that its numbers hardly depend on how it is cut."""
+    going_on: bool
+    """Whether steps of this run have been taken already, by an earlier process."""
+    accelerator: Accelerator
+    reporter: Reporter
+    _unwritable: set[str] = field(default_factory=set)
+    """Folders that a warning has named."""
+
+    def precompute(self, data: TokenizedPairs, costs: Costs, budget: int, name: str) -> Stored:
+        """Compute what the stores lack of ``data``, storing it as it comes, and return everything.
+
+        ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` is what the progress bar is called.
+        """
+        accelerator = self.accelerator
+        # One process says what is missing: the others may see another state of the files, or none at all.
+        told: list[Any] = [None]
+        sums: Sums = np.zeros((len(data), 2), np.float32)
+        _, first, again = np.unique(sortable(data.keys), return_index=True, return_inverse=True)
+        if accelerator.is_main_process:
+            found = self._found(data, [self.own, self.shared])
+            missing = np.sort(first[np.isnan(found[first, 0])])
+            told, sums = [missing], np.nan_to_num(found)
+        (missing,) = broadcast_object_list(told)
+        if len(missing):
+            store = self.shared or self.own
+            plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
+            with self.reporter.phase(name, len(missing)) as advance:
+
+                def compute(pairs: MicroBatch) -> None:
+                    batch = pack(data, pairs).to(accelerator.device)
+                    computed = self.live.scores(batch).float().cpu().numpy()
+                    places = np.asarray(pairs, np.int64)
+                    self._append(store, data.keys[places], computed)
+                    sums[places] = computed
+                    advance(len(pairs) * accelerator.num_processes)
+
+                for pairs in filter(None, plan):
+                    in_parts(pairs, compute)
+        # Every pair was filled in by exactly one process, but for those that stand in the data twice.
+        return self._stored(data.keys, sums, first[again])
+
+    def unless_complete(self, data: TokenizedPairs) -> Reference:
+        """Return what is stored where that is all of ``data``, or else the live reference, which is written down.
+
+        A run that has taken steps stays with what it took them with.
+        """
+        told: list[Any] = [None]
+        sums: Sums = np.zeros((len(data), 2), np.float32)
+        if self.accelerator.is_main_process:
+            found = self._found(data, [self.own] if self.going_on else [self.own, self.shared])
+            complete = not np.isnan(found).any()
+            if complete:
+                sums = found
+            elif self.going_on and self.shared is not None:
+                self.shared.load()
+                found = self.shared.lookup(data.keys)
+            told = [(complete, ~np.isnan(found[:, 0]))]
+        ((complete, known),) = broadcast_object_list(told)
+        if complete:
+            return self._stored(data.keys, sums, np.arange(len(data)))
+        if self.shared is None:
+            return self.live
+        store = self.shared
+
+        def keep(pairs: npt.NDArray[np.int64], computed: Sums) -> None:
+            self._append(store, data.keys[pairs], computed)
+
+        return Recording(self.live, known, keep)
+
+    def _found(self, data: TokenizedPairs, stores: Sequence[ReferenceStore | None]) -> Sums:
+        """Return what the stores have of ``data``, the first one first: (pairs, 2), NaN where none has any.
+
+        A store whose records are not what the reference computes now is set aside.
+        """
+        sums: Sums = np.full((len(data), 2), np.nan, np.float32)
+        for store in stores:
+            absent = np.flatnonzero(np.isnan(sums[:, 0]))
+            if store is None or not len(absent):
+                continue
+            store.load()
+            found = store.lookup(data.keys[absent])
+            there = ~np.isnan(found[:, 0])
+            if there.any() and self._agree(store, data, absent[there], found[there]):
+                sums[absent[there]] = found[there]
+        return sums
+
+    def _agree(
+        self, store: ReferenceStore, data: TokenizedPairs, pairs: npt.NDArray[np.int64], sums: Sums
+    ) -> bool:
+        """Compute a few of the pairs again; where they differ by more than rounding, say so and set the store aside."""
+        sample = np.random.default_rng(len(pairs)).choice(len(pairs), min(CHECKED, len(pairs)), replace=False)
+        for place in sample.tolist():
+            batch = pack(data, [int(pairs[place])])
+            now = self.live.scores(batch.to(self.accelerator.device)).float().cpu().numpy()[0]
+            off = np.abs(now - sums[place])
+            if (off > rounding(now, batch.scored_tokens.numpy()[0], self.exact)).any():
+                self._set_aside(store, float(off.max()), int(data.rows[pairs[place]]))
+                return False
+        return True
+
+    def _set_aside(self, store: ReferenceStore, off: float, row: int) -> None:
+        try:
+            where = f"its records were set aside as {store.set_aside().name} and are computed anew"
+        except OSError as error:
+            where = f"they are computed anew; the folder cannot be renamed ({error.strerror or error})"
+        self.reporter.warn(
+            f"the reference log-probs stored in {store.folder} are not what the reference computes now: "
+            f"row {row} differs by {off:.3g} nats.\n{where[0].upper()}{where[1:]}."
+        )
+
+    def _append(self, store: ReferenceStore, keys: Keys, sums: Sums) -> None:
+        """Store what was computed; a run does not end because it cannot help later ones."""
+        try:
+            store.append(keys, sums)
+        except OSError as error:
+            if str(store.folder) not in self._unwritable:
+                self._unwritable.add(str(store.folder))
+                self.reporter.warn(
+                    f"reference log-probs cannot be stored in {store.folder} ({error.strerror or error}); "
+                    "the run goes on without"
+                )
+
+    def _stored(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> Stored:
+        """Add up what the ranks have, (pairs, 2) each, and give every pair the sums that stand at its place.
+
+        All of it is written into the run's own store, where it is not yet there; a RunError says that it cannot be.
+        """
+        total = self.accelerator.reduce(torch.from_numpy(sums).to(self.accelerator.device), "sum").cpu()
+        whole = total.numpy()[places]
+        if self.accelerator.is_main_process:
+            self.own.load()
+            new = np.isnan(self.own.lookup(keys)[:, 0])
+            if new.any():
+                # Without it a run that is resumed might go by other numbers; nothing has been trained yet.
+                with writing(self.own.folder):
+                    self.own.append(keys[new], whole[new])
+        return Stored(torch.from_numpy(whole))
+
+
+def rounding(sums: Sums, tokens: npt.NDArray[np.int64], exact: bool) -> npt.NDArray[np.float64]:
+    """Return by how much sums (…,) over so many scored tokens (…,) may differ between two ways of computing them.
+
+    In float32 the packed and the ordinary forward agree to 5e-5 and 1e-5 of the sum on one machine (the bar of
+    the tests); ten times that and more leaves room for another machine's kernels. With 16
+    bits or fewer a single token may be off by half a nat, in either direction, so a sum by that times the root
+    of their number. Other weights, or another mask, are off by several times as much.
+    """
+    if exact:
+        return 1e-3 + 1e-4 * np.abs(sums.astype(np.float64))
+    return 0.5 * np.sqrt(np.maximum(tokens, 1).astype(np.float64))

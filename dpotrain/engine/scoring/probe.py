@@ -1,0 +1,188 @@
+"""Proof that a model takes the packed row, before anything is trained on it.
+
+A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward,
+and compares log-probs; it also counts the attention calls, so that a model that ignores segments is found
+out. What is not proven is padded instead, and the reason is shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.scoring.dropout import dropout_off
+from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Names under which configurations hold a factor on the logits. Whether it multiplies or divides differs
+#: between models, and is measured.
+SCALE_NAMES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale")
+
+#: Differences of tokens' log-probs, in nats, that rounding explains. In float32 no token may differ by more. With
+#: weights of 16 or fewer bits an unlikely token may well be off by half a nat, so there the mean over tokens counts: it
+#: is a few hundredths when all is well, and several tenths on real text where a mask is wrong.
+LARGEST_IN_FLOAT32 = 1e-3
+MEAN_IN_LOW_PRECISION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The scorer that a model gets, and why."""
+
+    scorer: Scorer
+    reason: str
+    """Empty where the row is packed; otherwise why it is not."""
+
+
+def choose_scorer(policy: PreTrainedModel, sample: PackedPairs, *, packing: str, bf16: bool) -> Chosen:
+    """Return a packed scorer where it is proven on ``sample``, a padded one otherwise.
+
+    Args:
+        policy: the model, on the device of ``sample``.
+        sample: a small micro-batch of real pairs.
+        packing: "auto", "on" (a RunError instead of padding) or "off".
+        bf16: whether to run under bfloat16 autocast.
+
+    Raises:
+        RunError: ``packing`` is "on" and the model cannot take it.
+    """
+    with dropout_off(policy):
+        return _choose(policy, sample, packing, bf16)
+
+
+def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bool) -> Chosen:
+    exact = all(weight.dtype == torch.float32 for weight in causal_lm(policy).parameters())
+    # Whether a mask is right does not depend on the precision: where it can, the probe looks closely.
+    low = bf16 and not exact
+    try:
+        with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
+            ordinary = _Ordinary(policy, sample)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RunError(
+            f"an ordinary forward pass of {type(causal_lm(policy)).__name__} fails: {error}\n"
+            'Where the weights are of several dtypes, training.precision = "bf16" brings them together.'
+        ) from error
+    transform = ordinary.transform()
+    reason = "packing is off in the recipe" if packing == "off" else ""
+    if not reason:
+        try:
+            scorer = PackedScorer(policy, _known(transform), bf16)
+            with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
+                _prove(scorer, sample, ordinary.log_probs, exact)
+            return Chosen(scorer, "")
+        except attention.CannotPackError as error:
+            attention.uninstall(causal_lm(policy))
+            reason = str(error)
+            if packing == "on":
+                raise RunError(
+                    f"{type(causal_lm(policy)).__name__} cannot take packed pairs: {reason}.\n"
+                    'Set training.packing = "auto" to pad its pairs instead.'
+                ) from error
+    return Chosen(PaddedScorer(policy, transform, bf16), reason)
+
+
+class _Ordinary:
+    """The model's own forward over the sample, one sequence at a time, without padding."""
+
+    def __init__(self, policy: PreTrainedModel, sample: PackedPairs) -> None:
+        self.model = causal_lm(policy)
+        self.targets = sample.targets
+        ids, mask, places = pad(sample)
+        length = ids.shape[1]
+        logits, raw = [], []
+        head = self.model.get_output_embeddings()
+        for number, (row, seen) in enumerate(zip(ids, mask, strict=True)):
+            inputs: dict[str, Any] = {"input_ids": row[None, : int(seen.sum())], "use_cache": False}
+            inside = places[(places // length) == number] % length
+            outputs = self.model(**accepted(self.model, inputs)).logits[0, inside]
+            logits.append(outputs.float())
+            if head is not None:
+                body = self.model.base_model
+                hidden = getattr(body(**accepted(body, inputs)), "last_hidden_state", None)
+                if hidden is not None:
+                    raw.append(head(hidden[0, inside]).float())
+        self.exact = outputs.dtype == torch.float32
+        self.logits = torch.cat(logits)
+        self.raw = torch.cat(raw) if raw else None
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """(S,) log-probs of the scored tokens."""
+        return self.logits.gather(1, self.targets[:, None])[:, 0] - self.logits.logsumexp(1)
+
+    def transform(self) -> LogitTransform | None:
+        """Find what lies between head and logits among what configurations can ask for; None if nothing fits."""
+        if self.raw is None or self.raw.shape != self.logits.shape:
+            return None
+        config = self.model.config.get_text_config()
+        factors = [1.0]
+        for name in SCALE_NAMES:
+            value = getattr(config, name, None)
+            if isinstance(value, (int, float)) and value:
+                factors += [float(value), 1.0 / float(value)]
+        caps = [None, getattr(config, "final_logit_softcapping", None)]
+        best: tuple[float, LogitTransform] | None = None
+        for scale, cap in itertools.product(dict.fromkeys(factors), dict.fromkeys(caps)):
+            candidate = LogitTransform(scale, cap)
+            error = (candidate(self.raw) - self.logits).abs().max().item()
+            if best is None or error < best[0]:
+                best = error, candidate
+        assert best is not None
+        # A low-precision model rounds its logits once more after scaling them.
+        rounding = 1e-5 if self.exact else 2**-6
+        return best[1] if best[0] <= rounding * max(1.0, self.logits.abs().max().item()) else None
+
+
+def _known(transform: LogitTransform | None) -> LogitTransform:
+    if transform is None:
+        raise attention.CannotPackError("the way from its hidden states to its logits is not a known one")
+    return transform
+
+
+def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, exact: bool) -> None:
+    """Raise CannotPackError unless the packed row gives the expected (S,) log-probs, by way of every layer."""
+    model = causal_lm(scorer.policy)
+    try:
+        got, segments = scorer.count_and_score(sample)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise attention.CannotPackError(f"its forward fails on a packed row ({error})") from error
+    layers = _attention_layers(model)
+    if segments.calls != layers:
+        raise attention.CannotPackError(
+            f"{segments.calls} of its {layers} layers call the attention that packing needs"
+        )
+    windows = _windowed_layers(model)
+    if windows is not None and segments.windowed_calls < windows:
+        raise attention.CannotPackError("it does not tell its attention about its sliding window")
+    apart = (got - expected).abs()
+    off = (apart.max() if exact else apart.mean()).item()
+    if not off <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION):
+        raise attention.CannotPackError(
+            f"its packed log-probs differ from the ordinary ones by {off:.2g} nats"
+        )
+
+
+def _attention_layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def _windowed_layers(model: PreTrainedModel) -> int | None:
+    """Return how many layers must ask for a window, or None where the configuration does not say."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None or not getattr(config, "sliding_window", None):
+        return None
+    return int(sum(kind == "sliding_attention" for kind in kinds))

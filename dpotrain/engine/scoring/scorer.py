@@ -1,0 +1,147 @@
+"""The scorer: a module whose forward returns the log-prob sum of each completion of a micro-batch.
+
+It is what DDP wraps, so that its hooks fire around everything that has gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.attention.segments import Segments
+from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, token_log_probs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def causal_lm(policy: nn.Module) -> PreTrainedModel:
+    """Return the causal language model inside an adapter's wrapper (or the model itself)."""
+    unwrap = getattr(policy, "get_base_model", None)
+    return policy if unwrap is None else unwrap()
+
+
+class Scorer(nn.Module):
+    """Base of the two scorers. ``forward(batch)`` returns (P, 2) float32: sums of chosen and rejected.
+
+    The precision belongs to the scorer, so that policy and reference cannot run under different ones.
+    """
+
+    packs: bool
+
+    def __init__(self, policy: PreTrainedModel, transform: LogitTransform | None, bf16: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        self.transform = transform
+        self.bf16 = bf16
+
+    def forward(self, batch: PackedPairs) -> torch.Tensor:
+        """Score a micro-batch."""
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+            return completion_sums(self.log_probs(batch), batch.scored_tokens)
+
+    def log_probs(self, batch: PackedPairs) -> torch.Tensor:
+        """Return (S,) float32 log-probs of the scored tokens."""
+        raise NotImplementedError
+
+
+class PackedScorer(Scorer):
+    """Scores the row as it lies: no padding, every prompt once."""
+
+    packs = True
+
+    def __init__(self, policy: PreTrainedModel, transform: LogitTransform, bf16: bool) -> None:
+        super().__init__(policy, transform, bf16)
+        attention.install(causal_lm(policy))
+
+    def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return self.count_and_score(batch)[0]
+
+    def count_and_score(self, batch: PackedPairs) -> tuple[torch.Tensor, Segments]:
+        """Return the log-probs and the segments, which counted the attention calls they went through."""
+        assert self.transform is not None
+        model = causal_lm(self.policy)
+        segments = Segments.of(batch.lengths)
+        with attention.packing():
+            output = model.base_model(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.position_ids[None],
+                # Says nothing, and spares transformers looking for packed sequences, which waits for the device.
+                attention_mask=torch.ones_like(batch.input_ids)[None],
+                segments=segments,
+                use_cache=False,
+            )
+        hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
+        head = model.get_output_embeddings()
+        return token_log_probs(hidden, head, batch.targets, self.transform), segments
+
+
+class PaddedScorer(Scorer):
+    """An ordinary forward over padded rows, one a completion, for models that cannot take a packed row.
+
+    ``transform`` is None where the way from hidden states to logits is not known; the model then makes
+    its logits itself.
+    """
+
+    packs = False
+
+    def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        model = causal_lm(self.policy)
+        ids, mask, places = pad(batch)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        if self.transform is None:
+            logits: torch.Tensor = model(**accepted(model, inputs)).logits
+            rows: torch.Tensor = logits.flatten(0, 1).index_select(0, places).float()
+            return rows.gather(1, batch.targets[:, None])[:, 0] - rows.logsumexp(1)
+        body = model.base_model
+        hidden = body(**accepted(body, inputs)).last_hidden_state.flatten(0, 1).index_select(0, places)
+        return token_log_probs(hidden, model.get_output_embeddings(), batch.targets, self.transform)
+
+
+def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Drop ``use_cache`` where a model has no such argument (some recurrent ones)."""
+    parameters = inspect.signature(module.forward).parameters
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return {name: value for name, value in inputs.items() if open_ended or name in parameters}
+
+
+def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Unpack a row into right-padded sequences, prompt + completion each.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for
+        each of the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
+    """
+    rows: list[torch.Tensor] = []
+    places_in_row: list[int] = []
+    start = 0
+    for size in batch.lengths:
+        answer, second = start + size.prompt, start + size.prompt + size.chosen
+        end = second + size.rejected
+        rows.append(batch.input_ids[start:second])
+        rows.append(torch.cat([batch.input_ids[start:answer], batch.input_ids[second:end]]))
+        # From a place in the packed row to one in the sequence: chosen lies as it is, rejected moves up.
+        places_in_row += [start, start + size.chosen]
+        start = end
+    longest = max(len(row) for row in rows)
+    device = batch.input_ids.device
+    ids = torch.stack([F.pad(row, (0, longest - len(row))) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
+    counts = batch.scored_tokens.reshape(-1)
+    row_of = torch.repeat_interleave(torch.arange(len(rows), device=device), counts)
+    shift = torch.tensor(places_in_row, device=device)[row_of]
+    starts = torch.tensor([0, *[size.total for size in batch.lengths]], device=device).cumsum(0)
+    pair_start = starts[row_of // 2]
+    prompt = torch.tensor([size.prompt for size in batch.lengths], device=device)[row_of // 2]
+    # The prompt's last token predicts both first tokens and did not move.
+    inside = torch.where(
+        batch.predicting < pair_start + prompt, batch.predicting - pair_start, batch.predicting - shift
+    )
+    return ids, mask, row_of * longest + inside

@@ -1,0 +1,1 @@
+"""The optimizer step, what is trained, and the metrics of steps."""

@@ -1,0 +1,128 @@
+"""Metrics as sums over pairs, so that no mean of means can arise on the way to a record.
+
+A micro-batch adds its sums; ranks add theirs; steps add theirs; only a record divides, once.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from dpotrain.core.scores import PairScores
+from dpotrain.engine.training.recipe_metrics import means_of
+
+#: What is summed over pairs, in the order of the tensors below.
+SUMMED = (
+    "pairs",
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "tokens",
+)
+
+
+def pair_sums(
+    scores: PairScores, losses: torch.Tensor, weights: torch.Tensor, beta: float, tokens: int
+) -> torch.Tensor:
+    """Return the sums of a micro-batch, (len(SUMMED),) float64, without waiting for the device.
+
+    A reward is beta times the log-ratio (arXiv:2305.18290, section 5). A tie, as before the first update,
+    counts half for accuracy: it is neither right nor wrong.
+    """
+    with torch.no_grad():
+        chosen = beta * scores.chosen_logratio
+        rejected = beta * scores.rejected_logratio
+        accurate = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        columns = (
+            torch.ones_like(losses),
+            losses,
+            chosen,
+            rejected,
+            accurate,
+            chosen - rejected,
+            scores.policy_chosen,
+            scores.policy_rejected,
+        )
+        summed = (torch.stack(columns).double() * weights).sum(1)
+        return torch.cat([summed, summed.new_full((1,), tokens)])
+
+
+def means(sums: torch.Tensor) -> dict[str, float]:
+    """Divide sums by their pairs: the metrics of a record, by name."""
+    values = dict(zip(SUMMED, sums.tolist(), strict=True))
+    pairs = max(values.pop("pairs"), 1.0)
+    values.pop("tokens")
+    return {name: value / pairs for name, value in values.items()}
+
+
+@dataclass
+class Window:
+    """What was summed since the last train record.
+
+    It is part of a checkpoint, so that a resumed run writes the same records.
+    """
+
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(SUMMED))
+    extra: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The two sums of each of the recipe's own metrics, by name: a resumed run may have others."""
+    seconds: float = 0.0
+    grad_norms: float = 0.0
+    steps: int = 0
+
+    def add(
+        self, sums: torch.Tensor, extra: Mapping[str, tuple[float, float]], grad_norm: float, seconds: float
+    ) -> None:
+        """Add a step: its sums over all ranks, its gradient norm before clipping, its duration."""
+        self.sums = [before + now for before, now in zip(self.sums, sums.tolist(), strict=True)]
+        for name, (total, weight) in extra.items():
+            before = self.extra.get(name, (0.0, 0.0))
+            self.extra[name] = (before[0] + total, before[1] + weight)
+        self.grad_norms += grad_norm
+        self.seconds += seconds
+        self.steps += 1
+
+    def metrics(self, learning_rate: float, epoch: float) -> dict[str, float]:
+        """Return a train record's metrics, in the order of the metrics file.
+
+        The gradient norm is the mean over the window's steps; learning rate and epoch are the last step's. Where all
+        steps were left out there is nothing to average: not a number.
+        """
+        over_pairs = means(torch.tensor(self.sums, dtype=torch.float64))
+        if not self.steps:
+            over_pairs = dict.fromkeys(over_pairs, math.nan)
+        return {
+            "loss": over_pairs.pop("loss"),
+            "grad_norm": self.grad_norms / self.steps if self.steps else math.nan,
+            "learning_rate": learning_rate,
+            "epoch": epoch,
+            **over_pairs,
+            **speed(torch.tensor(self.sums), self.seconds),
+            **means_of(self.extra),
+        }
+
+
+def speed(sums: torch.Tensor, seconds: float) -> dict[str, float]:
+    """Return pairs and real tokens a second, and the peak memory."""
+    values = dict(zip(SUMMED, sums.tolist(), strict=True))
+    return {
+        "pairs_per_second": values["pairs"] / max(seconds, 1e-9),
+        "tokens_per_second": values["tokens"] / max(seconds, 1e-9),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory held so far, in MB of 2**20 bytes: of the CUDA device, or resident without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

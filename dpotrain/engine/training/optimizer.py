@@ -1,0 +1,45 @@
+"""The optimizer over the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dpotrain.core.errors import PluginError
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.api import Optimizer
+
+
+def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer over what is trained of ``policy``.
+
+    Raises:
+        PluginError: it built something else than an optimizer over all of that, each weight once.
+    """
+    weights = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
+    optimizer = chosen.build(weights)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise PluginError(
+            f'optimizer "{chosen.name}" built {type(optimizer).__name__}; it must build a torch.optim.Optimizer'
+        )
+    _check_covers(chosen, optimizer, weights)
+    return optimizer
+
+
+def _check_covers(
+    chosen: Optimizer, optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]
+) -> None:
+    """Refuse an optimizer that would leave a weight as it is without a word, or move one that is not trained."""
+    held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    left = [name for name, weight in weights.items() if id(weight) not in held]
+    if left or len(held) != len(weights):
+        what = (
+            f"leaves out {len(left)} of {len(weights)} trained weights ({', '.join(left[:3])})"
+            if left
+            else f"holds {len(held)} weights, and {len(weights)} are trained"
+        )
+        raise PluginError(f'optimizer "{chosen.name}" {what}; it must hold each of them, and nothing else')

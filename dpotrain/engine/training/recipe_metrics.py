@@ -1,0 +1,88 @@
+"""The recipe's own metrics, summed over pairs like the engine's: a record has exact means, however steps are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from dpotrain.core.errors import PluginError
+from dpotrain.core.scores import PairScores
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.api import Measured, Metric
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeMetrics:
+    """What ``[[metrics]]`` adds to the records. Every number has two sums: of its values, and of their weights."""
+
+    chosen: Mapping[Metric, tuple[str, ...]] = field(default_factory=dict)
+    """Each metric, with the names that its measures have in records."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in records, in order."""
+        return tuple(name for names in self.chosen.values() for name in names)
+
+    def sums(self, scores: PairScores, weights: torch.Tensor) -> torch.Tensor:
+        """Return the sums of a micro-batch, (2 * names,) float64, without waiting for the device.
+
+        Args:
+            scores: of the micro-batch's pairs.
+            weights: (pairs,), 0 for a pair that only fills the micro-batch.
+
+        Raises:
+            PluginError: a metric returned something else than its measures; what one raises passes through.
+        """
+        sums = [weights.new_zeros(0, dtype=torch.float64)]
+        with torch.no_grad():
+            for metric in self.chosen:
+                found = _measured(metric, scores)
+                for measure in metric.measures:
+                    values, own = _values_and_weights(metric, measure, found[measure], weights)
+                    share = weights.double() * own.double()
+                    # What weighs nothing may be no number at all: a ratio over none, for instance.
+                    values = torch.where(share > 0, values.double(), 0.0)
+                    sums.append(torch.stack([(values * share).sum(), share.sum()]))
+        return torch.cat(sums)
+
+    def by_name(self, sums: torch.Tensor) -> dict[str, tuple[float, float]]:
+        """Return the two sums of every number by its name in records."""
+        return {name: (total, weight) for name, (total, weight) in zip(self.names, _pairs(sums), strict=True)}
+
+
+def means_of(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Divide once; a number that no pair had a part in is left out."""
+    return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
+
+
+def _pairs(sums: torch.Tensor) -> list[tuple[float, float]]:
+    return [(total, weight) for total, weight in sums.reshape(-1, 2).tolist()]
+
+
+def _measured(metric: Metric, scores: PairScores) -> Mapping[str, Measured]:
+    found = metric(scores)
+    if not isinstance(found, Mapping) or found.keys() != set(metric.measures):
+        got = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise PluginError(
+            f'metric "{metric.name}" returned {got}; it must return its measures by name: '
+            f"{', '.join(metric.measures)}"
+        )
+    return found
+
+
+def _values_and_weights(
+    metric: Metric, measure: str, measured: Measured, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    both = measured if isinstance(measured, tuple) else (measured, torch.ones_like(weights))
+    if len(both) != 2 or not all(
+        isinstance(part, torch.Tensor) and part.shape == weights.shape for part in both
+    ):
+        raise PluginError(
+            f'metric "{metric.name}" must return one number a pair as "{measure}", a tensor of shape '
+            f"{tuple(weights.shape)}, or two such tensors, values and weights; the engine takes the mean"
+        )
+    return both

@@ -1,0 +1,351 @@
+"""The training loop: one function a step, and a generator over the steps.
+
+Saving, logging and evaluating live in the caller, so that a test takes three steps and stops.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.random_state import RandomState
+from dpotrain.core.records import StepRecord
+from dpotrain.core.scores import PairScores
+from dpotrain.data.batches.packing import PackedPairs, pack
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, cut, sweep
+from dpotrain.engine.memory.out_of_memory import free_what_is_cached, in_parts, smaller
+from dpotrain.engine.scoring.dropout import dropout_off
+from dpotrain.engine.training.metrics import SUMMED, Window, means, pair_sums, speed
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from accelerate import Accelerator
+
+    from dpotrain.data.batches.plan import Indices
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.reference.reference import Reference
+    from dpotrain.engine.scoring.scorer import Scorer
+    from dpotrain.plugin.api import Loss, Schedule
+
+#: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
+#: exact (the tests hold it to 1e-6 in float32); stored log-probs were computed in micro-batches of another shape,
+#: which rounds differently, with a beta that may be large and pairs that may be few. A reference that is not the
+#: initial policy, or a prompt that went missing, is off by far more.
+FIRST_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
+    """A step was abandoned between micro-batches, before it changed anything."""
+
+
+class NotFinite(RunError):  # noqa: N818 - named by what the numbers are
+    """Loss or gradient norm of a step is not finite on some rank; every rank raises it, and nothing was updated."""
+
+    def __init__(self, text: str, step: int, pairs: Indices) -> None:
+        super().__init__(text)
+        self.step = step
+        self.pairs = pairs
+        """(pairs of the step,) indices into the training pairs."""
+
+
+def _end(problem: NotFinite) -> None:
+    raise problem
+
+
+@dataclass
+class Trainer:
+    """Everything a step needs, put together by :mod:`dpotrain.run.build`."""
+
+    accelerator: Accelerator
+    scorer: nn.Module
+    """The scorer, wrapped for data parallelism where there are several processes."""
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    plan: BatchPlan
+    data: TokenizedPairs
+    reference: Reference
+    schedule: Schedule
+    peak_learning_rate: float
+    """What records multiply by the schedule's factor; parameter groups may have rates of their own."""
+    max_grad_norm: float | None
+    precision: str
+    first_loss: float | None
+    """What the first step's loss must be, where that is known."""
+    interrupted: Callable[[], bool] = lambda: False
+    """Asked between micro-batches; in a run of several processes only between steps."""
+    note: Callable[[str], None] = lambda text: None
+    """Tells the person that memory ran out and what was done about it."""
+    on_nonfinite: Callable[[NotFinite], None] = _end
+    """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
+    extra: RecipeMetrics = field(default_factory=RecipeMetrics)
+    window: Window = field(default_factory=Window)
+
+    def __post_init__(self) -> None:
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    def steps(self, after: int = 0) -> Iterator[StepRecord]:
+        """Take the steps that follow step ``after``, one a record."""
+        done = after
+        while done < self.plan.total_steps:
+            plan = self.plan
+            for step in plan.steps(done):
+                yield self.train_step(step)
+                done = step.step
+                if self.plan is not plan:  # memory ran out: the steps to come are cut smaller, too
+                    break
+
+    def train_step(self, step: StepPlan) -> StepRecord:
+        """Take one optimizer step over the pairs of ``step``.
+
+        Where memory runs out in a run of one process, the whole step is done again in smaller micro-batches,
+        which stay for the steps to come. Loss and gradient are those of the smaller ones from the start.
+
+        Raises:
+            NotFinite: loss or gradient norm is not finite (as ``on_nonfinite`` has it); nothing was updated, and
+                random states are as before the step.
+            RunError: the first loss is not what it must be; nothing was updated.
+            Interrupted: the person asked to stop; nothing was updated.
+            torch.OutOfMemoryError: single pairs do not fit either, or there are several processes.
+        """
+        started = time.perf_counter()
+        learning_rate = self._set_learning_rate(step.step)
+        random_before = RandomState.capture()
+        before, sums = self.plan.tokens_per_microbatch, self._gradients(step, random_before)
+        while sums is None:
+            free_what_is_cached()
+            step = self._cut_smaller(step)
+            sums = self._gradients(step, random_before)
+        if (now := self.plan.tokens_per_microbatch) != before:
+            self.note(
+                f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
+                f"instead of {before:,}, and so are the steps to come; results stay the same"
+            )
+        sums, grad_norm = self._over_ranks(sums, self._clip())
+        sums, extra = _apart(sums, self.extra)
+        metrics = means(sums)
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
+        if finite:
+            self._check_first_loss(step, metrics["loss"])
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not finite:
+            try:
+                self.on_nonfinite(self._not_finite(step, metrics["loss"], grad_norm))
+            except NotFinite:
+                random_before.restore()
+                raise
+
+        seconds = time.perf_counter() - started
+        if finite:  # one such number would hide all others of a record
+            self.window.add(sums, extra, grad_norm, seconds)
+        tokens = int(sums[SUMMED.index("tokens")])
+        loss = metrics.pop("loss")
+        return StepRecord(
+            step=step.step,
+            total_steps=self.plan.total_steps,
+            epoch=self.plan.epochs_done(step.step),
+            metrics={
+                "loss": loss,
+                "grad_norm": grad_norm,
+                "learning_rate": learning_rate,
+                **metrics,
+                **speed(sums, seconds),
+                **means_of(extra),
+            },
+            pairs=len(step.pairs),
+            tokens=tokens,
+            seconds=seconds,
+        )
+
+    def _gradients(self, step: StepPlan, random_before: RandomState) -> torch.Tensor | None:
+        """Add up the step's gradients, and return its sums on the device: the engine's, then the recipe's metrics'.
+
+        None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
+        before.
+        """
+        microbatches = step.microbatches[self.accelerator.process_index]
+        # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
+        share = self.accelerator.num_processes / len(step.pairs)
+        sums = _no_sums(self.extra, self.accelerator.device)
+        try:
+            for number, pairs in enumerate(microbatches):
+                last = number == len(microbatches) - 1
+                # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
+                batch = pack(self.data, pairs).to(self.accelerator.device)
+                with self._synchronizing(last):
+                    scores = self._score(batch)
+                    losses = pair_losses(self.loss, scores)
+                    self.accelerator.backward((losses * batch.weights).sum() * share)
+                sums += _all_sums(self.loss, scores, losses, batch, self.extra)
+                if not last and self.interrupted():
+                    raise Interrupted
+        except (Interrupted, torch.OutOfMemoryError) as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            random_before.restore()
+            if isinstance(error, Interrupted) or not self._can_cut_smaller(microbatches):
+                raise
+            return None
+        return sums
+
+    def _can_cut_smaller(self, microbatches: Sequence[MicroBatch]) -> bool:
+        # The ranks would have to agree in the middle of a step, in which one of them may be waiting for the others.
+        return self.accelerator.num_processes == 1 and any(len(pairs) > 1 for pairs in microbatches)
+
+    def _cut_smaller(self, step: StepPlan) -> StepPlan:
+        """Halve the budget until the step is cut otherwise, for this step and those to come."""
+        plan = self.plan
+        (microbatches,) = step.microbatches
+        budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
+        self.plan = replace(plan, tokens_per_microbatch=budget)
+        return replace(step, microbatches=cut(step.pairs, plan.costs, plan.ranks, budget))
+
+    def _score(self, batch: PackedPairs) -> PairScores:
+        reference = self.reference.scores(batch)
+        policy = self.scorer(batch)
+        return pair_scores(policy, reference, batch)
+
+    def _set_learning_rate(self, step: int) -> float:
+        factor = schedule_factor(self.schedule, step, self.plan.total_steps)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.peak_learning_rate * factor
+
+    def _synchronizing(self, last: bool) -> AbstractContextManager[None]:
+        """Let ranks exchange gradients only in the step's last backward pass."""
+        return nullcontext() if last else self.accelerator.no_sync(self.scorer)
+
+    def _over_ranks(self, sums: torch.Tensor, grad_norm: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Return the sums over all ranks and the gradient norm, on the CPU, in the step's one transfer.
+
+        The update waits for it: numbers that are not finite must not reach the weights.
+        """
+        total: torch.Tensor = self.accelerator.reduce(sums, "sum")
+        *over_ranks, norm = torch.cat([total, grad_norm.to(total).reshape(1)]).tolist()
+        return torch.tensor(over_ranks, dtype=torch.float64), norm
+
+    def _clip(self) -> torch.Tensor:
+        """Scale the gradients down to the bound; return their norm before, on the device."""
+        trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
+        bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm: torch.Tensor = self.accelerator.clip_grad_norm_(trained, bound)
+        return norm
+
+    def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
+        rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
+        return NotFinite(
+            f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
+            f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
+            step.step,
+            step.pairs,
+        )
+
+    def _check_first_loss(self, step: StepPlan, loss: float) -> None:
+        if step.step > 1 or self.first_loss is None:
+            return
+        if abs(loss - self.first_loss) > FIRST_LOSS_TOLERANCE[self.precision] * max(
+            1.0, abs(self.first_loss)
+        ):
+            raise RunError(
+                f"the first loss is {loss:.6f}, but before the first update policy and reference are one model, "
+                f"so it must be {self.first_loss:.6f}; nothing was updated.\n"
+                "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other "
+                "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
+                "as the run started."
+            )
+
+
+def pair_scores(policy: torch.Tensor, reference: torch.Tensor, batch: PackedPairs) -> PairScores:
+    """Put (P, 2) sums of policy and reference into the form that losses take."""
+    return PairScores(
+        policy_chosen=policy[:, 0],
+        policy_rejected=policy[:, 1],
+        reference_chosen=reference[:, 0],
+        reference_rejected=reference[:, 1],
+        chosen_tokens=batch.scored_tokens[:, 0],
+        rejected_tokens=batch.scored_tokens[:, 1],
+    )
+
+
+def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
+    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
+    losses = loss(scores)
+    expected = scores.policy_chosen.shape
+    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
+        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
+            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+        )
+    return losses
+
+
+def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
+    """Return what a schedule says, or raise a PluginError for one that says what no learning rate can be."""
+    factor = schedule.factor(step, total_steps)
+    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise PluginError(
+            f'schedule "{schedule.name}" returned {factor!r} for step {step} of {total_steps}; it must return a '
+            "finite number that is not negative"
+        )
+    return factor
+
+
+def evaluate(
+    accelerator: Accelerator,
+    scorer: Scorer,
+    loss: Loss,
+    data: TokenizedPairs,
+    reference: Reference,
+    plan: BatchPlan,
+    advance: Callable[[int], None],
+    extra: RecipeMetrics | None = None,
+) -> dict[str, float]:
+    """Score held-out pairs under the policy as it is; what a train record has of pairs, over all of them.
+
+    ``plan`` gives the micro-batches' budget and the pairs' costs. Every rank computes its share, and pairs
+    that only fill a rank's last micro-batch weigh nothing.
+    """
+    started = time.perf_counter()
+    everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
+    mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
+    extra = RecipeMetrics() if extra is None else extra
+    sums = _no_sums(extra, accelerator.device)
+
+    def score(pairs: MicroBatch) -> None:
+        batch = pack(data, pairs).to(accelerator.device)
+        scores = pair_scores(scorer(batch), reference.scores(batch), batch)
+        losses = pair_losses(loss, scores)
+        sums.add_(_all_sums(loss, scores, losses, batch, extra))
+        advance(len(pairs) * accelerator.num_processes)
+
+    with torch.no_grad(), dropout_off(scorer):
+        for pairs in mine[accelerator.process_index]:
+            in_parts(pairs, score)
+    total, more = _apart(accelerator.reduce(sums, "sum").cpu(), extra)
+    return {**means(total), **speed(total, time.perf_counter() - started), **means_of(more)}
+
+
+def _no_sums(extra: RecipeMetrics, device: torch.device) -> torch.Tensor:
+    return torch.zeros(len(SUMMED) + 2 * len(extra.names), dtype=torch.float64, device=device)
+
+
+def _all_sums(
+    loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
+) -> torch.Tensor:
+    own = pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens)
+    return torch.cat([own, extra.sums(scores, batch.weights)])
+
+
+def _apart(sums: torch.Tensor, extra: RecipeMetrics) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
+    """Part the engine's sums from those of the recipe's metrics."""
+    return sums[: len(SUMMED)], extra.by_name(sums[len(SUMMED) :])

@@ -1,0 +1,1 @@
+"""Whether the model got better: held-out metrics."""

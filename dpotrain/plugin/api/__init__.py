@@ -1,0 +1,83 @@
+"""What plugins are written against: the kinds of component, what they are handed, and the errors that they raise.
+
+A plugin imports from here, whatever moves beneath it. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dpotrain.core.atomic import folder_aside, write_json, write_text
+from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, RunError, short
+from dpotrain.core.masking import mask, mask_data, mask_values
+from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+from dpotrain.core.paths import is_file, is_folder, user_path
+from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.scores import PairScores
+from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.component import Component, Options, hookimpl, require
+from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
+from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
+from dpotrain.plugin.api.exporter import Exporter, Finished
+from dpotrain.plugin.api.kinds import CATALOGUES, KINDS, Kind, kind_of
+from dpotrain.plugin.api.logger import Logger
+from dpotrain.plugin.api.loss import Loss
+from dpotrain.plugin.api.metric import Measured, Metric
+from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
+from dpotrain.plugin.api.optimizer import Optimizer, Trained
+from dpotrain.plugin.api.quantizer import Quantizer
+from dpotrain.plugin.api.schedule import Schedule
+from dpotrain.plugin.api.selection import Selection
+
+__all__ = [
+    "CATALOGUES",
+    "KINDS",
+    "Adapter",
+    "CheckpointRecord",
+    "Component",
+    "DataError",
+    "DatasetFormatter",
+    "DatasetSource",
+    "DpotrainError",
+    "Exporter",
+    "Finished",
+    "Kind",
+    "LoadRequest",
+    "LoggedRun",
+    "Logger",
+    "Loss",
+    "Measured",
+    "Message",
+    "Metric",
+    "ModelLoader",
+    "Optimizer",
+    "Options",
+    "Outcome",
+    "PairScores",
+    "PluginError",
+    "PreferencePair",
+    "Quantizer",
+    "RecipeError",
+    "Recognition",
+    "Record",
+    "Rows",
+    "Run",
+    "RunError",
+    "Schedule",
+    "Selection",
+    "StepRecord",
+    "Text",
+    "Trained",
+    "UnusableRow",
+    "folder_aside",
+    "hookimpl",
+    "is_file",
+    "is_folder",
+    "kind_of",
+    "mask",
+    "mask_data",
+    "mask_values",
+    "require",
+    "short",
+    "user_path",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,127 @@
+"""Adapters: what is trained, and how the reference is reached."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Adapter(Component):
+    """Says what is trained, how the reference is reached, and what is saved; selected by ``[adapter]``.
+
+    Without an ``[adapter]`` table the engine trains all weights.
+    """
+
+    kind = "adapter"
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether a fresh adapter computes exactly what the model does without it, whatever its options.
+
+        Where so, stored reference log-probs are shared between adapters.
+        """
+        return False
+
+    @abstractmethod
+    def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
+        """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
+
+        A policy that arrives with an adapter (see ``LoadRequest.keep_adapter``) is trained on from it, and
+        its initial state is kept for :meth:`reference`. ``dpotrain plan`` calls this on a model on the
+        meta device, and as torch's default device, where tensors have shapes and no numbers.
+        """
+
+    @abstractmethod
+    def reference(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context inside which the policy computes what it computed right after :meth:`attach`."""
+
+    @abstractmethod
+    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return the trained tensors by name, for a checkpoint (no copies)."""
+
+    @abstractmethod
+    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
+        """Put a checkpoint's tensors back in place; raise a RunError for missing or surplus names."""
+
+    @abstractmethod
+    def save(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write the result a user takes away into an existing, empty folder (without the tokenizer)."""
+
+    @abstractmethod
+    def how_to_load(self, folder: Path) -> str:
+        """Return a line or two of Python that loads what :meth:`save` wrote, for the closing summary."""
+
+
+@hookspec
+def dpotrain_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
+    """Offer adapters, which say what is trained, how the reference is reached, and what is saved.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch, transformers or peft at the top of its module.
+
+    Result: classes. ``[adapter] use`` picks one by ``name``; without ``[adapter]`` all weights are trained.
+
+    Example:
+        from contextlib import contextmanager
+
+        from dpotrain import hookimpl
+        from dpotrain.core.errors import RunError
+        from dpotrain.plugin.api import Adapter
+
+
+        class BitFit(Adapter):
+            name = "bitfit"
+
+            def attach(self, policy):
+                for name, weight in policy.named_parameters():
+                    weight.requires_grad_(name.endswith("bias"))
+                    if weight.requires_grad:
+                        weight.data = weight.data.float()
+                self._initial = self._copies(policy)
+                return policy
+
+            @contextmanager
+            def reference(self, policy):
+                trained = self._copies(policy)
+                self.load_state(policy, self._initial)
+                try:
+                    yield
+                finally:
+                    self.load_state(policy, trained)
+
+            def state(self, policy):
+                return {name: bias.data for name, bias in policy.named_parameters() if bias.requires_grad}
+
+            def load_state(self, policy, state):
+                biases = self.state(policy)
+                if biases.keys() != state.keys():
+                    raise RunError("the checkpoint holds other biases than this model has")
+                for name, bias in biases.items():
+                    bias.copy_(state[name])
+
+            def save(self, policy, folder):
+                policy.save_pretrained(folder)
+
+            def how_to_load(self, folder):
+                return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+
+            def _copies(self, policy):
+                return {name: bias.clone() for name, bias in self.state(policy).items()}
+
+
+        @hookimpl
+        def dpotrain_adapters():
+            return [BitFit]
+    """

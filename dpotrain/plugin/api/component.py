@@ -1,0 +1,94 @@
+"""What every kind of component is: a name, options that own its recipe table, and a place in the run.
+
+A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of
+its kind. It is constructed with its validated options while the recipe is read, before anything heavy is
+loaded, so a component imports torch, transformers and the like inside its methods, never at the top of its
+module.
+
+    class Simpo(Loss):
+        name = "simpo"
+
+        class Options(Loss.Options):
+            gamma: float = Field(0.5, description="Target margin between the two rewards.")
+
+        options: Options
+
+        def __call__(self, scores): ...
+
+A component object may also carry ``@hookimpl`` methods for run events; it hears them because it was selected.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+from dpotrain.core.errors import RecipeError
+
+#: Marks the specification of a hook.
+hookspec = pluggy.HookspecMarker("dpotrain")
+#: Marks a function of a plugin as the implementation of a hook.
+hookimpl = pluggy.HookimplMarker("dpotrain")
+
+
+class Options(BaseModel):
+    """Base of every component's options: frozen, unknown keys forbidden, every field described."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
+    )
+
+
+class Component(ABC):
+    """Base of all kinds. Subclass one of the kinds below, not this class."""
+
+    kind: ClassVar[str]
+    """The kind in words, for messages: ``"loss"``, ``"model loader"``."""
+    name: ClassVar[str]
+    """What a recipe writes after ``use =``."""
+
+    class Options(Options):
+        """The keys of the component's recipe table; none unless a subclass adds some."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def check(self) -> None:  # noqa: B027  # nothing to check is the rule, not an omission
+        """Raise a DpotrainError for whatever can be known to fail without loading anything heavy.
+
+        Called after the recipe is read and by ``dpotrain check``: a folder that is missing, a package that
+        is not installed. It must not import torch or transformers, nor use the network.
+        """
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what a resumed run must find again, for a component that changes as the run goes on.
+
+        Tensors, numbers, texts, lists and mappings with text keys; empty (as here) for a component without memory.
+        Called on the main process for every checkpoint, before training goes on, so it must be quick; the tensors are
+        copied. A logger's is asked for in its own thread, after the records so far.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a component without memory has none
+        """Take back what :meth:`state_dict` returned, tensors on the CPU, on every process of a resumed run.
+
+        Called after the policy is loaded and before a logger's :meth:`Logger.start`. A tuple comes back as a list.
+        """
+
+
+def require(part: Component, package: str, extra: str = "") -> None:
+    """Raise a RecipeError that says how to install ``package``, alone or by an extra of dpotrain, if it is not there.
+
+    For a component's ``check``: the package is looked for and not imported. Its module is called like the package.
+    """
+    if find_spec(package.replace("-", "_")) is None:
+        wanted = f'"dpotrain[{extra}]"' if extra else package
+        raise RecipeError(
+            f'the "{part.name}" {part.kind} needs the package {package}, which is not installed\n'
+            f"install it: pip install {wanted}"
+        )

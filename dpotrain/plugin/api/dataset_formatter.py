@@ -1,0 +1,81 @@
+"""Dataset formatters: from a row to a preference pair."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    from dpotrain.core.pair import PreferencePair
+
+
+class Recognition(IntEnum):
+    """How sure a formatter is that a row is of its shape."""
+
+    NO = 0
+    SHAPE = 1
+    """The columns and their types fit; another shape may fit as well and be more specific."""
+    CERTAIN = 2
+    """Something in the row can hardly mean anything else (a marker text, a telling column)."""
+
+
+class DatasetFormatter(Component):
+    """Turns a row into a :class:`PreferencePair`; selected by ``data.format``, or found by ``"auto"``."""
+
+    kind = "dataset formatter"
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that the formatter reads, under the names that ``[data.columns]`` maps to."""
+
+    @abstractmethod
+    def recognises(self, row: Mapping[str, Any]) -> Recognition:
+        """Say how sure the formatter is of this row.
+
+        Never raise; a row with None or empty values is judged by the rest.
+        """
+
+    @abstractmethod
+    def format(self, row: Mapping[str, Any]) -> PreferencePair:
+        """Return the pair, or raise :class:`dpotrain.core.pair.UnusableRow` with a short reason."""
+
+
+@hookspec
+def dpotrain_dataset_formatters() -> Iterable[type[DatasetFormatter]]:  # type: ignore[empty-body]
+    """Offer dataset formatters, which turn a row into a preference pair.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch, transformers or datasets, neither at the top of its module nor for a row.
+
+    Result: classes. ``data.format`` picks one by ``name``; ``"auto"`` constructs all of them with their
+    default options and asks which recognises the rows.
+
+    Example:
+        from dpotrain import PreferencePair, hookimpl
+        from dpotrain.core.pair import UnusableRow
+        from dpotrain.plugin.api import DatasetFormatter, Recognition
+
+
+        class RankedFormatter(DatasetFormatter):
+            name = "ranked"
+            columns = ("prompt", "ranked_answers")
+
+            def recognises(self, row):
+                return Recognition.CERTAIN if "ranked_answers" in row else Recognition.NO
+
+            def format(self, row):
+                answers = row.get("ranked_answers") or []
+                if len(answers) < 2:
+                    raise UnusableRow("fewer than two ranked answers")
+                return PreferencePair(prompt=row["prompt"], chosen=answers[0], rejected=answers[-1])
+
+
+        @hookimpl
+        def dpotrain_dataset_formatters():
+            return [RankedFormatter]
+    """

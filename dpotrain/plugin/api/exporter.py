@@ -1,0 +1,83 @@
+"""Exporters: what becomes of the result of a finished run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import Outcome
+    from dpotrain.plugin.api.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run as exporters see it: its files, and nothing in memory."""
+
+    folder: Path
+    final: Path
+    """The adapter or model that was trained, with its tokenizer."""
+    recipe: Selection
+    """The recipe: its components, and ``document``, which has all of it as plain data."""
+    outcome: Outcome
+    note: Callable[[str], None] = lambda text: None
+    """Shows a line to the person watching and writes it to run.log."""
+
+
+class Exporter(Component):
+    """Makes something of a finished run's result; selected by an ``[[exporters]]`` table. Main process only.
+
+    Exporters run one after the other, after ``final/`` and ``summary.json`` are written and the policy has left memory.
+    One that raises takes nothing away: the others run, ``final/`` stays, and ``--resume`` runs again what failed.
+    """
+
+    kind = "exporter"
+
+    needs_adapter: ClassVar[bool] = False
+    """Whether it makes something of an adapter; a recipe that trains all weights is then refused."""
+
+    @abstractmethod
+    def export(self, run: Finished) -> str:
+        """Make the result, and return where it is, for the person: a folder, an address.
+
+        Write aside and rename, so that what is there is whole (``dpotrain.core.atomic``); leave ``run.final`` as it is.
+        """
+
+
+@hookspec
+def dpotrain_exporters() -> Iterable[type[Exporter]]:  # type: ignore[empty-body]
+    """Offer exporters, which make something of a finished run's result.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process; ``export`` runs on the main process only.
+
+    Must not import: torch, transformers or the client of a service at the top of its module.
+
+    Result: classes. Every ``[[exporters]]`` table picks one by ``use``; they run in the recipe's order, so one may take
+    up what another made. One that raises ends ``dpotrain run`` with exit code 1, after all others; the run itself stays
+    finished, and ``--resume`` runs the exporter again. ``exports.json`` keeps what the others returned.
+
+    Example:
+        import shutil
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.api import Exporter
+
+
+        class Archive(Exporter):
+            name = "archive"
+
+            def export(self, run):
+                return shutil.make_archive(str(run.folder / "final"), "zip", run.final)
+
+
+        @hookimpl
+        def dpotrain_exporters():
+            return [Archive]
+    """

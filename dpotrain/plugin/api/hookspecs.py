@@ -1,0 +1,182 @@
+"""The hooks of dpotrain. This page, in the order of a run's life, is the reference for plugin authors.
+
+    recipe is read                     # components are looked up by name in the catalogues and constructed
+        dpotrain_model_loaders, dpotrain_quantizers, dpotrain_adapters, dpotrain_dataset_sources,
+        dpotrain_dataset_formatters, dpotrain_losses, dpotrain_optimizers, dpotrain_schedules,
+        dpotrain_metrics, dpotrain_loggers, dpotrain_exporters
+    component.check() of each selected one
+    tokenizer, rows, pairs, tokens     # loader.load_tokenizer, source.load, formatter.format
+    policy                             # quantizer.loading_config, loader.load_model, quantizer.prepare,
+                                       # adapter.attach, optimizer.build
+    dpotrain_run_started(run)
+    evaluation of the untrained policy -> dpotrain_evaluated(run, evaluation)
+    for every step:
+        forward, loss, backward, metrics, update   # schedule.factor says how large
+        dpotrain_step_ended(run, step)
+        every evaluation.every steps   -> dpotrain_evaluated(run, evaluation)
+        every checkpoints.every steps  -> dpotrain_checkpoint_saved(run, checkpoint)
+    last evaluation                    -> dpotrain_evaluated(run, evaluation)
+    final/ is written
+    dpotrain_run_finished(run, outcome)
+    exporter.export(run) of each       # the policy has left memory
+
+Two kinds of hook, and no third. **Catalogues** offer component classes; they are called on every process while
+the recipe is read (and by ``dpotrain plugins`` and ``dpotrain schema``), so the module that implements one must
+not import torch, transformers or anything as heavy at its top. **Run events** are heard only by what the recipe
+selected: the module of a plugin that offers a selected component (or that ``requires`` names), and the selected
+component objects themselves. They are called by keyword; each listener is isolated, so that all the others still
+hear the event when one raises. A plugin's module that is there for its loggers alone is dropped with them where it
+raises; any other listener that raises ends the run with an error that names it, after the event.
+
+Run events are called in the thread that trains, between two steps, and the next step waits until they return. The
+methods of a logger are the exception: they are called in the logger's own thread, in order with ``start``, ``log`` and
+``finish``, and ``run`` is a ``LoggedRun`` there, without the policy. No step waits for them, and a logger that raises
+or hangs is dropped.
+
+A hook implementation may take fewer arguments than its spec, and ``@hookimpl(tryfirst=True)`` or ``trylast=True``
+move it within the order of listeners. Wrappers are refused, since they could not be isolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.plugin.api.component import hookspec
+from dpotrain.plugin.api.kinds import KINDS
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+
+
+@hookspec
+def dpotrain_run_started(run: Run) -> None:
+    """Hear that everything is loaded and the first step is next.
+
+    Called: once a run, after the policy is loaded, before the evaluation of the untrained policy; also when a
+    run is resumed (``run.resumed_from`` is then not 0).
+
+    Rank: the main process.
+
+    Must not import: anything is allowed, but what it spends is time in which no step is made.
+
+    Result: none. ``run.report(section, values)`` puts plain values into ``summary.json``.
+
+    Example:
+        from dpotrain import hookimpl
+
+
+        @hookimpl
+        def dpotrain_run_started(run):
+            run.note(f"training on {run.train_pairs} pairs in {run.total_steps} steps")
+    """
+
+
+@hookspec
+def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
+    """Hear that the held-out pairs were scored.
+
+    Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy.
+
+    Rank: the main process.
+
+    Must not import: anything is allowed.
+
+    Result: none.
+
+    Example:
+        from dpotrain import hookimpl
+
+
+        @hookimpl
+        def dpotrain_evaluated(run, evaluation):
+            if evaluation.step and evaluation.metrics["rewards/accuracies"] < 0.5:
+                run.note(f"step {evaluation.step}: the reward still prefers the rejected answers")
+    """
+
+
+@hookspec
+def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
+    """Hear that the optimizer made a step.
+
+    Called: after every update, before the evaluation and the checkpoint that may be due.
+
+    Rank: the main process.
+
+    Must not import: anything heavy inside the function; it runs in every step, so it must be quick, and
+    must not change the policy.
+
+    Result: none.
+
+    Example:
+        from dpotrain import hookimpl
+
+
+        @hookimpl
+        def dpotrain_step_ended(run, step):
+            if step.metrics["grad_norm"] > 100:
+                run.note(f"step {step.step}: the gradient norm is {step.metrics['grad_norm']:.0f}")
+    """
+
+
+@hookspec
+def dpotrain_checkpoint_saved(run: Run, checkpoint: CheckpointRecord) -> None:
+    """Hear that a checkpoint is complete on disk.
+
+    Called: after the checkpoint was renamed into place. Checkpoints are written while training goes on, so that is
+    after its own step or a later one; older ones may be gone by then.
+
+    Rank: the main process.
+
+    Must not import: anything is allowed.
+
+    Result: none. What is to outlast the run's own clean-up must be copied.
+
+    Example:
+        from dpotrain import hookimpl
+
+
+        @hookimpl
+        def dpotrain_checkpoint_saved(run, checkpoint):
+            size = sum(file.stat().st_size for file in checkpoint.path.rglob("*") if file.is_file())
+            run.note(f"{checkpoint.path.name} takes {size / 1e6:.1f} MB")
+    """
+
+
+@hookspec
+def dpotrain_run_finished(run: Run, outcome: Outcome) -> None:
+    """Hear how the run ended, while the policy is still in memory.
+
+    Called: once a run that was started, also when it was stopped or failed (``outcome.status``), after
+    ``final/`` is written and before ``summary.json`` is, so that what is reported is in it.
+
+    Rank: the main process.
+
+    Must not import: anything is allowed.
+
+    Result: none. ``run.report(section, values)`` puts plain values into ``summary.json``; a value called
+    ``"table"`` is shown in the closing summary.
+
+    Example:
+        from dpotrain import hookimpl
+
+
+        @hookimpl
+        def dpotrain_run_finished(run, outcome):
+            if outcome.status == "finished":
+                run.report("timing", {"minutes": round(outcome.seconds / 60, 1)})
+    """
+
+
+#: The specifications of the run events, in the order of a run, and of all hooks, in the order of this page.
+EVENTS: dict[str, Callable[..., Any]] = {
+    event.__name__: event
+    for event in (
+        dpotrain_run_started,
+        dpotrain_evaluated,
+        dpotrain_step_ended,
+        dpotrain_checkpoint_saved,
+        dpotrain_run_finished,
+    )
+}
+HOOKS: dict[str, Callable[..., Any]] = {**{kind.catalogue: kind.hook for kind in KINDS}, **EVENTS}

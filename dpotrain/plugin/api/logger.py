@@ -1,0 +1,85 @@
+"""Loggers: where records go."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import LoggedRun, Outcome, Record
+
+
+class Logger(Component):
+    """Takes the run's records somewhere; selected by a ``[[loggers]]`` table. Runs on the main process only.
+
+    Its methods, those that hear run events among them, are called one after the other in a thread of the logger's own,
+    so it may be slow: no step waits for it. One that raises, or does not return for ``logging.patience`` seconds, is
+    dropped with a message; the run goes on, its metrics file stays whole, and ``dpotrain sync`` replays it.
+
+    What it is handed are copies. It must not draw from torch's global random generator, which it shares with the run.
+    """
+
+    kind = "logger"
+
+    @abstractmethod
+    def start(self, run: LoggedRun) -> None:
+        """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts.
+
+        ``dpotrain sync`` calls this for a run that is over, perhaps once more in the same folder: then
+        :meth:`log` takes every record from the first, :meth:`finish` how it ended, and no run event is heard.
+        """
+
+    @abstractmethod
+    def log(self, record: Record) -> None:
+        """Take one record: ``record.kind`` is "train" or "eval", ``record.metrics`` a flat mapping."""
+
+    @abstractmethod
+    def finish(self, outcome: Outcome) -> None:
+        """Close the log. ``outcome.status`` says whether the run ended well."""
+
+
+@hookspec
+def dpotrain_loggers() -> Iterable[type[Logger]]:  # type: ignore[empty-body]
+    """Offer loggers, which take the run's records somewhere.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process; the methods of a logger run on the main process only, in a thread of its own.
+
+    Must not import: the client of the service at the top of its module.
+
+    Result: classes. Every ``[[loggers]]`` table picks one by ``use``. A logger that raises
+    or hangs is dropped with a message and the run goes on.
+
+    Example:
+        from pathlib import Path
+
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.api import Logger
+
+
+        class CsvLogger(Logger):
+            name = "csv"
+
+            class Options(Logger.Options):
+                file: Path = Field(Path("loss.csv"), description="The file, inside the run folder.")
+
+            def start(self, run):
+                self._file = (run.folder / self.options.file).open("a")
+
+            def log(self, record):
+                print(record.kind, record.step, record.metrics["loss"], sep=",", file=self._file)
+
+            def finish(self, outcome):
+                self._file.close()
+
+
+        @hookimpl
+        def dpotrain_loggers():
+            return [CsvLogger]
+    """

@@ -1,0 +1,92 @@
+"""Losses: from the scores of pairs to a loss a pair."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    import torch
+
+    from dpotrain.core.scores import PairScores
+
+
+class Loss(Component):
+    """Turns the scores of pairs into a loss a pair; selected by ``[loss]``."""
+
+    kind = "loss"
+
+    needs_reference: ClassVar[bool] = True
+    """Whether ``scores.reference_*`` are used; where not, no reference is computed."""
+
+    class Options(Component.Options):
+        """Every loss has a beta: the core needs it for rewards and margins."""
+
+        beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
+
+    options: Options
+
+    @abstractmethod
+    def __call__(self, scores: PairScores) -> torch.Tensor:
+        """Return the loss of every pair, float32, shape (pairs,).
+
+        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's
+        business.
+        """
+
+    def first_loss(self) -> float | None:
+        """Return the loss that every pair has while policy and reference are the same model.
+
+        None where there is no such number. The run checks it before the first update.
+        """
+        return None
+
+
+@hookspec
+def dpotrain_losses() -> Iterable[type[Loss]]:  # type: ignore[empty-body]
+    """Offer losses, which turn the scores of pairs into a loss a pair.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch or transformers at the top of its module.
+
+    Result: classes. ``[loss] use`` picks one by ``name``. The engine divides the losses by the pairs of the
+    whole step; a loss never takes a mean itself.
+
+    Example:
+        import math
+
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.api import Loss
+
+
+        class MarginLoss(Loss):
+            name = "margin-dpo"
+
+            class Options(Loss.Options):
+                margin: float = Field(0.0, ge=0, description="By how much the chosen reward is to be ahead.")
+
+            def __call__(self, scores):
+                from torch.nn.functional import softplus
+
+                policy = scores.policy_chosen - scores.policy_rejected
+                reference = scores.reference_chosen - scores.reference_rejected
+                return softplus(self.options.margin - self.options.beta * (policy - reference))
+
+            def first_loss(self):
+                return math.log1p(math.exp(self.options.margin))
+
+
+        @hookimpl
+        def dpotrain_losses():
+            return [MarginLoss]
+    """

@@ -1,0 +1,117 @@
+"""Model loaders: where the policy and its tokenizer come from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What the core asks a model loader for."""
+
+    source: str | None = None
+    """A hub name or folder to load instead of the loader's own (for ``reference.of``)."""
+    quantization: Any = None
+    """What :meth:`Quantizer.loading_config` returned, or None."""
+    keep_adapter: bool = False
+    """Where the source is an adapter on a base model: keep it as a trainable adapter (True), because an
+    ``[adapter]`` table goes on training it, or merge it into the weights (False)."""
+    device: str = "cpu"
+    """Where the weights should be, as torch writes it: ``"cpu"``, ``"cuda:0"``."""
+
+
+class ModelLoader(Component):
+    """Brings the policy and its tokenizer; selected by ``[model]``."""
+
+    kind = "model loader"
+
+    @abstractmethod
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
+
+    @abstractmethod
+    def load_model(self, request: LoadRequest) -> PreTrainedModel:
+        """Return a causal language model in ``train()`` mode with dropout at zero.
+
+        In ``eval()`` 4-bit layers may repack their weights on a CPU and lose all gradients from then on.
+
+        A PEFT model where ``request.keep_adapter`` and the source is an adapter.
+        """
+
+    def blueprint(self, request: LoadRequest) -> PreTrainedModel | None:
+        """Return what :meth:`load_model` would, not quantized, on the meta device: shapes and dtypes, no weights.
+
+        ``dpotrain plan`` counts memory on it. It is quick and reads configuration files at most; None (as here)
+        says that the loader cannot tell.
+        """
+        return None
+
+    @abstractmethod
+    def fingerprint(self, source: str | None = None) -> str:
+        """Return a text that changes whenever the loaded weights would.
+
+        For a folder its files' sizes and hashes, for a hub name its resolved commit. It is part of the key of
+        stored reference log-probs.
+        """
+
+
+@hookspec
+def dpotrain_model_loaders() -> Iterable[type[ModelLoader]]:  # type: ignore[empty-body]
+    """Offer model loaders, which bring the policy and its tokenizer.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch, transformers or anything as heavy at the top of its module; a loader's methods
+    import what they need.
+
+    Result: classes. ``[model] use`` picks one by ``name``, and it is constructed with the rest of that table.
+
+    Example:
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.api import ModelLoader
+
+
+        class FolderLoader(ModelLoader):
+            name = "folder"
+
+            class Options(ModelLoader.Options):
+                path: str = Field(description="Folder that holds the model and its tokenizer.")
+
+            def load_tokenizer(self):
+                from transformers import AutoTokenizer
+
+                return AutoTokenizer.from_pretrained(self.options.path)
+
+            def load_model(self, request):
+                from transformers import AutoModelForCausalLM
+
+                source = request.source or self.options.path
+                model = AutoModelForCausalLM.from_pretrained(
+                    source, quantization_config=request.quantization, attention_dropout=0.0
+                )
+                return model.to(request.device).train()
+
+            def fingerprint(self, source=None):
+                import hashlib
+                from pathlib import Path
+
+                weights = sorted(Path(source or self.options.path).glob("*.safetensors"))
+                return hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
+
+
+        @hookimpl
+        def dpotrain_model_loaders():
+            return [FolderLoader]
+    """

@@ -1,0 +1,60 @@
+"""Schedules: the learning rate over the run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+from dpotrain.plugin.api.component import Component, hookspec
+
+
+class Schedule(Component):
+    """Moves the learning rate over the run; selected by ``[schedule]``."""
+
+    kind = "schedule"
+
+    @abstractmethod
+    def factor(self, step: int, total_steps: int) -> float:
+        """Return what the peak learning rate is multiplied by in step ``step``, 1 for the first update.
+
+        A finite number that is not negative, and a function of nothing but its arguments and the options: a
+        resumed run asks again.
+        """
+
+
+@hookspec
+def dpotrain_schedules() -> Iterable[type[Schedule]]:  # type: ignore[empty-body]
+    """Offer schedules, which move the learning rate over the run.
+
+    Called: while the recipe is read, and by ``dpotrain plugins`` and ``dpotrain schema``.
+
+    Rank: every process.
+
+    Must not import: torch or transformers at the top of its module.
+
+    Result: classes. ``[schedule] use`` picks one by ``name``; a table that does not say means "cosine".
+
+    Example:
+        from pydantic import Field
+
+        from dpotrain import hookimpl
+        from dpotrain.plugin.api import Schedule
+
+
+        class WarmupStableDecay(Schedule):
+            name = "wsd"
+
+            class Options(Schedule.Options):
+                warmup_steps: int = Field(0, ge=0, description="Steps that rise to the peak.")
+                decay_fraction: float = Field(0.2, gt=0, le=1, description="Share of the steps that fall to zero.")
+
+            def factor(self, step, total_steps):
+                rising = min(1.0, step / max(1, self.options.warmup_steps))
+                falling = (total_steps + 1 - step) / (self.options.decay_fraction * total_steps)
+                return min(rising, falling, 1.0)
+
+
+        @hookimpl
+        def dpotrain_schedules():
+            return [WarmupStableDecay]
+    """

@@ -1,0 +1,104 @@
+"""What a recipe selects: the components of every kind, constructed with their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.component import Component
+from dpotrain.plugin.api.dataset_formatter import DatasetFormatter
+from dpotrain.plugin.api.dataset_source import DatasetSource
+from dpotrain.plugin.api.logger import Logger
+from dpotrain.plugin.api.loss import Loss
+from dpotrain.plugin.api.metric import Metric
+from dpotrain.plugin.api.model_loader import ModelLoader
+from dpotrain.plugin.api.optimizer import Optimizer
+from dpotrain.plugin.api.quantizer import Quantizer
+from dpotrain.plugin.api.schedule import Schedule
+
+C = TypeVar("C", bound=Component)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The selected components, and the resolved recipe that selects them."""
+
+    parts: Mapping[str, tuple[Component, ...]]
+    """By the table of their kind, in the order of :data:`dpotrain.plugin.api.kinds.KINDS`."""
+    document: dict[str, Any]
+    """The resolved recipe as plain data: what recipe.toml in the run folder holds."""
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """All of them, in the order of the tables."""
+        return tuple(part for parts in self.parts.values() for part in parts)
+
+    def all_of(self, kind: type[C]) -> tuple[C, ...]:
+        """Return the components of a kind, in the recipe's order."""
+        return tuple(part for part in self.components if isinstance(part, kind))
+
+    def one_of(self, kind: type[C]) -> C | None:
+        """Return the component of a kind of which a recipe selects one at most."""
+        return next(iter(self.all_of(kind)), None)
+
+    def the(self, kind: type[C]) -> C:
+        """Return the component of a kind that every recipe selects."""
+        (part,) = self.all_of(kind)
+        return part
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The distributions that the recipe requires, as pip writes them."""
+        return tuple(self.document.get("requires", ()))
+
+    @property
+    def model(self) -> ModelLoader:
+        """Brings the policy and its tokenizer."""
+        return self.the(ModelLoader)
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """Loads the weights in fewer bits; None loads them as they are."""
+        return self.one_of(Quantizer)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """Says what is trained; None trains all weights."""
+        return self.one_of(Adapter)
+
+    @property
+    def source(self) -> DatasetSource:
+        """Brings the rows."""
+        return self.the(DatasetSource)
+
+    @property
+    def formatter(self) -> DatasetFormatter | None:
+        """Turns rows into pairs; None is ``format = "auto"``."""
+        return self.one_of(DatasetFormatter)
+
+    @property
+    def loss(self) -> Loss:
+        """Turns scores into losses."""
+        return self.the(Loss)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Turns gradients into updates."""
+        return self.the(Optimizer)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Moves the learning rate."""
+        return self.the(Schedule)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The recipe's own numbers in the records."""
+        return self.all_of(Metric)
+
+    @property
+    def loggers(self) -> tuple[Logger, ...]:
+        """Where the records go."""
+        return self.all_of(Logger)

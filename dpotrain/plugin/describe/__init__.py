@@ -1,0 +1,1 @@
+"""Plugins described for people: lists, pages, options, traces."""

@@ -1,0 +1,79 @@
+"""What a component class must be like to be offered at all."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic.errors import PydanticUserError
+
+from dpotrain.core.errors import PluginError
+from dpotrain.plugin.api import Component, DatasetFormatter, DatasetSource, Options
+from dpotrain.plugin.api.dataset_source import CORE_KEYS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+#: What ``data.format`` means by itself.
+AUTO = "auto"
+
+
+def check_component(component: Any, kind: type[Component], hook: str) -> None:
+    """Raise a PluginError for a class that a recipe could not select, or whose table nobody could read."""
+    if not (isinstance(component, type) and issubclass(component, kind)):
+        raise PluginError(f"{hook} offers {component!r}, which is no subclass of {kind.__name__}")
+    label = component.__qualname__
+    name = getattr(component, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(
+            f'{label} has no proper name: name = "…" of letters, digits and . _ -, not {name!r}'
+        )
+    label = f'{kind.kind} "{name}"'
+    if kind is DatasetFormatter and name == AUTO:
+        raise PluginError(f'{label}: "{AUTO}" is what asks all formatters; choose another name')
+    missing = sorted(getattr(component, "__abstractmethods__", ()))
+    if inspect.isabstract(component):
+        raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
+    _check_methods(component, kind, label)
+    _check_options(component, kind, label)
+
+
+def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:
+    """Refuse a method that the core could not call: what it took would only show in the middle of a run."""
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        own = inspect.getattr_static(component, name)
+        if (name.startswith("_") and name != "__call__") or own is method or not inspect.isfunction(own):
+            continue
+        expected = inspect.signature(method).parameters
+        required = [each for each in expected.values() if each.default is inspect.Parameter.empty]
+        for given in (len(required), len(expected)):
+            try:
+                inspect.signature(own).bind(*[None] * given)
+            except TypeError:
+                raise PluginError(f"{label}: {_call(own)} is called as {_call(method)}") from None
+
+
+def _call(method: Callable[..., object]) -> str:
+    parameters = inspect.signature(method).parameters.values()
+    return f"{method.__name__}({', '.join(str(each.replace(annotation=each.empty)) for each in parameters)})"
+
+
+def _check_options(component: type[Component], kind: type[Component], label: str) -> None:
+    options = component.Options
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        raise PluginError(f"{label}: its Options must be a subclass of {kind.__name__}.Options")
+    if options.model_config.get("extra") != "forbid" or not options.model_config.get("frozen"):
+        raise PluginError(f'{label}: its Options must keep frozen=True and extra="forbid"')
+    try:
+        options.model_json_schema()
+    except PydanticUserError as error:
+        detail = str(error).splitlines()[0]
+        raise PluginError(f"{label}: its Options cannot be written in a recipe: {detail}") from error
+    for key, field in options.model_fields.items():
+        if not field.description:
+            raise PluginError(f'{label}: option "{key}" has no description: Field(…, description="…")')
+        if key == "use":
+            raise PluginError(f'{label}: an option cannot be called "use", which picks the component')
+        if kind is DatasetSource and key in CORE_KEYS:
+            raise PluginError(f'{label}: option "{key}" is one of the core\'s own keys of [data]')

@@ -1,0 +1,161 @@
+"""Run events, each listener isolated from the others.
+
+The run package makes one :class:`RunEvents` a run and calls its methods, one for each event of
+:mod:`dpotrain.plugin.api.hookspecs`; ``events.loggers`` drives the ``[[loggers]]``. Both do nothing on processes
+other than the main one, so the caller need not ask.
+
+Listeners are called in the thread that trains, one after the other, and see the live run: between two steps nothing
+moves. The methods of a logger are not: they are called in the logger's own thread, for a listener that hangs cannot
+be left behind in the thread that trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pluggy import HookImpl
+
+from dpotrain.core.errors import PluginError
+from dpotrain.plugin.api import Logger, Selection
+from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.runtime.failures import failure
+from dpotrain.plugin.runtime.hooks import implementations
+from dpotrain.plugin.runtime.loggers import LoggerSet
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+    from dpotrain.core.reporter import Reporter
+    from dpotrain.plugin.runtime.manager import PluginManager
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """One implementation of one event."""
+
+    label: str
+    """Who it is, for messages."""
+    implementation: HookImpl
+    logger: Logger | None = None
+    """The logger whose method it is, and in whose thread it is called."""
+    there_for: tuple[Logger, ...] = ()
+    """The loggers that a plugin's module is there for alone, and that are dropped where it raises."""
+
+
+class RunEvents:
+    """Calls the five run events on whatever the recipe selected.
+
+    Listeners are the modules of active plugins (those that offer a selected component, or that ``requires``
+    names), in the order of their distributions, and then the selected component objects in the recipe's
+    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. A logger's methods hear an
+    event after what the logger was told before it.
+    """
+
+    def __init__(
+        self, selection: Selection, plugins: PluginManager, reporter: Reporter, patience: float
+    ) -> None:
+        """``patience`` is how many seconds a logger may take over a call."""
+        self.loggers = LoggerSet(selection.loggers, plugins, reporter, patience)
+        self._plugins = plugins
+        self._warn = reporter.warn
+        self._listeners = _listeners(selection, plugins)
+
+    def run_started(self, run: Run) -> None:
+        """``dpotrain_run_started``; also warns of installed plugins that failed and were not needed."""
+        if run.is_main_process:
+            for warning in self._plugins.warnings:
+                self._warn(warning)
+        self._call("dpotrain_run_started", run)
+
+    def step_ended(self, run: Run, step: StepRecord) -> None:
+        """``dpotrain_step_ended``, after every optimizer update."""
+        self._call("dpotrain_step_ended", run, step=step)
+
+    def evaluated(self, run: Run, evaluation: Record) -> None:
+        """``dpotrain_evaluated``, after every evaluation."""
+        self._call("dpotrain_evaluated", run, evaluation=evaluation)
+
+    def checkpoint_saved(self, run: Run, checkpoint: CheckpointRecord) -> None:
+        """``dpotrain_checkpoint_saved``, once a checkpoint is complete on disk."""
+        self._call("dpotrain_checkpoint_saved", run, checkpoint=checkpoint)
+
+    def run_finished(self, run: Run, outcome: Outcome) -> None:
+        """``dpotrain_run_finished``, however the run ended."""
+        self._call("dpotrain_run_finished", run, outcome=outcome)
+
+    def heard_by(self, hook: str) -> list[str]:
+        """Return who hears an event, in the order in which they do."""
+        return [listener.label for listener in self._listeners[hook]]
+
+    def _call(self, hook: str, run: Run, **arguments: Any) -> None:
+        """Let every listener hear the event; only then raise a PluginError for those that failed."""
+        if not run.is_main_process:
+            return
+        values = {"run": run, **arguments}
+        here = []
+        for listener in self._listeners[hook]:
+            if listener.logger is None:
+                here.append(listener)
+            else:
+                self.loggers.hear(
+                    listener.logger, hook, listener.implementation.function, _wanted(listener, values)
+                )
+        self.loggers.heed()
+        if not here:
+            return
+        from dpotrain.core.random_state import RandomState
+
+        # A listener that draws random numbers must not change what the run draws next, or a resumed run, which
+        # hears other events, would take other steps.
+        state = RandomState.capture()
+        try:
+            self._notify(here, hook, values)
+        finally:
+            state.restore()
+
+    def _notify(self, listeners: list[_Listener], hook: str, values: dict[str, Any]) -> None:
+        failures: list[tuple[str, Exception]] = []
+        for listener in listeners:
+            if listener.there_for and not any(logger in self.loggers for logger in listener.there_for):
+                continue
+            try:
+                listener.implementation.function(**_wanted(listener, values))
+            except Exception as error:
+                for logger in listener.there_for:
+                    self.loggers.drop(logger, hook, error)
+                if not listener.there_for:
+                    failures.append((listener.label, error))
+        if failures:
+            lines = [failure(label, hook, error) for label, error in failures]
+            raise PluginError("\n".join(lines)) from failures[0][1]
+
+
+def _wanted(listener: _Listener, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in listener.implementation.argnames}
+
+
+def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_Listener]]:
+    """Return every event's listeners in the order in which they are called."""
+    found: dict[str, list[_Listener]] = {event: [] for event in EVENTS}
+
+    def listen(
+        label: str, owner: object, logger: Logger | None = None, there_for: tuple[Logger, ...] = ()
+    ) -> None:
+        for hook, implementation in implementations(owner, label).items():
+            if hook in found:
+                found[hook].append(_Listener(label, implementation, logger, there_for))
+
+    for plugin in plugins.active(selection):
+        selected = [part for part in selection.components if plugins.owner(type(part)) is plugin]
+        loggers = tuple(part for part in selected if isinstance(part, Logger))
+        # A module that is here for its loggers alone is dropped with them; one that is here for more is not.
+        listen(plugin.label, plugin.module, there_for=loggers if len(loggers) == len(selected) else ())
+    for part in selection.components:
+        listen(plugins.label(part), part, part if isinstance(part, Logger) else None)
+    for listeners in found.values():
+        listeners.sort(key=lambda listener: _rank(listener.implementation))
+    return found
+
+
+def _rank(implementation: HookImpl) -> int:
+    return int(implementation.trylast) - int(implementation.tryfirst)

@@ -1,0 +1,88 @@
+"""Who is to blame: an error that a component let out, told with its name, its distribution and what it was doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from dpotrain.core.errors import DpotrainError, PluginError, describe_exception
+from dpotrain.plugin.api import Component, Selection
+
+if TYPE_CHECKING:
+    from dpotrain.plugin.runtime.manager import PluginManager
+
+
+@contextmanager
+def naming_components(selection: Selection, plugins: PluginManager) -> Iterator[None]:
+    """Turn what a component of the recipe lets out into a PluginError that names it (see :func:`named`)."""
+    try:
+        yield
+    except Exception as error:
+        told = named(error, selection, plugins)
+        if told is error:
+            raise
+        raise told from error
+
+
+def named(error: BaseException, selection: Selection, plugins: PluginManager) -> BaseException:
+    """Return a PluginError that says which plugin raised ``error``, and in which of its methods.
+
+    The traceback knows: the outermost method of a component in it is what the core had called. Code of a plugin
+    that is no component's method (a layer that an adapter put into the model, rows that a source returned) is
+    known by the plugin's module. A DpotrainError is returned as it is, and so is an error of nobody's.
+
+    Notes that were added to the error on its way (``add_note``) follow its line.
+    """
+    if not isinstance(error, Exception) or isinstance(error, DpotrainError):
+        return error
+    frames = list(_frames(error.__traceback__))
+    found = _component(frames, plugins) or _module(frames, selection, plugins)
+    if found is None:
+        return error
+    return PluginError("\n".join([failure(*found, error), *getattr(error, "__notes__", ())]))
+
+
+def failure(who: str, phase: str, error: BaseException) -> str:
+    """Return the line for what ``who`` raised in ``phase``, a method or a hook."""
+    return f"{who} raised in {phase}: {describe_exception(error)}"
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, str] | None:
+    for frame in frames:
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(first, Component) and plugins.offers(type(first)):
+            method = _method(type(first), code)
+            if method is not None:
+                return plugins.label(first), method
+    return None
+
+
+def _method(component: type[Component], code: CodeType) -> str | None:
+    """Return the method that the code is, None for a function of the core that only takes the component."""
+    if hasattr(component, code.co_name):
+        return code.co_name
+    # A function may be a method under another name: a lambda, or an alias.
+    named = (item for cls in component.__mro__ for item in vars(cls).items())
+    return next((name for name, value in named if getattr(value, "__code__", None) is code), None)
+
+
+def _module(frames: list[FrameType], selection: Selection, plugins: PluginManager) -> tuple[str, str] | None:
+    active = {
+        getattr(plugin.module, "__name__", type(plugin.module).__module__): plugin
+        for plugin in plugins.active(selection)
+    }
+    for frame in frames:
+        running = str(frame.f_globals.get("__name__"))
+        for module, plugin in active.items():
+            if running == module or running.startswith(f"{module}."):
+                return plugin.label, frame.f_code.co_name
+    return None

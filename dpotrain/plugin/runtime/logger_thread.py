@@ -1,0 +1,114 @@
+"""The thread in which one logger works, so that no step waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dpotrain.core.errors import describe_exception
+
+#: Calls that may wait for a logger. One that is further behind would never catch up, and take memory until then.
+MOST_WAITING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One thing for a logger to do."""
+
+    what: str
+    """In words, for messages: ``log of step 40``."""
+    make: Callable[[], object]
+
+
+class LoggerThread:
+    """Makes a logger's calls one after the other, in the order in which they were put.
+
+    The thread is a daemon: one that hangs does not keep the process from ending. After a call that raised, no other
+    is made.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._changed = threading.Condition()
+        """Guards everything below."""
+        self._waiting: deque[Call] = deque()
+        self._current: Call | None = None
+        self._since = 0.0
+        self._closed = False
+        self._ended = False
+        self._fault = ""
+        self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
+
+    def put(self, call: Call) -> None:
+        """Let a call be made as soon as those before it are done; returns at once."""
+        with self._changed:
+            if self._closed:
+                return
+            if len(self._waiting) == MOST_WAITING:
+                self._fault = f"it is {MOST_WAITING} calls behind, the next is {self._waiting[0].what}"
+                self._abandon()
+                return
+            self._waiting.append(call)
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify_all()
+
+    def fault(self, patience: float) -> str:
+        """Return why nothing more is to be expected: a call raised, or has not returned for ``patience`` seconds."""
+        with self._changed:
+            current = self._current
+            if self._fault or current is None or time.monotonic() - self._since < patience:
+                return self._fault
+            behind = f", and {len(self._waiting)} calls wait for it" if self._waiting else ""
+            return f"{current.what} has not returned for {patience:g} s{behind}"
+
+    def close(self) -> None:
+        """Take no more calls, and let the thread end after those that were put."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all calls are done after :meth:`close`, so many seconds at most, and return whether they are."""
+        with self._changed:
+            idle = self._thread.ident is None
+            return idle or self._changed.wait_for(lambda: self._ended, max(0.0, seconds))
+
+    def undone(self) -> list[str]:
+        """Return what is still to be done, in words: the call that is being made, and those that wait."""
+        with self._changed:
+            current = [] if self._current is None else [self._current.what]
+            return [*current, *(call.what for call in self._waiting)]
+
+    def abandon(self) -> None:
+        """Let the thread end as soon as the call that it is making returns, if it ever does."""
+        with self._changed:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._closed = True
+        self._waiting.clear()
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                call.make()
+            except BaseException as error:  # sys.exit() too, which would end the thread without a word
+                with self._changed:
+                    self._fault = f"{call.what} raised {describe_exception(error)}"
+                    self._abandon()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _next(self) -> Call | None:
+        with self._changed:
+            self._current = None
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._waiting:
+                return None
+            self._current, self._since = self._waiting.popleft(), time.monotonic()
+            return self._current

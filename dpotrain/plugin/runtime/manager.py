@@ -1,0 +1,259 @@
+"""The plugin manager: which plugins there are, what they offer, and why some do not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from dpotrain.core.errors import PluginError, short
+from dpotrain.plugin.api import Component, DatasetFormatter, Selection, kind_of
+from dpotrain.plugin.runtime.plugin import Plugin, by_hand, installed, load
+
+C = TypeVar("C", bound=Component)
+
+Status = Literal["active", "unused", "blocked", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """What ``dpotrain plugins`` says of a plugin; plain data."""
+
+    name: str
+    offers: dict[str, list[str]]
+    """Names of components by kind: ``{"loss": ["dpo", "ipo"]}``."""
+    events: list[str]
+    """The run events that its module or its components hear once selected."""
+    distribution: str | None
+    version: str | None
+    file: str | None
+    status: Status
+    reason: str
+    """Why it is blocked or failed; empty otherwise."""
+    interface: int | None = None
+    """The version of the plugin interface that it was written for, where it says so."""
+    notes: list[str] = field(default_factory=list)
+    """What its author should mend although it works."""
+    verbs: list[str] = field(default_factory=list)
+    """The verbs of the command line that come with it (see :mod:`dpotrain.plugin.describe.listing`)."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a plain mapping."""
+        return asdict(self)
+
+
+class PluginManager:
+    """A fixed set of plugins, loaded and checked. Nothing that goes wrong with one concerns another."""
+
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
+        self.plugins: tuple[Plugin, ...] = tuple(plugins)
+        self._owners: dict[type[Component], Plugin] = {}
+        self._catalogue: dict[tuple[type[Component], str], list[tuple[Plugin, type[Component]]]] = {}
+        for plugin in self.plugins:
+            for component in plugin.components:
+                self._owners.setdefault(component, plugin)
+                self._catalogue.setdefault((kind_of(component).component, component.name), []).append(
+                    (plugin, component)
+                )
+
+    @classmethod
+    def from_entry_points(cls, *, extra: Iterable[object] = (), block: Sequence[str] = ()) -> PluginManager:
+        """Load every installed plugin in group ``dpotrain``, and ``extra`` modules or objects with hooks.
+
+        Plugins that ``block`` names (themselves or their distribution) are not even imported.
+        """
+        return cls(
+            _blocked(plugin) if any(plugin.called(name) for name in block) else load(plugin)
+            for plugin in [*installed(), *map(by_hand, extra)]
+        )
+
+    @classmethod
+    def of(cls, *plugins: object) -> PluginManager:
+        """Load these modules or objects and nothing that is installed; for tests of a plugin by itself."""
+        return cls(load(by_hand(plugin)) for plugin in plugins)
+
+    def blocking(self, names: Sequence[str]) -> PluginManager:
+        """Return a manager in which the plugins that ``names`` means offer nothing."""
+        return PluginManager(
+            _blocked(plugin) if any(plugin.called(name) for name in names) else plugin
+            for plugin in self.plugins
+        )
+
+    @property
+    def failed(self) -> tuple[Plugin, ...]:
+        """The plugins that could not be loaded or were refused, with their reasons."""
+        return tuple(plugin for plugin in self.plugins if plugin.failed)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell a person about plugins that failed, where the recipe did not need them."""
+        return [f"{plugin.label} failed and has no part in this: {plugin.reason}" for plugin in self.failed]
+
+    def names(self, kind: type[Component]) -> list[str]:
+        """Return the names that a recipe can use for a kind, in the catalogue's order."""
+        return [name for (of, name) in self._catalogue if of is kind]
+
+    def components(self, kind: type[C]) -> list[type[C]]:
+        """Return the classes of a kind in the catalogue's order; those with a duplicate name are left out."""
+        return [
+            found[0][1]  # type: ignore[misc]  # the catalogue's key is the kind
+            for (of, _), found in self._catalogue.items()
+            if of is kind and len(found) == 1
+        ]
+
+    def formatters(self) -> list[type[DatasetFormatter]]:
+        """Return the formatters that ``format = "auto"`` asks, in order."""
+        return self.components(DatasetFormatter)
+
+    def find(self, kind: type[C], name: str) -> type[C]:
+        """Return the component of that kind and name.
+
+        Raises PluginError where there is none (with the nearest known name, and the plugins that might offer
+        it but failed or are blocked) or more than one.
+        """
+        found = self._catalogue.get((kind, name), [])
+        if len(found) == 1:
+            return found[0][1]  # type: ignore[return-value]
+        if found:
+            raise PluginError(self._duplicate(kind, name))
+        raise PluginError(self._unknown(kind, name))
+
+    def owner(self, component: type[Component]) -> Plugin:
+        """Return the plugin that offers a component class; one registered by hand if no plugin does."""
+        if component in self._owners:
+            return self._owners[component]
+        return Plugin(name=component.__module__, module=component)
+
+    def offers(self, component: type[Component]) -> bool:
+        """Whether a plugin offers this class: the core has components of its own, and a class may be made by hand."""
+        return component in self._owners
+
+    def label(self, component: Component | type[Component]) -> str:
+        """Return who a component is, for messages: ``loss "dpo" of plugin "losses" (dpotrain 0.1.0)``."""
+        owner = self.owner(component if isinstance(component, type) else type(component))
+        return f'{component.kind} "{component.name}" of {owner.label}'
+
+    @property
+    def duplicates(self) -> list[str]:
+        """A message for each name that more than one plugin offers."""
+        return [
+            self._duplicate(kind, name) for (kind, name), found in self._catalogue.items() if len(found) > 1
+        ]
+
+    def nearest_plugin(self, name: str) -> str | None:
+        """Return the plugin or distribution name nearest to a misspelt one."""
+        known = {plugin.name for plugin in self.plugins}
+        known |= {plugin.distribution for plugin in self.plugins if plugin.distribution}
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        return near[0] if near else None
+
+    def active(self, selection: Selection) -> tuple[Plugin, ...]:
+        """Return the plugins that a recipe selects: by a component, or by ``requires``."""
+        from packaging.utils import canonicalize_name
+
+        from dpotrain.plugin.runtime.requirements import required_distributions
+
+        used = {id(self.owner(type(component))) for component in selection.components}
+        required = required_distributions(selection.requires)
+        return tuple(
+            plugin
+            for plugin in self.plugins
+            if id(plugin) in used
+            or (
+                not (plugin.failed or plugin.blocked)
+                and plugin.distribution is not None
+                and canonicalize_name(plugin.distribution) in required
+            )
+        )
+
+    def provenance(self, selection: Selection) -> list[dict[str, Any]]:
+        """Return what runs, for run folder and loggers: each active plugin, and what the recipe selects of it."""
+        selected: dict[int, list[str]] = {}
+        for component in selection.components:
+            names = selected.setdefault(id(self.owner(type(component))), [])
+            names.append(f"{component.kind} {component.name}")
+        return [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "interface": plugin.interface,
+                "selected": selected.get(id(plugin), []),
+                "hears": list(plugin.events),
+            }
+            for plugin in self.active(selection)
+        ]
+
+    def infos(self, selection: Selection | None = None) -> list[PluginInfo]:
+        """Describe every plugin; without a recipe none is active."""
+        active = () if selection is None else self.active(selection)
+        return [self._info(plugin, plugin in active) for plugin in self.plugins]
+
+    def _info(self, plugin: Plugin, active: bool) -> PluginInfo:
+        offers: dict[str, list[str]] = {}
+        for component in plugin.components:
+            offers.setdefault(component.kind, []).append(component.name)
+        twice = [
+            self._duplicate(kind_of(component).component, component.name)
+            for component in plugin.components
+            if len(self._catalogue[kind_of(component).component, component.name]) > 1
+        ]
+        failed = plugin.failed or bool(twice)
+        status: Status = (
+            "blocked" if plugin.blocked else "failed" if failed else "active" if active else "unused"
+        )
+        return PluginInfo(
+            name=plugin.name,
+            offers=offers,
+            events=list(plugin.events),
+            distribution=plugin.distribution,
+            version=plugin.version,
+            file=plugin.file,
+            status=status,
+            reason=plugin.reason or "\n".join(twice),
+            interface=plugin.interface,
+            notes=list(plugin.notes),
+        )
+
+    def _duplicate(self, kind: type[Component], name: str) -> str:
+        owners = [owner for owner, _ in self._catalogue[kind, name]]
+        if len({id(owner) for owner in owners}) == 1:
+            return f'{kind.kind} "{name}" is offered twice by {owners[0].label}'
+        labels = " and ".join(owner.label for owner in owners)
+        remedy = f'block = ["{owners[-1].name}"] leaves one of them out'
+        return f'{kind.kind} "{name}" is offered by {labels}; {remedy}'
+
+    def _unknown(self, kind: type[Component], name: str) -> str:
+        names = self.names(kind)
+        article = "an" if kind.kind[0] in "aeiou" else "a"
+        lines = [f'there is no {kind.kind} "{short(name)}"']
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            lines[0] += f'; did you mean "{near[0]}"?'
+        elif names:
+            lines[0] += f"; there {'is' if len(names) == 1 else 'are'} " + ", ".join(
+                f'"{known}"' for known in names
+            )
+        else:
+            lines[0] += f"; no plugin offers {article} {kind.kind}"
+        for plugin in self.plugins:
+            if plugin.failed:
+                lines.append(f"{plugin.label} failed, which may have offered it: {plugin.reason}")
+            elif plugin.blocked:
+                lines.append(f"{plugin.label} is blocked, which may have offered it")
+        return "\n".join(lines)
+
+
+def _blocked(plugin: Plugin) -> Plugin:
+    return replace(
+        plugin,
+        module=None,
+        components=(),
+        events=(),
+        hooks=(),
+        notes=(),
+        blocked=True,
+        failed=False,
+        reason="blocked by the recipe",
+    )

@@ -1,0 +1,193 @@
+"""One plugin: found by its entry point, loaded in isolation, and checked before anything of it is used."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+import time
+import types
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from dpotrain.core.errors import PluginError, describe_exception
+from dpotrain.core.packages import name_and_version
+from dpotrain.plugin.api import Component
+from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.checks import check_component
+from dpotrain.plugin.runtime.hooks import implementations
+from dpotrain.plugin.runtime.interface import check_interface, declared_by, declared_in
+
+GROUP = "dpotrain"
+
+#: Packages that nobody should wait for who only wants to see a list.
+HEAVY = frozenset(
+    {
+        *("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "pandas"),
+        *("wandb", "mlflow", "trackio", "tensorboard", "torchao", "tensorflow", "jax", "scipy", "sklearn"),
+    }
+)
+#: Seconds after which importing a plugin is worth a word, whatever it imports.
+SLOW = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plugin:
+    """A plugin as it was found; ``reason`` says why one has no part in anything."""
+
+    name: str
+    """The entry point's name."""
+    distribution: str | None = None
+    """None for an object that was registered by hand."""
+    version: str | None = None
+    file: str | None = None
+    module: Any = None
+    components: tuple[type[Component], ...] = ()
+    events: tuple[str, ...] = ()
+    """The run events that its module or its components hear once selected."""
+    hooks: tuple[str, ...] = ()
+    """The hooks that its module implements."""
+    interface: int | None = None
+    """The version of the plugin interface that it was written for, where it says so."""
+    notes: tuple[str, ...] = ()
+    """What its author should mend although it works: a slow import, a hook that is going away."""
+    blocked: bool = False
+    failed: bool = False
+    reason: str = ""
+    error: BaseException | None = None
+    """What was raised while it was loaded."""
+
+    @property
+    def label(self) -> str:
+        """Name and distribution, for messages: ``plugin "lora" (dpotrain 0.1.0)``."""
+        return f'plugin "{self.name}"' + (f" ({self.origin})" if self.distribution else "")
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, for messages: ``dpotrain 0.1.0``."""
+        return " ".join(part for part in (self.distribution, self.version) if part) or "registered by hand"
+
+    def called(self, name: str) -> bool:
+        """Whether a recipe's ``block`` means this plugin: its own name, or its distribution's."""
+        if name == self.name:
+            return True
+        if self.distribution is None:
+            return False
+        from packaging.utils import canonicalize_name
+
+        return canonicalize_name(name) == canonicalize_name(self.distribution)
+
+    def failing(self, error: BaseException) -> Plugin:
+        """Return the plugin as one that failed and offers nothing."""
+        reason = describe_exception(error).removeprefix(f"{self.label}: ")
+        return replace(
+            self, module=None, components=(), events=(), hooks=(), failed=True, reason=reason, error=error
+        )
+
+
+def installed() -> list[Plugin]:
+    """Return all plugins that entry points name, not yet loaded, ordered by distribution and name."""
+    found = [_found(point) for point in entry_points(group=GROUP)]
+    return sorted(found, key=lambda plugin: ((plugin.distribution or "").lower(), plugin.name))
+
+
+def by_hand(owner: object) -> Plugin:
+    """Return a module or object as a plugin, not yet loaded."""
+    if isinstance(owner, types.ModuleType):
+        return Plugin(name=owner.__name__, file=getattr(owner, "__file__", None), module=owner)
+    kind = owner if isinstance(owner, type) else type(owner)
+    try:
+        file = inspect.getsourcefile(kind)
+    except (TypeError, OSError):
+        file = None
+    return Plugin(name=getattr(owner, "name", kind.__name__), file=file, module=owner)
+
+
+def load(plugin: Plugin) -> Plugin:
+    """Import and check one plugin. Whatever goes wrong is kept in it, not raised."""
+    notes: list[str] = []
+    try:
+        module = plugin.module
+        if isinstance(module, EntryPoint):
+            plugin = replace(plugin, interface=declared_in(plugin.file))
+            check_interface(plugin.interface, plugin.distribution)
+            with watching(notes):
+                module = module.load()
+        if isinstance(module, type):
+            raise PluginError("its entry point names a class; name the module, or an object of the class")
+        plugin = replace(plugin, interface=declared_by(module))
+        check_interface(plugin.interface, plugin.distribution)
+        found = implementations(module, plugin.label, notes)
+        components = tuple(
+            component
+            for hook, implementation in found.items()
+            if hook in CATALOGUES
+            for component in _offered(hook, implementation.function())
+        )
+        heard = set(found)
+        for component in components:
+            heard |= implementations(component, f'{component.kind} "{component.name}"', notes).keys()
+    except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
+        return plugin.failing(error)
+    return replace(
+        plugin,
+        module=module,
+        components=components,
+        events=tuple(event for event in EVENTS if event in heard),
+        hooks=tuple(found),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@contextmanager
+def watching(notes: list[str]) -> Iterator[None]:
+    """Note it where what is imported meanwhile takes long, or brings in what is heavy."""
+    before, begun = HEAVY & sys.modules.keys(), time.perf_counter()
+    yield
+    seconds, brought = time.perf_counter() - begun, (HEAVY & sys.modules.keys()) - before
+    if brought or seconds >= SLOW:
+        among = f", with {', '.join(sorted(brought))}" if brought else ""
+        notes.append(f"slow: importing it took {seconds:.1f} s{among}; import what is heavy where it is used")
+
+
+def _offered(hook: str, offer: Any) -> list[type[Component]]:
+    """Return what a catalogue hook returned, checked."""
+    if isinstance(offer, type | str) or not isinstance(offer, Iterable):
+        raise PluginError(f"{hook} must return a list of classes, not {offer!r}")
+    components = list(offer)
+    for component in components:
+        check_component(component, CATALOGUES[hook], hook)
+    return components
+
+
+def _found(point: EntryPoint) -> Plugin:
+    distribution, version = (None, None) if point.dist is None else name_and_version(point.dist)
+    return Plugin(
+        name=point.name,
+        distribution=distribution,
+        version=version,
+        file=file_of(point.module),
+        # Once the package importlib_metadata is imported, as MLflow does, entry points are of its class.
+        module=EntryPoint(point.name, point.value, point.group),
+    )
+
+
+def file_of(module: str) -> str | None:
+    """Return the file that ``module`` would be imported from, without importing it or its packages."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for depth, _ in enumerate(rest, start=2):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            name = ".".join([top, *rest][:depth])
+            spec = importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return str(Path(spec.origin)) if spec is not None and spec.origin else None

@@ -1,0 +1,1 @@
+"""Past runs read back from their folders."""

@@ -1,0 +1,134 @@
+"""``run.log``: what the run said, and what the libraries beneath it said, with times."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+    from dpotrain.core.reporter import Advance, Reporter
+
+from dpotrain.core.masking import mask, mask_data
+
+logger = logging.getLogger("dpotrain")
+
+
+@contextmanager
+def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Send Python's logging and warnings to ``path`` while the context is open.
+
+    They and the libraries' own progress bars are kept off the terminal, where they would run through the live
+    view. Where the file cannot be written, ``warn`` is told once, and the rest is lost.
+    """
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    handler = _LogFile(path, warn)
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = logger.level
+    root.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+        transformers_logging.enable_progress_bar()
+        transformers_logging.disable_propagation()
+        transformers_logging.enable_default_handler()
+        logging.captureWarnings(False)
+        logger.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+class _Masked(logging.Formatter):
+    """Takes secrets out of lines, tracebacks included: libraries log addresses, and what failed with them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is given up when it cannot be written: a run does not end because of what it says."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._path, self._warn = path, warn
+        self._given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._given_up:
+            return
+        try:
+            super().emit(record)
+        except OSError:  # it cannot even be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._given_up = True
+        self._warn(f"cannot write {self._path}: {error.strerror or error}; the run goes on without a log")
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is tried again
+            super().close()
+
+
+class LoggedReporter:
+    """Passes everything on to the reporter a person sees, and the words among it to the log; secrets to neither."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+
+    def __enter__(self) -> LoggedReporter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
+        facts = {name: mask(fact) for name, fact in facts.items()}
+        logger.info("%s: %s", title, "; ".join(f"{name} {fact}" for name, fact in facts.items()))
+        self.shown.started(title, facts)
+
+    def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
+        logger.info("%s%s", name, "" if total is None else f" ({total})")
+        return self.shown.phase(name, total)
+
+    def note(self, text: str) -> None:  # noqa: D102
+        logger.info("%s", text)
+        self.shown.note(mask(text))
+
+    def warn(self, text: str) -> None:  # noqa: D102
+        logger.warning("%s", text)
+        self.shown.warn(mask(text))
+
+    def step(self, record: StepRecord) -> None:  # noqa: D102
+        self.shown.step(record)
+
+    def logged(self, record: Record) -> None:  # noqa: D102
+        logger.info("%s", record.as_json())
+        self.shown.logged(record)
+
+    def checkpoint(self, record: CheckpointRecord) -> None:  # noqa: D102
+        logger.info("checkpoint of step %d is complete", record.step)
+        self.shown.checkpoint(record)
+
+    def finished(self, outcome: Outcome) -> None:  # noqa: D102
+        logger.info("%s after %d steps %s", outcome.status, outcome.steps, outcome.error)
+        self.shown.finished(replace(outcome, sections=mask_data(outcome.sections)))

@@ -1,0 +1,134 @@
+"""The run folder: what is where, and whether a run may begin there."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpotrain.core.atomic import sweep, write_json, write_text
+from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.masking import mask_data
+from dpotrain.core.summary import from_json
+from dpotrain.core.write_errors import writing
+from dpotrain.run.checkpoint.resuming import check_same, mathematics
+from dpotrain.run.folder.restrict_umask import refuse_links
+
+if TYPE_CHECKING:
+    from dpotrain.data.report import DataReport
+
+
+def no_run_folder(path: Path, lacks: str) -> RecipeError:
+    """Return the error for a path that was to be a run folder, and lacks what every one has."""
+    what = f"has no {lacks}" if path.is_dir() else "is no folder"
+    return RecipeError(
+        f"{path} {what}, so it is no run folder.\nName the folder that run.output_dir of a recipe names."
+    )
+
+
+class RunFolder:
+    """Paths and small files of one run; whatever writes one raises a RunError where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.environment = path / "environment.json"
+        self.data_report = path / "data_report.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "run.log"
+        self.nonfinite_pairs = path / "nonfinite_pairs.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.reference = path / "reference"
+        self.final = path / "final"
+        self.summary = path / "summary.json"
+        self.exports = path / "exports.json"
+
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder ready, or make sure that going on in it was asked for.
+
+        Raises:
+            RunError: there is a run already and ``resume`` is False, the folder cannot be written, or one of the
+                files that are appended to is a link.
+        """
+        if self._holds_steps() and not resume:
+            raise RunError(
+                f"{self.path} already holds a run.\n"
+                "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
+            )
+        try:
+            refuse_links((self.metrics, self.log, self.nonfinite_pairs))
+            self.checkpoints.mkdir(exist_ok=True)
+            # Until this run ends by itself, nothing may say that it has.
+            self.summary.unlink(missing_ok=True)
+            for folder in (self.path, self.checkpoints):
+                sweep(folder)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def _holds_steps(self) -> bool:
+        """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
+        return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
+
+    def summary_of_finished(self) -> dict[str, Any] | None:
+        """Return the summary of a run that finished here, whatever its recipe was; None without one."""
+        try:
+            summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+            # One that no run wrote says nothing.
+            return summary if from_json(summary, self.path).status == "finished" else None
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def finished(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the summary of the run of this recipe, where it finished here, or None.
+
+        ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
+
+        Raises:
+            RunError: the run that finished here was of a recipe with other mathematics.
+        """
+        summary = self.summary_of_finished()
+        if summary is None:
+            return None
+        try:
+            before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+            known = mathematics(before)
+        except (OSError, ValueError, RecursionError):
+            return None
+        check_same(known, mathematics(document))
+        then, now = before.get("training"), document["training"]
+        if not isinstance(then, dict):
+            return None
+        return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary
+
+    def write_recipe(self, text: str) -> None:
+        """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""
+        with writing(self.recipe):
+            write_text(self.recipe, text)
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Keep versions, plugins, devices and command line."""
+        with writing(self.environment):
+            write_json(self.environment, mask_data(environment))
+
+    def write_data_report(self, report: DataReport) -> None:
+        """Keep what became of the rows."""
+        with writing(self.data_report):
+            write_json(self.data_report, mask_data(report.as_json()))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Keep how the run ended."""
+        with writing(self.summary):
+            write_json(self.summary, mask_data(summary))

@@ -1,0 +1,32 @@
+"""``dpotrain.train``: a run from Python, shown as ``dpotrain run`` shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpotrain.ui import reporter as default_reporter
+
+if TYPE_CHECKING:
+    from dpotrain.core.records import Outcome
+    from dpotrain.core.reporter import Reporter
+    from dpotrain.recipe.recipe import Recipe
+
+
+def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:
+    """Run a recipe and return how it ended.
+
+    Args:
+        recipe: what :func:`dpotrain.load_recipe` returned.
+        resume: go on with the run in the recipe's folder; where there is none yet, begin.
+        reporter: shows the run; a live view on a terminal and plain lines elsewhere unless given.
+
+    Returns:
+        The outcome; its status is "stopped" if a signal ended the run after its state was saved.
+
+    Raises:
+        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why. Or it
+            finished, and an exporter failed.
+    """
+    from dpotrain.run.session import run_recipe  # imports torch, which a wrong recipe need not wait for
+
+    return run_recipe(recipe, reporter or default_reporter(), resume=resume)

@@ -1,0 +1,1 @@
+"""Loggers: wandb, TensorBoard, MLflow and Trackio."""

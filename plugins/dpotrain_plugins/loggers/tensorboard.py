@@ -1,0 +1,72 @@
+"""The ``tensorboard`` logger: records as event files in the run folder; needs the extra ``tensorboard``.
+
+Train metrics keep their names, those of evaluations stand under ``eval/``; the axis is the optimizer step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Logger, require
+from dpotrain_plugins.loggers.tracking import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record
+
+dpotrain_interface = 1
+
+
+class TensorBoardLogger(Logger):
+    """Writes event files to the folder ``tensorboard`` of the run folder."""
+
+    name = "tensorboard"
+
+    class Options(Logger.Options):
+        """The keys of a ``[[loggers]]`` table with ``use = "tensorboard"``."""
+
+        flush_seconds: float = Field(
+            30.0, gt=0, description="Seconds after which new records are on disk for a reader to see."
+        )
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._writer: Any = None
+
+    def check(self) -> None:
+        """Raise a RecipeError that names the extra, where the package is not installed."""
+        require(self, "tensorboard", extra="tensorboard")
+
+    def start(self, run: LoggedRun) -> None:
+        """Open an event file; what an earlier attempt wrote beyond the resumed step is dropped by readers."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.folder / "tensorboard"
+        earlier = folder.is_dir() and any(folder.iterdir())
+        # The evaluation at the resumed step came before its checkpoint and stays; without one, all goes.
+        purge = (run.resumed_from + 1 if run.resumed_from else 0) if earlier else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=self.options.flush_seconds)
+        for plugin in run.plugins:
+            text = f"{plugin['distribution']} {plugin['version']}: {', '.join(plugin['selected'])}"
+            self._writer.add_text(f"plugins/{plugin['name']}", text, run.resumed_from)
+
+    def log(self, record: Record) -> None:
+        """Write one record."""
+        for name, value in named(record).items():
+            self._writer.add_scalar(name, value, record.step)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Put everything on disk, however the run ended."""
+        self._writer.close()
+
+
+@hookimpl
+def dpotrain_loggers() -> Iterable[type[Logger]]:
+    """Offer the ``tensorboard`` logger."""
+    return [TensorBoardLogger]

@@ -1,0 +1,1 @@
+"""Quantizers: bitsandbytes and torchao."""
