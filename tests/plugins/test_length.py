@@ -9,7 +9,7 @@ from dpotrain import load_recipe, train
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.core.scores import PairScores
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
-from dpotrain_plugins.length import Length
+from dpotrain_plugins.metrics.length import Length
 from tests.run.recipes import project, records
 from tests.run.test_resume import StopAt
 
