@@ -16,12 +16,12 @@ import numpy as np
 
 from dpotrain.core.errors import DataError, RecipeError
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.columns import MappedRows, map_columns
 from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain.data.report import DataReport, SplitReport, nothing_left
 from dpotrain.data.split import held_out
 from dpotrain.data.tokens.cache import TokenCache
-from dpotrain.data.tokens.column_files import Unwritable
 from dpotrain.data.tokens.identity import identity
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.data.tokens.read import Read, Split, read, split_of
@@ -151,9 +151,9 @@ class _Source:
         key = identity(rows, name, formatter, origin, self.tokenizer, data.max_length, data.truncation)
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
-        except Unwritable as error:
+        except WriteError as error:
             self.reporter.warn(
-                f"tokenized data is not kept: {self.cache} cannot be written ({error}); see run.cache_dir"
+                f"tokenized data is not kept: {self.cache} cannot be written ({error.reason}); see run.cache_dir"
             )
             return None
 
@@ -165,10 +165,10 @@ class _Source:
             with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
                 found = read(rows, self.tokenize, Path(folder), self.reporter, processes)
                 return split_of(Path(folder), found)
-        except Unwritable as error:
+        except WriteError as error:
             raise DataError(
-                f"the tokenized data cannot be written to {tempfile.gettempdir()}: {error}.\n"
-                "Make room there, or let TMPDIR or run.cache_dir name a folder on another disk."
+                f"the tokenized data cannot be written to {tempfile.gettempdir()}: {error.reason}.\n"
+                "Free disk space there, or set TMPDIR or run.cache_dir to a folder on another disk."
             ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpotrain.core.best_by import BestBy
+from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 
 

@@ -29,7 +29,7 @@ from dpotrain.run.nonfinite import write_pairs
 from dpotrain.run.spikes import SpikeWatch
 
 if TYPE_CHECKING:
-    from dpotrain.core.best_by import BestBy
+    from dpotrain.core.records import BestBy
     from dpotrain.core.reporter import Advance, Reporter
     from dpotrain.data.batches.plan import Costs
     from dpotrain.data.tokens.tokenized import TokenizedPairs

@@ -190,7 +190,7 @@ def _save_final(loop: RunLoop) -> Path | None:
                 raise
             raise RunError(
                 f"training is done, but {loop.folder.final} cannot be written: {said}.\n"
-                "Make room or mend the permissions; --resume then goes on from the last checkpoint."
+                "Free disk space or fix the permissions; --resume then continues from the last checkpoint."
             ) from error
     loop.trainer.accelerator.wait_for_everyone()
     return loop.folder.final

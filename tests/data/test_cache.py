@@ -276,7 +276,7 @@ def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(reci
     assert any("(No space left on device)" in text for text in told.warnings)
     assert not entries(cache)
     broken = True
-    with pytest.raises(DataError, match=r"No space left on device\.\nMake room there, or let TMPDIR"):
+    with pytest.raises(DataError, match=r"No space left on device\.\nFree disk space there, or set TMPDIR"):
         prepare(recipe(ROWS))
 
 

@@ -46,7 +46,7 @@ class PackedPairs:
     scored_tokens: torch.Tensor
     """(P, 2) int64: scored tokens of chosen and rejected; their running sum cuts ``targets`` into completions."""
     weights: torch.Tensor
-    """(P,) float32: 1 for a pair of the step, 0 for one that only keeps another rank company."""
+    """(P,) float32: 1 for a pair of the step, 0 for a filler pair (see :func:`pack`)."""
     pairs: torch.Tensor
     """(P,) int64: indices into the tokenized pairs."""
     lengths: tuple[PairLengths, ...]
@@ -67,8 +67,8 @@ class PackedPairs:
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
     """Lay the pairs of a micro-batch end to end.
 
-    An empty micro-batch becomes the data's shortest pair with weight 0: the rank then takes part in every
-    collective of the step and adds nothing to it.
+    An empty micro-batch becomes a filler pair, the data's shortest with weight 0: the rank takes part in every
+    collective of the step and contributes nothing to the loss.
     """
     weight = 1.0 if len(pairs) else 0.0
     chosen = list(pairs) if len(pairs) else [int(np.argmin(data.lengths))]

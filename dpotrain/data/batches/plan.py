@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]
-"""Indices of the pairs that one forward and backward pass takes; empty where a rank only keeps others company."""
+"""Indices of the pairs of one forward and backward pass; where empty, the rank computes a filler pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,10 @@ class BatchPlan:
             first = position * self.pairs_per_step
             chosen = order[first : first + self.pairs_per_step]
             yield StepPlan(
-                step, epoch, chosen, cut(chosen, self.costs, self.ranks, self.tokens_per_microbatch)
+                step,
+                epoch,
+                chosen,
+                make_microbatches(chosen, self.costs, self.ranks, self.tokens_per_microbatch),
             )
 
     def epochs_done(self, step: int) -> float:
@@ -121,19 +124,19 @@ def epoch_order(pairs: int, seed: int, epoch: int, shuffle: bool) -> Indices:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pairs).astype(np.int64)
 
 
-def cut(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+def make_microbatches(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
     """Spread pairs over ranks by tokens, then pack each rank's into micro-batches of at most ``budget`` tokens.
 
     A pair that alone is over the budget gets a micro-batch of its own. The result is indexed
     ``[rank][micro-batch]``; ranks that would have fewer micro-batches split theirs, or get empty ones.
     """
-    by_rank = spread(pairs, costs, ranks)
-    packed = [pack_evenly(mine, costs, budget) for mine in by_rank]
+    by_rank = balance_ranks(pairs, costs, ranks)
+    packed = [pack_first_fit(mine, costs, budget) for mine in by_rank]
     most = max(1, *(len(batches) for batches in packed)) if packed else 1
     return [_split_to(batches, most) for batches in packed]
 
 
-def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
+def balance_ranks(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
     """Deal pairs to ranks, longest first, each to the rank with the fewest tokens so far."""
     longest_first = _longest_first(pairs, costs)
     if ranks == 1:
@@ -148,7 +151,7 @@ def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
     return by_rank
 
 
-def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
+def pack_first_fit(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
     """Put pairs, longest first, into as few micro-batches as first-fit finds, at most ``budget`` tokens each."""
     batches: list[list[int]] = []
     room: list[int] = []  # tokens that each may still take
@@ -170,10 +173,10 @@ def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBa
     return list(batches)
 
 
-def sweep(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+def batch_by_length(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
     """Cut a whole data set for a pass without gradients: neighbours in length share a micro-batch.
 
-    Linear in the number of pairs, where :func:`cut` looks at all open micro-batches of a step. The
+    Linear in the number of pairs, where :func:`make_microbatches` looks at all open micro-batches of a step. The
     micro-batches are views of one array.
     """
     longest_first = _longest_first(pairs, costs)

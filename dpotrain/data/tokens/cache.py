@@ -9,7 +9,6 @@ wants the room back removes the folder.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +19,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dpotrain.core.atomic import sync_file, sync_folder
+from dpotrain.core.hashing import hash_file, hash_text
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.write_errors import WriteError, writing
 from dpotrain.data.report import SplitReport
-from dpotrain.data.tokens.column_files import Unwritable, writing
 from dpotrain.data.tokens.read import Read, Split, split_of
 
 _MANIFEST = "manifest.json"
@@ -44,10 +44,10 @@ class TokenCache:
         ``build`` fills an empty folder with columns. Of several processes that ask at the same time one
         builds, and the others wait for its lock.
 
-        Raises Unwritable where there is no entry and the folder cannot be written, and what ``build`` raises.
+        Raises WriteError where there is no entry and the folder cannot be written, and what ``build`` raises.
         """
         described = json.dumps(identity, sort_keys=True)
-        path = self._folder / hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+        path = self._folder / hash_text(described)
         try:
             found = _open(path)
         except Damaged:
@@ -65,19 +65,19 @@ class TokenCache:
 
     @contextmanager
     def _lock(self, path: Path, reporter: Reporter) -> Iterator[None]:
-        with writing():
+        with writing(self._folder):
             self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"), mode=0o600)
         try:
-            with writing():
+            with writing(self._folder):
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
                     with reporter.phase("waiting for another process to tokenize the same data", None):
                         lock.acquire()
         except NotImplementedError as error:
-            raise Unwritable("its file system knows no locks") from error
+            raise WriteError(self._folder, "its file system has no file locks") from error
         try:
             yield
         finally:
@@ -87,12 +87,12 @@ class TokenCache:
 def _make(path: Path, described: str, build: Callable[[Path], Read]) -> Split:
     """Build an entry aside and put it in place. The lock is held."""
     aside = path.with_name(f".{path.name}.partial")
-    with writing():
+    with writing(path):
         shutil.rmtree(aside, ignore_errors=True)  # what a kill left
         aside.mkdir(mode=0o700)
     try:
         made = build(aside)
-        with writing():
+        with writing(path):
             _seal(aside, described, made)
             if path.exists():
                 shutil.rmtree(path)
@@ -108,7 +108,7 @@ def _seal(folder: Path, described: str, made: Read) -> None:
     files = {}
     for path in sorted(folder.glob("*.npy")):
         sync_file(path)
-        files[path.name] = {"size": path.stat().st_size, "blake2b": _hash(path)}
+        files[path.name] = {"size": path.stat().st_size, "blake2b": hash_file(path)}
     content = json.dumps(
         {
             "identity": json.loads(described),
@@ -118,7 +118,7 @@ def _seal(folder: Path, described: str, made: Read) -> None:
         },
         indent=1,
     )
-    seal = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    seal = hash_text(content)
     manifest = folder / _MANIFEST
     manifest.write_text(f"{seal}\n{content}\n", encoding="utf-8")
     sync_file(manifest)
@@ -135,7 +135,7 @@ def _open(path: Path) -> Split | None:
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"{_MANIFEST} cannot be read") from error
     seal, _, content = text.rstrip("\n").partition("\n")
-    if seal != hashlib.blake2b(content.encode(), digest_size=16).hexdigest():
+    if seal != hash_text(content):
         raise Damaged(f"{_MANIFEST} has changed")
     manifest = json.loads(content)
     for name, told in manifest["files"].items():
@@ -143,13 +143,8 @@ def _open(path: Path) -> Split | None:
             size = (path / name).stat().st_size
             if size != told["size"]:
                 raise Damaged(f"{name} has {size} bytes instead of {told['size']}")
-            if _hash(path / name) != told["blake2b"]:
+            if hash_file(path / name) != told["blake2b"]:
                 raise Damaged(f"{name} has changed")
         except OSError as error:
             raise Damaged(f"{name} cannot be read") from error
     return split_of(path, Read(SplitReport.restored(manifest["report"]), manifest["largest_token"]))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dpotrain.core.hashing import hash_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,8 +70,8 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     )
     return {
         "class": _class(tokenizer),
-        "rules": _hash(json.dumps(rules, sort_keys=True, default=str)),
-        "chat_template": _hash(json.dumps(tokenizer.chat_template, sort_keys=True)),
+        "rules": hash_text(json.dumps(rules, sort_keys=True, default=str)),
+        "chat_template": hash_text(json.dumps(tokenizer.chat_template, sort_keys=True)),
         "special": tokenizer.special_tokens_map,
         "special_ids": sorted(tokenizer.all_special_ids),
         "added": {str(id): str(token) for id, token in sorted(tokenizer.added_tokens_decoder.items())},
@@ -98,10 +99,6 @@ def _source(formatter: type) -> str:
     path = Path(file)
     files = sorted(path.parent.glob("*.py")) if (path.parent / "__init__.py").exists() else [path]
     try:
-        return _hash("".join(f"{one.name}\n{one.read_text(encoding='utf-8')}" for one in files))
+        return hash_text("".join(f"{one.name}\n{one.read_text(encoding='utf-8')}" for one in files))
     except OSError:
         return ""
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.core.hashing import hash_text
 from dpotrain.core.pair import Text
 
 #: 16 bytes of a hash, as a column holds them.
@@ -29,7 +29,7 @@ def prompt_key(prompt: Text) -> bytes:
             for message in prompt
         ]
         text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return bytes.fromhex(hash_text(text))
 
 
 def column(keys: list[bytes]) -> Keys:

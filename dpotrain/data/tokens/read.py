@@ -54,7 +54,7 @@ def read(rows: Rows, tokenize: RowTokenizer, folder: Path, reporter: Reporter, p
 
     ``processes`` is how many may work at it; order and report are the same for any number.
 
-    Raises Unwritable where the folder cannot be written, and whatever reading and formatting the rows raises.
+    Raises WriteError where the folder cannot be written, and whatever reading and formatting the rows raises.
     """
     report = SplitReport()
     shown: list[PreferencePair] = []

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from dpotrain.core.write_errors import writing
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import Costs, MicroBatch, sweep
+from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.engine.memory.out_of_memory import in_parts
 from dpotrain.engine.reference.reference import Recording, Reference, Stored
@@ -69,7 +69,9 @@ class StoredReferences:
         (missing,) = broadcast_object_list(told)
         if len(missing):
             store = self.shared or self.own
-            plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
+            plan = batch_by_length(missing, costs, accelerator.num_processes, budget)[
+                accelerator.process_index
+            ]
             with self.reporter.phase(name, len(missing)) as advance:
 
                 def compute(pairs: MicroBatch) -> None:

@@ -21,7 +21,7 @@ from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, cut, sweep
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, batch_by_length, make_microbatches
 from dpotrain.engine.memory.out_of_memory import free_what_is_cached, in_parts, smaller
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.training.metrics import SUMMED, Window, means, pair_sums, speed
@@ -207,7 +207,7 @@ class Trainer:
         (microbatches,) = step.microbatches
         budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
         self.plan = replace(plan, tokens_per_microbatch=budget)
-        return replace(step, microbatches=cut(step.pairs, plan.costs, plan.ranks, budget))
+        return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
     def _score(self, batch: PackedPairs) -> PairScores:
         reference = self.reference.scores(batch)
@@ -317,7 +317,7 @@ def evaluate(
     """
     started = time.perf_counter()
     everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
-    mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
+    mine = batch_by_length(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
     extra = RecipeMetrics() if extra is None else extra
     sums = _no_sums(extra, accelerator.device)
 

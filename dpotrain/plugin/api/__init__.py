@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dpotrain.core.atomic import folder_aside, write_json, write_text
 from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, RunError, short
+from dpotrain.core.hashing import hash_file
 from dpotrain.core.masking import mask, mask_data, mask_values
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
@@ -68,6 +69,7 @@ __all__ = [
     "Trained",
     "UnusableRow",
     "folder_aside",
+    "hash_file",
     "hookimpl",
     "is_file",
     "is_folder",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpotrain.core.best_by import BestBy
+    from dpotrain.core.records import BestBy
 
 
 @dataclass
