@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, SecretStr
 
-from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, short
+from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, did_you_mean, short
 from dpotrain.core.masking import keep_secret
 from dpotrain.plugin.api import Component, DatasetFormatter, Exporter, Loss, Metric, Quantizer
 from dpotrain.plugin.api.kinds import (
@@ -133,8 +133,7 @@ class Reader:
         plugins = PluginManager.from_entry_points(block=block) if given is None else given.blocking(block)
         for index, name in enumerate(block):
             if not any(plugin.called(name) for plugin in plugins.plugins):
-                near = plugins.nearest_plugin(name)
-                hint = f'; did you mean "{near}"?' if near else "; see `dpotrain plugins`"
+                hint = did_you_mean(name, plugins.called) or "; see `dpotrain plugins`"
                 self.say(
                     (),
                     ("block", index),
