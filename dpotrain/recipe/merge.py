@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections import core_keys
 
 #: Where a value is: table, key, list index, …
 Place: TypeAlias = tuple[str | int, ...]
@@ -116,7 +116,7 @@ def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) 
 
 def _core_keys(place: Place) -> frozenset[str]:
     """Return the keys of a component's table that are the core's, and stay when the component changes."""
-    return frozenset(DataSection.model_fields) if place == ("data",) else frozenset()
+    return core_keys(str(place[0])) if len(place) == 1 else frozenset()
 
 
 def _kept(place: Place, present: dict[str, Any]) -> dict[str, Any]:

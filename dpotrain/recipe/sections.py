@@ -203,6 +203,11 @@ CORE_SECTIONS: dict[str, type[Section]] = {
 }
 
 
+def core_keys(table: str) -> frozenset[str]:
+    """Return the keys of a table that are the core's: of a component's table, those that do not belong to it."""
+    return frozenset(CORE_SECTIONS[table].model_fields) if table in CORE_SECTIONS else frozenset()
+
+
 _FIRST = (
     *(
         "run",
