@@ -37,8 +37,8 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     Args:
         path: the TOML file.
         overrides: ``"table.key=value"`` texts as ``--set`` takes them.
-        only: names of loggers. The recipe's of other names are left out, and one that the recipe does not have is
-            taken with its default options. Empty: the recipe's.
+        only: names of loggers to load. Those that the recipe does not have get their default options. Empty: all of
+            the recipe's.
 
     Raises:
         RecipeError: with everything that is wrong.

@@ -1,7 +1,7 @@
 """A micro-batch as tensors: pairs laid end to end in one row, without padding.
 
 For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both
-completions, and attention is cut into two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
+completions, and attention has two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
 everything outside attention sees each prompt token once.
 """
 
@@ -44,7 +44,7 @@ class PackedPairs:
     targets: torch.Tensor
     """(S,) int64: the predicted token, in the order chosen 0, rejected 0, chosen 1, …"""
     scored_tokens: torch.Tensor
-    """(P, 2) int64: scored tokens of chosen and rejected; their running sum cuts ``targets`` into completions."""
+    """(P, 2) int64: scored tokens of chosen and rejected; their running sum splits ``targets`` into completions."""
     weights: torch.Tensor
     """(P,) float32: 1 for a pair of the step, 0 for a filler pair (see :func:`pack`)."""
     pairs: torch.Tensor

@@ -1,7 +1,7 @@
-"""Columns of pairs in files: appended to while rows are tokenized, mapped into memory afterwards.
+"""Columns of pairs in ``.npy`` files: appended to while rows are tokenized, memory-mapped afterwards.
 
-Every column is a plain ``.npy`` file. What is mapped is read from the disk as it is touched, and given back
-when memory runs short, so that a data set costs little memory whatever its size.
+The operating system reads mapped pages as they are used and drops them when memory runs short, so that a data set
+takes little memory whatever its size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNCUT = "uncut"
 
 
 class PairFiles:
-    """Appends pairs to the columns in an empty folder. Use as a context manager; it closes the files."""
+    """Appends pairs to the columns in an empty folder. Use as a context manager, which closes the files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,7 +72,7 @@ class PairFiles:
         self.largest_token = max(self.largest_token, pairs.largest_token)
 
     def finish(self) -> npt.NDArray[np.int64]:
-        """Close the files and return the (tokenized, 3) uncut lengths, whose file is gone with them."""
+        """Close the files and return the (tokenized, 3) uncut lengths, whose file is removed."""
         with writing(self._folder):
             self._files.close()
             uncut = np.array(_map(self._uncut_path), np.int64)
