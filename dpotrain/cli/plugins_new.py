@@ -30,11 +30,10 @@ def command(name: str, kind: str, folder: Path) -> None:
 
     known = kinds(VERBS)
     if kind not in known:
-        import difflib
+        from dpotrain.core.errors import did_you_mean
 
-        near = difflib.get_close_matches(kind, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise click.UsageError(f"there is no kind {kind}; {hint}")
+        hint = did_you_mean(kind, known) or f"; there are {', '.join(known)}"
+        raise click.UsageError(f'there is no kind "{kind}"{hint}')
     made = generate(name, known[kind], folder)
     click.echo(f"{made.folder} holds the plugin; to install, test and run it:")
     for line in (f"cd {made.folder}", *made.commands):

@@ -87,7 +87,7 @@ def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):
     assert result.stderr == (
         'error: no plugin, distribution, component or verb is called "simpoo"; did you mean "simpo"?\n'
     )
-    assert "dpotrain plugins shows what there is" in shown("zzzzzz").stderr
+    assert "; dpotrain plugins lists them" in shown("zzzzzz").stderr
 
 
 def test_a_plugin_that_failed_is_shown_with_its_reason(site):

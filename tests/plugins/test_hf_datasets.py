@@ -218,7 +218,7 @@ def test_a_missing_file_is_found_missing_before_anything_is_loaded_and_near_ones
         source(tmp_path / "pair.jsonl").check()
     assert error.value.exit_code == 3
     assert str(error.value) == (
-        f'data.name: there is no file "{tmp_path}/pair.jsonl".\nDid you mean {tmp_path}/pairs.jsonl?'
+        f'data.name: there is no file "{tmp_path}/pair.jsonl"; did you mean "pairs.jsonl"?'
     )
     with pytest.raises(DataError, match=r"The folder .*nowhere.* does not exist"):
         source(tmp_path / "nowhere" / "pairs.jsonl").check()
@@ -265,8 +265,8 @@ def test_an_unknown_split_lists_those_there_are(made):
     with pytest.raises(DataError) as error:
         source(made / "saved_splits").load("tets")
     assert str(error.value) == (
-        f'{made / "saved_splits"} has no split "tets". Did you mean "test"?\n'
-        "Its splits are: train, test. Name one with data.train_split or data.eval_split."
+        f'{made / "saved_splits"} has no split "tets"; did you mean "test"?\n'
+        "its splits are train, test; name one with data.train_split or data.eval_split"
     )
 
 

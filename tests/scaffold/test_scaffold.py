@@ -183,7 +183,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
 
 def test_a_kind_that_is_none_comes_with_the_nearest_one():
     assert (
-        "there is no kind model_loader; did you mean model-loader?"
+        'there is no kind "model_loader"; did you mean "model-loader"?'
         in new("x", "--kind", "model_loader").stderr
     )
     assert "there are model-loader, quantizer" in new("x", "--kind", "zzz").stderr

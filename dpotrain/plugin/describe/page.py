@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.core.errors import PluginError, RecipeError
+from dpotrain.core.errors import PluginError, RecipeError, did_you_mean
 from dpotrain.plugin.describe.listing import with_verbs
 from dpotrain.plugin.describe.options import Option, example_table, options_of
 from dpotrain.plugin.runtime.plugin import Plugin
@@ -80,9 +79,8 @@ def pages(manager: PluginManager, verbs: Mapping[str, PluginVerb], name: str) ->
     known = {info.name for info in infos} | {verb for info in infos for verb in info.verbs}
     known |= {info.distribution for info in infos if info.distribution}
     known |= {component.name for plugin in manager.plugins for component in plugin.components}
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f'did you mean "{near[0]}"?' if near else "dpotrain plugins shows what there is"
-    raise RecipeError(f'no plugin, distribution, component or verb is called "{name}"; {hint}')
+    hint = did_you_mean(name, sorted(known)) or "; dpotrain plugins lists them"
+    raise RecipeError(f'no plugin, distribution, component or verb is called "{name}"{hint}')
 
 
 def _page(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import types
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 import pluggy
 from pluggy import HookImpl
 
-from dpotrain.core.errors import PluginError
+from dpotrain.core.errors import PluginError, did_you_mean
 from dpotrain.plugin.api.hookspecs import HOOKS
 from dpotrain.plugin.runtime.interface import DeprecatedHook
 
@@ -100,7 +99,7 @@ def _defines_hook(owner: object, name: str) -> bool:
 
 def _check_mark(hook: str, mark: dict[str, Any], label: str) -> None:
     if hook not in HOOKS:
-        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest_hook(hook)}')
+        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest(hook)}')
     if mark.get("wrapper") or mark.get("hookwrapper"):
         raise PluginError(
             f"{label}: {hook} is a wrapper; dpotrain's hooks take none, each is called by itself"
@@ -113,11 +112,10 @@ def _refuse_unmarked(name: str, label: str) -> NoReturn:
             f"{label}: {name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
         )
     raise PluginError(
-        f'{label}: there is no hook "{name}"{_nearest_hook(name)}\n'
+        f'{label}: there is no hook "{name}"{_nearest(name)}\n'
         f"names that begin with {_PREFIX} are kept for hooks"
     )
 
 
-def _nearest_hook(name: str) -> str:
-    near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.5)
-    return f'; did you mean "{near[0]}"?' if near else ""
+def _nearest(name: str) -> str:
+    return did_you_mean(name, HOOKS, cutoff=0.5)
