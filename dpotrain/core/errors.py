@@ -6,8 +6,10 @@ whose exit code fits; nothing else in dpotrain calls ``sys.exit``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def short(text: str, most: int = 100) -> str:
