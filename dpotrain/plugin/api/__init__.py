@@ -15,6 +15,7 @@ from dpotrain.core.errors import (
     did_you_mean,
     short,
 )
+from dpotrain.core.hashing import hash_file
 from dpotrain.core.masking import mask, mask_data, mask_values
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
@@ -77,6 +78,7 @@ __all__ = [
     "UnusableRow",
     "did_you_mean",
     "folder_aside",
+    "hash_file",
     "hookimpl",
     "is_file",
     "is_folder",

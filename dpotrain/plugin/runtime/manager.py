@@ -12,6 +12,11 @@ from dpotrain.plugin.runtime.plugin import Plugin, by_hand, installed, load
 
 C = TypeVar("C", bound=Component)
 
+
+class DuplicateNameError(PluginError):
+    """Plugins offer more than one component of a kind and name."""
+
+
 Status = Literal["active", "unused", "blocked", "failed"]
 
 
@@ -115,7 +120,7 @@ class PluginManager:
         if len(found) == 1:
             return found[0][1]  # type: ignore[return-value]
         if found:
-            raise PluginError(self._duplicate(kind, name))
+            raise DuplicateNameError(self._duplicate(kind, name))
         raise PluginError(self._unknown(kind, name))
 
     def owner(self, component: type[Component]) -> Plugin:

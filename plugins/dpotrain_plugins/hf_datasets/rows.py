@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import DataError
+from dpotrain.plugin.api import DataError, hash_file
 
 if TYPE_CHECKING:
     import datasets
@@ -58,6 +58,5 @@ def content_digest(files: Iterable[Path]) -> str:
     """Return 32 hex digits over the files' bytes, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(bytes.fromhex(hash_file(path)))
     return digest.hexdigest()
