@@ -53,9 +53,9 @@ def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_resul
     assert positions == sorted(positions)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_the_page_shows_every_hook_in_the_life_of_a_run(hook):
-    assert hook in hookspecs.__doc__
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_page_shows_every_run_event_in_the_life_of_a_run(event):
+    assert event in hookspecs.__doc__
 
 
 @pytest.mark.parametrize("hook", HOOKS)
