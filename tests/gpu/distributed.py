@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import torch
+
+from dpotrain.engine.parallel.replicated import Replicated
+from dpotrain.run import session
 from tests.gpu.child import Child, finish
 from tests.gpu.report import Report
 from tests.gpu.runs import LORA, Watch, Work, run
@@ -17,7 +23,7 @@ CLOSE = 5e-3
 LIMIT = 60
 #: At rates that move the loss within a few steps.
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "LoRA": LORA | {"optimizer.lr": 3e-3},
+    "LoRA": LORA | {"optimizer.lr": 3e-3, "reference.when": "live"},
     "all weights": {"model.dtype": "float32", "optimizer.lr": 3e-4},
 }
 
@@ -26,20 +32,23 @@ def stage(report: Report) -> None:
     work = Work("small", 200, 56, pairs_per_step=8, steps=4)
     if report.dry:
         work = Work("tiny", 20, 10, pairs_per_step=4, steps=2)
-    for way, overrides in WAYS.items():
-        alone = losses(report, work, f"{way}, alone", overrides, ranks=0)
-        # What a launcher starts on a device is NCCL; on a CPU it is gloo in any case.
-        launches = {"one rank": (1, None), "two ranks over gloo": (2, "gloo")}
+    # The same pairs in every step: what is learnt from them shows.
+    again = {"data.pairs": work.pairs_per_step, "training.epochs": work.steps}
+    # NCCL takes a device for each rank, so two ranks on one device need gloo.
+    launches = {"one rank": (1, "gloo" if report.dry else "nccl"), "two ranks": (2, "gloo")}
+    for way, own in WAYS.items():
+        overrides = {**own, **again}
+        alone = losses(report, work, f"{way}, alone", overrides)
+        report.expect(abs(alone[-1] - alone[0]) > 2 * CLOSE, f"{way}: the loss does not move")
         for name, (ranks, backend) in launches.items():
             try:
-                got = losses(report, work, f"{way}, {name}", overrides, ranks, backend)
+                got = losses(report, work, f"{way}, {name} over {backend}", overrides, ranks, backend)
             except RuntimeError as error:
                 report.fail(str(error))
                 continue
-            report.expect(abs(alone[-1] - alone[0]) > 2 * CLOSE, f"{way}: the loss does not move")
             apart = max(abs(one - two) for one, two in zip(alone, got, strict=True))
-            report.figure(f"{way}, {name}: losses apart", apart)
-            report.expect(apart < CLOSE, f"{way}, {name}: losses differ by {apart:.2g}")
+            report.figure(f"{way}, {name} over {backend}: losses apart", apart)
+            report.expect(apart < CLOSE, f"{way}, {name} over {backend}: losses differ by {apart:.2g}")
 
 
 def losses(
@@ -47,44 +56,39 @@ def losses(
     work: Work,
     name: str,
     overrides: Mapping[str, Any],
-    ranks: int,
+    ranks: int = 0,
     backend: str | None = None,
 ) -> list[float]:
     """Run in so many processes (0: without a launcher) and return rank 0's losses."""
     folder = report.folder / name.replace(" ", "-").replace(",", "")
     recipe, found = work.write(folder), folder / "losses.json"
-    port = _free_port()
+    launched = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+    launched["MASTER_PORT"] = _free_port()
     children = {}
     for rank in range(max(1, ranks)):
-        environment = {}
-        if ranks:
-            # All ranks use the one device there is.
-            environment = {
-                **{"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)},
-                **{"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            }
+        # All ranks use the one device there is.
+        environment = launched | {"RANK": str(rank), "LOCAL_RANK": "0"} if ranks else {}
         log = report.out / "logs" / f"{folder.name}-{rank}.txt"
         where = found if rank == 0 else None
         children[f"{name}, rank {rank}"] = Child(
-            one_rank, recipe, dict(overrides), backend, where, log=log, environment=environment
+            one_rank, recipe, overrides, backend, where, log=log, environment=environment
         )
     finish(children, LIMIT)
     return [float(loss) for loss in json.loads(found.read_text(encoding="utf-8"))]
 
 
-def one_rank(recipe: Path, overrides: dict[str, Any], backend: str | None, losses: Path | None) -> None:
-    """Run one rank; rank 0 writes its losses down. A ``backend`` takes the place of the one that fits the device."""
-    import torch
-
-    if backend is not None:
-        torch.distributed.init_process_group(backend)
+def one_rank(recipe: Path, overrides: Mapping[str, Any], backend: str | None, losses: Path | None) -> None:
+    """Run one rank over a backend, also where it is the only one; rank 0 writes its losses down."""
     watch = Watch()
-    run(recipe, overrides, watch)
+    with ExitStack() as stack:
+        if backend is not None:
+            torch.distributed.init_process_group(backend)
+            stack.callback(torch.distributed.destroy_process_group)
+            # A world of one would be a run without a launcher.
+            stack.enter_context(mock.patch.object(session, "start", Replicated))
+        run(recipe, overrides, watch)
     if losses is not None:
         losses.write_text(json.dumps(watch.losses), encoding="utf-8")
-    if torch.distributed.is_initialized():
-        print("backend:", torch.distributed.get_backend())
-        torch.distributed.destroy_process_group()
 
 
 def _free_port() -> str:
