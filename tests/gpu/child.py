@@ -17,14 +17,17 @@ _NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED."""
 
 
-def preload() -> None:
-    """Import what every stage needs, so that forked processes have it. None of it may start CUDA (peft would)."""
+def preload(dry: bool) -> None:
+    """Import what every stage needs, so that forked processes have it; on a GPU, nothing that may start CUDA."""
     import accelerate  # noqa: F401
     import datasets  # noqa: F401
     import torch._inductor.compile_fx  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
 
     import dpotrain.run.session  # noqa: F401
+
+    if dry:
+        import peft  # noqa: F401  # and with it bitsandbytes, which asks the device what it can do
 
 
 class Child:
@@ -115,6 +118,7 @@ def _call(
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    sys.stdout, sys.stderr = (open(end, "w", buffering=1, closefd=False) for end in (1, 2))  # noqa: PTH123, SIM115
     # multiprocessing ends the process with the code of a SystemExit, and with 1 after any other exception.
     try:
         function(*arguments)

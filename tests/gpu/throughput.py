@@ -140,6 +140,6 @@ class _Profiler:
             self.profile.start()
         elif step == self.after + 1:
             self.profile.stop()
-            by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+            by = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
             told = self.profile.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=90)
             self.file.write_text(told, encoding="utf-8")
