@@ -118,7 +118,7 @@ def _call(
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout, sys.stderr = (open(end, "w", buffering=1, closefd=False) for end in (1, 2))  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = (open(end, "w", buffering=1, closefd=False) for end in (1, 2))  # noqa: SIM115
     # multiprocessing ends the process with the code of a SystemExit, and with 1 after any other exception.
     try:
         function(*arguments)
