@@ -1,4 +1,4 @@
-"""Functions in processes of their own, which a time limit can end and which begin without importing anything again."""
+"""Functions in processes of their own: forked after the imports, ended by a time limit."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Child:
         """Start it.
 
         Args:
-            function: called with ``arguments``; importable, as they are picklable, where CUDA has been started.
-            arguments: see above.
-            log: the file.
+            function: called with ``arguments``; importable if this process has initialised CUDA.
+            arguments: its arguments; picklable in the same case.
+            log: the file for its output.
             environment: variables to set before the call.
-            leads_group: :meth:`kill` and the end of :meth:`wait` then end the process's children as well.
+            leads_group: whether :meth:`kill` and :meth:`wait` end the process's own children as well.
         """
         self.log, self._leads_group = log, leads_group
-        # A forked process cannot use CUDA where its parent has started it.
+        # A forked process cannot use CUDA if its parent has initialised it.
         context: Any = multiprocessing.get_context("spawn" if _cuda_started() else "fork")
         self._process = context.Process(
             target=_call, args=(function, arguments, log, dict(environment or {}), leads_group)
@@ -65,14 +65,14 @@ class Child:
         return alive
 
     def wait(self, seconds: float) -> int | None:
-        """Return the exit code (minus a signal's number), or None where it had to be killed after ``seconds``."""
+        """Return the exit code (minus a signal's number), or None if it was killed after ``seconds``."""
         self._process.join(seconds)
         code: int | None = self._process.exitcode
         self.kill()
         return code
 
     def kill(self) -> None:
-        """End the process if it is still there, without a chance to clean up."""
+        """Kill the process if it is still running (SIGKILL)."""
         if self._leads_group:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -85,10 +85,10 @@ class Child:
 
 
 def finish(children: Mapping[str, Child], seconds: float) -> None:
-    """Wait for children that work together.
+    """Wait for all children, by name.
 
     Raises:
-        RuntimeError: one failed or took longer; with the end of what it printed.
+        RuntimeError: one failed or took longer; the message ends with the end of its output.
     """
     codes = {name: child.wait(seconds) for name, child in children.items()}
     for name, code in codes.items():
@@ -98,7 +98,7 @@ def finish(children: Mapping[str, Child], seconds: float) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Do what ``dpotrain`` does with these arguments, down to its exit code."""
+    """Run the ``dpotrain`` command with these arguments, in this process."""
     from dpotrain.cli import main
 
     main(list(arguments), prog_name="dpotrain")

@@ -14,7 +14,7 @@ from tests.gpu.child import Child, command, finish
 from tests.gpu.report import Report
 
 RECIPE = ROOT / "recipes" / "quickstart.toml"
-#: Largest difference between the losses of both runs: the backward kernels add up in no fixed order.
+#: Largest difference between the losses of both runs; the order of additions in backward kernels varies.
 CLOSE = 0.05
 #: Seconds for one run.
 LIMIT = 60
@@ -74,7 +74,7 @@ def compare(report: Report, whole: Path, broken: Path) -> None:
     report.expect(apart < CLOSE, f"losses of the resumed run differ by {apart:.3g}")
     last = [loss for (kind, _), loss in two.items() if kind == "train"][-1]
     report.figure("last loss", last)
-    report.expect(report.dry or last < 0.6, f"the last loss is {last:.3f}: nothing was learnt")
+    report.expect(report.dry or last < 0.6, f"the last loss is {last:.3f}: the model did not learn")
     summary = json.loads((broken / "summary.json").read_text(encoding="utf-8"))
     for name in ("preferred_before", "preferred_after"):
         if (share := summary.get("sections", {}).get("demo", {}).get(name)) is not None:

@@ -32,14 +32,14 @@ def stage(report: Report) -> None:
     work = Work("small", 200, 56, pairs_per_step=8, steps=4)
     if report.dry:
         work = Work("tiny", 20, 10, pairs_per_step=4, steps=2)
-    # The same pairs in every step: what is learnt from them shows.
+    # The same pairs in every step, so that the loss falls.
     again = {"data.pairs": work.pairs_per_step, "training.epochs": work.steps}
-    # NCCL takes a device for each rank, so two ranks on one device need gloo.
+    # NCCL needs a device for each rank; two ranks on one device exchange over gloo.
     launches = {"one rank": (1, "gloo" if report.dry else "nccl"), "two ranks": (2, "gloo")}
     for way, own in WAYS.items():
         overrides = {**own, **again}
         alone = losses(report, work, f"{way}, alone", overrides)
-        report.expect(abs(alone[-1] - alone[0]) > 2 * CLOSE, f"{way}: the loss does not move")
+        report.expect(abs(alone[-1] - alone[0]) > 2 * CLOSE, f"{way}: the loss does not change")
         for name, (ranks, backend) in launches.items():
             try:
                 got = losses(report, work, f"{way}, {name} over {backend}", overrides, ranks, backend)
@@ -78,13 +78,13 @@ def losses(
 
 
 def one_rank(recipe: Path, overrides: Mapping[str, Any], backend: str | None, losses: Path | None) -> None:
-    """Run one rank over a backend, also where it is the only one; rank 0 writes its losses down."""
+    """Run one rank, over ``backend`` if there is one, and write the losses to a file if one is given."""
     watch = Watch()
     with ExitStack() as stack:
         if backend is not None:
             torch.distributed.init_process_group(backend)
             stack.callback(torch.distributed.destroy_process_group)
-            # A world of one would be a run without a launcher.
+            # A world of one process would otherwise be a run without a launcher.
             stack.enter_context(mock.patch.object(session, "start", Replicated))
         run(recipe, overrides, watch)
     if losses is not None:

@@ -1,4 +1,4 @@
-"""What a stage finds out, written down at once: a stage that is killed has still said what it knew."""
+"""The figures and errors of a stage, written to a file at once: a stage that is killed loses none of them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Figure = float | int | str | bool | None
 
 @dataclass
 class Report:
-    """A stage's pen, and where it works."""
+    """Where a stage works, and where it writes figures and errors."""
 
     file: Path
-    """JSON lines, read again by :meth:`Result.of`."""
+    """JSON lines, read by :meth:`Result.of`."""
     folder: Path
-    """The stage's own, for its recipes and runs; goes when the check ends."""
+    """For the stage's recipes and runs; deleted when the check ends."""
     out: Path
-    """For files that are worth keeping."""
+    """For files to keep."""
     dry: bool
-    """Whether to do everything on a CPU, as small as it can be."""
+    """Whether to run on a CPU with tiny shapes."""
 
     @property
     def device(self) -> str:
         return "cpu" if self.dry else "cuda"
 
     def figure(self, name: str, value: Figure) -> None:
-        """Write a number or a word down."""
+        """Write a measured value."""
         if isinstance(value, float) and math.isfinite(value):
             value = float(f"{value:.4g}")
         self._write({"figure": name, "value": value if value == value else "nan"})
 
     def expect(self, holds: bool, what: str) -> None:
-        """Let the stage fail, and go on, where ``what`` does not hold."""
+        """Mark the stage as failed, and continue, unless ``holds``; ``what`` is the error."""
         if not holds:
             self.fail(what)
 
@@ -60,7 +60,7 @@ class Result:
 
     @classmethod
     def of(cls, stage: int, name: str, seconds: float, file: Path, ended: str) -> Result:
-        """Collect what a stage wrote; ``ended`` says why it did not come to its end, if it did not."""
+        """Collect what a stage wrote; ``ended`` says why it did not finish, empty if it did."""
         figures: dict[str, Figure] = {}
         errors = []
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:

@@ -25,7 +25,7 @@ from tests.gpu.stages import STAGES, Stage
 
 #: Seconds that a stage has on a CPU.
 DRY_LIMIT = 240
-#: With fewer seconds left, a stage is not begun.
+#: With fewer seconds left, a stage is not started.
 SHORTEST = 1
 
 
@@ -63,7 +63,7 @@ def run(numbers: Sequence[int], out: Path, dry: bool, minutes: float) -> list[Re
 
 
 def run_stage(stage: Stage, scratch: Path, out: Path, dry: bool, limit: float) -> Result:
-    """Run one stage in a process of its own; whatever becomes of that, there is a result."""
+    """Run one stage in a process of its own, and return its result even if it hangs or crashes."""
     if limit < SHORTEST:
         return Result(stage.number, stage.name, False, 0.0, error="not run: no time left")
     folder = scratch / str(stage.number)
@@ -91,14 +91,14 @@ def carry_out(number: int, report: Report) -> None:
 
 
 def _prepare_environment(scratch: Path, dry: bool) -> None:
-    """Set what all processes inherit: caches of their own, no network, threads."""
+    """Set what all processes inherit: entry points, caches of their own, no network."""
     make_importable(scratch / "packages")
     os.environ.update(
         HF_HUB_OFFLINE="1",
         HF_HOME=str(scratch / "cache"),
         XDG_CACHE_HOME=str(scratch / "cache"),
         TOKENIZERS_PARALLELISM="false",
-        # So that looking whether there is a device does not start CUDA in this process.
+        # Asking whether there is a device then does not initialise CUDA in this process.
         PYTORCH_NVML_BASED_CUDA_CHECK="1",
     )
     if dry:
@@ -108,7 +108,7 @@ def _prepare_environment(scratch: Path, dry: bool) -> None:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """Return what a person reads: a row a stage, its figures below one another."""
+    """Return a table with a row for each stage."""
     shown = Table(box=box.SIMPLE_HEAD)
     shown.add_column("", justify="right")
     for name in ("stage", "", "s"):

@@ -1,4 +1,4 @@
-"""Real runs by recipe, watched, and ended as soon as enough steps were seen."""
+"""Runs by recipe, observed by a reporter that can end them after some steps."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ LORA = {"adapter.use": "lora", "adapter.rank": 16}
 
 
 class Enough(Exception):
-    """The run has been watched for long enough; nothing of it is wanted any more."""
+    """Ends a run whose last steps and result are not needed."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run computes: pairs of one length, so that micro-batches are full."""
+    """What a run computes: pairs of one length, so that all micro-batches are full."""
 
     shape: str
     prompt: int = 1024
@@ -92,14 +92,14 @@ class Work:
 
 @dataclass
 class Watch(SilentReporter):
-    """Keeps what a run says, and ends it after ``enough`` steps."""
+    """Records losses, times and messages of a run, and ends it after ``enough`` steps."""
 
     enough: int | None = None
     after: Callable[[int], None] = lambda step: None
-    """Called with the number of each step that was taken."""
+    """Called after each step with its number."""
     losses: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
-    """When each step had ended on the device, too."""
+    """Time at which each step had finished on the device."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -123,12 +123,12 @@ class Watch(SilentReporter):
 
 
 def run(recipe: Path, overrides: Mapping[str, Any], watch: Watch) -> Outcome | None:
-    """Train, and return the outcome; None where the watch had enough. Leaves no memory taken on the device."""
+    """Train, and return the outcome, None if the watch ended the run; then free the device's memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     outcome = None
     try:
-        # The error, whose frames hold the model, is gone when the block ends.
+        # The exception, whose frames hold the model, is released when the block ends.
         with contextlib.suppress(Enough):
             outcome = train(load_recipe(recipe, overrides), reporter=watch)
     finally:
@@ -140,5 +140,5 @@ def run(recipe: Path, overrides: Mapping[str, Any], watch: Watch) -> Outcome | N
 
 
 def peak_gib() -> float:
-    """Return the most that the last run held on the device."""
+    """Return the peak of device memory in the last run."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0

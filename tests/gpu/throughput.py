@@ -25,7 +25,7 @@ CHECKPOINTED = {"training.activation_checkpointing": True}
 #: Reference log-probs computed before training instead of in every step.
 STORED = {"reference.when": "precomputed"}
 
-#: By model, 16k tokens of a 1B and 8k of an 8B, in order of what is most worth knowing when time runs out.
+#: Model, name, overrides; the most important first, since the time limit may cut the list short.
 CASES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("1b", "eager", {}),
     ("8b", "eager", {}),
@@ -38,6 +38,7 @@ CASES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("1b", "compiled and checkpointed", COMPILED | CHECKPOINTED),
     ("8b", "compiled and checkpointed", COMPILED | CHECKPOINTED),
 )
+#: Pairs in a step, of 2,048 tokens each.
 PAIRS = {"1b": 8, "8b": 4}
 PROFILED = 0
 """The case that is profiled as well."""
@@ -70,7 +71,7 @@ def qlora(report: Report) -> None:
 def case(
     report: Report, name: str, shape: str, overrides: Mapping[str, Any], *, profiled: bool = False
 ) -> float | None:
-    """Measure one way to train; write its figures down, and return its MFU. What fails does not end the stage."""
+    """Measure one case and return its MFU; a failure is an error of the stage, which continues."""
     try:
         return _case(report, name, shape, overrides, profiled)
     except Exception as error:

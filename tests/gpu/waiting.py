@@ -1,4 +1,4 @@
-"""Stage 4: what in a step's gradients waits for the device, and what is copied from pageable memory."""
+"""Stage 4: operations in a step's gradients that wait for the device, and copies from pageable memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def stage(report: Report) -> None:
 
 
 def look(report: Report, name: str, overrides: Mapping[str, Any]) -> None:
-    """Take a step that names all waits, one under the profiler, and one that fails at the first wait."""
+    """Take a step that collects all waits, one under the profiler, and one that fails at the first wait."""
     places: set[str] = set()
     copies: list[str] = []
     ways = {
         WARM + 1: lambda: _naming_waits(places, report.dry),
         WARM + 2: lambda: _listing_copies(copies),
-        # Last, as it ends the run; it sees what a backward pass does in threads of its own, too.
+        # Last, since it ends the run; also covers the threads of the backward pass.
         WARM + 3: lambda: _sync_mode("error", report.dry),
     }
     work = Work("small", 200, 56, pairs_per_step=8, steps=max(ways))
@@ -69,7 +69,7 @@ def look(report: Report, name: str, overrides: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming_waits(places: set[str], dry: bool) -> Iterator[None]:
-    """Collect the lines of Python from which the device is waited for; in a backward pass only that it is."""
+    """Collect the lines of Python that wait for the device; for a backward pass, the line that calls it."""
     with warnings.catch_warnings(record=True) as caught, _sync_mode("warn", dry):
         warnings.simplefilter("always")
         yield
@@ -90,7 +90,7 @@ def _sync_mode(mode: str, dry: bool) -> Iterator[None]:
 
 @contextmanager
 def _listing_copies(copies: list[str]) -> Iterator[None]:
-    """Collect the copies whose memory on the host is not pinned, for which the driver waits."""
+    """Collect copies from or to host memory that is not pinned, which wait for the device."""
     with torch.profiler.profile() as profile:
         yield
     copies += [event.name for event in profile.events() or [] if "pageable" in event.name.lower()]
