@@ -159,7 +159,9 @@ def test_a_blocked_plugin_is_not_even_imported(site, name):
     assert (blocked.status, blocked.offers) == ("blocked", {})
     assert blocked.file == str(site / "dpotrain_simpo_simpo.py")
     assert "dpotrain_simpo_simpo" not in sys.modules
-    with pytest.raises(PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\), which may offer it, is blocked'):
+    with pytest.raises(
+        PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\), which may offer it, is blocked'
+    ):
         manager.find(Loss, "simpo")
 
 

@@ -284,8 +284,7 @@ def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     text = refused(MINIMAL, "loss.use=simpo", plugins=manager)
     assert '[loss] use: there is no loss "simpo"' in text
     assert (
-        '\n    plugin "broken" (dpotrain-broken 1.0), which may offer it, failed: ModuleNotFoundError'
-        in text
+        '\n    plugin "broken" (dpotrain-broken 1.0), which may offer it, failed: ModuleNotFoundError' in text
     )
 
 
