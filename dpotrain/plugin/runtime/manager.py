@@ -28,7 +28,7 @@ class PluginInfo:
     offers: dict[str, list[str]]
     """Names of components by kind: ``{"loss": ["dpo", "ipo"]}``."""
     events: list[str]
-    """The run events that its module or its components hear once selected."""
+    """The run events that its module or its components subscribe to."""
     distribution: str | None
     version: str | None
     file: str | None
@@ -38,9 +38,9 @@ class PluginInfo:
     interface: int | None = None
     """The version of the plugin interface that it was written for, where it says so."""
     notes: list[str] = field(default_factory=list)
-    """What its author should mend although it works."""
-    verbs: list[str] = field(default_factory=list)
-    """The verbs of the command line that come with it (see :mod:`dpotrain.plugin.describe.listing`)."""
+    """What its author should fix although it works."""
+    commands: list[str] = field(default_factory=list)
+    """The commands that its distribution adds to the command line (see :mod:`dpotrain.plugin.describe.listing`)."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a plain mapping."""
@@ -183,7 +183,7 @@ class PluginManager:
                 "version": plugin.version,
                 "interface": plugin.interface,
                 "selected": selected.get(id(plugin), []),
-                "hears": list(plugin.events),
+                "subscribes": list(plugin.events),
             }
             for plugin in self.active(selection)
         ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,23 @@ class ArrowRows:
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         try:
             row: dict[str, Any] = self._data[int(index)]
-        except Exception as error:  # text that is no UTF-8, a picture that is none, …
+        except Exception as error:  # text that is not UTF-8, a damaged picture, …
             raise DataError(f"row {index} cannot be read: {type(error).__name__}: {error}") from error
         return row
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep the bars of the datasets library off the terminal, where they would run through the live view."""
+    import datasets
+
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def content_digest(files: Iterable[Path]) -> str:

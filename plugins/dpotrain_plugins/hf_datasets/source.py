@@ -13,7 +13,7 @@ from pydantic import Field
 from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows, did_you_mean
 from dpotrain_plugins.hf_datasets.files import FileRows, read_file
 from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
-from dpotrain_plugins.hf_datasets.rows import ArrowRows
+from dpotrain_plugins.hf_datasets.rows import ArrowRows, no_progress_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -80,7 +80,7 @@ class HFDatasetsSource(DatasetSource):
         place: Place = find(self.options.name, self.options.config)
         if isinstance(place, Files):
             return {split: _files_loader(paths) for split, paths in place.splits.items()}
-        with _errors_named(self._shown):
+        with no_progress_bars(), _errors_named(self._shown):
             found = _saved(place) if isinstance(place, Saved) else self._built(place)
         return {split: _arrow_loader(data) for split, data in found.items()}
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -153,7 +152,9 @@ def fingerprint_of(source: Source) -> str:
         if file.suffix == ".safetensors" or file.name in _MODEL_FILES
     ]
     total = hashlib.blake2b(digest_size=16)
-    # Hashing releases the interpreter, so that shards are read side by side.
+    # Hashing releases the interpreter, so shards are read side by side.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for file, digest in zip(files, pool.map(partial(hash_file, size=16), files), strict=True):
             total.update(f"{file.name}\0{file.stat().st_size}\0{digest}\0".encode())
