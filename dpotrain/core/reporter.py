@@ -25,8 +25,8 @@ class Reporter(Protocol):
     def __enter__(self) -> Reporter: ...
     def __exit__(self, *exc: object) -> None: ...
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Show the run that starts: ``facts`` are labelled lines (model, data, trained parameters, …)."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Show the run that starts: ``info`` is labelled lines (model, data, trained parameters, …)."""
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
         """Show a progress bar for work before or between steps ("tokenizing", "reference")."""
@@ -59,7 +59,7 @@ class SilentReporter:
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
+    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
         pass
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102

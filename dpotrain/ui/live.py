@@ -62,12 +62,12 @@ class LiveReporter:
         with suppress(OSError):
             self._live.refresh()
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Print the header: the title, and one line a fact."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Print the header: the title, and one line for each entry of ``info``."""
         lines = Table.grid(padding=(0, 2, 0, 0))
         lines.add_column(style="dim", no_wrap=True)
         lines.add_column(overflow="fold")
-        for label, value in facts.items():
+        for label, value in info.items():
             lines.add_row(Text(printable(label)), Text(printable(value)))
         self._print(
             Panel(lines, title=Text(printable(title), style="bold"), title_align="left", border_style="dim")

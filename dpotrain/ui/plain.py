@@ -55,10 +55,10 @@ class PlainReporter:
         with suppress(OSError, ValueError):
             self._stream.flush()
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Write the title and one line for each fact."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Write the title and one line for each entry of ``info``."""
         self._line(title)
-        for label, value in facts.items():
+        for label, value in info.items():
             self._line(f"{label}: {value}")
 
     @contextmanager

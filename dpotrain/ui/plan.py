@@ -29,7 +29,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def plan_view(plan: Plan) -> Group:
-    """Return the table of memory, the facts below it and, where it does not fit, what to change."""
+    """Return the table of memory, labelled lines below it and, where it does not fit, what to change."""
     return Group(*_view(plan))
 
 
@@ -49,7 +49,7 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
     table.add_row("at the peak", Text(size(plan.needed), style=style))
     table.add_row(Text(f"available on {printable(plan.device)}"), size(plan.memory))
     yield table
-    for label, value in _facts(plan):
+    for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
     if not plan.fits:
         yield Text()
@@ -58,7 +58,7 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
             yield Text(f"  {remedy.what}: {size(remedy.saves)} less")
 
 
-def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
     # A pair cannot be split: where the longest exceeds the budget, it is a micro-batch of its own.
     most = f"at most {count(plan.tokens_per_microbatch)} tokens ({_LIMITS[plan.limit]})"

@@ -57,9 +57,9 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _section(name, values)
     yield Text()
     if speed := _speed(outcome):
-        yield _fact("speed", speed)
+        yield _labelled("speed", speed)
     if plan := _plan(outcome.plan):
-        yield _fact("plan", plan)
+        yield _labelled("plan", plan)
     yield from _ending(outcome)
 
 
@@ -74,18 +74,18 @@ def _headline(outcome: Outcome) -> Text:
 
 def _ending(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.status == "failed":
-        yield _fact("error", outcome.error or "unknown", style="red")
-        yield _fact("log", str(outcome.folder / "run.log"))
+        yield _labelled("error", outcome.error or "unknown", style="red")
+        yield _labelled("log", str(outcome.folder / "run.log"))
         if any((outcome.folder / "checkpoints").glob("step-*")):
-            yield _fact("resume", _resume(outcome))
+            yield _labelled("resume", _resume(outcome))
         return
     if outcome.status == "stopped":
-        yield _fact("run", str(outcome.folder))
-        yield _fact("resume", _resume(outcome))
+        yield _labelled("run", str(outcome.folder))
+        yield _labelled("resume", _resume(outcome))
         return
-    yield _fact("result", str(outcome.final or outcome.folder), style="bold")
+    yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
     if outcome.how_to_load:
-        yield _fact("load it", outcome.how_to_load, style="cyan")
+        yield _labelled("load it", outcome.how_to_load, style="cyan")
 
 
 def _resume(outcome: Outcome) -> str:
@@ -147,7 +147,7 @@ def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(printable(name), style="bold", no_wrap=True)
     width = max([len(label) for label in lines] + [_LABEL_WIDTH])
     for label, value in lines.items():
-        yield _fact(label, value, width=width)
+        yield _labelled(label, value, width=width)
     table = values.get("table")
     if isinstance(table, Mapping) and _listed(table.get("columns")) and _listed(table.get("rows")):
         shown = _table(*(printable(str(column)) for column in table["columns"]), show_lines=True)
@@ -188,7 +188,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _fact(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
+def _labelled(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
     """Return a labelled value, its further lines below its first. It is not wrapped, so that it can be copied."""
     lines = printable(value).splitlines() or [""]
     text = Text(no_wrap=True, overflow="ignore")

@@ -12,6 +12,7 @@ from dpotrain.recipe.sections import DataSection
 from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 from tests.data.tokenizers_for_tests import bpe
+from tests.plugin.fakes import FakeLoss
 
 
 class RecordingReporter(SilentReporter):
@@ -58,6 +59,8 @@ def write_recipe(folder, train, seed=42, formatter=None, **keys):
         data=DataSection(**keys),
         source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
         formatter=formatter,
+        loss=FakeLoss(FakeLoss.Options()),
+        metrics=(),
         plugins=PluginManager.of(formatters),
     )
 
