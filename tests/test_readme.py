@@ -74,9 +74,9 @@ def test_a_command_is_understood(command, folder):
         module = words.index("-m")
         assert words[module + 1] == "dpotrain"
         words = words[module + 1 :]
-    name, verb, path, *options = words
+    name, command, path, *options = words
     assert name == "dpotrain"
-    assert verb in main.list_commands(click.Context(main))
+    assert command in main.list_commands(click.Context(main))
     overrides = [value for flag, value in itertools.pairwise(options) if flag == "--set"]
     assert len(options) == 2 * len(overrides)
     assert load_recipe(path, overrides).adapter.name == "lora"
@@ -128,7 +128,8 @@ def test_options_and_files_that_are_named_exist(path):
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
     known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
-    known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))  # of a verb that the document itself shows
+    # Of a command that the document itself shows.
+    known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in known, option
     for name in re.findall(r"\b(?:recipes|tests)/[\w/]+\.(?:toml|py|txt|md)\b", text):
