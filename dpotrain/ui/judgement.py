@@ -17,15 +17,12 @@ def chosen_rewards_fall(first: Mapping[str, float], last: Mapping[str, float]) -
     return last.get("rewards/chosen", 0.0) < 0 and margin > max(first.get("rewards/margins", 0.0), 0.0)
 
 
-#: A forecast of the peak memory that was further off than this is worth a line.
+#: A prediction of the peak memory that was further off than this is shown.
 _FAR_OFF = 0.25
 
 
 def memory_far_off(plan: Mapping[str, float]) -> bool:
-    """Whether the memory that was measured is far from the forecast.
-
-    The speed is no reason for a line: a small model is slower than its arithmetic, whatever was foretold.
-    """
+    """Whether the memory that was measured is far from the prediction."""
     predicted, measured = plan.get("peak_memory_mb_predicted"), plan.get("peak_memory_mb_measured")
     if not predicted or not measured:
         return False

@@ -11,15 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
+from dpotrain.run.run_info import LIMITS
 
 if TYPE_CHECKING:
     from dpotrain.run.plan import Plan
-
-_LIMITS = {
-    "memory": "what fits",
-    "speed": "more would be no faster",
-    "recipe": "set in the recipe",
-}
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -29,7 +24,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def plan_view(plan: Plan) -> Group:
-    """Return the table of memory, the facts below it and, where it does not fit, what to change."""
+    """Return the table of memory, steps and time below it and, where it does not fit, what to change."""
     return Group(*_view(plan))
 
 
@@ -47,21 +42,21 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
     table.add_section()
     style = "green" if plan.fits else "bold red"
     table.add_row("at the peak", Text(size(plan.needed), style=style))
-    table.add_row(Text(f"there is, on {printable(plan.device)}"), size(plan.memory))
+    table.add_row(Text(f"available on {printable(plan.device)}"), size(plan.memory))
     yield table
     for label, value in _facts(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
     if not plan.fits:
         yield Text()
-        yield Text("It does not fit. What would make it smaller, in the order to try:", style="bold")
+        yield Text("It does not fit. Changes that save memory, in the order to try:", style="bold")
         for remedy in plan.remedies:
             yield Text(f"  {remedy.what}: {size(remedy.saves)} less")
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
-    # A pair cannot be cut: with less room than the longest takes, that one is alone.
-    most = f"at most {count(plan.tokens_per_microbatch)} tokens ({_LIMITS[plan.limit]})"
+    # A pair is never split: where the longest needs more, it is alone.
+    most = f"at most {count(plan.tokens_per_microbatch)} tokens ({LIMITS[plan.limit]})"
     yield (
         "micro-batch",
         f"{most if plan.tokens_per_microbatch > 1 else 'every pair by itself'}, "
@@ -80,4 +75,4 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.finished_run is not None:
         measured = plan.finished_run.get("peak_memory_mb_measured", 0.0)
         predicted = plan.finished_run.get("peak_memory_mb_predicted", 0.0)
-        yield "last run", f"took {megabytes(measured)}, where {megabytes(predicted)} were foretold"
+        yield "last run", f"predicted {megabytes(predicted)}, measured {megabytes(measured)}"

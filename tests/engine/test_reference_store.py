@@ -56,12 +56,12 @@ def test_processes_write_apart_and_read_together(tmp_path):
     assert opened(tmp_path).lookup(KEYS).tolist() == SUMS.tolist()
 
 
-def test_a_store_set_aside_is_found_by_nobody_and_may_be_filled_anew(tmp_path):
+def test_a_quarantined_store_is_not_read_and_may_be_filled_again(tmp_path):
     store = opened(tmp_path)
     store.append(KEYS, SUMS)
     store.load()
-    aside = store.set_aside()
-    assert list(aside.glob("*.pairs"))
+    renamed = store.quarantine()
+    assert list(renamed.glob("*.pairs"))
     assert missing(store) == missing(opened(tmp_path)) == [0, 1, 2, 3, 4]
     store.append(KEYS[:1], SUMS[:1])
     assert missing(opened(tmp_path)) == [1, 2, 3, 4]

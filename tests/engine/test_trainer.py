@@ -16,7 +16,7 @@ from dpotrain.core.errors import PluginError, RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.engine.parallel.one_process import OneProcess
-from dpotrain.engine.reference.reference import Stored
+from dpotrain.engine.reference.reference import PrecomputedReference
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.trainer import Interrupted, Trainer
@@ -52,7 +52,7 @@ def trainer_of(model, data, **settings) -> Trainer:
         loss=Sigmoid(Sigmoid.Options(beta=BETA)),
         plan=plan,
         data=data,
-        reference=Stored(settings.pop("reference", sums)),
+        reference=PrecomputedReference(settings.pop("reference", sums)),
         schedule=Constant(Constant.Options()),
         peak_learning_rate=RATE,
         max_grad_norm=1.0,
