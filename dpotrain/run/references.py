@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -68,11 +69,7 @@ class ReferenceBuilder:
         full = recipe.adapter is None
         if plan.model == "second copy":
             scorer = self._load(LoadRequest(keep_adapter=False, device=str(engine.parallel.device)))
-        live = (
-            LiveReference(scorer)
-            if full
-            else LiveReference(scorer, partial(adapter.reference, scorer.policy))
-        )
+        live = LiveReference(scorer, nullcontext if full else partial(adapter.reference, scorer.policy))
         if plan.computed == "every step":
             return References(live, live)
         # For full training an adapter in the loader's source is merged, which rounds.

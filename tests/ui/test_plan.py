@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dpotrain.run.plan import Plan, Remedy
+from dpotrain.run.plan import Plan
+from dpotrain.run.remedies import Remedy
 from dpotrain.ui.plan import print_plan
 
 
