@@ -1,13 +1,13 @@
 """A micro-batch as tensors: pairs laid end to end in one row, without padding.
 
 For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both
-completions, and attention is cut into two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
+completions, and attention has two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
 everything outside attention sees each prompt token once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,11 +44,13 @@ class PackedPairs:
     targets: torch.Tensor
     """(S,) int64: the predicted token, in the order chosen 0, rejected 0, chosen 1, …"""
     scored_tokens: torch.Tensor
-    """(P, 2) int64: scored tokens of chosen and rejected; their running sum cuts ``targets`` into completions."""
+    """(P, 2) int64: scored tokens of chosen and rejected; their running sum splits ``targets`` into completions."""
     weights: torch.Tensor
-    """(P,) float32: 1 for a pair of the step, 0 for one that only keeps another rank company."""
+    """(P,) float32: 1 for a pair of the step, 0 for a filler pair (see :func:`pack`)."""
     pairs: torch.Tensor
     """(P,) int64: indices into the tokenized pairs."""
+    columns: Mapping[str, torch.Tensor]
+    """Numbers of the pairs' rows, each (P,) float32, by name."""
     lengths: tuple[PairLengths, ...]
     tokens: int
     """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
@@ -61,14 +63,17 @@ class PackedPairs:
             name: getattr(self, name).pin_memory().to(device, non_blocking=True)
             for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
         }
-        return replace(self, **moved)
+        columns = {
+            name: values.pin_memory().to(device, non_blocking=True) for name, values in self.columns.items()
+        }
+        return replace(self, columns=columns, **moved)
 
 
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
     """Lay the pairs of a micro-batch end to end.
 
-    An empty micro-batch becomes the data's shortest pair with weight 0: the rank then takes part in every
-    collective of the step and adds nothing to it.
+    An empty micro-batch becomes a filler pair, the data's shortest with weight 0: the rank takes part in every
+    collective of the step and contributes nothing to the loss.
     """
     weight = 1.0 if len(pairs) else 0.0
     chosen = list(pairs) if len(pairs) else [int(np.argmin(data.lengths))]
@@ -102,6 +107,10 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
         scored_tokens=torch.tensor(counts, dtype=torch.int64).view(-1, 2),
         weights=torch.full((len(chosen),), weight, dtype=torch.float32),
         pairs=torch.tensor(chosen, dtype=torch.int64),
+        columns={
+            name: torch.from_numpy(data.numbers[chosen, place].astype(np.float32))
+            for place, name in enumerate(data.columns)
+        },
         lengths=tuple(lengths),
         tokens=offset if len(pairs) else 0,
     )

@@ -1,23 +1,24 @@
-"""Some rows to tokenized pairs: what one process does at a time, this one or a worker."""
+"""A batch of rows to tokenized pairs: the unit of work of one process, the main one or a worker."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.checks import check_pair
-from dpotrain.data.formats.formatting import NESTED, format_row
+from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.data.formats.choose_formatter import NESTED, format_row
 from dpotrain.data.report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenize import PairTokenizer
+    from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
     from dpotrain.plugin.api import DatasetFormatter
 
 #: A row with its number in the source.
@@ -25,18 +26,18 @@ NumberedRow = tuple[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What became of some rows."""
+class TokenizedRows:
+    """The pairs of a batch of rows, and what is reported of it."""
 
     pairs: TokenizedPairs
-    """Those that are kept."""
+    """The pairs kept."""
     prompts: Keys
     """(pairs,) the :func:`prompt_key` of each."""
     uncut: npt.NDArray[np.int64]
     """(tokenized, 3) tokens of prompt, chosen and rejected of every pair that was tokenized, before any cut."""
     report: SplitReport
     """Counts; no lengths."""
-    shown: tuple[PreferencePair, ...]
+    preview: tuple[PreferencePair, ...]
     """The first few of the pairs kept, as formatted."""
 
 
@@ -46,18 +47,22 @@ class RowTokenizer:
 
     formatter: DatasetFormatter
     tokenizer: PairTokenizer
-    shows: int = 0
-    """How many pairs of a batch come back as formatted."""
+    preview: int = 0
+    """How many pairs of a batch are also returned as formatted."""
+    columns: tuple[str, ...] = ()
+    """Columns whose numbers the pairs keep."""
 
-    def __call__(self, rows: Sequence[NumberedRow]) -> Batch:
+    def __call__(self, rows: Sequence[NumberedRow]) -> TokenizedRows:
         """Return the pairs of these rows, and count those that are dropped."""
         report = SplitReport(rows_read=len(rows))
         usable: list[tuple[int, PreferencePair]] = []
         keys: list[bytes] = []
+        numbers: list[tuple[float, ...]] = []
         for number, row in rows:
             try:
                 pair = format_row(self.formatter, row, number)
                 check_pair(pair)
+                found = tuple(number_in(row, name) for name in self.columns)
                 keys.append(prompt_key(pair.prompt))
             except UnusableRow as error:
                 report.drop(number, str(error))
@@ -65,9 +70,11 @@ class RowTokenizer:
                 report.drop(number, NESTED)
             else:
                 usable.append((number, pair))
+                numbers.append(found)
         pairs, prompts, uncut = [], [], []
-        shown: list[PreferencePair] = []
-        for (number, pair), key, result in zip(usable, keys, self.tokenizer(usable), strict=True):
+        preview: list[PreferencePair] = []
+        tokenized = self.tokenizer(usable)
+        for (number, pair), key, found, result in zip(usable, keys, numbers, tokenized, strict=True):
             if result.uncut is not None:
                 uncut.append(result.uncut)
             if result.pair is None:
@@ -77,10 +84,22 @@ class RowTokenizer:
             report.completions_cut += result.completions_cut
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
-            pairs.append(result.pair)
+            pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
-            if len(shown) < self.shows:
-                shown.append(pair)
+            if len(preview) < self.preview:
+                preview.append(pair)
         report.pairs_kept = len(pairs)
         lengths = np.array(uncut, np.int64).reshape(-1, 3)
-        return Batch(TokenizedPairs.of(pairs), column(prompts), lengths, report, tuple(shown))
+        return TokenizedRows(
+            TokenizedPairs.of(pairs, self.columns), column(prompts), lengths, report, tuple(preview)
+        )
+
+
+def number_in(row: Mapping[str, Any], column: str) -> float:
+    """Return the number that a row has in a column; raise an UnusableRow where it is missing or not finite."""
+    value = row.get(column)
+    if value is None:
+        raise UnusableRow(f"{column} is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UnusableRow(f"{column} is not a finite number")
+    return float(value)
