@@ -12,6 +12,7 @@ import torch
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
+from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
@@ -24,7 +25,7 @@ from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.run.checkpoint.restoring import Restorer
 from dpotrain.run.checkpoint.saving import CheckpointSaver
-from dpotrain.run.engine_builder import EngineBuilder, batch_plan, costs_of
+from dpotrain.run.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.environment import describe
 from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
@@ -118,7 +119,7 @@ def build(
     adapter = engine.adapter
     policy = engine.load_policy(adapter)
     scorer = engine.scorer(policy, "the policy")
-    costs = costs_of(data.train, padded=not scorer.packs)
+    costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
     if recipe.training.compile:
@@ -194,7 +195,7 @@ def build(
     )
     evaluation_set = None
     if data.evaluation is not None:
-        held_out_costs = costs_of(data.evaluation, padded=not scorer.packs)
+        held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
     evaluator = Evaluator(
         recipe=recipe,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from dpotrain.core.reporter import Reporter
     from dpotrain.data.prepare import PreparedData
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
     from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.plugin.api import Adapter
@@ -124,12 +123,6 @@ class EngineBuilder:
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
-
-
-def costs_of(pairs: TokenizedPairs, padded: bool) -> Costs:
-    """Return what pairs cost in a micro-batch."""
-    longest = pairs.prompt_lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
-    return Costs(pairs.lengths, longest, padded)
 
 
 def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:

@@ -10,16 +10,17 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import Costs
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import free_memory, resident_memory
 from dpotrain.engine.memory.model_size import ModelSize, count
-from dpotrain.engine.memory.planner import longest_pair, microbatch_tokens, pairs_to_record, plan_memory
+from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.run.engine_builder import batch_plan, costs_of
+from dpotrain.run.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.remedies import Remedy, find_remedies
 from dpotrain.run.speed import ModelWork, Workload, sustained_rate
@@ -95,7 +96,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
     activations, packs = activations_from_shapes(policy, one, two, bf16)
     packs = packs and training.packing != "off"
-    costs = costs_of(data.train, padded=not packs)
+    costs = Costs.of_data(data.train, padded=not packs)
 
     if memory is not None:
         available, process = memory, CUDA_CONTEXT
@@ -129,7 +130,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         packed=packs,
         tokens_per_microbatch=planned.fit.tokens,
         limit=planned.fit.limit,
-        longest_pair=longest_pair(costs),
+        longest_pair=costs.longest_pair,
         checkpointed_layers=planned.fit.checkpointed,
         layers=planned.fit.layers,
         parameters=size.parameters,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dpotrain.data.batches.plan import Costs
 from dpotrain.engine.memory.budget import MOST_TOKENS
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
@@ -18,7 +19,7 @@ from dpotrain.engine.reference.reference import CachedReference, LiveReference, 
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.run.engine_builder import EngineBuilder, costs_of
+from dpotrain.run.engine_builder import EngineBuilder
 
 if TYPE_CHECKING:
     from dpotrain.data.tokens.tokenized import TokenizedPairs
@@ -136,7 +137,7 @@ class ReferenceBuilder:
         """Compute what is not stored yet, and return all of it."""
 
         def of(pairs: TokenizedPairs, name: str) -> Reference:
-            return stored.precompute(pairs, costs_of(pairs, padded=not packs), tokens, name)
+            return stored.precompute(pairs, Costs.of_data(pairs, padded=not packs), tokens, name)
 
         train, held_out = of(self.engine.data.train, "reference"), self.engine.data.evaluation
         return References(train, train if held_out is None else of(held_out, "reference (held out)"))

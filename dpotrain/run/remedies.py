@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpotrain.engine.memory.model_size import gradient_bytes
-from dpotrain.engine.memory.planner import longest_pair
 from dpotrain.plugin.api import Optimizer
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
     """
     found = []
     activations, chosen = planned.activations, planned.fit
-    peak, longest = planned.activation_bytes(batches), longest_pair(batches.costs)
+    peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair
     k = chosen.checkpointed
     if recipe.training.tokens_per_microbatch != "auto":
         single = activations.peak(longest, k)

@@ -109,7 +109,7 @@ def plan_memory(
     chosen = fit(
         activations,
         SHARE * (available - sum(held.values())),
-        longest=longest_pair(costs),
+        longest=costs.longest_pair,
         device=device,
         tokens=None if wanted == "auto" else wanted,
         checkpointed=_fixed_layers(policy, training.activation_checkpointing, activations),
@@ -119,11 +119,6 @@ def plan_memory(
     # Trained weights and optimizer; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps
     return MemoryPlan(chosen, held, activations, available, gradients + optimizer if copied else 0)
-
-
-def longest_pair(costs: Costs) -> int:
-    """Return the cost of the most expensive pair in a micro-batch of its own, in tokens."""
-    return int(2 * costs.longest.max() if costs.padded else costs.lengths.max())
 
 
 def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
