@@ -34,7 +34,7 @@ class MicrobatchSize:
     """What a checkpoint keeps of the choice."""
 
     wanted: int | str
-    """``training.tokens_per_microbatch``: a resumed run that asks for something else gets that."""
+    """``training.tokens_per_microbatch``; where a resumed run sets another value, that one is used."""
     tokens: int
     checkpointed: int
     checkpointing: bool | int | str
@@ -60,7 +60,7 @@ def fit_to_memory(
     reference: ReferencePlan,
     before: Mapping[str, Any] | None,
 ) -> MemoryPlan:
-    """Measure the policy, plan its memory, and checkpoint as many layers as that says. Collective.
+    """Measure the policy, plan its memory, and checkpoint the planned number of layers. Collective.
 
     Args:
         recipe: what is wanted.

@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print the plan on standard output (or ``console``)."""
+    """Print on standard output (or ``console``) memory, steps, time and, where it does not fit, what to change."""
     console = Console() if console is None else console
-    console.print(plan_view(plan), soft_wrap=True)
-
-
-def plan_view(plan: Plan) -> Group:
-    """Return the table of memory, steps and time below it and, where it does not fit, what to change."""
-    return Group(*_view(plan))
+    console.print(Group(*_view(plan)), soft_wrap=True)
 
 
 def size(value: float) -> str:
