@@ -6,7 +6,7 @@ A resumed run forms its micro-batches as the uninterrupted one did, whatever mem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,10 +46,6 @@ class MicrobatchSize:
         training = recipe.training
         return cls(training.tokens_per_microbatch, tokens, checkpointed, training.activation_checkpointing)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
 
 def fit_to_memory(
     recipe: Recipe,
@@ -69,7 +65,7 @@ def fit_to_memory(
         pairs: what is trained on.
         costs: what they cost.
         reference: how the reference is reached; a separate model is in memory already.
-        before: :meth:`MicrobatchSize.as_json` of the checkpoint that the run is resumed from.
+        before: the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
     activations = _measured(scorer, pairs, costs)

@@ -143,8 +143,8 @@ class SavedTensors:
         self.layers = [0] * len(self.modules)
         self.inputs = [0] * len(self.modules)
         self._inside: int | None = None
-        given = [*model.parameters(), *model.buffers()]
-        given += batch_tensors(batch)
+        given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
+        given += [batch.predicting, batch.targets, batch.scored_tokens]
         # Holds the storages, so that none is freed and its address used by another.
         self._seen = {_identity(tensor): tensor for tensor in given}
 
@@ -197,11 +197,6 @@ def record(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs]
     ):
         forward(batch)
     return saved
-
-
-def batch_tensors(batch: PackedPairs) -> list[torch.Tensor]:
-    """Return the tensors of a micro-batch."""
-    return [batch.input_ids, batch.position_ids, batch.predicting, batch.targets, batch.scored_tokens]
 
 
 def _identity(tensor: torch.Tensor) -> int:

@@ -28,8 +28,6 @@ class Fit:
     limit: Limit
     """What bounds ``tokens``: memory, that more would be no faster, the recipe, or the checkpoint that the run is
     resumed from."""
-    longest_fits: bool
-    """Whether the longest pair fits into the memory there is, by this count."""
 
 
 def fit(
@@ -61,9 +59,9 @@ def fit(
         checkpointed = next(
             (k for k in range(layers + 1) if activations.most_tokens(room, k) >= need), layers
         )
+    if tokens is not None:
+        return Fit(tokens, checkpointed, layers, "recipe")
     fitting = activations.most_tokens(room, min(checkpointed, layers))
     most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])
-    if tokens is not None:
-        return Fit(tokens, checkpointed, layers, "recipe", fitting >= longest)
     limit: Limit = "memory" if fitting < most else "speed"
-    return Fit(max(1, min(fitting, most)), checkpointed, layers, limit, fitting >= longest)
+    return Fit(max(1, min(fitting, most)), checkpointed, layers, limit)

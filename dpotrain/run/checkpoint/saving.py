@@ -71,9 +71,11 @@ class CheckpointSaver:
                 "versions": self.versions,
                 "data": data_identity(trainer.data),
                 "total_steps": trainer.plan.total_steps,
-                "microbatches": MicrobatchSize.of(
-                    self.recipe, trainer.plan.tokens_per_microbatch, self.checkpointed_layers
-                ).as_json(),
+                "microbatches": asdict(
+                    MicrobatchSize.of(
+                        self.recipe, trainer.plan.tokens_per_microbatch, self.checkpointed_layers
+                    )
+                ),
                 "window": asdict(self.state.window),
                 "progress": self.state.progress.as_json() | {"wall_seconds": self.state.wall_seconds()},
                 "best_by": asdict(self.recipe.checkpoints.best_by),
