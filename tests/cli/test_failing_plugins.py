@@ -26,7 +26,7 @@ BASES = {
     "loss": ("dpotrain_losses", "dpotrain_plugins.losses", "Dpo"),
     "optimizer": ("dpotrain_optimizers", "dpotrain_plugins.optimizers", "AdamW"),
     "schedule": ("dpotrain_schedules", "dpotrain_plugins.schedules", "Linear"),
-    "metric": ("dpotrain_metrics", "dpotrain_plugins.length", "Length"),
+    "metric": ("dpotrain_metrics", "dpotrain_plugins.metrics.length", "Length"),
     "logger": ("dpotrain_loggers", "tests.plugin.fakes", "FakeLogger"),
     "exporter": ("dpotrain_exporters", "tests.plugin.fakes", "FakeExporter"),
 }

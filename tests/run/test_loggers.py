@@ -112,7 +112,7 @@ def test_ctrl_c_ends_the_wait_for_a_logger_and_the_summary_is_there(tmp_path, st
     process = start(f"loggers=[{table(file, hangs='finish')}]", "training.steps=2")
     assert process.stdout is not None
     for line in process.stdout:
-        if "waiting 120 s at most for the logger" in line:
+        if "waiting at most 120 s for the logger" in line:
             break
     for _ in range(2):
         process.send_signal(signal.SIGINT)

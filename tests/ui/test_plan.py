@@ -74,4 +74,4 @@ def test_another_device_has_no_time():
 
 def test_a_finished_run_shows_how_far_off_the_prediction_was():
     run = {"peak_memory_mb_predicted": 1024.0, "peak_memory_mb_measured": 2048.0}
-    assert "predicted 1.0 GB, measured 2.0 GB" in shown(finished_run=run)
+    assert "took 2.0 GB, predicted 1.0 GB" in shown(finished_run=run)
