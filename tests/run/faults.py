@@ -30,6 +30,8 @@ class Fault:
     """Checkpoints that are there afterwards."""
     mended: Sequence[str] = field(default=())
     """Folders that are made writable again before the run is resumed."""
+    soak: bool = False
+    """Whether it is like another one, and only tried in the long tests."""
 
 
 def _full(pattern: str, room: int = 100, only: str = "") -> list[list[Any]]:
@@ -57,6 +59,7 @@ FAULTS = [
         _full(r"/\.step-00000004[^/]*$", 250_000),
         f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
         left=TWO,
+        soak=True,
     ),
     *(
         Fault(
@@ -66,6 +69,7 @@ FAULTS = [
             _full(rf"/\.step-00000004.*/{name}"),
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
             left=TWO,
+            soak=name != "manifest.json",
         )
         for name in ("state.json", "manifest.json")
     ),
@@ -91,6 +95,7 @@ FAULTS = [
             _full(rf"/\.{name}\."),
             f"cannot write {{run}}/{name}: File too large.\n{MEND}",
             left=NONE,
+            soak=name != "environment.json",
         )
         for name in ("environment.json", "data_report.json", "recipe.toml")
     ),
@@ -114,6 +119,7 @@ FAULTS = [
         _full(r"/\.final.*/tokenizer_config\.json$", 10_000),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
         left=ALL,
+        soak=True,
     ),
     Fault(
         "disk full in `summary.json`",
@@ -161,6 +167,7 @@ FAULTS = [
             [["disk_error", rf"/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
+            soak=name == "manifest.json",
         )
         for name in ("trained.safetensors", "manifest.json")
     ),
@@ -206,7 +213,7 @@ FAULTS = [
     Fault(
         "`checkpoints/` becomes one that cannot be written to while the run goes on",
         "error with the checkpoint's name; the one before it stays",
-        [["read_only", "{run}/checkpoints", 3]],
+        [["read_only", "{run}/checkpoints", 3, "step-00000002"]],
         f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Permission denied.\n{MEND_CHECKPOINT}",
         left=TWO,
         mended=["{run}/checkpoints"],

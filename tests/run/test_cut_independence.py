@@ -74,8 +74,19 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+soak = pytest.mark.soak
+
+
+@pytest.mark.parametrize(
+    ("reference_run", "launcher"),
+    [
+        ("lora", "torchrun"),
+        pytest.param("full", "torchrun", marks=soak),
+        pytest.param("lora", "accelerate launch", marks=soak),
+        pytest.param("full", "accelerate launch", marks=soak),
+    ],
+    indirect=["reference_run"],
+)
 def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path):
     """TRAPS: values logged from one rank only; tokenizing on one process while the others wait."""
     recipe, expected = reference_run

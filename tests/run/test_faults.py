@@ -44,7 +44,11 @@ def half_written(run: Path) -> list[Path]:
     return wrong
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what.replace("`", ""))
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=[pytest.mark.soak] * fault.soak) for fault in FAULTS],
+    ids=[fault.what.replace("`", "") for fault in FAULTS],
+)
 def test_fault(fault: Fault, whole, forked, tmp_path):
     """TRAPS: no trainer surveyed tests a truncated shard or a full disk."""
     places = {
@@ -175,10 +179,15 @@ def mounted(tmp_path):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_becomes_full_anywhere(whole, forked, mounted):
+@pytest.mark.parametrize(
+    "sizes",
+    [(4, 300, 1300), pytest.param((20, 48, 64, 700, 1900), marks=pytest.mark.soak)],
+    ids=["few", "more"],
+)
+def test_a_disk_that_becomes_full_anywhere(sizes, whole, forked, mounted):
     """From one that has no room for the lock to one that has none for ``final/``; then room is made on it."""
     full = 0
-    for size in (4, 20, 48, 64, 300, 700, 1300, 1900):
+    for size in sizes:
         settings = [*FOUR_STEPS, into(mounted(f"size={size}k") / "run")]
         ended = forked.run(whole, settings)
         run = mounted("size=20m") / "run"
