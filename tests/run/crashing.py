@@ -4,7 +4,7 @@
 
 Every start takes SIGKILL at a random instant or at a named point of a save. When a run has got to its end it must be
 the uninterrupted one, bit for bit: final weights, optimizer state, every line of its metrics but for speeds. Then the
-next run begins, until there were as many kills as asked for. Prints one JSON object; exits with 1 where anything differs.
+next run begins, until there were as many kills as asked for. Prints one JSON object; exits with 1 if anything differs.
 """
 
 from __future__ import annotations

@@ -49,13 +49,13 @@ class Ended:
 
 
 class Forked:
-    """The server's other end; the server runs in ``python``, which may be another environment's."""
+    """The server's other end. It runs in ``python``, which may be another environment's."""
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(self, python: str = sys.executable, environment: Mapping[str, str] = os.environ) -> None:
         self._server = subprocess.Popen(
             [python, "-m", "tests.run.forked"],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**environment, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,6 +103,7 @@ class Forked:
         acts: Sequence[Sequence[Any]] = (),
         environment: Mapping[str, str] | None = None,
         path: Sequence[Path] = (),
+        program: str = "dpotrain",
     ) -> Ended:
         """Give a command in ``folder``, in one process that also finds what is installed in the folders of ``path``."""
         (ended,) = self._ask(
@@ -111,8 +112,17 @@ class Forked:
             acts=[[0, *act] for act in acts],
             environment=environment,
             path=[str(each) for each in path],
+            program=program,
         )
         return ended
+
+    def pytest(self, *words: str, folder: Path, path: Sequence[Path] = ()) -> Ended:
+        """Run tests in ``folder``, as ``python -m pytest`` does where no other plugin of pytest is installed."""
+        alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        options = ("-p", "no:cacheprovider")
+        return self.dpotrain(
+            *options, *words, folder=folder, path=[folder, *path], program="pytest", environment=alone
+        )
 
     def _ask(self, **asked: Any) -> list[Ended]:
         print(json.dumps(asked), file=self._server.stdin, flush=True)
@@ -194,7 +204,6 @@ def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
         os.environ.update(
             {name: str(value) for name, value in {**here, "RANK": rank, "LOCAL_RANK": rank}.items()}
         )
-    from dpotrain.cli import main
     from tests.run import acts
 
     for whose, name, *arguments in asked["acts"]:
@@ -203,6 +212,12 @@ def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
     os.chdir(asked.get("folder", "."))
     sys.path[:0] = asked.get("path", [])
     arguments = asked["arguments"][rank]
+    if asked.get("program") == "pytest":
+        import pytest
+
+        return int(pytest.main(arguments))
+    from dpotrain.cli import main
+
     sys.argv = ["dpotrain", *arguments]
     try:
         main(arguments, prog_name="dpotrain")
