@@ -42,6 +42,31 @@ def signal_after(step: int, name: str) -> None:
     _after_step(step, lambda: os.kill(os.getpid(), signal.Signals[name]))
 
 
+def hurry_after(seconds: float) -> None:
+    """Let a run that was asked to stop wait for its loggers only so long."""
+    from dpotrain.run import session
+
+    session.HURRY_WHEN_STOPPED = seconds
+
+
+def interrupt_after_saying(text: str) -> None:
+    """Send this process SIGINT, as Ctrl-C twice, when it has said ``text`` on standard output."""
+
+    def interrupt() -> None:
+        for _ in range(2):
+            time.sleep(0.2)  # two that are pending at once are one
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ordinary = sys.stdout.write
+
+    def write(said: str) -> int:
+        if text in said:
+            threading.Thread(target=interrupt, daemon=True).start()
+        return ordinary(said)
+
+    sys.stdout.write = write
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

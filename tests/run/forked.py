@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,7 @@ def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
     try:
         main(arguments, prog_name="dpotrain")
     except SystemExit as ended:
+        threading._shutdown()  # as Python does when it exits: a thread that is no daemon would keep it
         return int(ended.code or 0)
     return 0
 
