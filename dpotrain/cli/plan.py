@@ -45,10 +45,10 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     loaded = load_recipe(recipe, overrides)
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
-    from dpotrain.run.folder.restrict_umask import own_files
+    from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.run.plan import make_plan
 
-    with naming_components(loaded, loaded.plugins), own_files():
+    with naming_components(loaded, loaded.plugins), restrict_umask():
         with SilentReporter() if as_json else reporter() as shown:
             cache = cache_folder(loaded.run.cache_dir)
             data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)

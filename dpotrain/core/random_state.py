@@ -62,5 +62,12 @@ class RandomState:
         )
 
 
+def seed_all(seed: int) -> None:
+    """Seed Python, numpy and torch, CUDA devices included."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def _bytes(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -24,6 +24,10 @@ class PairScores:
     chosen_tokens: torch.Tensor
     """Number of scored tokens of the chosen completion, int64."""
     rejected_tokens: torch.Tensor
+    policy_tokens: torch.Tensor | None = None
+    """(S,) float32 log-probs of the S scored tokens under the policy, with gradients, completion by completion: chosen
+    of the first pair, its rejected, chosen of the second, …, as many as ``chosen_tokens`` and ``rejected_tokens`` say.
+    None unless a component of the recipe says ``needs_token_log_probs``."""
 
     @property
     def chosen_logratio(self) -> torch.Tensor:

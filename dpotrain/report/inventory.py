@@ -8,10 +8,10 @@ from typing import Any
 
 from dpotrain.core.best_by import BestBy
 from dpotrain.core.errors import RunError
-from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.run.checkpoint.progress import Progress
+from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.resuming import as_written, read_state
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
+from dpotrain.run.state import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ def take_inventory(run: Path) -> list[Entry]:
     folder = RunFolder(run).checkpoints
     if not folder.is_dir():
         raise no_run_folder(run, "checkpoints/")
-    found = [(path, checkpoints.verify(path) or "") for path in checkpoints.complete(folder)]
+    found = [(path, files.verify(path) or "") for path in files.complete(folder)]
     sound = [path for path, fault in found if not fault]
     best = _best(sound) if sound else None
     return [
         Entry(
-            step=(step := checkpoints.step_of(path)),
+            step=(step := files.step_of(path)),
             path=path,
             bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
             saved=path.stat().st_mtime,
@@ -67,6 +67,6 @@ def _best(sound: list[Path]) -> int | None:
         with as_written(sound[-1]):
             state = read_state(sound[-1])
             progress = Progress(**state["progress"])
-            return progress.best_of(map(checkpoints.step_of, sound), BestBy(**state["best_by"]))
+            return progress.best_of(map(files.step_of, sound), BestBy(**state["best_by"]))
     except RunError:  # its hashes are right, and it is no run's: nothing is resumed from it either
         return None

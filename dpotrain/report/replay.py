@@ -16,10 +16,10 @@ from dpotrain.data.batches.plan import steps_of_run
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
-from dpotrain.run.checkpoint.progress import Progress
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
+from dpotrain.run.state import Progress
 
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Logger

@@ -1,15 +1,16 @@
-"""Everything that a run needs, from a checked recipe: data, policy, reference, plan, trainer."""
+"""Everything that a run needs, built from a checked recipe: data, policy, reference, plan, trainer, loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import set_seed
 
 from dpotrain.core.paths import cache_folder
+from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.prepare import prepare_data
@@ -18,21 +19,32 @@ from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
+from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.runtime.metric_names import logged_names
-from dpotrain.run.engine_builder import INITIAL, Assembly, costs_of, free_memory_between_phases
+from dpotrain.run.checkpoint.restoring import Restorer
+from dpotrain.run.checkpoint.saving import CheckpointSaver
+from dpotrain.run.engine_builder import INITIAL, EngineBuilder, costs_of, free_memory_between_phases
 from dpotrain.run.environment import describe
-from dpotrain.run.loop import HeldOut, RunLoop
-from dpotrain.run.run_info import facts, remote_code, title
+from dpotrain.run.evaluating import Evaluator
+from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.loop import RunLoop
+from dpotrain.run.nonfinite import NonFiniteSteps
+from dpotrain.run.publishing import Publisher
+from dpotrain.run.run_info import remote_code, run_info, title
 from dpotrain.run.sizing import forecast, size_up
+from dpotrain.run.state import RunState
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from dpotrain.core.reporter import Reporter
+    from dpotrain.engine.parallel.protocol import Parallel
+    from dpotrain.engine.scoring.precision import Widened
     from dpotrain.engine.scoring.scorer import Scorer
+    from dpotrain.plugin.api import Adapter
     from dpotrain.plugin.runtime.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
+    from dpotrain.run.checkpoint.resuming import Found
     from dpotrain.run.folder.run_folder import RunFolder
+    from dpotrain.run.forecast import Forecast
     from dpotrain.run.stopping import StopRequest
 
 #: Said where a run in bfloat16 is computed in float32.
@@ -42,51 +54,66 @@ NO_BFLOAT16 = (
 )
 
 
-def bring_up(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltRun:
+    """A run that is ready to begin or to be resumed."""
+
+    loop: RunLoop
+    restorer: Restorer
+    adapter: Adapter
+    scorer: Scorer
+    """The policy's, not wrapped for data parallelism."""
+    widened: Widened | None
+    """Weights that are saved in fewer bits than they are trained in."""
+    forecast: Forecast
+
+
+def build(
     recipe: Recipe,
     folder: RunFolder,
-    accelerator: Accelerator,
+    parallel: Parallel,
     reporter: Reporter,
     stop: StopRequest,
     events: RunEvents,
-    before: Mapping[str, Any] | None,
-) -> RunLoop:
+    found: Found | None,
+) -> BuiltRun:
     """Load and build what a run needs, in the order that keeps the least in memory, and show its facts.
 
     Args:
         recipe: what is run.
         folder: the run's, in which environment and data report are written.
-        accelerator: this process's.
+        parallel: the processes.
         reporter: shows what is being done.
         stop: asks the run to stop.
-        events: the recipe's listeners and loggers.
-        before: how the checkpoint that is gone on from cut its steps; None without one.
+        events: the recipe's subscribers and loggers.
+        found: the checkpoint that the run is resumed from; None for a fresh run.
     """
     if recipe.training.compile:
-        check_compiler(accelerator.device.type)
-    set_seed(recipe.seed)
+        check_compiler(parallel.device.type)
+    seed_all(recipe.seed)
     with reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
     data = prepare_data(recipe, tokenizer, reporter, cache=cache)
     for line in data.report.changes():
         reporter.note(line)
-    if accelerator.is_main_process:
-        folder.write_environment(describe(recipe, accelerator.num_processes))
+    if parallel.is_main:
+        folder.write_environment(describe(recipe, parallel.world_size))
         folder.write_data_report(data.report)
 
+    before = None if found is None else found.microbatches
     shared = recipe.reference.store or (None if cache is None else cache / "reference")
-    assembly = Assembly(recipe, accelerator, data, reporter, folder.reference, shared, before is not None)
-    if assembly.precision != recipe.training.precision:
+    builder = EngineBuilder(recipe, parallel, data, reporter, folder.reference, shared, before is not None)
+    if builder.precision != recipe.training.precision:
         reporter.note(NO_BFLOAT16)
-    references = assembly.other_reference()
-    adapter = assembly.adapter
-    policy = assembly.load_policy(adapter)
-    scorer = assembly.scorer(policy, "the policy")
+    references = builder.other_reference()
+    adapter = builder.adapter
+    policy = builder.load_policy(adapter)
+    scorer = builder.scorer(policy, "the policy")
     costs = costs_of(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         sizing = size_up(
-            recipe, accelerator, scorer, data.train, costs, before, assembly.second_copy_to_come(references)
+            recipe, parallel, scorer, data.train, costs, before, builder.second_copy_to_come(references)
         )
     if recipe.training.compile:
         compile_layers(policy)
@@ -97,24 +124,24 @@ def bring_up(
         tokens_per_microbatch=sizing.fit.tokens,
         epochs=recipe.training.epochs,
         max_steps=recipe.training.steps,
-        ranks=accelerator.num_processes,
+        ranks=parallel.data_size,
         shuffle=recipe.data.shuffle,
     )
     if references is None:
-        references = assembly.initial_reference(scorer, adapter, sizing.fit.tokens)
+        references = builder.initial_reference(scorer, adapter, sizing.fit.tokens)
 
     free_memory_between_phases()
     optimizer = build_optimizer(recipe.optimizer, policy)
-    wrapped, prepared = accelerator.prepare(scorer, optimizer, device_placement=[False, False])
+    wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every rank draws its own dropout.
-    set_seed(recipe.seed + 1 + accelerator.process_index)
+    seed_all(recipe.seed + 1 + parallel.data_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.
     known = recipe.reference.of == INITIAL and not drops_out(policy)
-    first_loss = recipe.loss.first_loss() if known else None
+    state = RunState()
     trainer = Trainer(
-        accelerator=accelerator,
+        parallel=parallel,
         scorer=wrapped,
-        optimizer=prepared,
+        optimizer=optimizer,
         loss=recipe.loss,
         plan=plan,
         data=data.train,
@@ -122,56 +149,93 @@ def bring_up(
         schedule=recipe.schedule,
         peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
-        precision=assembly.precision,
-        first_loss=first_loss,
+        precision=builder.precision,
+        first_loss=recipe.loss.first_loss() if known else None,
+        # Ranks agree about stopping between steps only.
+        interrupted=lambda: parallel.world_size == 1 and bool(stop),
         note=reporter.note,
+        on_nonfinite=NonFiniteSteps(
+            file=folder.nonfinite_pairs,
+            data=data.train,
+            tokenizer=tokenizer,
+            on_nonfinite=recipe.training.on_nonfinite,
+            state=state,
+            reporter=reporter,
+            is_main=parallel.is_main,
+        ),
         extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
+        window=state.window,
     )
-    held_out = None
-    if data.evaluation is not None:
-        held_out = HeldOut(
-            data.evaluation,
-            references.evaluation,
-            costs_of(data.evaluation, padded=not scorer.packs),
-            assembly.budget_without_gradients,
-        )
     run = Run(
         folder=folder.path,
         config=recipe.document,
         policy=policy,
         tokenizer=tokenizer,
-        device=accelerator.device,
+        device=parallel.device,
         seed=recipe.seed,
         total_steps=plan.total_steps,
         train_pairs=len(data.train),
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
-        is_main_process=accelerator.is_main_process,
+        is_main_process=parallel.is_main,
         note=reporter.note,
         inference=lambda: _inference(scorer),
         plugins=recipe.plugins.provenance(recipe),
     )
-    code = remote_code(recipe)
-    if code:
+    if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
-    foretold = forecast(sizing, recipe, plan, data.train, accelerator.device, references.live)
-    reporter.started(
-        title(recipe),
-        facts(recipe, data, scorer, plan, sizing, foretold, accelerator, folder),
+    predicted = forecast(sizing, recipe, plan, data.train, parallel.device, references.live)
+    reporter.started(title(recipe), run_info(recipe, data, scorer, plan, sizing, predicted, parallel, folder))
+
+    metrics = MetricsFile(folder.metrics)
+    publisher = Publisher(
+        metrics=metrics, reporter=reporter, loggers=events.loggers, is_main=parallel.is_main
     )
-    return RunLoop(
-        recipe,
-        folder,
-        run,
-        trainer,
-        scorer,
-        adapter,
-        held_out,
-        events,
-        reporter,
-        stop,
-        sizing,
-        foretold,
-        assembly.widened,
+    evaluation_set = None
+    if data.evaluation is not None:
+        held_out_costs = costs_of(data.evaluation, padded=not scorer.packs)
+        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
+    evaluator = Evaluator(
+        recipe=recipe,
+        run=run,
+        evaluation_set=evaluation_set,
+        budget=builder.budget_without_gradients,
+        scorer=scorer,
+        trainer=trainer,
+        state=state,
+        publisher=publisher,
+        events=events,
+        reporter=reporter,
+    )
+    checkpoints = CheckpointSaver(
+        folder=folder.checkpoints,
+        recipe=recipe,
+        run=run,
+        adapter=adapter,
+        trainer=trainer,
+        state=state,
+        sizing=sizing,
+        events=events,
+        reporter=reporter,
+    )
+    loop = RunLoop(
+        recipe=recipe,
+        run=run,
+        trainer=trainer,
+        state=state,
+        evaluator=evaluator,
+        checkpoints=checkpoints,
+        publisher=publisher,
+        events=events,
+        reporter=reporter,
+        stop=stop,
+    )
+    return BuiltRun(
+        loop=loop,
+        restorer=Restorer(checkpoints, metrics),
+        adapter=adapter,
+        scorer=scorer,
+        widened=builder.widened,
+        forecast=predicted,
     )
 
 

@@ -34,12 +34,12 @@ from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from transformers import PreTrainedModel
 
     from dpotrain.core.reporter import Reporter
     from dpotrain.data.prepare import PreparedData
     from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.plugin.api import Adapter
     from dpotrain.recipe.recipe import Recipe
@@ -63,11 +63,11 @@ class References:
 
 
 @dataclass
-class Assembly:
+class EngineBuilder:
     """The engine's parts for one run."""
 
     recipe: Recipe
-    accelerator: Accelerator
+    parallel: Parallel
     data: PreparedData
     reporter: Reporter
     own_store: Path
@@ -87,7 +87,7 @@ class Assembly:
     @property
     def precision(self) -> Precision:
         """What the scorers compute in."""
-        return computed_in(self.recipe.training.precision, self.accelerator.device.type)
+        return computed_in(self.recipe.training.precision, self.parallel.device.type)
 
     @property
     def bf16(self) -> bool:
@@ -100,7 +100,7 @@ class Assembly:
         request = LoadRequest(
             quantization=None if quantizer is None else quantizer.loading_config(),
             keep_adapter=recipe.adapter is not None,
-            device=str(self.accelerator.device),
+            device=str(self.parallel.device),
         )
         with self.reporter.phase("loading the model", None):
             policy = recipe.model.load_model(request)
@@ -120,14 +120,14 @@ class Assembly:
         return policy
 
     def _widen(self, model: PreTrainedModel) -> Widened | None:
-        return None if multiplies_bfloat16(self.accelerator.device.type) else Widened(model)
+        return None if multiplies_bfloat16(self.parallel.device.type) else Widened(model)
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the scorer that ``model`` is proven to take; say so where it has to be padded."""
         self._check_vocabulary(model, what)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             make_lean(model)
-        sample = self._sample().to(self.accelerator.device)
+        sample = self._sample().to(self.parallel.device)
         chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
@@ -149,7 +149,7 @@ class Assembly:
         It keeps no activations; should memory run out all the same, micro-batches are split.
         """
         wanted = self.recipe.training.tokens_per_microbatch
-        return MOST_TOKENS[self.accelerator.device.type] // 2 if wanted == "auto" else wanted
+        return MOST_TOKENS[self.parallel.device.type] // 2 if wanted == "auto" else wanted
 
     def budget_without_gradients(self, budget: int) -> int:
         """Return the tokens of a pass that keeps no activations; what the recipe sets holds there too."""
@@ -166,7 +166,7 @@ class Assembly:
             return None
         with self.reporter.phase("loading the reference", None):
             model = self.recipe.model.load_model(
-                LoadRequest(source=section.of, device=str(self.accelerator.device))
+                LoadRequest(source=section.of, device=str(self.parallel.device))
             )
         model.requires_grad_(False)
         self._widen(model)
@@ -224,7 +224,7 @@ class Assembly:
         return needed and recipe.adapter is None and recipe.reference.when == "live"
 
     def _second_copy(self) -> Reference:
-        request = LoadRequest(keep_adapter=False, device=str(self.accelerator.device))
+        request = LoadRequest(keep_adapter=False, device=str(self.parallel.device))
         with self.reporter.phase("loading the reference", None):
             model = self.recipe.model.load_model(request)
         model.requires_grad_(False)
@@ -244,7 +244,7 @@ class Assembly:
             if quantizer is None
             else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},
             "precision": self.precision,
-            "device": self.accelerator.device.type,
+            "device": self.parallel.device.type,
             # Its models are mended now and then.
             "transformers": version("transformers"),
             **more,
@@ -255,7 +255,7 @@ class Assembly:
             None if self.shared_store is None else ReferenceStore(self.shared_store, identity),
             exact=not self.bf16 and all(weight.dtype == torch.float32 for weight in model.parameters()),
             going_on=self.going_on,
-            accelerator=self.accelerator,
+            parallel=self.parallel,
             reporter=self.reporter,
         )
 

@@ -9,11 +9,10 @@ import numpy as np
 from dpotrain.core.formats import megabytes
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from dpotrain.data.batches.plan import BatchPlan
     from dpotrain.data.prepare import PreparedData
     from dpotrain.engine.memory.budget import Fit
+    from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.folder.run_folder import RunFolder
@@ -36,14 +35,14 @@ def remote_code(recipe: Recipe) -> str:
     )
 
 
-def facts(
+def run_info(
     recipe: Recipe,
     data: PreparedData,
     scorer: Scorer,
     plan: BatchPlan,
     sizing: Sizing,
     forecast: Forecast,
-    accelerator: Accelerator,
+    parallel: Parallel,
     folder: RunFolder,
 ) -> dict[str, str]:
     """Return labelled facts about model, data, loss, steps and engine."""
@@ -57,7 +56,7 @@ def facts(
     tokens = int(np.sum(data.train.lengths))
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = plan.epochs_done(plan.total_steps)
-    processes = "" if accelerator.num_processes == 1 else f", {accelerator.num_processes} processes"
+    processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
     code = remote_code(recipe)
     return {
         "model": f"{name}{quantized}",
@@ -66,9 +65,7 @@ def facts(
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs each, {epochs:.3g} epochs",
-        "engine": (
-            f"{'packed' if scorer.packs else 'padded'}, {precision}, on {accelerator.device}{processes}"
-        ),
+        "engine": (f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}"),
         "memory": memory_line(sizing.fit, forecast.peak_memory_mb),
         "folder": str(folder.path),
     }

@@ -6,7 +6,6 @@ uninterrupted one did, whatever memory happens to be free.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,11 @@ from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.run.forecast import Forecast, Workload, sustained_rate
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from transformers import PreTrainedModel
 
     from dpotrain.data.batches.plan import BatchPlan, Costs
     from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
 
@@ -89,7 +88,7 @@ class Sizing:
 
 def size_up(
     recipe: Recipe,
-    accelerator: Accelerator,
+    parallel: Parallel,
     scorer: Scorer,
     pairs: TokenizedPairs,
     costs: Costs,
@@ -100,18 +99,18 @@ def size_up(
 
     Args:
         recipe: what is wanted.
-        accelerator: the ranks, which all get the same.
+        parallel: the processes, which all get the same.
         scorer: the policy's, on its device, not yet wrapped.
         pairs: what is trained on.
         costs: what they cost.
         before: :meth:`Chosen.as_json` of the checkpoint that the run goes on from.
         second_copy: whether the policy's weights are going to be loaded a second time, as the reference.
     """
-    training, device = recipe.training, accelerator.device
+    training, device = recipe.training, parallel.device
     activations = _activations(scorer, pairs, costs)
     facts = count(scorer.policy)
     to_come = after_loading(facts, recipe, device.type) + (facts.bytes if second_copy else 0)
-    free = free_memory(device) // _sharing(accelerator) - to_come
+    free = free_memory(device) // _sharing(parallel) - to_come
     fixed = fixed_layers(scorer.policy, training.activation_checkpointing, activations)
     wanted = training.tokens_per_microbatch
     chosen = fit(
@@ -124,7 +123,7 @@ def size_up(
     )
     if before is not None:
         chosen = taken_over(chosen, Chosen(**before), recipe, activations, free)
-    chosen = _the_same_everywhere(accelerator, chosen)
+    chosen = _the_same_everywhere(parallel, chosen)
     checkpoint_layers(scorer.policy, chosen.checkpointed)
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
     arithmetic = Arithmetic.of(scorer.policy, facts)
@@ -214,16 +213,13 @@ def _activations(scorer: Scorer, pairs: TokenizedPairs, costs: Costs) -> Activat
         return estimate(scorer.policy, scorer.bf16)
 
 
-def _the_same_everywhere(accelerator: Accelerator, chosen: Fit) -> Fit:
-    if accelerator.num_processes == 1:
-        return chosen
-    mine = torch.tensor([[chosen.tokens, -chosen.checkpointed]], device=accelerator.device)
-    tokens, layers = accelerator.gather(mine).min(0).values.tolist()
-    return replace(chosen, tokens=tokens, checkpointed=-layers)
+def _the_same_everywhere(parallel: Parallel, chosen: Fit) -> Fit:
+    """Return what every process has room for."""
+    all_chosen = parallel.gather_objects((chosen.tokens, chosen.checkpointed))
+    tokens, layers = min(tokens for tokens, _ in all_chosen), max(layers for _, layers in all_chosen)
+    return replace(chosen, tokens=tokens, checkpointed=layers)
 
 
-def _sharing(accelerator: Accelerator) -> int:
+def _sharing(parallel: Parallel) -> int:
     """Return how many processes share the memory: on a CPU, all of this machine."""
-    if accelerator.device.type != "cpu":
-        return 1
-    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return parallel.local_size if parallel.device.type == "cpu" else 1

@@ -21,7 +21,7 @@ class SpikeWatch:
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._above = False
 
-    def told(self, step: int, loss: float) -> str:
+    def warning(self, step: int, loss: float) -> str:
         """Take a step's loss; return what to tell a person where it is the first of a spike, and "" otherwise.
 
         A loss that is not finite (a step that is left out) is passed over: it is told of elsewhere, and in the window

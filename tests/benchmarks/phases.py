@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import torch
+
 from dpotrain.engine.training import trainer as trainer_module
 from dpotrain.engine.training.trainer import Trainer
 from tests.benchmarks.clock import synchronize
@@ -82,6 +84,7 @@ def watching() -> Iterator[Phases]:
     with (
         mock.patch.object(Trainer, "train_step", watched_step),
         mock.patch.object(trainer_module, "pack", phases.timed("data", trainer_module.pack)),
+        mock.patch.object(torch.Tensor, "backward", phases.timed("backward", torch.Tensor.backward)),
     ):
         yield phases
 
@@ -90,7 +93,6 @@ def _watch(trainer: Trainer, phases: Phases) -> None:
     for owner, method, part in (
         (trainer.reference, "scores", "reference"),
         (trainer.scorer, "forward", "forward"),
-        (trainer.accelerator, "backward", "backward"),
         (trainer.optimizer, "step", "optimizer"),
     ):
         setattr(owner, method, phases.timed(part, getattr(owner, method)))

@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 
-from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.engine.memory.out_of_memory import in_parts
-from dpotrain.engine.training.trainer import evaluate
+from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import build
@@ -101,12 +100,15 @@ def test_a_single_pair_that_does_not_fit_is_an_error_and_changes_nothing():
 def test_evaluation_splits_what_does_not_fit():
     data = random_pairs(SIZES)
     trainer = trainer_of(build("llama"), data, budget=1000)
-    plan: BatchPlan = trainer.plan
-    arguments = (trainer.loss, data, trainer.reference, plan)
-    expected = evaluate(trainer.accelerator, trainer.scorer, *arguments, lambda count: None)
+    held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs)
+
+    def evaluate(scorer, advance) -> dict[str, float]:
+        return held_out.evaluate(trainer.parallel, scorer, trainer.loss, 1000, advance=advance)
+
+    expected = evaluate(trainer.scorer, lambda count: None)
     small = SmallDevice(trainer.scorer, 50, "forward")
     seen: list[int] = []
-    got = evaluate(trainer.accelerator, small, *arguments, seen.append)
+    got = evaluate(small, seen.append)
     assert small.failed
     assert sum(seen) == len(data)
     for name in ("loss", "logps/chosen", "rewards/margins"):

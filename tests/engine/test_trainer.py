@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.reference.reference import Stored
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.training.optimizer import build_optimizer
-from dpotrain.engine.training.trainer import Interrupted, Trainer, evaluate
+from dpotrain.engine.training.trainer import Interrupted, Trainer
+from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.api import Loss, Schedule
 from dpotrain.run.engine_builder import costs_of
 from dpotrain_plugins.optimizers import AdamW
@@ -39,14 +40,13 @@ class Sigmoid(Loss):
 
 
 def trainer_of(model, data, **settings) -> Trainer:
-    accelerator = Accelerator(cpu=True)
     scorer = choose_scorer(model, pack(data, range(len(data))), packing="on", bf16=False).scorer
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
     plan = BatchPlan(costs_of(data, False), 0, 3, settings.pop("budget", 40), epochs=3)
     adamw = AdamW(AdamW.Options(lr=RATE, weight_decay=0.1))
     return Trainer(
-        accelerator=accelerator,
+        parallel=OneProcess(torch.device("cpu")),
         scorer=scorer,
         optimizer=build_optimizer(adamw, model),
         loss=Sigmoid(Sigmoid.Options(beta=BETA)),
@@ -160,9 +160,8 @@ def test_evaluation_covers_every_pair_once_without_dropout():
     moved = build("llama", initializer_range=0.15)
     model.load_state_dict(moved.state_dict())
     seen = []
-    got = evaluate(
-        trainer.accelerator, trainer.scorer, trainer.loss, data, trainer.reference, trainer.plan, seen.append
-    )
+    held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs)
+    got = held_out.evaluate(trainer.parallel, trainer.scorer, trainer.loss, 40, advance=seen.append)
     ratios = own_log_prob_sums(model, data).detach() - reference
     margins = BETA * (ratios[:, 0] - ratios[:, 1])
     assert sum(seen) == len(data)

@@ -18,10 +18,11 @@ from dpotrain.core import summary
 from dpotrain.core.errors import RunError
 from dpotrain.report.inventory import take_inventory
 from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.run.checkpoint.resuming import as_written, check_resumable, mathematics
+from dpotrain.run.checkpoint.resuming import as_written, find_resumable
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.resume_config import resume_config
 from dpotrain.ui.checkpoints_table import checkpoints_table
 from dpotrain.ui.summary import summary_text
 from tests.fuzz.junk import ANYTHING, DEEP, damage, mutate
@@ -51,14 +52,14 @@ SUMMARY: dict[str, Any] = {
     "samples": {"table": {"columns": ["a"], "rows": [["b"]]}, "n": 1},
 }  # fmt: skip
 STATE: dict[str, Any] = {
-    "mathematics": mathematics(DOCUMENT), "data": "d", "total_steps": 9, "random": [{"python": [3, [1, 2], None]}],
-    "cut": {"wanted": "auto", "tokens": 64, "checkpointed": 0, "checkpointing": "auto"},
+    "resume_config": resume_config(DOCUMENT), "data": "d", "total_steps": 9, "random": [{"python": [3, [1, 2], None]}],
+    "microbatches": {"wanted": "auto", "tokens": 64, "checkpointed": 0, "checkpointing": "auto"},
     "window": {"sums": [0.0] * 9, "seconds": 0.0, "grad_norms": 0.0, "steps": 0},
     "progress": {"step": 1, "pairs": 4.0, "tokens": 99.0, "training_seconds": 1.0, "wall_seconds": 1.0,
                  "last_train": {}, "first_evaluation": {}, "last_evaluation": {},
                  "best_evaluation": {"step": 1, "loss": 0.6}, "evaluated_as": [[1, 0.6]]},
     "best_by": {"metric": "loss", "lowest": True},
-    "software": {"components": {'loss "dpo"': ["dpotrain", "0.1"]}, "packages": {"torch": "2"}},
+    "versions": {"components": {'loss "dpo"': ["dpotrain", "0.1"]}, "packages": {"torch": "2"}},
 }  # fmt: skip
 JUNK = ANYTHING | DEEP
 
@@ -169,7 +170,7 @@ class OfStates(_OfCheckpoints):
         seal(self.path)
         assert self.listed()
         try:
-            check_resumable(self.path.parent, RECIPE)
+            find_resumable(self.path.parent, RECIPE)
             with as_written(self.path):
                 checkpoints.load(self.path)
         except RunError as error:

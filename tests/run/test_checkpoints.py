@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_named_and_the_sound_one_before_it_taken(tmp_pat
     assert path == older
     assert damaged.keys() == {newer}
     assert name in damaged[newer] or "manifest" in damaged[newer]
-    checkpoints.set_aside(newer)
+    checkpoints.quarantine(newer)
     checkpoints.prune(tmp_path, keep=1, but=set())
     assert checkpoints.complete(tmp_path) == [older]
 

@@ -14,7 +14,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.run.checkpoint import versions as software
+from dpotrain.run.checkpoint import versions
 from tests.run.recipes import project
 from tests.run.test_resume import StopAt
 
@@ -175,7 +175,7 @@ def test_a_loss_of_the_same_name_from_another_package_is_refused(tmp_path):
     recipe = project(tmp_path)
     train(load_recipe(recipe), reporter=StopAt(4))
     (path,) = checkpoints.complete(tmp_path / "run" / "checkpoints")
-    edit(path, lambda state: state["software"]["components"]['loss "dpo"'].__setitem__(0, "dpotrain-other"))
+    edit(path, lambda state: state["versions"]["components"]['loss "dpo"'].__setitem__(0, "dpotrain-other"))
     with pytest.raises(RunError) as caught:
         train(load_recipe(recipe), resume=True, reporter=SilentReporter())
     assert 'loss "dpo": of dpotrain-other then, of dpotrain now' in str(caught.value)
@@ -188,14 +188,14 @@ def test_another_version_is_told_of_and_the_run_goes_on(tmp_path):
     (path,) = checkpoints.complete(tmp_path / "run" / "checkpoints")
 
     def older(state):
-        state["software"]["components"]['loss "dpo"'][1] = "0.0.1"
-        state["software"]["packages"]["torch"] = "1.0"
+        state["versions"]["components"]['loss "dpo"'][1] = "0.0.1"
+        state["versions"]["packages"]["torch"] = "1.0"
 
     edit(path, older)
     reporter = Hears()
     outcome = train(load_recipe(recipe), resume=True, reporter=reporter)
     assert outcome.status == "finished"
-    now = software.software(load_recipe(recipe))
+    now = versions.package_versions(load_recipe(recipe))
     version = now["components"]['loss "dpo"'][1]
     assert f'loss "dpo": dpotrain 0.0.1 then, {version} now; its steps may be others' in reporter.notes
     torch_line = f"torch 1.0 then, {now['packages']['torch']} now: numbers may differ in their last digits"

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from dpotrain.core.errors import RunError
-from dpotrain.run.checkpoint.resuming import check_same, mathematics
+from dpotrain.run.resume_config import check_same, resume_config
 
 DOCUMENT = {
     "seed": 42,
@@ -41,7 +41,7 @@ def changed(table, **values):
     ],
 )
 def test_what_moves_speed_files_or_the_end_may_change(table, values):
-    check_same(mathematics(DOCUMENT), mathematics(changed(table, **values)))
+    check_same(resume_config(DOCUMENT), resume_config(changed(table, **values)))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_what_moves_speed_files_or_the_end_may_change(table, values):
 )
 def test_what_changes_the_steps_is_refused_with_the_difference(table, values, line):
     with pytest.raises(RunError) as caught:
-        check_same(mathematics(DOCUMENT), mathematics(changed(table, **values)))
+        check_same(resume_config(DOCUMENT), resume_config(changed(table, **values)))
     assert line in str(caught.value)
     assert "run.output_dir" in str(caught.value)

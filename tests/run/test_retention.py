@@ -15,7 +15,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.recipe.sections import CheckpointsSection
 from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.run.checkpoint.progress import Progress
+from dpotrain.run.state import Progress
 from tests.run.recipes import project, records
 
 VALUES = st.floats(-5, 5) | st.just(math.nan)

@@ -172,7 +172,7 @@ def test_sharded_launches_are_refused_with_the_way_out():
     from accelerate import DistributedType
 
     from dpotrain.core.errors import RunError
-    from dpotrain.run.session import refuse_sharding
+    from dpotrain.engine.parallel.replicated import refuse_sharding
 
     for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         with pytest.raises(RunError, match=r"does not shard weights\.\nLaunch plain data parallelism"):

@@ -16,7 +16,7 @@ from tests.run.recipes import project
 
 def told(losses):
     watch = SpikeWatch()
-    return [step for step, loss in enumerate(losses, 1) if watch.told(step, loss)]
+    return [step for step, loss in enumerate(losses, 1) if watch.warning(step, loss)]
 
 
 def noisy(count, seed=0):
@@ -27,13 +27,13 @@ def noisy(count, seed=0):
 def test_the_first_step_of_a_jump_is_told_and_the_loss_before_it():
     losses = noisy(40)
     watch = SpikeWatch()
-    assert not any(watch.told(step, loss) for step, loss in enumerate(losses, 1))
-    text = watch.told(41, 2.75)
+    assert not any(watch.warning(step, loss) for step, loss in enumerate(losses, 1))
+    text = watch.warning(41, 2.75)
     assert text.startswith("step 41: the loss jumped to 2.75; over the 40 steps before it the median was 0.")
     assert "optimizer.lr" in text
-    assert not watch.told(42, 2.8)
-    assert not watch.told(43, 0.6)
-    assert watch.told(44, 3.0)
+    assert not watch.warning(42, 2.8)
+    assert not watch.warning(43, 0.6)
+    assert watch.warning(44, 3.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -58,10 +58,10 @@ def test_steps_that_were_left_out_change_nothing(odd, draw):
     draw.shuffle(mixed)
     watch, plain = SpikeWatch(), SpikeWatch()
     for loss in mixed:
-        assert not watch.told(1, loss)
+        assert not watch.warning(1, loss)
         if loss in losses:
             plain.told(1, loss)
-    assert watch.told(41, 2.75) == plain.told(41, 2.75) != ""
+    assert watch.warning(41, 2.75) == plain.told(41, 2.75) != ""
 
 
 class Hears(SilentReporter):

@@ -9,7 +9,7 @@ import pytest
 
 from dpotrain.core.atomic import sweep, write_text
 from dpotrain.core.errors import RunError
-from dpotrain.run.folder.restrict_umask import own_files
+from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 
 
@@ -24,7 +24,7 @@ def elsewhere(tmp_path):
 def test_a_loose_umask_is_tightened_and_a_strict_one_kept(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
-        with own_files():
+        with restrict_umask():
             (tmp_path / "file").touch()
         assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
         assert os.umask(umask) == umask

@@ -1,4 +1,4 @@
-"""The other processes of a run, seen by one that waits for them in vain."""
+"""Errors of a process that waits for another one that has ended."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dpotrain.core.errors import RunError
 
 
 @contextmanager
-def waiting_for_others() -> Iterator[None]:
-    """Turn what a backend says where another process of the run has ended into a RunError."""
+def distributed_errors() -> Iterator[None]:
+    """Turn a backend's error about another process of the run that has ended into a RunError."""
     import torch.distributed
 
     try:
@@ -20,6 +20,6 @@ def waiting_for_others() -> Iterator[None]:
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
             raise
         raise RunError(
-            "another process of this run has ended; what it said last, or its launcher, tells why.\n"
-            "--resume goes on from the last checkpoint."
+            "another process of this run has ended; its last message, or its launcher's, says why.\n"
+            "--resume continues from the last checkpoint."
         ) from error

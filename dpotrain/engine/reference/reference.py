@@ -34,7 +34,7 @@ class Reference(ABC):
     def scores(self, batch: PackedPairs) -> torch.Tensor:
         """Return (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
 
-    def settle(self) -> None:  # noqa: B027  # to have nothing to do is the rule, not an omission
+    def flush(self) -> None:  # noqa: B027  # to have nothing to do is the rule, not an omission
         """Do what was put off so that the device need not be waited for. Called between steps."""
 
 
@@ -80,8 +80,8 @@ class Remembered(Reference):
             self.sums[batch.pairs] = self.reference.scores(batch).float().cpu()
         return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
 
-    def settle(self) -> None:  # noqa: D102
-        self.reference.settle()
+    def flush(self) -> None:  # noqa: D102
+        self.reference.flush()
 
 
 class Recording(Reference):
@@ -99,7 +99,7 @@ class Recording(Reference):
             self._fresh.append((batch.pairs, sums))
         return sums
 
-    def settle(self) -> None:  # noqa: D102
+    def flush(self) -> None:  # noqa: D102
         if not self._fresh:
             return
         pairs = torch.cat([pairs for pairs, _ in self._fresh]).numpy()

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import broadcast_object_list
 
 from dpotrain.core.write_errors import writing
 from dpotrain.data.batches.packing import pack
@@ -24,11 +23,10 @@ from dpotrain.engine.memory.out_of_memory import in_parts
 from dpotrain.engine.reference.reference import Recording, Reference, Stored
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from dpotrain.core.reporter import Reporter
     from dpotrain.data.tokens.keys import Keys
     from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.reference.store import ReferenceStore, Sums
 
 #: Pairs that are computed again before records of an earlier process are used.
@@ -47,7 +45,7 @@ class StoredReferences:
     """Whether ``live`` computes in float32 throughout, so that its numbers hardly depend on how it is cut."""
     going_on: bool
     """Whether steps of this run have been taken already, by an earlier process."""
-    accelerator: Accelerator
+    parallel: Parallel
     reporter: Reporter
     _unwritable: set[str] = field(default_factory=set)
     """Folders that a warning has named."""
@@ -57,28 +55,29 @@ class StoredReferences:
 
         ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` is what the progress bar is called.
         """
-        accelerator = self.accelerator
+        parallel = self.parallel
         # One process says what is missing: the others may see another state of the files, or none at all.
-        told: list[Any] = [None]
+        missing: npt.NDArray[np.int64] | None = None
         sums: Sums = np.zeros((len(data), 2), np.float32)
         _, first, again = np.unique(sortable(data.keys), return_index=True, return_inverse=True)
-        if accelerator.is_main_process:
+        if parallel.is_main:
             found = self._found(data, [self.own, self.shared])
             missing = np.sort(first[np.isnan(found[first, 0])])
-            told, sums = [missing], np.nan_to_num(found)
-        (missing,) = broadcast_object_list(told)
+            sums = np.nan_to_num(found)
+        missing = parallel.broadcast_object(missing)
+        assert missing is not None
         if len(missing):
             store = self.shared or self.own
-            plan = sweep(missing, costs, accelerator.num_processes, budget)[accelerator.process_index]
+            plan = sweep(missing, costs, parallel.data_size, budget)[parallel.data_rank]
             with self.reporter.phase(name, len(missing)) as advance:
 
                 def compute(pairs: MicroBatch) -> None:
-                    batch = pack(data, pairs).to(accelerator.device)
+                    batch = pack(data, pairs).to(parallel.device)
                     computed = self.live.scores(batch).float().cpu().numpy()
                     places = np.asarray(pairs, np.int64)
                     self._append(store, data.keys[places], computed)
                     sums[places] = computed
-                    advance(len(pairs) * accelerator.num_processes)
+                    advance(len(pairs) * parallel.data_size)
 
                 for pairs in filter(None, plan):
                     in_parts(pairs, compute)
@@ -90,18 +89,18 @@ class StoredReferences:
 
         A run that has taken steps stays with what it took them with.
         """
-        told: list[Any] = [None]
+        complete, known = False, np.zeros(len(data), bool)
         sums: Sums = np.zeros((len(data), 2), np.float32)
-        if self.accelerator.is_main_process:
+        if self.parallel.is_main:
             found = self._found(data, [self.own] if self.going_on else [self.own, self.shared])
-            complete = not np.isnan(found).any()
+            complete = not bool(np.isnan(found).any())
             if complete:
                 sums = found
             elif self.going_on and self.shared is not None:
                 self.shared.load()
                 found = self.shared.lookup(data.keys)
-            told = [(complete, ~np.isnan(found[:, 0]))]
-        ((complete, known),) = broadcast_object_list(told)
+            known = ~np.isnan(found[:, 0])
+        complete, known = self.parallel.broadcast_object((complete, known))
         if complete:
             return self._stored(data.keys, sums, np.arange(len(data)))
         if self.shared is None:
@@ -137,7 +136,7 @@ class StoredReferences:
         sample = np.random.default_rng(len(pairs)).choice(len(pairs), min(CHECKED, len(pairs)), replace=False)
         for place in sample.tolist():
             batch = pack(data, [int(pairs[place])])
-            now = self.live.scores(batch.to(self.accelerator.device)).float().cpu().numpy()[0]
+            now = self.live.scores(batch.to(self.parallel.device)).float().cpu().numpy()[0]
             off = np.abs(now - sums[place])
             if (off > rounding(now, batch.scored_tokens.numpy()[0], self.exact)).any():
                 self._set_aside(store, float(off.max()), int(data.rows[pairs[place]]))
@@ -171,9 +170,9 @@ class StoredReferences:
 
         All of it is written into the run's own store, where it is not yet there; a RunError says that it cannot be.
         """
-        total = self.accelerator.reduce(torch.from_numpy(sums).to(self.accelerator.device), "sum").cpu()
+        total = self.parallel.sum(torch.from_numpy(sums).to(self.parallel.device)).cpu()
         whole = total.numpy()[places]
-        if self.accelerator.is_main_process:
+        if self.parallel.is_main:
             self.own.load()
             new = np.isnan(self.own.lookup(keys)[:, 0])
             if new.any():

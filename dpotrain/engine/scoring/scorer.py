@@ -28,7 +28,7 @@ def causal_lm(policy: nn.Module) -> PreTrainedModel:
 
 
 class Scorer(nn.Module):
-    """Base of the two scorers. ``forward(batch)`` returns (P, 2) float32: sums of chosen and rejected.
+    """Base of the two scorers. ``forward(batch)`` returns (P, 2) float32: log-prob sums of chosen and rejected.
 
     The precision belongs to the scorer, so that policy and reference cannot run under different ones.
     """
@@ -41,10 +41,14 @@ class Scorer(nn.Module):
         self.transform = transform
         self.bf16 = bf16
 
-    def forward(self, batch: PackedPairs) -> torch.Tensor:
-        """Score a micro-batch."""
+    def forward(
+        self, batch: PackedPairs, *, tokens: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Score a micro-batch; with ``tokens`` return the (S,) float32 log-probs of its scored tokens, too."""
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-            return completion_sums(self.log_probs(batch), batch.scored_tokens)
+            each = self.log_probs(batch)
+            sums = completion_sums(each, batch.scored_tokens)
+            return (sums, each) if tokens else sums
 
     def log_probs(self, batch: PackedPairs) -> torch.Tensor:
         """Return (S,) float32 log-probs of the scored tokens."""

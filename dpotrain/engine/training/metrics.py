@@ -90,6 +90,15 @@ class Window:
         self.seconds += seconds
         self.steps += 1
 
+    def reset(self) -> None:
+        """Forget everything: a record was written."""
+        self.restore(Window())
+
+    def restore(self, saved: Window) -> None:
+        """Take over the sums of a checkpoint's window."""
+        self.sums, self.extra = list(saved.sums), dict(saved.extra)
+        self.seconds, self.grad_norms, self.steps = saved.seconds, saved.grad_norms, saved.steps
+
     def metrics(self, learning_rate: float, epoch: float) -> dict[str, float]:
         """Return a train record's metrics, in the order of the metrics file.
 

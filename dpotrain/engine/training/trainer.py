@@ -1,6 +1,6 @@
-"""The training loop: one function a step, and a generator over the steps.
+"""The optimizer step: one function, and a generator over the steps.
 
-Saving, logging and evaluating live in the caller, so that a test takes three steps and stops.
+Saving, logging and evaluating belong to the caller, so that a test takes three steps and stops.
 """
 
 from __future__ import annotations
@@ -8,33 +8,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
-from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, cut, sweep
-from dpotrain.engine.memory.out_of_memory import free_what_is_cached, in_parts, smaller
-from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.training.metrics import SUMMED, Window, means, pair_sums, speed
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, cut
+from dpotrain.engine.memory.out_of_memory import free_what_is_cached, smaller
+from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.training.metrics import SUMMED, Window, means, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-    from accelerate import Accelerator
-
+    from dpotrain.core.scores import PairScores
     from dpotrain.data.batches.plan import Indices
     from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.reference.reference import Reference
-    from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.plugin.api import Loss, Schedule
 
 #: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
@@ -62,11 +58,11 @@ def _end(problem: NotFinite) -> None:
     raise problem
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
     """Everything a step needs, put together by :mod:`dpotrain.run.build`."""
 
-    accelerator: Accelerator
+    parallel: Parallel
     scorer: nn.Module
     """The scorer, wrapped for data parallelism where there are several processes."""
     optimizer: torch.optim.Optimizer
@@ -92,6 +88,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self._tokens = need_tokens(self.loss, self.extra.chosen)
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
         """Take the steps that follow step ``after``, one a record."""
@@ -131,7 +128,7 @@ class Trainer:
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
         sums, grad_norm = self._over_ranks(sums, self._clip())
-        sums, extra = _apart(sums, self.extra)
+        sums, extra = split_sums(sums, self.extra)
         metrics = means(sums)
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
@@ -173,20 +170,21 @@ class Trainer:
         None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
         before.
         """
-        microbatches = step.microbatches[self.accelerator.process_index]
-        # Every pair of the step weighs the same, wherever it is computed. DDP averages over ranks, hence the factor.
-        share = self.accelerator.num_processes / len(step.pairs)
-        sums = _no_sums(self.extra, self.accelerator.device)
+        microbatches = step.microbatches[self.parallel.data_rank]
+        # Every pair of the step weighs the same, wherever it is computed. The exchange averages over ranks, hence the
+        # factor.
+        share = self.parallel.data_size / len(step.pairs)
+        sums = no_sums(self.extra, self.parallel.device)
         try:
             for number, pairs in enumerate(microbatches):
                 last = number == len(microbatches) - 1
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
-                batch = pack(self.data, pairs).to(self.accelerator.device)
-                with self._synchronizing(last):
+                batch = pack(self.data, pairs).to(self.parallel.device)
+                with self.parallel.accumulating(self.scorer, last=last):
                     scores = self._score(batch)
                     losses = pair_losses(self.loss, scores)
-                    self.accelerator.backward((losses * batch.weights).sum() * share)
-                sums += _all_sums(self.loss, scores, losses, batch, self.extra)
+                    ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
+                sums += batch_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
         except (Interrupted, torch.OutOfMemoryError) as error:
@@ -199,7 +197,7 @@ class Trainer:
 
     def _can_cut_smaller(self, microbatches: Sequence[MicroBatch]) -> bool:
         # The ranks would have to agree in the middle of a step, in which one of them may be waiting for the others.
-        return self.accelerator.num_processes == 1 and any(len(pairs) > 1 for pairs in microbatches)
+        return self.parallel.world_size == 1 and any(len(pairs) > 1 for pairs in microbatches)
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
         """Halve the budget until the step is cut otherwise, for this step and those to come."""
@@ -211,8 +209,7 @@ class Trainer:
 
     def _score(self, batch: PackedPairs) -> PairScores:
         reference = self.reference.scores(batch)
-        policy = self.scorer(batch)
-        return pair_scores(policy, reference, batch)
+        return score_pairs(self.scorer, reference, batch, tokens=self._tokens)
 
     def _set_learning_rate(self, step: int) -> float:
         factor = schedule_factor(self.schedule, step, self.plan.total_steps)
@@ -220,16 +217,12 @@ class Trainer:
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
 
-    def _synchronizing(self, last: bool) -> AbstractContextManager[None]:
-        """Let ranks exchange gradients only in the step's last backward pass."""
-        return nullcontext() if last else self.accelerator.no_sync(self.scorer)
-
     def _over_ranks(self, sums: torch.Tensor, grad_norm: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Return the sums over all ranks and the gradient norm, on the CPU, in the step's one transfer.
 
         The update waits for it: numbers that are not finite must not reach the weights.
         """
-        total: torch.Tensor = self.accelerator.reduce(sums, "sum")
+        total = self.parallel.sum(sums)
         *over_ranks, norm = torch.cat([total, grad_norm.to(total).reshape(1)]).tolist()
         return torch.tensor(over_ranks, dtype=torch.float64), norm
 
@@ -237,8 +230,7 @@ class Trainer:
         """Scale the gradients down to the bound; return their norm before, on the device."""
         trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
         bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm: torch.Tensor = self.accelerator.clip_grad_norm_(trained, bound)
-        return norm
+        return self.parallel.clip(trained, bound)
 
     def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
         rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
@@ -264,31 +256,6 @@ class Trainer:
             )
 
 
-def pair_scores(policy: torch.Tensor, reference: torch.Tensor, batch: PackedPairs) -> PairScores:
-    """Put (P, 2) sums of policy and reference into the form that losses take."""
-    return PairScores(
-        policy_chosen=policy[:, 0],
-        policy_rejected=policy[:, 1],
-        reference_chosen=reference[:, 0],
-        reference_rejected=reference[:, 1],
-        chosen_tokens=batch.scored_tokens[:, 0],
-        rejected_tokens=batch.scored_tokens[:, 1],
-    )
-
-
-def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
-    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
-    losses = loss(scores)
-    expected = scores.policy_chosen.shape
-    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
-        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise PluginError(
-            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
-            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
-        )
-    return losses
-
-
 def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
     """Return what a schedule says, or raise a PluginError for one that says what no learning rate can be."""
     factor = schedule.factor(step, total_steps)
@@ -298,54 +265,3 @@ def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
             "finite number that is not negative"
         )
     return factor
-
-
-def evaluate(
-    accelerator: Accelerator,
-    scorer: Scorer,
-    loss: Loss,
-    data: TokenizedPairs,
-    reference: Reference,
-    plan: BatchPlan,
-    advance: Callable[[int], None],
-    extra: RecipeMetrics | None = None,
-) -> dict[str, float]:
-    """Score held-out pairs under the policy as it is; what a train record has of pairs, over all of them.
-
-    ``plan`` gives the micro-batches' budget and the pairs' costs. Every rank computes its share, and pairs
-    that only fill a rank's last micro-batch weigh nothing.
-    """
-    started = time.perf_counter()
-    everything: npt.NDArray[np.int64] = np.arange(len(data), dtype=np.int64)
-    mine = sweep(everything, plan.costs, accelerator.num_processes, plan.tokens_per_microbatch)
-    extra = RecipeMetrics() if extra is None else extra
-    sums = _no_sums(extra, accelerator.device)
-
-    def score(pairs: MicroBatch) -> None:
-        batch = pack(data, pairs).to(accelerator.device)
-        scores = pair_scores(scorer(batch), reference.scores(batch), batch)
-        losses = pair_losses(loss, scores)
-        sums.add_(_all_sums(loss, scores, losses, batch, extra))
-        advance(len(pairs) * accelerator.num_processes)
-
-    with torch.no_grad(), dropout_off(scorer):
-        for pairs in mine[accelerator.process_index]:
-            in_parts(pairs, score)
-    total, more = _apart(accelerator.reduce(sums, "sum").cpu(), extra)
-    return {**means(total), **speed(total, time.perf_counter() - started), **means_of(more)}
-
-
-def _no_sums(extra: RecipeMetrics, device: torch.device) -> torch.Tensor:
-    return torch.zeros(len(SUMMED) + 2 * len(extra.names), dtype=torch.float64, device=device)
-
-
-def _all_sums(
-    loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
-) -> torch.Tensor:
-    own = pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens)
-    return torch.cat([own, extra.sums(scores, batch.weights)])
-
-
-def _apart(sums: torch.Tensor, extra: RecipeMetrics) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
-    """Part the engine's sums from those of the recipe's metrics."""
-    return sums[: len(SUMMED)], extra.by_name(sums[len(SUMMED) :])

@@ -21,6 +21,9 @@ class Loss(Component):
 
     kind = "loss"
 
+    needs_token_log_probs: ClassVar[bool] = False
+    """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
+
     needs_reference: ClassVar[bool] = True
     """Whether ``scores.reference_*`` are used; where not, no reference is computed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from dpotrain.plugin.api.component import Component, hookspec
 
@@ -21,6 +21,9 @@ class Metric(Component):
     """Adds numbers to the records, computed from the scores of pairs; selected by a ``[[metrics]]`` table."""
 
     kind = "metric"
+
+    needs_token_log_probs: ClassVar[bool] = False
+    """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
 
     @property
     @abstractmethod

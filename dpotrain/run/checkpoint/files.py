@@ -103,7 +103,7 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def set_aside(path: Path) -> None:
+def quarantine(path: Path) -> None:
     """Take a damaged checkpoint's name from it, so that nothing mistakes it for a whole one; it is not deleted."""
     aside = path.with_name(f"damaged-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dpotrain.engine.memory.device_memory import free_memory
-from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.snapshot import Checkpoint, Snapshot
 
 #: Free host memory that a copy must leave, as a share of its own size: writing it fills the system's caches.
@@ -71,7 +71,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            path = checkpoints.save(self.folder, snapshot)
+            path = files.save(self.folder, snapshot)
             self._prune()
         except Exception as error:  # raised in the thread that trains
             self._error = error

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 #: Of a checkpoint; another one is refused.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

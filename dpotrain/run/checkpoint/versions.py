@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.packages import package_version
-from dpotrain.plugin.api import Exporter, Logger, Metric
+from dpotrain.plugin.api import kind_of
 from dpotrain.plugin.runtime.states import by_key
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
-#: Kinds that look on while the steps are made, and may come from anywhere.
-ONLOOKERS = (Exporter, Logger, Metric)
 #: Packages whose versions may move the last digits of what a run computes.
 NUMERIC = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
 
 
-def software(recipe: Recipe) -> dict[str, Any]:
+def package_versions(recipe: Recipe) -> dict[str, Any]:
     """Return plain data: the distribution and version of every component by who it is, and of numeric packages."""
     owners = {
         key: recipe.plugins.owner(type(part))
         for key, part in by_key(recipe)
-        if not isinstance(part, ONLOOKERS)
+        if kind_of(type(part)).changes_steps
     }
     return {
         "components": {key: [owner.distribution, owner.version] for key, owner in owners.items()},
@@ -51,7 +49,7 @@ def check_same_distributions(before: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def version_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a line for every version that is another one now."""
     lines = [
         f"{key}: {then[0]} {then[1]} then, {now['components'][key][1]} now; its steps may be others"

@@ -11,7 +11,7 @@ from dpotrain.core.errors import RunError
 
 
 @contextmanager
-def own_files() -> Iterator[None]:
+def restrict_umask() -> Iterator[None]:
     """Make files and folders that only their owner can write to, however loose the process's umask is.
 
     A stricter umask stays as it is.

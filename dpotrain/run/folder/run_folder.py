@@ -13,8 +13,8 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.masking import mask_data
 from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
-from dpotrain.run.checkpoint.resuming import check_same, mathematics
 from dpotrain.run.folder.restrict_umask import refuse_links
+from dpotrain.run.resume_config import check_same, resume_config
 
 if TYPE_CHECKING:
     from dpotrain.data.report import DataReport
@@ -97,17 +97,17 @@ class RunFolder:
         ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
 
         Raises:
-            RunError: the run that finished here was of a recipe with other mathematics.
+            RunError: the run that finished here was of a recipe with other resume_config.
         """
         summary = self.summary_of_finished()
         if summary is None:
             return None
         try:
             before = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
-            known = mathematics(before)
+            known = resume_config(before)
         except (OSError, ValueError, RecursionError):
             return None
-        check_same(known, mathematics(document))
+        check_same(known, resume_config(document))
         then, now = before.get("training"), document["training"]
         if not isinstance(then, dict):
             return None

@@ -1,10 +1,13 @@
-"""Where a run stands besides its weights: what a checkpoint keeps of it, and what the summary says."""
+"""Where a run is, besides its weights: counters, evaluations, the window of the next record, the clock."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from dpotrain.engine.training.metrics import Window
 
 if TYPE_CHECKING:
     from dpotrain.core.best_by import BestBy
@@ -57,3 +60,28 @@ class Progress:
     def as_json(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
         return asdict(self)
+
+
+@dataclass
+class RunState:
+    """What the parts of a run share and a checkpoint keeps."""
+
+    progress: Progress = field(default_factory=Progress)
+    window: Window = field(default_factory=Window)
+    """Sums since the last train record; the trainer adds each step to them."""
+    began: float = field(default_factory=time.perf_counter)
+    """When this process began, in seconds of :func:`time.perf_counter`."""
+
+    @property
+    def step(self) -> int:
+        """The last step that was taken; 0 before the first."""
+        return self.progress.step
+
+    def wall_seconds(self) -> float:
+        """Return the time of the run so far, over all its processes one after the other."""
+        return self.progress.wall_seconds + time.perf_counter() - self.began
+
+    def restore(self, progress: Progress, window: Window) -> None:
+        """Go back to what a checkpoint holds."""
+        self.progress = progress
+        self.window.restore(window)

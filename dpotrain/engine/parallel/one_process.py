@@ -1,0 +1,78 @@
+"""One process: nothing to exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.plugin.api import Adapter
+
+T = TypeVar("T")
+
+
+class OneProcess:
+    """A run of one process, on the first CUDA device where there is one; see :class:`.protocol.Parallel`."""
+
+    world_rank = data_rank = 0
+    world_size = data_size = local_size = 1
+    is_main = True
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = found if device is None else device
+
+    def place(  # noqa: D102
+        self, scorer: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return scorer, optimizer
+
+    def accumulating(self, scorer: nn.Module, *, last: bool) -> AbstractContextManager[None]:  # noqa: D102
+        return nullcontext()
+
+    def clip(self, weights: Sequence[nn.Parameter], bound: float) -> torch.Tensor:  # noqa: D102
+        return nn.utils.clip_grad_norm_(weights, bound)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return tensor
+
+    def gather_objects(self, item: T) -> list[T]:  # noqa: D102
+        return [item]
+
+    def broadcast_object(self, item: T) -> T:  # noqa: D102
+        return item
+
+    def any(self, flag: bool) -> bool:  # noqa: D102
+        return flag
+
+    def wait(self) -> None:  # noqa: D102
+        return
+
+    def trained_state(self, adapter: Adapter, policy: PreTrainedModel) -> Mapping[str, torch.Tensor]:  # noqa: D102
+        return adapter.state(policy)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:  # noqa: D102
+        return optimizer.state_dict()
+
+    def load(  # noqa: D102
+        self,
+        adapter: Adapter,
+        policy: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        trained: Mapping[str, torch.Tensor],
+        optimizer_state: Mapping[str, Any],
+    ) -> None:
+        adapter.load_state(policy, trained)
+        optimizer.load_state_dict(dict(optimizer_state))
+
+    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
+        return nullcontext()
+
+    def free(self) -> None:  # noqa: D102
+        return

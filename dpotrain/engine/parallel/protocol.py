@@ -1,0 +1,107 @@
+"""What the engine and the run ask of the processes that they run in.
+
+A **world rank** is a process. A **data rank** is a group of processes that computes pairs of its own; with whole copies
+of the model each process is one, processes that share a model form one. Pairs, micro-batches and averages of gradients
+go by data ranks; files, random states and messages go by world ranks.
+
+Methods marked *collective* must be called on every process, in the same order: they wait for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.plugin.api import Adapter
+
+T = TypeVar("T")
+
+
+class Parallel(Protocol):
+    """The processes of a run, seen from one of them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    @property
+    def world_rank(self) -> int:
+        """Number of this process, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def data_rank(self) -> int:
+        """Number of the group of processes that computes this process's pairs, from 0."""
+
+    @property
+    def data_size(self) -> int:
+        """Number of such groups."""
+
+    @property
+    def local_size(self) -> int:
+        """Number of processes on this machine, which share its host memory."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is world rank 0, which writes files and talks to the person."""
+
+    def place(
+        self, scorer: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return both made ready for training; the scorer's backward pass then exchanges gradients. Collective."""
+
+    def accumulating(self, scorer: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Return the context of a micro-batch: gradients are averaged over data ranks in the last only."""
+
+    def clip(self, weights: Sequence[nn.Parameter], bound: float) -> torch.Tensor:
+        """Scale gradients down to the norm ``bound``; return their norm before, a scalar on the device. Collective."""
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over data ranks of a tensor of one shape, on each process's device. Collective."""
+
+    def gather_objects(self, item: T) -> list[T]:
+        """Return one object of every process, by world rank. Collective."""
+
+    def broadcast_object(self, item: T) -> T:
+        """Return the main process's object. Collective."""
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any process. Collective."""
+
+    def wait(self) -> None:
+        """Return once every process has come here. Collective."""
+
+    def trained_state(self, adapter: Adapter, policy: PreTrainedModel) -> Mapping[str, torch.Tensor]:
+        """Return the trained tensors, whole, for a checkpoint; on processes other than the main one they may lack.
+
+        Collective. Not copied.
+        """
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
+        """Return the optimizer's state, whole, as :meth:`trained_state` does. Collective."""
+
+    def load(
+        self,
+        adapter: Adapter,
+        policy: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        trained: Mapping[str, torch.Tensor],
+        optimizer_state: Mapping[str, Any],
+    ) -> None:
+        """Put back what the two methods above returned, read on every process. Collective."""
+
+    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context in which the main process sees the policy's weights whole, to save them. Collective."""
+
+    def free(self) -> None:
+        """Let go of what :meth:`place` made, when nothing more is trained."""

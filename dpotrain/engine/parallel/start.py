@@ -1,0 +1,32 @@
+"""Which implementation a process gets, by how it was launched."""
+
+from __future__ import annotations
+
+import os
+
+from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.protocol import Parallel
+
+#: Where launchers say how many processes there are: torchrun and accelerate, then MPI's.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+#: Where ``accelerate launch`` says that it was asked to shard weights, which is refused.
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+
+
+def start() -> Parallel:
+    """Return the processes of this run, joined.
+
+    Raises:
+        RunError: the launcher asks for something that is not offered.
+    """
+    several = any(_number(name) > 1 for name in _WORLD_SIZES)
+    if not several and not any(os.environ.get(name) == "true" for name in _SHARDING):
+        return OneProcess()
+    from dpotrain.engine.parallel.replicated import Replicated
+
+    return Replicated()
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0

@@ -1,0 +1,57 @@
+"""From a micro-batch to what losses and metrics are handed, and to the losses of its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dpotrain.core.errors import PluginError
+from dpotrain.core.scores import PairScores
+
+if TYPE_CHECKING:
+    from dpotrain.data.batches.packing import PackedPairs
+    from dpotrain.plugin.api import Loss, Metric
+
+
+def score_pairs(
+    scorer: nn.Module, reference: torch.Tensor, batch: PackedPairs, *, tokens: bool = False
+) -> PairScores:
+    """Score a micro-batch under the policy.
+
+    Args:
+        scorer: the policy's scorer, wrapped or not.
+        reference: (P, 2) float32 sums of chosen and rejected under the reference.
+        batch: P pairs.
+        tokens: whether the scores carry the log-prob of every scored token, too.
+    """
+    sums, each = scorer(batch, tokens=True) if tokens else (scorer(batch), None)
+    return PairScores(
+        policy_chosen=sums[:, 0],
+        policy_rejected=sums[:, 1],
+        reference_chosen=reference[:, 0],
+        reference_rejected=reference[:, 1],
+        chosen_tokens=batch.scored_tokens[:, 0],
+        rejected_tokens=batch.scored_tokens[:, 1],
+        policy_tokens=each,
+    )
+
+
+def need_tokens(loss: Loss, metrics: Iterable[Metric]) -> bool:
+    """Whether one of these components asks for the log-prob of every scored token."""
+    return loss.needs_token_log_probs or any(metric.needs_token_log_probs for metric in metrics)
+
+
+def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
+    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
+    losses = loss(scores)
+    expected = scores.policy_chosen.shape
+    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
+        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
+            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+        )
+    return losses

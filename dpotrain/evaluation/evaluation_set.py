@@ -1,0 +1,81 @@
+"""The evaluation set: held-out pairs, scored under the policy as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import MicroBatch, sweep
+from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.scoring.dropout import dropout_off
+from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.training.metrics import means, speed
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dpotrain.data.batches.plan import Costs
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.parallel.protocol import Parallel
+    from dpotrain.engine.reference.reference import Reference
+    from dpotrain.engine.scoring.scorer import Scorer
+    from dpotrain.plugin.api import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Held-out pairs, with what it takes to score them."""
+
+    data: TokenizedPairs
+    reference: Reference
+    costs: Costs
+
+    def evaluate(
+        self,
+        parallel: Parallel,
+        scorer: Scorer,
+        loss: Loss,
+        budget: int,
+        *,
+        advance: Callable[[int], None],
+        extra: RecipeMetrics | None = None,
+    ) -> dict[str, float]:
+        """Return what a train record has of pairs, over all of them. Collective.
+
+        Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
+
+        Args:
+            parallel: the processes.
+            scorer: the policy's, not wrapped.
+            loss: the recipe's.
+            budget: tokens of a micro-batch.
+            advance: called with the number of pairs that were scored since its last call.
+            extra: the recipe's metrics.
+        """
+        started = time.perf_counter()
+        everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
+        mine = sweep(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
+        extra = RecipeMetrics() if extra is None else extra
+        tokens = need_tokens(loss, extra.chosen)
+        sums = no_sums(extra, parallel.device)
+
+        def score(pairs: MicroBatch) -> None:
+            batch = pack(self.data, pairs).to(parallel.device)
+            scores = score_pairs(scorer, self.reference.scores(batch), batch, tokens=tokens)
+            losses = pair_losses(loss, scores)
+            sums.add_(batch_sums(loss, scores, losses, batch, extra))
+            advance(len(pairs) * parallel.data_size)
+
+        with torch.no_grad(), dropout_off(scorer):
+            for pairs in mine:
+                in_parts(pairs, score)
+        total, more = split_sums(parallel.sum(sums).cpu(), extra)
+        return {**means(total), **speed(total, time.perf_counter() - started), **means_of(more)}

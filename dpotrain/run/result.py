@@ -1,0 +1,72 @@
+"""What a run leaves at its end: ``final/``, and the outcome that ``summary.json`` holds."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from dpotrain.core.atomic import folder_aside
+from dpotrain.core.errors import RunError
+from dpotrain.core.records import Outcome, Status
+from dpotrain.core.write_errors import system_error
+from dpotrain.engine.attention import packed
+from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.training.metrics import peak_memory_mb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dpotrain.run.build import BuiltRun
+
+
+def save_result(built: BuiltRun, final: Path) -> Path:
+    """Write what a user takes away, aside first, and return its folder. Collective; the main process writes.
+
+    Raises:
+        RunError: it cannot be written; nothing half-written is left under its name.
+    """
+    run, parallel = built.loop.run, built.loop.trainer.parallel
+    packed.uninstall(causal_lm(run.policy))
+    with parallel.whole(run.policy):
+        if parallel.is_main:
+            try:
+                held_as_loaded = nullcontext() if built.widened is None else built.widened.narrow()
+                with folder_aside(final) as aside, held_as_loaded:
+                    built.adapter.save(run.policy, aside)
+                    run.tokenizer.save_pretrained(aside)
+            except Exception as error:
+                if (said := system_error(error)) is None:
+                    raise
+                raise RunError(
+                    f"training is done, but {final} cannot be written: {said}.\n"
+                    "Free disk space or fix the permissions; --resume then continues from the last checkpoint."
+                ) from error
+    parallel.wait()
+    return final
+
+
+def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:
+    """Return how a run ended, by its state now."""
+    state, run = built.loop.state, built.loop.run
+    progress = state.progress
+    seconds = max(progress.training_seconds, 1e-9)
+    peak, tokens_per_second = peak_memory_mb(), progress.tokens / seconds
+    return Outcome(
+        status=status,
+        steps=progress.step,
+        folder=run.folder,
+        final=final,
+        train=progress.last_train,
+        first_evaluation=progress.first_evaluation,
+        last_evaluation=progress.last_evaluation,
+        best_evaluation=progress.best_evaluation,
+        best_by=built.loop.recipe.checkpoints.best,
+        seconds=state.wall_seconds(),
+        pairs_per_second=progress.pairs / seconds,
+        tokens_per_second=tokens_per_second,
+        peak_memory_mb=peak,
+        plan=built.forecast.beside(peak, tokens_per_second) if progress.step else {},
+        sections=run.sections,
+        how_to_load="" if final is None else built.adapter.how_to_load(final),
+        error=error,
+    )

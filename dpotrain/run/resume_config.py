@@ -1,0 +1,75 @@
+"""What of a recipe a resumed run may not change: whatever the sequence of losses depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dpotrain.core.errors import RunError
+from dpotrain.plugin.api import KINDS
+
+#: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
+#: falls over the whole run its end matters to the steps as well; the run warns of that.)
+FREE = frozenset(
+    {
+        "run",
+        "requires",
+        "block",
+        "evaluation",
+        "checkpoints",
+        "logging",
+        "reference.when",
+        "reference.store",
+        "training.epochs",
+        "training.steps",
+        "training.tokens_per_microbatch",
+        "training.packing",
+        "training.on_nonfinite",
+        "training.activation_checkpointing",
+        "training.compile",
+        *(kind.table for kind in KINDS if not kind.changes_steps),
+    }
+)
+
+
+def resume_config(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe's keys that the sequence of losses depends on, flat: ``{"loss.beta": 0.1, …}``."""
+    return {
+        key: value
+        for key, value in _flat(document, "")
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    }
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare two results of :func:`resume_config`.
+
+    Raises:
+        RunError: they differ, with the keys and both values.
+    """
+    missing = object()
+    changed = [
+        (key, before.get(key, missing), now.get(key, missing))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    ]
+    if not changed:
+        return
+
+    def shown(value: Any) -> str:
+        return "nothing" if value is missing else repr(value)
+
+    lines = [f"  {key}: {shown(old)} then, {shown(new)} now" for key, old, new in changed]
+    raise RunError(
+        "the recipe is not the one that this run was begun with, and the difference would change its steps:\n"
+        + "\n".join(lines)
+        + "\nPut these back, or begin a new run: --set run.output_dir=…"
+    )
+
+
+def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
