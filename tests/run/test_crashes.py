@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def test_killed_at_every_point_of_a_save_it_ends_in_the_same_bits(forked, tmp_pa
     killed = [f"run.output_dir={str(tmp_path / 'killed')!r}"]
     for point in SAVE_POINTS:
         assert forked.run(recipe, killed, acts=[["die_at", point]]).code == -signal.SIGKILL, point
+    assert forked.run(recipe, killed, acts=[["die_within", random.uniform(0.05, 0.3)]]).code in (
+        0,
+        -signal.SIGKILL,
+    )
     assert forked.run(recipe, killed).code == 0
     assert facts(tmp_path / "killed") == facts(tmp_path / "run")
 
