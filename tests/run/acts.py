@@ -187,6 +187,13 @@ def spoil(step: int) -> None:
     trainer.Trainer.train_step, trainer.pair_losses = train_step, pair_losses
 
 
+def _wait_for_checkpoint() -> None:
+    """Return when no checkpoint is being written beside the steps, so that how fast that goes decides nothing."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint" and thread is not threading.current_thread():
+            thread.join()
+
+
 def no_room(pattern: str, room: int, only: str = "") -> None:
     """Let no file grow beyond ``room`` bytes from the moment one is opened, or a folder made, that matches ``pattern``.
 
@@ -196,6 +203,7 @@ def no_room(pattern: str, room: int, only: str = "") -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(path: str) -> None:
+        _wait_for_checkpoint()
         there = Path(path).stat().st_size if Path(path).is_file() else 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (there + room, hard))
 
@@ -232,17 +240,11 @@ def disk_error(pattern: str) -> None:
     os.fsync = fsync
 
 
-def read_only(folder: str, after: int | None = None, once: str = "") -> None:
-    """Make a folder one that cannot be written in, for root as for anyone: at once, or after a step.
-
-    After a step it is done when what is called ``once`` is in the folder, since a thread may be about to write it.
-    """
+def read_only(folder: str, after: int | None = None) -> None:
+    """Make a folder one that cannot be written in, for root as for anyone: at once, or after a step."""
 
     def act() -> None:
-        deadline = time.monotonic() + 60
-        while not (Path(folder) / once).exists():
-            assert time.monotonic() < deadline, f"there is no {once} in {folder}"
-            time.sleep(0.01)
+        _wait_for_checkpoint()
         Path(folder).chmod(0o555)
 
     as_anyone()

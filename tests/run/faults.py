@@ -213,7 +213,7 @@ FAULTS = [
     Fault(
         "`checkpoints/` becomes one that cannot be written to while the run goes on",
         "error with the checkpoint's name; the one before it stays",
-        [["read_only", "{run}/checkpoints", 3, "step-00000002"]],
+        [["read_only", "{run}/checkpoints", 3]],
         f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Permission denied.\n{MEND_CHECKPOINT}",
         left=TWO,
         mended=["{run}/checkpoints"],

@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 #: Seconds after which a run of a few steps hangs.
-HANGS = 120
+HANGS = 300
 
 
 @dataclass(frozen=True)

@@ -237,12 +237,12 @@ def test_under_a_launcher_a_killed_rank_and_a_signal_lose_nothing(forked, tmp_pa
     launcher = launch(recipe, [*long, into(run)])
     lines_of(run, 7)
     os.kill(ranks_of(launcher)[1], signal.SIGKILL)
-    assert launcher.wait(60) != 0
+    assert launcher.wait(300) != 0
 
     launcher = launch(recipe, [*long, into(run)])
     lines_of(run, len((run / "metrics.jsonl").read_text().splitlines()) + 7)
     launcher.terminate()
-    assert launcher.wait(60) != 0
+    assert launcher.wait(300) != 0
     assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
 
     done = forked.ranks(recipe, [*long, into(run)])
@@ -268,7 +268,7 @@ def ranks_of(launcher: subprocess.Popen) -> list[int]:
 
 def lines_of(run: Path, count: int) -> None:
     """Wait until a run has written so many lines of metrics."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if (run / "metrics.jsonl").exists() and len(
             (run / "metrics.jsonl").read_bytes().splitlines()
