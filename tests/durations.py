@@ -17,6 +17,10 @@ import pytest
 HERE = Path(__file__).parent
 FILE = HERE / "durations.json"
 
+#: Seconds of tests that the quick part may take, on two cores of which each runs a process of pytest: about five minutes,
+#: eight on older ones. What makes it longer is marked ``soak``, or something else is.
+QUICK_SECONDS = 560
+
 #: Seconds by part ("quick", "soak") and file, both parts in one process of two on a two-core machine.
 Durations = dict[str, dict[str, int]]
 

@@ -20,13 +20,13 @@ from dpotrain.plugin.api import (
 )
 from dpotrain.testing import (
     AdapterConformance,
+    CommandConformance,
     DatasetFormatterConformance,
     DatasetSourceConformance,
     LoggerConformance,
     LossConformance,
     ModelLoaderConformance,
     QuantizerConformance,
-    VerbConformance,
 )
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
@@ -456,9 +456,9 @@ def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, ar
     refuted(LoggerConformance, test, component, tmp_path, *arguments)
 
 
-# Verbs --------------------------------------------------------------------------------------------
+# Commands --------------------------------------------------------------------------------------------
 
-VERB = """
+COMMAND = """
 from pathlib import Path
 import click
 {top}
@@ -481,14 +481,14 @@ RIGHT = {
     "doc": '"""Count the letters of FILE."""',
     "refuse": 'raise RunError(f"there is no {file}")',
 }
-PROMISES = [name for name in vars(VerbConformance) if name.startswith("test_")]
+PROMISES = [name for name in vars(CommandConformance) if name.startswith("test_")]
 
 
-def told_of_a_verb(site, tmp_path, monkeypatch, test: str, source: str) -> str:
-    """Return what a test of the suite says against a verb, "" where it passes."""
-    install(site, "dpotrain-count", "1.0", verbs={"count": source})
-    suite = VerbConformance()
-    suite.verb, suite.wrong = "count", ["none.txt"]
+def told_of_a_command(site, tmp_path, monkeypatch, test: str, source: str) -> str:
+    """Return what a test of the suite says against a command, "" where it passes."""
+    install(site, "dpotrain-count", "1.0", commands={"count": source})
+    suite = CommandConformance()
+    suite.command, suite.wrong = "count", ["none.txt"]
     (empty := tmp_path / "empty").mkdir()
     arguments = (empty, monkeypatch) if "few_lines" in test else ()
     try:
@@ -499,8 +499,8 @@ def told_of_a_verb(site, tmp_path, monkeypatch, test: str, source: str) -> str:
 
 
 @pytest.mark.parametrize("test", PROMISES)
-def test_a_verb_that_keeps_its_promises_passes(site, tmp_path, monkeypatch, test):
-    assert told_of_a_verb(site, tmp_path, monkeypatch, test, VERB.format(**RIGHT)) == ""
+def test_a_command_that_keeps_its_promises_passes(site, tmp_path, monkeypatch, test):
+    assert told_of_a_command(site, tmp_path, monkeypatch, test, COMMAND.format(**RIGHT)) == ""
 
 
 @pytest.mark.parametrize(
@@ -524,5 +524,5 @@ def test_a_verb_that_keeps_its_promises_passes(site, tmp_path, monkeypatch, test
         ),
     ],
 )
-def test_a_verb_that_breaks_a_promise_fails_the_test_of_it(site, tmp_path, monkeypatch, wrong, test, text):
-    assert text in told_of_a_verb(site, tmp_path, monkeypatch, test, VERB.format(**{**RIGHT, **wrong}))
+def test_a_command_that_breaks_a_promise_fails_the_test_of_it(site, tmp_path, monkeypatch, wrong, test, text):
+    assert text in told_of_a_command(site, tmp_path, monkeypatch, test, COMMAND.format(**{**RIGHT, **wrong}))

@@ -25,9 +25,11 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = [
     README,
-    *(ROOT / folder / "README.md" for folder in ("recipes", "plugins", "tests")),
+    *(ROOT / folder / "README.md" for folder in ("dpotrain", "recipes", "plugins", "tests")),
     ROOT / "CHANGELOG.md",
     ROOT / "recipes" / "security.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+    *sorted((ROOT / "dpotrain" / "decisions").glob("*.md")),
 ]
 
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c tests/constraints.txt -e"
@@ -83,9 +85,9 @@ def test_a_command_is_understood(command, folder):
         module = words.index("-m")
         assert words[module + 1] == "dpotrain"
         words = words[module + 1 :]
-    name, verb, path, *options = words
+    name, command, path, *options = words
     assert name == "dpotrain"
-    assert verb in main.list_commands(click.Context(main))
+    assert command in main.list_commands(click.Context(main))
     overrides = [value for flag, value in itertools.pairwise(options) if flag == "--set"]
     assert len(options) == 2 * len(overrides)
     assert load_recipe(path, overrides).adapter.name == "lora"
@@ -106,16 +108,19 @@ def test_the_python_example_runs(folder, capsys):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    text = path.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif "://" not in target:
-            assert (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        leads_to = path.parent / name if name else path
+        assert leads_to.exists(), target
+        assert not heading or heading in headings(leads_to), target
+
+
+def headings(path: Path) -> set[str]:
+    """Return a document's headings as links have them."""
+    found = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:
@@ -134,7 +139,8 @@ def test_options_and_files_that_are_named_exist(path):
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
     known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
-    known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))  # of a verb that the document itself shows
+    # Of a command that the document itself shows.
+    known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
         assert option in known, option
     for name in re.findall(r"\b(?:recipes|tests)/[\w/]+\.(?:toml|py|txt|md)\b", text):

@@ -1,4 +1,4 @@
-"""The command line. One small module a verb; nothing heavy is imported before a verb needs it."""
+"""The command line: one small module for each command. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import click
 from dpotrain.cli.group import Program, debug_option
 from dpotrain.core.version import __version__
 
-#: The verbs that dpotrain has itself, and their modules.
-VERBS = {
+#: dpotrain's own commands, and their modules.
+COMMANDS = {
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
     "plan": "dpotrain.cli.plan",
@@ -19,7 +19,7 @@ VERBS = {
 }
 
 
-@click.group(cls=Program, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dpotrain")
 @debug_option
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What several verbs take."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The group of verbs: each imported when it is named, and every error turned into lines and an exit code."""
+"""The group of commands: each is imported when it is named, and every error becomes lines and an exit code."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ import click
 from dpotrain.cli.leaving import leave_with
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.commands import PluginVerb
+    from dpotrain.plugin.runtime.commands import PluginCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What a context remembers for those below it: whether tracebacks are shown, and the plugin's verb that is run.
+#: Keys of a context's ``meta``: whether tracebacks are shown, and the plugin's command that runs.
 _DEBUG = "dpotrain.debug"
-_PLUGIN_VERB = "dpotrain.plugin_verb"
+_PLUGIN_COMMAND = "dpotrain.plugin_command"
 
 #: What shells give a process that was interrupted: 128 + SIGINT.
 INTERRUPTED = 130
 
 
-class VerbGroup(click.Group):
-    """A group whose verbs live in modules of their own, each of which calls its command ``command``."""
+class CommandGroup(click.Group):
+    """A group whose commands are in modules of their own, each under the name ``command``."""
 
-    def __init__(self, *args: Any, verbs: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._verbs = verbs
+        self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order in which a person meets them."""
-        return list(self._verbs)
+        """Return the commands in the order in which a person needs them."""
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb."""
-        if cmd_name not in self._verbs:
+        """Import a command."""
+        if cmd_name not in self._modules:
             return None
-        command: click.Command = importlib.import_module(self._verbs[cmd_name]).command
+        command: click.Command = importlib.import_module(self._modules[cmd_name]).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; end with the exit code of whatever it raised."""
+        """Run a command; end with the exit code of whatever it raises."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click knows what to do with these
+            raise  # click handles these
         except KeyboardInterrupt:
             _show_traceback(ctx)
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             _show_traceback(ctx)
-            ctx.exit(_show(error, ctx.meta.get(_PLUGIN_VERB)))
+            ctx.exit(_show(error, ctx.meta.get(_PLUGIN_COMMAND)))
 
 
-class Program(VerbGroup):
-    """The outermost group. What it does not know by itself may be a verb of a plugin ."""
+class Program(CommandGroup):
+    """The outermost group. A name that is not its own may be a command of a plugin."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Be the program: run a verb and end the process, which nothing left behind keeps from ending."""
+        """Run a command and end the process, even where a library's thread or exit handler would not let it end."""
         try:
             return super().__call__(*args, **kwargs)
         except SystemExit as end:
@@ -69,35 +69,35 @@ class Program(VerbGroup):
             raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb; its own ones without a look at plugins, which could not take their place.
+        """Import a command; dpotrain's own ones without looking at plugins, which cannot replace them.
 
         Raises:
-            PluginError: a plugin's verb cannot be imported, or two plugins have it.
+            PluginError: a plugin's command cannot be imported, or two plugins have it.
         """
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        from dpotrain.plugin.runtime.commands import plugin_verbs
+        from dpotrain.plugin.runtime.commands import plugin_commands
 
-        verb = plugin_verbs(self._verbs).get(cmd_name)
-        if verb is None:
+        found = plugin_commands(self._modules).get(cmd_name)
+        if found is None:
             return None
-        ctx.meta[_PLUGIN_VERB] = verb
-        return verb.load()
+        ctx.meta[_PLUGIN_COMMAND] = found
+        return found.load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs, and those of plugins under a heading of their own, broken ones with what is wrong."""
+        """List the commands, and those of plugins under a heading of their own, broken ones with the reason."""
         super().format_commands(ctx, formatter)
-        from dpotrain.plugin.runtime.commands import plugin_verbs
+        from dpotrain.plugin.runtime.commands import plugin_commands
 
-        verbs = plugin_verbs(self._verbs)
-        if verbs:
+        found = plugin_commands(self._modules)
+        if found:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(name, verb.help()) for name, verb in verbs.items()])
+                formatter.write_dl([(name, command.help()) for name, command in found.items()])
 
 
 def debug_option(command: F) -> F:
-    """Add ``--debug``, which may stand before or after the verb."""
+    """Add ``--debug``, which is accepted before and after the command's name."""
     return click.option(
         "--debug",
         is_flag=True,
@@ -119,17 +119,17 @@ def _show_traceback(ctx: click.Context) -> None:
         click.echo(mask(traceback.format_exc()), err=True, nl=False)
 
 
-def _show(error: Exception, verb: PluginVerb | None) -> int:
-    """Print an error and return its exit code; one that is not for people comes with the ``verb`` that raised it."""
+def _show(error: Exception, command: PluginCommand | None) -> int:
+    """Print an error and return its exit code; an unexpected one with the plugin's ``command`` that raised it."""
     from dpotrain.core.errors import DpotrainError, describe_exception
     from dpotrain.ui.errors import print_error
 
     if not isinstance(error, DpotrainError):
-        if verb:
-            told = f"{verb.label} raised {describe_exception(error)}"
+        if command:
+            text = f"{command.label} raised {describe_exception(error)}"
         else:
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            told = f"unexpected error: {what}"
-        error = DpotrainError(f"{told}\nrun again with --debug for the traceback")
+            text = f"unexpected error: {what}"
+        error = DpotrainError(f"{text}\nrun again with --debug for the traceback")
     print_error(error)
     return error.exit_code

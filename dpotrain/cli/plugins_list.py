@@ -1,4 +1,4 @@
-"""``dpotrain plugins``: what is installed, what it offers, and what is wrong with it."""
+"""``dpotrain plugins list``: what is installed, what it offers, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
     """Show every installed plugin: what it offers, where it comes from, and its status.
 
     With RECIPE, the plugins that it selects are active and those that it blocks are blocked; without one,
-    whatever works is unused. Verbs of plugins are shown, too; a recipe has no part in them.
+    whatever works is unused. Commands of plugins are listed as well; a recipe does not select them.
     """
-    from dpotrain.cli import VERBS
+    from dpotrain.cli import COMMANDS
     from dpotrain.core.formats import printable
-    from dpotrain.plugin.describe.listing import with_verbs
-    from dpotrain.plugin.runtime.commands import plugin_verbs
+    from dpotrain.plugin.describe.listing import with_commands
+    from dpotrain.plugin.runtime.commands import plugin_commands
     from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.ui.plugins_table import print_json, print_plugins
 
@@ -45,7 +45,7 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
             click.echo(printable("\n".join(dry_run(loaded))))
             return
         infos = loaded.plugins.infos(loaded)
-    infos = with_verbs(infos, plugin_verbs(VERBS).values())
+    infos = with_commands(infos, plugin_commands(COMMANDS).values())
     if as_json:
         print_json(infos)
     else:

@@ -12,17 +12,17 @@ from dpotrain.cli.group import debug_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(name: str, as_json: bool) -> None:
-    """Show the plugin called NAME, or the one that offers a component or a verb of that name.
+    """Show the plugin called NAME, or the one that offers a component or a command of that name.
 
     Distribution, version, licence, file and hooks; the options of its components with what they take, their
-    defaults and descriptions; for each component a table to paste into a recipe; and the help of its verbs.
+    defaults and descriptions; for each component a table to paste into a recipe; and the help of its commands.
     """
-    from dpotrain.cli import VERBS
+    from dpotrain.cli import COMMANDS
     from dpotrain.plugin.describe.page import pages
-    from dpotrain.plugin.runtime.commands import plugin_verbs
+    from dpotrain.plugin.runtime.commands import plugin_commands
     from dpotrain.plugin.runtime.manager import PluginManager
 
-    found = pages(PluginManager.from_entry_points(), plugin_verbs(VERBS), name)
+    found = pages(PluginManager.from_entry_points(), plugin_commands(COMMANDS), name)
     if as_json:
         import json
 

@@ -59,7 +59,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Remove what kills left half written or half removed in a folder that no other run writes to."""
     for path in [*folder.glob(".*.partial"), *folder.glob(".*.old")]:
         if path.is_dir() and not path.is_symlink():

@@ -6,7 +6,10 @@ whose exit code fits; nothing else in dpotrain calls ``sys.exit``.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def short(text: str, most: int = 100) -> str:
@@ -14,8 +17,19 @@ def short(text: str, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ``; did you mean "beta"?`` with the known name nearest to a misspelt one, or "" where none is near.
+
+    ``cutoff``, from 0 to 1, is how similar the names have to be.
+    """
+    import difflib  # 5 ms that only an error needs
+
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
 class DpotrainError(Exception):
-    """Something a person can mend; shown without a traceback unless ``--debug`` is given."""
+    """Something a person can fix; shown without a traceback unless ``--debug`` is given."""
 
     exit_code: ClassVar[int] = 1
 

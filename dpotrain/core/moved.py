@@ -38,6 +38,15 @@ MOVED = {
 }
 
 
+class MovedWarning(DeprecationWarning):
+    """A name was imported from its old address; ``dpotrain plugins`` shows which plugin did."""
+
+    def __init__(self, old: str, home: str) -> None:
+        super().__init__(f"{old} has moved: import {old.rpartition('.')[2]} from {home}")
+        self.old = old
+        self.home = home
+
+
 def names_of(module: str) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a module whose names, or some of them, have moved."""
 
@@ -46,9 +55,7 @@ def names_of(module: str) -> Callable[[str], Any]:
         if home is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         found = getattr(importlib.import_module(home), name)
-        warnings.warn(
-            f"{module}.{name} has moved: import {name} from {home}", DeprecationWarning, stacklevel=2
-        )
+        warnings.warn(MovedWarning(f"{module}.{name}", home), stacklevel=2)
         return found
 
     return find

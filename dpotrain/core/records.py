@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -45,6 +46,21 @@ class StepRecord:
     tokens: int
     """Real tokens this step ran through the policy, every prompt once, over all ranks."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BestBy:
+    """Which of two evaluations is the better one."""
+
+    metric: str
+    """As an evaluation's record names it."""
+    lowest: bool
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether ``value`` beats ``than``; nan beats nothing."""
+        if math.isnan(than):
+            return not math.isnan(value)
+        return value < than if self.lowest else value > than
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a person is told where a file of the run cannot be written: the file, the system's reason, what to do."""
+"""Errors of files that cannot be written: the file, the system's reason, what to do."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ from dpotrain.core.errors import RunError
 _RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
+class WriteError(RunError):
+    """A file or folder cannot be written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"cannot write {path}: {reason}.\n"
+            "Free disk space or fix the permissions; --resume then continues from the last checkpoint."
+        )
+        self.reason = reason
+        """The system's, in its words."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing ``path`` into a RunError."""
+    """Raise a :class:`WriteError` that names ``path`` where the block raises an OSError."""
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}.\n"
-            "Make room or mend the permissions; --resume then goes on from the last checkpoint."
-        ) from error
+        raise WriteError(path, error.strerror or str(error)) from error
 
 
 def system_error(error: BaseException) -> str | None:
-    """Return what the system said, in its words, where ``error`` is a file that could not be written; None elsewhere.
+    """Return the system's reason, in its words, where ``error`` is a file that cannot be written; None elsewhere.
 
     Python raises an OSError; libraries written in Rust raise exceptions of their own.
     """

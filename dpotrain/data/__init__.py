@@ -1,1 +1,1 @@
-"""From rows to packed tensors: pairs, tokenizing, the batch plan, packing."""
+"""From rows to packed tensors: formats, tokens, the batch plan, packing."""

@@ -1,7 +1,7 @@
 """From the recipe's ``[data]`` table to tokenized pairs: read, format, tokenize, split, report.
 
-Every process runs this by itself and gets the same result, so that none waits in a collective while another
-tokenizes. With a cache, one process of a machine tokenizes and the others find what it made.
+Every process runs this on its own and gets the same result, so that none waits in a collective while another
+tokenizes. With a cache, one process of a machine tokenizes and the others read its result.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 
 from dpotrain.core.errors import DataError, RecipeError
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.write_errors import WriteError
+from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
-from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain.data.report import DataReport, SplitReport, nothing_left
 from dpotrain.data.split import held_out
 from dpotrain.data.tokens.cache import TokenCache
-from dpotrain.data.tokens.column_files import Unwritable
-from dpotrain.data.tokens.identity import identity
+from dpotrain.data.tokens.cache_key import cache_key
 from dpotrain.data.tokens.keys import sortable
-from dpotrain.data.tokens.read import Read, Split, read, split_of
-from dpotrain.data.tokens.rows import RowTokenizer
-from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer
+from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from dpotrain.core.reporter import Reporter
     from dpotrain.recipe.recipe import Recipe
 
-#: Pairs that a preview shows.
-_SHOWN = 3
+#: Pairs that a preview returns.
+_PREVIEWED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class PreparedData:
     train: TokenizedPairs
     evaluation: TokenizedPairs | None
     report: DataReport
-    """What ``data_report.json`` holds, and the lines a person reads."""
+    """What ``data_report.json`` holds, also as lines of text."""
     formatter: str
-    """Name of the formatter, the recipe's own or the one that ``format = "auto"`` decided on."""
+    """Name of the formatter, the recipe's own or the one that ``format = "auto"`` chose."""
     preview: tuple[PreferencePair, ...] = ()
-    """The first few usable pairs as formatted; only where a preview was asked for."""
+    """The first few pairs as formatted, where a preview was asked for."""
 
 
 def prepare_data(
@@ -62,11 +62,11 @@ def prepare_data(
     cache: Path | None = None,
     preview: int | None = None,
 ) -> PreparedData:
-    """Read, format, tokenize and split the recipe's data.
+    """SplitInfo, format, tokenize and split the recipe's data.
 
-    ``cache`` is the folder in which a later run finds the tokens again. Without one they are in temporary files
-    that go with the process. ``preview`` looks at the first so many rows of each split only, and leaves the
-    cache alone. A split's ``data.limit`` applies to its rows, before any is dropped.
+    ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
+    the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
+    rows, before any is dropped.
 
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
     RecipeError where ``[data]`` contradicts itself or the data.
@@ -74,8 +74,8 @@ def prepare_data(
     data = recipe.data
     if data.eval_split is not None and data.eval_split == data.train_split:
         raise RecipeError(
-            f'data.eval_split = "{data.eval_split}" is the split that is trained on.\n'
-            "Name another split, or keep a part of this one back with data.eval_fraction."
+            f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
+            "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
         )
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     rows = _load(recipe, data.train_split, limit)
@@ -84,8 +84,8 @@ def prepare_data(
     if decision.warning:
         reporter.warn(decision.warning)
     formatter = decision.formatter
-    shows = 0 if preview is None else _SHOWN
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), shows)
+    previewed = 0 if preview is None else _PREVIEWED
+    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed)
     source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
 
     split = source.split(rows, data.train_split)
@@ -110,7 +110,7 @@ def prepare_data(
     report.evaluation_pairs = None if evaluation is None else len(evaluation)
     for warning in report.warnings():
         reporter.warn(warning)
-    return PreparedData(train, evaluation, report, formatter.name, split.shown)
+    return PreparedData(train, evaluation, report, formatter.name, split.preview)
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -123,7 +123,7 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Tokenized splits, from the cache where they are in it."""
+    """Tokenized splits, read from the cache where they are in it."""
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
@@ -131,49 +131,49 @@ class _Source:
     cache: Path | None
     reporter: Reporter
 
-    def split(self, rows: MappedRows, name: str) -> Split:
+    def split(self, rows: MappedRows, name: str) -> TokenizedSplit:
         """Return a split's pairs; raise a DataError where none is left."""
         found = self._cached(rows, name) or self._temporary(rows)
         if not len(found.pairs):
             raise DataError(nothing_left(name, found.report, self.recipe.data.max_length))
         return found
 
-    def _cached(self, rows: MappedRows, name: str) -> Split | None:
+    def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
         if self.cache is None:
             return None
 
-        def build(folder: Path) -> Read:
+        def build(folder: Path) -> SplitInfo:
             # The other processes of this machine wait, so their cores are free.
-            return read(rows, self.tokenize, folder, self.reporter, cores())
+            return tokenize_split(rows, self.tokenize, folder, self.reporter, cores())
 
         data, formatter = self.recipe.data, self.tokenize.formatter
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = identity(rows, name, formatter, origin, self.tokenizer, data.max_length, data.truncation)
+        key = cache_key(rows, name, formatter, origin, self.tokenizer, data.max_length, data.truncation)
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
-        except Unwritable as error:
+        except WriteError as error:
             self.reporter.warn(
-                f"tokenized data is not kept: {self.cache} cannot be written ({error}); see run.cache_dir"
+                f"tokenized data is not cached: {self.cache} cannot be written ({error.reason}); see run.cache_dir"
             )
             return None
 
-    def _temporary(self, rows: MappedRows) -> Split:
-        """Tokenize into files that nobody else sees, and that are gone as soon as nothing maps them."""
+    def _temporary(self, rows: MappedRows) -> TokenizedSplit:
+        """Tokenize into temporary files, whose space is freed as soon as nothing maps them."""
         # Each process does it, so they share the cores.
         processes = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         try:
             with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
-                found = read(rows, self.tokenize, Path(folder), self.reporter, processes)
-                return split_of(Path(folder), found)
-        except Unwritable as error:
+                found = tokenize_split(rows, self.tokenize, Path(folder), self.reporter, processes)
+                return open_split(Path(folder), found)
+        except WriteError as error:
             raise DataError(
-                f"the tokenized data cannot be written to {tempfile.gettempdir()}: {error}.\n"
-                "Make room there, or let TMPDIR or run.cache_dir name a folder on another disk."
+                f"the tokenized data cannot be written to {tempfile.gettempdir()}: {error.reason}.\n"
+                "Free disk space there, or set TMPDIR or run.cache_dir to a folder on another disk."
             ) from error
 
 
 def _hold_out(
-    split: Split, fraction: float, seed: int, reporter: Reporter
+    split: TokenizedSplit, fraction: float, seed: int, reporter: Reporter
 ) -> tuple[TokenizedPairs, TokenizedPairs | None]:
     """Return training and evaluation pairs that share no prompt."""
     evaluated = held_out(split.prompts, fraction, seed)

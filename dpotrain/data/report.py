@@ -1,4 +1,4 @@
-"""What became of the rows: ``data_report.json``, and the same for people."""
+"""The data report: rows read, pairs kept, rows dropped by reason, lengths; as ``data_report.json`` and as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Row numbers kept per reason: enough to look at some.
+#: Row numbers kept for each reason.
 _FIRST_ROWS = 10
 
-#: Reasons that are told apart, and characters of each: a reason may quote the row, and no two rows need be alike.
+#: Reasons that are counted separately, and the characters kept of each: a reason may quote a row.
 _MOST_REASONS = 50
 _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
@@ -31,25 +31,25 @@ class Dropped:
 
 @dataclass(slots=True)
 class SplitReport:
-    """What became of one split's rows."""
+    """The report on one split."""
 
     rows_read: int = 0
     pairs_kept: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
     boundaries_moved: int = 0
-    """Pairs kept whose prompt was no token prefix of both answers."""
+    """Pairs kept whose prompt was not a token prefix of both answers."""
     completions_cut: int = 0
-    """Completions, of pairs kept, that max_length cut."""
+    """Completions of the pairs kept that are cut at max_length."""
     turns_unscored: int = 0
-    """Assistant turns inside completions that the chat template hides, wholly or in part."""
+    """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
-    """Completions, of pairs kept, that no special token ends."""
+    """Completions of the pairs kept that do not end in a special token."""
     shortest_prompt: int | None = None
-    """Tokens of the shortest prompt, of all pairs that were tokenized."""
+    """Tokens of the shortest prompt of all tokenized pairs."""
     lengths: Lengths = field(default_factory=dict)
     """Quantiles of tokens in the pairs kept, by part (see :func:`quantiles`)."""
     uncut_lengths: Lengths = field(default_factory=dict)
-    """The same of all tokenized pairs, before any was cut or dropped; max_length is chosen by it."""
+    """The same of all tokenized pairs, before any is cut or dropped: the basis for choosing max_length."""
 
     def drop(self, row: int, reason: str) -> None:
         """Count a dropped row."""
@@ -59,14 +59,14 @@ class SplitReport:
             dropped.first_rows.append(row)
 
     def _dropped(self, reason: str) -> Dropped:
-        """Return where rows are counted that are dropped for this reason, which may quote a row."""
+        """Return the count of this reason, or of all others where there are too many."""
         reason = " ".join(reason[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
         if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
             reason = OTHER_REASONS
         return self.dropped.setdefault(reason, Dropped())
 
     def add(self, part: SplitReport) -> None:
-        """Count what became of some rows, which follow those counted before; lengths stay as they are."""
+        """Add the counts of the rows that follow; lengths are not merged."""
         for reason, dropped in part.dropped.items():
             mine = self._dropped(reason)
             mine.count += dropped.count
@@ -83,7 +83,7 @@ class SplitReport:
 
     @classmethod
     def restored(cls, plain: dict[str, Any]) -> SplitReport:
-        """Return the report that ``dataclasses.asdict`` made plain data of."""
+        """Return the report from the plain data of ``dataclasses.asdict``."""
         dropped = {reason: Dropped(**counted) for reason, counted in plain["dropped"].items()}
         return cls(**{**plain, "dropped": dropped})
 
@@ -93,7 +93,7 @@ class SplitReport:
         return sum(dropped.count for dropped in self.dropped.values())
 
     def drop_lines(self) -> list[str]:
-        """One line for each reason, the most frequent first."""
+        """Return one line for each reason, the most frequent first."""
         return [
             f"{dropped.count} dropped: {reason} "
             f"(row{'s' * (dropped.count > 1)} {', '.join(map(str, dropped.first_rows))}"
@@ -122,15 +122,15 @@ class SplitReport:
 
 @dataclass(slots=True)
 class DataReport:
-    """The whole report."""
+    """The report on all splits."""
 
     format: str
     """The formatter's name."""
     decided_by: str
-    """How it came to be that one."""
+    """How it was chosen, as text."""
     max_length: int
     splits: dict[str, SplitReport]
-    """By the source's split names; with ``data.eval_fraction`` both sides come from the training split."""
+    """By the source's split names; with ``data.eval_fraction`` both sets come from the training split."""
     fingerprints: dict[str, str]
     train_pairs: int = 0
     evaluation_pairs: int | None = None
@@ -150,7 +150,7 @@ class DataReport:
         }
 
     def summary_lines(self) -> list[str]:
-        """Return one line a fact, for people."""
+        """Return the report as lines of text."""
         lines = [self.decided_by]
         for name, split in self.splits.items():
             lines.append(
@@ -172,7 +172,7 @@ class DataReport:
         return lines
 
     def changes(self) -> list[str]:
-        """Return one line for each way in which kept pairs are not what the rows say."""
+        """Return one line for each way in which kept pairs differ from their rows."""
         return [line for name, split in self.splits.items() for line in self._changes(name, split)]
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
@@ -182,7 +182,7 @@ class DataReport:
         if split.boundaries_moved:
             lines.append(
                 f"{name}: boundary of prompt and answers moved back in {split.boundaries_moved} pairs "
-                "(the prompt's tokens are no prefix)"
+                "(the prompt's tokens are not a prefix)"
             )
         if split.turns_unscored:
             lines.append(
@@ -192,7 +192,7 @@ class DataReport:
         return lines
 
     def warnings(self) -> list[str]:
-        """Return what the person should probably act on."""
+        """Return what the user should probably act on."""
         found = []
         for name, split in self.splits.items():
             if split.rows_dropped:
@@ -204,18 +204,19 @@ class DataReport:
                 found.append(
                     f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "
                     f"answers of {name}; the longest prompt with answer has "
-                    f"{split.uncut_lengths['sequence']['max']:.0f} tokens. A cut answer teaches no ending."
+                    f"{split.uncut_lengths['sequence']['max']:.0f} tokens. A cut answer does not teach the model to "
+                    "stop.\nRaise data.max_length."
                 )
             if split.open_ended > split.pairs_kept:
                 found.append(
-                    f"{split.open_ended} of {2 * split.pairs_kept} answers of {name} end in no special token "
+                    f"{split.open_ended} of {2 * split.pairs_kept} answers of {name} do not end in a special token "
                     "and so do not teach the model to stop.\n"
-                    "See the chat template (model.chat_template) or the tokenizer's EOS token."
+                    "Check the chat template (model.chat_template) or the tokenizer's EOS token."
                 )
         if self.shared_prompts:
             found.append(
                 f"{self.shared_prompts} prompts of the evaluation split are also trained on, so the "
-                "evaluation flatters the model. data.eval_fraction keeps prompts apart."
+                "evaluation is too optimistic. Use data.eval_fraction, which keeps prompts apart."
             )
         return found
 
@@ -223,9 +224,9 @@ class DataReport:
 def quantiles(
     prompt: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]
 ) -> Lengths:
-    """Return quantiles and mean of tokens by part; each array is (pairs,). Nothing for no pairs.
+    """Return quantiles and mean of tokens by part; each array is (pairs,). Empty without pairs.
 
-    ``sequence`` is the prompt with its longer answer, which max_length bounds; ``total`` is the prompt once
+    ``sequence`` is the prompt with its longer answer, which max_length limits; ``total`` is the prompt once
     and both answers, which the policy computes.
     """
     if not len(prompt):
@@ -245,10 +246,10 @@ def quantiles(
 
 
 def nothing_left(split: str, report: SplitReport, max_length: int) -> str:
-    """Return the message for a split of which no pair is left."""
+    """Return the message for a split without a usable pair."""
     if not report.rows_read:
         return f'Split "{split}" has no rows.\nCheck the file, data.name and data.train_split.'
-    lines = [f'No usable pair is left in split "{split}": all {report.rows_read} rows were dropped.']
+    lines = [f'No usable pair in split "{split}": all {report.rows_read} rows were dropped.']
     lines += [f"  {line}" for line in report.drop_lines()]
     most = max(report.dropped, key=lambda reason: report.dropped[reason].count)
     if "max_length" in most and report.shortest_prompt is not None:
@@ -257,7 +258,7 @@ def nothing_left(split: str, report: SplitReport, max_length: int) -> str:
             "raise data.max_length."
         )
     elif "chat template" in most:
-        lines.append("Set model.chat_template to one that takes these conversations.")
+        lines.append("Set model.chat_template to a template that accepts these conversations.")
     else:
-        lines.append("Look at those rows; data.format and [data.columns] say how they are read.")
+        lines.append("Check these rows; data.format and [data.columns] set how rows are read.")
     return "\n".join(lines)

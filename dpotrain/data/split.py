@@ -1,4 +1,4 @@
-"""Keeping prompts back for evaluation by a seeded hash, so that training never sees one of them."""
+"""The train/eval split by a seeded hash of the prompt, so that no prompt is on both sides."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 
 from dpotrain.data.tokens.keys import KEY, Keys, sortable
 
-#: What a hash is compared with: 64 bits as a share of all.
+#: Number of 64-bit hashes, which turns a hash into a share of 1.
 _RANGE = 2.0**64
 
 
 def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return for each pair, by the :func:`prompt_key` of its prompt, whether it is kept back for evaluation.
+    """Return for each pair, by the :func:`prompt_key` of its prompt, whether it is held out for evaluation.
 
-    ``prompts`` and the result are (pairs,). A prompt is kept back if its hash under ``seed`` falls below
-    ``fraction``; which others there are does not matter, so a prompt stays on its side when rows are added,
-    dropped or reordered. Only where that would leave one side without any prompt does the one nearest to the
-    boundary change sides; with a single prompt there is nothing to keep back.
+    ``prompts`` and the result are (pairs,). A prompt is held out if its hash under ``seed``, as a share of 1, is below
+    ``fraction``. Other prompts do not matter, so a prompt stays on its side when rows are added, dropped or reordered.
+    Only where one side would be empty, the prompt nearest to the boundary changes sides; a single prompt is never
+    held out.
     """
     different, which = np.unique(sortable(prompts), return_inverse=True)
     salt = seed.to_bytes(16, "little", signed=True)
@@ -32,12 +32,12 @@ def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]
         np.float64,
         len(different),
     )
-    kept_back = shares < fraction
+    held = shares < fraction
     if len(different) == 1:
-        kept_back[:] = False
-    elif len(different) and not kept_back.any():
-        kept_back[np.argmin(shares)] = True
-    elif len(different) and kept_back.all():
-        # Of equal shares the one of the last key, as the first one is above.
-        kept_back[len(shares) - 1 - np.argmax(shares[::-1])] = False
-    return kept_back[which]
+        held[:] = False
+    elif len(different) and not held.any():
+        held[np.argmin(shares)] = True
+    elif len(different) and held.all():
+        # Of equal shares, the last key's; above it is the first key's.
+        held[len(shares) - 1 - np.argmax(shares[::-1])] = False
+    return held[which]

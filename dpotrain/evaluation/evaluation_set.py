@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import MicroBatch, sweep
+from dpotrain.data.batches.plan import MicroBatch, batch_by_length
 from dpotrain.engine.memory.out_of_memory import in_parts
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
@@ -62,7 +62,7 @@ class EvaluationSet:
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
-        mine = sweep(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
+        mine = batch_by_length(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
         extra = RecipeMetrics() if extra is None else extra
         tokens = need_tokens(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)

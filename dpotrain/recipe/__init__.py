@@ -1,6 +1,6 @@
 """TOML to a typed, checked Recipe.
 
-The public names are loaded on first use: a list of plugins needs the tables' types alone.
+The public names are imported on first use: listing plugins needs only the tables' types.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML that :func:`load_recipe` reads as the same recipe, without secrets."""
     document = dict(recipe.document)
-    # tomli_w would put short tables of a list on one line each, which nobody writes by hand.
+    # tomli_w writes short tables of a list on one line each; recipes use [[table]].
     tables = [
         tomli_w.dumps({name: table}).replace(f"[{name}]", f"[[{name}]]", 1)
         for name in LISTED_TABLES
@@ -50,7 +50,7 @@ def document_of(
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
-    """Return a model as what TOML can hold: no secrets, and ``false`` for a none that is not the default."""
+    """Return a model as TOML can hold it: without secrets, and ``false`` for a None that is not the default."""
     values = {}
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from dpotrain.core.errors import RecipeError, short
+from dpotrain.core.errors import RecipeError, did_you_mean, short
 from dpotrain.core.paths import user_path
 from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"
 
-#: Characters of a line that are shown where it is no TOML.
+#: Characters that are shown of a line that is not TOML.
 _WIDEST = 100
 
 
 def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Return (file, document) of a recipe and all that it extends, the base first, without ``extends``.
 
-    Raises RecipeError for a file that is missing or no TOML, and for files that extend each other in a circle.
+    Raises RecipeError for a file that is missing or not TOML, and for files that extend each other in a circle.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     seen: list[Path] = []
@@ -30,7 +29,7 @@ def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     while following is not None:
         try:
             identity = following.resolve()
-        except (OSError, RuntimeError) as error:  # links that lead to each other
+        except (OSError, RuntimeError) as error:  # symbolic links in a circle
             raise RecipeError(f"{short(str(following))} cannot be read: {short(str(error))}") from None
         if identity in seen:
             circle = [str(_short(file)) for file in [*seen[seen.index(identity) :], identity]]
@@ -59,15 +58,15 @@ def _read(path: Path, named_by: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{by}there is no recipe {short(str(path))}{_nearest_file(path)}") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{by}{path} is no text in UTF-8, as TOML has to be (byte {error.start})") from None
+        raise RecipeError(f"{by}{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise RecipeError(f"{by}{short(str(path))} cannot be read: {error.strerror}") from None
     try:
         document = tomllib.loads(text)
-    except ValueError as error:  # its own, and Python's for a number of thousands of digits
+    except ValueError as error:  # TOML's own, and Python's for a number of thousands of digits
         raise RecipeError(_syntax_error(path, text, str(error))) from None
     except RecursionError:
-        raise RecipeError(f"{path}: tables and lists are nested too deeply; no key is that deep") from None
+        raise RecipeError(f"{path}: tables and lists are nested too deeply") from None
     check_values(document, str(path))
     return document
 
@@ -80,7 +79,7 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
         return f"{path}: not TOML: {message}"
     line, column = int(where[1]), int(where[2])
     shown = lines[line - 1].rstrip()
-    if len(shown) > _WIDEST:  # only what is around the fault
+    if len(shown) > _WIDEST:  # only what is around the error
         start = max(0, min(column - 1, len(shown)) - _WIDEST // 2)
         shown, column = shown[start : start + _WIDEST], column - start
     return (
@@ -91,14 +90,12 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
 
 
 def _nearest_file(path: Path) -> str:
-    """Return a hint at the recipes that are there: the nearest name, else what the folder holds."""
+    """Return a hint: the nearest name of a recipe in the folder, else what the folder holds."""
     if not path.parent.is_dir():
         return f"; there is no folder {short(str(path.parent))} either"
     near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
-    nearest = difflib.get_close_matches(path.name, [*near_by, *(Path(name).stem for name in near_by)], n=1)
-    if nearest:
-        name = nearest[0] if nearest[0] in near_by else f"{nearest[0]}.toml"
-        return f"; did you mean {path.parent / name}?"
+    if hint := did_you_mean(f"{path.stem}.toml", near_by):
+        return hint
     if near_by:
         shown = ", ".join(near_by[:5]) + (", …" if len(near_by) > 5 else "")
         return f"; {path.parent} holds {shown}"

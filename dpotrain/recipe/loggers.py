@@ -1,6 +1,6 @@
-"""As much of a recipe as it takes to send a run's records once more: its loggers, without the rest being checked.
+"""A recipe's loggers alone, to send a past run's records again.
 
-The model or the data that a past run was about may have gone since, and so may the plugin of its loss.
+The rest is not checked: the run's model, its data or the plugin of its loss may no longer be there.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import Logger
-from dpotrain.recipe.load import Reader, lay_out
+from dpotrain.plugin.api import Logger, Selection, kind_of
+from dpotrain.recipe.load import lay_out
 from dpotrain.recipe.sections import TrainingSection
+from dpotrain.recipe.tables import TableReader
 
 if TYPE_CHECKING:
     from dpotrain.plugin.runtime.manager import PluginManager
@@ -22,7 +23,7 @@ LOGGERS = "loggers"
 
 @dataclass(frozen=True, slots=True)
 class LoggersOfRecipe:
-    """The loggers, constructed and checked, and what they are told of the steps."""
+    """The loggers, constructed and checked, and the recipe's seed and steps."""
 
     loggers: tuple[Logger, ...]
     plugins: PluginManager
@@ -36,8 +37,8 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     Args:
         path: the TOML file.
         overrides: ``"table.key=value"`` texts as ``--set`` takes them.
-        only: names of loggers. The recipe's of other names are left out, and one that the recipe does not have is
-            taken with its default options. Empty: the recipe's.
+        only: names of loggers to load. Those that the recipe does not have get their default options. Empty: all of
+            the recipe's.
 
     Raises:
         RecipeError: with everything that is wrong.
@@ -49,9 +50,10 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
         chosen = [table for table in known if table.get("use") in only]
         missing = [name for name in dict.fromkeys(only) if all(table.get("use") != name for table in chosen)]
         tree.lay({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
-    reader = Reader(path, tree, None)
-    training = reader.section("training", TrainingSection)
-    loggers = reader.listed(LOGGERS, Logger)
-    reader.check_components({LOGGERS: loggers})
+    reader = TableReader(tree, None)
+    training = reader.section("training")
+    parts = {LOGGERS: reader.components(kind_of(Logger))}
+    reader.check(parts)
     reader.problems.raise_if_any()
-    return LoggersOfRecipe(tuple(loggers), reader.plugins, reader.top.seed, training)
+    loggers = Selection(parts=parts, document={}).loggers
+    return LoggersOfRecipe(loggers, reader.plugins, reader.top.seed, training)

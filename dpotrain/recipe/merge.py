@@ -1,4 +1,4 @@
-"""Laying documents over each other, remembering which file each key came from."""
+"""Merging documents, with the file that each key came from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, TypeAlias
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections import core_keys
 
-#: Where a value is: table, key, list index, …
+#: Path of a value: table, key, list index, …
 Place: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(slots=True)
 class Tree:
-    """A document made of layers, and the origin of everything in it."""
+    """A document merged from layers, and the origin of everything in it."""
 
     root: str
     """The recipe's own file; the origin of whatever is missing."""
@@ -31,19 +31,19 @@ class Tree:
         return self.root
 
     def lay(self, document: dict[str, Any], origin: str, *, is_file: bool = True) -> None:
-        """Lay a document over what is there.
+        """Merge a document over those before it.
 
         Tables are merged; all other values, lists too, are replaced. A component's table whose ``use``
-        changes begins anew, since the options in it were another component's (but see :meth:`others`). In
-        overrides a number picks an element of a list, or the next one after its last.
+        changes starts empty, since its options were another component's (but see :meth:`others`). In overrides a
+        number selects an element of a list, or appends after its last.
         """
         self._merge(self.document, document, (), origin, is_file)
 
     def others(self, place: Place) -> set[str]:
-        """Return the keys of a table that were said for another component than the one that it picks now.
+        """Return the keys of a table that were set for another component than the one that it selects now.
 
-        Only a table whose ``use`` may be left unsaid keeps such keys: an optimizer's or a schedule's relatives
-        have most options in common, and only those that the new one does not have go without a word.
+        Only a table with a default ``use`` keeps such keys: optimizers and schedules share most options, and those
+        that the new one does not have are dropped silently.
         """
         return self._others.get(place, set())
 
@@ -63,7 +63,7 @@ class Tree:
                     self._forget(place)
                     base[key] = present = _kept(place, present)
                     self._origins[place] = origin
-                if is_file:  # a key that is missing is missed in a file, not in an override of another key
+                if is_file:  # a missing key is reported for the file, not for an override of another key
                     self._origins[place] = origin
                 self._merge(present, value, place, origin, is_file)
             elif (
@@ -116,7 +116,7 @@ def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) 
 
 def _core_keys(place: Place) -> frozenset[str]:
     """Return the keys of a component's table that are the core's, and stay when the component changes."""
-    return frozenset(DataSection.model_fields) if place == ("data",) else frozenset()
+    return core_keys(str(place[0])) if len(place) == 1 else frozenset()
 
 
 def _kept(place: Place, present: dict[str, Any]) -> dict[str, Any]:

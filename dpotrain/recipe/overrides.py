@@ -14,12 +14,12 @@ from dpotrain.recipe.values import check_values
 _PART = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEY = re.compile(rf"\s*{_PART}(?:\s*\.\s*{_PART})*\s*")
 
-#: What a value begins with that is certainly meant as TOML, and not as a bare word.
+#: Beginnings of values that are meant as TOML, not as bare text.
 _TOML_BEGINS = ("[", "{", '"', "'")
 
 
 def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return (origin, document) of overrides; of two of the same key the last one holds.
+    """Return (origin, document) of overrides; of two for the same key the last one applies.
 
     A value is TOML; what is not TOML and does not begin like a list, table or quoted text is taken as text,
     so that ``--set model.name=org/model`` needs no quotes inside quotes. In a mapping (from Python) keys may
@@ -55,7 +55,7 @@ def _split(text: str) -> tuple[str, Any]:
 def _value(text: str, override: str) -> Any:
     if not text:
         raise RecipeError(
-            f'--set {short(override)}: there is no value; an empty text is "" and none at all is false'
+            f'--set {short(override)}: there is no value; write "" for an empty text, false for none'
         )
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -65,18 +65,18 @@ def _value(text: str, override: str) -> Any:
         if text.startswith(_TOML_BEGINS):
             raise RecipeError(f"--set {short(override)}: the value is not TOML: {error}") from None
         return text
-    # A value with a line break in it may go on as further keys; then it was meant as text.
+    # A value with a line break may parse as several keys; then it is meant as text.
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
 def _path(key: str, origin: str) -> list[str]:
     if not _KEY.fullmatch(key):
-        raise RecipeError(f"{origin}: {short(key)!r} is no dotted key as in TOML, such as training.epochs")
+        raise RecipeError(f"{origin}: {short(key)!r} is not a dotted key, such as training.epochs")
     path: list[str] = []
     try:
         table: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: {short(key)!r} is no dotted key as in TOML: {error}") from None
+        raise RecipeError(f"{origin}: {short(key)!r} is not a dotted key: {error}") from None
     while isinstance(table, dict):
         name, table = next(iter(table.items()))
         path.append(name)
@@ -89,13 +89,13 @@ def _put(document: dict[str, Any], path: list[str], value: Any, where: str) -> N
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(
-                f"{where}: {short('.'.join(path[:depth]))} is already set to a value, which has no keys"
+                f"{where}: {short('.'.join(path[:depth]))} is already set to a value, so it has no keys"
             )
     table[path[-1]] = value
 
 
 def _plain(value: Any) -> Any:
-    """Return a Python value as what TOML would have given."""
+    """Return a Python value as TOML would give it."""
     if value is None:
         return False
     if isinstance(value, Mapping):

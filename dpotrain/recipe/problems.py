@@ -1,11 +1,13 @@
-"""Everything that is wrong with a recipe, said at once."""
+"""Everything that is wrong with a recipe, collected and raised as one error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dpotrain.core.errors import DpotrainError, RecipeError
+from dpotrain.recipe.merge import Place
+from dpotrain.recipe.values import shown_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +36,29 @@ class Problem:
 class Problems:
     """Collects problems while the recipe is read."""
 
-    found: list[Problem] = field(default_factory=list)
+    origin: Callable[..., str]
+    """Returns the file that the value at a place came from (see :meth:`dpotrain.recipe.merge.Tree.origin`)."""
+    _found: list[Problem] = field(default_factory=list)
     _kinds: set[type[DpotrainError]] = field(default_factory=set)
 
     def add(
         self,
-        origin: str,
-        table: str,
-        key: str,
+        table: Place,
+        key: Place,
         text: str,
+        *,
+        shown: str | None = None,
         kind: type[DpotrainError] = RecipeError,
     ) -> None:
-        """Note a problem; ``kind`` is the error class that it would be if it were the only one."""
-        problem = Problem(origin, table, key, text)
-        if problem not in self.found:
-            self.found.append(problem)
+        """Collect a problem of the value at ``table`` + ``key``.
+
+        The key is shown as ``shown``, where given. ``kind`` is the error class if it is the only problem.
+        """
+        problem = Problem(
+            self.origin(*table, *key), _dotted(table), _dotted(key) if shown is None else shown, text
+        )
+        if problem not in self._found:
+            self._found.append(problem)
             self._kinds.add(kind)
 
     def raise_if_any(self) -> None:
@@ -56,9 +66,13 @@ class Problems:
 
         It is a DataError if nothing but the data is wrong, and a PluginError if nothing but plugins failed.
         """
-        if self.found:
+        if self._found:
             kind = next(iter(self._kinds)) if len(self._kinds) == 1 else RecipeError
-            raise kind(_text(self.found))
+            raise kind(_text(self._found))
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(shown_key(str(part)) for part in place)
 
 
 def _text(problems: Iterable[Problem]) -> str:

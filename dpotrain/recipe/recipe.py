@@ -1,4 +1,4 @@
-"""A recipe that has been read, checked and resolved: everything a run is decided by."""
+"""A recipe that is read, checked and resolved: everything that determines a run."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ class Recipe(Selection):
 
     @property
     def exporters(self) -> tuple[Exporter, ...]:
-        """What is made of the result; exporters themselves see a Selection, which therefore does not know them."""
+        """What is made of the result. Exporters are handed a Selection, which therefore has no such property."""
         return self.all_of(Exporter)

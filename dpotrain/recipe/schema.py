@@ -21,7 +21,7 @@ _NULL = {"type": "null"}
 def recipe_schema(plugins: PluginManager) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of recipes that use these plugins.
 
-    A recipe that extends another may leave out what the other has; any other recipe must be complete.
+    A recipe that extends another can omit what the other has; any other recipe must be complete.
     """
     whole, part = _Tables(plugins, complete=True), _Tables(plugins, complete=False)
     return {
@@ -61,7 +61,7 @@ class _Tables:
         return schema
 
     def data(self) -> dict[str, Any]:
-        """Return the core's keys of ``[data]``, with the formatters that there are."""
+        """Return the core's keys of ``[data]``, with the formatters' names."""
         table = self.table(CORE_SECTIONS["data"], "data")
         names = ["auto", *self.plugins.names(DatasetFormatter)]
         table["properties"]["format"] = {
@@ -81,19 +81,19 @@ class _Tables:
             if shared is not None:
                 table["properties"] = shared["properties"] | table["properties"]
             use: dict[str, Any] = {"const": component.name, "description": _first_line(component)}
-            unsaid = component.name == DEFAULT_USE.get(name)
+            is_default = component.name == DEFAULT_USE.get(name)
             table["properties"] = {
-                "use": use | ({"default": component.name} if unsaid else {}),
+                "use": use | ({"default": component.name} if is_default else {}),
                 **table["properties"],
             }
             if self.complete:
-                table["required"] = [*([] if unsaid else ["use"]), *table.get("required", [])]
+                table["required"] = [*([] if is_default else ["use"]), *table.get("required", [])]
             variants.append(table)
         # Without `use` the keys alone may fit several components of one kind.
         return {"oneOf" if self.complete else "anyOf": variants}
 
     def table(self, model: type[BaseModel], name: str) -> dict[str, Any]:
-        """Return the schema of one model; what it refers to goes into the document's definitions."""
+        """Return the schema of one model; its definitions go into the document's."""
         prefix = f"{'' if self.complete else 'part.'}{name}."
         schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
         for inner, definition in schema.pop("$defs", {}).items():
@@ -104,7 +104,7 @@ class _Tables:
 
 
 def _without_null(schema: Any) -> Any:
-    """Return the schema with ``false`` in the place of null, which TOML does not have, and without titles."""
+    """Return the schema with ``false`` instead of null, which TOML does not have, and without titles."""
     if isinstance(schema, list):
         return [_without_null(item) for item in schema]
     if not isinstance(schema, dict):

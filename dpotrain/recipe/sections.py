@@ -1,7 +1,6 @@
 """The recipe tables that belong to the core, typed.
 
-Components own the rest (see :mod:`dpotrain.plugin.api`). Where a key may be none, a recipe writes
-``false``: TOML has no null.
+Components own the rest (see :mod:`dpotrain.plugin.api`). TOML has no null: a recipe writes ``false`` for None.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpotrain.core.best_by import BestBy
+from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 
 
@@ -27,15 +26,15 @@ class TopLevel(Section):
     """The keys at the top of a recipe, before any table."""
 
     seed: int = Field(
-        42, ge=0, lt=2**32, description="What the order of the pairs and new weights are drawn from."
+        42, ge=0, lt=2**32, description="Random seed of the order of the pairs and of new weights."
     )
     requires: list[str] = Field(
         default_factory=list,
         description='Distributions that must be installed, as pip writes them: `["dpotrain-foo>=0.2"]`. '
-        "The run events of their plugins are heard.",
+        "Their plugins receive the run's events.",
     )
     block: list[str] = Field(
-        default_factory=list, description="Plugins, or whole distributions, that are left out."
+        default_factory=list, description="Plugins or distributions that are not loaded."
     )
 
 
@@ -54,31 +53,33 @@ class RunSection(Section):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="Save and stop, with exit code 75, so many minutes after the start, before a batch system ends the "
-        "job; `--resume` goes on, for as long again.",
+        description="Save and stop, with exit code 75, this many minutes after the start: before a batch system's time "
+        "limit. `--resume` continues, for as long again.",
     )
 
 
 class DataSection(Section):
-    """Which pairs are trained on. Keys that are not listed here belong to the dataset source."""
+    """The pairs to train and evaluate on. Keys that are not listed here belong to the dataset source."""
 
     format: str | dict[str, Any] = Field(
         "auto",
-        description='A formatter\'s name, "auto" to ask all of them, or `{ use = "…", … }` with its options.',
+        description='A formatter\'s name, "auto" to detect it from the rows, or `{ use = "…", … }` with its options.',
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description='Which column of the data is the prompt, the chosen answer, …: `{ prompt = "q" }`.',
+        description="The data's column for each of the formatter's: `{ prompt = \"question\" }`.",
     )
-    train_split: str = Field("train", description="The split that is trained on.")
-    eval_split: str | None = Field(None, description="A split to evaluate on.")
+    train_split: str = Field("train", description="The split to train on.")
+    eval_split: str | None = Field(None, description="The split to evaluate on.")
     eval_fraction: float | None = Field(
-        None, gt=0, lt=1, description="Share of the training split's prompts kept back for evaluation."
+        None, gt=0, lt=1, description="Share of the training split's prompts held out for evaluation."
     )
-    limit: int | None = Field(None, ge=1, description="Use only the first so many rows of each split.")
-    shuffle: bool = Field(True, description="False takes the pairs in file order, every epoch.")
-    max_length: int = Field(1024, ge=2, description="Bound on the tokens of prompt + completion.")
-    truncation: Literal["end"] = Field("end", description="Where an over-long completion is cut.")
+    limit: int | None = Field(None, ge=1, description="Number of rows to use of each split, from the first.")
+    shuffle: bool = Field(
+        True, description="Shuffle the pairs every epoch; false keeps the order of the rows."
+    )
+    max_length: int = Field(1024, ge=2, description="Maximum number of tokens of prompt + completion.")
+    truncation: Literal["end"] = Field("end", description="Where a completion that is too long is cut.")
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> DataSection:
@@ -88,7 +89,7 @@ class DataSection(Section):
 
 
 class ReferenceSection(Section):
-    """What the policy is held close to."""
+    """The reference model, which the loss compares the policy with."""
 
     of: str = Field(
         "initial-policy",
@@ -97,21 +98,21 @@ class ReferenceSection(Section):
     )
     when: Literal["auto", "live", "precomputed"] = Field(
         "auto",
-        description='"live" computes it in every step, "precomputed" once before training, as far as it is not '
-        'stored already; "auto" is "precomputed", but with an adapter and one epoch "live" unless all of it is '
-        "stored already.",
+        description='When its log-probs are computed: "live" in every step, "precomputed" once before training, for '
+        'pairs that are not stored yet. "auto" is "precomputed"; with an adapter and one epoch it is "live", unless '
+        "all pairs are stored.",
     )
     store: Path | None = Field(
         None,
-        description="Folder of stored log-probs, shared between runs; in `run.cache_dir` unless set.",
+        description="Folder of precomputed log-probs, shared between runs; in `run.cache_dir` unless set.",
     )
 
 
 class TrainingSection(Section):
-    """The steps."""
+    """Length, step size, precision and memory of the training."""
 
     epochs: int = Field(1, ge=1, description="Passes over the training pairs.")
-    steps: int | None = Field(None, ge=1, description="Stop after so many steps, even within an epoch.")
+    steps: int | None = Field(None, ge=1, description="Stop after this many steps, even within an epoch.")
     pairs_per_step: int = Field(64, ge=1, description="Pairs in one optimizer update, over all processes.")
     tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Tokens in one forward and backward pass; changes speed and memory, not results."
@@ -122,22 +123,22 @@ class TrainingSection(Section):
         "in float32.",
     )
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="Larger gradients are scaled down to this norm; `false` for none of that."
+        1.0, gt=0, description="Gradients are clipped to this norm; `false` does not clip."
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
-        description='What is done where a step\'s loss or gradient norm is not finite: "stop" saves and ends the run, '
-        '"skip" leaves the step out. Either way its pairs are written out.',
+        description='What to do where a step\'s loss or gradient norm is not finite: "stop" saves and ends the run, '
+        '"skip" skips the step. Its pairs are written to `nonfinite_pairs.jsonl`.',
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
-        description='"auto" packs pairs without padding where the model is proven to take it; "on" insists; '
+        description='"auto" packs pairs without padding if a check of the model passes, "on" fails if it does not; '
         '"off" pads.',
     )
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Layers whose activations are computed again in the backward pass: less memory, more time, the "
-        'same results. "auto" takes as few as let the longest pair fit; true takes all.',
+        description="Layers whose activations are recomputed in the backward pass: less memory, more time, the "
+        'same results. "auto" uses as few as the longest pair needs to fit; true uses all.',
     )
     compile: bool = Field(
         False,
@@ -146,27 +147,28 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """When the held-out pairs are scored. With any held-out pairs, always before and after training."""
+    """When the held-out pairs are evaluated, besides before and after training."""
 
-    every: int | None = Field(None, ge=1, description="Also evaluate every so many steps.")
+    every: int | None = Field(None, ge=1, description="Number of steps between evaluations.")
 
 
 class CheckpointsSection(Section):
-    """When the run can be picked up again."""
+    """When checkpoints are saved, and which are kept."""
 
     every: int | None = Field(
         200,
         ge=1,
-        description="Save every so many steps, and after the last; on a signal in any case. false: only then.",
+        description="Number of steps between checkpoints. One is also saved after the last step and on a "
+        "signal; false: only on a signal.",
     )
     keep: int = Field(
         3,
         ge=1,
-        description="How many of the newest checkpoints stay; of those that were evaluated the best stays besides.",
+        description="How many of the newest checkpoints are kept, besides the best of those that were evaluated.",
     )
     best: str = Field(
         "loss",
-        description="The metric of an evaluation that says which is best, as `metrics.jsonl` names it.",
+        description="The metric that decides which evaluation is best, as `metrics.jsonl` names it.",
     )
     best_is: Literal["auto", "lowest", "highest"] = Field(
         "auto", description='"auto" is "lowest" for `loss` and "highest" for every other metric.'
@@ -180,18 +182,18 @@ class CheckpointsSection(Section):
 
 
 class LoggingSection(Section):
-    """How often a train record is written, and how long loggers may take over it; no step waits for them."""
+    """How often a train record is written, and how long loggers may take. No step waits for a logger."""
 
-    every: int = Field(10, ge=1, description="Steps that one record averages over.")
+    every: int = Field(10, ge=1, description="Number of steps that one record averages over.")
     patience: float = Field(
         120.0,
         gt=0,
-        description="Seconds after which a logger that does not return is dropped, and that the end of a run waits for "
-        "loggers at most (10 where it was asked to stop). `dpotrain sync` replays what was not delivered.",
+        description="Seconds after which a logger that does not return is dropped, and the longest that the end of a "
+        "run waits for loggers (10 after a stop signal). `dpotrain sync` replays what was not delivered.",
     )
 
 
-#: The core's tables by name; those without a required key may be left out of a recipe.
+#: The core's tables by name; those without a required key can be left out of a recipe.
 CORE_SECTIONS: dict[str, type[Section]] = {
     "run": RunSection,
     "data": DataSection,
@@ -201,6 +203,11 @@ CORE_SECTIONS: dict[str, type[Section]] = {
     "checkpoints": CheckpointsSection,
     "logging": LoggingSection,
 }
+
+
+def core_keys(table: str) -> frozenset[str]:
+    """Return the keys of a table that are the core's: of a component's table, those that do not belong to it."""
+    return frozenset(CORE_SECTIONS[table].model_fields) if table in CORE_SECTIONS else frozenset()
 
 
 _FIRST = (
@@ -218,12 +225,12 @@ _FIRST = (
     ),
     *("evaluation", "checkpoints", "logging"),
 )
-#: All tables in the order in which recipes and documents have them: a new kind's stand after these.
+#: All tables in the order of recipes and documents; tables of new kinds follow.
 TABLES: tuple[str, ...] = tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES]))
 
 
 def required_tables() -> set[str]:
-    """Return the names of the tables that no recipe can leave out."""
+    """Return the names of the tables that every recipe must have."""
     options: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
     needed = {
         name

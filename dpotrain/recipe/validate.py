@@ -1,8 +1,7 @@
-"""One table against its model, with every error turned into words."""
+"""One table against its model, and the message of every error."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
@@ -10,20 +9,21 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dpotrain.core.errors import did_you_mean
 from dpotrain.plugin.describe.expected import Expectations, shown
 from dpotrain.recipe.sections import TopLevel
 
 M = TypeVar("M", bound=BaseModel)
 
-#: Notes a problem of a key (empty for the whole table): ``say(path, text)``.
+#: Collects a problem of a key (empty for the whole table): ``say(path, text)``.
 Say = Callable[[tuple[str | int, ...], str], None]
 
 #: Returns the tables of the recipe that have a key.
 Homes = Callable[[str], list[str]]
 
-#: Errors of pydantic that say no more than that another type, size or word was expected.
+#: Endings of pydantic's errors for a value of another type, size or word than expected.
 _EXPECTED = ("_type", "_parsing", "_error", "_than", "_than_equal", "_short", "_long", "_mismatch", "_number")
-_OWN_WORDS = ("value_error", "assertion_error")
+_VALIDATORS = ("value_error", "assertion_error")
 
 
 def validate(
@@ -35,10 +35,10 @@ def validate(
     also_known: Iterable[str] = (),
     homes: Homes | None = None,
 ) -> M | None:
-    """Return the model of a table, or None after every problem was said.
+    """Return the model of a table, or None where there are problems, which are collected.
 
-    ``owner`` names the plugin that the table belongs to, ``also_known`` keys of the table that are not the
-    model's, and ``homes`` finds the table that a key should have been put in, where this one is the core's.
+    ``owner`` is the plugin that the table belongs to, ``also_known`` are keys of the table that are not the
+    model's, and ``homes`` finds the tables that a key belongs to, where this one is the core's.
     """
     expectations = Expectations(model)
     ok = True
@@ -48,12 +48,12 @@ def validate(
             say((key,), _unknown_key(key, known, owner, homes))
             ok = False
     values = {key: value for key, value in table.items() if key in expectations.keys}
-    # Defaults are checked like values, and a path is a text there.
+    # Defaults are checked like values; in TOML a path is text.
     paths = {key: str(f.default) for key, f in model.model_fields.items() if isinstance(f.default, PurePath)}
     values = paths | expectations.none_for_false(values)
     try:
-        # Through JSON, because pydantic's strict JSON mode is what TOML means: no text for a number, but
-        # text for a path and a list for a tuple.
+        # Through JSON, because pydantic's strict JSON mode matches TOML: no text for a number, but text for a path
+        # and a list for a tuple.
         result = model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         _say_errors(error, values, expectations, owner, say)
@@ -63,15 +63,13 @@ def validate(
 
 def unknown(name: str, known: Iterable[str], what: str) -> str:
     """Return the text for a name that is not known, with the nearest one that is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"there is no such {what}" + (f'; did you mean "{near[0]}"?' if near else "")
+    return f"there is no such {what}{did_you_mean(name, known)}"
 
 
 def _unknown_key(key: str, known: list[str], owner: str, homes: Homes | None) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
     text = f"{owner} has no option {shown(key)}" if owner else "there is no such key"
-    if near:
-        return f'{text}; did you mean "{near[0]}"?'
+    if hint := did_you_mean(key, known):
+        return f"{text}{hint}"
     if key in TopLevel.model_fields:
         return f"{text}; {key} belongs at the top of the recipe, before any table"
     if homes is not None and key != "use" and (tables := homes(key)):
@@ -86,7 +84,7 @@ def _say_errors(
     said: set[tuple[str | int, ...]] = set()
     for detail in error.errors(include_url=False):
         path = _real_path(detail["loc"], values, detail["type"])
-        if path in said:  # a union says one thing for each of its members
+        if path in said:  # a union has an error for each of its members
             continue
         said.add(path)
         phrase = expectations.phrase(path) if path else None
@@ -96,7 +94,7 @@ def _say_errors(
         elif kind == "extra_forbidden":
             schema = expectations.at(path[:-1]) or {}
             say(path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, homes=None))
-        elif kind in _OWN_WORDS:
+        elif kind in _VALIDATORS:
             say(path, str(detail["ctx"]["error"]))
         elif phrase is not None and kind.endswith(_EXPECTED):
             say(path, f"{expects} {phrase}, got {_got(path, values, expectations)}")
@@ -106,7 +104,7 @@ def _say_errors(
 
 
 def _real_path(loc: tuple[int | str, ...], values: Any, kind: str) -> tuple[str | int, ...]:
-    """Return the keys of a location without the names of union members that pydantic puts between them."""
+    """Return the keys of a location, without the names of union members that pydantic inserts."""
     path: list[str | int] = []
     for number, part in enumerate(loc):
         inside = (isinstance(values, dict) and part in values) or (

@@ -1,4 +1,4 @@
-"""What TOML can say and no recipe can mean: refused as a document is read, before it breaks what comes after."""
+"""Values that TOML allows and no key takes, refused when a document is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.describe.expected import shown
 
-#: Tables and lists inside each other. The deepest key that there is stands four deep.
+#: Depth of nested tables and lists. The deepest key of any table is four deep.
 DEEPEST = 32
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -18,7 +18,7 @@ def check_values(document: Mapping[str, Any], origin: str) -> None:
     """Raise a RecipeError for a value that no key takes.
 
     That is one nested deeper than :data:`DEEPEST`, an integer beyond TOML's 64 bits, a date or time, or a key or text
-    with a NUL or with half a surrogate pair, which neither a file system nor a tokenizer takes.
+    with a NUL or half a surrogate pair, which neither a file system nor a tokenizer takes.
     """
     waiting: list[tuple[tuple[str, ...], Any]] = [((), document)]
     while waiting:
@@ -38,27 +38,25 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _fault(value: Any, depth: int) -> str:
     if isinstance(value, Mapping | list) and depth > DEEPEST:
-        return f"tables and lists more than {DEEPEST} deep; no key is that deep"
+        return f"tables and lists are nested more than {DEEPEST} deep"
     if isinstance(value, int) and value not in _INTEGERS:
         return "an integer of more than 64 bits, which TOML does not have"
-    if isinstance(value, date | time):  # would be taken for the text that it is written as
-        return f"{value} is a date or time, which no key takes; text is written in quotes"
+    if isinstance(value, date | time):  # would be read as text
+        return f"{value} is a date or time, which no key takes; write text in quotes"
     texts = [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else [value]
     for text in texts:
         if isinstance(text, str) and "\0" in text:
-            return f"{shown(text)} has a NUL character in it, which no key, name or path may have"
+            return f"{shown(text)} contains a NUL character, which no key, name or path can have"
         if (
             isinstance(text, str)
             and not text.isascii()
             and any("\ud800" <= char <= "\udfff" for char in text)
         ):
-            return (
-                f"{shown(text)} is no text: there is half a character in it (is the terminal set to UTF-8?)"
-            )
+            return f"{shown(text)} is not valid text: it contains half a surrogate pair (is the terminal set to UTF-8?)"
     return ""
 
 
 def shown_key(key: str) -> str:
-    """Return a key as a message shows it: bare where TOML takes it so, else quoted, and shortened where it is long."""
+    """Return a key as messages show it: bare where TOML allows that, else quoted, and shortened where it is long."""
     bare = key.isascii() and key.replace("-", "_").replace("_", "a").isalnum()
     return key if bare and len(key) <= 60 else shown(key)

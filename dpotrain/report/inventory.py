@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dpotrain.core.best_by import BestBy
 from dpotrain.core.errors import RunError
+from dpotrain.core.records import BestBy
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.resuming import as_written, read_state
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder

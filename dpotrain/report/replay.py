@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.core import summary
-from dpotrain.core.best_by import BestBy
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.records import LoggedRun, Outcome, Record
+from dpotrain.core.records import BestBy, LoggedRun, Outcome, Record
 from dpotrain.data.batches.plan import steps_of_run
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.recipe.files import read_layers

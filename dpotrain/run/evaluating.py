@@ -11,8 +11,7 @@ from dpotrain.core.records import Record
 from dpotrain.engine.training.trainer import Interrupted
 
 if TYPE_CHECKING:
-    from dpotrain.core.best_by import BestBy
-    from dpotrain.core.records import Run
+    from dpotrain.core.records import BestBy, Run
     from dpotrain.core.reporter import Advance, Reporter
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.engine.training.trainer import Trainer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dpotrain.engine.training.metrics import Window
 
 if TYPE_CHECKING:
-    from dpotrain.core.best_by import BestBy
+    from dpotrain.core.records import BestBy
 
 
 @dataclass

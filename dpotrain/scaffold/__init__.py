@@ -1,4 +1,4 @@
-"""``dpotrain plugins new``: a complete package for a component of any kind or a verb, whose tests pass as generated.
+"""``dpotrain plugins new``: a complete package for a component or a command, whose tests pass as generated.
 
 Templates are folders of text files below ``templates``: ``package`` for what every package has, and one for each kind,
 called as it is. In names and contents ``{{…}}`` stands for the words of :func:`_words`.
@@ -19,7 +19,7 @@ from dpotrain.scaffold.kinds import Kind
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LEFT_OVER = re.compile(r"\{\{\w+\}\}")
-#: What template files end with, so that no tool takes them for code.
+#: Suffix of template files, so that no tool reads them as code.
 _SUFFIX = ".txt"
 
 
@@ -28,27 +28,27 @@ class Package:
     """A package that was written."""
 
     folder: Path
-    commands: tuple[str, ...]
-    """What installs it, tests it and shows it at work, to be given in its folder."""
+    next_steps: tuple[str, ...]
+    """Shell commands that install, test and run it, to be given in its folder."""
 
 
 def generate(name: str, kind: Kind, parent: Path) -> Package:
     """Write the package ``dpotrain-NAME`` into ``parent``.
 
     Raises:
-        RecipeError: the name is no name, something installed has it already, or the folder is there.
+        RecipeError: the name is invalid, something installed has it already, or the folder exists.
     """
     name = name.removeprefix("dpotrain-")
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         hint = f'; what about "{near}"?' if _NAME.fullmatch(near) else ""
-        raise RecipeError(f'"{name}" is no name for a plugin: small letters, digits and hyphens{hint}')
+        raise RecipeError(f'"{name}" is not a name for a plugin: use small letters, digits and hyphens{hint}')
     clash = kind.clash(name)
     if clash is not None:
         raise RecipeError(f"{clash}; choose another name")
     folder = parent / f"dpotrain-{name}"
     if folder.exists():
-        raise RecipeError(f"{folder} is there already; choose another name, or another --folder")
+        raise RecipeError(f"{folder} exists already; choose another name, or another --folder")
     words = _words(name, kind)
     templates = files("dpotrain.scaffold") / "templates"
     texts: dict[str, str] = {}
@@ -58,11 +58,11 @@ def generate(name: str, kind: Kind, parent: Path) -> Package:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    return Package(folder, ('pip install -e ".[test]"', "python -m pytest", *kind.commands(name)))
+    return Package(folder, ('pip install -e ".[test]"', "python -m pytest", *kind.try_out(name)))
 
 
 def _words(name: str, kind: Kind) -> dict[str, str]:
-    """Return what stands for what in the templates."""
+    """Return the values of the template words."""
     a_kind = f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
     module = "dpotrain_" + name.replace("-", "_")
     return {
@@ -73,7 +73,7 @@ def _words(name: str, kind: Kind) -> dict[str, str]:
         "A_kind": a_kind.capitalize(),
         "version": __version__,
         "interface": str(INTERFACE),
-        "commands": "\n".join(f"$ {command}" for command in kind.commands(name)),
+        "try_out": "\n".join(f"$ {line}" for line in kind.try_out(name)),
         **kind.words(name, module),
     }
 
@@ -95,5 +95,5 @@ def _fill(text: str, words: dict[str, str]) -> str:
         text = text.replace(f"{{{{{word}}}}}", value)
     left = _LEFT_OVER.search(text)
     if left is not None:
-        raise ValueError(f"a template has {left[0]}, which stands for nothing")
+        raise ValueError(f"a template has the unknown word {left[0]}")
     return text

@@ -1,4 +1,4 @@
-"""What a package may bring: a component of any kind, or a verb of the command line."""
+"""What a generated package can offer: a component of any kind, or a command."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import ClassVar, Protocol
 
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import CATALOGUES
-from dpotrain.plugin.runtime import commands as verbs
-from dpotrain.plugin.runtime import plugin
+from dpotrain.plugin.runtime import commands, plugin
 from dpotrain.plugin.runtime.manager import PluginManager
 
 
 class Kind(Protocol):
-    """What of a package depends on what it brings."""
+    """What of a package depends on what it offers."""
 
     @property
     def name(self) -> str:
@@ -25,18 +24,18 @@ class Kind(Protocol):
         """What its class is called after the plugin's own name, ``ModelLoader``."""
 
     def clash(self, name: str) -> str | None:
-        """Return who has something of this kind and name already, or None."""
+        """Return a message that says who offers this kind and name already, or None."""
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return what stands for what in the templates, besides what is the same for all kinds."""
+        """Return the values of the template words that depend on the kind."""
 
-    def commands(self, name: str) -> tuple[str, ...]:
-        """Return the commands that show it at work, to be given in the package's folder."""
+    def try_out(self, name: str) -> tuple[str, ...]:
+        """Return shell commands that run it, to be given in the package's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentKind:
-    """A component, which a recipe picks."""
+    """A component, which a recipe selects."""
 
     component: type[Component]
 
@@ -59,48 +58,48 @@ class ComponentKind:
         return f'{self.name} "{name}" is offered by {owner} already'
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return where its entry point goes and what its page shows."""
+        """Return its entry point, and what ``dpotrain plugins show`` prints."""
         return {
             "group": plugin.GROUP,
             "object": module,
             "page": "its options and a table to paste into a recipe",
         }
 
-    def commands(self, name: str) -> tuple[str, ...]:
-        """Return the run of its recipe, which picks it."""
+    def try_out(self, name: str) -> tuple[str, ...]:
+        """Return the run of its recipe, which selects it."""
         return ("dpotrain run recipe.toml",)
 
 
 @dataclass(frozen=True, slots=True)
-class VerbKind:
-    """A verb, which a person types."""
+class CommandKind:
+    """A command of the command line."""
 
     own: Collection[str]
-    """The verbs that dpotrain has itself."""
-    name: ClassVar[str] = "verb"
-    ending: ClassVar[str] = "Verb"
+    """The names of dpotrain's own commands."""
+    name: ClassVar[str] = "command"
+    ending: ClassVar[str] = "Command"
 
     def clash(self, name: str) -> str | None:
         """Ask dpotrain itself, and then the plugins."""
         if name in self.own:
-            return f"dpotrain {name} is a verb of dpotrain itself"
-        found = verbs.plugin_verbs(self.own).get(name)
-        return None if found is None else f"{found.label} is there already"
+            return f"dpotrain {name} is one of dpotrain's own commands"
+        found = commands.plugin_commands(self.own).get(name)
+        return None if found is None else f"{found.label} is installed already"
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return where its entry point goes and what its page shows."""
+        """Return its entry point, and what ``dpotrain plugins show`` prints."""
         return {
-            "group": f'"{verbs.GROUP}"',
+            "group": f'"{commands.GROUP}"',
             "object": f"{module}:command",
             "page": "how it is called",
         }
 
-    def commands(self, name: str) -> tuple[str, ...]:
-        """Return a run of the recipe, and what is then done with it."""
+    def try_out(self, name: str) -> tuple[str, ...]:
+        """Return a run of the recipe, and the command on that run."""
         return ("dpotrain run recipe.toml", f"dpotrain {name} runs/{name}")
 
 
-def kinds(own_verbs: Collection[str]) -> dict[str, Kind]:
-    """Return every kind that there is, by its name on the command line: ``model-loader``."""
-    found: list[Kind] = [*map(ComponentKind, CATALOGUES.values()), VerbKind(own_verbs)]
+def kinds(own_commands: Collection[str]) -> dict[str, Kind]:
+    """Return every kind by its name on the command line: ``model-loader``."""
+    found: list[Kind] = [*map(ComponentKind, CATALOGUES.values()), CommandKind(own_commands)]
     return {kind.name.replace(" ", "-"): kind for kind in found}

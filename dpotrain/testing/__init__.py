@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dpotrain.testing.conformance import (
     AdapterConformance,
+    CommandConformance,
     ComponentConformance,
     DatasetFormatterConformance,
     DatasetSourceConformance,
@@ -43,6 +44,7 @@ from dpotrain.testing.tiny import build_tiny_model, example_pairs, write_pairs
 
 __all__ = [
     "AdapterConformance",
+    "CommandConformance",
     "ComponentConformance",
     "DatasetFormatterConformance",
     "DatasetSourceConformance",

@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 def page_text(page: PluginPage) -> str:
-    """Return the page: the plugin's facts, each component with its options and a table to paste, each verb's help."""
-    return printable("\n".join([*_facts(page), *_components(page), *_verbs(page)]))
+    """Return the page: the plugin, each component with its options and an example table, each command's help."""
+    return printable("\n".join([*_fields(page), *_components(page), *_commands(page)]))
 
 
-def _facts(page: PluginPage) -> Iterator[str]:
+def _fields(page: PluginPage) -> Iterator[str]:
     info = page.info
     yield f'plugin "{info.name}"'
     says = "it does not say" if info.interface is None else str(info.interface)
-    only_verbs = bool(info.verbs) and not page.hooks and info.interface is None
-    facts = {
+    only_commands = bool(info.commands) and not page.hooks and info.interface is None
+    fields = {
         "distribution": origin(info),
         "licence": page.licence or "none stated",
         "file": info.file or "not found",
-        "interface": f"{says} (this dpotrain has {INTERFACE})" if not only_verbs else "",
+        "interface": f"{says} (this dpotrain has {INTERFACE})" if not only_commands else "",
         "hooks": ", ".join(page.hooks),
-        "hears": ", ".join(info.events),
-        "verbs": ", ".join(info.verbs),
+        "subscribes": ", ".join(info.events),
+        "commands": ", ".join(info.commands),
         "status": info.status,
         "reason": info.reason,
         "note": "\n".join(info.notes),
     }
-    for label, value in facts.items():
+    for label, value in fields.items():
         if value:
             yield f"  {label:<14}" + value.replace("\n", f"\n{'':16}")
 
@@ -62,8 +62,8 @@ def _component(component: ComponentPage) -> Iterator[str]:
     yield textwrap.indent(component.example, "    ")
 
 
-def _verbs(page: PluginPage) -> Iterator[str]:
-    for verb in page.verbs:
-        if verb.help:
-            yield f'\nverb "{verb.name}"'
-            yield textwrap.indent(verb.help, "  ")
+def _commands(page: PluginPage) -> Iterator[str]:
+    for command in page.commands:
+        if command.help:
+            yield f'\ncommand "{command.name}"'
+            yield textwrap.indent(command.help, "  ")

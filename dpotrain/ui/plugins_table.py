@@ -43,10 +43,10 @@ def print_plugins(infos: Sequence[PluginInfo], console: Console | None = None) -
 def offers(info: PluginInfo) -> list[str]:
     """Return what a plugin is for, one text a kind: ``losses: dpo, ipo``."""
     texts = [f"{_PLURALS[kind]}: {', '.join(names)}" for kind, names in info.offers.items()]
-    if info.verbs:
-        texts.append(f"verbs: {', '.join(info.verbs)}")
+    if info.commands:
+        texts.append(f"commands: {', '.join(info.commands)}")
     if info.events:
-        texts.append("hears: " + ", ".join(event.removeprefix("dpotrain_") for event in info.events))
+        texts.append("subscribes: " + ", ".join(event.removeprefix("dpotrain_") for event in info.events))
     return texts
 
 

@@ -6,7 +6,6 @@ product): the way from there to log-probs is the engine's, which never makes the
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -122,6 +121,8 @@ def _hidden_states(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _driver_found() -> bool:
+    import ctypes
+
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.data.batches.plan import BatchPlan, Costs, sweep
+from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.data.tokens.workers import cores
 from dpotrain.engine.reference.store import ReferenceStore
@@ -145,7 +145,7 @@ def second_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
                 pass
         found[f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"] = clock["seconds"]
     with timed() as clock:
-        sweep(np.arange(len(data)), costs, 1, 8192)
+        batch_by_length(np.arange(len(data)), costs, 1, 8192)
     found["a pass without gradients, s"] = clock["seconds"]
     sums = np.random.default_rng(0).normal(-100, 10, (len(data), 2)).astype(np.float32)
     store = ReferenceStore(cache / "reference", {"pairs": pairs})

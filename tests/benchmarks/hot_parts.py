@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import nn
 
 from dpotrain.data.batches.packing import PairLengths, pack
-from dpotrain.data.batches.plan import BatchPlan, Costs, sweep
+from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.attention.segments import Segments
@@ -164,7 +164,9 @@ def planning(_: str) -> Iterator[Case]:
         yield Case(
             "planning",
             f"{pairs} pairs in one pass",
-            lambda pairs=pairs, costs=costs: sweep(np.arange(pairs, dtype=np.int64), costs, 1, 2048),
+            lambda pairs=pairs, costs=costs: batch_by_length(
+                np.arange(pairs, dtype=np.int64), costs, 1, 2048
+            ),
         )
 
 

@@ -31,8 +31,8 @@ def recipe(tmp_path):
     return project(tmp_path)
 
 
-def run(recipe, *overrides, verb="run"):
-    arguments = [verb, str(recipe)]
+def run(recipe, *overrides, command="run"):
+    arguments = [command, str(recipe)]
     for override in ("training.steps=1", *overrides):
         arguments += ["--set", override]
     result = CliRunner().invoke(main, arguments)
@@ -47,7 +47,7 @@ def rows(recipe, *items) -> str:
     return f"data.name={str(path)!r}"
 
 
-@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize(
     ("override", "code", "fragments"),
     [
@@ -64,8 +64,8 @@ def rows(recipe, *items) -> str:
         ("data.max_length=3", 3, ["prompt fills max_length", "raise data.max_length"]),
     ],
 )
-def test_wrong_recipes(recipe, verb, override, code, fragments):
-    result = run(recipe, override, verb=verb)
+def test_wrong_recipes(recipe, command, override, code, fragments):
+    result = run(recipe, override, command=command)
     assert result.exit_code == code, result.output
     for fragment in fragments:
         assert fragment in result.output
@@ -84,7 +84,7 @@ def test_wrong_recipes(recipe, verb, override, code, fragments):
     ],
 )
 def test_no_option_is_silent(recipe, overrides, fragments):
-    result = run(recipe, *overrides, verb="check")
+    result = run(recipe, *overrides, command="check")
     assert result.exit_code == 2, result.output
     for fragment in fragments:
         assert fragment in result.output
@@ -163,7 +163,7 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
     tiny_checkpoint(recipe.parent / "model")
     assert run(recipe).exit_code == 0
     assert run(recipe).exit_code == 1
-    assert run(recipe, verb="check").exit_code == 0
+    assert run(recipe, command="check").exit_code == 0
 
 
 def test_a_plugin_that_breaks(recipe, tmp_path, monkeypatch):

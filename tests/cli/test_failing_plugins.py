@@ -121,11 +121,11 @@ def faulty(site: Path, kind: str, begins: str, base: str | None = None) -> None:
     install(site, "dpotrain-faulty", "2.0", faulty=source)
 
 
-def invoke(verb: str, recipe: Path, folder: Path, *overrides: str, flags: tuple[str, ...] = ()):
+def invoke(command: str, recipe: Path, folder: Path, *overrides: str, flags: tuple[str, ...] = ()):
     given = [each.replace("{folder}", str(recipe.parent)) for each in overrides]
     settings = [f"run.output_dir={json.dumps(str(folder))}", *given]
     return CliRunner().invoke(
-        main, [verb, str(recipe), *flags, *(part for each in settings for part in ("--set", each))]
+        main, [command, str(recipe), *flags, *(part for each in settings for part in ("--set", each))]
     )
 
 
@@ -169,10 +169,10 @@ def test_options_that_raise_are_named_too(site, project, tmp_path):
     )
 
 
-@pytest.mark.parametrize("verb", ["check", "plan"])
-def test_the_other_verbs_name_it_as_well(site, project, tmp_path, verb):
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_the_other_commands_name_it_as_well(site, project, tmp_path, command):
     faulty(site, "model loader", "def load_tokenizer(self):")
-    result = invoke(verb, project, tmp_path / "run", *USES["model loader"])
+    result = invoke(command, project, tmp_path / "run", *USES["model loader"])
     assert result.exit_code == 1
     assert 'plugin "faulty" (dpotrain-faulty 2.0) raised in load_tokenizer: Broken: no way' in result.stderr
 

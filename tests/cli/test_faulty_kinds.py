@@ -1,4 +1,4 @@
-"""What a person sees of an optimizer, schedule, metric, exporter or verb that fails, one text a kind, in ``snapshots``.
+"""What a person sees of an optimizer, schedule, metric, exporter or command that fails, in ``snapshots``.
 
 Each raises at import, in its options, as it is built, and in use. Paths stand there as SITE (where plugins are
 installed) and HERE (where the recipe is).
@@ -67,7 +67,7 @@ EXPORTER = """
         {use}
 """
 
-VERB = """\
+COMMAND = """\
 import click
 {top}
 
@@ -103,7 +103,7 @@ KINDS = {
         {"base": "Exporter", "hook": "exporters", "body": EXPORTER},
         'exporters=[{use="faulty"}]',
     ),
-    "verb": (VERB, {}, ""),
+    "command": (COMMAND, {}, ""),
 }
 
 RAISES = 'raise RuntimeError("no way")'
@@ -124,7 +124,7 @@ def module(kind: str, phase: str) -> str | None:
     if f"{{{phase}}}" not in source:
         return None
     nothing = {"top": "", "head": "", "options": "pass", "init": "pass", "build": "", "use": "pass"}
-    raises = RAISES if (kind, phase) != ("verb", "build") else "command = command.callback"
+    raises = RAISES if (kind, phase) != ("command", "build") else "command = command.callback"
     return source.format(**{**nothing, **parts, phase: raises})
 
 
@@ -137,12 +137,12 @@ def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
         if source is None:
             continue
         site = tmp_path / phase
-        plugins = {"verbs": {"faulty": source}} if kind == "verb" else {"faulty": source}
+        plugins = {"commands": {"faulty": source}} if kind == "command" else {"faulty": source}
         install(site, "dpotrain-faulty", "2.0", **plugins)
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             patch.syspath_prepend(str(site))
-            words = ["faulty"] if kind == "verb" else ["run", "r.toml", "--set", KINDS[kind][2]]
+            words = ["faulty"] if kind == "command" else ["run", "r.toml", "--set", KINDS[kind][2]]
             shown.append(
                 f"raises {where}\n{said(['plugins'], tmp_path, site)}\n{said(words, tmp_path, site)}"
             )

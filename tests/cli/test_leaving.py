@@ -30,7 +30,7 @@ def leave(site, program: str, *arguments: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("waits", WAITS.values(), ids=list(WAITS))
 @pytest.mark.parametrize(("arguments", "code"), [(["plugins"], 0), (["check", "no-recipe.toml"], 2)])
-def test_what_waits_at_exit_is_cut_off_with_the_exit_code_of_the_verb(site, waits, arguments, code):
+def test_what_waits_at_exit_is_cut_off_with_the_exit_code_of_the_command(site, waits, arguments, code):
     install(site, "dpotrain-waiting", "1.0", waiting=waits)
     program = "main()" if arguments == ["plugins"] else "import dpotrain_waiting_waiting\nmain()"
     done = leave(site, program, *arguments)

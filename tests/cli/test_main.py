@@ -1,4 +1,4 @@
-"""The group of verbs: help, version, what is imported, and how errors end."""
+"""The group of commands: help, version, what is imported, and how errors end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import dpotrain
 from dpotrain.cli import main
-from dpotrain.cli.group import VerbGroup, debug_option
+from dpotrain.cli.group import CommandGroup, debug_option
 from dpotrain.core.errors import DataError, PluginError, RecipeError, RunError, RunStopped
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "accelerate", "wandb")
@@ -44,11 +44,11 @@ def test_plugins_and_schema_import_neither_torch_nor_transformers(arguments):
     assert set(HEAVY).isdisjoint(imported_by(*arguments))
 
 
-def test_help_names_every_verb():
+def test_help_names_every_command():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for verb in ("run", "check", "plan", "checkpoints", "sync", "plugins", "schema"):
-        assert f"\n  {verb} " in result.output
+    for command in ("run", "check", "plan", "checkpoints", "sync", "plugins", "schema"):
+        assert f"\n  {command} " in result.output
 
 
 def test_the_help_of_run_explains_the_exit_codes():
@@ -71,8 +71,8 @@ def test_a_wrong_command_line_is_exit_2(arguments):
     assert result.stdout == ""
 
 
-def verb_raising(error: BaseException, monkeypatch) -> VerbGroup:
-    """Return a group with one verb, which raises."""
+def command_raising(error: BaseException, monkeypatch) -> CommandGroup:
+    """Return a group with one command, which raises."""
     import types
 
     @click.command()
@@ -80,10 +80,10 @@ def verb_raising(error: BaseException, monkeypatch) -> VerbGroup:
     def command():
         raise error
 
-    module = types.ModuleType("verb_that_raises")
+    module = types.ModuleType("command_that_raises")
     module.command = command
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    return debug_option(VerbGroup("group", verbs={"go": module.__name__}))
+    return debug_option(CommandGroup("group", modules={"go": module.__name__}))
 
 
 @pytest.mark.parametrize(
@@ -96,28 +96,28 @@ def verb_raising(error: BaseException, monkeypatch) -> VerbGroup:
     ],
 )
 def test_an_error_is_its_own_lines_on_stderr_and_its_exit_code(error, code, monkeypatch):
-    result = CliRunner().invoke(verb_raising(error, monkeypatch), ["go"])
+    result = CliRunner().invoke(command_raising(error, monkeypatch), ["go"])
     assert result.exit_code == code
     assert result.stderr == "error: wrong\n"
     assert result.stdout == ""
 
 
 def test_a_stopped_run_is_exit_75_and_no_error(monkeypatch):
-    result = CliRunner().invoke(verb_raising(RunStopped("go on with --resume"), monkeypatch), ["go"])
+    result = CliRunner().invoke(command_raising(RunStopped("go on with --resume"), monkeypatch), ["go"])
     assert result.exit_code == 75
     assert result.stderr == "stopped: go on with --resume\n"
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "go"], ["go", "--debug"]])
-def test_debug_before_or_after_the_verb_shows_the_traceback(arguments, monkeypatch):
-    result = CliRunner().invoke(verb_raising(RecipeError("wrong"), monkeypatch), arguments)
+def test_debug_before_or_after_the_command_shows_the_traceback(arguments, monkeypatch):
+    result = CliRunner().invoke(command_raising(RecipeError("wrong"), monkeypatch), arguments)
     assert result.exit_code == 2
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.endswith("error: wrong\n")
 
 
 def test_an_unexpected_error_is_short_and_says_how_to_see_more(monkeypatch):
-    result = CliRunner().invoke(verb_raising(KeyError("k"), monkeypatch), ["go"])
+    result = CliRunner().invoke(command_raising(KeyError("k"), monkeypatch), ["go"])
     assert result.exit_code == 1
     assert result.stderr == (
         "error: unexpected error: KeyError: 'k'\nrun again with --debug for the traceback\n"
@@ -125,7 +125,7 @@ def test_an_unexpected_error_is_short_and_says_how_to_see_more(monkeypatch):
 
 
 def test_an_interrupt_is_exit_130_and_one_line(monkeypatch):
-    result = CliRunner().invoke(verb_raising(KeyboardInterrupt(), monkeypatch), ["go"])
+    result = CliRunner().invoke(command_raising(KeyboardInterrupt(), monkeypatch), ["go"])
     assert result.exit_code == 130
     assert result.stderr == "interrupted\n"
 

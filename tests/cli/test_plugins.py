@@ -41,7 +41,7 @@ def test_elsewhere_than_in_a_terminal_it_is_a_line_a_plugin_however_long():
     console = Console(file=io.StringIO(), width=20)
     assert printed(console).splitlines() == [
         "simpo    active  dpotrain-simpo 0.3   /x/simpo.py   "
-        "losses: simpo, cpo; loggers: csv; hears: step_ended",
+        "losses: simpo, cpo; loggers: csv; subscribes: step_ended",
         "broken   failed  dpotrain-broken 1.0  /x/broken.py  ValueError: no second line",
         "by_hand  unused  registered by hand   -             slow: it took long",
     ]
@@ -56,7 +56,7 @@ def test_in_a_terminal_it_is_a_table():
         "offers",
         "simpo",
         "losses: simpo, cpo",
-        "hears: step_ended",
+        "subscribes: step_ended",
         "/x/broken.py",
     ):
         assert part in text
@@ -114,7 +114,7 @@ def test_json_has_every_field(site):
         "reason": "",
         "interface": None,
         "notes": [],
-        "verbs": [],
+        "commands": [],
     }
 
 
@@ -145,10 +145,10 @@ def test_schema_prints_json_with_the_installed_plugins(site):
     assert {"dpo", "ipo", "hinge", "simpo"} <= set(names)
 
 
-@pytest.mark.parametrize("verb", ["plugins", "run", "check"])
-def test_a_missing_recipe_names_near_files(verb, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["plugins", "run", "check"])
+def test_a_missing_recipe_names_near_files(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama.toml").write_text("")
-    result = CliRunner().invoke(main, [verb, "lama.toml"])
+    result = CliRunner().invoke(main, [command, "lama.toml"])
     assert result.exit_code == 2
     assert result.stderr == "error: there is no recipe lama.toml; did you mean llama.toml?\n"

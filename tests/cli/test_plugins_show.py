@@ -85,9 +85,9 @@ def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):
     result = shown("simpoo")
     assert result.exit_code == 2
     assert result.stderr == (
-        'error: no plugin, distribution, component or verb is called "simpoo"; did you mean "simpo"?\n'
+        'error: no plugin, distribution, component or command is called "simpoo"; did you mean "simpo"?\n'
     )
-    assert "dpotrain plugins shows what there is" in shown("zzzzzz").stderr
+    assert "; dpotrain plugins lists them" in shown("zzzzzz").stderr
 
 
 def test_a_plugin_that_failed_is_shown_with_its_reason(site):
@@ -97,7 +97,7 @@ def test_a_plugin_that_failed_is_shown_with_its_reason(site):
     assert "reason        ModuleNotFoundError: No module named 'no_such_module_at_all'" in text
 
 
-def test_the_first_verb_may_be_left_out_and_help_shows_them_all():
+def test_the_first_command_may_be_left_out_and_help_shows_them_all():
     for words in (["plugins"], ["plugins", "list"], ["plugins", "--debug", "list"]):
         assert "losses: dpo, ipo, hinge" in CliRunner().invoke(main, words).output
     assert "show  Show one plugin" in CliRunner().invoke(main, ["plugins", "--help"]).output

@@ -52,28 +52,22 @@ lr = 1e-4
 
 
 def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
-    import dpotrain.run
-
     seen = []
 
     def train(loaded, *, resume):
         seen.append((loaded.training.epochs, loaded.path, resume))
         return Outcome("finished", 3, Path(), None)
 
-    monkeypatch.setattr(dpotrain.run, "train", train, raising=False)
+    monkeypatch.setattr("dpotrain.ui.train.train", train)
     assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=2"]).exit_code == 0
     assert CliRunner().invoke(main, ["run", "--resume", str(recipe)]).exit_code == 0
     assert seen == [(2, recipe, False), (1, recipe, True)]
 
 
 def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
-    import dpotrain.run
-
     monkeypatch.setattr(
-        dpotrain.run,
-        "train",
+        "dpotrain.ui.train.train",
         lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None),
-        raising=False,
     )
     result = CliRunner().invoke(main, ["run", str(recipe)])
     assert result.exit_code == 75

@@ -18,7 +18,7 @@ from filelock import FileLock
 from dpotrain.core.errors import DataError
 from dpotrain.data import prepare as prepare_module
 from dpotrain.data.prepare import prepare_data
-from dpotrain.data.tokens import identity as identity_module
+from dpotrain.data.tokens import cache_key as key_module
 from tests.data.formatters_for_tests import Plain
 from tests.data.preparing import Told, everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, MARKS_THE_LAST, assistant, bpe, user
@@ -41,13 +41,13 @@ def cache(tmp_path) -> Path:
 def counted(monkeypatch) -> list[int]:
     """The rows of every split that was tokenized."""
     seen: list[int] = []
-    real = prepare_module.read
+    real = prepare_module.tokenize_split
 
     def counting(rows, *rest):
         seen.append(len(rows))
         return real(rows, *rest)
 
-    monkeypatch.setattr(prepare_module, "read", counting)
+    monkeypatch.setattr(prepare_module, "tokenize_split", counting)
     return seen
 
 
@@ -118,7 +118,7 @@ def changed_rows(recipe):
 
 
 def changed_format(recipe):
-    identity_module.FORMAT += 1
+    key_module.FORMAT += 1
     return recipe(ROWS), bpe()
 
 
@@ -157,7 +157,7 @@ class _Owner:
 )
 def test_whatever_changes_a_token_or_the_report_misses(recipe, cache, counted, monkeypatch, change):
     """TRAPS: a cache key that forgets something."""
-    monkeypatch.setattr(identity_module, "FORMAT", identity_module.FORMAT)
+    monkeypatch.setattr(key_module, "FORMAT", key_module.FORMAT)
     prepare(recipe(ROWS), cache=cache)
     made, tokenizer = change(recipe)
     prepare(made, tokenizer, cache=cache)
@@ -253,9 +253,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(recipe, tmp_path):
     expected, _ = prepare(recipe(ROWS, **KEYS))
     prepared, told = prepare(recipe(ROWS, **KEYS), cache=tmp_path / "file" / "cache")
     assert everything(prepared) == everything(expected)
-    (line,) = [text for text in told.warnings if "not kept" in text]
+    (line,) = [text for text in told.warnings if "not cached" in text]
     assert line == (
-        f"tokenized data is not kept: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
+        f"tokenized data is not cached: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
         "see run.cache_dir"
     )
 
@@ -277,7 +277,7 @@ def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(reci
     assert any("(No space left on device)" in text for text in told.warnings)
     assert not entries(cache)
     broken = True
-    with pytest.raises(DataError, match=r"No space left on device\.\nMake room there, or let TMPDIR"):
+    with pytest.raises(DataError, match=r"No space left on device\.\nFree disk space there, or set TMPDIR"):
         prepare(recipe(ROWS))
 
 
@@ -294,8 +294,8 @@ import json, sys
 from pathlib import Path
 from dpotrain.data import prepare as module
 from tests.data.preparing import prepare, row, write_recipe
-seen, real = [], module.read
-module.read = lambda rows, *rest: (seen.append(len(rows)), real(rows, *rest))[1]
+seen, real = [], module.tokenize_split
+module.tokenize_split = lambda rows, *rest: (seen.append(len(rows)), real(rows, *rest))[1]
 folder = Path(sys.argv[1])
 prepared, _ = prepare(write_recipe(folder, [row(n) for n in range(20)]), cache=folder / "cache")
 print(json.dumps([seen, prepared.train.keys.tobytes().hex()]))

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from dpotrain.core.errors import DataError, RecipeError
 from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.choose_formatter import choose_formatter, describe, format_row
 from dpotrain.data.formats.columns import map_columns
-from dpotrain.data.formats.formatting import choose_formatter, describe, format_row
 from dpotrain.plugin.api import DatasetFormatter, Recognition
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.standard import StandardFormatter
@@ -46,7 +46,7 @@ def test_the_first_row_does_not_decide_for_all():
     odd = {"prompt": None, "chosen": None, "rejected": None}
     decision = decide([odd, STANDARD, *[SHAREGPT] * 50])
     assert decision.formatter.name == "sharegpt"
-    assert decision.text == "data format: sharegpt (recognised in 50 of 51 rows looked at)"
+    assert decision.text == "data format: sharegpt (recognised in 50 of 51 rows sampled)"
     assert "standard 1" in decision.warning
 
 
@@ -57,7 +57,7 @@ def test_rows_are_looked_at_all_over_a_long_data_set():
 
 def test_rows_that_nobody_can_judge_do_not_count():
     decision = decide([{"prompt": None, "chosen": None, "rejected": None}] * 9 + [STANDARD])
-    assert decision.text == "data format: standard (recognised in 1 of 1 rows looked at)"
+    assert decision.text == "data format: standard (recognised in 1 of 1 rows sampled)"
     assert not decision.warning
 
 
@@ -113,10 +113,13 @@ class Broken(DatasetFormatter):
 def test_what_breaks_a_formatter_is_noted_with_the_row():
     with pytest.raises(KeyError) as judging:
         decide([STANDARD], [Broken, StandardFormatter])
-    assert "It was given row 0. A formatter answers Recognition.NO" in judging.value.__notes__[0]
+    assert (
+        "It was given row 0. For a row that it does not read, a formatter returns"
+        in judging.value.__notes__[0]
+    )
     with pytest.raises(KeyError) as formatting:
         format_row(Broken(Broken.Options()), STANDARD, 12)
-    assert "It was given row 12. A formatter drops a row" in formatting.value.__notes__[0]
+    assert "It was given row 12. To drop a row" in formatting.value.__notes__[0]
 
 
 class Demanding(DatasetFormatter):
@@ -165,7 +168,7 @@ def test_a_mapped_column_that_is_not_there_names_the_nearest():
     with pytest.raises(DataError) as error:
         map_columns(ListRows([STANDARD]), {"prompt": "promt"}, None, "train")
     assert str(error.value) == (
-        '[data.columns] prompt = "promt": split "train" has no such column. Did you mean "prompt"?\n'
+        '[data.columns] prompt = "promt": split "train" has no such column; did you mean "prompt"?\n'
         "Its columns are: prompt, chosen, rejected."
     )
 
@@ -175,7 +178,7 @@ def test_a_mapped_name_that_no_formatter_reads_is_refused(chosen):
     with pytest.raises(RecipeError) as error:
         decide([STANDARD], chosen=chosen, columns={"promt": "question"})
     assert error.value.exit_code == 2
-    assert 'a column "promt". Did you mean "prompt"?' in str(error.value)
+    assert 'a column "promt"; did you mean "prompt"?' in str(error.value)
 
 
 def test_a_mapped_name_that_the_decided_formatter_does_not_read_is_refused():

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from dpotrain.data.formats.formatting import describe
+from dpotrain.data.formats.choose_formatter import describe
 from dpotrain.data.report import OTHER_REASONS, SplitReport
-from dpotrain.data.tokens.rows import RowTokenizer
-from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import Recognition
 from dpotrain_plugins.formatters.conversational import ConversationalFormatter
 from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter, prompt_length

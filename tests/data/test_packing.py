@@ -57,7 +57,7 @@ def test_padded_rows_hold_the_same_sequences_and_predict_the_same_tokens(sizes, 
     assert torch.equal(ids.flatten()[places], batch.input_ids[batch.predicting])
 
 
-def test_an_empty_microbatch_keeps_company_with_the_shortest_pair_and_no_weight():
+def test_an_empty_microbatch_becomes_the_shortest_pair_as_a_filler_of_no_weight():
     """TRAPS: padded duplicates of the last evaluation batch counted."""
     batch = pack(random_pairs([(5, 5, 5), (1, 2, 1), (9, 9, 9)]), [])
     assert batch.pairs.tolist() == [1]

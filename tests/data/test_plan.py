@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.data.batches.plan import BatchPlan, Costs, cut, sweep
+from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length, make_microbatches
 
 LENGTHS = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=40
@@ -47,7 +47,7 @@ def test_every_step_has_the_same_pairs_however_it_is_cut(sizes, pairs_per_step, 
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=LENGTHS, budget=st.integers(1, 400), ranks=st.integers(1, 4), padded=st.booleans())
-@pytest.mark.parametrize("how", [cut, sweep])
+@pytest.mark.parametrize("how", [make_microbatches, batch_by_length])
 def test_a_microbatch_stays_in_its_budget_and_ranks_have_equally_many(how, sizes, budget, ranks, padded):
     costs = costs_of(sizes, padded)
     by_rank = how(np.arange(len(sizes)), costs, ranks, budget)
@@ -108,7 +108,7 @@ def test_ranks_get_about_the_same_number_of_tokens():
     costs = costs_of(sizes)
     tokens = [
         sum(costs.of(batch) for batch in batches)
-        for batches in cut(np.arange(64), costs, ranks=4, budget=10**9)
+        for batches in make_microbatches(np.arange(64), costs, ranks=4, budget=10**9)
     ]
     assert max(tokens) < 1.05 * min(tokens)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.checks import check_pair
-from dpotrain.data.tokens.tokenize import PairTokenizer, Tokenized, common_prefix
+from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.data.tokens.tokenize_pairs import PairResult, PairTokenizer, common_prefix
 from dpotrain.data.tokens.tokenized import TokenizedPair
 from tests.data.tokenizers_for_tests import (
     CHATML,
@@ -27,7 +27,7 @@ PLAIN = PreferencePair("What is the capital of France?", " Paris.", " A dog.")
 CHAT = PreferencePair([user("Tell me a story")], [assistant("Once upon a time")], [assistant("a cat")])
 
 
-def tokenize(pair: PreferencePair, tokenizer, max_length: int = 1000) -> Tokenized:
+def tokenize(pair: PreferencePair, tokenizer, max_length: int = 1000) -> PairResult:
     [result] = PairTokenizer(tokenizer, max_length)([(7, pair)])
     return result
 

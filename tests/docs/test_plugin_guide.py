@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain.cli import VERBS, main
+from dpotrain.cli import COMMANDS, main
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.scaffold.kinds import kinds
-from dpotrain.testing import VerbConformance
+from dpotrain.testing import CommandConformance
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 
@@ -100,7 +100,7 @@ def test_the_loss_is_about_thirty_lines(project):
 def test_every_kind_that_can_be_generated_is_named():
     text = GUIDE.read_text(encoding="utf-8")
     named = text.partition("<!-- kinds -->")[2].partition("<!-- end of kinds -->")[0]
-    assert named == ", ".join(f"`{kind}`" for kind in kinds(VERBS))
+    assert named == ", ".join(f"`{kind}`" for kind in kinds(COMMANDS))
 
 
 def test_the_example_of_run_events_is_a_plugin(project):
@@ -118,33 +118,33 @@ def test_the_example_of_run_events_is_a_plugin(project):
 
 
 @pytest.fixture
-def verb(project, tmp_path, monkeypatch) -> Path:
-    """A folder on ``sys.path`` with the example of a verb as a distribution, and its suite."""
-    declared = tomllib.loads((project / "example_verb.toml").read_text())["project"]["entry-points"]
+def folder(project, tmp_path, monkeypatch) -> Path:
+    """A folder on ``sys.path`` with the example of a command as a distribution, and its suite."""
+    declared = tomllib.loads((project / "example_command.toml").read_text())["project"]["entry-points"]
     info = tmp_path / "dpotrain_losses-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-losses\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in declared["dpotrain.commands"].items()]
     (info / "entry_points.txt").write_text("\n".join(["[dpotrain.commands]", *lines, ""]))
-    for name in ("example_verb.py", "example_suite.py"):
+    for name in ("example_command.py", "example_suite.py"):
         (tmp_path / name).write_text((project / name).read_text())
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-def test_the_example_of_a_verb_is_listed_and_runs(verb):
+def test_the_example_of_a_command_is_listed_and_runs(folder):
     assert "Print the losses of a run (dpotrain-losses 1.0)." in CliRunner().invoke(main, ["--help"]).output
     lines = ['{"kind": "eval", "step": 0, "loss": 0.25}', '{"kind": "train", "step": 3, "loss": 0.5}', "{"]
-    (verb / "metrics.jsonl").write_text("\n".join(lines))
-    assert CliRunner().invoke(main, ["losses", str(verb)]).output == "     3 0.5000\n"
-    assert CliRunner().invoke(main, ["losses", "--of", "eval", str(verb)]).output == "     0 0.2500\n"
-    refused = CliRunner().invoke(main, ["losses", str(verb / "none")])
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    assert CliRunner().invoke(main, ["losses", str(folder)]).output == "     3 0.5000\n"
+    assert CliRunner().invoke(main, ["losses", "--of", "eval", str(folder)]).output == "     0 0.2500\n"
+    refused = CliRunner().invoke(main, ["losses", str(folder / "none")])
     assert (refused.exit_code, "is no run folder" in refused.stderr) == (2, True)
 
 
-def test_the_suite_of_the_example_of_a_verb_passes(verb, forked):
-    said = forked.pytest("example_suite.py", folder=verb).out
-    assert f"{sum(name.startswith('test_') for name in vars(VerbConformance))} passed" in said
+def test_the_suite_of_the_example_of_a_command_passes(folder, forked):
+    said = forked.pytest("example_suite.py", folder=folder).out
+    assert f"{sum(name.startswith('test_') for name in vars(CommandConformance))} passed" in said
 
 
 def test_every_block_of_the_guide_is_used_or_generated():

@@ -49,7 +49,7 @@ def trainer_of(model, data, **settings) -> Trainer:
         parallel=OneProcess(torch.device("cpu")),
         scorer=scorer,
         optimizer=build_optimizer(adamw, model),
-        loss=Sigmoid(Sigmoid.Options(beta=BETA)),
+        loss=settings.pop("loss", None) or Sigmoid(Sigmoid.Options(beta=BETA)),
         plan=plan,
         data=data,
         reference=Stored(settings.pop("reference", sums)),

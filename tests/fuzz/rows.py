@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dpotrain.core.errors import DataError
+from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import map_columns
-from dpotrain.data.formats.formatting import choose_formatter
 from dpotrain.data.report import SplitReport
-from dpotrain.data.tokens.rows import RowTokenizer
-from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import DatasetFormatter
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.fuzz.junk import ANYTHING, DEEP, TEXTS, mutate, nested
@@ -149,7 +149,7 @@ class OfRows:
         return "accepted" if "accepted" in outcomes else "UnusableRow"
 
     def through(self, formatter: DatasetFormatter, case: list[dict[str, Any]]) -> str:
-        batch = RowTokenizer(formatter, self.tokenize, shows=3)(list(enumerate(case)))
+        batch = RowTokenizer(formatter, self.tokenize, preview=3)(list(enumerate(case)))
         pairs, report = batch.pairs, batch.report
         assert report.pairs_kept == len(pairs) == len(batch.prompts)
         assert report.pairs_kept + report.rows_dropped == report.rows_read == len(case)

@@ -341,8 +341,8 @@ def dpotrain_losses():
 """
 
 
-#: A module with a verb; it greets all but one.
-VERB_MODULE = """
+#: A module with a command; it greets all but one.
+COMMAND_MODULE = """
 import click
 
 
@@ -358,9 +358,9 @@ def command(name):
 
 
 def install(
-    site: Path, distribution: str, version: str, *, verbs: Mapping[str, str] | None = None, **modules: str
+    site: Path, distribution: str, version: str, *, commands: Mapping[str, str] | None = None, **modules: str
 ) -> None:
-    """Put a distribution into a folder on ``sys.path``: its metadata, and a plugin or verb for each module."""
+    """Put a distribution into a folder on ``sys.path``: its metadata, and a plugin or command for each module."""
     module_name = distribution.replace("-", "_")
     info = site / f"{module_name}-{version}.dist-info"
     info.mkdir(parents=True)
@@ -369,9 +369,9 @@ def install(
     for name, source in modules.items():
         (site / f"{module_name}_{name}.py").write_text(source)
     lines.append("[dpotrain.commands]")
-    for name, source in (verbs or {}).items():
-        lines.append(f"{name} = {module_name}_verb_{name}:command")
-        (site / f"{module_name}_verb_{name}.py").write_text(source)
+    for name, source in (commands or {}).items():
+        lines.append(f"{name} = {module_name}_command_{name}:command")
+        (site / f"{module_name}_command_{name}.py").write_text(source)
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 

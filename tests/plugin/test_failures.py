@@ -137,10 +137,10 @@ def test_what_a_person_sees(case, site, tmp_path, snapshot, monkeypatch):
     (here / "blocked.toml").write_text(f'block = ["bad"]\n{recipe}')
     (here / "logged.toml").write_text(f'{recipe}\n[[loggers]]\nuse = "bad-logger"\n')
     shown = []
-    for command in commands:
-        verb, _, which = command.partition("-")
-        words = [verb, *([] if command == "plugins" else [f"{which or 'r'}.toml"])]
-        if verb == "plugins" and which:  # the recipe that blocks it needs another loss
+    for given in commands:
+        command, _, which = given.partition("-")
+        words = [command, *([] if given == "plugins" else [f"{which or 'r'}.toml"])]
+        if command == "plugins" and which:  # the recipe that blocks it needs another loss
             words += ["--set", "loss.use='dpo'"]
         call = in_a_process if case in OWN_PROCESS else here_and_now
         output, errors, code = call(words, site)

@@ -42,7 +42,7 @@ def test_a_function_with_the_prefix_that_is_no_hook_is_refused():
 
     text = refusal(module(dpotrain_looses=dpotrain_looses))
     assert 'did you mean "dpotrain_losses"?' in text
-    assert "names that begin with dpotrain_ are kept for hooks" in text
+    assert "names that begin with dpotrain_ are reserved for hooks" in text
 
 
 def test_a_misspelt_specname_is_refused():

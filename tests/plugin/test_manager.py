@@ -84,7 +84,7 @@ def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
         "reason": "",
         "interface": None,
         "notes": [],
-        "verbs": [],
+        "commands": [],
     }
 
 
@@ -208,13 +208,13 @@ def test_a_component_without_a_name_is_refused():
     class Spaced(Nameless):
         name = "with space"
 
-    assert "Nameless has no proper name" in reason(Loss, Nameless)
+    assert "Nameless needs a name of letters" in reason(Loss, Nameless)
     assert "'with space'" in reason(Loss, Spaced)
 
 
 def test_a_component_of_another_kind_is_refused():
-    assert "which is no subclass of Logger" in reason(Logger, FakeLoss)
-    assert "which is no subclass of Loss" in reason(Loss, "dpo")
+    assert "which is not a subclass of Logger" in reason(Logger, FakeLoss)
+    assert "which is not a subclass of Loss" in reason(Loss, "dpo")
 
 
 def test_an_abstract_component_is_refused_with_the_methods_that_it_lacks():
@@ -295,7 +295,7 @@ def test_an_option_called_use_or_like_a_core_key_of_data_is_refused():
             limit: int = Field(1, description="l")
 
     assert 'cannot be called "use"' in reason(Loss, Use)
-    assert "one of the core's own keys of [data]" in reason(DatasetSource, Limit)
+    assert "is a key of [data] that dpotrain itself reads" in reason(DatasetSource, Limit)
 
 
 def test_a_formatter_called_auto_is_refused():

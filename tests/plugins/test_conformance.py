@@ -13,6 +13,7 @@ from dpotrain.plugin.runtime.commands import GROUP
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import (
     AdapterConformance,
+    CommandConformance,
     ComponentConformance,
     DatasetFormatterConformance,
     DatasetSourceConformance,
@@ -24,7 +25,6 @@ from dpotrain.testing import (
     OptimizerConformance,
     QuantizerConformance,
     ScheduleConformance,
-    VerbConformance,
 )
 from dpotrain.testing.conformance import suite_of
 from dpotrain_plugins.demo.loader import DemoLoader
@@ -252,8 +252,8 @@ class TestMerge(ExporterConformance):
         return f'adapter = {{ use = "lora", rank = 2 }}\n{super().recipe(table)}'
 
 
-class TestMergeVerb(VerbConformance):
-    verb = "merge"
+class TestMergeCommand(CommandConformance):
+    command = "merge"
     wrong = ("no/such/adapter", "merged")
 
 
@@ -294,9 +294,9 @@ def test_every_built_in_component_runs_through_the_suite_of_its_kind():
                 assert issubclass(tested[component], suite_of(component))
 
 
-def test_every_built_in_verb_runs_through_the_suite_of_verbs():
+def test_every_built_in_command_runs_through_the_suite_of_commands():
     suites = [each for each in globals().values() if isinstance(each, type)]
-    tested = {each.verb for each in suites if "verb" in vars(each)}
+    tested = {each.command for each in suites if "command" in vars(each)}
     assert tested == {point.name for point in entry_points(group=GROUP) if point.dist.name == "dpotrain"}
 
 

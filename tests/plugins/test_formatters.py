@@ -8,8 +8,8 @@ import datasets
 import pytest
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.checks import check_pair
-from dpotrain.data.formats.formatting import choose_formatter
+from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.messages import read_messages
 

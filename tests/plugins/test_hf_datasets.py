@@ -193,7 +193,7 @@ def test_fingerprint_of_a_saved_data_set_is_of_its_content(tmp_path):
         ("none.csv", "", "none.csv is empty"),
         ("wide.csv", "a,b\n1,2\n1,2,3\n", "wide.csv, line 3: more values than columns"),
         ("open.csv", 'a,b\n1,"2\n', "open.csv, line 2: unexpected end of data"),
-        ("no.parquet", "text", "no.parquet is no parquet file that can be read"),
+        ("no.parquet", "text", "no.parquet is not a readable parquet file"),
         ("cut.jsonl.gz", "text", "cut.jsonl.gz is no whole gzip file"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_missing_file_is_found_missing_before_anything_is_loaded_and_near_ones
         source(tmp_path / "pair.jsonl").check()
     assert error.value.exit_code == 3
     assert str(error.value) == (
-        f'data.name: there is no file "{tmp_path}/pair.jsonl".\nDid you mean {tmp_path}/pairs.jsonl?'
+        f'data.name: there is no file "{tmp_path}/pair.jsonl"; did you mean "pairs.jsonl"?'
     )
     with pytest.raises(DataError, match=r"The folder .*nowhere.* does not exist"):
         source(tmp_path / "nowhere" / "pairs.jsonl").check()
@@ -261,12 +261,20 @@ def test_options_that_would_have_no_effect_are_refused(tmp_path):
         HFDatasetsSource.Options(name="x", streaming=True)
 
 
+def test_the_library_s_progress_bars_are_off_while_it_loads(tmp_path, capfd):
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
+    capfd.readouterr()
+    assert rows(tmp_path / "rows.parquet") == ROWS
+    assert capfd.readouterr().err == ""
+    assert not datasets.are_progress_bars_disabled()
+
+
 def test_an_unknown_split_lists_those_there_are(made):
     with pytest.raises(DataError) as error:
         source(made / "saved_splits").load("tets")
     assert str(error.value) == (
-        f'{made / "saved_splits"} has no split "tets". Did you mean "test"?\n'
-        "Its splits are: train, test. Name one with data.train_split or data.eval_split."
+        f'{made / "saved_splits"} has no split "tets"; did you mean "test"?\n'
+        "its splits are train, test; name one with data.train_split or data.eval_split"
     )
 
 

@@ -377,10 +377,10 @@ def test_merging_into_quantized_weights_is_refused_before_training(checkpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_modules": ["q_porj"]}, r"no module of.*\n.*did you mean q_proj"),
-        ({"target_modules": ["q_proj", "v_porj"]}, 'no module "v_porj"\ndid you mean v_proj'),
+        ({"target_modules": ["q_porj"]}, r'no module of.*; did you mean "q_proj"'),
+        ({"target_modules": ["q_proj", "v_porj"]}, 'no module "v_porj"; did you mean "v_proj"'),
         ({"target_modules": "attn.*"}, "fits no module"),
-        ({"modules_to_save": ["lm_haed"]}, "did you mean lm_head"),
+        ({"modules_to_save": ["lm_haed"]}, 'did you mean "lm_head"'),
         ({"target_modules": ["norm"]}, "does not fit"),
     ],
 )

@@ -141,11 +141,11 @@ def test_a_folder_without_an_adapter_is_refused(plain, tmp_path):
         merge(plain / "merged", tmp_path / "again")
 
 
-def test_the_verb_takes_the_quantizer_of_the_run(quantized, tmp_path):
-    done = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "verb")])
+def test_the_command_takes_the_quantizer_of_the_run(quantized, tmp_path):
+    done = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith(f"{tmp_path / 'verb'} (float32; log-probs within ")
+    assert done.stdout.startswith(f"{tmp_path / 'command'} (float32; log-probs within ")
     merge(quantized / "final", tmp_path / "same", quantizer=Bnb4bit(Bnb4bit.Options()))
-    assert torch.equal(log_probs(load(tmp_path / "verb")), log_probs(load(tmp_path / "same")))
-    again = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "verb")])
+    assert torch.equal(log_probs(load(tmp_path / "command")), log_probs(load(tmp_path / "same")))
+    again = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
     assert (again.exit_code, "is there already" in again.stderr) == (2, True)

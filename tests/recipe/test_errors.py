@@ -357,7 +357,7 @@ def test_a_required_plugin_that_is_blocked_is_an_error(site):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = refused('requires = ["dpotrain-simpo"]\nblock = ["simpo"]\n' + MINIMAL, plugins=manager)
-    assert 'plugin "simpo" (dpotrain-simpo 0.3) is required, but block leaves it out' in text
+    assert 'plugin "simpo" (dpotrain-simpo 0.3) is both required and blocked; keep one of the two' in text
 
 
 def test_a_kind_that_no_plugin_offers_says_so():

@@ -28,8 +28,8 @@ def test_a_syntax_error_shows_its_line(plugins):
 
 
 def test_a_missing_file_comes_with_the_nearest_one(folder):
-    assert message("bose.toml") == "there is no recipe bose.toml; did you mean base.toml?"
-    assert message("base") == "there is no recipe base; did you mean base.toml?"
+    assert message("bose.toml") == 'there is no recipe bose.toml; did you mean "base.toml"?'
+    assert message("base") == 'there is no recipe base; did you mean "base.toml"?'
     assert message("quite-another.toml") == "there is no recipe quite-another.toml; . holds base.toml"
     assert message("nowhere/x.toml") == "there is no recipe nowhere/x.toml; there is no folder nowhere either"
 
@@ -37,7 +37,7 @@ def test_a_missing_file_comes_with_the_nearest_one(folder):
 def test_a_folder_and_a_binary_file_are_refused(folder):
     (folder / "binary.toml").write_bytes(b"seed = 1\xff")
     assert message(".") == ". cannot be read: Is a directory"
-    assert message("binary.toml") == "binary.toml is no text in UTF-8, as TOML has to be (byte 8)"
+    assert message("binary.toml") == "binary.toml is not UTF-8 text (byte 8); save it as UTF-8"
 
 
 def test_extends_is_relative_to_the_file_that_says_so(folder, plugins):
@@ -62,7 +62,7 @@ def test_files_that_extend_each_other_are_named(folder):
 
 def test_a_missing_base_names_the_file_that_extends_it(folder):
     (folder / "a.toml").write_text('extends = "bse.toml"')
-    assert message("a.toml") == "a.toml: extends: there is no recipe bse.toml; did you mean base.toml?"
+    assert message("a.toml") == 'a.toml: extends: there is no recipe bse.toml; did you mean "base.toml"?'
     (folder / "a.toml").write_text("extends = 3")
     assert message("a.toml").startswith("a.toml: extends: expected the path of one recipe")
 

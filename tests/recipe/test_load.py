@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import dpotrain
+from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.recipe import load_recipe
+from dpotrain.recipe.sections import DataSection
 from tests.plugin.fakes import FakeAdapter, FakeFormatter, FakeLoader, FakeLogger, FakeLoss, FakeSource
 from tests.recipe.writing import MINIMAL, load
 
@@ -46,6 +48,10 @@ def test_data_is_shared_between_the_core_and_the_source(plugins):
     recipe = load(MINIMAL.replace('name = "d"', 'name = "d"\ncount = 3\nmax_length = 77'), plugins=plugins)
     assert recipe.source.options == FakeSource.Options(name="d", count=3)
     assert recipe.data.max_length == 77
+
+
+def test_plugins_know_the_keys_of_data_that_are_the_cores():
+    assert set(DataSection.model_fields) == CORE_KEYS
 
 
 @pytest.mark.parametrize("written", ['"fake-format"', '{ use = "fake-format" }'])

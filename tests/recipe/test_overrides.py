@@ -52,7 +52,7 @@ def test_a_key_may_have_quoted_parts():
         ("training.epochs", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("a b=3", "expected KEY=VALUE"),
-        ("k=", 'an empty text is ""'),
+        ("k=", 'write "" for an empty text'),
         ("k=[1, 2", "the value is not TOML"),
         ("k='x", "the value is not TOML"),
     ],
@@ -153,7 +153,7 @@ def test_from_python_overrides_may_be_a_mapping(plugins):
     assert recipe.optimizer.options.betas == (0.9, 0.95)
     with pytest.raises(RecipeError, match=r"^overrides: 1 error\n  \[training\] epochs"):
         load_recipe("r.toml", {"training.epochs": 0}, plugins=plugins)
-    with pytest.raises(RecipeError, match="no dotted key"):
+    with pytest.raises(RecipeError, match="not a dotted key"):
         load_recipe("r.toml", {"a b": 0}, plugins=plugins)
     with pytest.raises(TypeError):
         load_recipe("r.toml", "training.epochs=0", plugins=plugins)

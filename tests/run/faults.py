@@ -8,8 +8,10 @@ from typing import Any
 
 from tests.docs.markdown import table
 
-MEND = "Make room or mend the permissions; --resume then goes on from the last checkpoint."
-MEND_CHECKPOINT = "Make room or mend the permissions; --resume then goes on from the checkpoint before it."
+MEND = "Free disk space or fix the permissions; --resume then continues from the last checkpoint."
+MEND_CHECKPOINT = (
+    "Free disk space or fix the permissions; --resume then continues from the checkpoint before it."
+)
 
 
 @dataclass(frozen=True)

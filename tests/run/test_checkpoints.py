@@ -84,7 +84,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(RunError, match=r"step-00000002: No space left on device.\nMake room"):
+    with pytest.raises(RunError, match=r"step-00000002: No space left on device.\nFree disk space"):
         write(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpotrain import load_recipe, train
-from dpotrain.core.best_by import BestBy
 from dpotrain.core.errors import RunError
+from dpotrain.core.records import BestBy
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.recipe.sections import CheckpointsSection
 from dpotrain.run.checkpoint import files as checkpoints

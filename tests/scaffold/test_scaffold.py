@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain.cli import VERBS, main
+from dpotrain.cli import COMMANDS, main
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.scaffold.kinds import kinds
@@ -20,10 +20,10 @@ from dpotrain.testing import build_tiny_model
 from tests.environments import environment_with, plain_environ, run
 from tests.run.forked import Forked
 
-KINDS = list(kinds(VERBS))
+KINDS = list(kinds(COMMANDS))
 
-#: A component and a verb; the others are tried in the long tests.
-QUICK = ["loss", "verb"]
+#: A component and a command; the others are tried in the long tests.
+QUICK = ["loss", "command"]
 some_kinds = pytest.mark.parametrize(
     "chosen",
     [QUICK, pytest.param([kind for kind in KINDS if kind not in QUICK], marks=pytest.mark.soak)],
@@ -82,7 +82,7 @@ def test_a_package_is_complete_and_says_what_it_was_written_for(packages, kind):
     }  # fmt: skip
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     source = (folder / module / "__init__.py").read_text()
-    if kind == "verb":
+    if kind == "command":
         assert project["entry-points"] == {"dpotrain.commands": {name(kind): f"{module}:command"}}
     else:
         assert project["entry-points"] == {"dpotrain": {name(kind): module}}
@@ -91,7 +91,7 @@ def test_a_package_is_complete_and_says_what_it_was_written_for(packages, kind):
     run(sys.executable, "-m", "ruff", "check", "-q", str(folder))
 
 
-def test_there_is_a_template_for_every_kind_and_for_a_verb(packages):
+def test_there_is_a_template_for_every_kind_and_for_a_command(packages):
     assert len(packages) == len(CATALOGUES) + 1
 
 
@@ -101,7 +101,7 @@ def test_what_is_to_be_done_with_a_package_is_said_here_and_in_its_readme(said, 
         assert commands[1:4] == ['pip install -e ".[test]"', "python -m pytest", "dpotrain run recipe.toml"]
         readme = (packages[kind] / "README.md").read_text()
         assert all(f"$ {command}\n" in readme or f"$ {command} " in readme for command in commands[1:])
-    assert said["verb"][-1] == "dpotrain my-verb runs/my-verb"
+    assert said["command"][-1] == "dpotrain my-command runs/my-command"
 
 
 def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
@@ -109,13 +109,13 @@ def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
     for kind in KINDS:
         info = listed[name(kind)]
         assert (info["status"], info["reason"], info["notes"]) == ("unused", "", [])
-        if kind == "verb":
-            assert (info["offers"], info["verbs"]) == ({}, [name(kind)])
+        if kind == "command":
+            assert (info["offers"], info["commands"]) == ({}, [name(kind)])
         else:
-            assert (info["offers"], info["verbs"]) == ({kinds(VERBS)[kind].name: [name(kind)]}, [])
+            assert (info["offers"], info["commands"]) == ({kinds(COMMANDS)[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
     shown = installed.dpotrain("--help").out
-    assert "\n  my-verb  Say how a metric moved in a run (dpotrain-my-verb 0.1.0)." in shown
+    assert "\n  my-command  Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in shown
 
 
 @some_kinds
@@ -132,16 +132,16 @@ def test_their_tests_pass_as_generated(chosen, packages, installed):
 
 @some_kinds
 def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
-    """Every recipe runs; the verb is then used on its run."""
+    """Every recipe runs; the command is then used on its run."""
     for kind in chosen:
         folder = packages[kind]
         if 'folder = "model"' in (folder / "recipe.toml").read_text():
             build_tiny_model(folder / "model")
-        for verb, *words in (line.split()[1:] for line in said[kind] if line.startswith("dpotrain ")):
-            few = ["--set", "training.steps=3"] if verb == "run" else []
-            ended = installed.dpotrain(verb, *words, *few, folder=folder)
+        for command, *words in (line.split()[1:] for line in said[kind] if line.startswith("dpotrain ")):
+            few = ["--set", "training.steps=3"] if command == "run" else []
+            ended = installed.dpotrain(command, *words, *few, folder=folder)
             assert ended.code == 0, ended.output
-            assert verb == "run" or ended.out.startswith("eval loss\n  first ")
+            assert command == "run" or ended.out.startswith("eval loss\n  first ")
         (summary,) = folder.glob("runs/*/summary.json")
         assert json.loads(summary.read_text())["status"] == "finished"
 
@@ -150,8 +150,8 @@ def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
     ("kind", "taken", "text"),
     [
         ("loss", "dpo", 'loss "dpo" is offered by plugin "losses" (dpotrain '),
-        ("verb", "check", "dpotrain check is a verb of dpotrain itself; choose another name"),
-        ("verb", "merge", 'the verb "merge" of dpotrain '),
+        ("command", "check", "dpotrain check is one of dpotrain's own commands; choose another name"),
+        ("command", "merge", 'the command "merge" of dpotrain '),
     ],
 )
 def test_a_name_that_is_taken_is_refused(kind, taken, text, tmp_path):
@@ -166,7 +166,9 @@ def test_a_name_that_is_taken_is_refused(kind, taken, text, tmp_path):
 def test_a_name_that_is_none_is_refused(given, hint, tmp_path):
     result = new(given, "--kind", "loss", "--folder", str(tmp_path))
     assert result.exit_code == 2
-    assert f'"{given}" is no name for a plugin: small letters, digits and hyphens{hint}' in result.stderr
+    assert (
+        f'"{given}" is not a name for a plugin: use small letters, digits and hyphens{hint}' in result.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -175,14 +177,19 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "dpotrain-mine" / "README.md").write_text("mine")
     result = new("mine", "--kind", "logger", "--folder", str(tmp_path))
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "exists already" in result.stderr
     assert (tmp_path / "dpotrain-mine" / "README.md").read_text() == "mine"
+
+
+def test_a_command_may_be_asked_for_by_its_old_name(tmp_path):
+    assert new("mine", "--kind", "verb", "--folder", str(tmp_path)).exit_code == 0
+    assert "CommandConformance" in (tmp_path / "dpotrain-mine/tests/test_dpotrain_mine.py").read_text()
 
 
 def test_a_kind_that_is_none_comes_with_the_nearest_one():
     assert (
-        "there is no kind model_loader; did you mean model-loader?"
+        'there is no kind "model_loader"; did you mean "model-loader"?'
         in new("x", "--kind", "model_loader").stderr
     )
     assert "there are model-loader, quantizer" in new("x", "--kind", "zzz").stderr
-    assert kinds(VERBS)["loss"].component is Loss
+    assert kinds(COMMANDS)["loss"].component is Loss

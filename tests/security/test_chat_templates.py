@@ -6,8 +6,8 @@ import pytest
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair
-from dpotrain.data.tokens import tokenize
-from dpotrain.data.tokens.tokenize import PairTokenizer
+from dpotrain.data.tokens import tokenize_pairs
+from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.security.hostile import Marker
 from tests.support import CHAT_TEMPLATE, tiny_tokenizer
 
@@ -54,7 +54,7 @@ def test_no_way_out_of_the_sandbox(escape, tmp_path):
 
 
 def test_a_template_without_end_is_ended(monkeypatch):
-    monkeypatch.setattr(tokenize, "LONGEST_RENDERING", 0.2)
+    monkeypatch.setattr(tokenize_pairs, "MAX_RENDER_SECONDS", 0.2)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(DataError, match=r"row 17: the chat template takes more than 0.2 seconds") as caught:
         tokenized(endless)

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from dpotrain.core.atomic import sweep, write_text
+from dpotrain.core.atomic import remove_partial, write_text
 from dpotrain.core.errors import RunError
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
@@ -59,6 +59,6 @@ def test_sweeping_removes_a_link_and_not_what_it_leads_to(tmp_path):
     (tmp_path / "run").mkdir()
     link = tmp_path / "run" / ".final.1.old"
     link.symlink_to(inside.parent, target_is_directory=True)
-    sweep(tmp_path / "run")
+    remove_partial(tmp_path / "run")
     assert inside.exists()
     assert not link.is_symlink()

@@ -1,7 +1,7 @@
 """A micro-batch as tensors: pairs laid end to end in one row, without padding.
 
 For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both
-completions, and attention is cut into two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
+completions, and attention has two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
 everything outside attention sees each prompt token once.
 """
 
@@ -44,9 +44,9 @@ class PackedPairs:
     targets: torch.Tensor
     """(S,) int64: the predicted token, in the order chosen 0, rejected 0, chosen 1, …"""
     scored_tokens: torch.Tensor
-    """(P, 2) int64: scored tokens of chosen and rejected; their running sum cuts ``targets`` into completions."""
+    """(P, 2) int64: scored tokens of chosen and rejected; their running sum splits ``targets`` into completions."""
     weights: torch.Tensor
-    """(P,) float32: 1 for a pair of the step, 0 for one that only keeps another rank company."""
+    """(P,) float32: 1 for a pair of the step, 0 for a filler pair (see :func:`pack`)."""
     pairs: torch.Tensor
     """(P,) int64: indices into the tokenized pairs."""
     lengths: tuple[PairLengths, ...]
@@ -67,8 +67,8 @@ class PackedPairs:
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
     """Lay the pairs of a micro-batch end to end.
 
-    An empty micro-batch becomes the data's shortest pair with weight 0: the rank then takes part in every
-    collective of the step and adds nothing to it.
+    An empty micro-batch becomes a filler pair, the data's shortest with weight 0: the rank takes part in every
+    collective of the step and contributes nothing to the loss.
     """
     weight = 1.0 if len(pairs) else 0.0
     chosen = list(pairs) if len(pairs) else [int(np.argmin(data.lengths))]

@@ -1,8 +1,8 @@
-"""The batch plan: which pairs form step k, and how a step is cut over ranks and micro-batches.
+"""The batch plan: which pairs form step k, and their split over ranks and micro-batches.
 
-Which pairs form a step is decided first, from the seed, the epoch and ``pairs_per_step`` alone; how they are
-cut afterwards changes speed and memory, never the sequence of losses. Everything here is a pure function of
-its arguments, so resuming is planning again and starting at step k.
+Which pairs form a step depends on the seed, the epoch and ``pairs_per_step`` alone; their split afterwards changes
+speed and memory, never the sequence of losses. Everything here is a pure function of its arguments, so a resumed run
+plans again and starts at step k.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]
-"""Indices of the pairs that one forward and backward pass takes; empty where a rank only keeps others company."""
+"""Indices of the pairs of one forward and backward pass; where empty, the rank computes a filler pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a pair costs in a micro-batch, in tokens that the model computes."""
+    """The cost of pairs in a micro-batch, in tokens that the model computes."""
 
     lengths: Indices
     """(pairs,) tokens of prompt, chosen and rejected, as :attr:`TokenizedPairs.lengths`."""
@@ -57,11 +57,11 @@ class StepPlan:
     pairs: Indices
     """The pairs of the step, in the epoch's order."""
     microbatches: list[list[MicroBatch]]
-    """By rank; equally many on every rank, so that no collective waits for a missing partner."""
+    """By rank; equally many on every rank, so that every rank takes part in every collective."""
 
 
 def steps_of_run(pairs: int, pairs_per_step: int, epochs: int = 1, max_steps: int | None = None) -> int:
-    """Return the steps of so many passes over the pairs; a pass begins with a step of its own."""
+    """Return the steps of ``epochs`` passes over the pairs; no step holds pairs of two passes."""
     steps = epochs * -(-pairs // pairs_per_step)
     return steps if max_steps is None else min(steps, max_steps)
 
@@ -105,7 +105,10 @@ class BatchPlan:
             first = position * self.pairs_per_step
             chosen = order[first : first + self.pairs_per_step]
             yield StepPlan(
-                step, epoch, chosen, cut(chosen, self.costs, self.ranks, self.tokens_per_microbatch)
+                step,
+                epoch,
+                chosen,
+                make_microbatches(chosen, self.costs, self.ranks, self.tokens_per_microbatch),
             )
 
     def epochs_done(self, step: int) -> float:
@@ -121,20 +124,20 @@ def epoch_order(pairs: int, seed: int, epoch: int, shuffle: bool) -> Indices:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pairs).astype(np.int64)
 
 
-def cut(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
-    """Spread pairs over ranks by tokens, then pack each rank's into micro-batches of at most ``budget`` tokens.
+def make_microbatches(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+    """Balance pairs over ranks by tokens, then pack each rank's into micro-batches of at most ``budget`` tokens.
 
-    A pair that alone is over the budget gets a micro-batch of its own. The result is indexed
+    A pair over the budget gets a micro-batch of its own. The result is indexed
     ``[rank][micro-batch]``; ranks that would have fewer micro-batches split theirs, or get empty ones.
     """
-    by_rank = spread(pairs, costs, ranks)
-    packed = [pack_evenly(mine, costs, budget) for mine in by_rank]
+    by_rank = balance_ranks(pairs, costs, ranks)
+    packed = [pack_first_fit(mine, costs, budget) for mine in by_rank]
     most = max(1, *(len(batches) for batches in packed)) if packed else 1
     return [_split_to(batches, most) for batches in packed]
 
 
-def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
-    """Deal pairs to ranks, longest first, each to the rank with the fewest tokens so far."""
+def balance_ranks(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
+    """Assign pairs to ranks, longest first, each to the rank with the fewest tokens so far."""
     longest_first = _longest_first(pairs, costs)
     if ranks == 1:
         return [longest_first.tolist()]
@@ -148,10 +151,10 @@ def spread(pairs: Indices, costs: Costs, ranks: int) -> list[list[int]]:
     return by_rank
 
 
-def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
-    """Put pairs, longest first, into as few micro-batches as first-fit finds, at most ``budget`` tokens each."""
+def pack_first_fit(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBatch]:
+    """Put pairs, longest first, into micro-batches of at most ``budget`` tokens by first-fit bin packing."""
     batches: list[list[int]] = []
-    room: list[int] = []  # tokens that each may still take
+    room: list[int] = []  # tokens left in each
     needs: list[
         int
     ] = []  # tokens that one more pair takes in each, where all are padded to its first, the longest
@@ -170,10 +173,10 @@ def pack_evenly(pairs: Sequence[int], costs: Costs, budget: int) -> list[MicroBa
     return list(batches)
 
 
-def sweep(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
-    """Cut a whole data set for a pass without gradients: neighbours in length share a micro-batch.
+def batch_by_length(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
+    """Split a whole data set for a pass without gradients: neighbours in length share a micro-batch.
 
-    Linear in the number of pairs, where :func:`cut` looks at all open micro-batches of a step. The
+    Linear in the number of pairs, where :func:`make_microbatches` tries all open micro-batches of a step. The
     micro-batches are views of one array.
     """
     longest_first = _longest_first(pairs, costs)
@@ -197,7 +200,7 @@ def sweep(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[Mi
 
 def _longest_first(pairs: Indices, costs: Costs) -> Indices:
     key = costs.longest if costs.padded else costs.lengths
-    # Stable, so that ties keep the epoch's order and the cut stays a pure function of it.
+    # Stable, so that ties keep the epoch's order and the result is a pure function of it.
     return pairs[np.argsort(-key[pairs], kind="stable")]
 
 

@@ -1,13 +1,12 @@
-"""Rows as the formatters see them: columns under their canonical names, and no more rows than wanted."""
+"""Rows as formatters see them: columns renamed by ``[data.columns]``, at most ``data.limit`` rows."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.core.errors import DataError
+from dpotrain.core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Rows
@@ -19,12 +18,12 @@ class MappedRows:
 
     source: Rows
     mapping: Mapping[str, str]
-    """Canonical name to the data's own."""
+    """The formatter's column name to the data's."""
     length: int
 
     @property
     def fingerprint(self) -> str:
-        """The source's own: it names the content, not the view."""
+        """The source's: it identifies the content, not the view."""
         return self.source.fingerprint
 
     @property
@@ -43,18 +42,16 @@ class MappedRows:
             return row
         moved = set(self.mapping.values())
         mapped = {canonical: row.get(actual) for canonical, actual in self.mapping.items()}
-        # A column that was mapped away must not be judged under its old name too.
+        # A mapped column must not be recognised under its old name too.
         return mapped | {name: v for name, v in row.items() if name not in moved and name not in mapped}
 
 
 def map_columns(rows: Rows, mapping: Mapping[str, str], limit: int | None, split: str) -> MappedRows:
-    """Return at most ``limit`` rows with columns renamed; raise a DataError for a column not there."""
+    """Return at most ``limit`` rows with columns renamed; raise a DataError for a missing column."""
     for canonical, actual in mapping.items():
         if rows.columns and actual not in rows.columns:
-            near = difflib.get_close_matches(actual, rows.columns, n=1)
-            hint = f' Did you mean "{near[0]}"?' if near else ""
             raise DataError(
-                f'[data.columns] {canonical} = "{actual}": split "{split}" has no such column.{hint}\n'
-                f"Its columns are: {', '.join(rows.columns)}."
+                f'[data.columns] {canonical} = "{actual}": split "{split}" has no such column'
+                f"{did_you_mean(actual, rows.columns)}\nIts columns are: {', '.join(rows.columns)}."
             )
     return MappedRows(rows, dict(mapping), len(rows) if limit is None else min(limit, len(rows)))

@@ -1,15 +1,14 @@
-"""Tokenized splits that a later run finds again, in a folder that all runs of a person share.
+"""The cache of tokenized splits, in a folder that all runs of a user share.
 
-An entry is a folder named by a hash over everything that its tokens or its report depend on. It is written
-aside and renamed into place, holds columns (see :mod:`dpotrain.data.tokens.column_files`) and a manifest with their
-sizes and hashes, and is checked whenever it is opened. Nothing is ever removed but what is damaged: whoever
-wants the room back removes the folder.
+An entry is a folder named by a hash of its key, which is everything that its tokens and its report depend on. It is
+written under a temporary name and renamed, holds columns (see :mod:`dpotrain.data.tokens.column_files`) and a manifest
+with their sizes and hashes, and is checked whenever it is opened. Only damaged entries are ever removed; to free the
+disk space, delete the folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,95 +19,98 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dpotrain.core.atomic import sync_file, sync_folder
+from dpotrain.core.hashing import hash_file, hash_text
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.write_errors import WriteError, writing
 from dpotrain.data.report import SplitReport
-from dpotrain.data.tokens.column_files import Unwritable, writing
-from dpotrain.data.tokens.read import Read, Split, split_of
+from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split
 
 _MANIFEST = "manifest.json"
 
 
 class Damaged(Exception):  # noqa: N818  # it is the entry that is named
-    """An entry is not what was written; the message says how."""
+    """An entry differs from what was written; the message says how."""
 
 
 class TokenCache:
-    """Tokenized splits in a folder; it is made, for its owner alone, when the first entry is."""
+    """Tokenized splits in a folder, which is made with the first entry, accessible to its owner only."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, identity: Mapping[str, Any], build: Callable[[Path], Read], reporter: Reporter) -> Split:
-        """Return the split of this identity, built by this process or another if it is not there.
+    def get(
+        self, key: Mapping[str, Any], build: Callable[[Path], SplitInfo], reporter: Reporter
+    ) -> TokenizedSplit:
+        """Return the split of this key, built by this process or another where there is no entry.
 
         ``build`` fills an empty folder with columns. Of several processes that ask at the same time one
         builds, and the others wait for its lock.
 
-        Raises Unwritable where there is no entry and the folder cannot be written, and what ``build`` raises.
+        Raises WriteError where there is no entry and the folder cannot be written, and what ``build`` raises.
         """
-        described = json.dumps(identity, sort_keys=True)
-        path = self._folder / hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+        described = json.dumps(key, sort_keys=True)
+        path = self._folder / hash_text(described)
         try:
             found = _open(path)
         except Damaged:
-            found = None  # told and mended below, by whoever gets the lock
+            found = None  # reported and rebuilt below, by the process that gets the lock
         if found is not None:
             return found
         with self._lock(path, reporter):
             try:
                 found = _open(path)
             except Damaged as fault:
-                reporter.warn(f"the tokenized data in {path} is damaged ({fault}) and is made anew")
+                reporter.warn(f"the tokenized data in {path} is damaged ({fault}) and is rebuilt")
             if found is None:
                 found = _make(path, described, build)
         return found
 
     @contextmanager
     def _lock(self, path: Path, reporter: Reporter) -> Iterator[None]:
-        with writing():
+        with writing(self._folder):
             self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"), mode=0o600)
         try:
-            with writing():
+            with writing(self._folder):
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
                     with reporter.phase("waiting for another process to tokenize the same data", None):
                         lock.acquire()
         except NotImplementedError as error:
-            raise Unwritable("its file system knows no locks") from error
+            raise WriteError(self._folder, "its file system has no file locks") from error
         try:
             yield
         finally:
             lock.release()
 
 
-def _make(path: Path, described: str, build: Callable[[Path], Read]) -> Split:
-    """Build an entry aside and put it in place. The lock is held."""
-    aside = path.with_name(f".{path.name}.partial")
-    with writing():
-        shutil.rmtree(aside, ignore_errors=True)  # what a kill left
-        aside.mkdir(mode=0o700)
+def _make(path: Path, described: str, build: Callable[[Path], SplitInfo]) -> TokenizedSplit:
+    """Build an entry under a temporary name and rename it. The lock is held."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+        partial.mkdir(mode=0o700)
     try:
-        made = build(aside)
-        with writing():
-            _seal(aside, described, made)
+        made = build(partial)
+        with writing(path):
+            _seal(partial, described, made)
             if path.exists():
                 shutil.rmtree(path)
-            aside.rename(path)
+            partial.rename(path)
             sync_folder(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return split_of(path, made)
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_split(path, made)
 
 
-def _seal(folder: Path, described: str, made: Read) -> None:
-    """Bring the columns to the disk, and write down what they are."""
+def _seal(folder: Path, described: str, made: SplitInfo) -> None:
+    """Sync the columns to disk and write the manifest."""
     files = {}
     for path in sorted(folder.glob("*.npy")):
         sync_file(path)
-        files[path.name] = {"size": path.stat().st_size, "blake2b": _hash(path)}
+        files[path.name] = {"size": path.stat().st_size, "blake2b": hash_file(path)}
     content = json.dumps(
         {
             "identity": json.loads(described),
@@ -118,14 +120,14 @@ def _seal(folder: Path, described: str, made: Read) -> None:
         },
         indent=1,
     )
-    seal = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    seal = hash_text(content)
     manifest = folder / _MANIFEST
     manifest.write_text(f"{seal}\n{content}\n", encoding="utf-8")
     sync_file(manifest)
 
 
-def _open(path: Path) -> Split | None:
-    """Return a sound entry; None where there is none; raise Damaged where it is not what was written."""
+def _open(path: Path) -> TokenizedSplit | None:
+    """Return a valid entry, or None where there is none; raise Damaged where it differs from what was written."""
     try:
         text = (path / _MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -135,21 +137,16 @@ def _open(path: Path) -> Split | None:
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"{_MANIFEST} cannot be read") from error
     seal, _, content = text.rstrip("\n").partition("\n")
-    if seal != hashlib.blake2b(content.encode(), digest_size=16).hexdigest():
+    if seal != hash_text(content):
         raise Damaged(f"{_MANIFEST} has changed")
     manifest = json.loads(content)
-    for name, told in manifest["files"].items():
+    for name, expected in manifest["files"].items():
         try:
             size = (path / name).stat().st_size
-            if size != told["size"]:
-                raise Damaged(f"{name} has {size} bytes instead of {told['size']}")
-            if _hash(path / name) != told["blake2b"]:
+            if size != expected["size"]:
+                raise Damaged(f"{name} has {size} bytes instead of {expected['size']}")
+            if hash_file(path / name) != expected["blake2b"]:
                 raise Damaged(f"{name} has changed")
         except OSError as error:
             raise Damaged(f"{name} cannot be read") from error
-    return split_of(path, Read(SplitReport.restored(manifest["report"]), manifest["largest_token"]))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return open_split(path, SplitInfo(SplitReport.restored(manifest["report"]), manifest["largest_token"]))

@@ -1,19 +1,19 @@
-"""Columns of pairs in files: appended to while rows are tokenized, mapped into memory afterwards.
+"""Columns of pairs in ``.npy`` files: appended to while rows are tokenized, memory-mapped afterwards.
 
-Every column is a plain ``.npy`` file. What is mapped is read from the disk as it is touched, and given back
-when memory runs short, so that a data set costs little memory whatever its size.
+The operating system reads mapped pages as they are used and drops them when memory runs short, so that a data set
+takes little memory whatever its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.core.write_errors import writing
 from dpotrain.data.tokens.keys import KEY, Keys
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 
@@ -32,28 +32,16 @@ PROMPTS = "prompts"
 _UNCUT = "uncut"
 
 
-class Unwritable(Exception):  # noqa: N818  # it is the folder that is named
-    """A folder cannot be written; the message says why."""
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turn what the system says about writing into :class:`Unwritable`."""
-    try:
-        yield
-    except OSError as error:
-        raise Unwritable(error.strerror or str(error)) from error
-
-
 class PairFiles:
-    """Appends pairs to the columns in an empty folder. Use as a context manager; it closes the files."""
+    """Appends pairs to the columns in an empty folder. Use as a context manager, which closes the files."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files = ExitStack()
         self._tokens = 0
         self.largest_token = -1
         self._uncut_path = _path(folder, _UNCUT)
-        with writing():
+        with writing(self._folder):
             self._columns = {
                 name: self._files.enter_context(_Column(_path(folder, name), dtype, ()))
                 for name, dtype in {**COLUMNS, PROMPTS: KEY}.items()
@@ -64,7 +52,7 @@ class PairFiles:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with writing():
+        with writing(self._folder):
             self._files.close()
 
     def append(self, pairs: TokenizedPairs, prompts: Keys, uncut: npt.NDArray[np.int64]) -> None:
@@ -73,7 +61,7 @@ class PairFiles:
         ``uncut`` is (tokenized, 3): tokens of prompt, chosen and rejected of all that were tokenized, before
         anything was cut or dropped.
         """
-        with writing():
+        with writing(self._folder):
             for name, file in self._columns.items():
                 if name == "starts":
                     file.append(pairs.starts + self._tokens)
@@ -84,8 +72,8 @@ class PairFiles:
         self.largest_token = max(self.largest_token, pairs.largest_token)
 
     def finish(self) -> npt.NDArray[np.int64]:
-        """Close the files and return the (tokenized, 3) uncut lengths, whose file is gone with them."""
-        with writing():
+        """Close the files and return the (tokenized, 3) uncut lengths, whose file is removed."""
+        with writing(self._folder):
             self._files.close()
             uncut = np.array(_map(self._uncut_path), np.int64)
             self._uncut_path.unlink()

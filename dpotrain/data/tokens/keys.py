@@ -1,14 +1,14 @@
-"""Keys: 16 bytes that name a prompt or a tokenized pair by its content, as columns."""
+"""Content keys of prompts and tokenized pairs: 16 bytes each, in columns."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.core.hashing import hash_text
 from dpotrain.core.pair import Text
 
 #: 16 bytes of a hash, as a column holds them.
@@ -17,9 +17,9 @@ Keys: TypeAlias = npt.NDArray[np.void]
 
 
 def prompt_key(prompt: Text) -> bytes:
-    """Return 16 bytes that are the same for the same prompt in every process and for every order of keys.
+    """Return 16 bytes that are equal for equal prompts, in every process and for every order of a message's keys.
 
-    White space does not make a prompt another one.
+    Differences in white space are ignored.
     """
     if isinstance(prompt, str):
         text = " ".join(prompt.split())
@@ -29,7 +29,7 @@ def prompt_key(prompt: Text) -> bytes:
             for message in prompt
         ]
         text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return bytes.fromhex(hash_text(text))
 
 
 def column(keys: list[bytes]) -> Keys:
@@ -38,8 +38,8 @@ def column(keys: list[bytes]) -> Keys:
 
 
 def sortable(keys: Keys) -> npt.NDArray[Any]:
-    """Return the same (keys,) bytes as a type that numpy sorts and compares, from the first byte on.
+    """Return the same (keys,) bytes as a dtype that numpy sorts and compares, from the first byte on.
 
-    Only whole arrays: a single element taken out of it would lose the zeros at its end.
+    For whole arrays only: a single element taken out of it loses its trailing zeros.
     """
     return np.ascontiguousarray(keys).view("S16")

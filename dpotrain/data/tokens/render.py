@@ -1,8 +1,8 @@
-"""A pair as the texts that are to be tokenized: the prompt alone, and the prompt with each answer.
+"""A pair as the texts that are tokenized: the prompt alone, and the prompt with each answer.
 
-Both kinds of pair come out the same way. A conversation is written by the tokenizer's chat template, a plain
-string as it stands, prompt and answer as one text: tokens that span the boundary come out as they would in
-free text, and where the prompt's tokens are therefore no prefix, the boundary is moved back later.
+A conversation is rendered by the tokenizer's chat template, a plain string is taken as it stands. Prompt and answer are
+one text, so that tokens that span the boundary come out as they do in free text; where the prompt's tokens are
+therefore not a prefix, the boundary is moved back later.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One assistant turn inside a completion of several messages, by three texts that should be prefixes."""
+    """One assistant turn inside a completion of several messages, located by three texts that should be prefixes."""
 
     before: str
     """Everything before the turn."""
     opened: str
-    """The same with the template's generation prompt: here the model begins to speak."""
+    """The same with the template's generation prompt, after which the turn begins."""
     closed: str | None
     """Through the end of the turn; None for the last message, whose end is the end of the text."""
 
@@ -41,7 +41,7 @@ class Answer:
     """None where every token of the answer is the model's own."""
 
     def texts(self) -> Iterator[str]:
-        """Yield every text of this answer that is to be tokenized."""
+        """Yield every text of this answer that is tokenized."""
         yield self.full
         for turn in self.turns or ():
             yield turn.before
@@ -58,10 +58,10 @@ class Rendering:
     chosen: Answer
     rejected: Answer
     plain: bool
-    """Whether the tokenizer's own special tokens are still to be added."""
+    """Whether the tokenizer's own special tokens are added to the ids."""
 
     def texts(self) -> Iterator[str]:
-        """Yield every text of the pair that is to be tokenized."""
+        """Yield every text of the pair that is tokenized."""
         yield self.prompt
         yield from self.chosen.texts()
         yield from self.rejected.texts()
@@ -70,8 +70,8 @@ class Rendering:
 def render(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Rendering:
     """Return the pair's texts.
 
-    Raises UnusableRow where the chat template refuses the messages, and DataError where a conversation meets
-    a tokenizer without a chat template.
+    Raises UnusableRow where the chat template refuses the messages, and DataError for a conversation where the
+    tokenizer has no chat template.
     """
     if isinstance(pair.prompt, str):
         assert isinstance(pair.chosen, str)
@@ -83,10 +83,10 @@ def render(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Renderin
     assert not isinstance(pair.rejected, str)
     template = _Template(tokenizer, pair)
     prompt = list(pair.prompt)
-    # A generation prompt belongs to the prompt only where the assistant is the next to speak.
-    speaks = pair.chosen[0]["role"] == "assistant" and pair.rejected[0]["role"] == "assistant"
+    # The generation prompt belongs to the prompt only where an assistant message follows.
+    assistant_next = pair.chosen[0]["role"] == "assistant" and pair.rejected[0]["role"] == "assistant"
     return Rendering(
-        template(prompt, opens=speaks),
+        template(prompt, opens=assistant_next),
         _answer(template, prompt, pair.chosen),
         _answer(template, prompt, pair.rejected),
         plain=False,
@@ -121,14 +121,13 @@ class _Template:
             raise DataError(
                 f"The pairs are conversations, but the tokenizer of {tokenizer.name_or_path or 'this model'} "
                 "has no chat template.\n"
-                "Set model.chat_template to one, train a model that has one, "
-                "or use pairs of plain strings (data.format)."
+                "Set model.chat_template, train a model that has one, or use pairs of plain strings (data.format)."
             )
         self._tokenizer = tokenizer
         self._tools = [dict(tool) for tool in pair.tools] or None
 
     def __call__(self, messages: Sequence[Message], *, opens: bool) -> str:
-        """Write the messages; ``opens`` adds the generation prompt."""
+        """Render the messages; ``opens`` adds the generation prompt."""
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -138,7 +137,7 @@ class _Template:
                     tokenize=False,
                 )
             )
-        except Exception as error:  # a template is a program: it may raise anything
-            # A template's own words are the same for every row; Python's may quote a value, so only its kind.
+        except Exception as error:  # a template is a program that may raise anything
+            # A template's own text is the same for every row; Python's may quote a value, so only the class is kept.
             reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
             raise UnusableRow(f"the chat template refuses the messages: {reason}") from error

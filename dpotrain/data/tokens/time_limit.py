@@ -1,4 +1,4 @@
-"""An end to what may never end by itself: a chat template is a program that comes with a model."""
+"""A limit on the processor time of code that may never end: a chat template is a program that comes with a model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from types import FrameType
 from typing import NoReturn
 
 
-class TooLong(BaseException):  # no Exception: what is interrupted must not take it for its own
-    """The block took longer than it may."""
+class TimeLimitExceeded(BaseException):  # not an Exception: the interrupted code must not catch it
+    """The block exceeded its time limit."""
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise TooLong in the block once it has had so many seconds of processor time.
+def cpu_time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeLimitExceeded in the block once it has used ``seconds`` of the process's own processor time.
 
-    The process's own time counts, so that a busy machine changes nothing. There is no limit where the system has no
-    such clock, or outside the main thread, which alone may set one.
+    There is no limit where the system has no such timer, or outside the main thread, which alone can set one.
     """
     if not hasattr(signal, "SIGVTALRM") or threading.current_thread() is not threading.main_thread():
         yield
@@ -34,4 +33,4 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise TooLong
+    raise TimeLimitExceeded

@@ -1,7 +1,7 @@
 """Token ids of pairs, one by one and as columns.
 
-A data set of a million pairs as Python objects would cost gigabytes; as a handful of flat numpy arrays it
-costs its tokens, and those stay in files that are mapped into memory (see :mod:`dpotrain.data.tokens.column_files`).
+A million pairs as Python objects would take gigabytes of memory. They are a few flat numpy arrays, memory-mapped from
+files (see :mod:`dpotrain.data.tokens.column_files`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TokenizedPairs:
     keys: Keys
     """(pairs,) 16 bytes: the :func:`pair_key` of each pair."""
     largest_token: int
-    """The largest id in ``tokens``, which finding out would read them all; -1 without any."""
+    """The largest id in ``tokens``, kept because finding it reads them all; -1 without any."""
 
     @classmethod
     def of(cls, pairs: Iterable[TokenizedPair]) -> TokenizedPairs:

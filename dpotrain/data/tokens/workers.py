@@ -1,12 +1,11 @@
 """Formatting and tokenizing in several processes, with the results in order.
 
-Workers are fresh interpreters that this process talks to over a socket each. They are not forked, because
-threads are running here by now, nor started by ``multiprocessing``, which would import the person's own script
-anew. They import neither torch nor accelerate.
+Workers are new interpreters, each with a socket to this process. They are not forked, because threads are running
+here, nor started by ``multiprocessing``, which imports the user's script again. They import neither torch nor
+accelerate.
 
-Rows are read here and sent there, since a source's rows may be open files. Whatever goes wrong with a batch in
-a worker, the batch is done again in this process, so that a person sees the error that they would see without
-workers.
+Rows are read in this process, since a source's rows may be open files. A batch that fails in a worker is done again in
+this process, so that the error is the same as without workers.
 """
 
 from __future__ import annotations
@@ -26,56 +25,60 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.data.tokens.rows import Batch, NumberedRow, RowTokenizer
+from dpotrain.data.tokens.tokenize_rows import NumberedRow, RowTokenizer, TokenizedRows
 
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Rows
 
-#: Batches that lie ready for each worker, so that none waits while this process reads rows.
-_AHEAD = 2
+#: Batches queued for each worker, so that none waits while this process reads rows.
+_QUEUED = 2
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process can use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
 
 
-def tokenize_here(rows: Rows, batches: Iterable[range], tokenize: RowTokenizer) -> Iterator[Batch]:
-    """Yield what becomes of each batch of row numbers, in order."""
+def tokenize_in_process(
+    rows: Rows, batches: Iterable[range], tokenize: RowTokenizer
+) -> Iterator[TokenizedRows]:
+    """Yield the result for each batch of row numbers, in order."""
     for numbers in batches:
         yield tokenize(_rows(rows, numbers))
 
 
-class CannotStart(Exception):  # noqa: N818  # it is a state of things
-    """There can be no workers; the message says why."""
+class WorkersUnavailable(Exception):  # noqa: N818  # it is a state, not a fault
+    """Workers cannot be started; the message says why."""
 
 
 @contextmanager
-def workers(count: int, tokenize: RowTokenizer) -> Iterator[Workers]:
-    """Start ``count`` workers, and end them whatever happens.
+def start_workers(count: int, tokenize: RowTokenizer) -> Iterator[Workers]:
+    """Start ``count`` workers, and end them with the block.
 
     Raises:
-        CannotStart: formatter or tokenizer cannot be had in another process.
+        WorkersUnavailable: formatter or tokenizer cannot be used in another process.
     """
     if os.name != "posix":
-        raise CannotStart("this system cannot hand a socket to a new process")
+        raise WorkersUnavailable("this system cannot pass a socket to a new process")
     try:
         sent = bytes(ForkingPickler.dumps(tokenize))
     except Exception as error:
-        raise CannotStart(f"formatter or tokenizer cannot be sent to another process ({error})") from error
+        raise WorkersUnavailable(
+            f"formatter or tokenizer cannot be sent to another process ({error})"
+        ) from error
     with ExitStack() as stack:
         started = []
         for _ in range(count):
             worker = _Worker()
             stack.callback(worker.end)
             started.append(worker)
-        # To all of them first, so that they begin together.
-        begun = [worker.begins(sent) for worker in started]
+        # First sent to all, so that they start together.
+        begun = [worker.start(sent) for worker in started]
         if not all(begun) or not all(worker.ready() for worker in started):
-            raise CannotStart("formatter or tokenizer cannot be loaded in another process")
+            raise WorkersUnavailable("formatter or tokenizer cannot be loaded in another process")
         yield Workers(started, tokenize)
 
 
@@ -86,50 +89,54 @@ class Workers:
         self._running = running
         self._tokenize = tokenize
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
-        """None once all of them have ended by themselves."""
+        """Holds None once all workers have died."""
         self._alive = len(running)
         self._counting = threading.Lock()
         for worker in running:
             self._idle.put(worker)
 
-    def __call__(self, rows: Rows, batches: Iterable[range]) -> Iterator[Batch]:
-        """Yield what becomes of each batch of row numbers, in order, as :func:`tokenize_here` does."""
-        # A thread for each worker: one that sends rows to a worker that sends a result would wait for ever.
+    def __call__(self, rows: Rows, batches: Iterable[range]) -> Iterator[TokenizedRows]:
+        """Yield the result for each batch of row numbers, in order, as :func:`tokenize_in_process` does."""
+        # A thread for each worker: otherwise this process and a worker could block on sending to each other.
         with ThreadPoolExecutor(len(self._running)) as threads:
-            under_way: deque[tuple[range, Future[Batch | None] | None]] = deque()
+            pending: deque[tuple[range, Future[TokenizedRows | None] | None]] = deque()
             try:
                 for numbers in batches:
-                    under_way.append((numbers, self._submit(threads, rows, numbers)))
-                    if len(under_way) >= (1 + _AHEAD) * len(self._running):
-                        yield self._next(rows, under_way)
-                while under_way:
-                    yield self._next(rows, under_way)
+                    pending.append((numbers, self._submit(threads, rows, numbers)))
+                    if len(pending) >= (1 + _QUEUED) * len(self._running):
+                        yield self._next(rows, pending)
+                while pending:
+                    yield self._next(rows, pending)
             except BaseException:
                 for worker in self._running:
-                    worker.kill()  # or the threads would wait for their answers
+                    worker.kill()  # or the threads wait for their answers
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _submit(self, threads: ThreadPoolExecutor, rows: Rows, numbers: range) -> Future[Batch | None] | None:
+    def _submit(
+        self, threads: ThreadPoolExecutor, rows: Rows, numbers: range
+    ) -> Future[TokenizedRows | None] | None:
         try:
             return threads.submit(self._ask, _rows(rows, numbers))
         except Exception:
-            return None  # read again, and told, when the batches before it have been
+            return None  # read again, and reported, after the batches before it
 
-    def _next(self, rows: Rows, under_way: deque[tuple[range, Future[Batch | None] | None]]) -> Batch:
-        numbers, future = under_way.popleft()
+    def _next(
+        self, rows: Rows, pending: deque[tuple[range, Future[TokenizedRows | None] | None]]
+    ) -> TokenizedRows:
+        numbers, future = pending.popleft()
         batch = None if future is None else future.result()
         return self._tokenize(_rows(rows, numbers)) if batch is None else batch
 
-    def _ask(self, rows: list[NumberedRow]) -> Batch | None:
-        """Return what becomes of the rows, or None where no worker can say."""
+    def _ask(self, rows: list[NumberedRow]) -> TokenizedRows | None:
+        """Return a worker's result for the rows, or None where there is none."""
         worker = self._idle.get()
         batch = None
         if worker is not None:
             try:
                 worker.connection.send(rows)
                 batch = worker.connection.recv()
-            except (EOFError, OSError):  # the worker has ended: out of memory, perhaps
+            except (EOFError, OSError):  # the worker died: out of memory, perhaps
                 with self._counting:
                     self._alive -= 1
                     if self._alive:
@@ -142,25 +149,25 @@ class Workers:
 
 
 class _Worker:
-    """One process, and this end of the socket to it."""
+    """A process and the socket to it."""
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
-        begin = (
+        code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
             f"from dpotrain.data.tokens.workers import serve; serve({theirs.fileno()})"
         )
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", begin],
+                [sys.executable, "-c", code],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Each has one core to itself.
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"},
             )
 
-    def begins(self, tokenize: bytes) -> bool:
-        """Send the work, and return whether the process got it."""
+    def start(self, tokenize: bytes) -> bool:
+        """Send formatter and tokenizer, and return whether the process received them."""
         try:
             self.connection.send_bytes(tokenize)
         except OSError:
@@ -168,14 +175,14 @@ class _Worker:
         return True
 
     def ready(self) -> bool:
-        """Wait until the process has loaded the work, and return whether it could."""
+        """Wait until the process has loaded formatter and tokenizer, and return whether it could."""
         try:
             return bool(self.connection.recv())
         except (EOFError, OSError):
             return False
 
     def kill(self) -> None:
-        """End the process: it holds nothing that could be lost."""
+        """Kill the process, which holds nothing that could be lost."""
         self._process.kill()
         self._process.wait()
 
@@ -186,8 +193,8 @@ class _Worker:
 
 
 def serve(socket: int) -> None:
-    """Be a worker: take batches of rows from the socket of this number until it closes."""
-    # Ctrl-C in a terminal reaches every process; the main one decides and ends the others.
+    """Run as a worker: answer batches of rows from the socket of this number until it closes."""
+    # Ctrl-C in a terminal reaches every process; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(socket)
     try:
@@ -203,11 +210,11 @@ def serve(socket: int) -> None:
             return
 
 
-def _answer(tokenize: RowTokenizer, sent: bytes) -> Batch | None:
+def _answer(tokenize: RowTokenizer, sent: bytes) -> TokenizedRows | None:
     try:
         return tokenize(ForkingPickler.loads(sent))
     except Exception:
-        return None  # the main process does the batch again, and meets the error itself
+        return None  # the main process does the batch again and raises the error
 
 
 def _rows(rows: Rows, numbers: range) -> list[NumberedRow]:

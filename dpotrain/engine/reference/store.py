@@ -7,7 +7,6 @@ tokens. A record that was cut short by a kill, or damaged since, fails its check
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.core.hashing import hash_text
 from dpotrain.data.tokens.keys import KEY, Keys, sortable
 
 #: Raised whenever the engine's numbers change by more than rounding.
@@ -40,7 +40,7 @@ class ReferenceStore:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._identity = json.dumps({**identity, "numerics": NUMERICS_VERSION}, sort_keys=True, default=str)
-        self.folder = folder / hashlib.blake2b(self._identity.encode(), digest_size=12).hexdigest()
+        self.folder = folder / hash_text(self._identity, 12)
         self.path = self.folder / f"{secrets.token_hex(8)}.pairs"
         self._forget()
 

@@ -17,7 +17,7 @@ import torch
 
 from dpotrain.core.write_errors import writing
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import Costs, MicroBatch, sweep
+from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.engine.memory.out_of_memory import in_parts
 from dpotrain.engine.reference.reference import Recording, Reference, Stored
@@ -68,7 +68,7 @@ class StoredReferences:
         assert missing is not None
         if len(missing):
             store = self.shared or self.own
-            plan = sweep(missing, costs, parallel.data_size, budget)[parallel.data_rank]
+            plan = batch_by_length(missing, costs, parallel.data_size, budget)[parallel.data_rank]
             with self.reporter.phase(name, len(missing)) as advance:
 
                 def compute(pairs: MicroBatch) -> None:

@@ -18,7 +18,7 @@ from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, cut
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
 from dpotrain.engine.memory.out_of_memory import free_what_is_cached, smaller
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, speed
@@ -205,7 +205,7 @@ class Trainer:
         (microbatches,) = step.microbatches
         budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
         self.plan = replace(plan, tokens_per_microbatch=budget)
-        return replace(step, microbatches=cut(step.pairs, plan.costs, plan.ranks, budget))
+        return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
     def _score(self, batch: PackedPairs) -> PairScores:
         reference = self.reference.scores(batch)

@@ -6,7 +6,16 @@ A plugin imports from here, whatever moves beneath it. Nothing heavy is imported
 from __future__ import annotations
 
 from dpotrain.core.atomic import folder_aside, write_json, write_text
-from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError, RunError, short
+from dpotrain.core.errors import (
+    DataError,
+    DpotrainError,
+    PluginError,
+    RecipeError,
+    RunError,
+    did_you_mean,
+    short,
+)
+from dpotrain.core.hashing import hash_file
 from dpotrain.core.masking import mask, mask_data, mask_values
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
@@ -67,7 +76,9 @@ __all__ = [
     "Text",
     "Trained",
     "UnusableRow",
+    "did_you_mean",
     "folder_aside",
+    "hash_file",
     "hookimpl",
     "is_file",
     "is_folder",

@@ -1,6 +1,6 @@
-"""Plugins and verbs together, as ``dpotrain plugins`` shows them: the one is picked by recipes, the other is typed.
+"""Plugins and commands together, as ``dpotrain plugins`` shows them: the one is picked by recipes, the other is typed.
 
-A verb is shown with its distribution's plugin of the same name, or with its only one, and in a line of its own where
+A command is shown with its distribution's plugin of the same name, or with its only one, and in a line of its own where
 there is neither. To say what is wrong with it, it is imported, as the plugins are for the same list.
 """
 
@@ -12,40 +12,40 @@ from importlib.metadata import EntryPoint
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.packages import name_and_version
-from dpotrain.plugin.runtime.commands import PluginVerb
+from dpotrain.plugin.runtime.commands import PluginCommand
 from dpotrain.plugin.runtime.manager import PluginInfo
-from dpotrain.plugin.runtime.plugin import file_of, watching
+from dpotrain.plugin.runtime.plugin import file_of, noting_imports
 
 
-def with_verbs(infos: Sequence[PluginInfo], verbs: Iterable[PluginVerb]) -> list[PluginInfo]:
-    """Return the plugins, each with its verb, and after them those verbs that are no plugin's.
+def with_commands(infos: Sequence[PluginInfo], commands: Iterable[PluginCommand]) -> list[PluginInfo]:
+    """Return the plugins, each with its command, and after them those commands that are no plugin's.
 
-    What is wrong with a verb is a note on a plugin, which works without it, and the reason of a line of its own.
+    What is wrong with a command is a note on a plugin, which works without it, and the reason of a line of its own.
     """
     told = list(infos)
-    for verb in verbs:
+    for command in commands:
         notes: list[str] = []
         try:
-            with watching(notes):
-                verb.load()
+            with noting_imports(notes):
+                command.load()
             fault = ""
         except PluginError as error:
             fault = str(error)
-        for point in verb.points:
+        for point in command.points:
             alone = _alone(point, fault, notes)
             at = _place(alone, infos)
             if at is None:
                 told.append(alone)
             else:
                 more = [*told[at].notes, *filter(None, [fault]), *notes]
-                told[at] = replace(told[at], verbs=[*told[at].verbs, verb.name], notes=more)
+                told[at] = replace(told[at], commands=[*told[at].commands, command.name], notes=more)
     return told
 
 
-def _place(verb: PluginInfo, infos: Sequence[PluginInfo]) -> int | None:
-    """Return where the plugin is that a verb belongs to."""
-    beside = [at for at, info in enumerate(infos) if info.distribution == verb.distribution is not None]
-    named = (at for at in beside if infos[at].name == verb.name)
+def _place(command: PluginInfo, infos: Sequence[PluginInfo]) -> int | None:
+    """Return where the plugin is that a command belongs to."""
+    beside = [at for at, info in enumerate(infos) if info.distribution == command.distribution is not None]
+    named = (at for at in beside if infos[at].name == command.name)
     return next(named, beside[0] if len(beside) == 1 else None)
 
 
@@ -61,5 +61,5 @@ def _alone(point: EntryPoint, fault: str, notes: Sequence[str]) -> PluginInfo:
         status="failed" if fault else "unused",
         reason=fault,
         notes=list(notes),
-        verbs=[point.name],
+        commands=[point.name],
     )

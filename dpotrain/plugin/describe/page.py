@@ -1,30 +1,29 @@
-"""Everything about one plugin: where it comes from, what it implements, the options of its components, its verbs."""
+"""Everything about one plugin: where it comes from, what it implements, the options of its components, its commands."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.core.errors import PluginError, RecipeError
-from dpotrain.plugin.describe.listing import with_verbs
+from dpotrain.core.errors import PluginError, RecipeError, did_you_mean
+from dpotrain.plugin.describe.listing import with_commands
 from dpotrain.plugin.describe.options import Option, example_table, options_of
 from dpotrain.plugin.runtime.plugin import Plugin
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.commands import PluginVerb
+    from dpotrain.plugin.runtime.commands import PluginCommand
     from dpotrain.plugin.runtime.manager import PluginInfo, PluginManager
 
-#: Columns of a verb's help, which does not depend on the terminal that a page is made for.
+#: Width of a command's help in columns, whatever the terminal.
 _WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentPage:
-    """One component, as a person who writes a recipe wants to know it."""
+    """One component, for people who write recipes."""
 
     kind: str
     name: str
@@ -36,12 +35,12 @@ class ComponentPage:
 
 
 @dataclass(frozen=True, slots=True)
-class VerbPage:
-    """One verb, as a person who types it wants to know it."""
+class CommandPage:
+    """One command, for people who run it."""
 
     name: str
     help: str
-    """What ``--help`` says of it; empty for one that does not work."""
+    """Its ``--help``; empty for one that does not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +49,12 @@ class PluginPage:
 
     info: PluginInfo
     licence: str | None
-    """As its distribution's metadata has it."""
+    """From the metadata of its distribution."""
     hooks: tuple[str, ...]
     """The hooks that its module implements."""
     components: tuple[ComponentPage, ...]
-    verbs: tuple[VerbPage, ...]
-    """What is wrong with one that does not work, ``info`` says."""
+    commands: tuple[CommandPage, ...]
+    """The reason why one does not work is in ``info``."""
 
     def as_json(self) -> dict[str, Any]:
         """Return one flat mapping."""
@@ -63,32 +62,31 @@ class PluginPage:
         return {**page.pop("info"), **page}
 
 
-def pages(manager: PluginManager, verbs: Mapping[str, PluginVerb], name: str) -> list[PluginPage]:
-    """Return the plugins that a name means: theirs, their distribution's, or that of a component or verb of theirs.
+def pages(manager: PluginManager, commands: Mapping[str, PluginCommand], name: str) -> list[PluginPage]:
+    """Return the plugins of a name: their own, their distribution's, or that of a component or command of theirs.
 
-    Raises RecipeError, with the nearest name, where it means none.
+    Raises RecipeError, with the nearest name, where there is none.
     """
-    infos = with_verbs(manager.infos(), verbs.values())
+    infos = with_commands(manager.infos(), commands.values())
     alone = (Plugin(info.name, info.distribution) for info in infos[len(manager.plugins) :])
     described = list(zip([*manager.plugins, *alone], infos, strict=True))
-    found = [_page(plugin, info, verbs) for plugin, info in described if plugin.called(name)]
+    found = [_page(plugin, info, commands) for plugin, info in described if plugin.called(name)]
     found = found or [
-        page for each in described if (page := _page(*each, verbs, only=name)).components or page.verbs
+        page for each in described if (page := _page(*each, commands, only=name)).components or page.commands
     ]
     if found:
         return found
-    known = {info.name for info in infos} | {verb for info in infos for verb in info.verbs}
+    known = {info.name for info in infos} | {command for info in infos for command in info.commands}
     known |= {info.distribution for info in infos if info.distribution}
     known |= {component.name for plugin in manager.plugins for component in plugin.components}
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f'did you mean "{near[0]}"?' if near else "dpotrain plugins shows what there is"
-    raise RecipeError(f'no plugin, distribution, component or verb is called "{name}"; {hint}')
+    hint = did_you_mean(name, sorted(known)) or "; dpotrain plugins lists them"
+    raise RecipeError(f'no plugin, distribution, component or command is called "{name}"{hint}')
 
 
 def _page(
-    plugin: Plugin, info: PluginInfo, verbs: Mapping[str, PluginVerb], only: str | None = None
+    plugin: Plugin, info: PluginInfo, commands: Mapping[str, PluginCommand], only: str | None = None
 ) -> PluginPage:
-    """Return everything about a plugin, or of what it offers ``only`` that of one name."""
+    """Return everything about a plugin; with ``only``, of its components and commands those of that name."""
     return PluginPage(
         info=info,
         licence=None if plugin.distribution is None else licence_of(plugin.distribution),
@@ -104,23 +102,25 @@ def _page(
             for component in plugin.components
             if only in (None, component.name)
         ),
-        verbs=tuple(_verb_page(verbs[verb]) for verb in info.verbs if only in (None, verb)),
+        commands=tuple(
+            _command_page(commands[command]) for command in info.commands if only in (None, command)
+        ),
     )
 
 
-def _verb_page(verb: PluginVerb) -> VerbPage:
+def _command_page(command: PluginCommand) -> CommandPage:
     import click
 
     try:
-        command = verb.load()
+        loaded = command.load()
     except PluginError:
-        return VerbPage(verb.name, help="")
-    context = click.Context(command, info_name=f"dpotrain {verb.name}", terminal_width=_WIDTH)
-    return VerbPage(verb.name, command.get_help(context))
+        return CommandPage(command.name, help="")
+    context = click.Context(loaded, info_name=f"dpotrain {command.name}", terminal_width=_WIDTH)
+    return CommandPage(command.name, loaded.get_help(context))
 
 
 def licence_of(distribution: str) -> str | None:
-    """Return what a distribution's metadata says of its licence: an SPDX expression, a text's first line, or None."""
+    """Return a distribution's licence from its metadata: an SPDX expression, a text's first line, or None."""
     metadata = importlib.metadata.metadata(distribution)
     for field in ("License-Expression", "License"):
         text = metadata[field].strip() if field in metadata else ""

@@ -1,7 +1,8 @@
-"""What a component class must be like to be offered at all."""
+"""Checks of component classes before they are offered to recipes."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -15,23 +16,23 @@ from dpotrain.plugin.api.dataset_source import CORE_KEYS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-#: What ``data.format`` means by itself.
+#: The value of ``data.format`` that asks all formatters.
 AUTO = "auto"
 
 
 def check_component(component: Any, kind: type[Component], hook: str) -> None:
-    """Raise a PluginError for a class that a recipe could not select, or whose table nobody could read."""
+    """Raise a PluginError for a class that a recipe cannot select, or whose options cannot be read."""
     if not (isinstance(component, type) and issubclass(component, kind)):
-        raise PluginError(f"{hook} offers {component!r}, which is no subclass of {kind.__name__}")
+        raise PluginError(f"{hook} offers {component!r}, which is not a subclass of {kind.__name__}")
     label = component.__qualname__
     name = getattr(component, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise PluginError(
-            f'{label} has no proper name: name = "…" of letters, digits and . _ -, not {name!r}'
+            f'{label} needs a name of letters, digits and . _ -, such as name = "simpo"; it has {name!r}'
         )
     label = f'{kind.kind} "{name}"'
     if kind is DatasetFormatter and name == AUTO:
-        raise PluginError(f'{label}: "{AUTO}" is what asks all formatters; choose another name')
+        raise PluginError(f'{label}: "{AUTO}" means that all formatters are asked; choose another name')
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if inspect.isabstract(component):
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
@@ -40,7 +41,7 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
 
 
 def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:
-    """Refuse a method that the core could not call: what it took would only show in the middle of a run."""
+    """Refuse a method that does not take the arguments of its kind, which else shows in the middle of a run."""
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         own = inspect.getattr_static(component, name)
         if (name.startswith("_") and name != "__call__") or own is method or not inspect.isfunction(own):
@@ -65,15 +66,22 @@ def _check_options(component: type[Component], kind: type[Component], label: str
         raise PluginError(f"{label}: its Options must be a subclass of {kind.__name__}.Options")
     if options.model_config.get("extra") != "forbid" or not options.model_config.get("frozen"):
         raise PluginError(f'{label}: its Options must keep frozen=True and extra="forbid"')
-    try:
-        options.model_json_schema()
-    except PydanticUserError as error:
-        detail = str(error).splitlines()[0]
-        raise PluginError(f"{label}: its Options cannot be written in a recipe: {detail}") from error
+    if fault := _schema_fault(options):
+        raise PluginError(f"{label}: its Options cannot be written in a recipe: {fault}")
     for key, field in options.model_fields.items():
         if not field.description:
             raise PluginError(f'{label}: option "{key}" has no description: Field(…, description="…")')
         if key == "use":
             raise PluginError(f'{label}: an option cannot be called "use", which picks the component')
         if kind is DatasetSource and key in CORE_KEYS:
-            raise PluginError(f'{label}: option "{key}" is one of the core\'s own keys of [data]')
+            raise PluginError(f'{label}: option "{key}" is a key of [data] that dpotrain itself reads')
+
+
+@functools.cache  # most components share the Options of their kind
+def _schema_fault(options: type[Options]) -> str:
+    """Return why an Options model has no JSON schema, or ""."""
+    try:
+        options.model_json_schema()
+    except PydanticUserError as error:
+        return str(error).splitlines()[0]
+    return ""

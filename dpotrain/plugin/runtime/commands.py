@@ -1,4 +1,7 @@
-"""Verbs that plugins bring, found by entry points of their own: ``--help`` cannot import every plugin."""
+"""Commands of the command line that plugins add, found by entry points of their own group.
+
+``dpotrain --help`` lists them and cannot import every plugin for that.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,30 @@ from dpotrain.core.packages import name_and_version
 if TYPE_CHECKING:
     import click
 
-#: The entry points' group. A point's name is the verb, its value ``module:command``, a click command.
+#: The entry points' group. A point's name is the command's, its value ``module:attribute`` of a click command.
 GROUP = "dpotrain.commands"
 
 
 @dataclass(frozen=True, slots=True)
-class PluginVerb:
-    """One verb, not yet imported."""
+class PluginCommand:
+    """One command, not yet imported."""
 
     name: str
     points: tuple[EntryPoint, ...]
-    """More than one where several distributions have a verb of this name."""
+    """More than one where several distributions have a command of this name."""
     taken: bool
-    """Whether dpotrain itself has a verb of this name."""
+    """Whether dpotrain itself has a command of this name."""
 
     @property
     def label(self) -> str:
-        """Name and distribution, for messages: ``the verb "merge" of dpotrain 0.1.0``."""
-        return f'the verb "{self.name}" of {" and ".join(map(_origin, self.points))}'
+        """Name and distribution, for messages: ``the command "merge" of dpotrain 0.1.0``."""
+        return f'the command "{self.name}" of {" and ".join(map(_origin, self.points))}'
 
     def load(self) -> click.Command:
-        """Import the verb.
+        """Import the click command.
 
         Raises:
-            PluginError: it has a name that is taken, it cannot be imported, or it is no click command.
+            PluginError: the name is taken, the import fails, or the object is not a click command.
         """
         import click
 
@@ -48,11 +51,11 @@ class PluginVerb:
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self.label} cannot be imported: {describe_exception(error)}") from error
         if not isinstance(command, click.Command):
-            raise PluginError(f"{self.label} is {point.value}, which is no click command")
+            raise PluginError(f"{self.label} is {point.value}, which is not a click command")
         return command
 
     def help(self) -> str:
-        """Return what ``--help`` says of it: its own line and where it is from, or what is wrong with it."""
+        """Return its line in ``--help``: its short help and its distribution, or what is wrong with it."""
         try:
             command = self.load()
         except PluginError as error:
@@ -61,18 +64,18 @@ class PluginVerb:
 
     def _clash(self) -> str:
         owners = [*(["dpotrain itself"] if self.taken else []), *map(_origin, self.points)]
-        return f'the verb "{self.name}" is offered by {" and by ".join(owners)}; ' + (
-            "the former is the one that runs" if self.taken else "none of them runs until one is uninstalled"
+        return f'the command "{self.name}" is offered by {" and by ".join(owners)}; ' + (
+            "only the first is run" if self.taken else "none of them runs until one is uninstalled"
         )
 
 
-def plugin_verbs(own: Iterable[str]) -> dict[str, PluginVerb]:
-    """Return the verbs of all installed plugins by name; ``own`` are those that dpotrain has itself."""
+def plugin_commands(own: Iterable[str]) -> dict[str, PluginCommand]:
+    """Return the commands of all installed plugins by name; ``own`` are the names of dpotrain's own commands."""
     points: dict[str, list[EntryPoint]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _origin(point))):
         points.setdefault(point.name, []).append(point)
     taken = set(own)
-    return {name: PluginVerb(name, tuple(found), name in taken) for name, found in points.items()}
+    return {name: PluginCommand(name, tuple(found), name in taken) for name, found in points.items()}
 
 
 def _origin(point: EntryPoint) -> str:

@@ -1,8 +1,7 @@
-"""Finding the hook implementations of a plugin, and refusing those that no hook would ever call."""
+"""Finds the hook implementations of a plugin, and refuses those that would never be called."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import types
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 import pluggy
 from pluggy import HookImpl
 
-from dpotrain.core.errors import PluginError
+from dpotrain.core.errors import PluginError, did_you_mean
 from dpotrain.plugin.api.hookspecs import HOOKS
 from dpotrain.plugin.runtime.interface import DeprecatedHook
 
@@ -20,38 +19,33 @@ _PREFIX = "dpotrain_"
 _MARK = "dpotrain_impl"
 
 
-class _Registry(pluggy.PluginManager):
-    """A pluggy manager for one plugin at a time that never evaluates a property of it."""
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        return super().parse_hookimpl_opts(plugin, name) if _mark(plugin, name) is not None else None
-
-
 def implementations(owner: object, label: str, deprecated: list[str] | None = None) -> dict[str, HookImpl]:
-    """Return the hook implementations of a module or object by hook name, in the order of the page.
+    """Return the hook implementations of a module or object by hook name, in the order of the specifications.
 
-    What the specifications have to say to implementations of hooks that are going away is added to ``deprecated``.
+    Warnings about deprecated hooks are added to ``deprecated``.
 
-    Raises PluginError, beginning with ``label``, for a name that is no hook, a ``dpotrain_*`` function
-    without ``@hookimpl``, an argument that the hook does not have, and wrappers (which could not be isolated).
+    Raises PluginError, beginning with ``label``, for a name that is not a hook, a ``dpotrain_*`` function
+    without ``@hookimpl``, an argument that the hook does not have, and wrappers (which cannot be isolated).
     """
-    marked = False
-    for name in dir(owner):
-        mark = _mark(owner, name)
+    marked = []
+    for name, attribute in _attributes(owner).items():
+        mark = _mark(attribute)
         if mark is not None:
             _check_mark(mark.get("specname") or name, mark, label)
-            marked = True
-        elif _defines_hook(owner, name):
+            marked.append(name)
+        elif name.startswith(_PREFIX) and inspect.isfunction(attribute):
             _refuse_unmarked(name, label)
     if not marked:
         return {}
     registry = _registry()
+    # Of the owner only what is marked: pluggy would read its properties.
+    plugin = types.SimpleNamespace(**{name: getattr(owner, name) for name in marked})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", DeprecatedHook)
         try:
-            registry.register(owner, name="plugin")
-            callers = registry.get_hookcallers(owner) or []
+            registry.register(plugin, name="plugin")
+            callers = registry.get_hookcallers(plugin) or []
             implemented = {caller.name: caller.get_hookimpls()[0] for caller in callers}
         except pluggy.PluginValidationError as error:
             # pluggy's last line is the only one that says what is wrong; the rest shows objects.
@@ -64,46 +58,42 @@ def implementations(owner: object, label: str, deprecated: list[str] | None = No
 
 
 @functools.cache
-def _registry() -> _Registry:
-    """Return the one registry, which never holds more than the plugin that is being looked at.
+def _registry() -> pluggy.PluginManager:
+    """Return the one registry, which holds only the plugin that is being read.
 
-    Reading the specifications is most of the work, and a list of fifty plugins asks for them a hundred times.
+    It is made once: reading the specifications is most of the work, and a list of fifty plugins needs them a hundred
+    times.
     """
-    registry = _Registry("dpotrain")
+    registry = pluggy.PluginManager("dpotrain")
     registry.add_hookspecs(type("Hooks", (), {name: staticmethod(spec) for name, spec in HOOKS.items()}))
     return registry
 
 
-def _mark(owner: object, name: str) -> dict[str, Any] | None:
-    """Return what ``@hookimpl`` left on a function, without running any property."""
-    attribute = _attribute(owner, name)
+def _attributes(owner: object) -> dict[str, Any]:
+    """Return the attributes that could be hooks as they stand in a module, class or object; no property is run."""
+    if isinstance(owner, types.ModuleType):
+        found = vars(owner)
+    elif isinstance(owner, type):
+        found = {name: value for base in reversed(owner.__mro__) for name, value in vars(base).items()}
+    else:
+        found = {name: inspect.getattr_static(owner, name, None) for name in dir(owner)}
+    return {name: value for name, value in found.items() if not name.startswith("__")}
+
+
+def _mark(attribute: Any) -> dict[str, Any] | None:
+    """Return what ``@hookimpl`` left on a function."""
     if isinstance(attribute, staticmethod | classmethod):
         attribute = attribute.__func__
     mark = getattr(attribute, _MARK, None) if inspect.isroutine(attribute) else None
     return mark if isinstance(mark, dict) else None
 
 
-def _attribute(owner: object, name: str) -> Any:
-    """Return an attribute as it stands in its module or class, or None; Python's own names are nobody's hooks."""
-    if name.startswith("__"):
-        return None
-    if isinstance(owner, types.ModuleType):
-        return vars(owner).get(name)  # what getattr_static comes to, and a tenth of its time
-    if isinstance(owner, type):
-        return next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None)  # likewise
-    return inspect.getattr_static(owner, name, None)
-
-
-def _defines_hook(owner: object, name: str) -> bool:
-    return name.startswith(_PREFIX) and inspect.isfunction(_attribute(owner, name))
-
-
 def _check_mark(hook: str, mark: dict[str, Any], label: str) -> None:
     if hook not in HOOKS:
-        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest_hook(hook)}')
+        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest(hook)}')
     if mark.get("wrapper") or mark.get("hookwrapper"):
         raise PluginError(
-            f"{label}: {hook} is a wrapper; dpotrain's hooks take none, each is called by itself"
+            f"{label}: {hook} is a wrapper; dpotrain calls implementations one by one, so none can wrap others"
         )
 
 
@@ -113,11 +103,10 @@ def _refuse_unmarked(name: str, label: str) -> NoReturn:
             f"{label}: {name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
         )
     raise PluginError(
-        f'{label}: there is no hook "{name}"{_nearest_hook(name)}\n'
-        f"names that begin with {_PREFIX} are kept for hooks"
+        f'{label}: there is no hook "{name}"{_nearest(name)}\n'
+        f"names that begin with {_PREFIX} are reserved for hooks"
     )
 
 
-def _nearest_hook(name: str) -> str:
-    near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.5)
-    return f'; did you mean "{near[0]}"?' if near else ""
+def _nearest(name: str) -> str:
+    return did_you_mean(name, HOOKS, cutoff=0.5)

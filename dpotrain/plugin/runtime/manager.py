@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from dpotrain.core.errors import PluginError, short
+from dpotrain.core.errors import PluginError, did_you_mean, short
 from dpotrain.plugin.api import Component, DatasetFormatter, Selection, kind_of
 from dpotrain.plugin.runtime.plugin import Plugin, by_hand, installed, load
 
 C = TypeVar("C", bound=Component)
+
+
+class DuplicateNameError(PluginError):
+    """Plugins offer more than one component of a kind and name."""
+
 
 Status = Literal["active", "unused", "blocked", "failed"]
 
@@ -24,7 +28,7 @@ class PluginInfo:
     offers: dict[str, list[str]]
     """Names of components by kind: ``{"loss": ["dpo", "ipo"]}``."""
     events: list[str]
-    """The run events that its module or its components hear once selected."""
+    """The run events that its module or its components subscribe to."""
     distribution: str | None
     version: str | None
     file: str | None
@@ -34,9 +38,9 @@ class PluginInfo:
     interface: int | None = None
     """The version of the plugin interface that it was written for, where it says so."""
     notes: list[str] = field(default_factory=list)
-    """What its author should mend although it works."""
-    verbs: list[str] = field(default_factory=list)
-    """The verbs of the command line that come with it (see :mod:`dpotrain.plugin.describe.listing`)."""
+    """What its author should fix although it works."""
+    commands: list[str] = field(default_factory=list)
+    """The commands that its distribution adds to the command line (see :mod:`dpotrain.plugin.describe.listing`)."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a plain mapping."""
@@ -116,7 +120,7 @@ class PluginManager:
         if len(found) == 1:
             return found[0][1]  # type: ignore[return-value]
         if found:
-            raise PluginError(self._duplicate(kind, name))
+            raise DuplicateNameError(self._duplicate(kind, name))
         raise PluginError(self._unknown(kind, name))
 
     def owner(self, component: type[Component]) -> Plugin:
@@ -141,12 +145,11 @@ class PluginManager:
             self._duplicate(kind, name) for (kind, name), found in self._catalogue.items() if len(found) > 1
         ]
 
-    def nearest_plugin(self, name: str) -> str | None:
-        """Return the plugin or distribution name nearest to a misspelt one."""
-        known = {plugin.name for plugin in self.plugins}
-        known |= {plugin.distribution for plugin in self.plugins if plugin.distribution}
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        return near[0] if near else None
+    @property
+    def called(self) -> list[str]:
+        """Names of plugins and of their distributions: what ``block`` in a recipe can name."""
+        named = {name for plugin in self.plugins for name in (plugin.name, plugin.distribution) if name}
+        return sorted(named)
 
     def active(self, selection: Selection) -> tuple[Plugin, ...]:
         """Return the plugins that a recipe selects: by a component, or by ``requires``."""
@@ -180,7 +183,7 @@ class PluginManager:
                 "version": plugin.version,
                 "interface": plugin.interface,
                 "selected": selected.get(id(plugin), []),
-                "hears": list(plugin.events),
+                "subscribes": list(plugin.events),
             }
             for plugin in self.active(selection)
         ]
@@ -228,9 +231,8 @@ class PluginManager:
         names = self.names(kind)
         article = "an" if kind.kind[0] in "aeiou" else "a"
         lines = [f'there is no {kind.kind} "{short(name)}"']
-        near = difflib.get_close_matches(name, names, n=1)
-        if near:
-            lines[0] += f'; did you mean "{near[0]}"?'
+        if near := did_you_mean(name, names):
+            lines[0] += near
         elif names:
             lines[0] += f"; there {'is' if len(names) == 1 else 'are'} " + ", ".join(
                 f'"{known}"' for known in names

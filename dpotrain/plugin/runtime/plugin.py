@@ -1,4 +1,4 @@
-"""One plugin: found by its entry point, loaded in isolation, and checked before anything of it is used."""
+"""One plugin: found by its entry point, loaded in isolation, and checked before it is used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import sys
 import time
 import types
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.errors import PluginError, describe_exception
+from dpotrain.core.moved import MovedWarning
 from dpotrain.core.packages import name_and_version
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.hookspecs import EVENTS
@@ -26,20 +28,20 @@ from dpotrain.plugin.runtime.interface import check_interface, declared_by, decl
 
 GROUP = "dpotrain"
 
-#: Packages that nobody should wait for who only wants to see a list.
+#: Packages that take long to import, which a list of plugins should not wait for.
 HEAVY = frozenset(
     {
         *("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "pyarrow", "pandas"),
         *("wandb", "mlflow", "trackio", "tensorboard", "torchao", "tensorflow", "jax", "scipy", "sklearn"),
     }
 )
-#: Seconds after which importing a plugin is worth a word, whatever it imports.
+#: Seconds from which the import of a plugin is noted as slow, whatever it imports.
 SLOW = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plugin:
-    """A plugin as it was found; ``reason`` says why one has no part in anything."""
+    """A plugin as it was found; ``reason`` says why it is blocked or failed."""
 
     name: str
     """The entry point's name."""
@@ -50,13 +52,13 @@ class Plugin:
     module: Any = None
     components: tuple[type[Component], ...] = ()
     events: tuple[str, ...] = ()
-    """The run events that its module or its components hear once selected."""
+    """The run events that its module or its components subscribe to."""
     hooks: tuple[str, ...] = ()
     """The hooks that its module implements."""
     interface: int | None = None
     """The version of the plugin interface that it was written for, where it says so."""
     notes: tuple[str, ...] = ()
-    """What its author should mend although it works: a slow import, a hook that is going away."""
+    """What its author should fix although it works: a slow import, a deprecated hook or import."""
     blocked: bool = False
     failed: bool = False
     reason: str = ""
@@ -117,7 +119,7 @@ def load(plugin: Plugin) -> Plugin:
         if isinstance(module, EntryPoint):
             plugin = replace(plugin, interface=declared_in(plugin.file))
             check_interface(plugin.interface, plugin.distribution)
-            with watching(notes):
+            with noting_imports(notes):
                 module = module.load()
         if isinstance(module, type):
             raise PluginError("its entry point names a class; name the module, or an object of the class")
@@ -130,30 +132,41 @@ def load(plugin: Plugin) -> Plugin:
             if hook in CATALOGUES
             for component in _offered(hook, implementation.function())
         )
-        heard = set(found)
+        events = set(found)
         for component in components:
-            heard |= implementations(component, f'{component.kind} "{component.name}"', notes).keys()
+            events |= implementations(component, f'{component.kind} "{component.name}"', notes).keys()
     except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
         return plugin.failing(error)
     return replace(
         plugin,
         module=module,
         components=components,
-        events=tuple(event for event in EVENTS if event in heard),
+        events=tuple(event for event in EVENTS if event in events),
         hooks=tuple(found),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
 @contextmanager
-def watching(notes: list[str]) -> Iterator[None]:
-    """Note it where what is imported meanwhile takes long, or brings in what is heavy."""
+def noting_imports(notes: list[str]) -> Iterator[None]:
+    """Add a note where an import inside takes long, loads heavy packages, or uses an old address of dpotrain."""
     before, begun = HEAVY & sys.modules.keys(), time.perf_counter()
-    yield
-    seconds, brought = time.perf_counter() - begun, (HEAVY & sys.modules.keys()) - before
-    if brought or seconds >= SLOW:
-        among = f", with {', '.join(sorted(brought))}" if brought else ""
-        notes.append(f"slow: importing it took {seconds:.1f} s{among}; import what is heavy where it is used")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MovedWarning)
+        yield
+    seconds, heavy = time.perf_counter() - begun, (HEAVY & sys.modules.keys()) - before
+    if heavy or seconds >= SLOW:
+        among = f", with {', '.join(sorted(heavy))}" if heavy else ""
+        notes.append(
+            f"slow: importing it took {seconds:.1f} s{among}; import heavy packages inside functions"
+        )
+    moved: dict[str, list[str]] = {}
+    for warning in caught:
+        if isinstance(warning.message, MovedWarning):
+            moved.setdefault(warning.message.home, []).append(warning.message.old)
+        warnings.warn_explicit(warning.message, None, warning.filename, warning.lineno)  # type: ignore[arg-type]
+    for home, old in moved.items():
+        notes.append(f"deprecated imports: {', '.join(dict.fromkeys(old))}; import from {home}")
 
 
 def _offered(hook: str, offer: Any) -> list[type[Component]]:

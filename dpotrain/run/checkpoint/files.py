@@ -8,7 +8,6 @@ everything in it had reached the disk.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,10 +17,13 @@ from typing import Any
 
 from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RunError
+from dpotrain.core.hashing import hash_file
 from dpotrain.core.write_errors import system_error, writing
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot, put_together
 from dpotrain.run.checkpoint.tensor_files import header_fault
 
+#: Bytes of the files' hashes in ``manifest.json``.
+_DIGEST = 32
 NAME = re.compile(r"step-(\d{8})")
 #: Files that a checkpoint of any format has.
 ALWAYS = ("trained.safetensors", "optimizer.safetensors", "state.json")
@@ -59,7 +61,7 @@ def save(folder: Path, snapshot: Snapshot) -> Path:
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write the checkpoint {path}: {system_error(error) or error}.\n"
-            "Make room or mend the permissions; --resume then goes on from the checkpoint before it."
+            "Free disk space or fix the permissions; --resume then continues from the checkpoint before it."
         ) from error
     return path
 
@@ -92,7 +94,7 @@ def verify(path: Path) -> str | None:
             file = path / name
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-            if _hash(file) != expected["blake2b"]:
+            if hash_file(file, _DIGEST) != expected["blake2b"]:
                 return f"{name} has changed since it was written"
             if name.endswith(".safetensors") and (fault := header_fault(file)):
                 return fault
@@ -142,9 +144,4 @@ def prune(folder: Path, keep: int, but: Container[int | None]) -> None:
 
 
 def _described(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "blake2b": _hash(file)}
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+    return {"bytes": file.stat().st_size, "blake2b": hash_file(file, _DIGEST)}

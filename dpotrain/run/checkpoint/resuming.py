@@ -57,7 +57,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-    from dpotrain.core.best_by import BestBy
+    from dpotrain.core.records import BestBy
     from dpotrain.engine.training.metrics import Window
     from dpotrain.run.sizing import Chosen
     from dpotrain.run.state import Progress

@@ -23,10 +23,9 @@ logger = logging.getLogger("dpotrain")
 def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Send Python's logging and warnings to ``path`` while the context is open.
 
-    They and the libraries' own progress bars are kept off the terminal, where they would run through the live
-    view. Where the file cannot be written, ``warn`` is told once, and the rest is lost.
+    They and transformers' progress bars are kept off the terminal, where they would run through the live view. Where
+    the file cannot be written, ``warn`` is called once, and the rest is lost.
     """
-    import datasets
     from transformers.utils import logging as transformers_logging
 
     handler = _LogFile(path, warn)
@@ -39,11 +38,9 @@ def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
         transformers_logging.enable_progress_bar()
         transformers_logging.disable_propagation()
         transformers_logging.enable_default_handler()

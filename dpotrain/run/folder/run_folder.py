@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.core.atomic import sweep, write_json, write_text
+from dpotrain.core.atomic import remove_partial, write_json, write_text
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.masking import mask_data
 from dpotrain.core.summary import from_json
@@ -74,7 +74,7 @@ class RunFolder:
             # Until this run ends by itself, nothing may say that it has.
             self.summary.unlink(missing_ok=True)
             for folder in (self.path, self.checkpoints):
-                sweep(folder)
+                remove_partial(folder)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 

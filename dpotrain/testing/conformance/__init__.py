@@ -1,4 +1,4 @@
-"""A suite of tests for each kind of component, and one for verbs: what the engine and other people count on.
+"""A suite of tests for each kind of component, and one for commands: what the engine relies on.
 
 Subclass the suite of the kind and say which component it is about; ``options`` are keys of its recipe table::
 
@@ -12,9 +12,9 @@ run through the same suites.
 
 from __future__ import annotations
 
-from dpotrain.plugin.api import Component
-from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.api import Component, kind_of
 from dpotrain.testing.conformance.adapter import AdapterConformance
+from dpotrain.testing.conformance.command import CommandConformance, VerbConformance
 from dpotrain.testing.conformance.component import ComponentConformance
 from dpotrain.testing.conformance.exporter import ExporterConformance
 from dpotrain.testing.conformance.formatter import DatasetFormatterConformance
@@ -26,10 +26,10 @@ from dpotrain.testing.conformance.optimizer import OptimizerConformance
 from dpotrain.testing.conformance.quantizer import QuantizerConformance
 from dpotrain.testing.conformance.schedule import ScheduleConformance
 from dpotrain.testing.conformance.source import DatasetSourceConformance
-from dpotrain.testing.conformance.verb import VerbConformance
 
 __all__ = [
     "AdapterConformance",
+    "CommandConformance",
     "ComponentConformance",
     "DatasetFormatterConformance",
     "DatasetSourceConformance",
@@ -48,6 +48,5 @@ __all__ = [
 
 def suite_of(component: type[Component]) -> type[ComponentConformance]:
     """Return the suite of a component's kind."""
-    kind = next(kind for kind in CATALOGUES.values() if issubclass(component, kind))
-    suite: type[ComponentConformance] = globals()[f"{kind.__name__}Conformance"]
+    suite: type[ComponentConformance] = globals()[f"{kind_of(component).component.__name__}Conformance"]
     return suite

@@ -26,7 +26,7 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_it_reads_its_rows(self, part: Any) -> None:
         """Each gives a pair that can be learned from, the same every time, and stays as it was."""
-        from dpotrain.data.formats.checks import check_pair
+        from dpotrain.data.formats.check_pair import check_pair
 
         for row in self.rows:
             before = copy.deepcopy(dict(row))
@@ -42,7 +42,7 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_auto_decides_for_it(self, part: Any) -> None:
         """Among all formatters that are installed; what recognises less, or is less certain, loses."""
-        from dpotrain.data.formats.formatting import choose_formatter
+        from dpotrain.data.formats.choose_formatter import choose_formatter
         from dpotrain.plugin.runtime.manager import PluginManager
 
         catalogue = PluginManager.from_entry_points().formatters()

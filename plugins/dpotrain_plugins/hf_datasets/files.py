@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dpotrain.plugin.api import DataError
-from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest
+from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest, no_progress_bars
 
 #: Lists and objects inside each other that are read: what handles rows later goes into them step by step.
 DEEPEST = 200
@@ -92,16 +92,11 @@ class _Parquet(ArrowRows):
         import datasets
 
         self.path = path
-        quiet = not datasets.are_progress_bars_disabled()
-        if quiet:
-            datasets.disable_progress_bars()
         try:
-            super().__init__(datasets.Dataset.from_parquet(str(path)))
+            with no_progress_bars():
+                super().__init__(datasets.Dataset.from_parquet(str(path)))
         except Exception as error:
-            raise DataError(f"{path} is no parquet file that can be read: {error}") from error
-        finally:
-            if quiet:
-                datasets.enable_progress_bars()
+            raise DataError(f"{path} is not a readable parquet file: {error}") from error
 
 
 class _JsonLines:

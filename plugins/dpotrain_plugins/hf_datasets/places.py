@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from dpotrain.plugin.api import DataError, is_file, is_folder, short, user_path
+from dpotrain.plugin.api import DataError, did_you_mean, is_file, is_folder, short, user_path
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 
@@ -77,7 +76,7 @@ def find(name: Name, config: str | None) -> Place:
         return Files({"train": _files([name])})
     if not _HUB_NAME.fullmatch(name):
         raise DataError(
-            f'data.name = "{short(name)}" is neither a file or folder here nor a hub name (owner/name).'
+            f'data.name = "{short(name)}" is neither a file or folder here nor a hub name (owner/name)'
             + _near(path)
         )
     return Builder(name, local=False)
@@ -171,7 +170,7 @@ def _matches(name: str) -> Iterator[Path]:
             _check_ending(one)
         yield from found
     else:
-        raise DataError(f'data.name: there is no file "{short(name)}".' + _near(path))
+        raise DataError(f'data.name: there is no file "{short(name)}"' + _near(path))
 
 
 def _check_ending(path: Path) -> None:
@@ -201,10 +200,7 @@ def _near(path: Path) -> str:
     if not is_folder(folder):
         return f'\nThe folder "{short(str(folder))}" does not exist. Relative paths start at {Path.cwd()}.'
     names = sorted(one.name for one in folder.iterdir() if one.name.endswith(ENDINGS) or one.is_dir())
-    near = difflib.get_close_matches(path.name, names, n=3)
-    if near:
-        return f"\nDid you mean {' or '.join(str(folder / one) for one in near)}?"
-    return f"\nRelative paths start at {Path.cwd()}."
+    return did_you_mean(path.name, names) or f"\nRelative paths start at {Path.cwd()}."
 
 
 def _refuse_empty(names: Sequence[str] | dict[str, str | list[str]]) -> None:

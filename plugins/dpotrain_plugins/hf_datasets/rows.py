@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import DataError
+from dpotrain.plugin.api import DataError, hash_file
 
 if TYPE_CHECKING:
     import datasets
@@ -34,15 +35,28 @@ class ArrowRows:
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         try:
             row: dict[str, Any] = self._data[int(index)]
-        except Exception as error:  # text that is no UTF-8, a picture that is none, …
+        except Exception as error:  # text that is not UTF-8, a damaged picture, …
             raise DataError(f"row {index} cannot be read: {type(error).__name__}: {error}") from error
         return row
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep the bars of the datasets library off the terminal, where they would run through the live view."""
+    import datasets
+
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def content_digest(files: Iterable[Path]) -> str:
     """Return 32 hex digits over the files' bytes, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(bytes.fromhex(hash_file(path)))
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows
+from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows, did_you_mean
 from dpotrain_plugins.hf_datasets.files import FileRows, read_file
 from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
-from dpotrain_plugins.hf_datasets.rows import ArrowRows
+from dpotrain_plugins.hf_datasets.rows import ArrowRows, no_progress_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -62,13 +61,9 @@ class HFDatasetsSource(DatasetSource):
         """Return one split's rows; raise a DataError where it cannot be had."""
         if split not in self._splits:
             there = list(self._splits)
-            near = [name for name in there if name.startswith(split)] or difflib.get_close_matches(
-                split, there
-            )
-            hint = f' Did you mean "{near[0]}"?' if near else ""
             raise DataError(
-                f'{self._shown} has no split "{split}".{hint}\n'
-                f"Its splits are: {', '.join(there)}. Name one with data.train_split or data.eval_split."
+                f'{self._shown} has no split "{split}"{did_you_mean(split, there, cutoff=0.5)}\n'
+                f"its splits are {', '.join(there)}; name one with data.train_split or data.eval_split"
             )
         return self._splits[split]()
 
@@ -85,7 +80,7 @@ class HFDatasetsSource(DatasetSource):
         place: Place = find(self.options.name, self.options.config)
         if isinstance(place, Files):
             return {split: _files_loader(paths) for split, paths in place.splits.items()}
-        with _errors_named(self._shown):
+        with no_progress_bars(), _errors_named(self._shown):
             found = _saved(place) if isinstance(place, Saved) else self._built(place)
         return {split: _arrow_loader(data) for split, data in found.items()}
 

@@ -154,7 +154,7 @@ class Lora(Adapter):
         except ValueError as error:
             raise RunError(
                 f"adapter.target_modules = {targets!r} does not fit {type(policy).__name__}: "
-                f"{str(error).splitlines()[0]}\n{linear}"
+                f"{str(error).splitlines()[0]}{linear}"
             ) from error
 
     @property

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import RunError
+from dpotrain.plugin.api import RunError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +49,7 @@ def check_names(model: nn.Module, options: Lora.Options) -> None:
         wanted = options.target_modules
         asked = wanted if isinstance(wanted, str) else wanted[0]
         raise RunError(
-            f"adapter.target_modules = {wanted!r} fits no module of {type(model).__name__}\n{nearest(model, asked)}"
+            f"adapter.target_modules = {wanted!r} fits no module of {type(model).__name__}{nearest(model, asked)}"
         )
     names = [name for name, _ in model.named_modules()]
     lists = {"target_modules": options.target_modules, "modules_to_save": options.modules_to_save}
@@ -62,17 +61,16 @@ def check_names(model: nn.Module, options: Lora.Options) -> None:
             fits = str.endswith if key == "modules_to_save" else _ends
             if not any(fits(name, asked) for name in names):
                 raise RunError(
-                    f'adapter.{key}: {type(model).__name__} has no module "{asked}"\n{nearest(model, asked)}'
+                    f'adapter.{key}: {type(model).__name__} has no module "{asked}"{nearest(model, asked)}'
                 )
 
 
 def nearest(model: nn.Module, asked: str) -> str:
-    """Return a line with the module names that come close, and all that could be meant."""
+    """Return what follows a name that the model does not have: the nearest one, and the linear modules."""
     linear = sorted({name.rpartition(".")[2] for name in _linear_modules(model)})
     every = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
-    close = get_close_matches(asked.rpartition(".")[2], sorted(every), n=2)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}its linear modules are {', '.join(linear)}"
+    near = did_you_mean(asked.rpartition(".")[2], sorted(every))
+    return f"{near}\nits linear modules are {', '.join(linear)}"
 
 
 def _linear_modules(model: nn.Module) -> list[str]:

@@ -1,1 +1,1 @@
-"""Writing an adapter into the weights of its base: the ``merge`` exporter, and the verb ``dpotrain merge``."""
+"""Writing an adapter into the weights of its base: the ``merge`` exporter, and the command ``dpotrain merge``."""

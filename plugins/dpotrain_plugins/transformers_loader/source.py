@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpotrain.plugin.api import RecipeError, RunError, is_folder, user_path
+from dpotrain.plugin.api import RecipeError, RunError, hash_file, is_folder, user_path
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -152,16 +152,13 @@ def fingerprint_of(source: Source) -> str:
         if file.suffix == ".safetensors" or file.name in _MODEL_FILES
     ]
     total = hashlib.blake2b(digest_size=16)
-    # hashlib lets go of the interpreter, so that shards are read side by side.
+    # Hashing releases the interpreter, so shards are read side by side.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for file, digest in zip(files, pool.map(_hash, files), strict=True):
+        for file, digest in zip(files, pool.map(partial(hash_file, size=16), files), strict=True):
             total.update(f"{file.name}\0{file.stat().st_size}\0{digest}\0".encode())
     return f"files:{total.hexdigest()}"
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _base_of(adapter: Path) -> Source:

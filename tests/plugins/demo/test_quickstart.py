@@ -16,6 +16,17 @@ import dpotrain
 ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "recipes" / "quickstart.toml"
 
+#: The command line, which says at its end which packages were imported that this recipe does not need.
+MAIN = """
+import sys
+from dpotrain.cli import main
+needless = {"datasets", "pandas", "pyarrow", "peft", "bitsandbytes", "wandb", "mlflow", "sklearn", "scipy"}
+try:
+    main()
+finally:
+    print("needless imports:", sorted(needless & sys.modules.keys()))
+"""
+
 
 def _assert_learnt(demo: dict) -> None:
     assert 0.35 <= demo["preferred_before"] <= 0.65
@@ -28,7 +39,7 @@ def _assert_learnt(demo: dict) -> None:
 def test_the_quickstart_command_teaches_courtesy(tmp_path):
     into = f"run.output_dir={json.dumps(str(tmp_path / 'run'))}"
     done = subprocess.run(
-        [sys.executable, "-c", "from dpotrain.cli import main; main()", "run", str(RECIPE), "--set", into],
+        [sys.executable, "-c", MAIN, "run", str(RECIPE), "--set", into],
         capture_output=True,
         text=True,
         timeout=500,
@@ -36,6 +47,7 @@ def test_the_quickstart_command_teaches_courtesy(tmp_path):
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("needless imports: []\n")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
     assert summary["status"] == "finished"
     _assert_learnt(summary["demo"])

@@ -1,13 +1,14 @@
-"""What the tokens of a split, and the report on them, depend on: the key under which they are found again."""
+"""The cache key of a tokenized split: everything that its tokens and the report on them depend on."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dpotrain.core.hashing import hash_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from dpotrain.data.formats.columns import MappedRows
     from dpotrain.plugin.api import DatasetFormatter
 
-#: Raised whenever dpotrain makes other tokens, counts or columns of the same rows.
+#: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
 FORMAT = 1
 
-#: Libraries that write the chat template and cut the text into tokens.
+#: Libraries that render the chat template and tokenize.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
 
-def identity(
+def cache_key(
     rows: MappedRows,
     split: str,
     formatter: DatasetFormatter,
@@ -31,10 +32,10 @@ def identity(
     max_length: int,
     truncation: str,
 ) -> dict[str, Any]:
-    """Return plain data that is the same only where tokens and report are.
+    """Return plain data that is equal only where tokens and report are.
 
-    ``distribution`` is the formatter's, with its version. A chat template that reads the clock is not seen
-    through: its tokens stay those of the first time, so that a resumed run finds its data unchanged.
+    ``distribution`` is the formatter's, with its version. A chat template that reads the clock is not detected:
+    its tokens stay those of the first time, so that a resumed run finds its data unchanged.
     """
     return {
         "format": FORMAT,
@@ -61,7 +62,7 @@ def identity(
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what a tokenizer's ids depend on; its vocabulary and rules as a hash."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # A tokenizer in Python alone keeps its rules in its options.
+    # A tokenizer in pure Python keeps its rules in its options.
     rules = (
         _without_state(backend.to_str())
         if backend is not None
@@ -69,8 +70,8 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     )
     return {
         "class": _class(tokenizer),
-        "rules": _hash(json.dumps(rules, sort_keys=True, default=str)),
-        "chat_template": _hash(json.dumps(tokenizer.chat_template, sort_keys=True)),
+        "rules": hash_text(json.dumps(rules, sort_keys=True, default=str)),
+        "chat_template": hash_text(json.dumps(tokenizer.chat_template, sort_keys=True)),
         "special": tokenizer.special_tokens_map,
         "special_ids": sorted(tokenizer.all_special_ids),
         "added": {str(id): str(token) for id, token in sorted(tokenizer.added_tokens_decoder.items())},
@@ -79,7 +80,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _without_state(rules: str) -> dict[str, Any]:
-    """Leave out what a call to the tokenizer sets, and what dpotrain never lets it do."""
+    """Leave out what a call to the tokenizer sets and dpotrain never uses."""
     return {name: rule for name, rule in json.loads(rules).items() if name not in ("padding", "truncation")}
 
 
@@ -88,7 +89,7 @@ def _class(thing: object) -> str:
 
 
 def _source(formatter: type) -> str:
-    """Hash the formatter's module and those beside it: one that is being written has no new version."""
+    """Hash the formatter's module and those beside it: code under development changes without a new version."""
     try:
         file = inspect.getsourcefile(formatter)
     except TypeError:
@@ -98,10 +99,6 @@ def _source(formatter: type) -> str:
     path = Path(file)
     files = sorted(path.parent.glob("*.py")) if (path.parent / "__init__.py").exists() else [path]
     try:
-        return _hash("".join(f"{one.name}\n{one.read_text(encoding='utf-8')}" for one in files))
+        return hash_text("".join(f"{one.name}\n{one.read_text(encoding='utf-8')}" for one in files))
     except OSError:
         return ""
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Some rows to tokenized pairs: what one process does at a time, this one or a worker."""
+"""A batch of rows to tokenized pairs: the unit of work of one process, the main one or a worker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.checks import check_pair
-from dpotrain.data.formats.formatting import NESTED, format_row
+from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.data.formats.choose_formatter import NESTED, format_row
 from dpotrain.data.report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenize import PairTokenizer
+    from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
     from dpotrain.plugin.api import DatasetFormatter
 
 #: A row with its number in the source.
@@ -25,18 +25,18 @@ NumberedRow = tuple[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What became of some rows."""
+class TokenizedRows:
+    """The pairs of a batch of rows, and what is reported of it."""
 
     pairs: TokenizedPairs
-    """Those that are kept."""
+    """The pairs kept."""
     prompts: Keys
     """(pairs,) the :func:`prompt_key` of each."""
     uncut: npt.NDArray[np.int64]
     """(tokenized, 3) tokens of prompt, chosen and rejected of every pair that was tokenized, before any cut."""
     report: SplitReport
     """Counts; no lengths."""
-    shown: tuple[PreferencePair, ...]
+    preview: tuple[PreferencePair, ...]
     """The first few of the pairs kept, as formatted."""
 
 
@@ -46,10 +46,10 @@ class RowTokenizer:
 
     formatter: DatasetFormatter
     tokenizer: PairTokenizer
-    shows: int = 0
-    """How many pairs of a batch come back as formatted."""
+    preview: int = 0
+    """How many pairs of a batch are also returned as formatted."""
 
-    def __call__(self, rows: Sequence[NumberedRow]) -> Batch:
+    def __call__(self, rows: Sequence[NumberedRow]) -> TokenizedRows:
         """Return the pairs of these rows, and count those that are dropped."""
         report = SplitReport(rows_read=len(rows))
         usable: list[tuple[int, PreferencePair]] = []
@@ -66,7 +66,7 @@ class RowTokenizer:
             else:
                 usable.append((number, pair))
         pairs, prompts, uncut = [], [], []
-        shown: list[PreferencePair] = []
+        preview: list[PreferencePair] = []
         for (number, pair), key, result in zip(usable, keys, self.tokenizer(usable), strict=True):
             if result.uncut is not None:
                 uncut.append(result.uncut)
@@ -79,8 +79,8 @@ class RowTokenizer:
             report.open_ended += result.open_ended
             pairs.append(result.pair)
             prompts.append(key)
-            if len(shown) < self.shows:
-                shown.append(pair)
+            if len(preview) < self.preview:
+                preview.append(pair)
         report.pairs_kept = len(pairs)
         lengths = np.array(uncut, np.int64).reshape(-1, 3)
-        return Batch(TokenizedPairs.of(pairs), column(prompts), lengths, report, tuple(shown))
+        return TokenizedRows(TokenizedPairs.of(pairs), column(prompts), lengths, report, tuple(preview))

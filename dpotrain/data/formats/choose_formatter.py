@@ -1,8 +1,7 @@
-"""Which formatter reads the rows: the recipe's own, or the one that ``format = "auto"`` finds."""
+"""Which formatter reads the rows: the recipe's, or the one that ``format = "auto"`` chooses."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dpotrain.core.errors import DataError, DpotrainError, RecipeError, short
+from dpotrain.core.errors import DataError, DpotrainError, RecipeError, did_you_mean, short
 from dpotrain.core.pair import PreferencePair, UnusableRow
 
 if TYPE_CHECKING:
     from dpotrain.plugin.api import DatasetFormatter, Rows
 
-#: Rows that ``auto`` looks at, spread evenly over the data.
+#: Rows that ``auto`` samples, evenly over the data.
 SAMPLE = 200
 
-#: Why a row is dropped that is deeper than Python can go.
+#: Why a row is dropped that exceeds Python's recursion limit.
 NESTED = "the row is nested too deeply"
 
 #: Columns and keys that a message shows.
 _SHOWN = 12
 
-#: A formatter is in the running for ``auto`` with at least this share of what the best one recognises: a few
-#: odd rows must not decide against the formatter that knows the shape for certain.
-_IN_THE_RUNNING = 0.9
+#: A formatter is a candidate for ``auto`` if it recognises at least this share of what the best one does: a few odd
+#: rows must not rule out the formatter that recognises the shape for certain.
+_CANDIDATE_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,13 @@ class Decision:
 
     formatter: DatasetFormatter
     text: str
-    """One line for the person watching."""
+    """One line for the user."""
     warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Vote:
-    """What one formatter said of the sampled rows."""
+    """How one formatter recognises the sampled rows."""
 
     formatter: DatasetFormatter
     recognised: int
@@ -50,22 +49,22 @@ class _Vote:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Specificity first, among those that recognise about as much; then the number of rows."""
+        """Mean certainty first, then the number of rows."""
         return (self.certainty / self.recognised, self.recognised)
 
 
 def choose_formatter(
     rows: Rows,
-    catalogue: Iterable[type[DatasetFormatter]],
+    formatters: Iterable[type[DatasetFormatter]],
     chosen: DatasetFormatter | None,
     columns: Mapping[str, str],
 ) -> Decision:
-    """Return the recipe's formatter, or ask every one in the catalogue over many rows.
+    """Return the recipe's formatter, or the one of ``formatters`` that recognises a sample of the rows best.
 
-    ``columns`` is ``[data.columns]``, which ``rows`` already follow. Raises DataError where no formatter or
-    more than one fits, and RecipeError where a mapped name is one that the formatter does not read.
+    ``columns`` is ``[data.columns]``, which is already applied to ``rows``. Raises DataError where no formatter or
+    more than one fits, and RecipeError where the formatter does not read a mapped name.
     """
-    classes = list(catalogue)
+    classes = list(formatters)
     if chosen is not None:
         _check_mapped(columns, [type(chosen)])
         return Decision(chosen, f"data format: {chosen.name} (set by data.format)")
@@ -76,7 +75,7 @@ def choose_formatter(
 
 
 def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> PreferencePair:
-    """Return the row's pair; what a formatter raises otherwise than UnusableRow gets a note that names the row."""
+    """Return the row's pair; an exception of the formatter other than UnusableRow gets a note that names the row."""
     try:
         return formatter.format(row)
     except (UnusableRow, DpotrainError):
@@ -85,7 +84,7 @@ def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int)
         raise UnusableRow(NESTED) from None
     except Exception as error:
         error.add_note(
-            f"It was given row {number}. A formatter drops a row that it cannot read by raising UnusableRow."
+            f"It was given row {number}. To drop a row that it cannot read, a formatter raises UnusableRow."
         )
         raise
 
@@ -99,43 +98,41 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
         _Vote(formatter, recognised=sum(level > 0 for level in levels), certainty=sum(levels))
         for formatter, levels in zip(asked, answers, strict=True)
     ]
-    judged = sum(map(any, zip(*answers, strict=True)))
+    recognised = sum(map(any, zip(*answers, strict=True)))
     most = max((vote.recognised for vote in votes), default=0)
     if not most:
         raise DataError(
-            f"No formatter recognises the data: {len(sample)} rows were looked at.\n"
-            + _help(rows, sample, classes)
+            f"No formatter recognises the data ({len(sample)} rows sampled).\n" + _help(rows, sample, classes)
         )
-    running = [vote for vote in votes if vote.recognised >= _IN_THE_RUNNING * most]
-    best = max(vote.rank for vote in running)
-    winners = [vote for vote in running if vote.rank == best]
+    candidates = [vote for vote in votes if vote.recognised >= _CANDIDATE_SHARE * most]
+    best = max(vote.rank for vote in candidates)
+    winners = [vote for vote in candidates if vote.rank == best]
     if len(winners) > 1:
         names = " and ".join(f'"{vote.formatter.name}"' for vote in winners)
         raise DataError(
             f"More than one formatter fits the data equally well: {names}.\n"
-            f'Say which one with data.format = "{winners[0].formatter.name}".\n'
-            + _help(rows, sample, classes)
+            f'Choose one, as in data.format = "{winners[0].formatter.name}".\n' + _help(rows, sample, classes)
         )
     winner = winners[0]
     name = winner.formatter.name
-    text = f"data format: {name} (recognised in {winner.recognised} of {judged} rows looked at)"
+    text = f"data format: {name} (recognised in {winner.recognised} of {recognised} rows sampled)"
     warning = ""
-    if winner.recognised < judged:
+    if winner.recognised < recognised:
         rest = ", ".join(
             f"{vote.formatter.name} {vote.recognised}"
             for vote in votes
             if vote.recognised and vote is not winner
         )
         warning = (
-            f'The data is of more than one shape: "{name}" recognises {winner.recognised} of {judged} rows '
-            f"looked at{f' ({rest})' if rest else ''}. Rows that it cannot read are dropped and counted; "
-            "set data.format for another choice."
+            f'The data has rows of several formats: "{name}" recognises {winner.recognised} of {recognised} rows '
+            f"sampled{f' ({rest})' if rest else ''}. Rows that it cannot read are dropped and counted; "
+            "set data.format to choose another formatter."
         )
     return Decision(winner.formatter, text, warning)
 
 
 def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:
-    """Return the formatter with its default options; one that insists on some has no part in ``auto``."""
+    """Return the formatter with its default options, None where it has required options."""
     try:
         return cls(cls.Options())
     except ValidationError:
@@ -145,11 +142,11 @@ def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:
 def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> int:
     try:
         return int(formatter.recognises(row))
-    except RecursionError:  # whatever it is, it is too deep to be told
+    except RecursionError:  # nested too deeply for any formatter
         return 0
     except Exception as error:
         error.add_note(
-            f"It was given row {number}. A formatter answers Recognition.NO for a row that it does not know."
+            f"It was given row {number}. For a row that it does not read, a formatter returns Recognition.NO."
         )
         raise
 
@@ -166,18 +163,17 @@ def _check_mapped(columns: Mapping[str, str], classes: Sequence[type[DatasetForm
     for canonical, actual in columns.items():
         if canonical in read:
             continue
-        near = difflib.get_close_matches(canonical, read, n=1)
-        hint = f' Did you mean "{near[0]}"?' if near else ""
         who = f'formatter "{classes[0].name}" does not read' if len(classes) == 1 else "no formatter reads"
         raise RecipeError(
-            f'[data.columns] {canonical} = "{actual}": {who} a column "{canonical}".{hint}\n'
+            f'[data.columns] {canonical} = "{actual}": {who} a column "{canonical}"'
+            f"{did_you_mean(canonical, read)}\n"
             f"Names that can be mapped: {', '.join(read) or 'none'}. "
-            "On the left is the name the formatter knows, on the right the data's own column."
+            "On the left is the formatter's name, on the right the data's column."
         )
 
 
 def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetFormatter]]) -> str:
-    """Show a row's columns with types, what each formatter needs, and the remedy."""
+    """Return a row's columns with types, what each formatter reads, and the remedy."""
     lines = []
     if sample:
         lines.append(f"Columns of row {sample[0]}:")
@@ -188,7 +184,7 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
     lines.append("What each formatter reads:")
     lines += [f"  {cls.name}: {_summary(cls)}" for cls in classes]
     lines.append(
-        "Name a formatter with data.format, or say which column is which in [data.columns], "
+        "Set data.format to a formatter, or map the data's columns in [data.columns], "
         'as in prompt = "question".'
     )
     return "\n".join(lines)
@@ -201,7 +197,7 @@ def _summary(cls: type[DatasetFormatter]) -> str:
 
 
 def describe(value: Any, depth: int = 0) -> str:
-    """Say of what type a value is, as deep as a list of messages goes; never show its text."""
+    """Return the type of a value in words, as deep as a list of messages goes; never its content."""
     if value is None:
         return "nothing (None)"
     if isinstance(value, str):

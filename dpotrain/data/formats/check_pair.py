@@ -1,4 +1,4 @@
-"""What every pair must satisfy before it is tokenized, whichever formatter it came from."""
+"""Checks of a pair before it is tokenized, whichever formatter it comes from."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 
-#: Messages of a conversation with several of them in an answer, each of which is then found by writing the
-#: conversation up to it: the work grows with the square.
+#: Messages of a conversation with several of them in an answer. Each turn of such an answer is located by rendering
+#: the conversation up to it, so the work grows with the square.
 MOST_MESSAGES = 1000
 
 
 def check_pair(pair: PreferencePair) -> None:
-    """Raise :class:`UnusableRow` for a pair that nothing can be learned from."""
+    """Raise :class:`UnusableRow` for a pair that cannot be trained on."""
     parts = {"prompt": pair.prompt, "chosen answer": pair.chosen, "rejected answer": pair.rejected}
     kinds = {name: _kind(part) for name, part in parts.items()}
     for name, kind in kinds.items():
@@ -39,7 +39,7 @@ def check_pair(pair: PreferencePair) -> None:
 
 
 def _kind(part: Any) -> str:
-    """Say what a part of a pair is: missing, text, messages or other."""
+    """Return what a part of a pair is: missing, text, messages or other."""
     if part is None:
         return "missing"
     if isinstance(part, str):
@@ -50,7 +50,7 @@ def _kind(part: Any) -> str:
 
 
 def _blank(part: Text) -> bool:
-    """Whether there is nothing but white space in the text, or in every message."""
+    """Whether the text, or every message, is only white space."""
     if isinstance(part, str):
         return not part.strip()
     return all(_blank_message(message) for message in part)

@@ -1,10 +1,11 @@
-"""What holds for every verb of the command line that a plugin brings."""
+"""The suite for commands that plugins add to the command line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -13,8 +14,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dpotrain.cli import VERBS, main
-from dpotrain.plugin.runtime.commands import PluginVerb, plugin_verbs
+from dpotrain.cli import COMMANDS, main
+from dpotrain.plugin.runtime.commands import PluginCommand, plugin_commands
 
 #: Imports a module in an interpreter of its own, and says what heavy it brought in.
 _LIGHT = """
@@ -25,22 +26,24 @@ print(*sorted(HEAVY & sys.modules.keys()))
 """
 
 
-class VerbConformance:
-    """A verb is found, explains itself, costs ``dpotrain --help`` nothing, and ends wrong calls as any verb does."""
+class CommandConformance:
+    """A command is found, documents itself, imports nothing heavy, and reports wrong calls as dpotrain's own do."""
 
-    verb: ClassVar[str]
+    command: ClassVar[str]
     """Its name: what is typed after ``dpotrain``."""
     wrong: ClassVar[Sequence[str]]
-    """Arguments as a person may give them with which it cannot do what it is for: a file that is not there."""
+    """Arguments that a person may give and that cannot work: a file that does not exist."""
 
-    def found(self) -> PluginVerb:
-        """Return the verb as it is installed."""
-        verbs = plugin_verbs(VERBS)
-        assert self.verb in verbs, f'no installed plugin has the verb "{self.verb}": pip install -e .'
-        return verbs[self.verb]
+    def found(self) -> PluginCommand:
+        """Return the command as it is installed."""
+        installed = plugin_commands(COMMANDS)
+        assert self.command in installed, (
+            f'no installed plugin has the command "{self.command}": pip install -e .'
+        )
+        return installed[self.command]
 
     def call(self, *arguments: str) -> Result:
-        """Return what becomes of ``dpotrain`` with these arguments."""
+        """Run ``dpotrain`` with these arguments."""
         return CliRunner().invoke(main, arguments, prog_name="dpotrain")
 
     def test_an_installed_plugin_brings_it(self) -> None:
@@ -52,10 +55,10 @@ class VerbConformance:
         assert self.found().load().get_short_help_str().strip(), "it has neither short_help nor a docstring"
         result = self.call("--help")
         assert result.exit_code == 0, result.output
-        assert f"\n  {self.verb} " in result.output
+        assert f"\n  {self.command} " in result.output
 
     def test_its_own_help_explains_every_option(self) -> None:
-        """And says what the verb does with its arguments."""
+        """And says what the command does with its arguments."""
         command = self.found().load()
         assert (command.help or "").strip(), (
             "its function has no docstring, so its help does not say what it does"
@@ -63,12 +66,12 @@ class VerbConformance:
         options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
         bare = [option.opts[-1] for option in options if not (option.help or "").strip()]
         assert not bare, f"without help: {', '.join(bare)}"
-        result = self.call(self.verb, "--help")
+        result = self.call(self.command, "--help")
         assert result.exit_code == 0, result.output
         assert all(option.opts[-1] in result.output for option in options)
 
     def test_importing_it_loads_nothing_heavy(self) -> None:
-        """``dpotrain --help`` imports every verb, and has to stay quick."""
+        """``dpotrain --help`` imports every command, and has to stay quick."""
         point = self.found().points[0]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
@@ -88,9 +91,21 @@ class VerbConformance:
     ) -> None:
         """An error of ``dpotrain.core.errors``, or click's own, with its exit code; and no file is left behind."""
         monkeypatch.chdir(tmp_path)
-        result = self.call(self.verb, *self.wrong)
+        result = self.call(self.command, *self.wrong)
         assert result.exit_code in (1, 2, 3), f"exit code {result.exit_code}: {result.output}"
         assert "run again with --debug" not in result.stderr, f"no message for a person: {result.stderr}"
         assert result.stderr.strip().startswith(("error: ", "Usage: ")), result.output
         assert len(result.stderr.strip().splitlines()) <= 12, result.stderr
         assert not list(tmp_path.iterdir()), "it left files behind"
+
+
+class VerbConformance(CommandConformance):
+    """Deprecated name of :class:`CommandConformance`; its ``verb`` is ``command`` there."""
+
+    verb: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        warnings.warn(
+            "VerbConformance is CommandConformance, its verb is command", DeprecationWarning, stacklevel=2
+        )
+        cls.command = cls.verb

@@ -3,7 +3,7 @@
 The prompt's tokens are those of the prompt alone as far as they are also the first tokens of prompt + chosen
 and of prompt + rejected. Where they are not (a template that writes a thinking section, a trailing space
 that merges with the answer's first word), the boundary is moved back to the last token that all three have in
-common, for both answers alike, so that the policy sees exactly the tokens it would see in free text.
+common, for both answers alike, so that the policy sees exactly the tokens of the whole text.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy as np
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.tokens.render import Answer, Rendering, render
-from dpotrain.data.tokens.time_limit import TooLong, limited
+from dpotrain.data.tokens.time_limit import TimeLimitExceeded, cpu_time_limit
 from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-#: Seconds of processor time that a chat template may take for one pair; it usually takes a few thousandths of one.
-LONGEST_RENDERING = 60.0
+#: Seconds of processor time that a chat template may take for one pair; it usually takes a few milliseconds.
+MAX_RENDER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenized:
+class PairResult:
     """One pair as tokenized, and what the data report counts about it."""
 
     pair: TokenizedPair | None
@@ -41,9 +41,9 @@ class Tokenized:
     boundary_moved: bool = False
     completions_cut: int = 0
     turns_unscored: int = 0
-    """Assistant turns whose place the chat template hides, wholly or in part; they go unscored there."""
+    """Assistant turns that are not scored, wholly or in part, because the chat template rewrites them."""
     open_ended: int = 0
-    """Completions that no special token ends, so that they do not teach the model to stop."""
+    """Completions that do not end in a special token, and so do not teach the model to stop."""
 
 
 class PairTokenizer:
@@ -55,24 +55,24 @@ class PairTokenizer:
         self._leading = _leading_special_tokens(tokenizer)
         self._special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
-    def __call__(self, pairs: Sequence[tuple[int, PreferencePair]]) -> list[Tokenized]:
+    def __call__(self, pairs: Sequence[tuple[int, PreferencePair]]) -> list[PairResult]:
         """Tokenize (row, pair) items together, which lets the tokenizer use all cores; the order is kept.
 
-        The pairs have passed :func:`dpotrain.data.formats.checks.check_pair`. Raises DataError where the tokenizer
-        cannot take such pairs at all, or its chat template comes to no end.
+        The pairs have passed :func:`dpotrain.data.formats.check_pair.check_pair`. Raises DataError where the tokenizer
+        cannot take such pairs at all, or its chat template exceeds the time limit.
         """
         renderings: list[Rendering | UnusableRow] = []
         for row, pair in pairs:
             try:
-                with limited(LONGEST_RENDERING):
+                with cpu_time_limit(MAX_RENDER_SECONDS):
                     rendering = render(pair, self._tokenizer)
             except UnusableRow as error:
                 renderings.append(error)
                 continue
-            except TooLong:
+            except TimeLimitExceeded:
                 raise DataError(
-                    f"row {row}: the chat template takes more than {LONGEST_RENDERING:g} seconds for it.\n"
-                    "Set model.chat_template to one that comes to an end, or take the row out."
+                    f"row {row}: the chat template takes more than {MAX_RENDER_SECONDS:g} seconds to render it.\n"
+                    "Set model.chat_template to another template, or remove the row."
                 ) from None
             whole = all(map(_is_unicode, rendering.texts()))
             renderings.append(rendering if whole else UnusableRow("the text holds half a character"))
@@ -84,7 +84,7 @@ class PairTokenizer:
         results = []
         for (row, _), one in zip(pairs, renderings, strict=True):
             if isinstance(one, UnusableRow):
-                results.append(Tokenized(None, str(one)))
+                results.append(PairResult(None, str(one)))
             else:
                 results.append(self._assemble(row, one, encoded))
         return results
@@ -102,8 +102,8 @@ class PairTokenizer:
         )["input_ids"]
         return {text: np.array(one, np.int32) for text, one in zip(texts, ids, strict=True)}
 
-    def _assemble(self, row: int, rendering: Rendering, encoded: dict[str, Tokens]) -> Tokenized:
-        """Find the boundary, cut to length, flag the scored tokens; drop what leaves nothing to learn."""
+    def _assemble(self, row: int, rendering: Rendering, encoded: dict[str, Tokens]) -> PairResult:
+        """Find the boundary, truncate, flag the scored tokens; drop pairs without a preference to learn."""
         prompt, chosen, rejected = (
             encoded[text] for text in (rendering.prompt, rendering.chosen.full, rendering.rejected.full)
         )
@@ -134,10 +134,10 @@ class PairTokenizer:
             row=row,
         )
         reason = self._fault(pair, chosen, rejected, flags)
-        return Tokenized(None if reason else pair, reason, **counts)
+        return PairResult(None if reason else pair, reason, **counts)
 
     def _fault(self, pair: TokenizedPair, chosen: Tokens, rejected: Tokens, flags: tuple[Flags, ...]) -> str:
-        """Return why nothing can be learned from the pair, or nothing."""
+        """Return why the pair is dropped, or an empty text."""
         if not len(pair.prompt):
             return "prompt and answers have no first token in common"
         if len(pair.prompt) >= self._max_length:
@@ -168,7 +168,7 @@ class PairTokenizer:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON can write one half of a surrogate pair, which no tokenizer takes."""
+    """Whether the text can be encoded: JSON can hold lone surrogates, which no tokenizer takes."""
     if text.isascii():
         return True
     try:
@@ -213,9 +213,9 @@ def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Token
 
 
 def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that the tokenizer puts before a text of its own accord (BOS, for most that have one).
+    """Return the ids that the tokenizer itself puts before a text (BOS, for most that have one).
 
-    What it would put after the text is no business of the prompt, and completions get their EOS explicitly.
+    What it puts after a text does not belong to a prompt, and completions get their EOS explicitly.
     """
     probe = "a"
     bare: list[int] = tokenizer(probe, add_special_tokens=False)["input_ids"]
@@ -223,5 +223,5 @@ def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     for start in range(len(whole) - len(bare) + 1):
         if bare and whole[start : start + len(bare)] == bare:
             return whole[:start]
-    # A vocabulary that cannot spell the probe: all that came out is special, and BOS can only lead.
+    # A vocabulary without the probe: all ids are special, and BOS can only come first.
     return whole[:1] if whole and whole[0] == tokenizer.bos_token_id else []

@@ -1,0 +1,69 @@
+"""What only shows with several tables at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpotrain.plugin.api import Exporter, Loss, Selection
+from dpotrain.plugin.runtime.metric_names import faults
+from dpotrain.recipe.sections import ReferenceSection
+from dpotrain.recipe.tables import TableReader
+
+
+def check_across_tables(reader: TableReader, sections: Mapping[str, Any], selection: Selection) -> None:
+    """Collect what tables of a recipe rule out in each other. Sections and components that are wrong are missing."""
+    trains_all_weights = reader.tree.document.get("adapter", False) is False
+    if trains_all_weights:
+        _check_trainable(reader, selection)
+    _check_without_effect(reader, sections, selection.one_of(Loss))
+    if trains_all_weights:
+        _check_exporters(reader, selection)
+    _check_metrics(reader, selection)
+
+
+def _check_trainable(reader: TableReader, selection: Selection) -> None:
+    """Refuse quantized weights with nothing to train beside them."""
+    quantizer = selection.quantizer
+    if quantizer is not None and not quantizer.trains_all_weights:
+        reader.problems.add(
+            ("quantizer",),
+            (),
+            f"{quantizer.name} weights cannot be trained themselves, and there is no [adapter] to train "
+            "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights",
+        )
+
+
+def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
+    """Refuse keys that have no effect because of another table."""
+    add = reader.problems.add
+    data, evaluation, reference = (sections[name] for name in ("data", "evaluation", "reference"))
+    if data and evaluation and evaluation.every and not (data.eval_split or data.eval_fraction):
+        text = "there are no held-out pairs to evaluate on; set data.eval_fraction or data.eval_split"
+        add(("evaluation",), ("every",), text)
+    if reference and reference.store and reference.when == "live":
+        add(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
+    if loss and reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
+        add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
+
+
+def _check_exporters(reader: TableReader, selection: Selection) -> None:
+    """Refuse exporters of adapters where all weights are trained."""
+    for index, exporter in enumerate(selection.all_of(Exporter)):
+        if exporter.needs_adapter:
+            text = (
+                f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
+            )
+            reader.problems.add(("exporters", index), (), text)
+
+
+def _check_metrics(reader: TableReader, selection: Selection) -> None:
+    """Refuse metrics whose names collide or that records cannot hold."""
+    for index, metric in enumerate(selection.metrics):
+        try:
+            metric.measures  # noqa: B018 - a property of a plugin's own may raise
+        except Exception as error:
+            reader.add_failure(("metrics", index), type(metric), "measures", error)
+            return
+    for index, text in faults(selection.metrics, reader.plugins):
+        reader.problems.add(("metrics", index), (), text)

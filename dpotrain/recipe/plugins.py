@@ -1,0 +1,48 @@
+"""The plugins that a recipe chooses from: without those it blocks, with those it requires."""
+
+from __future__ import annotations
+
+from packaging.utils import canonicalize_name
+
+from dpotrain.core.errors import did_you_mean, short
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.requirements import required_distributions, unmet
+from dpotrain.recipe.problems import Problems
+from dpotrain.recipe.sections import TopLevel
+
+
+def choose_plugins(top: TopLevel, given: PluginManager | None, problems: Problems) -> PluginManager:
+    """Return the plugins, the installed ones unless given, without those that ``block`` names.
+
+    Collects: names in ``block`` that no plugin has, requirements that are not met, and components of one kind and name.
+    """
+    plugins = PluginManager.from_entry_points(block=top.block) if given is None else given.blocking(top.block)
+    _check_blocked(top.block, plugins, problems)
+    _check_required(top.requires, plugins, problems)
+    for text in plugins.duplicates:
+        problems.add((), (), text)
+    return plugins
+
+
+def _check_blocked(block: list[str], plugins: PluginManager, problems: Problems) -> None:
+    for index, name in enumerate(block):
+        if not any(plugin.called(name) for plugin in plugins.plugins):
+            hint = did_you_mean(name, plugins.called) or "; see `dpotrain plugins`"
+            text = f'no plugin or distribution is called "{short(name)}"{hint}'
+            problems.add((), ("block", index), text, shown="block")
+
+
+def _check_required(requires: list[str], plugins: PluginManager, problems: Problems) -> None:
+    for index, requirement in enumerate(requires):
+        if (text := unmet(requirement)) is not None:
+            problems.add((), ("requires", index), text, shown="requires")
+    required = required_distributions(requires)
+    for plugin in plugins.plugins:
+        if plugin.distribution is None or canonicalize_name(plugin.distribution) not in required:
+            continue
+        if plugin.failed:
+            problems.add((), ("requires",), f"{plugin.label} failed: {plugin.reason}")
+        if plugin.blocked:
+            problems.add(
+                (), ("requires",), f"{plugin.label} is both required and blocked; keep one of the two"
+            )

@@ -1,0 +1,186 @@
+"""From the tables of a document to the core's sections and the components that plugins offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError
+from dpotrain.core.masking import keep_secret
+from dpotrain.plugin.api import Component
+from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, KINDS, LISTED_TABLES, Kind
+from dpotrain.plugin.runtime.failures import failure
+from dpotrain.plugin.runtime.manager import DuplicateNameError, PluginManager
+from dpotrain.recipe.files import EXTENDS
+from dpotrain.recipe.merge import Place, Tree
+from dpotrain.recipe.plugins import choose_plugins
+from dpotrain.recipe.problems import Problems
+from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, core_keys
+from dpotrain.recipe.validate import unknown, validate
+
+AUTO = "auto"
+
+
+class TableReader:
+    """Reads one document table by table. Problems are collected, not raised."""
+
+    def __init__(self, tree: Tree, plugins: PluginManager | None) -> None:
+        self.tree, self.problems = tree, Problems(tree.origin)
+        self.top = self._top()
+        self.plugins = choose_plugins(self.top, plugins, self.problems)
+
+    def section(self, name: str) -> Any:
+        """Return a table of the core as its model, None where it is wrong."""
+        table = self.tree.document.get(name, {})
+        if not isinstance(table, dict):
+            self.problems.add((name,), (), f"expected a table [{name}]")
+            return None
+        model = CORE_SECTIONS[name]
+        if name in COMPONENT_TABLES:  # the other keys are the component's
+            table = {key: value for key, value in table.items() if key in model.model_fields}
+        return validate(
+            model, table, lambda key, text: self.problems.add((name,), key, text), homes=self._homes
+        )
+
+    def components(self, kind: Kind) -> tuple[Component, ...]:
+        """Return the components of a kind that the recipe selects, without those that are wrong."""
+        if kind.selected == "listed":
+            return tuple(self._listed(kind))
+        part = self._by_key(kind) if kind.selected == "key" else self._by_table(kind)
+        return () if part is None else (part,)
+
+    def check(self, parts: Mapping[str, Sequence[Component]]) -> None:
+        """Run the checks of all components that could be constructed; ``parts`` are by the table of their kind."""
+        for kind in KINDS:
+            for index, part in enumerate(parts.get(kind.table, ())):
+                place = (kind.table, index) if kind.selected == "listed" else tuple(kind.table.split("."))
+                try:
+                    part.check()
+                except Exception as error:
+                    self.add_failure(place, type(part), "check", error)
+
+    def add_failure(self, table: Place, component: type[Component], phase: str, error: Exception) -> None:
+        """Collect what a component raised: in its own words, or as a failure of its plugin."""
+        kind: type[DpotrainError] = DataError if isinstance(error, DataError) else RecipeError
+        text = str(error)
+        if not isinstance(error, DpotrainError):
+            kind, text = PluginError, failure(self.plugins.label(component), phase, error)
+        self.problems.add(table, (), text, kind=kind)
+
+    def _top(self) -> TopLevel:
+        """Return the keys before any table, and collect keys and tables that do not exist."""
+        tables = {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
+        known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
+        values = {}
+        for key, value in self.tree.document.items():
+            if key in TopLevel.model_fields:
+                values[key] = value
+            elif key not in tables and isinstance(value, dict | list):
+                self.problems.add((key,), (), unknown(key, known, "table"))
+            elif key not in tables:
+                self.problems.add((), (key,), unknown(key, known, "key"))
+        top = validate(TopLevel, values, lambda key, text: self.problems.add((), key, text))
+        return TopLevel.model_validate({}) if top is None else top
+
+    def _homes(self, key: str) -> list[str]:
+        """Return the tables that have a key: the core's, and those of the components that the recipe selects."""
+        found = [name for name, section in CORE_SECTIONS.items() if key in section.model_fields]
+        for name, kind in COMPONENT_TABLES.items():
+            table = self.tree.document.get(name, {})
+            use = table.get("use", DEFAULT_USE.get(name)) if isinstance(table, dict) else None
+            chosen = (each for each in self.plugins.components(kind) if each.name == use)
+            found += [name for each in chosen if key in each.Options.model_fields and name not in found]
+        return found
+
+    def _by_table(self, kind: Kind) -> Component | None:
+        """Return the component that a table selects, None for a table that is left out or wrong."""
+        name, optional = kind.table, kind.selected == "optional"
+        table = self.tree.document.get(name, None if kind.default_use is None else {})
+        if optional and (table is None or table is False):
+            return None
+        if table is None:
+            self.problems.add((name,), (), f"missing; {self._choices(kind)}")
+            return None
+        if not isinstance(table, dict):
+            if name not in CORE_SECTIONS:  # whose section reports it
+                hint = ", or false for none" if optional else ""
+                self.problems.add((name,), (), f"expected a table [{name}]{hint}")
+            return None
+        shared = core_keys(name)
+        own = {key: value for key, value in table.items() if key not in shared}
+        return self._component((name,), own, kind, also_known=shared)
+
+    def _by_key(self, kind: Kind) -> Component | None:
+        """Return the component that a key of another kind's table names, None for ``auto`` and where it is wrong."""
+        name, _, key = kind.table.partition(".")
+        table = self.tree.document.get(name)
+        chosen = table.get(key, AUTO) if isinstance(table, dict) else AUTO
+        if chosen == AUTO:
+            return None
+        if isinstance(chosen, str):
+            return self._component((name,), {"use": chosen}, kind, key=key)
+        if isinstance(chosen, dict):
+            return self._component((name, key), chosen, kind)
+        return None  # the section reports it
+
+    def _listed(self, kind: Kind) -> list[Component]:
+        """Return the components that a list of tables selects, without those that are wrong."""
+        name, tables = kind.table, self.tree.document.get(kind.table, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.problems.add((name,), (), f"expected tables that each begin with [[{name}]]")
+            return []
+        found = [self._component((name, index), table, kind) for index, table in enumerate(tables)]
+        return [part for part in found if part is not None]
+
+    def _component(
+        self,
+        at: Place,
+        table: Mapping[str, Any],
+        kind: Kind,
+        *,
+        also_known: Iterable[str] = (),
+        key: str = "use",
+    ) -> Component | None:
+        """Return the component of one table, whose ``use`` picks it and whose other keys are its options."""
+        use = table.get("use", kind.default_use)
+        if not isinstance(use, str):
+            got = "missing" if use is None else "expected a name in quotes"
+            self.problems.add(at, (key,), f"{got}; {self._choices(kind)}")
+            return None
+        try:
+            chosen = self.plugins.find(kind.component, use)
+        except DuplicateNameError:  # collected with the plugins, for any recipe
+            return None
+        except PluginError as error:
+            self.problems.add(at, (key,), str(error))
+            return None
+        at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
+        forgotten = self.tree.others(at) - chosen.Options.model_fields.keys()
+        values = {name: value for name, value in table.items() if name != "use" and name not in forgotten}
+        phase = "Options"
+        try:
+            options = validate(
+                chosen.Options,
+                values,
+                lambda where, text: self.problems.add(at, where, text),
+                owner=f"{use} ({self.plugins.owner(chosen).origin})",
+                also_known=also_known,
+            )
+            if options is None:
+                return None
+            for value in dict(options).values():
+                if isinstance(value, SecretStr):
+                    keep_secret(value.get_secret_value())
+            phase = "__init__"
+            return chosen(options)
+        except Exception as error:
+            self.add_failure(at, chosen, phase, error)
+            return None
+
+    def _choices(self, kind: Kind) -> str:
+        """Return what ``use`` can pick, for messages."""
+        names = ", ".join(f'"{name}"' for name in self.plugins.names(kind.component))
+        words = kind.component.kind
+        return f"use picks the {words}: {names}" if names else f"and no plugin offers a {words}"

@@ -1,0 +1,137 @@
+"""Both implementations of Parallel keep one contract; pairs go by data ranks, whatever the world ranks are."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.parallel.start import start
+from tests.engine.pairs import random_pairs
+from tests.engine.test_packed_equals_unpacked import build
+from tests.engine.test_trainer import SIZES, trainer_of
+
+ROOT = Path(__file__).parents[2]
+
+#: What every process does: each method once, its results as JSON.
+SCRIPT = """
+import json, sys, torch
+from dpotrain.engine.parallel.start import start
+from dpotrain.engine.training.all_weights import AllWeights
+
+parallel = start()
+rank = parallel.world_rank
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 1, bias=False)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+placed, optimizer = parallel.place(model, optimizer)
+for number in range(2):  # gradients of both micro-batches and all ranks, averaged over ranks
+    with parallel.accumulating(placed, last=number == 1):
+        placed(torch.tensor([[1.0 + rank, 10.0 * number]])).sum().backward()
+grad = model.weight.grad.tolist()[0]
+norm = parallel.clip(list(model.parameters()), 1.0).item()
+optimizer.step()
+adapter = AllWeights(AllWeights.Options())
+trained = {name: each.clone() for name, each in parallel.trained_state(adapter, model).items()}
+state = parallel.optimizer_state(optimizer)
+with torch.no_grad():
+    model.weight.zero_()
+parallel.load(adapter, model, optimizer, trained, state)
+parallel.wait()
+with parallel.whole(model):
+    whole = torch.equal(model.weight, trained["weight"])
+found = {
+    "rank": rank, "size": parallel.world_size, "data": [parallel.data_rank, parallel.data_size],
+    "local": parallel.local_size, "main": parallel.is_main, "grad": grad, "norm": norm, "whole": whole,
+    "steps": optimizer.state_dict()["state"][0]["step"].item(),
+    "sum": parallel.sum(torch.tensor([1.0, float(rank)])).tolist(),
+    "gathered": parallel.gather_objects({"rank": rank}), "broadcast": parallel.broadcast_object([rank, "x"]),
+    "any": [parallel.any(False), parallel.any(rank == parallel.world_size - 1)],
+}
+parallel.free()
+all_found = parallel.gather_objects(found)
+if rank == 0:
+    open(sys.argv[1], "w").write(json.dumps(all_found))
+"""
+
+
+def test_one_process_exchanges_nothing(tmp_path):
+    (alone,) = _results([sys.executable], tmp_path)
+    assert alone["grad"] == [2.0, 10.0]
+    assert alone["sum"] == [1.0, 0.0]
+    assert alone["gathered"] == [{"rank": 0}]
+    assert alone["any"] == [False, True]
+    assert (alone["rank"], alone["size"], alone["data"], alone["local"], alone["main"]) == (
+        *(0, 1, [0, 1]),
+        *(1, True),
+    )
+    assert alone["whole"]
+    assert alone["steps"] == 1
+
+
+def test_replicated_processes_average_gradients_and_agree(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    first, second = _results(torchrun, tmp_path)
+    assert [each["rank"] for each in (first, second)] == [0, 1]
+    assert [each["data"] for each in (first, second)] == [[0, 2], [1, 2]]
+    assert [each["main"] for each in (first, second)] == [True, False]
+    for each in (first, second):
+        assert each["grad"] == [3.0, 10.0]  # (2·1 + 2·2) / 2 ranks, and 10
+        assert each["norm"] == pytest.approx(109**0.5)
+        assert each["sum"] == [2.0, 1.0]
+        assert each["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert each["broadcast"] == [0, "x"]
+        assert each["any"] == [False, True]
+        assert (each["local"], each["size"], each["whole"], each["steps"]) == (2, 2, True, 1)
+
+
+def _results(command: list[str], tmp_path: Path) -> list[dict]:
+    script, out = tmp_path / "script.py", tmp_path / "out.json"
+    script.write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run(
+        [*command, str(script), str(out)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("launched", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_a_launcher_of_one_process_is_no_reason_to_join_others(launched, monkeypatch):
+    monkeypatch.setenv(launched, "1")
+    assert type(start()) is OneProcess
+
+
+def test_pairs_and_gradients_go_by_data_ranks():
+    """Two world ranks that share a model are one data rank: neither takes half of the pairs."""
+
+    class Sharing(OneProcess):
+        world_size, world_rank = 2, 1
+
+    trainers = [trainer_of(build("llama"), random_pairs(SIZES)) for _ in range(2)]
+    trainers[1].parallel = Sharing(torch.device("cpu"))
+    alone, sharing = (next(trainer.steps()).metrics["loss"] for trainer in trainers)
+    assert sharing == alone
+
+
+def test_both_implementations_have_the_protocol_and_nothing_else_calls_accelerate():
+    methods = {name for name, _ in inspect.getmembers(Parallel, inspect.isfunction) if name[0] != "_"}
+    assert methods <= {name for name, _ in inspect.getmembers(OneProcess, inspect.isfunction)}
+    using = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "dpotrain").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        and any(
+            str(name).split(".")[0] == "accelerate"
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        )
+    }
+    assert using == {"dpotrain/engine/parallel/replicated.py"}
