@@ -17,7 +17,7 @@ import pytest
 HERE = Path(__file__).parent
 FILE = HERE / "durations.json"
 
-#: Seconds of tests that the quick part may take, on two cores of which each runs a process of pytest: about five minutes,
+#: Seconds of tests that the quick part may take; with a process of pytest on each of two cores about five minutes,
 #: eight on older ones. What makes it longer is marked ``soak``, or something else is.
 QUICK_SECONDS = 560
 
