@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class PairScores:
     """(S,) float32 log-probs of the S scored tokens under the policy, with gradients, completion by completion: chosen
     of the first pair, its rejected, chosen of the second, …, as many as ``chosen_tokens`` and ``rejected_tokens`` say.
     None unless a component of the recipe says ``needs_token_log_probs``."""
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Numbers of the pairs' rows, each (pairs,) float32, by name: what components of the recipe ask for in
+    ``needs_columns``."""
 
     @property
     def chosen_logratio(self) -> torch.Tensor:

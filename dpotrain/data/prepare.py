@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import choose_formatter
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dpotrain.core.reporter import Reporter
+    from dpotrain.plugin.api import Component, Loss, Metric
     from dpotrain.recipe.recipe import Recipe
 
 #: Pairs that a preview returns.
@@ -62,7 +64,7 @@ def prepare_data(
     cache: Path | None = None,
     preview: int | None = None,
 ) -> PreparedData:
-    """SplitInfo, format, tokenize and split the recipe's data.
+    """Read, format, tokenize and split the recipe's data.
 
     ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
     the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
@@ -79,13 +81,16 @@ def prepare_data(
         )
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     rows = _load(recipe, data.train_split, limit)
-    decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, data.columns)
+    needed = columns_needed(recipe)
+    _check_columns(rows, needed)
+    for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
+    decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
     reporter.note(decision.text)
     if decision.warning:
         reporter.warn(decision.warning)
     formatter = decision.formatter
     previewed = 0 if preview is None else _PREVIEWED
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed)
+    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed, tuple(needed))
     source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
 
     split = source.split(rows, data.train_split)
@@ -111,6 +116,26 @@ def prepare_data(
     for warning in report.warnings():
         reporter.warn(warning)
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
+
+
+def columns_needed(recipe: Recipe) -> dict[str, Component]:
+    """Return the columns whose numbers losses and metrics ask for, each with the first component that does."""
+    needed: dict[str, Component] = {}
+    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
+    for part in parts:
+        for name in part.needs_columns:
+            needed.setdefault(name, part)
+    return needed
+
+
+def _check_columns(rows: MappedRows, needed: Mapping[str, Component]) -> None:
+    for name, part in needed.items():
+        if rows.columns and name not in rows.columns:
+            raise DataError(
+                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
+                f"{did_you_mean(name, rows.columns)}\n"
+                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
+            )
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -148,7 +173,16 @@ class _Source:
 
         data, formatter = self.recipe.data, self.tokenize.formatter
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = cache_key(rows, name, formatter, origin, self.tokenizer, data.max_length, data.truncation)
+        key = cache_key(
+            rows,
+            name,
+            formatter,
+            origin,
+            self.tokenizer,
+            data.max_length,
+            data.truncation,
+            self.tokenize.columns,
+        )
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
         except WriteError as error:

@@ -15,8 +15,8 @@ from dpotrain.data.batches.plan import MicroBatch, batch_by_length
 from dpotrain.engine.memory.out_of_memory import in_parts
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
-from dpotrain.engine.training.metrics import means, speed
-from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.engine.training.metrics import means, means_of, speed
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 
 if TYPE_CHECKING:
@@ -78,4 +78,8 @@ class EvaluationSet:
             for pairs in mine:
                 in_parts(pairs, score)
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
-        return {**means(total), **speed(total, time.perf_counter() - started), **means_of(more)}
+        return {
+            **means(total.tolist()),
+            **speed(total.tolist(), time.perf_counter() - started),
+            **means_of(more),
+        }

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dpotrain.core.scores import PairScores
-from dpotrain.engine.training.metrics import SUMMED, Window, means, pair_sums
+from dpotrain.engine.training.metrics import SUMMED, Window, means
+from dpotrain.engine.training.sums import pair_sums
 
 
 def scores(policy, reference) -> PairScores:
@@ -20,9 +21,13 @@ def sums_of(policy, reference, losses, weights=None, tokens=0):
     return pair_sums(scores(policy, reference), torch.tensor(losses), weights, beta=0.5, tokens=tokens)
 
 
+def mean(sums: torch.Tensor) -> dict[str, float]:
+    return means(sums.tolist())
+
+
 def test_rewards_by_hand():
     """Log-ratios are (1, -1) and (-2, 0): rewards at beta 0.5 are (0.5, -0.5) and (-1, 0), margins 1 and -1."""
-    got = means(sums_of([[-1.0, -4.0], [-5.0, -2.0]], [[-2.0, -3.0], [-3.0, -2.0]], [0.25, 0.75]))
+    got = mean(sums_of([[-1.0, -4.0], [-5.0, -2.0]], [[-2.0, -3.0], [-3.0, -2.0]], [0.25, 0.75]))
     assert got == {
         "loss": 0.5,
         "rewards/chosen": -0.25,
@@ -36,13 +41,13 @@ def test_rewards_by_hand():
 
 def test_a_tie_counts_half():
     """TRAPS: accuracy with ties counted as wrong is 0 at step 0."""
-    got = means(sums_of([[-1.0, -4.0]] * 3, [[-1.0, -4.0]] * 3, [0.7] * 3))
+    got = mean(sums_of([[-1.0, -4.0]] * 3, [[-1.0, -4.0]] * 3, [0.7] * 3))
     assert got["rewards/accuracies"] == 0.5
 
 
 def test_accuracy_is_counted_per_pair_not_on_batch_means():
     """TRAPS: one pair right by a lot and two wrong by a little are a third, not one."""
-    got = means(sums_of([[9.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 0.0]] * 3, [0.0] * 3))
+    got = mean(sums_of([[9.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 0.0]] * 3, [0.0] * 3))
     assert got["rewards/accuracies"] == pytest.approx(1 / 3)
 
 
@@ -50,7 +55,7 @@ def test_microbatches_of_unequal_size_weigh_pairs_equally():
     """TRAPS: gradient accumulation as a mean of means."""
     one = sums_of([[0.0, 0.0]], [[0.0, 0.0]], [1.0])
     three = sums_of([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [5.0, 5.0, 5.0])
-    assert means(one + three)["loss"] == 4.0
+    assert mean(one + three)["loss"] == 4.0
 
 
 def test_a_pair_without_weight_counts_nowhere():
@@ -61,9 +66,12 @@ def test_a_pair_without_weight_counts_nowhere():
 
 def test_a_window_averages_over_its_pairs_and_steps():
     window = Window()
-    window.add(sums_of([[0.0, 0.0]], [[0.0, 0.0]], [1.0], tokens=10), {}, grad_norm=2.0, seconds=1.0)
+    window.add(sums_of([[0.0, 0.0]], [[0.0, 0.0]], [1.0], tokens=10).tolist(), {}, grad_norm=2.0, seconds=1.0)
     window.add(
-        sums_of([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [5.0] * 3, tokens=30), {}, grad_norm=4.0, seconds=3.0
+        sums_of([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [5.0] * 3, tokens=30).tolist(),
+        {},
+        grad_norm=4.0,
+        seconds=3.0,
     )
     got = window.metrics(learning_rate=1e-3, epoch=0.5)
     assert got["loss"] == 4.0

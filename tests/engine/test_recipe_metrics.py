@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
-from dpotrain.engine.training.metrics import Window
-from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.engine.training.metrics import Window, means_of
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.plugin.api import Metric
 
 
@@ -68,9 +68,9 @@ def test_a_pair_that_only_fills_counts_nowhere_even_if_it_has_no_number():
 def test_a_window_goes_on_with_what_a_checkpoint_held_and_takes_up_new_metrics():
     sums = torch.zeros(9, dtype=torch.float64)
     window = Window()
-    window.add(sums, {"p/all": (6.0, 2.0)}, 1.0, 1.0)
+    window.add(sums.tolist(), {"p/all": (6.0, 2.0)}, 1.0, 1.0)
     again = Window(sums=window.sums, extra={"p/all": [6.0, 2.0]}, steps=1)
-    again.add(sums, {"p/all": (1.0, 5.0), "p/new": (4.0, 2.0)}, 1.0, 1.0)
+    again.add(sums.tolist(), {"p/all": (1.0, 5.0), "p/new": (4.0, 2.0)}, 1.0, 1.0)
     got = again.metrics(1e-3, 0.5)
     assert (got["p/all"], got["p/new"]) == (1.0, 2.0)
 

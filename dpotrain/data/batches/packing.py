@@ -7,7 +7,7 @@ everything outside attention sees each prompt token once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +49,8 @@ class PackedPairs:
     """(P,) float32: 1 for a pair of the step, 0 for a filler pair (see :func:`pack`)."""
     pairs: torch.Tensor
     """(P,) int64: indices into the tokenized pairs."""
+    columns: Mapping[str, torch.Tensor]
+    """Numbers of the pairs' rows, each (P,) float32, by name."""
     lengths: tuple[PairLengths, ...]
     tokens: int
     """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
@@ -61,7 +63,10 @@ class PackedPairs:
             name: getattr(self, name).pin_memory().to(device, non_blocking=True)
             for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
         }
-        return replace(self, **moved)
+        columns = {
+            name: values.pin_memory().to(device, non_blocking=True) for name, values in self.columns.items()
+        }
+        return replace(self, columns=columns, **moved)
 
 
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
@@ -102,6 +107,10 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
         scored_tokens=torch.tensor(counts, dtype=torch.int64).view(-1, 2),
         weights=torch.full((len(chosen),), weight, dtype=torch.float32),
         pairs=torch.tensor(chosen, dtype=torch.int64),
+        columns={
+            name: torch.from_numpy(data.numbers[chosen, place].astype(np.float32))
+            for place, name in enumerate(data.columns)
+        },
         lengths=tuple(lengths),
         tokens=offset if len(pairs) else 0,
     )

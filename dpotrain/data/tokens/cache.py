@@ -116,6 +116,7 @@ def _seal(folder: Path, described: str, made: SplitInfo) -> None:
             "identity": json.loads(described),
             "files": files,
             "largest_token": made.largest_token,
+            "columns": made.columns,
             "report": dataclasses.asdict(made.report),
         },
         indent=1,
@@ -149,4 +150,5 @@ def _open(path: Path) -> TokenizedSplit | None:
                 raise Damaged(f"{name} has changed")
         except OSError as error:
             raise Damaged(f"{name} cannot be read") from error
-    return open_split(path, SplitInfo(SplitReport.restored(manifest["report"]), manifest["largest_token"]))
+    report, columns = SplitReport.restored(manifest["report"]), tuple(manifest.get("columns", ()))
+    return open_split(path, SplitInfo(report, manifest["largest_token"], columns=columns))

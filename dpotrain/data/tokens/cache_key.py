@@ -31,6 +31,7 @@ def cache_key(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     truncation: str,
+    columns: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return plain data that is equal only where tokens and report are.
 
@@ -56,6 +57,8 @@ def cache_key(
         "libraries": {name: version(name) for name in _LIBRARIES},
         "max_length": max_length,
         "truncation": truncation,
+        # Left out where there are none, so that entries from before there were any are still found.
+        **({"columns": columns} if columns else {}),
     }
 
 

@@ -29,13 +29,15 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     "keys": KEY,
 }
 PROMPTS = "prompts"
+_NUMBERS = "numbers"
 _UNCUT = "uncut"
 
 
 class PairFiles:
     """Appends pairs to the columns in an empty folder. Use as a context manager, which closes the files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: tuple[str, ...] = ()) -> None:
+        """Prepare to write; ``columns`` are those whose numbers the pairs have."""
         self._folder = folder
         self._files = ExitStack()
         self._tokens = 0
@@ -47,6 +49,9 @@ class PairFiles:
                 for name, dtype in {**COLUMNS, PROMPTS: KEY}.items()
             }
             self._uncut = self._files.enter_context(_Column(self._uncut_path, np.dtype("<i8"), (3,)))
+            if columns:  # an empty file cannot be mapped
+                numbers = _Column(_path(folder, _NUMBERS), np.dtype("<f8"), (len(columns),))
+                self._columns[_NUMBERS] = self._files.enter_context(numbers)
 
     def __enter__(self) -> PairFiles:
         return self
@@ -80,11 +85,11 @@ class PairFiles:
         return uncut
 
 
-def open_pairs(folder: Path, largest_token: int) -> TokenizedPairs:
+def open_pairs(folder: Path, largest_token: int, columns: tuple[str, ...] = ()) -> TokenizedPairs:
     """Map the columns that :class:`PairFiles` wrote."""
-    return TokenizedPairs(
-        **{name: _map(_path(folder, name)) for name in COLUMNS}, largest_token=largest_token
-    )
+    mapped = {name: _map(_path(folder, name)) for name in COLUMNS}
+    numbers = _map(_path(folder, _NUMBERS)) if columns else np.zeros((len(mapped["rows"]), 0))
+    return TokenizedPairs(**mapped, largest_token=largest_token, numbers=numbers, columns=columns)
 
 
 def open_prompts(folder: Path) -> Keys:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,16 +49,20 @@ class RowTokenizer:
     tokenizer: PairTokenizer
     preview: int = 0
     """How many pairs of a batch are also returned as formatted."""
+    columns: tuple[str, ...] = ()
+    """Columns whose numbers the pairs keep."""
 
     def __call__(self, rows: Sequence[NumberedRow]) -> TokenizedRows:
         """Return the pairs of these rows, and count those that are dropped."""
         report = SplitReport(rows_read=len(rows))
         usable: list[tuple[int, PreferencePair]] = []
         keys: list[bytes] = []
+        numbers: list[tuple[float, ...]] = []
         for number, row in rows:
             try:
                 pair = format_row(self.formatter, row, number)
                 check_pair(pair)
+                found = tuple(number_in(row, name) for name in self.columns)
                 keys.append(prompt_key(pair.prompt))
             except UnusableRow as error:
                 report.drop(number, str(error))
@@ -65,9 +70,11 @@ class RowTokenizer:
                 report.drop(number, NESTED)
             else:
                 usable.append((number, pair))
+                numbers.append(found)
         pairs, prompts, uncut = [], [], []
         preview: list[PreferencePair] = []
-        for (number, pair), key, result in zip(usable, keys, self.tokenizer(usable), strict=True):
+        tokenized = self.tokenizer(usable)
+        for (number, pair), key, found, result in zip(usable, keys, numbers, tokenized, strict=True):
             if result.uncut is not None:
                 uncut.append(result.uncut)
             if result.pair is None:
@@ -77,10 +84,22 @@ class RowTokenizer:
             report.completions_cut += result.completions_cut
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
-            pairs.append(result.pair)
+            pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
             if len(preview) < self.preview:
                 preview.append(pair)
         report.pairs_kept = len(pairs)
         lengths = np.array(uncut, np.int64).reshape(-1, 3)
-        return TokenizedRows(TokenizedPairs.of(pairs), column(prompts), lengths, report, tuple(preview))
+        return TokenizedRows(
+            TokenizedPairs.of(pairs, self.columns), column(prompts), lengths, report, tuple(preview)
+        )
+
+
+def number_in(row: Mapping[str, Any], column: str) -> float:
+    """Return the number that a row has in a column; raise an UnusableRow where it is missing or not finite."""
+    value = row.get(column)
+    if value is None:
+        raise UnusableRow(f"{column} is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UnusableRow(f"{column} is not a finite number")
+    return float(value)

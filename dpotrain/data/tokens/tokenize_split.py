@@ -47,6 +47,8 @@ class SplitInfo:
     report: SplitReport
     largest_token: int
     preview: tuple[PreferencePair, ...] = ()
+    columns: tuple[str, ...] = ()
+    """Columns whose numbers the pairs have."""
 
 
 def tokenize_split(
@@ -60,7 +62,7 @@ def tokenize_split(
     """
     report = SplitReport()
     preview: list[PreferencePair] = []
-    with PairFiles(folder) as files, reporter.phase("tokenizing", len(rows)) as advance:
+    with PairFiles(folder, tokenize.columns) as files, reporter.phase("tokenizing", len(rows)) as advance:
         # Closed at once, so that an error or Ctrl-C leaves no worker behind.
         with closing(_batches(rows, tokenize, reporter, processes)) as batches:
             for batch in batches:
@@ -69,11 +71,11 @@ def tokenize_split(
                 preview += batch.preview[: tokenize.preview - len(preview)]
                 advance(batch.report.rows_read)
         uncut = files.finish()
-    pairs = open_pairs(folder, files.largest_token)
+    pairs = open_pairs(folder, files.largest_token, tokenize.columns)
     report.lengths = quantiles(pairs.prompt_lengths, pairs.chosen_lengths, pairs.rejected_lengths)
     report.uncut_lengths = quantiles(*uncut.T)
     report.shortest_prompt = int(uncut[:, 0].min()) if len(uncut) else None
-    return SplitInfo(report, files.largest_token, tuple(preview))
+    return SplitInfo(report, files.largest_token, tuple(preview), tokenize.columns)
 
 
 def _batches(
@@ -96,6 +98,5 @@ def _batches(
 
 def open_split(folder: Path, found: SplitInfo) -> TokenizedSplit:
     """Open the columns that :func:`tokenize_split` wrote into a folder."""
-    return TokenizedSplit(
-        open_pairs(folder, found.largest_token), open_prompts(folder), found.report, found.preview
-    )
+    pairs = open_pairs(folder, found.largest_token, found.columns)
+    return TokenizedSplit(pairs, open_prompts(folder), found.report, found.preview)

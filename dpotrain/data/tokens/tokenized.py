@@ -20,7 +20,7 @@ Tokens: TypeAlias = npt.NDArray[np.int32]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 #: The columns with one entry a pair. The others hold every pair's tokens end to end.
-PER_PAIR = ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys")
+PER_PAIR = ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys", "numbers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class TokenizedPair:
     rejected_scored: Flags
     row: int
     """Number of the row in the source that the pair came from."""
+    numbers: tuple[float, ...] = ()
+    """What the row has in the columns that components of the recipe ask for."""
 
     @property
     def length(self) -> int:
@@ -83,9 +85,13 @@ class TokenizedPairs:
     """(pairs,) 16 bytes: the :func:`pair_key` of each pair."""
     largest_token: int
     """The largest id in ``tokens``, kept because finding it reads them all; -1 without any."""
+    numbers: npt.NDArray[np.float64]
+    """(pairs, columns) what the rows have in the columns that components of the recipe ask for."""
+    columns: tuple[str, ...] = ()
+    """Names of these columns."""
 
     @classmethod
-    def of(cls, pairs: Iterable[TokenizedPair]) -> TokenizedPairs:
+    def of(cls, pairs: Iterable[TokenizedPair], columns: tuple[str, ...] = ()) -> TokenizedPairs:
         """Lay pairs end to end, copying their arrays."""
         kept = list(pairs)
         tokens = [part for pair in kept for part in (pair.prompt, pair.chosen, pair.rejected)]
@@ -109,6 +115,8 @@ class TokenizedPairs:
             starts=np.cumsum(lengths) - lengths,
             keys=column([pair_key(pair) for pair in kept]),
             largest_token=int(flat.max(initial=-1)),
+            numbers=np.array([pair.numbers for pair in kept], np.float64).reshape(len(kept), len(columns)),
+            columns=columns,
         )
 
     def select(self, indices: npt.NDArray[np.int64]) -> TokenizedPairs:

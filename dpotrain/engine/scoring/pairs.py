@@ -36,6 +36,7 @@ def score_pairs(
         chosen_tokens=batch.scored_tokens[:, 0],
         rejected_tokens=batch.scored_tokens[:, 1],
         policy_tokens=each,
+        columns=batch.columns,
     )
 
 

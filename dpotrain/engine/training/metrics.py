@@ -1,6 +1,7 @@
 """Metrics as sums over pairs, so that no mean of means can arise on the way to a record.
 
-A micro-batch adds its sums; ranks add theirs; steps add theirs; only a record divides, once.
+A micro-batch adds its sums; ranks add theirs; steps add theirs; only a record divides, once. Sums come from
+:mod:`dpotrain.engine.training.sums`; this module imports no torch, so that past runs are read without it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,8 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import torch
-
-from dpotrain.core.scores import PairScores
-from dpotrain.engine.training.recipe_metrics import means_of
 
 #: What is summed over pairs, in the order of the tensors below.
 SUMMED = (
@@ -30,35 +26,9 @@ SUMMED = (
 )
 
 
-def pair_sums(
-    scores: PairScores, losses: torch.Tensor, weights: torch.Tensor, beta: float, tokens: int
-) -> torch.Tensor:
-    """Return the sums of a micro-batch, (len(SUMMED),) float64, without waiting for the device.
-
-    A reward is beta times the log-ratio (arXiv:2305.18290, section 5). A tie, as before the first update,
-    counts half for accuracy: it is neither right nor wrong.
-    """
-    with torch.no_grad():
-        chosen = beta * scores.chosen_logratio
-        rejected = beta * scores.rejected_logratio
-        accurate = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        columns = (
-            torch.ones_like(losses),
-            losses,
-            chosen,
-            rejected,
-            accurate,
-            chosen - rejected,
-            scores.policy_chosen,
-            scores.policy_rejected,
-        )
-        summed = (torch.stack(columns).double() * weights).sum(1)
-        return torch.cat([summed, summed.new_full((1,), tokens)])
-
-
-def means(sums: torch.Tensor) -> dict[str, float]:
+def means(sums: Sequence[float]) -> dict[str, float]:
     """Divide sums by their pairs: the metrics of a record, by name."""
-    values = dict(zip(SUMMED, sums.tolist(), strict=True))
+    values = dict(zip(SUMMED, sums, strict=True))
     pairs = max(values.pop("pairs"), 1.0)
     values.pop("tokens")
     return {name: value / pairs for name, value in values.items()}
@@ -79,10 +49,14 @@ class Window:
     steps: int = 0
 
     def add(
-        self, sums: torch.Tensor, extra: Mapping[str, tuple[float, float]], grad_norm: float, seconds: float
+        self,
+        sums: Sequence[float],
+        extra: Mapping[str, tuple[float, float]],
+        grad_norm: float,
+        seconds: float,
     ) -> None:
         """Add a step: its sums over all ranks, its gradient norm before clipping, its duration."""
-        self.sums = [before + now for before, now in zip(self.sums, sums.tolist(), strict=True)]
+        self.sums = [before + now for before, now in zip(self.sums, sums, strict=True)]
         for name, (total, weight) in extra.items():
             before = self.extra.get(name, (0.0, 0.0))
             self.extra[name] = (before[0] + total, before[1] + weight)
@@ -105,7 +79,7 @@ class Window:
         The gradient norm is the mean over the window's steps; learning rate and epoch are the last step's. Where all
         steps were left out there is nothing to average: not a number.
         """
-        over_pairs = means(torch.tensor(self.sums, dtype=torch.float64))
+        over_pairs = means(self.sums)
         if not self.steps:
             over_pairs = dict.fromkeys(over_pairs, math.nan)
         return {
@@ -114,14 +88,14 @@ class Window:
             "learning_rate": learning_rate,
             "epoch": epoch,
             **over_pairs,
-            **speed(torch.tensor(self.sums), self.seconds),
+            **speed(self.sums, self.seconds),
             **means_of(self.extra),
         }
 
 
-def speed(sums: torch.Tensor, seconds: float) -> dict[str, float]:
+def speed(sums: Sequence[float], seconds: float) -> dict[str, float]:
     """Return pairs and real tokens a second, and the peak memory."""
-    values = dict(zip(SUMMED, sums.tolist(), strict=True))
+    values = dict(zip(SUMMED, sums, strict=True))
     return {
         "pairs_per_second": values["pairs"] / max(seconds, 1e-9),
         "tokens_per_second": values["tokens"] / max(seconds, 1e-9),
@@ -129,8 +103,15 @@ def speed(sums: torch.Tensor, seconds: float) -> dict[str, float]:
     }
 
 
+def means_of(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Divide once; a number that no pair had a part in is left out."""
+    return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
+
+
 def peak_memory_mb() -> float:
     """Return the most memory held so far, in MB of 2**20 bytes: of the CUDA device, or resident without one."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -54,11 +54,6 @@ class RecipeMetrics:
         return {name: (total, weight) for name, (total, weight) in zip(self.names, _pairs(sums), strict=True)}
 
 
-def means_of(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Divide once; a number that no pair had a part in is left out."""
-    return {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
-
-
 def _pairs(sums: torch.Tensor) -> list[tuple[float, float]]:
     return [(total, weight) for total, weight in sums.reshape(-1, 2).tolist()]
 

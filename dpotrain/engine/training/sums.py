@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dpotrain.engine.training.metrics import SUMMED, pair_sums
+from dpotrain.engine.training.metrics import SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 
 if TYPE_CHECKING:
@@ -26,6 +26,32 @@ def batch_sums(
     """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`."""
     own = pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens)
     return torch.cat([own, extra.sums(scores, batch.weights)])
+
+
+def pair_sums(
+    scores: PairScores, losses: torch.Tensor, weights: torch.Tensor, beta: float, tokens: int
+) -> torch.Tensor:
+    """Return the sums of a micro-batch, (len(SUMMED),) float64, without waiting for the device.
+
+    A reward is beta times the log-ratio (arXiv:2305.18290, section 5). A tie, as before the first update,
+    counts half for accuracy: it is neither right nor wrong.
+    """
+    with torch.no_grad():
+        chosen = beta * scores.chosen_logratio
+        rejected = beta * scores.rejected_logratio
+        accurate = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        columns = (
+            torch.ones_like(losses),
+            losses,
+            chosen,
+            rejected,
+            accurate,
+            chosen - rejected,
+            scores.policy_chosen,
+            scores.policy_rejected,
+        )
+        summed = (torch.stack(columns).double() * weights).sum(1)
+        return torch.cat([summed, summed.new_full((1,), tokens)])
 
 
 def split_sums(

@@ -21,8 +21,8 @@ from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
 from dpotrain.engine.memory.out_of_memory import free_what_is_cached, smaller
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
-from dpotrain.engine.training.metrics import SUMMED, Window, means, speed
-from dpotrain.engine.training.recipe_metrics import RecipeMetrics, means_of
+from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
+from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Trainer:
             )
         sums, grad_norm = self._over_ranks(sums, self._clip())
         sums, extra = split_sums(sums, self.extra)
-        metrics = means(sums)
+        metrics = means(sums.tolist())
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
             self._check_first_loss(step, metrics["loss"])
@@ -144,7 +144,7 @@ class Trainer:
 
         seconds = time.perf_counter() - started
         if finite:  # one such number would hide all others of a record
-            self.window.add(sums, extra, grad_norm, seconds)
+            self.window.add(sums.tolist(), extra, grad_norm, seconds)
         tokens = int(sums[SUMMED.index("tokens")])
         loss = metrics.pop("loss")
         return StepRecord(
@@ -156,7 +156,7 @@ class Trainer:
                 "grad_norm": grad_norm,
                 "learning_rate": learning_rate,
                 **metrics,
-                **speed(sums, seconds),
+                **speed(sums.tolist(), seconds),
                 **means_of(extra),
             },
             pairs=len(step.pairs),

@@ -36,8 +36,17 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if inspect.isabstract(component):
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
+    _check_columns(component, label)
     _check_methods(component, kind, label)
     _check_options(component, kind, label)
+
+
+def _check_columns(component: type[Component], label: str) -> None:
+    columns = getattr(component, "needs_columns", ())
+    if not isinstance(columns, tuple) or not all(isinstance(each, str) and each for each in columns):
+        raise PluginError(
+            f'{label}: needs_columns must be a tuple of names, such as ("weight",), not {columns!r}'
+        )
 
 
 def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:

@@ -119,5 +119,5 @@ class CheckpointSaver:
 
 
 def data_identity(pairs: TokenizedPairs) -> str:
-    """Return a hash over the training pairs in order: a resumed run must have the same."""
-    return hashlib.blake2b(pairs.keys.tobytes(), digest_size=16).hexdigest()
+    """Return a hash over the training pairs in order, and their numbers: a resumed run must have the same."""
+    return hashlib.blake2b(pairs.keys.tobytes() + pairs.numbers.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,95 @@
+"""Losses and metrics are handed numbers of the data's columns; a pair without one is dropped, and counted."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from dpotrain import hookimpl, load_recipe, train
+from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.runtime.manager import PluginManager
+from tests.run.recipes import losses, project
+
+
+class Weighted(Loss):
+    """DPO whose pairs count by a column of the data."""
+
+    name = "weighted"
+    needs_columns = ("weight",)
+
+    def __call__(self, scores):
+        apart = scores.chosen_logratio - scores.rejected_logratio
+        return -scores.columns["weight"] * torch.nn.functional.logsigmoid(self.options.beta * apart)
+
+
+class Plugin:
+    @hookimpl
+    def dpotrain_losses(self):
+        return [Weighted]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A project whose rows have the column ``votes``: 0, 1, 2, …, but for two that have no number there."""
+    folder = tmp_path_factory.mktemp("columns")
+    path = project(folder)
+    lines = (folder / "pairs.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"votes": float(number)} for number, line in enumerate(lines)]
+    rows[3]["votes"], rows[5]["votes"] = None, math.inf
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(recipe, out, *overrides: str, columns: str = 'data.columns.weight="votes"'):
+    more = [columns, 'loss.use="weighted"', f"run.output_dir={str(out)!r}", *overrides]
+    plugins = PluginManager.from_entry_points(extra=[Plugin()])
+    return train(load_recipe(recipe, more, plugins=plugins), reporter=SilentReporter())
+
+
+def test_the_numbers_reach_the_loss_however_steps_are_cut_and_from_the_cache(recipe, tmp_path):
+    cache = f"run.cache_dir={str(tmp_path / 'cache')!r}"
+    file_order = ["data.shuffle=false", "data.eval_fraction=false", cache]
+    run(recipe, tmp_path / "a", *file_order)
+    run(recipe, tmp_path / "b", *file_order, "training.tokens_per_microbatch=60")
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-5)
+    # The first step holds rows 0, 1, 2, 4 and 6: before any update each pair's loss is its weight times ln 2.
+    assert losses(tmp_path / "a")[0] == pytest.approx((0 + 1 + 2 + 4 + 6) / 5 * math.log(2), rel=1e-5)
+    report = json.loads((tmp_path / "a" / "data_report.json").read_text())
+    dropped = json.dumps(report)
+    assert "weight is missing" in dropped
+    assert "weight is not a finite number" in dropped
+    assert report["pairs"]["train"] == 21
+
+
+def test_a_column_that_is_not_there_is_named(recipe, tmp_path):
+    with pytest.raises(
+        DataError, match=r'loss "weighted" needs the column "weight", which the data does not have'
+    ):
+        run(recipe, tmp_path / "a", columns="data.limit=9")
+
+
+def test_a_mapped_column_that_nothing_reads_is_refused(recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"weight"):
+        run(recipe, tmp_path / "a", 'loss.use="dpo"')
+
+
+def test_other_numbers_are_other_data_for_a_resumed_run(recipe, tmp_path):
+    run(recipe, tmp_path / "a", "training.steps=2", 'schedule.use="constant"')
+    pairs = recipe.parent / "pairs.jsonl"
+    before = pairs.read_text()
+    pairs.write_text(before.replace('"votes": 1.0', '"votes": 9.0'))
+    overrides = [
+        *('data.columns.weight="votes"', 'loss.use="weighted"', f"run.output_dir={str(tmp_path / 'a')!r}"),
+        *("training.steps=4", 'schedule.use="constant"'),
+    ]
+    plugins = PluginManager.from_entry_points(extra=[Plugin()])
+    try:
+        with pytest.raises(Exception, match="data is not the run's"):
+            train(load_recipe(recipe, overrides, plugins=plugins), resume=True, reporter=SilentReporter())
+    finally:
+        pairs.write_text(before)
