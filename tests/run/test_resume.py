@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError, RunStopped
 from dpotrain.core.reporter import SilentReporter
 from tests.run.crashing import SPEED
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 
 
 class StopAt(SilentReporter):
@@ -47,7 +46,7 @@ def uninterrupted(tmp_path_factory) -> Path:
         "every = 1", "every = 3"
     ) + "\n[evaluation]\nevery = 4\n"
     recipe.write_text(text)
-    train(load_recipe(recipe), reporter=SilentReporter())
+    run(recipe)
     return recipe
 
 
@@ -59,14 +58,13 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
             if record.step == 8:
                 raise KeyboardInterrupt
 
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=3", "checkpoints.keep=1"]
+    overrides = ["checkpoints.every=3", "checkpoints.keep=1"]
     with pytest.raises(KeyboardInterrupt):
-        train(load_recipe(uninterrupted, overrides), reporter=Killed())
+        run(uninterrupted, *overrides, into=tmp_path / "run", reporter=Killed())
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
-    outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
-    assert outcome.status == "finished"
+    assert run(uninterrupted, *overrides, into=tmp_path / "run", resume=True).status == "finished"
     mine = weights(tmp_path / "run" / "final")
     assert all(
         (tensor == mine[name]).all()
@@ -80,39 +78,37 @@ def test_a_kill_while_a_finished_run_is_given_more_epochs_does_not_leave_it_fini
     assert forked.run(recipe, ["training.epochs=1"]).code == 0
     assert forked.run(recipe, acts=[["signal_after", 6, "SIGKILL"]]).code == -signal.SIGKILL
     assert not (tmp_path / "run" / "summary.json").exists()
-    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).steps == 10
+    assert run(recipe, resume=True).steps == 10
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_never_counted_again(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=2", "checkpoints.keep=2"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(6))
+    overrides = ["checkpoints.every=2", "checkpoints.keep=2"]
+    run(uninterrupted, *overrides, into=tmp_path / "run", reporter=StopAt(6))
     newest = tmp_path / "run" / "checkpoints" / "step-00000006"
     (newest / "state.json").write_text("{}")
-    train(load_recipe(uninterrupted, overrides), resume=True, reporter=StopAt(5))
+    run(uninterrupted, *overrides, into=tmp_path / "run", resume=True, reporter=StopAt(5))
     names = sorted(path.name for path in newest.parent.iterdir())
     assert names == ["damaged-step-00000006", "step-00000004", "step-00000005"]
-    train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    run(uninterrupted, *overrides, into=tmp_path / "run", resume=True)
     mine, theirs = weights(tmp_path / "run" / "final"), weights(uninterrupted.parent / "run" / "final")
     assert all((mine[name] == theirs[name]).all() for name in mine)
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
 def test_what_a_kill_left_half_written_goes(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
     (tmp_path / "run" / "checkpoints" / ".step-00000004.77.partial").mkdir(parents=True)
     (tmp_path / "run" / ".summary.json.77.partial").write_text("{")
-    train(load_recipe(uninterrupted, [*overrides, "training.steps=1"]), reporter=SilentReporter())
+    run(uninterrupted, "training.steps=1", into=tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*"))
 
 
 def test_resume_on_a_fresh_folder_begins(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.steps=1"]
-    assert train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter()).steps == 1
+    assert run(uninterrupted, "training.steps=1", into=tmp_path / "run", resume=True).steps == 1
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted):
     before = (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes()
-    outcome = train(load_recipe(uninterrupted), resume=True, reporter=SilentReporter())
+    outcome = run(uninterrupted, resume=True)
     assert outcome.status == "finished"
     assert outcome.final == uninterrupted.parent / "run" / "final"
     assert (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes() == before
@@ -126,18 +122,16 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path):
         'schedule.use="constant"',
         "schedule.warmup_fraction=0",
     ]
-    assert train(load_recipe(recipe, short), reporter=SilentReporter()).steps == 5
-    more = train(load_recipe(recipe, [*short, "training.epochs=2"]), resume=True, reporter=SilentReporter())
-    assert more.steps == 10
-    whole = [*short, "training.epochs=2", f"run.output_dir={str(tmp_path / 'whole')!r}"]
-    train(load_recipe(recipe, whole), reporter=SilentReporter())
+    assert run(recipe, *short).steps == 5
+    assert run(recipe, *short, "training.epochs=2", resume=True).steps == 10
+    run(recipe, *short, "training.epochs=2", into=tmp_path / "whole")
     mine, theirs = weights(tmp_path / "run" / "final"), weights(tmp_path / "whole" / "final")
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(uninterrupted):
     with pytest.raises(RunError, match=r"already holds a run\.\nPass --resume"):
-        train(load_recipe(uninterrupted), reporter=SilentReporter())
+        run(uninterrupted)
 
 
 def files(run: Path) -> dict[Path, bytes]:
@@ -145,12 +139,10 @@ def files(run: Path) -> dict[Path, bytes]:
 
 
 def test_another_recipe_is_refused_with_the_difference_and_touches_nothing(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    run(uninterrupted, into=tmp_path / "run", reporter=StopAt(2))
     before = files(tmp_path / "run")
-    other = load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"])
     with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.3 now"):
-        train(other, resume=True, reporter=SilentReporter())
+        run(uninterrupted, "loss.beta=0.3", into=tmp_path / "run", resume=True)
     assert files(tmp_path / "run") == before
 
 
@@ -158,17 +150,16 @@ def test_other_data_is_refused(uninterrupted, tmp_path):
     from tests.run.recipes import write_pairs
 
     pairs = write_pairs(tmp_path / "pairs.jsonl")
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"data.name={str(pairs)!r}"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", reporter=StopAt(2))
     for changed in ({"count": 30}, {"seed": 1}):
         write_pairs(tmp_path / "pairs.jsonl", **changed)
         with pytest.raises(RunError, match="the data is not what the run was begun with"):
-            train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+            run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_of_another_recipe_is_refused(uninterrupted):
     with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.5 now"):
-        train(load_recipe(uninterrupted, ["loss.beta=0.5"]), resume=True, reporter=SilentReporter())
+        run(uninterrupted, "loss.beta=0.5", resume=True)
 
 
 def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
@@ -179,19 +170,19 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(RunStopped, match="before the first step"):
-        train(load_recipe(recipe), reporter=Early())
+        run(recipe, reporter=Early())
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
-    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).status == "finished"
+    assert run(recipe, resume=True).status == "finished"
 
 
 def test_a_falling_schedule_over_another_number_of_steps_is_pointed_out(tmp_path):
     recipe = project(tmp_path)
-    assert train(load_recipe(recipe), reporter=StopAt(2)).status == "stopped"
+    assert run(recipe, reporter=StopAt(2)).status == "stopped"
     warned = []
 
     class Listening(SilentReporter):
         def warn(self, text) -> None:
             warned.append(text)
 
-    train(load_recipe(recipe, ["training.epochs=3"]), resume=True, reporter=Listening())
+    run(recipe, "training.epochs=3", resume=True, reporter=Listening())
     assert any("15 steps instead of 10" in text for text in warned)
