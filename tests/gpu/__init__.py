@@ -1,0 +1,1 @@
+"""The check of everything that needs a CUDA device, in under ten minutes (see README.md here)."""
