@@ -456,6 +456,31 @@ def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, ar
     refuted(LoggerConformance, test, component, tmp_path, *arguments)
 
 
+class OfTokens(Loss):
+    """Weighs pairs by a column, and squares the log-prob of each token."""
+
+    name = "of-tokens"
+    needs_reference = False
+    needs_token_log_probs = True
+    needs_columns = ("weight",)
+
+    def __call__(self, scores):
+        import torch
+
+        counts = torch.stack([scores.chosen_tokens, scores.rejected_tokens], dim=1).flatten()
+        of_pair = torch.arange(len(scores.chosen_tokens)).repeat_interleave(2).repeat_interleave(counts)
+        sums = torch.zeros_like(scores.policy_chosen).index_add(0, of_pair, scores.policy_tokens.square())
+        return scores.columns["weight"] * sums
+
+
+def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():
+    suite, part = LossConformance(), OfTokens(OfTokens.Options())
+    tests = [name for name in vars(LossConformance) if name.startswith("test_") and "first_loss" not in name]
+    for name in tests:
+        getattr(suite, name)(part)
+    assert len(tests) == 6
+
+
 # Commands --------------------------------------------------------------------------------------------
 
 COMMAND = """

@@ -1,1 +1,1 @@
-"""What every room uses, and what uses none of them: records, errors, files, words."""
+"""What all other packages use: records, errors, files, hashes, formatting. It imports none of them."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file or folder is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside, bring it to the disk, and rename it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a file under a temporary name, sync it to disk, and rename it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # What a kill left; and no link that would lead the text somewhere else.
-        aside.unlink(missing_ok=True)
-        with aside.open("x", encoding="utf-8") as file:
+        # One left by a killed process; and no link that would redirect the text.
+        partial.unlink(missing_ok=True)
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        partial.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -34,33 +34,30 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; it takes the place of ``path`` if the block ends well, and goes if not.
-
-    A folder that is already at ``path`` is replaced.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    """Yield an empty temporary folder, which replaces ``path`` if the block succeeds and is removed if not."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        yield aside
-        for file in sorted(aside.rglob("*")):
+        yield partial
+        for file in sorted(partial.rglob("*")):
             if file.is_file():
                 sync_file(file)
-        sync_folder(aside)
+        sync_folder(partial)
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.replace(old)
-            aside.replace(path)
+            partial.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         else:
-            aside.replace(path)
+            partial.replace(path)
         sync_folder(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what kills left half written or half removed in a folder that no other run writes to."""
+    """Remove partial files and folders of killed processes in a folder that no other run writes to."""
     for path in [*folder.glob(".*.partial"), *folder.glob(".*.old")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -69,13 +66,13 @@ def remove_partial(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk."""
+    """Sync a file's content to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's entries to the disk, where the system can."""
+    """Sync a folder's entries to disk, where the system can."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

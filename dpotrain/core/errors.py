@@ -1,7 +1,6 @@
-"""The errors a person may see, each with the exit code that the command line returns for it.
+"""The errors that users see, each with the exit code of the command line.
 
-An error's text is a few lines: what is wrong, where, and what to do about it. Code raises the class
-whose exit code fits; nothing else in dpotrain calls ``sys.exit``.
+An error's text is a few lines: what is wrong, where, and what to do. Nothing else in dpotrain calls ``sys.exit``.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def short(text: str, most: int = 100) -> str:
-    """Return what a person wrote as a message quotes it: in full, unless it is so long that it hides the message."""
+    """Return the user's text as a message quotes it, cut to ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -41,7 +40,7 @@ class RecipeError(DpotrainError):
 
 
 class DataError(DpotrainError):
-    """The data is missing, of no known shape, or leaves no pair to train on."""
+    """The data is missing, in no known format, or without a usable pair."""
 
     exit_code = 3
 
@@ -51,20 +50,20 @@ class PluginError(DpotrainError):
 
 
 class RunError(DpotrainError):
-    """The run itself cannot go on: its folder, a checkpoint, or the numbers are wrong."""
+    """The run cannot continue: its folder, a checkpoint, or its numbers are wrong."""
 
 
-class RunStopped(DpotrainError):  # noqa: N818 - no error: it was asked for
-    """The run was stopped by a signal after its state was saved; ``--resume`` goes on from there."""
+class RunStopped(DpotrainError):  # noqa: N818 - not an error: it was requested
+    """The run was stopped by a signal after its state was saved; ``--resume`` continues."""
 
     exit_code = 75
 
 
 def describe_exception(error: BaseException) -> str:
-    """Return in a line what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
+    """Return one line with what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
 
-    A DpotrainError was written for people to read and is returned as it stands. Of any other text the first line is
-    taken: the rest is for who debugs it, and in the traceback.
+    The text of a DpotrainError is written for users and is returned unchanged. Of any other text the first line is
+    kept; the rest is in the traceback.
     """
     if isinstance(error, DpotrainError):
         return str(error)

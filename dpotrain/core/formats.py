@@ -1,4 +1,4 @@
-"""Numbers, durations and sizes as people read them: pure functions, for nan and infinities too."""
+"""Numbers, durations and sizes as text: pure functions, for nan and infinities too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def number(value: float) -> str:
-    """Return a loss, reward or margin: four decimals, or scientific where those would say nothing."""
+    """Return a loss, reward or margin: four decimals, or scientific notation for very small and large values."""
     if not math.isfinite(value):
         return str(value)
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.2e}"
-    return f"{value + 0.0:.4f}"  # + 0.0 takes the sign off a negative zero
+    return f"{value + 0.0:.4f}"  # + 0.0 removes the sign of a negative zero
 
 
 def signed(value: float) -> str:
-    """Return :func:`number` with its sign, for changes."""
+    """Return a change: :func:`number` with its sign."""
     return number(value) if value < 0 or math.isnan(value) else f"+{number(abs(value))}"
 
 
@@ -30,7 +30,7 @@ def learning_rate(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share of one as per cent: ``0.525`` is ``52.5 %``."""
+    """Return a share of 1 in percent: ``0.525`` is ``52.5 %``."""
     if not math.isfinite(value):
         return str(value)
     return f"{value * 100:.1f} %"
@@ -44,7 +44,7 @@ def points(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Return a speed, three digits at least: ``0.0312``, ``12.3``, ``2,345``."""
+    """Return a speed with at least three digits: ``0.0312``, ``12.3``, ``2,345``."""
     if not math.isfinite(value):
         return str(value)
     if abs(value) >= 100:
@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    """Return a size that is given in MiB: ``512 MB``, ``3.2 GB``."""
+    """Return a size, given in MiB: ``512 MB``, ``3.2 GB``."""
     if not math.isfinite(value):
         return "?"
     if value < 1000:
@@ -81,14 +81,14 @@ def megabytes(value: float) -> str:
 
 
 def count(value: int) -> str:
-    """Return a whole number with its thousands set apart: ``4,884,480``."""
+    """Return an integer with thousands separators: ``4,884,480``."""
     return f"{value:,}"
 
 
 def printable(text: str) -> str:
-    """Return the text without control characters, so that no data can move a terminal's cursor.
+    """Return the text without control characters, so that data cannot move a terminal's cursor.
 
-    Line ends stay; a tab becomes a space, anything else of the kind a replacement character.
+    Line ends stay, a tab becomes a space, any other control character the replacement character.
     """
     return "".join(
         char
@@ -101,9 +101,9 @@ def printable(text: str) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return the course of the values in ``width`` characters or fewer, each the mean of an equal share.
+    """Return the values as at most ``width`` block characters, each the mean of an equal number of values.
 
-    Values that are not finite are left out; a constant course is a line in the middle.
+    Values that are not finite are skipped; constant values are a line in the middle.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite or width < 1:

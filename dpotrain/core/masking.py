@@ -1,7 +1,7 @@
-"""Tokens, keys and passwords taken out of what is shown or kept.
+"""Masking of tokens, keys and passwords in whatever is shown or written.
 
-Options that are secret are never written at all (see :mod:`dpotrain.recipe.document`). This is for the texts that they
-get into by accident: what a library says when it fails, an address with a password in it, a line of a recipe.
+Secret options are never written (see :mod:`dpotrain.recipe.document`). This is for texts that contain them by accident:
+a library's error, an address with a password, a line of a recipe.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ MASK = "***"
 
 #: Environment variables whose values are secrets, by the end of their names.
 _SECRET_NAME = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-#: A shorter value would be found in words that have nothing to do with it.
+#: A shorter value would occur in unrelated words.
 _SHORTEST = 8
 
 #: Values of secret options.
-_told: set[str] = set()
+_secrets: set[str] = set()
 
 #: ``https://user:password@host``, ``https://token@host``.
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
-#: Hugging Face's tokens are recognisable wherever they come from.
+#: Hugging Face's tokens are recognisable by themselves.
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 #: ``api_key = "…"`` in a recipe's line, ``--set loggers.0.token=…``, ``?token=…``.
 _ASSIGNED = re.compile(
@@ -33,23 +33,23 @@ _ASSIGNED = re.compile(
 
 
 def mask(text: str) -> str:
-    """Return a message without the secrets that it can be seen to hold.
+    """Return a message with its recognisable secrets masked.
 
     They are a recipe's secret options, the values of environment variables such as HF_TOKEN, credentials in addresses,
-    tokens of the Hugging Face hub, and what is assigned to a name that ends in token, key, secret or password.
+    tokens of the Hugging Face hub, and values assigned to a name that ends in token, key, secret or password.
     """
     return _ASSIGNED.sub(rf"\1{MASK}", mask_values(text))
 
 
 def mask_values(text: str) -> str:
-    """Return a recipe's value without secrets; only what can be nothing else is taken out, as it may be a program."""
+    """Return a recipe's value with certain secrets masked; assignments stay: it can be a template's code."""
     for secret in _known():
         text = text.replace(secret, MASK)
     return _HUB_TOKEN.sub(MASK, _IN_ADDRESS.sub(MASK, text))
 
 
 def mask_data(value: Any) -> Any:
-    """Return plain data with :func:`mask_values` of every text in it, the keys as they are."""
+    """Return plain data with :func:`mask_values` applied to every text; keys are unchanged."""
     if isinstance(value, str):
         return mask_values(value)
     if isinstance(value, Mapping):
@@ -58,13 +58,13 @@ def mask_data(value: Any) -> Any:
 
 
 def keep_secret(value: str) -> None:
-    """Take a recipe's secret out of whatever is shown or kept from now on."""
-    _told.add(value)
+    """Mask this value from now on: it is a recipe's secret option."""
+    _secrets.add(value)
 
 
 def _known() -> list[str]:
-    """Return recipes' secrets and the environment's, the longest first, as one may be the beginning of another."""
-    values = _told | {
+    """Return recipes' and the environment's secrets, the longest first, as one can be a prefix of another."""
+    values = _secrets | {
         value.strip()
         for name, value in os.environ.items()
         if _SECRET_NAME.search(name) and not value.startswith(os.sep)

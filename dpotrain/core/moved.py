@@ -37,6 +37,9 @@ MOVED = {
     "dpotrain.run.train": "dpotrain",
 }
 
+#: Where plugins import from, and what warnings name for everything that is there.
+_PUBLIC = "dpotrain.plugin.api"
+
 
 class MovedWarning(DeprecationWarning):
     """A name was imported from its old address; ``dpotrain plugins`` shows which plugin did."""
@@ -55,6 +58,8 @@ def names_of(module: str) -> Callable[[str], Any]:
         if home is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         found = getattr(importlib.import_module(home), name)
+        if getattr(importlib.import_module(_PUBLIC), name, None) is found:
+            home = _PUBLIC
         warnings.warn(MovedWarning(f"{module}.{name}", home), stacklevel=2)
         return found
 

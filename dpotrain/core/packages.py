@@ -9,7 +9,7 @@ from importlib.metadata import Distribution
 
 @functools.cache
 def name_and_version(distribution: Distribution) -> tuple[str, str]:
-    """Return both, read once for each object: it parses its metadata anew for every question."""
+    """Return both, read once for each object, which parses its metadata again for every access."""
     metadata = distribution.metadata
     return metadata["Name"], metadata["Version"]
 

@@ -1,4 +1,4 @@
-"""A preference pair as people write it, before any tokenizer has seen it."""
+"""A preference pair as text or messages, before tokenizing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-#: One chat message: ``{"role": "user", "content": "…"}``, plus whatever the chat template knows
+#: One chat message: ``{"role": "user", "content": "…"}``, plus what the chat template reads
 #: (``tool_calls``, ``name``, …).
 Message: TypeAlias = Mapping[str, Any]
 
@@ -16,7 +16,7 @@ Text: TypeAlias = str | Sequence[Message]
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """A prompt with the completion people preferred and the one they did not.
+    """A prompt with the preferred completion and the other one.
 
     The three are either all plain strings (the tokenizer's own special tokens are used) or all
     sequences of messages (the tokenizer's chat template is used). In a completion of several messages only the
@@ -38,6 +38,6 @@ class PreferencePair:
 class UnusableRow(ValueError):  # noqa: N818  # it is the row that is named
     """Raised by a formatter for a row that holds no usable pair; it is dropped and counted.
 
-    The message is the reason under which the data report counts the row, so keep it short and the same for
-    all rows with that fault: ``"answer is empty"``, not ``"row 17: answer '' is empty"``.
+    The message is the reason under which the data report counts the row: keep it short, and the same for all
+    rows with that fault: ``"answer is empty"``, not ``"row 17: answer '' is empty"``.
     """

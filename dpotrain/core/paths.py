@@ -1,7 +1,7 @@
-"""Paths as people write them, which may be no path at all: a hub name, a template's text, half a line of something.
+"""Texts that may be a path or something else: a hub name, the text of a template.
 
-``Path.is_dir`` and its like raise for a name that is too long, or in a folder that may not be looked into; for a text
-of which nobody knows yet what it is, that means no more than that there is nothing there.
+``Path.is_dir`` and ``Path.is_file`` raise for a name that is too long or in an unreadable folder; here that means that
+there is no such folder or file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 
 def user_path(text: str) -> Path:
-    """Return the path that a text names, with ``~`` as a home folder where there is that one."""
+    """Return the path that a text names, with ``~`` expanded where that home folder exists."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # ~name of nobody on this machine
+    except RuntimeError:  # ~name of an unknown user
         return Path(text)
 
 
@@ -30,7 +30,7 @@ def is_file(path: Path) -> bool:
 
 
 def cache_folder(wanted: Path | Literal["auto"] | None) -> Path | None:
-    """Return the folder that ``run.cache_dir`` means, made or not; None where nothing is to be kept."""
+    """Return the folder that ``run.cache_dir`` means, which may not exist yet; None for no cache."""
     if wanted is None:
         return None
     if wanted != "auto":

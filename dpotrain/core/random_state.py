@@ -1,4 +1,4 @@
-"""Every random state a run draws from, as plain tensors and numbers."""
+"""The states of all random number generators that a run uses, as tensors and numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> RandomState:
-        """Copy the present states."""
+        """Copy the current states."""
         return cls(
             python=random.getstate(),
             numpy=dict(np.random.get_state(legacy=False)),
@@ -30,7 +30,7 @@ class RandomState:
         )
 
     def restore(self) -> None:
-        """Make these the present states."""
+        """Set the generators to these states."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)

@@ -1,4 +1,4 @@
-"""What a run tells: the records that metrics file, loggers, progress view and plugins receive."""
+"""The records of a run, which metrics file, loggers, progress view and plugins receive."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended; what ``dpotrain.train`` returns and ``summary.json`` holds."""
+    """How a run ended: what ``dpotrain.train`` returns and ``summary.json`` holds."""
 
     status: Status
     steps: int
     folder: Path
     final: Path | None
-    """The folder a user takes away, where the run finished."""
+    """The folder with the trained model or adapter, where the run finished."""
     train: Mapping[str, float] = field(default_factory=dict)
     """The last train record's metrics."""
     first_evaluation: Mapping[str, float] = field(default_factory=dict)
@@ -87,13 +87,13 @@ class Outcome:
     best_evaluation: Mapping[str, float] = field(default_factory=dict)
     """The best evaluation, with its ``step``."""
     best_by: str = "loss"
-    """The metric that says which evaluation is best."""
+    """The metric by which an evaluation is best."""
     seconds: float = 0.0
     pairs_per_second: float = 0.0
     tokens_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     plan: Mapping[str, float] = field(default_factory=dict)
-    """Peak memory and tokens per second, each ``…_predicted`` as the run began and ``…_measured``."""
+    """Peak memory and tokens per second, each ``…_predicted`` at the start and ``…_measured``."""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What plugins reported (see :meth:`Run.report`), by section name."""
     how_to_load: str = ""
@@ -104,8 +104,8 @@ class Outcome:
 class LoggedRun:
     """The run as loggers see it: in ``Logger.start``, and in run events that are methods of a logger.
 
-    There is no policy in it, no tokenizer and no device. A logger works in a thread of its own while the policy is
-    being trained, and ``dpotrain sync`` replays runs whose policy is long gone.
+    It has no policy, tokenizer or device: a logger works in its own thread while the policy is trained, and
+    ``dpotrain sync`` replays runs whose policy no longer exists.
     """
 
     folder: Path
@@ -116,13 +116,13 @@ class LoggedRun:
     train_pairs: int
     eval_pairs: int
     resumed_from: int = 0
-    """The step that the run was resumed from; 0 for a fresh one, and for one that is replayed."""
+    """The step that the run was resumed from; 0 for a new or replayed run."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """The active plugins, as in ``environment.json``."""
     note: Callable[[str], None] = lambda text: None
-    """Shows a line to the person watching and writes it to run.log, between two steps."""
+    """Shows a line to the user and writes it to run.log, between two steps."""
     report: Callable[[str, Mapping[str, Any]], None] = lambda section, values: None
-    """``Run.report`` between two steps; nothing while a run is replayed."""
+    """``Run.report`` between two steps; does nothing while a run is replayed."""
 
 
 @dataclass(slots=True)
@@ -142,13 +142,13 @@ class Run:
     eval_pairs: int
     is_main_process: bool = True
     resumed_from: int = 0
-    """The step that the run was resumed from; 0 for a fresh one."""
+    """The step that the run was resumed from; 0 for a new run."""
     note: Callable[[str], None] = lambda text: None
-    """Shows a line to the person watching and writes it to run.log."""
+    """Shows a line to the user and writes it to run.log."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A context for ``policy.generate`` or any look at the policy: no gradients, dropout off, the run's precision."""
+    """A context for ``policy.generate`` and other inference: no gradients, dropout off, the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
-    """What runs: name, distribution and version of each active plugin, and what the recipe selects of it."""
+    """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def report(self, section: str, values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the run says while it works, to whoever shows it: a terminal, plain lines, or nobody."""
+"""The interface through which a run shows what it does: a live view, plain lines, or nothing."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Moves a phase's progress bar on."""
+    """Advances a phase's progress bar."""
 
     def __call__(self, count: int = 1) -> None: ...  # noqa: D102
 
 
 class Reporter(Protocol):
-    """Everything a person sees goes through one of these; :mod:`dpotrain.ui` has the two real ones.
+    """Everything that a run shows goes through one of these; :mod:`dpotrain.ui` has a live view and plain lines.
 
-    Used as a context manager around the whole run, so that a live display is taken down whatever happens.
+    Used as a context manager around the whole run, so that a live display is always removed.
     Only the main process's reporter shows anything.
     """
 
     def __enter__(self) -> Reporter: ...
     def __exit__(self, *exc: object) -> None: ...
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Show what is about to run: ``facts`` are labelled lines (model, data, trained parameters, …)."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Show the run that starts: ``info`` is labelled lines (model, data, trained parameters, …)."""
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
         """Show a progress bar for work before or between steps ("tokenizing", "reference")."""
 
     def note(self, text: str) -> None:
-        """Say something worth knowing."""
+        """Show a note."""
 
     def warn(self, text: str) -> None:
-        """Say something the person should probably act on."""
+        """Show a warning, which the user should probably act on."""
 
     def step(self, record: StepRecord) -> None:
         """Show one step; called for every step, so it must be cheap."""
@@ -44,14 +44,14 @@ class Reporter(Protocol):
         """Show a train or eval record that was written to the metrics file."""
 
     def checkpoint(self, record: CheckpointRecord) -> None:
-        """Say that a checkpoint is complete."""
+        """Show that a checkpoint is complete."""
 
     def finished(self, outcome: Outcome) -> None:
         """Show the closing summary."""
 
 
 class SilentReporter:
-    """Shows nothing: the other ranks' reporter, and a test's."""
+    """Shows nothing: for ranks other than the main process, and for tests."""
 
     def __enter__(self) -> SilentReporter:
         return self
@@ -59,7 +59,7 @@ class SilentReporter:
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
+    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
         pass
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102

@@ -1,4 +1,4 @@
-"""What the losses and the metrics see of a micro-batch: one number per completion, and its length."""
+"""The scores of a micro-batch that losses and metrics receive: one number per completion, and its length."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dpotrain.core.records import Outcome, Status
 
 
 class _Checked(BaseModel):
-    """The core's keys, in the file's order; all others are plugins'."""
+    """The core's keys, in the file's order; all others belong to plugins."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -27,7 +27,7 @@ class _Checked(BaseModel):
     tokens_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     plan: dict[str, float] = {}
-    """Empty, or of both amounts both the forecast and what was measured."""
+    """Empty, or the predicted and measured values of both amounts."""
     how_to_load: str = ""
     error: str = ""
     final: str | None = None
@@ -36,7 +36,7 @@ class _Checked(BaseModel):
     @classmethod
     def _of_a_step(cls, evaluation: dict[str, float]) -> dict[str, float]:
         if evaluation and not ("loss" in evaluation and float(evaluation.get("step", 0.5)).is_integer()):
-            raise ValueError("there is no loss of a step")
+            raise ValueError("it has no loss, or its step is not an integer")
         return evaluation
 
     @field_validator("plan")
@@ -46,7 +46,7 @@ class _Checked(BaseModel):
         if plan and plan.keys() != {
             f"{amount}_{kind}" for amount in amounts for kind in ("predicted", "measured")
         }:
-            raise ValueError("forecast and measurement are not both there")
+            raise ValueError("predicted and measured values are not complete")
         return plan
 
 
@@ -54,7 +54,7 @@ _PLAIN = tuple(name for name in _Checked.model_fields if name != "final")
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return the file's object; what plugins reported stands beside the core's keys, under each section's name."""
+    """Return the file's object; sections that plugins reported stand beside the core's keys."""
     return {
         **{name: getattr(outcome, name) for name in _PLAIN},
         "final": None if outcome.final is None else str(outcome.final),
@@ -66,7 +66,7 @@ def from_json(summary: Any, folder: Path) -> Outcome:
     """Undo :func:`to_json`.
 
     Raises:
-        ValueError: it is none of its objects.
+        ValueError: it is not such an object.
     """
     _Checked.model_validate(summary)
     known = {name: summary[name] for name in _PLAIN if name in summary}

@@ -1,3 +1,3 @@
-"""dpotrain's version, which the package is built with."""
+"""dpotrain's version, also the package's."""
 
 __version__ = "0.1.0"

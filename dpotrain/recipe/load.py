@@ -41,7 +41,7 @@ def load_recipe(
         PluginError: if nothing but plugins failed.
     """
     path = Path(path)
-    reader = TableReader(lay_out(path, overrides), plugins)
+    reader = TableReader(read_document(path, overrides), plugins)
     sections = {name: reader.section(name) for name in CORE_SECTIONS}
     parts = {kind.table: reader.components(kind) for kind in KINDS}
     check_across_tables(reader, sections, Selection(parts=parts, document=reader.tree.document))
@@ -57,17 +57,17 @@ def load_recipe(
     )
 
 
-def lay_out(path: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Tree:
-    """Return the document of a file, of what it extends, and of overrides, one laid over the other.
+def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Tree:
+    """Return the document of a file, of what it extends, and of overrides, merged in this order.
 
     Raises:
         RecipeError: one of them cannot be read.
     """
     tree = Tree(root=str(path))
     for origin, document in read_layers(path):
-        tree.lay(document, origin)
+        tree.merge(document, origin)
     origin, document = override_layer(overrides)
     if EXTENDS in document:
         raise RecipeError(f"{origin}: extends: only a file can extend another; write it into the recipe")
-    tree.lay(document, origin, is_file=False)
+    tree.merge(document, origin, is_file=False)
     return tree

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api import Logger, Selection, kind_of
-from dpotrain.recipe.load import lay_out
+from dpotrain.recipe.load import read_document
 from dpotrain.recipe.sections import TrainingSection
 from dpotrain.recipe.tables import TableReader
 
@@ -43,13 +43,13 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
     Raises:
         RecipeError: with everything that is wrong.
     """
-    tree = lay_out(path, overrides)
+    tree = read_document(path, overrides)
     if only:
         tables = tree.document.get(LOGGERS)
         known = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
         chosen = [table for table in known if table.get("use") in only]
         missing = [name for name in dict.fromkeys(only) if all(table.get("use") != name for table in chosen)]
-        tree.lay({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
+        tree.merge({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
     reader = TableReader(tree, None)
     training = reader.section("training")
     parts = {LOGGERS: reader.components(kind_of(Logger))}

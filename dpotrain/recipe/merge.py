@@ -21,7 +21,7 @@ class Tree:
     """The recipe's own file; the origin of whatever is missing."""
     document: dict[str, Any] = field(default_factory=dict)
     _origins: dict[Place, str] = field(default_factory=dict)
-    _others: dict[Place, set[str]] = field(default_factory=dict)
+    _stale: dict[Place, set[str]] = field(default_factory=dict)
 
     def origin(self, *place: str | int) -> str:
         """Return the file that a value, or else the nearest table around it, came from."""
@@ -30,22 +30,22 @@ class Tree:
                 return self._origins[place[:end]]
         return self.root
 
-    def lay(self, document: dict[str, Any], origin: str, *, is_file: bool = True) -> None:
+    def merge(self, document: dict[str, Any], origin: str, *, is_file: bool = True) -> None:
         """Merge a document over those before it.
 
         Tables are merged; all other values, lists too, are replaced. A component's table whose ``use``
-        changes starts empty, since its options were another component's (but see :meth:`others`). In overrides a
+        changes starts empty, since its options were another component's (but see :meth:`stale_keys`). In overrides a
         number selects an element of a list, or appends after its last.
         """
         self._merge(self.document, document, (), origin, is_file)
 
-    def others(self, place: Place) -> set[str]:
+    def stale_keys(self, place: Place) -> set[str]:
         """Return the keys of a table that were set for another component than the one that it selects now.
 
         Only a table with a default ``use`` keeps such keys: optimizers and schedules share most options, and those
         that the new one does not have are dropped silently.
         """
-        return self._others.get(place, set())
+        return self._stale.get(place, set())
 
     def _merge(
         self, base: dict[str, Any], over: dict[str, Any], at: Place, origin: str, is_file: bool
@@ -55,10 +55,10 @@ class Tree:
             present = base.get(key, [] if len(place) == 1 and key in LISTED_TABLES else None)
             if isinstance(value, dict) and isinstance(present, dict):
                 if len(place) == 1 and key in DEFAULT_USE:
-                    known = self.others(place) | (
+                    known = self.stale_keys(place) | (
                         present.keys() if _picks_another(place, present, value) else set()
                     )
-                    self._others[place] = known - value.keys()
+                    self._stale[place] = known - value.keys()
                 elif _picks_another(place, present, value):
                     self._forget(place)
                     base[key] = present = _kept(place, present)

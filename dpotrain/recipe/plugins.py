@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from packaging.utils import canonicalize_name
-
 from dpotrain.core.errors import did_you_mean, short
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.plugin.runtime.requirements import required_distributions, unmet
 from dpotrain.recipe.problems import Problems
 from dpotrain.recipe.sections import TopLevel
 
@@ -33,13 +30,14 @@ def _check_blocked(block: list[str], plugins: PluginManager, problems: Problems)
 
 
 def _check_required(requires: list[str], plugins: PluginManager, problems: Problems) -> None:
+    if not requires:
+        return
+    from dpotrain.plugin.runtime.requirements import unmet  # packaging, which few recipes need
+
     for index, requirement in enumerate(requires):
         if (text := unmet(requirement)) is not None:
             problems.add((), ("requires", index), text, shown="requires")
-    required = required_distributions(requires)
-    for plugin in plugins.plugins:
-        if plugin.distribution is None or canonicalize_name(plugin.distribution) not in required:
-            continue
+    for plugin in plugins.required(requires):
         if plugin.failed:
             problems.add((), ("requires",), f"{plugin.label} failed: {plugin.reason}")
         if plugin.blocked:

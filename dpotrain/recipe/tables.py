@@ -41,7 +41,10 @@ class TableReader:
         if name in COMPONENT_TABLES:  # the other keys are the component's
             table = {key: value for key, value in table.items() if key in model.model_fields}
         return validate(
-            model, table, lambda key, text: self.problems.add((name,), key, text), homes=self._homes
+            model,
+            table,
+            lambda key, text: self.problems.add((name,), key, text),
+            tables_with=self._tables_with,
         )
 
     def components(self, kind: Kind) -> tuple[Component, ...]:
@@ -84,7 +87,7 @@ class TableReader:
         top = validate(TopLevel, values, lambda key, text: self.problems.add((), key, text))
         return TopLevel.model_validate({}) if top is None else top
 
-    def _homes(self, key: str) -> list[str]:
+    def _tables_with(self, key: str) -> list[str]:
         """Return the tables that have a key: the core's, and those of the components that the recipe selects."""
         found = [name for name, section in CORE_SECTIONS.items() if key in section.model_fields]
         for name, kind in COMPONENT_TABLES.items():
@@ -157,7 +160,7 @@ class TableReader:
             self.problems.add(at, (key,), str(error))
             return None
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
-        forgotten = self.tree.others(at) - chosen.Options.model_fields.keys()
+        forgotten = self.tree.stale_keys(at) - chosen.Options.model_fields.keys()
         values = {name: value for name, value in table.items() if name != "use" and name not in forgotten}
         phase = "Options"
         try:

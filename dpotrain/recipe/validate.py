@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 Say = Callable[[tuple[str | int, ...], str], None]
 
 #: Returns the tables of the recipe that have a key.
-Homes = Callable[[str], list[str]]
+TablesWith = Callable[[str], list[str]]
 
 #: Endings of pydantic's errors for a value of another type, size or word than expected.
 _EXPECTED = ("_type", "_parsing", "_error", "_than", "_than_equal", "_short", "_long", "_mismatch", "_number")
@@ -33,19 +33,19 @@ def validate(
     *,
     owner: str = "",
     also_known: Iterable[str] = (),
-    homes: Homes | None = None,
+    tables_with: TablesWith | None = None,
 ) -> M | None:
     """Return the model of a table, or None where there are problems, which are collected.
 
     ``owner`` is the plugin that the table belongs to, ``also_known`` are keys of the table that are not the
-    model's, and ``homes`` finds the tables that a key belongs to, where this one is the core's.
+    model's, and ``tables_with`` finds the tables that a key belongs to, where this one is the core's.
     """
     expectations = Expectations(model)
     ok = True
     known = [*expectations.keys, *also_known]
     for key in table:
         if key not in expectations.keys:
-            say((key,), _unknown_key(key, known, owner, homes))
+            say((key,), _unknown_key(key, known, owner, tables_with))
             ok = False
     values = {key: value for key, value in table.items() if key in expectations.keys}
     # Defaults are checked like values; in TOML a path is text.
@@ -66,13 +66,13 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
     return f"there is no such {what}{did_you_mean(name, known)}"
 
 
-def _unknown_key(key: str, known: list[str], owner: str, homes: Homes | None) -> str:
+def _unknown_key(key: str, known: list[str], owner: str, tables_with: TablesWith | None) -> str:
     text = f"{owner} has no option {shown(key)}" if owner else "there is no such key"
     if hint := did_you_mean(key, known):
         return f"{text}{hint}"
     if key in TopLevel.model_fields:
         return f"{text}; {key} belongs at the top of the recipe, before any table"
-    if homes is not None and key != "use" and (tables := homes(key)):
+    if tables_with is not None and key != "use" and (tables := tables_with(key)):
         return f"{text}; it belongs to " + " or ".join(f"[{table}]" for table in tables)
     return f"{text}; there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else text
 
@@ -93,7 +93,9 @@ def _say_errors(
             say(path, f"missing; {expects} {phrase}" if phrase else f"missing; {owner or 'it'} needs a value")
         elif kind == "extra_forbidden":
             schema = expectations.at(path[:-1]) or {}
-            say(path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, homes=None))
+            say(
+                path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, tables_with=None)
+            )
         elif kind in _VALIDATORS:
             say(path, str(detail["ctx"]["error"]))
         elif phrase is not None and kind.endswith(_EXPECTED):

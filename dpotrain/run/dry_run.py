@@ -72,6 +72,6 @@ def _rest(recipe: Recipe, calls: Sequence[Call]) -> Iterator[str]:
             yield f"{owner} of {recipe.plugins.owner(type(part)).name}: {', '.join(left)}"
     events = RunEvents(recipe, recipe.plugins, SilentReporter(), recipe.logging.patience)
     for event in EVENTS:
-        listeners = events.heard_by(event)
+        listeners = events.subscribers(event)
         if listeners:
             yield f"{event}: {', '.join(listeners)}"

@@ -22,43 +22,15 @@ is for modules and objects with hooks that are not installed.
 
 from __future__ import annotations
 
-from dpotrain.testing.conformance import (
-    AdapterConformance,
-    CommandConformance,
-    ComponentConformance,
-    DatasetFormatterConformance,
-    DatasetSourceConformance,
-    ExporterConformance,
-    LoggerConformance,
-    LossConformance,
-    MetricConformance,
-    ModelLoaderConformance,
-    OptimizerConformance,
-    QuantizerConformance,
-    ScheduleConformance,
-    VerbConformance,
-)
+from dpotrain.testing import conformance
+from dpotrain.testing.conformance import *  # noqa: F403  # what it lists in __all__
 from dpotrain.testing.fixtures import RunRecipe, dpotrain_data, dpotrain_model, dpotrain_run
 from dpotrain.testing.runs import FinishedRun, run_recipe, write_recipe
 from dpotrain.testing.tiny import build_tiny_model, example_pairs, write_pairs
 
 __all__ = [
-    "AdapterConformance",
-    "CommandConformance",
-    "ComponentConformance",
-    "DatasetFormatterConformance",
-    "DatasetSourceConformance",
-    "ExporterConformance",
     "FinishedRun",
-    "LoggerConformance",
-    "LossConformance",
-    "MetricConformance",
-    "ModelLoaderConformance",
-    "OptimizerConformance",
-    "QuantizerConformance",
     "RunRecipe",
-    "ScheduleConformance",
-    "VerbConformance",
     "build_tiny_model",
     "dpotrain_data",
     "dpotrain_model",
@@ -68,3 +40,4 @@ __all__ = [
     "write_pairs",
     "write_recipe",
 ]
+__all__ += conformance.__all__

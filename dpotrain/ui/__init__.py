@@ -1,4 +1,4 @@
-"""Everything a person sees in a terminal."""
+"""Terminal output: the live view, plain lines, tables and summaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def reporter(console: Console | None = None) -> Reporter:
-    """Return the live view where ``console`` (standard output) is a terminal fit for it, else plain lines."""
+    """Return the live view where ``console`` (standard output) is a terminal that can show it, else plain lines."""
     from rich.console import Console
 
     console = Console() if console is None else console

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:
-    """Return a row a checkpoint, and below why some are damaged."""
+    """Return a table with a row for each checkpoint, and below it why some are damaged."""
     if not entries:
-        return Text(f"{printable(str(run))} has no checkpoint yet; --resume would begin at step 1.")
+        return Text(f"{printable(str(run))} has no checkpoint yet; --resume starts at step 1.")
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("step", justify="right")
     table.add_column("saved")
@@ -30,8 +30,8 @@ def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:
     table.add_column("", no_wrap=True)
     for entry in entries:
         saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.saved))
-        state = Text("damaged", style="bold red") if entry.fault else Text("sound", style="green")
-        marks = ["--resume goes on here"] * entry.resumes + ["best evaluation"] * entry.best
+        state = Text("damaged", style="bold red") if entry.fault else Text("valid", style="green")
+        marks = ["--resume continues here"] * entry.resumes + ["best evaluation"] * entry.best
         table.add_row(count(entry.step), saved, megabytes(entry.bytes / 2**20), state, ", ".join(marks))
     faults = [
         Text.assemble((f"step {count(entry.step)} ", "bold red"), printable(entry.fault))

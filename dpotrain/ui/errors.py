@@ -1,4 +1,4 @@
-"""How an error is shown to a person: what, where and what to do, in the error's own few lines."""
+"""Errors on the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dpotrain.core.masking import mask
 def print_error(error: BaseException, console: Console | None = None) -> None:
     """Print ``error: …`` on standard error (or ``console``), without a traceback and without secrets.
 
-    Lines are not broken, so that paths in them can be copied. A run that was stopped on a signal did nothing
-    wrong: it says ``stopped:``.
+    Lines are not wrapped, so that paths in them can be copied. A run that was stopped on a signal shows ``stopped:``.
     """
     console = Console(stderr=True) if console is None else console
     word, style = ("stopped", "bold yellow") if isinstance(error, RunStopped) else ("error", "bold red")

@@ -1,4 +1,4 @@
-"""What the numbers mean, where people are known to misread them."""
+"""Explanations of numbers that are often misread."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ CHOSEN_REWARDS_FALL = "A chosen reward below zero is normal in DPO: the margin c
 
 
 def chosen_rewards_fall(first: Mapping[str, float], last: Mapping[str, float]) -> bool:
-    """Say whether ``last`` shows the picture that is often taken for a bug: chosen below zero, margins up.
+    """Whether ``last`` shows what is often taken for a bug: chosen rewards below zero, margins up.
 
-    Both are metrics of evaluations, or of train records; an empty ``first`` counts as zero margin, which is
-    what an untrained policy has.
+    Both are metrics of evaluations, or of train records; an empty ``first`` counts as zero margin, which an
+    untrained policy has.
     """
     margin = last.get("rewards/margins", 0.0)
     return last.get("rewards/chosen", 0.0) < 0 and margin > max(first.get("rewards/margins", 0.0), 0.0)
 
 
-#: A forecast of the peak memory that was further off than this is worth a line.
+#: Relative error of the predicted peak memory from which the summary shows it.
 _FAR_OFF = 0.25
 
 
 def memory_far_off(plan: Mapping[str, float]) -> bool:
-    """Whether the memory that was measured is far from the forecast.
+    """Whether the measured peak memory is far from the predicted one.
 
-    The speed is no reason for a line: a small model is slower than its arithmetic, whatever was foretold.
+    Speed is not considered: a small model is always slower than predicted from its arithmetic.
     """
     predicted, measured = plan.get("peak_memory_mb_predicted"), plan.get("peak_memory_mb_measured")
     if not predicted or not measured:

@@ -1,4 +1,4 @@
-"""The run as a live view on a terminal: what stays is printed above, what moves is redrawn below."""
+"""The live view of a run on a terminal: finished lines above, a redrawn region below."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
     from dpotrain.core.reporter import Advance
 
-#: A redraw takes a few milliseconds from training; a thread does it so often, so that the clock keeps going
-#: through a long step.
+#: A thread redraws, so that the clock advances during a long step. A redraw takes a few milliseconds.
 REDRAWS_PER_SECOND = 2.0
 
 
 class LiveReporter:
-    """Draws on a terminal. A terminal that goes away does not end the run.
+    """Draws on a terminal. A terminal that closes does not end the run.
 
-    ``redraws`` False draws only on :meth:`refresh`, for tests.
+    With ``redraws`` False it draws only on :meth:`refresh`, for tests.
     """
 
     def __init__(
@@ -63,12 +62,12 @@ class LiveReporter:
         with suppress(OSError):
             self._live.refresh()
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Print the header: the title, and one line a fact."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Print the header: the title, and one line for each entry of ``info``."""
         lines = Table.grid(padding=(0, 2, 0, 0))
         lines.add_column(style="dim", no_wrap=True)
         lines.add_column(overflow="fold")
-        for label, value in facts.items():
+        for label, value in info.items():
             lines.add_row(Text(printable(label)), Text(printable(value)))
         self._print(
             Panel(lines, title=Text(printable(title), style="bold"), title_align="left", border_style="dim")
@@ -76,7 +75,7 @@ class LiveReporter:
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
-        """Show a bar while the phase lasts; afterwards one line says what it took."""
+        """Show a bar during the phase, and then a line with its duration."""
         phase = PhaseState(printable(name), total, self._clock())
         self._state.phases.append(phase)
 
@@ -87,7 +86,7 @@ class LiveReporter:
             yield advance
         finally:
             self._state.phases.remove(phase)
-        # Phases between the steps (an evaluation) come again and again; the view shows what they found.
+        # Phases between steps (evaluations) recur; the view shows their results.
         if self._state.pace.last is None:
             amount = f" {count(phase.done)}" if phase.done else ""
             took = duration(self._clock() - phase.begun)
@@ -102,14 +101,14 @@ class LiveReporter:
         self._print(Text.assemble(("warning: ", "bold yellow"), printable(text)), whole_lines=True)
 
     def step(self, record: StepRecord) -> None:
-        """Take the step into the picture; nothing is drawn here, so a step costs next to nothing."""
+        """Add the step to the view. Nothing is drawn here, so that steps stay fast."""
         self._state.pace.add(record)
         if "loss" in record.metrics:
             self._state.losses.append(record.metrics["loss"])
         self._memory(record.metrics.get("peak_memory_mb"))
 
     def logged(self, record: Record) -> None:
-        """Take an evaluation into the picture; a train record adds only what steps do not carry."""
+        """Add an evaluation to the view; a train record adds only what steps do not have."""
         if record.kind == "train":
             self._memory(record.metrics.get("peak_memory_mb"))
             return
@@ -123,7 +122,7 @@ class LiveReporter:
         self._state.checkpoint_step = record.step
 
     def finished(self, outcome: Outcome) -> None:
-        """Take the live region down and print the closing summary in its place."""
+        """Remove the live region and print the closing summary."""
         self.__exit__()
         self._print(summary(outcome))
 
@@ -134,7 +133,7 @@ class LiveReporter:
     def _print(self, renderable: RenderableType, *, whole_lines: bool = False) -> None:
         """Print above the live region.
 
-        ``whole_lines`` leaves breaking to the terminal, so that commands and paths can be copied.
+        ``whole_lines`` leaves wrapping to the terminal, so that commands and paths can be copied.
         """
         with suppress(OSError):
             self._console.print(renderable, crop=False, soft_wrap=whole_lines)

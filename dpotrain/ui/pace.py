@@ -1,4 +1,4 @@
-"""How fast the run goes and how it is doing lately, from the stream of its steps."""
+"""Speed, time left and recent means of a run, from the records of its steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dpotrain.core.records import StepRecord
 
-#: One step says little; speeds and metrics are shown over so many.
+#: Steps that shown speeds and metrics are averaged over.
 RECENT_STEPS = 10
 
 
@@ -23,7 +23,7 @@ class Pace:
         self.last: StepRecord | None = None
 
     def add(self, record: StepRecord) -> None:
-        """Take one step in."""
+        """Add a step."""
         self._recent.append(record)
         self._steps += 1
         self._seconds += record.seconds
@@ -36,19 +36,19 @@ class Pace:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the last step, evaluations and checkpoints not counted; nan before the first."""
+        """Seconds until the last step, without evaluations and checkpoints; nan before the first."""
         if self.last is None:
             return math.nan
         return (self.last.total_steps - self.last.step) * self._seconds / self._steps
 
     @property
     def pairs_per_second(self) -> float:
-        """Pairs a second over the recent steps, their own time only; nan where none took any."""
+        """Pairs per second of step time over the recent steps; nan without any time."""
         return self._per_second(sum(record.pairs for record in self._recent))
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens a second over the recent steps; nan where none took any."""
+        """Real tokens per second of step time over the recent steps; nan without any time."""
         return self._per_second(sum(record.tokens for record in self._recent))
 
     def mean(self, metric: str) -> float | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
     from dpotrain.core.reporter import Advance
 
-#: A phase says how far it is at most this often, in seconds: soon where a good share was done, else later.
+#: Seconds between progress lines of a phase: the shorter time where at least a tenth was done, else the longer.
 PHASE_SECONDS = 10.0
 PHASE_SHARE = 0.1
 PHASE_SECONDS_AT_LATEST = 60.0
@@ -39,7 +39,7 @@ _EVAL_KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen",
 
 
 class PlainReporter:
-    """Writes lines to a stream. A stream that cannot be written to any more does not end the run."""
+    """Writes lines to a stream. A stream that fails does not end the run."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = sys.stdout if stream is None else stream
@@ -55,15 +55,15 @@ class PlainReporter:
         with suppress(OSError, ValueError):
             self._stream.flush()
 
-    def started(self, title: str, facts: dict[str, str]) -> None:
-        """Write the title and one line a fact."""
+    def started(self, title: str, info: dict[str, str]) -> None:
+        """Write the title and one line for each entry of ``info``."""
         self._line(title)
-        for label, value in facts.items():
+        for label, value in info.items():
             self._line(f"{label}: {value}")
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
-        """Write when a phase begins, now and then how far it is, and when it is done."""
+        """Write a phase's start, its progress now and then, and its end."""
         begun = spoken = self._clock()
         done = spoken_at = 0
         of = "" if total is None else f"/{total}"
@@ -82,22 +82,22 @@ class PlainReporter:
         try:
             yield advance
         except BaseException:
-            self._line(f"{name}: broken off at {done}{of} after {duration(self._clock() - begun)}")
+            self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
             raise
         self._line(
             f"{name}: done{f' {done}{of}' if done or total is not None else ''} in {duration(self._clock() - begun)}"
         )
 
     def note(self, text: str) -> None:
-        """Write ``note: …``; every line of a longer text is marked."""
+        """Write ``note: …`` on every line of the text."""
         self._marked("note", text)
 
     def warn(self, text: str) -> None:
-        """Write ``warning: …``; every line of a longer text is marked."""
+        """Write ``warning: …`` on every line of the text."""
         self._marked("warning", text)
 
     def step(self, record: StepRecord) -> None:
-        """Remember the step for the time left; nothing is written until a record is logged."""
+        """Keep the step for the time left; lines are written for logged records."""
         self._pace.add(record)
 
     def logged(self, record: Record) -> None:
@@ -143,7 +143,7 @@ class PlainReporter:
             self._line(f"{mark}: {line}")
 
     def _line(self, text: str) -> None:
-        # A log that lost its reader, or whose encoding lacks a character, is no reason to lose a run.
+        # A closed pipe, or an encoding without a character, must not end the run.
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         line = printable(text).replace("\n", " ").encode(encoding, "replace").decode(encoding)
         with suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What ``dpotrain plan`` shows."""
+"""The output of ``dpotrain plan``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def plan_view(plan: Plan) -> Group:
-    """Return the table of memory, the facts below it and, where it does not fit, what to change."""
+    """Return the table of memory, labelled lines below it and, where it does not fit, what to change."""
     return Group(*_view(plan))
 
 
@@ -47,20 +47,20 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
     table.add_section()
     style = "green" if plan.fits else "bold red"
     table.add_row("at the peak", Text(size(plan.needed), style=style))
-    table.add_row(Text(f"there is, on {printable(plan.device)}"), size(plan.memory))
+    table.add_row(Text(f"available on {printable(plan.device)}"), size(plan.memory))
     yield table
-    for label, value in _facts(plan):
+    for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
     if not plan.fits:
         yield Text()
-        yield Text("It does not fit. What would make it smaller, in the order to try:", style="bold")
+        yield Text("It does not fit. These changes save memory, in the order to try:", style="bold")
         for remedy in plan.remedies:
             yield Text(f"  {remedy.what}: {size(remedy.saves)} less")
 
 
-def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
-    # A pair cannot be cut: with less room than the longest takes, that one is alone.
+    # A pair cannot be split: where the longest exceeds the budget, it is a micro-batch of its own.
     most = f"at most {count(plan.tokens_per_microbatch)} tokens ({_LIMITS[plan.limit]})"
     yield (
         "micro-batch",
@@ -80,4 +80,4 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.finished_run is not None:
         measured = plan.finished_run.get("peak_memory_mb_measured", 0.0)
         predicted = plan.finished_run.get("peak_memory_mb_predicted", 0.0)
-        yield "last run", f"took {megabytes(measured)}, where {megabytes(predicted)} were foretold"
+        yield "last run", f"took {megabytes(measured)}, predicted {megabytes(predicted)}"

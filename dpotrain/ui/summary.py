@@ -1,4 +1,4 @@
-"""What a run says when it ends: how it went, where the result is, and how to load it."""
+"""The closing summary of a run: status, evaluation, result and how to load it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dpotrain.core.records import Outcome
 
 _LABEL_WIDTH = 12
-#: Cells of a plugin's table are wrapped at so many characters, so that sample replies stand side by side.
+#: Characters at which cells of a plugin's table wrap, so that texts stand side by side.
 _CELL_WIDTH = 48
 _STYLES = {"finished": "bold green", "stopped": "bold yellow", "failed": "bold red"}
 _EVALUATION_ROWS = (
@@ -32,15 +32,15 @@ _EVALUATION_ROWS = (
 
 
 def summary(outcome: Outcome) -> Group:
-    """Return the closing summary, what to do next at its end, where the eye and the cursor are.
+    """Return the closing summary, with what to do next at its end.
 
-    Print it with ``crop=False``, so that paths and code stay whole to be copied.
+    Print it with ``crop=False``, so that paths and code can be copied.
     """
     return Group(*_parts(outcome))
 
 
 def summary_text(outcome: Outcome) -> str:
-    """Return the same summary as plain text; nothing in it is wrapped but table cells."""
+    """Return the summary as plain text; only table cells are wrapped."""
     console = Console(
         file=io.StringIO(), width=400, color_system=None, force_terminal=False, legacy_windows=False
     )
@@ -57,9 +57,9 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _section(name, values)
     yield Text()
     if speed := _speed(outcome):
-        yield _fact("speed", speed)
+        yield _labelled("speed", speed)
     if plan := _plan(outcome.plan):
-        yield _fact("plan", plan)
+        yield _labelled("plan", plan)
     yield from _ending(outcome)
 
 
@@ -74,18 +74,18 @@ def _headline(outcome: Outcome) -> Text:
 
 def _ending(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.status == "failed":
-        yield _fact("error", outcome.error or "unknown", style="red")
-        yield _fact("log", str(outcome.folder / "run.log"))
+        yield _labelled("error", outcome.error or "unknown", style="red")
+        yield _labelled("log", str(outcome.folder / "run.log"))
         if any((outcome.folder / "checkpoints").glob("step-*")):
-            yield _fact("resume", _resume(outcome))
+            yield _labelled("resume", _resume(outcome))
         return
     if outcome.status == "stopped":
-        yield _fact("run", str(outcome.folder))
-        yield _fact("resume", _resume(outcome))
+        yield _labelled("run", str(outcome.folder))
+        yield _labelled("resume", _resume(outcome))
         return
-    yield _fact("result", str(outcome.final or outcome.folder), style="bold")
+    yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
     if outcome.how_to_load:
-        yield _fact("load it", outcome.how_to_load, style="cyan")
+        yield _labelled("load it", outcome.how_to_load, style="cyan")
 
 
 def _resume(outcome: Outcome) -> str:
@@ -104,7 +104,7 @@ def _speed(outcome: Outcome) -> str:
 
 
 def _plan(plan: Mapping[str, float]) -> str:
-    """Say how far off the forecast was; nothing where its memory was about right."""
+    """Return predicted and measured memory and speed, or an empty text where the memory was about as predicted."""
     if not memory_far_off(plan):
         return ""
     memory, speed = (
@@ -141,13 +141,13 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
 
 
 def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Show what a plugin reported: plain values as lines, ``table`` as a table, nothing deeper."""
+    """Yield a section that a plugin reported: plain values as lines, ``table`` as a table, nothing nested deeper."""
     lines = _section_lines(values)
     yield Text()
     yield Text(printable(name), style="bold", no_wrap=True)
     width = max([len(label) for label in lines] + [_LABEL_WIDTH])
     for label, value in lines.items():
-        yield _fact(label, value, width=width)
+        yield _labelled(label, value, width=width)
     table = values.get("table")
     if isinstance(table, Mapping) and _listed(table.get("columns")) and _listed(table.get("rows")):
         shown = _table(*(printable(str(column)) for column in table["columns"]), show_lines=True)
@@ -164,7 +164,7 @@ def _listed(value: object) -> bool:
 
 
 def _section_lines(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plain values by label; ``x_before`` and ``x_after`` come together as one line."""
+    """Return the plain values by label; ``x_before`` and ``x_after`` are one line."""
     plain = {key: value for key, value in values.items() if isinstance(value, str | int | float | bool)}
     lines = {}
     for key, value in plain.items():
@@ -183,13 +183,13 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
-        # A plugin's fraction may be a share or a loss; only the plugin knows, so it is not made per cent.
+        # Only the plugin knows whether a fraction is a share, so it is not shown in percent.
         return f"{value:.4g}"
     return str(value)
 
 
-def _fact(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
-    """Return a labelled value, its further lines below its first. Never wrapped: it is there to be copied."""
+def _labelled(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
+    """Return a labelled value, its further lines below its first. It is not wrapped, so that it can be copied."""
     lines = printable(value).splitlines() or [""]
     text = Text(no_wrap=True, overflow="ignore")
     for index, line in enumerate(lines):

@@ -17,16 +17,16 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
 
     Args:
         recipe: what :func:`dpotrain.load_recipe` returned.
-        resume: go on with the run in the recipe's folder; where there is none yet, begin.
+        resume: continue the run in the recipe's folder, or start one where there is none.
         reporter: shows the run; a live view on a terminal and plain lines elsewhere unless given.
 
     Returns:
         The outcome; its status is "stopped" if a signal ended the run after its state was saved.
 
     Raises:
-        DpotrainError: the run failed; its folder holds what was reached, and ``summary.json`` says why. Or it
-            finished, and an exporter failed.
+        DpotrainError: the run failed (``summary.json`` in its folder has the error), or it finished and an exporter
+            failed.
     """
-    from dpotrain.run.session import run_recipe  # imports torch, which a wrong recipe need not wait for
+    from dpotrain.run.session import run_recipe  # imports torch
 
     return run_recipe(recipe, reporter or default_reporter(), resume=resume)

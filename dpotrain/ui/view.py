@@ -1,4 +1,4 @@
-"""What the live region of the terminal shows: a pure picture of a state; no clock, terminal or thread."""
+"""The live region as a pure function of a state, without clock, terminal or thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dpotrain.core.formats import (
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.pace import Pace
 
-#: Below this width the figures stand in one column, below the second the bars give way to their numbers.
+#: Below the first width the figures are in one column, below the second there are no bars.
 _TWO_COLUMNS = 64
 _BARS = 48
 _SPARK_WIDTH = 24
@@ -34,7 +34,7 @@ _SPARK_WIDTH = 24
 
 @dataclass(slots=True)
 class PhaseState:
-    """Work before or between the steps, under way."""
+    """Running work before or between steps."""
 
     name: str
     total: int | None
@@ -42,7 +42,7 @@ class PhaseState:
     done: int = 0
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until it is done at the speed so far; nan where that cannot be said."""
+        """Seconds until it is done at the mean speed; nan where that is unknown."""
         if not self.total or not self.done:
             return math.nan
         return (self.total - self.done) * (now - self.begun) / self.done
@@ -50,7 +50,7 @@ class PhaseState:
 
 @dataclass(slots=True)
 class ViewState:
-    """All that the picture depends on, besides the time and the width."""
+    """All that the view depends on, besides time and width."""
 
     begun: float
     pace: Pace = field(default_factory=Pace)

@@ -59,7 +59,7 @@ def test_a_damaged_one_is_named_with_its_fault_and_ends_in_exit_1(run):
 def test_a_person_sees_a_table(run):
     result = CliRunner().invoke(main, ["checkpoints", str(run)])
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines() if "sound" in line]
+    rows = [line.split() for line in result.stdout.splitlines() if "valid" in line]
     assert [row[0] for row in rows] == ["2", "4", "6"]
     assert "--resume" in rows[-1]
     assert "damaged" not in result.stdout

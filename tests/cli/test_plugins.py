@@ -151,4 +151,4 @@ def test_a_missing_recipe_names_near_files(command, tmp_path, monkeypatch):
     (tmp_path / "llama.toml").write_text("")
     result = CliRunner().invoke(main, [command, "lama.toml"])
     assert result.exit_code == 2
-    assert result.stderr == "error: there is no recipe lama.toml; did you mean llama.toml?\n"
+    assert result.stderr == 'error: there is no recipe lama.toml; did you mean "llama.toml"?\n'

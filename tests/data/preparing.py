@@ -1,4 +1,4 @@
-"""What tests of preparing data share: a recipe over small files, and what a person was told."""
+"""What tests of preparing data share: a recipe over small files, and what a person was shown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dpotrain.recipe.sections import DataSection
 from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 from tests.data.tokenizers_for_tests import bpe
+from tests.plugin.fakes import FakeLoss
 
 
-class Told(SilentReporter):
+class RecordingReporter(SilentReporter):
     """Keeps what a person would have seen."""
 
     def __init__(self):
@@ -58,6 +59,8 @@ def write_recipe(folder, train, seed=42, formatter=None, **keys):
         data=DataSection(**keys),
         source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
         formatter=formatter,
+        loss=FakeLoss(FakeLoss.Options()),
+        metrics=(),
         plugins=PluginManager.of(formatters),
     )
 
@@ -66,9 +69,9 @@ def row(number: int, prompt: str | None = None) -> dict:
     return {"prompt": prompt or f"question {number}", "chosen": f" yes {number}", "rejected": f" no {number}"}
 
 
-def prepare(recipe, tokenizer=None, **options) -> tuple[PreparedData, Told]:
-    told = Told()
-    return prepare_data(recipe, tokenizer or bpe(), told, **options), told
+def prepare(recipe, tokenizer=None, **options) -> tuple[PreparedData, RecordingReporter]:
+    shown = RecordingReporter()
+    return prepare_data(recipe, tokenizer or bpe(), shown, **options), shown
 
 
 def everything(prepared: PreparedData) -> list:

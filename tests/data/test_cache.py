@@ -20,7 +20,7 @@ from dpotrain.data import prepare as prepare_module
 from dpotrain.data.prepare import prepare_data
 from dpotrain.data.tokens import cache_key as key_module
 from tests.data.formatters_for_tests import Plain
-from tests.data.preparing import Told, everything, prepare, row
+from tests.data.preparing import RecordingReporter, everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, MARKS_THE_LAST, assistant, bpe, user
 
 ROWS = [
@@ -55,19 +55,19 @@ def entries(cache: Path) -> list[Path]:
     return sorted(path for path in (cache / "tokens").iterdir() if path.is_dir())
 
 
-def told_all(told) -> tuple:
-    return told.notes, told.warnings
+def messages(shown) -> tuple:
+    return shown.notes, shown.warnings
 
 
 def test_a_hit_is_what_the_miss_was_pairs_report_and_words(recipe, cache, counted):
-    uncached, told_uncached = prepare(recipe(ROWS, **KEYS))
-    miss, told_miss = prepare(recipe(ROWS, **KEYS), cache=cache)
-    hit, told_hit = prepare(recipe(ROWS, **KEYS), cache=cache)
+    uncached, shown_uncached = prepare(recipe(ROWS, **KEYS))
+    miss, shown_miss = prepare(recipe(ROWS, **KEYS), cache=cache)
+    hit, shown_hit = prepare(recipe(ROWS, **KEYS), cache=cache)
     assert counted == [30, 30]
     assert everything(uncached) == everything(miss) == everything(hit)
-    assert told_all(told_uncached) == told_all(told_miss) == told_all(told_hit)
-    assert len(told_hit.warnings) == 1
-    assert told_hit.phases == []
+    assert messages(shown_uncached) == messages(shown_miss) == messages(shown_hit)
+    assert len(shown_hit.warnings) == 1
+    assert shown_hit.phases == []
     assert hit.report.summary_lines() == miss.report.summary_lines()
     assert json.dumps(hit.report.as_json()) == json.dumps(miss.report.as_json())
     assert hit.formatter == miss.formatter
@@ -75,12 +75,12 @@ def test_a_hit_is_what_the_miss_was_pairs_report_and_words(recipe, cache, counte
 
 def test_an_evaluation_split_is_kept_too(recipe, cache, counted):
     splits = {"train": ROWS, "test": [row(1), row(40)]}
-    miss, told_miss = prepare(recipe(splits, eval_split="test"), cache=cache)
-    hit, told_hit = prepare(recipe(splits, eval_split="test"), cache=cache)
+    miss, shown_miss = prepare(recipe(splits, eval_split="test"), cache=cache)
+    hit, shown_hit = prepare(recipe(splits, eval_split="test"), cache=cache)
     assert counted == [30, 2]
     assert everything(miss) == everything(hit)
     assert hit.report.shared_prompts == 1
-    assert told_all(told_miss) == told_all(told_hit)
+    assert messages(shown_miss) == messages(shown_hit)
 
 
 def test_a_split_without_a_usable_pair_is_the_same_error_again(recipe, cache):
@@ -213,18 +213,18 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut_short, flip, Path.unlink], ids=["cut short", "a bit", "gone"])
 @pytest.mark.parametrize("name", ["tokens.npy", "keys.npy", "prompts.npy", "manifest.json"])
-def test_a_damaged_entry_is_noticed_told_and_made_anew(recipe, cache, counted, name, damage):
+def test_a_damaged_entry_is_reported_and_rebuilt(recipe, cache, counted, name, damage):
     whole, _ = prepare(recipe(ROWS, **KEYS), cache=cache)
     expected = everything(whole)
     (entry,) = entries(cache)
     damage(entry / name)
-    mended, told = prepare(recipe(ROWS, **KEYS), cache=cache)
-    assert everything(mended) == expected
-    (line,) = [text for text in told.warnings if "damaged" in text]
+    rebuilt, shown = prepare(recipe(ROWS, **KEYS), cache=cache)
+    assert everything(rebuilt) == expected
+    (line,) = [text for text in shown.warnings if "damaged" in text]
     assert line.startswith(f"the tokenized data in {entry} is damaged ({name} ")
     assert "\n" not in line
-    _, told = prepare(recipe(ROWS, **KEYS), cache=cache)
-    assert not [text for text in told.warnings if "damaged" in text]
+    _, shown = prepare(recipe(ROWS, **KEYS), cache=cache)
+    assert not [text for text in shown.warnings if "damaged" in text]
     assert len(counted) == 2
 
 
@@ -251,9 +251,9 @@ def test_what_a_kill_left_half_built_goes(recipe, cache):
 def test_a_cache_that_cannot_be_written_is_a_warning(recipe, tmp_path):
     (tmp_path / "file").write_text("")
     expected, _ = prepare(recipe(ROWS, **KEYS))
-    prepared, told = prepare(recipe(ROWS, **KEYS), cache=tmp_path / "file" / "cache")
+    prepared, shown = prepare(recipe(ROWS, **KEYS), cache=tmp_path / "file" / "cache")
     assert everything(prepared) == everything(expected)
-    (line,) = [text for text in told.warnings if "not cached" in text]
+    (line,) = [text for text in shown.warnings if "not cached" in text]
     assert line == (
         f"tokenized data is not cached: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
         "see run.cache_dir"
@@ -272,9 +272,9 @@ def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(reci
 
     monkeypatch.setattr(column_files._Column, "append", full)
     broken = False
-    prepared, told = prepare(recipe(ROWS), cache=cache)
+    prepared, shown = prepare(recipe(ROWS), cache=cache)
     assert len(prepared.train)
-    assert any("(No space left on device)" in text for text in told.warnings)
+    assert any("(No space left on device)" in text for text in shown.warnings)
     assert not entries(cache)
     broken = True
     with pytest.raises(DataError, match=r"No space left on device\.\nFree disk space there, or set TMPDIR"):
@@ -330,15 +330,15 @@ def test_who_waits_for_another_process_says_so(recipe, cache, monkeypatch):
     while not held.exists():
         time.sleep(0.01)
 
-    class Releasing(Told):
+    class Releasing(RecordingReporter):
         def phase(self, name, total):
             released.touch()
             return super().phase(name, total)
 
-    told = Releasing()
-    prepared = prepare_data(recipe(ROWS), bpe(), told, cache=cache)
+    shown = Releasing()
+    prepared = prepare_data(recipe(ROWS), bpe(), shown, cache=cache)
     holder.join()
-    assert told.phases[0][0] == "waiting for another process to tokenize the same data"
+    assert shown.phases[0][0] == "waiting for another process to tokenize the same data"
     assert len(prepared.train)
 
 

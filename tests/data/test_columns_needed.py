@@ -56,7 +56,7 @@ def test_the_numbers_reach_the_loss_however_steps_are_cut_and_from_the_cache(rec
     file_order = ["data.shuffle=false", "data.eval_fraction=false", cache]
     run(recipe, tmp_path / "a", *file_order)
     run(recipe, tmp_path / "b", *file_order, "training.tokens_per_microbatch=60")
-    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-5)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)  # weights up to 22
     # The first step holds rows 0, 1, 2, 4 and 6: before any update each pair's loss is its weight times ln 2.
     assert losses(tmp_path / "a")[0] == pytest.approx((0 + 1 + 2 + 4 + 6) / 5 * math.log(2), rel=1e-5)
     report = json.loads((tmp_path / "a" / "data_report.json").read_text())

@@ -43,12 +43,12 @@ def test_a_row_in_order_is_kept():
         {**CHAT, "tools": f'[{{"n": {"9" * 5000}}}]'},
     ],
 )
-def test_tools_that_are_no_json_are_told(row):
+def test_tools_that_are_not_json_are_reported(row):
     assert dropped(row) == "tools is not JSON"
 
 
 @pytest.mark.parametrize("part", ["prompt", "chosen"])
-def test_a_row_too_deep_for_python_is_told(part):
+def test_a_row_too_deep_for_python_is_reported(part):
     deep = {"role": "user", "content": nested(2000)}
     assert dropped({**CHAT, part: [deep]}) == "the row is nested too deeply"
     formatter = ImplicitPromptFormatter(ImplicitPromptFormatter.Options())
@@ -62,7 +62,7 @@ def test_a_function_call_that_is_no_json_is_text():
 
 
 @pytest.mark.parametrize("formatter", [StandardFormatter, ConversationalFormatter])
-def test_half_a_character_is_told_and_other_rows_go_on(formatter):
+def test_half_a_character_is_reported_and_other_rows_go_on(formatter):
     row = {"prompt": "How?", "chosen": " a\ud800", "rejected": " b"} if formatter is StandardFormatter else (
         {**CHAT, "chosen": [{"role": "assistant", "content": "a\udfff"}]}
     )  # fmt: skip
@@ -70,11 +70,11 @@ def test_half_a_character_is_told_and_other_rows_go_on(formatter):
 
 
 @pytest.mark.parametrize("content", [7, [7], {"a": 1}, True])
-def test_content_that_the_template_cannot_write_is_told(content):
+def test_content_that_the_template_cannot_write_is_reported(content):
     assert "chat template refuses" in dropped({**CHAT, "prompt": [{"role": "user", "content": content}]})
 
 
-def test_an_answer_of_a_thousand_turns_is_told():
+def test_an_answer_of_a_thousand_turns_is_reported():
     """Each turn is found by writing the conversation up to it: the work grows with the square."""
     turns = [{"role": ("assistant", "user")[number % 2], "content": str(number)} for number in range(1001)]
     assert (

@@ -22,7 +22,7 @@ def test_every_row_is_kept_or_counted_with_its_reason(recipe):
         row(6),
         row(7) | {"chosen": ""},
     ]
-    prepared, told = prepare(recipe(rows, max_length=40))
+    prepared, shown = prepare(recipe(rows, max_length=40))
     report = prepared.report.as_json()
     train = report["splits"]["train"]
     assert prepared.train.rows.tolist() == [0, 6]
@@ -37,9 +37,9 @@ def test_every_row_is_kept_or_counted_with_its_reason(recipe):
     assert report["pairs"] == {"train": 2, "evaluation": None}
     assert report["format"] == prepared.formatter == "standard"
     assert json.loads(json.dumps(report)) == report
-    assert told.phases == [["tokenizing", 8, 8]]
-    assert any("2 dropped: chosen answer is empty (rows 1, 7)" in text for text in told.warnings)
-    assert any("data format: standard" in text for text in told.notes)
+    assert shown.phases == [["tokenizing", 8, 8]]
+    assert any("2 dropped: chosen answer is empty (rows 1, 7)" in text for text in shown.warnings)
+    assert any("data format: standard" in text for text in shown.notes)
 
 
 def test_lengths_are_quantiles_of_the_pairs_kept_and_uncut_ones_of_all(recipe):
@@ -90,20 +90,20 @@ def test_evaluation_fraction_does_not_depend_on_max_length(recipe):
 
 
 def test_one_prompt_alone_leaves_nothing_to_hold_out_and_says_so(recipe):
-    prepared, told = prepare(recipe([row(0, "q"), row(1, "q")], eval_fraction=0.5))
+    prepared, shown = prepare(recipe([row(0, "q"), row(1, "q")], eval_fraction=0.5))
     assert prepared.evaluation is None
     assert len(prepared.train) == 2
-    assert any("same prompt" in text for text in told.warnings)
+    assert any("same prompt" in text for text in shown.warnings)
 
 
 def test_evaluation_split_with_prompts_that_are_trained_on_is_used_whole_and_warned_about(recipe):
     splits = {"train": [row(0), row(1)], "test": [row(1), row(2)]}
-    prepared, told = prepare(recipe(splits, eval_split="test"))
+    prepared, shown = prepare(recipe(splits, eval_split="test"))
     assert prepared.evaluation.rows.tolist() == [0, 1]
     assert prepared.report.shared_prompts == 1
     assert list(prepared.report.splits) == ["train", "test"]
     assert any(
-        text.startswith("1 prompts of the evaluation split are also trained on") for text in told.warnings
+        text.startswith("1 prompts of the evaluation split are also trained on") for text in shown.warnings
     )
 
 
@@ -158,15 +158,15 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
     ]
     one, _ = prepare(recipe(rows), bpe(template=CHATML))
     monkeypatch.setattr("dpotrain.data.tokens.tokenize_split.ROWS_PER_BATCH", 3)
-    two, told = prepare(recipe(rows), bpe(template=CHATML))
+    two, shown = prepare(recipe(rows), bpe(template=CHATML))
     assert one.train.tokens.tolist() == two.train.tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))
-    assert told.phases == [["tokenizing", 20, 20]]
+    assert shown.phases == [["tokenizing", 20, 20]]
 
 
 def test_answers_that_teach_no_ending_are_warned_about(recipe):
-    _, told = prepare(recipe([row(0), row(1)]), bpe(eos=False))
-    assert any("4 of 4 answers of train do not end in a special token" in text for text in told.warnings)
+    _, shown = prepare(recipe([row(0), row(1)]), bpe(eos=False))
+    assert any("4 of 4 answers of train do not end in a special token" in text for text in shown.warnings)
 
 
 def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):

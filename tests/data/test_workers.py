@@ -54,14 +54,14 @@ def test_order_and_report_are_those_of_one_process(recipe, by, shape):
         ]
     keys = {"max_length": 60, "eval_fraction": 0.2}
     by(1)
-    one, told_one = prepare(recipe(rows, **keys), tokenizer)
+    one, shown_one = prepare(recipe(rows, **keys), tokenizer)
     by(3)
-    three, told_three = prepare(recipe(rows, **keys), tokenizer)
+    three, shown_three = prepare(recipe(rows, **keys), tokenizer)
     assert everything(one) == everything(three)
-    assert (told_one.notes, told_one.warnings, told_one.phases) == (
-        told_three.notes,
-        told_three.warnings,
-        told_three.phases,
+    assert (shown_one.notes, shown_one.warnings, shown_one.phases) == (
+        shown_three.notes,
+        shown_three.warnings,
+        shown_three.phases,
     )
     assert len(one.train) > 60
 
@@ -112,9 +112,9 @@ def test_workers_that_die_leave_the_work_to_the_main_process(recipe, by, tmp_pat
 
 def test_what_cannot_be_sent_to_workers_is_done_in_one_process_and_said(recipe, by):
     by(2)
-    prepared, told = prepare(recipe(ROWS, formatter=Unsendable(Unsendable.Options())))
+    prepared, shown = prepare(recipe(ROWS, formatter=Unsendable(Unsendable.Options())))
     assert len(prepared.train)
-    (note,) = [text for text in told.notes if "in one process" in text]
+    (note,) = [text for text in shown.notes if "in one process" in text]
     assert "cannot be sent to another process (cannot pickle" in note
 
 

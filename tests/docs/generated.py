@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "recipes" / "README.md": {"tables": recipe_reference.tables},
     ROOT / "plugins" / "README.md": {
+        "kinds": plugin_reference.scaffolds,
         "life of a run": plugin_reference.life_of_a_run,
         "components": plugin_reference.components,
         "hooks": plugin_reference.hooks,

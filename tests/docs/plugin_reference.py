@@ -9,10 +9,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
+from dpotrain.cli import COMMANDS
 from dpotrain.plugin import api
 from dpotrain.plugin.api import hookspecs
 from dpotrain.plugin.api.hookspecs import EVENTS, HOOKS
 from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.scaffold.kinds import kinds
 from tests.docs.markdown import prose
 
 #: What hooks and components are handed or return, and where it is defined.
@@ -45,6 +47,11 @@ def life_of_a_run() -> str:
     found = re.search(r"^    .*?(?=\n\n\S)", doc, re.DOTALL | re.MULTILINE)
     assert found is not None
     return f"```text\n{textwrap.dedent(found[0]).rstrip()}\n```"
+
+
+def scaffolds() -> str:
+    """Return what ``dpotrain plugins new --kind`` takes."""
+    return ", ".join(f"`{kind}`" for kind in kinds(COMMANDS))
 
 
 def components() -> str:

@@ -12,24 +12,17 @@ from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 from dpotrain.plugin.describe.options import options_of
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.recipe.sections import CORE_SECTIONS, TABLES, TopLevel
 from tests.docs.markdown import paragraphs, table
-
-#: The order in which a recipe is usually written.
-ORDER = (
-    "run", "model", "quantizer", "adapter", "data", "reference", "loss", "training", "optimizer", "schedule",
-    "evaluation", "checkpoints", "logging", "metrics", "loggers", "exporters",
-)  # fmt: skip
 
 _HEAD = ("key", "value", "default", "meaning")
 
 
 def tables() -> str:
     """Return every table of a recipe with its keys, in Markdown."""
-    assert set(ORDER) == {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
     plugins = built_ins()
     blocks = ["### The top", *paragraphs(TopLevel), keys(TopLevel)]
-    for name in ORDER:
+    for name in TABLES:
         blocks += _table(name, plugins)
     return "\n\n".join(block for block in blocks if block)
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain.cli import COMMANDS, main
+from dpotrain.cli import main
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.scaffold.kinds import kinds
 from dpotrain.testing import CommandConformance
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
@@ -95,12 +94,6 @@ def test_a_misspelt_option_is_answered_as_the_guide_promises(project, site, fork
 
 def test_the_loss_is_about_thirty_lines(project):
     assert len((project / "dpotrain_exponential.py").read_text().splitlines()) <= 34
-
-
-def test_every_kind_that_can_be_generated_is_named():
-    text = GUIDE.read_text(encoding="utf-8")
-    named = text.partition("<!-- kinds -->")[2].partition("<!-- end of kinds -->")[0]
-    assert named == ", ".join(f"`{kind}`" for kind in kinds(COMMANDS))
 
 
 def test_the_example_of_run_events_is_a_plugin(project):

@@ -37,12 +37,12 @@ def main() -> None:
                 AREAS[name], cases, Path(folder), lambda: faulthandler.dump_traceback_later(HANG, exit=True)
             )
         faulthandler.cancel_dump_traceback_later()
-        found[name] = _told(AREAS[name].group, counts, time.perf_counter() - begun)
+        found[name] = _result(AREAS[name].group, counts, time.perf_counter() - begun)
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     print(json.dumps(found, indent=2))
 
 
-def _told(group: str, counts: Counter[str], seconds: float) -> dict[str, object]:
+def _result(group: str, counts: Counter[str], seconds: float) -> dict[str, object]:
     accepted = counts.pop("accepted", 0)
     return {
         "group": group,

@@ -18,7 +18,7 @@ from dpotrain.data.prepare import prepare_data
 from dpotrain.recipe import load_recipe
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from tests.fuzz.junk import damage, mutate
-from tests.fuzz.recipes import told
+from tests.fuzz.recipes import check_message
 from tests.fuzz.rows import JUNK, THERE
 from tests.support import tiny_tokenizer
 
@@ -128,7 +128,7 @@ class OfFiles:
                 SilentReporter(),
             )
         except (DataError, RecipeError) as error:
-            told(str(error), (case.name, "ormatter", "split", "row "))
+            check_message(str(error), (case.name, "ormatter", "split", "row "))
             return type(error).__name__
         assert len(data.train)
         json.dumps(data.report.as_json(), ensure_ascii=False).encode()

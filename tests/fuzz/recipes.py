@@ -202,7 +202,7 @@ class _Loading:
             every_key_is_known(override_layer(said)[1])
             self.comes_back(recipe)
             return "accepted"
-        told(text, ("recipe.toml", "other.toml", "--set"))
+        check_message(text, ("recipe.toml", "other.toml", "--set"))
         assert not unknown or json.dumps(unknown, ensure_ascii=False)[1:40].rstrip('"') in text, text
         return kind
 
@@ -240,7 +240,7 @@ def every_key_is_known(document: dict[str, Any]) -> None:
         assert free or isinstance(place[-1], int) or place[-1].isdecimal() or place[-1] in KNOWN, place
 
 
-def told(text: str, somewhere: tuple[str, ...]) -> None:
+def check_message(text: str, somewhere: tuple[str, ...]) -> None:
     """Assert that an error is for a person: few lines, none endless, which name a place and blame no plugin."""
     assert text.strip()
     assert len(text.splitlines()) <= 60, text

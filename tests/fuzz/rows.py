@@ -19,7 +19,7 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import DatasetFormatter
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.fuzz.junk import ANYTHING, DEEP, TEXTS, mutate, nested
-from tests.fuzz.recipes import told
+from tests.fuzz.recipes import check_message
 from tests.support import tiny_tokenizer
 
 
@@ -160,7 +160,7 @@ class OfRows:
             assert pair.chosen_scored.any()
             assert pair.rejected_scored.any()
         assert pairs.largest_token < len(self.tokenizer)
-        is_told(report)
+        check_report(report)
         return "accepted" if len(pairs) else "UnusableRow"
 
     def auto(self, case: list[dict[str, Any]]) -> None:
@@ -168,12 +168,12 @@ class OfRows:
         try:
             decision = choose_formatter(mapped, self.plugins.formatters(), None, {})
         except DataError as error:
-            told(str(error), ("formatter",))
+            check_message(str(error), ("formatter",))
         else:
             assert decision.formatter.name in decision.text
 
 
-def is_told(report: SplitReport) -> None:
+def check_report(report: SplitReport) -> None:
     """Assert that what became of the rows can be written down and read, whatever was in them."""
     json.dumps(report.as_json(), ensure_ascii=False).encode()
     for line in report.drop_lines():

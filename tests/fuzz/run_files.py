@@ -1,4 +1,4 @@
-"""Files of a run folder with anything in them: what they say is used or passed over, and nothing breaks on them."""
+"""Files of a run folder with anything in them: what they say is used or skipped, and nothing breaks on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dpotrain.run.resume_config import resume_config
 from dpotrain.ui.checkpoints_table import checkpoints_table
 from dpotrain.ui.summary import summary_text
 from tests.fuzz.junk import ANYTHING, DEEP, damage, mutate
-from tests.fuzz.recipes import told
+from tests.fuzz.recipes import check_message
 
 FILES = (
     "trained.safetensors",
@@ -64,7 +64,7 @@ STATE: dict[str, Any] = {
 JUNK = ANYTHING | DEEP
 
 
-def sound(folder: Path) -> Path:
+def valid(folder: Path) -> Path:
     """Write a checkpoint as a run writes it."""
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 8)
@@ -86,11 +86,11 @@ def seal(path: Path) -> None:
 
 
 class _OfCheckpoints:
-    """Has a run folder with one checkpoint in it, which can be made sound again."""
+    """Has a run folder with one checkpoint in it, which can be made valid again."""
 
     def __init__(self, folder: Path) -> None:
         self.run = folder
-        self.path = sound(folder / "checkpoints")
+        self.path = valid(folder / "checkpoints")
         self.whole = {name: (self.path / name).read_bytes() for name in FILES}
 
     def restore(self) -> None:
@@ -98,7 +98,7 @@ class _OfCheckpoints:
             (self.path / name).write_bytes(content)
 
     def listed(self) -> bool:
-        """Whether the checkpoint is listed as sound; whatever is in it, it is listed."""
+        """Whether the checkpoint is listed as valid; whatever is in it, it is listed."""
         entries = take_inventory(self.run)
         assert [entry.path for entry in entries] == [self.path]
         Console(file=io.StringIO(), width=200).print(checkpoints_table(self.run, entries))
@@ -116,7 +116,7 @@ MANIFESTS = ANYTHING | st.dictionaries(
 
 
 class OfManifests(_OfCheckpoints):
-    """Takes what ``manifest.json`` holds: no other than its own makes a checkpoint sound."""
+    """Takes what ``manifest.json`` holds: no other than its own makes a checkpoint valid."""
 
     def __call__(self, case: Any) -> str:
         self.restore()
@@ -174,7 +174,7 @@ class OfStates(_OfCheckpoints):
             with as_written(self.path):
                 checkpoints.load(self.path)
         except RunError as error:
-            told(str(error), (str(self.path), "then, "))
+            check_message(str(error), (str(self.path), "then, "))
             return "RunError"
         return "accepted"
 
@@ -206,9 +206,9 @@ class OfMetrics:
         MetricsFile(self.path).rewind(step)
         kept = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
         assert all(record["step"] <= step for record in kept)
-        sound = [json.loads(line) for line in lines if line.startswith(b'{"kind": "train", "step"')]
+        valid = [json.loads(line) for line in lines if line.startswith(b'{"kind": "train", "step"')]
         assert [record for record in kept if record.get("kind") == "train"] == [
-            record for record in sound if record["step"] <= step
+            record for record in valid if record["step"] <= step
         ]
         return "accepted" if kept else "nothing kept"
 
@@ -240,7 +240,7 @@ class OfSummaries:
         try:
             finished = self.folder.finished(DOCUMENT)
         except RunError as error:
-            told(str(error), ("then, ",))
+            check_message(str(error), ("then, ",))
             return "RunError"
         if finished is None:
             return "no finished run"

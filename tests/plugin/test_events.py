@@ -270,4 +270,4 @@ def test_a_run_begins_by_naming_installed_plugins_that_failed():
     reporter = Warnings()
     events_of(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
     (text,) = reporter.texts
-    assert text.startswith('plugin "broken" failed and has no part in this: dpotrain_losses must return')
+    assert text.startswith('plugin "broken" failed and is not used: dpotrain_losses must return')

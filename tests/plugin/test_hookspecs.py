@@ -53,9 +53,9 @@ def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_resul
     assert positions == sorted(positions)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_the_page_shows_every_hook_in_the_life_of_a_run(hook):
-    assert hook in hookspecs.__doc__
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_page_shows_every_run_event_in_the_life_of_a_run(event):
+    assert event in hookspecs.__doc__
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -121,13 +121,13 @@ def test_the_examples_work(tmp_path):
     assert rows.fingerprint
 
 
-def test_neither_the_specs_nor_the_built_in_plugins_import_torch_or_transformers():
+def test_neither_the_specs_nor_the_built_in_plugins_import_anything_heavy():
     code = (
         "import sys\n"
-        "from dpotrain.plugin.api import hookspecs\n"
         "from dpotrain.plugin.runtime.manager import PluginManager\n"
+        "from dpotrain.plugin.runtime.plugin import HEAVY\n"
         "PluginManager.from_entry_points().infos()\n"
-        "print(sorted({'torch', 'transformers', 'datasets', 'wandb', 'peft'} & sys.modules.keys()))"
+        "print(sorted(HEAVY & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -192,7 +192,7 @@ def test_one_that_raises_is_dropped_by_name_and_the_others_go_on(method, error):
     assert text.startswith(
         f'logger "bad" of plugin "p" (dpotrain-p 1.2) is dropped: {what} raised {type(error).__name__}: gone{more} ('
     )
-    assert text.endswith("to replay them when it is over:\ndpotrain sync 'runs/my run' --to bad")
+    assert text.endswith("after the run, send them with:\ndpotrain sync 'runs/my run' --to bad")
     assert reporter.threads == {threading.current_thread()}
 
 
@@ -224,7 +224,7 @@ def test_once_dropped_it_is_called_no_more_even_if_it_comes_back():
     loggers.log(record(1))
     loggers.log(record(2))
     while loggers.names:
-        loggers.heed()
+        loggers.poll()
         time.sleep(0.01)
     stuck.released.set()
     for thread in threading.enumerate():

@@ -114,10 +114,10 @@ def test_a_failed_plugin_is_named_where_a_component_is_not_found(site):
     manager = PluginManager.from_entry_points()
     with pytest.raises(PluginError) as caught:
         manager.find(Loss, "simpo")
-    assert 'plugin "broken" (dpotrain-broken 1.0) failed, which may have offered it' in str(caught.value)
+    assert 'plugin "broken" (dpotrain-broken 1.0), which may offer it, failed' in str(caught.value)
     assert "no_such_module_at_all" in str(caught.value)
     assert manager.warnings == [
-        'plugin "broken" (dpotrain-broken 1.0) failed and has no part in this: ' + manager.failed[0].reason
+        'plugin "broken" (dpotrain-broken 1.0) failed and is not used: ' + manager.failed[0].reason
     ]
 
 
@@ -159,7 +159,9 @@ def test_a_blocked_plugin_is_not_even_imported(site, name):
     assert (blocked.status, blocked.offers) == ("blocked", {})
     assert blocked.file == str(site / "dpotrain_simpo_simpo.py")
     assert "dpotrain_simpo_simpo" not in sys.modules
-    with pytest.raises(PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\) is blocked'):
+    with pytest.raises(
+        PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\), which may offer it, is blocked'
+    ):
         manager.find(Loss, "simpo")
 
 

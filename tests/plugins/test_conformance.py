@@ -40,7 +40,6 @@ from dpotrain_plugins.formatters import (
 )
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.hub import Hub
-from dpotrain_plugins.length import Length
 from dpotrain_plugins.loggers.mlflow import MLflowLogger
 from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
@@ -48,6 +47,7 @@ from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
 from dpotrain_plugins.merge.exporter import Merge
+from dpotrain_plugins.metrics.length import Length
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from dpotrain_plugins.quantizers.torchao import TorchAoInt8

@@ -10,7 +10,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.core.scores import PairScores
 from dpotrain.engine.training.metrics import means_of
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
-from dpotrain_plugins.length import Length
+from dpotrain_plugins.metrics.length import Length
 from tests.run.recipes import project, records
 from tests.run.test_resume import StopAt
 

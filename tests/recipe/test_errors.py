@@ -284,8 +284,7 @@ def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     text = refused(MINIMAL, "loss.use=simpo", plugins=manager)
     assert '[loss] use: there is no loss "simpo"' in text
     assert (
-        '\n    plugin "broken" (dpotrain-broken 1.0) failed, which may have offered it: ModuleNotFoundError'
-        in text
+        '\n    plugin "broken" (dpotrain-broken 1.0), which may offer it, failed: ModuleNotFoundError' in text
     )
 
 
@@ -310,7 +309,7 @@ def test_without_plugins_the_installed_ones_are_taken_and_blocked_ones_not_impor
     install(site, "dpotrain-simpo", "0.3", simpo="raise SystemExit('must not be imported')")
     text = 'block = ["simpo"]\n' + MINIMAL
     message = refused(text, plugins=None)
-    assert 'plugin "simpo" (dpotrain-simpo 0.3) is blocked, which may have offered it' in message
+    assert 'plugin "simpo" (dpotrain-simpo 0.3), which may offer it, is blocked' in message
     assert "must not be imported" not in message
 
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 import dpotrain
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe import load_recipe
 from dpotrain.recipe.sections import DataSection
-from tests.plugin.fakes import FakeAdapter, FakeFormatter, FakeLoader, FakeLogger, FakeLoss, FakeSource
+from tests.plugin.fakes import (
+    EVERYTHING,
+    FakeAdapter,
+    FakeFormatter,
+    FakeLoader,
+    FakeLogger,
+    FakeLoss,
+    FakeSource,
+    Offers,
+)
 from tests.recipe.writing import MINIMAL, load
 
 
@@ -87,6 +98,18 @@ def test_false_is_none_where_there_may_be_none(plugins):
     assert recipe.training.max_grad_norm is None
     assert recipe.loggers[0].options.limit is None
     assert recipe.loggers[0].options.nested.cap is None
+
+
+def test_an_option_is_read_under_its_alias():
+    class Aliased(FakeLoss):
+        name = "aliased"
+
+        class Options(FakeLoss.Options):
+            weight: float = Field(alias="lambda", description="A weight.")
+
+    plugins = PluginManager.of(Offers("p", *EVERYTHING, Aliased))
+    text = MINIMAL.replace('use = "fake-dpo"', 'use = "aliased"\nlambda = 2')
+    assert load(text, plugins=plugins).loss.options.weight == 2
 
 
 def test_a_quantizer_that_trains_its_weights_needs_no_adapter(plugins):

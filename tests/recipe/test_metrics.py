@@ -43,6 +43,6 @@ def test_measures_that_are_no_names_are_refused(measures):
 
 def test_a_plugin_that_is_called_like_the_engines_numbers_is_refused():
     manager = PluginManager.of(Offers("rewards", *EVERYTHING))
-    assert '[metrics.0]: plugin "rewards" is called like numbers that records have anyway' in refused(
+    assert '[metrics.0]: plugin "rewards" has the name of a prefix that records use' in refused(
         MINIMAL + ONE, plugins=manager
     )

@@ -148,7 +148,7 @@ FAULTS = [
         "disk full in the cache's tokens",
         f"{_GOES_ON}, with temporary files instead",
         _full(r"/cache/tokens/.*\.npy$", only="/cache/"),
-        "tokenized data is not kept: {cache} cannot be written (File too large); see run.cache_dir",
+        "tokenized data is not cached: {cache} cannot be written (File too large); see run.cache_dir",
         ends=False,
         settings=_CACHE,
         left=ALL,
@@ -169,7 +169,7 @@ FAULTS = [
             [["disk_error", rf"/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
-            soak=name == "manifest.json",
+            soak=True,
         )
         for name in ("trained.safetensors", "manifest.json")
     ),
@@ -191,7 +191,7 @@ FAULTS = [
         "disk error (EIO) as tokens are synced to the cache",
         f"{_GOES_ON}, with temporary files instead",
         [["disk_error", r"/cache/tokens/.*\.npy"]],
-        "tokenized data is not kept: {cache} cannot be written (Input/output error); see run.cache_dir",
+        "tokenized data is not cached: {cache} cannot be written (Input/output error); see run.cache_dir",
         ends=False,
         settings=_CACHE,
         left=ALL,
@@ -210,6 +210,7 @@ FAULTS = [
         [["read_only", "{parent}"]],
         "cannot make the run folder {run}: Permission denied",
         left=NONE,
+        soak=True,
         mended=["{parent}"],
     ),
     Fault(
@@ -224,7 +225,7 @@ FAULTS = [
         "a cache folder that cannot be written to",
         f"{_GOES_ON}, with temporary files instead",
         [["read_only", "{cache}"]],
-        "tokenized data is not kept: {cache} cannot be written (Permission denied); see run.cache_dir",
+        "tokenized data is not cached: {cache} cannot be written (Permission denied); see run.cache_dir",
         ends=False,
         settings=_CACHE,
         left=ALL,

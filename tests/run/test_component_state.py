@@ -132,10 +132,10 @@ def holds_an_object(self):
     ("state_dict", "message"),
     [
         (divides, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
-        (lists, r"returned list, which is no mapping, from state_dict"),
+        (lists, r"returned list, which is not a mapping, from state_dict"),
         (
             lambda self: {"odd": object()},
-            r"returned an object of type object, which no checkpoint can hold, from",
+            r"returned an object of type object, which a checkpoint cannot hold, from",
         ),
     ],
     ids=["raises", "no mapping", "no data"],

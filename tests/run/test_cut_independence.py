@@ -12,6 +12,8 @@ import pytest
 
 from tests.run.recipes import losses, project, records, run
 
+soak = pytest.mark.soak
+
 #: Ways of computing the same steps.
 WAYS = {
     "tiny micro-batches": ["training.tokens_per_microbatch=60"],
@@ -34,7 +36,13 @@ def reference_run(request, tmp_path_factory) -> tuple[Path, list[float]]:
     return recipe, losses(folder / "run")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=[soak] * (way in {"one micro-batch", "padded", "stored reference"}))
+        for way in WAYS
+    ],
+)
 def test_losses_are_the_same(reference_run, way, tmp_path):
     recipe, expected = reference_run
     run(recipe, *WAYS[way], into=tmp_path / "run")
@@ -68,9 +76,6 @@ LAUNCHERS = {
         *("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
     ],
 }
-
-
-soak = pytest.mark.soak
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_ctrl_c_ends_the_wait_for_a_logger_and_the_summary_is_there(tmp_path, st
     ended = start(
         f"loggers=[{table(file, hangs='finish')}]",
         "training.steps=2",
-        acts=[["interrupt_after_saying", "waiting 120 s at most for the logger"]],
+        acts=[["interrupt_after_saying", "waiting at most 120 s for the logger"]],
     )
     assert ended.code == 130, ended.err
     assert summary(tmp_path / "run")["status"] == "finished"

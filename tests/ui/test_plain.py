@@ -109,7 +109,7 @@ def test_a_phase_that_is_broken_off_says_so(plain, stream):
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert stream.getvalue().splitlines()[-1] == "tokenizing: broken off at 7/100 after 0.0s"
+    assert stream.getvalue().splitlines()[-1] == "tokenizing: interrupted at 7/100 after 0.0s"
 
 
 def test_notes_warnings_header_and_checkpoints_are_marked(plain, stream):

@@ -46,7 +46,7 @@ def test_memory_by_part_and_the_facts():
         "weights 4.0 GB",
         "optimizer 300 MB",
         "at the peak 4.3 GB",
-        "there is, on NVIDIA [H200] 24.0 GB",
+        "available on NVIDIA [H200] 24.0 GB",
         "training 39,976,960 of 6,738,415,616 parameters",
         "micro-batch at most 4,096 tokens (what fits), packed; the longest pair has 1,800",
         "steps 956 of 64 pairs, of 61,135 pairs; about 12.3 micro-batches a step",
@@ -73,4 +73,4 @@ def test_another_device_has_no_time():
 
 def test_a_finished_run_shows_how_far_off_the_forecast_was():
     run = {"peak_memory_mb_predicted": 1024.0, "peak_memory_mb_measured": 2048.0}
-    assert "took 2.0 GB, where 1.0 GB were foretold" in shown(finished_run=run)
+    assert "took 2.0 GB, predicted 1.0 GB" in shown(finished_run=run)

@@ -137,7 +137,7 @@ def forecast(predicted: float, measured: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("measured", [1900.0, 1000.0])
-def test_memory_that_was_foretold_wrongly_is_a_line(measured, tmp_path):
+def test_memory_far_from_the_prediction_is_a_line(measured, tmp_path):
     lines = summary_text(outcome(tmp_path, plan=forecast(1500.0, measured))).splitlines()
     (line,) = (line for line in lines if line.startswith("  plan "))
     shown = "1.9 GB" if measured > 1500 else "1000 MB" if measured < 1000 else "1.0 GB"

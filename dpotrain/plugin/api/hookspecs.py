@@ -1,9 +1,7 @@
 """The hooks of dpotrain. This page, in the order of a run's life, is the reference for plugin authors.
 
     recipe is read                     # components are looked up by name in the catalogues and constructed
-        dpotrain_model_loaders, dpotrain_quantizers, dpotrain_adapters, dpotrain_dataset_sources,
-        dpotrain_dataset_formatters, dpotrain_losses, dpotrain_optimizers, dpotrain_schedules,
-        dpotrain_metrics, dpotrain_loggers, dpotrain_exporters
+        dpotrain_losses and the hook of every other kind of component
     component.check() of each selected one
     tokenizer, rows, pairs, tokens     # loader.load_tokenizer, source.load, formatter.format
     policy                             # quantizer.loading_config, loader.load_model, quantizer.prepare,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,16 +19,21 @@ _PLURALS = {
 
 
 class Expectations:
-    """The JSON schema of an options model or section, and what can be said from it."""
+    """The keys of an options model or section, and the values that its JSON schema allows, in words."""
 
     def __init__(self, model: type[BaseModel]) -> None:
-        self.schema: dict[str, Any] = model.model_json_schema()
-        self._definitions: dict[str, Any] = self.schema.get("$defs", {})
+        self._model = model
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema. It takes milliseconds and is built only where a message or a ``false`` needs it."""
+        return self._model.model_json_schema()
 
     @property
     def keys(self) -> list[str]:
         """The keys of the table."""
-        return list(self.schema.get("properties", {}))
+        fields = self._model.model_fields.items()
+        return [alias if isinstance(alias := field.validation_alias, str) else name for name, field in fields]
 
     def at(self, path: tuple[str | int, ...]) -> dict[str, Any] | None:
         """Return the schema of the value at a path, or None where the schema does not say."""
@@ -48,7 +54,7 @@ class Expectations:
 
     def none_for_false(self, table: dict[str, Any]) -> dict[str, Any]:
         """Return the table with None where it says ``false`` of something that may be none."""
-        return self._none_for_false(table, self.schema)  # type: ignore[no-any-return]
+        return self._none_for_false(table, self.schema) if _has_false(table) else table
 
     def _none_for_false(self, value: Any, schema: dict[str, Any]) -> Any:
         schema = self._resolved(schema)
@@ -72,7 +78,7 @@ class Expectations:
 
     def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in schema:
-            return self._resolved(self._definitions[schema["$ref"].removeprefix("#/$defs/")])
+            return self._resolved(self.schema["$defs"][schema["$ref"].removeprefix("#/$defs/")])
         return schema
 
     def _inside(self, schema: dict[str, Any], part: str | int) -> dict[str, Any] | None:
@@ -118,6 +124,12 @@ class Expectations:
             return f"a list of {len(items)} ({', '.join(items)})"
         item = self._phrase(schema.get("items", {}))
         return f"a list of {_PLURALS[item]}" if item in _PLURALS else "a list"
+
+
+def _has_false(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_false, value.values() if isinstance(value, dict) else value))
+    return value is False
 
 
 def shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Plugins at work: found, loaded and checked in isolation; run events, loggers, failures."""
+"""Plugins at run time: discovery, isolated loading, checks, run events, logger threads, failures."""

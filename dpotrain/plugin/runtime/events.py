@@ -1,12 +1,11 @@
-"""Run events, each listener isolated from the others.
+"""Calls the run events of plugins, each listener isolated from the others.
 
 The run package makes one :class:`RunEvents` a run and calls its methods, one for each event of
 :mod:`dpotrain.plugin.api.hookspecs`; ``events.loggers`` drives the ``[[loggers]]``. Both do nothing on processes
 other than the main one, so the caller need not ask.
 
 Listeners are called in the thread that trains, one after the other, and see the live run: between two steps nothing
-moves. The methods of a logger are not: they are called in the logger's own thread, for a listener that hangs cannot
-be left behind in the thread that trains.
+moves. The methods of a logger are called in the logger's own thread instead, where one that hangs can be dropped.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class _Listener:
     """One implementation of one event."""
 
     label: str
-    """Who it is, for messages."""
+    """Name and distribution, for messages."""
     implementation: HookImpl
     logger: Logger | None = None
-    """The logger whose method it is, and in whose thread it is called."""
-    there_for: tuple[Logger, ...] = ()
-    """The loggers that a plugin's module is there for alone, and that are dropped where it raises."""
+    """The logger whose method it is, and in whose thread it runs."""
+    only_for: tuple[Logger, ...] = ()
+    """The loggers that are all the recipe selects of a plugin's module; they are dropped where the module raises."""
 
 
 class RunEvents:
@@ -47,21 +46,21 @@ class RunEvents:
 
     Listeners are the modules of active plugins (those that offer a selected component, or that ``requires``
     names), in the order of their distributions, and then the selected component objects in the recipe's
-    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. A logger's methods hear an
-    event after what the logger was told before it.
+    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. A logger's methods get an
+    event after the records that came before it.
     """
 
     def __init__(
         self, selection: Selection, plugins: PluginManager, reporter: Reporter, patience: float
     ) -> None:
-        """``patience`` is how many seconds a logger may take over a call."""
+        """``patience`` is the seconds that a logger may take for one call."""
         self.loggers = LoggerSet(selection.loggers, plugins, reporter, patience)
         self._plugins = plugins
         self._warn = reporter.warn
         self._listeners = _listeners(selection, plugins)
 
     def run_started(self, run: Run) -> None:
-        """``dpotrain_run_started``; also warns of installed plugins that failed and were not needed."""
+        """``dpotrain_run_started``; also warns about installed plugins that failed and are not needed."""
         if run.is_main_process:
             for warning in self._plugins.warnings:
                 self._warn(warning)
@@ -83,12 +82,12 @@ class RunEvents:
         """``dpotrain_run_finished``, however the run ended."""
         self._call("dpotrain_run_finished", run, outcome=outcome)
 
-    def heard_by(self, hook: str) -> list[str]:
-        """Return who hears an event, in the order in which they do."""
+    def subscribers(self, hook: str) -> list[str]:
+        """Return the listeners of an event, in the order in which they are called."""
         return [listener.label for listener in self._listeners[hook]]
 
     def _call(self, hook: str, run: Run, **arguments: Any) -> None:
-        """Let every listener hear the event; only then raise a PluginError for those that failed."""
+        """Call every listener; only then raise a PluginError for those that failed."""
         if not run.is_main_process:
             return
         values = {"run": run, **arguments}
@@ -97,16 +96,16 @@ class RunEvents:
             if listener.logger is None:
                 here.append(listener)
             else:
-                self.loggers.hear(
+                self.loggers.call(
                     listener.logger, hook, listener.implementation.function, _wanted(listener, values)
                 )
-        self.loggers.heed()
+        self.loggers.poll()
         if not here:
             return
         from dpotrain.core.random_state import RandomState
 
-        # A listener that draws random numbers must not change what the run draws next, or a resumed run, which
-        # hears other events, would take other steps.
+        # A listener that draws random numbers must not change what the run draws next: a resumed run has other
+        # events and would take other steps.
         state = RandomState.capture()
         try:
             self._notify(here, hook, values)
@@ -116,14 +115,14 @@ class RunEvents:
     def _notify(self, listeners: list[_Listener], hook: str, values: dict[str, Any]) -> None:
         failures: list[tuple[str, Exception]] = []
         for listener in listeners:
-            if listener.there_for and not any(logger in self.loggers for logger in listener.there_for):
+            if listener.only_for and not any(logger in self.loggers for logger in listener.only_for):
                 continue
             try:
                 listener.implementation.function(**_wanted(listener, values))
             except Exception as error:
-                for logger in listener.there_for:
+                for logger in listener.only_for:
                     self.loggers.drop(logger, hook, error)
-                if not listener.there_for:
+                if not listener.only_for:
                     failures.append((listener.label, error))
         if failures:
             lines = [failure(label, hook, error) for label, error in failures]
@@ -139,17 +138,17 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
     found: dict[str, list[_Listener]] = {event: [] for event in EVENTS}
 
     def listen(
-        label: str, owner: object, logger: Logger | None = None, there_for: tuple[Logger, ...] = ()
+        label: str, owner: object, logger: Logger | None = None, only_for: tuple[Logger, ...] = ()
     ) -> None:
         for hook, implementation in implementations(owner, label).items():
             if hook in found:
-                found[hook].append(_Listener(label, implementation, logger, there_for))
+                found[hook].append(_Listener(label, implementation, logger, only_for))
 
     for plugin in plugins.active(selection):
         selected = [part for part in selection.components if plugins.owner(type(part)) is plugin]
         loggers = tuple(part for part in selected if isinstance(part, Logger))
-        # A module that is here for its loggers alone is dropped with them; one that is here for more is not.
-        listen(plugin.label, plugin.module, there_for=loggers if len(loggers) == len(selected) else ())
+        # A module of which only loggers are selected is dropped with them; one of which more is selected is not.
+        listen(plugin.label, plugin.module, only_for=loggers if len(loggers) == len(selected) else ())
     for part in selection.components:
         listen(plugins.label(part), part, part if isinstance(part, Logger) else None)
     for listeners in found.values():

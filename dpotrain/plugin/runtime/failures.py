@@ -1,4 +1,4 @@
-"""Who is to blame: an error that a component let out, told with its name, its distribution and what it was doing."""
+"""Names the component that raised an error: its name, its distribution and its method."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @contextmanager
 def naming_components(selection: Selection, plugins: PluginManager) -> Iterator[None]:
-    """Turn what a component of the recipe lets out into a PluginError that names it (see :func:`named`)."""
+    """Turn an exception of a component of the recipe into a PluginError that names it (see :func:`named`)."""
     try:
         yield
     except Exception as error:
-        told = named(error, selection, plugins)
-        if told is error:
+        known = named(error, selection, plugins)
+        if known is error:
             raise
-        raise told from error
+        raise known from error
 
 
 def named(error: BaseException, selection: Selection, plugins: PluginManager) -> BaseException:
     """Return a PluginError that says which plugin raised ``error``, and in which of its methods.
 
-    The traceback knows: the outermost method of a component in it is what the core had called. Code of a plugin
-    that is no component's method (a layer that an adapter put into the model, rows that a source returned) is
-    known by the plugin's module. A DpotrainError is returned as it is, and so is an error of nobody's.
+    The outermost method of a component in the traceback is what the core called. Other code of a plugin (a layer
+    that an adapter put into the model, rows that a source returned) is recognised by the plugin's module. A
+    DpotrainError is returned as it is, and so is an error that no plugin raised.
 
-    Notes that were added to the error on its way (``add_note``) follow its line.
+    Notes added to the error (``add_note``) follow its line.
     """
     if not isinstance(error, Exception) or isinstance(error, DpotrainError):
         return error
@@ -67,7 +67,7 @@ def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, st
 
 
 def _method(component: type[Component], code: CodeType) -> str | None:
-    """Return the method that the code is, None for a function of the core that only takes the component."""
+    """Return the name of the method with this code; None for a function of the core that takes the component."""
     if hasattr(component, code.co_name):
         return code.co_name
     # A function may be a method under another name: a lambda, or an alias.

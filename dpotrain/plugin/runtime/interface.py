@@ -1,15 +1,15 @@
 """The version of the plugin interface, and which one a plugin was written for.
 
-The interface is what hooks and component types look like; ``tests/plugin/snapshots/interface-N.txt`` has it word for
-word. Whatever is added to it raises ``INTERFACE``; whatever is taken away or changed raises ``OLDEST`` too. A hook that
-is to go gets ``@hookspec(warn_on_impl=DeprecatedHook("…"))`` for at least one version before.
+The interface is the signatures of hooks and component types; ``tests/plugin/snapshots/interface-N.txt`` lists them. An
+addition raises ``INTERFACE``; a removal or change raises ``OLDEST`` too. A hook that is to be removed gets
+``@hookspec(warn_on_impl=DeprecatedHook("…"))`` for at least one version before.
 
-A plugin says in its module what it was written for::
+A plugin declares in its module the version it was written for::
 
     dpotrain_interface = 1
 
-The line is read before the module is imported, so that one that was written for a later interface is told apart from
-one that is broken. A plugin that says nothing is taken to fit.
+The line is read before the module is imported, so that the error says that dpotrain is too old rather than what the
+import ran into. A plugin that declares nothing is taken to be compatible.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from dpotrain.core.version import __version__
 INTERFACE = 1
 OLDEST = 1
 
-#: The name under which a plugin's module says so.
+#: The name of the declaration in a plugin's module.
 DECLARATION = "dpotrain_interface"
 _LINE = re.compile(rf"^{DECLARATION}\s*(?::\s*[\w.\[\]]+\s*)?=\s*(\d+)\s*(?:#.*)?$", re.MULTILINE)
 
 
 class DeprecatedHook(FutureWarning):
-    """What a hook's specification says to those that still implement it; shown by ``dpotrain plugins``."""
+    """The warning about a deprecated hook for plugins that implement it; shown by ``dpotrain plugins``."""
 
 
 def declared_in(file: str | None) -> int | None:
-    """Return what a Python file declares, without importing it; None where it does not say or is no source."""
+    """Return what a Python file declares, without importing it; None where it declares nothing."""
     if file is None or not file.endswith(".py"):
         return None
     try:
@@ -49,7 +49,7 @@ def declared_in(file: str | None) -> int | None:
 def declared_by(owner: object) -> int | None:
     """Return what a module or object declares, or None.
 
-    Raises PluginError for something that is no version.
+    Raises PluginError for a value that is not a version.
     """
     value = inspect.getattr_static(owner, DECLARATION, None)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):

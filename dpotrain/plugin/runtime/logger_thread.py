@@ -1,4 +1,4 @@
-"""The thread in which one logger works, so that no step waits for it."""
+"""The thread that runs one logger's calls, so that no step waits for them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from dpotrain.core.errors import describe_exception
 
-#: Calls that may wait for a logger. One that is further behind would never catch up, and take memory until then.
+#: Calls that may be queued for a logger. One that is further behind would not catch up, and its queue takes memory.
 MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One thing for a logger to do."""
+    """One call of a logger's method."""
 
     what: str
     """In words, for messages: ``log of step 40``."""
@@ -24,10 +24,10 @@ class Call:
 
 
 class LoggerThread:
-    """Makes a logger's calls one after the other, in the order in which they were put.
+    """Runs a logger's calls one after the other, in the order in which they were queued.
 
-    The thread is a daemon: one that hangs does not keep the process from ending. After a call that raised, no other
-    is made.
+    The thread is a daemon, so one that hangs does not keep the process from ending. After a call that raises, no
+    other is made.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,7 +42,7 @@ class LoggerThread:
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
 
     def put(self, call: Call) -> None:
-        """Let a call be made as soon as those before it are done; returns at once."""
+        """Queue a call, which is made after those before it; returns at once."""
         with self._changed:
             if self._closed:
                 return
@@ -56,7 +56,7 @@ class LoggerThread:
             self._changed.notify_all()
 
     def fault(self, patience: float) -> str:
-        """Return why nothing more is to be expected: a call raised, or has not returned for ``patience`` seconds."""
+        """Return why the logger does not work: a call raised, or has not returned for ``patience`` seconds; else ""."""
         with self._changed:
             current = self._current
             if self._fault or current is None or time.monotonic() - self._since < patience:
@@ -65,25 +65,25 @@ class LoggerThread:
             return f"{current.what} has not returned for {patience:g} s{behind}"
 
     def close(self) -> None:
-        """Take no more calls, and let the thread end after those that were put."""
+        """Accept no more calls, and let the thread end after those that are queued."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all calls are done after :meth:`close`, so many seconds at most, and return whether they are."""
+        """Wait at most ``seconds`` after :meth:`close` until all calls are done, and return whether they are."""
         with self._changed:
             idle = self._thread.ident is None
             return idle or self._changed.wait_for(lambda: self._ended, max(0.0, seconds))
 
     def undone(self) -> list[str]:
-        """Return what is still to be done, in words: the call that is being made, and those that wait."""
+        """Return the calls that are not done, in words: the running one first."""
         with self._changed:
             current = [] if self._current is None else [self._current.what]
             return [*current, *(call.what for call in self._waiting)]
 
     def abandon(self) -> None:
-        """Let the thread end as soon as the call that it is making returns, if it ever does."""
+        """Drop queued calls, and let the thread end when the running call returns, if it ever does."""
         with self._changed:
             self._abandon()
 
@@ -96,7 +96,7 @@ class LoggerThread:
         while (call := self._next()) is not None:
             try:
                 call.make()
-            except BaseException as error:  # sys.exit() too, which would end the thread without a word
+            except BaseException as error:  # sys.exit() too, which would end the thread silently
                 with self._changed:
                     self._fault = f"{call.what} raised {describe_exception(error)}"
                     self._abandon()

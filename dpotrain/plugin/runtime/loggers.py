@@ -1,4 +1,4 @@
-"""The recipe's loggers, each in a thread of its own, and what becomes of one that raises or hangs."""
+"""The recipe's loggers, each in a thread of its own; one that raises or hangs is dropped."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from dpotrain.core.reporter import Reporter
     from dpotrain.plugin.runtime.manager import PluginManager
 
-#: Seconds of waiting for loggers at the end of a run after which a person is told what the run waits for.
+#: Seconds of waiting for loggers at the end of a run after which a note says so.
 _SILENCE = 2.0
-#: Seconds between two looks at a logger whose state is waited for.
+#: Seconds between two checks of a logger whose state is waited for.
 _LOOK = 0.05
 
 
@@ -39,15 +39,15 @@ class _Kept:
     logger: Logger
     thread: LoggerThread
     run: LoggedRun | None = None
-    """What it sees of the run; made when it is first told of it."""
+    """Its copy of the run; made for its first call."""
 
 
 class LoggerSet:
     """The recipe's loggers; one that raises, hangs or falls far behind is dropped with a message.
 
-    Loggers work in threads of their own. Whatever is put for them is a copy, so that neither the run nor another
-    logger can change it meanwhile. What they say and report on the way is passed on by :meth:`heed`, in the thread
-    that calls it: the reporter, ``run.log`` and the summary never see two threads at once.
+    Loggers run in threads of their own. They get copies, which neither the run nor another logger can change. Their
+    notes and reports are passed on by :meth:`poll`, in the thread that calls it, so that the reporter, ``run.log`` and
+    the summary are used by one thread only.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class LoggerSet:
         self._reporter = reporter
         self._patience = patience
         self._said: deque[Callable[[], object]] = deque()
-        """What loggers asked for in their threads and is still to be done in the run's."""
+        """Notes and reports of loggers that :meth:`poll` is to pass on."""
         self._folder: Path | None = None
-        """The run's folder, once it is known: the run has begun."""
+        """The run's folder; None before :meth:`start`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class LoggerSet:
         return any(kept.logger is logger for kept in self._kept)
 
     def start(self, run: Run) -> None:
-        """Open every logger. On other processes than the main one no logger is ever opened."""
+        """Open every logger; on processes other than the main one, none."""
         if not run.is_main_process:
             self._kept.clear()
         self._folder = run.folder
@@ -80,15 +80,15 @@ class LoggerSet:
             kept.thread.put(Call("start", partial(kept.logger.start, self._seen(kept, run))))
 
     def log(self, record: Record) -> None:
-        """Hand one record to every logger."""
+        """Queue one record for every logger."""
         for kept in self._kept:
             kept.thread.put(Call(f"log of step {record.step}", partial(kept.logger.log, _copied(record))))
-        self.heed()
+        self.poll()
 
-    def hear(
+    def call(
         self, logger: Logger, hook: str, listener: Callable[..., object], values: Mapping[str, Any]
     ) -> None:
-        """Let a logger hear a run event: ``listener`` is called with copies of ``values``, by name."""
+        """Queue a run event for a logger: ``listener`` is called with copies of ``values``, by name."""
         for kept in self._kept:
             if kept.logger is logger:
                 given = {
@@ -98,12 +98,12 @@ class LoggerSet:
                 kept.thread.put(Call(hook, partial(listener, **given)))
 
     def state_of(self, logger: Logger) -> Mapping[str, Any]:
-        """Return a logger's state after everything that was put for it: a resumed run puts none of that again.
+        """Return a logger's state after everything that was queued for it, which a resumed run does not queue again.
 
-        One without state is not waited for. Empty where the logger is dropped, raises, or does not get so far within
+        A logger without state is not waited for. Empty where the logger is dropped, raises, or takes more than
         ``patience`` seconds.
         """
-        self.heed()
+        self.poll()
         kept = next((kept for kept in self._kept if kept.logger is logger), None)
         if kept is None or type(logger).state_dict is Component.state_dict:
             return {}
@@ -121,18 +121,18 @@ class LoggerSet:
 
         kept.thread.put(Call("state_dict", ask))
         deadline = time.monotonic() + self._patience
-        # A call before it that raises leaves this one undone, and is not waited for.
+        # Where a call before it raises, this one is never made.
         while not done.wait(_LOOK) and not kept.thread.fault(self._patience):
             if time.monotonic() >= deadline:
                 self._reporter.warn(
                     f"{self._plugins.label(logger)} is too far behind for its state to be saved"
                 )
                 break
-        self.heed()
+        self.poll()
         return found[0] if found else {}
 
-    def heed(self) -> None:
-        """Pass on what loggers said, and drop those of which nothing more is to be expected."""
+    def poll(self) -> None:
+        """Pass on notes and reports of loggers, and drop loggers that raised or hang."""
         while self._said:
             self._said.popleft()()
         for kept in list(self._kept):
@@ -141,30 +141,30 @@ class LoggerSet:
                 self._drop(kept, fault)
 
     def drop(self, logger: Logger, where: str, error: Exception) -> None:
-        """Take a logger out because a module that is there for it raised in ``where``."""
+        """Drop a logger because its plugin's module raised in ``where``."""
         for kept in list(self._kept):
             if kept.logger is logger:
                 self._drop(kept, f"{where} raised {describe_exception(error)}")
 
     def finish(self, outcome: Outcome, at_most: float = math.inf) -> None:
-        """Close every logger, once, and wait for them; nothing is closed where :meth:`start` was never reached.
+        """Close every logger and wait for them; nothing happens before :meth:`start`.
 
-        Waits ``patience`` seconds for all of them together, or ``at_most`` seconds if that is less; then says what was
-        not delivered.
+        Waits ``patience`` seconds for all of them together, or ``at_most`` seconds if that is less; then warns about
+        calls that were not made.
         """
         if self._folder is None:
             return
-        self.heed()
+        self.poll()
         try:
             for kept in self._kept:
                 kept.thread.put(Call("finish", partial(kept.logger.finish, _copied(outcome))))
                 kept.thread.close()
             limit = min(self._patience, at_most)
             late = self._wait(limit)
-            self.heed()
+            self.poll()
             for kept in late:
                 undone = kept.thread.undone()
-                if kept.logger in self and undone:  # else it has been dropped by now, or was just in time
+                if kept.logger in self and undone:  # else it was dropped, or has just finished
                     rest = f" and {len(undone) - 1} calls more" if len(undone) > 1 else ""
                     self._drop(kept, f"{undone[0]}{rest} were not done {limit:g} s after the end of the run")
         finally:
@@ -179,7 +179,7 @@ class LoggerSet:
         late = [kept for kept in self._kept if not kept.thread.wait(patient - time.monotonic())]
         if late and limit > _SILENCE:
             names = ", ".join(f'"{kept.logger.name}"' for kept in late)
-            self._reporter.note(f"waiting {limit:g} s at most for the logger {names} to finish")
+            self._reporter.note(f"waiting at most {limit:g} s for the logger {names} to finish")
         return [kept for kept in late if not kept.thread.wait(deadline - time.monotonic())]
 
     def _drop(self, kept: _Kept, fault: str) -> None:
@@ -189,7 +189,7 @@ class LoggerSet:
         where = "RUN" if self._folder is None else shlex.quote(str(self._folder))
         self._reporter.warn(
             f"{self._plugins.label(kept.logger)} is dropped: {fault}\n"
-            "the run does without it, and its metrics file holds every record; to replay them when it is over:\n"
+            "the run continues without it, and its metrics file has every record; after the run, send them with:\n"
             f"dpotrain sync {where} --to {name}"
         )
 
@@ -213,7 +213,7 @@ class LoggerSet:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy that nothing the run goes on to do can change."""
+    """Return a copy that the run cannot change."""
     from dpotrain.core import summary
     from dpotrain.core.records import Outcome
 

@@ -1,4 +1,4 @@
-"""The plugin manager: which plugins there are, what they offer, and why some do not."""
+"""The plugin manager: the installed plugins, their components, and why some failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["active", "unused", "blocked", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """What ``dpotrain plugins`` says of a plugin; plain data."""
+    """A plugin as ``dpotrain plugins`` shows it; plain data."""
 
     name: str
     offers: dict[str, list[str]]
@@ -48,7 +48,7 @@ class PluginInfo:
 
 
 class PluginManager:
-    """A fixed set of plugins, loaded and checked. Nothing that goes wrong with one concerns another."""
+    """A fixed set of plugins, loaded and checked, each isolated from the failures of others."""
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
         self.plugins: tuple[Plugin, ...] = tuple(plugins)
@@ -91,8 +91,8 @@ class PluginManager:
 
     @property
     def warnings(self) -> list[str]:
-        """What to tell a person about plugins that failed, where the recipe did not need them."""
-        return [f"{plugin.label} failed and has no part in this: {plugin.reason}" for plugin in self.failed]
+        """Warnings about plugins that failed, for a recipe that does not need them."""
+        return [f"{plugin.label} failed and is not used: {plugin.reason}" for plugin in self.failed]
 
     def names(self, kind: type[Component]) -> list[str]:
         """Return the names that a recipe can use for a kind, in the catalogue's order."""
@@ -134,7 +134,7 @@ class PluginManager:
         return component in self._owners
 
     def label(self, component: Component | type[Component]) -> str:
-        """Return who a component is, for messages: ``loss "dpo" of plugin "losses" (dpotrain 0.1.0)``."""
+        """Return a component's full name for messages: ``loss "dpo" of plugin "losses" (dpotrain 0.1.0)``."""
         owner = self.owner(component if isinstance(component, type) else type(component))
         return f'{component.kind} "{component.name}" of {owner.label}'
 
@@ -151,27 +151,25 @@ class PluginManager:
         named = {name for plugin in self.plugins for name in (plugin.name, plugin.distribution) if name}
         return sorted(named)
 
-    def active(self, selection: Selection) -> tuple[Plugin, ...]:
-        """Return the plugins that a recipe selects: by a component, or by ``requires``."""
-        from packaging.utils import canonicalize_name
+    def required(self, requires: Sequence[str]) -> tuple[Plugin, ...]:
+        """Return the plugins of the distributions that a recipe's ``requires`` names, failed and blocked ones too."""
+        if not requires:
+            return ()
+        from packaging.utils import canonicalize_name  # 20 ms that few recipes need
 
         from dpotrain.plugin.runtime.requirements import required_distributions
 
+        names = required_distributions(requires)
+        return tuple(p for p in self.plugins if p.distribution and canonicalize_name(p.distribution) in names)
+
+    def active(self, selection: Selection) -> tuple[Plugin, ...]:
+        """Return the plugins that a recipe selects: by a component, or by ``requires``."""
         used = {id(self.owner(type(component))) for component in selection.components}
-        required = required_distributions(selection.requires)
-        return tuple(
-            plugin
-            for plugin in self.plugins
-            if id(plugin) in used
-            or (
-                not (plugin.failed or plugin.blocked)
-                and plugin.distribution is not None
-                and canonicalize_name(plugin.distribution) in required
-            )
-        )
+        used |= {id(p) for p in self.required(selection.requires) if not (p.failed or p.blocked)}
+        return tuple(plugin for plugin in self.plugins if id(plugin) in used)
 
     def provenance(self, selection: Selection) -> list[dict[str, Any]]:
-        """Return what runs, for run folder and loggers: each active plugin, and what the recipe selects of it."""
+        """Return the active plugins and the components that the recipe selects of each, for run folder and loggers."""
         selected: dict[int, list[str]] = {}
         for component in selection.components:
             names = selected.setdefault(id(self.owner(type(component))), [])
@@ -241,9 +239,9 @@ class PluginManager:
             lines[0] += f"; no plugin offers {article} {kind.kind}"
         for plugin in self.plugins:
             if plugin.failed:
-                lines.append(f"{plugin.label} failed, which may have offered it: {plugin.reason}")
+                lines.append(f"{plugin.label}, which may offer it, failed: {plugin.reason}")
             elif plugin.blocked:
-                lines.append(f"{plugin.label} is blocked, which may have offered it")
+                lines.append(f"{plugin.label}, which may offer it, is blocked")
         return "\n".join(lines)
 
 

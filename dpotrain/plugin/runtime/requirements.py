@@ -1,4 +1,4 @@
-"""``requires = ["dpotrain-foo>=0.2"]``: what a recipe needs to be installed."""
+"""``requires = ["dpotrain-foo>=0.2"]``: distributions that a recipe needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def required_distributions(requires: Iterable[str]) -> set[str]:
 
 
 def unmet(text: str) -> str | None:
-    """Return what is wrong with one entry of ``requires`` in this environment and how to mend it, or None."""
+    """Return why one entry of ``requires`` is not met in this environment and the remedy, or None."""
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:

@@ -1,4 +1,4 @@
-"""What components keep in a checkpoint, under keys that say whose it is."""
+"""States of components in a checkpoint, under a key for each component."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def component_states(
     selection: Selection, plugins: PluginManager, loggers: LoggerSet
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the state of every component that has one; whatever a component raises passes through.
+    """Return the state of every component that has one; a component's exception passes through.
 
     Raises:
-        PluginError: a component returned what no checkpoint can hold.
+        PluginError: a component returned a state that a checkpoint cannot hold.
     """
     states = {}
     for key, part in by_key(selection):
@@ -36,9 +36,9 @@ def component_states(
 def restore_component_states(
     selection: Selection, loggers: LoggerSet, states: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Give components what they had, and return the keys of states that none of them owns any more.
+    """Restore the states of components, and return the keys of states that no component has any more.
 
-    A logger that raises is dropped; what another component raises passes through.
+    A logger that raises is dropped; the exception of another component passes through.
     """
     left = dict(states)
     for key, part in by_key(selection):
@@ -54,7 +54,7 @@ def restore_component_states(
 
 
 def by_key(selection: Selection) -> Iterator[tuple[str, Component]]:
-    """Yield every component of a recipe under a text that a resumed run finds again: ``loss "dpo"``."""
+    """Yield every component of a recipe with its key, which a resumed run computes again: ``loss "dpo"``."""
     seen: Counter[str] = Counter()
     for part in selection.components:
         name = f'{part.kind} "{part.name}"'

@@ -1,4 +1,4 @@
-"""What a component's state may hold, so that a checkpoint can."""
+"""The check that a checkpoint can hold a component's state."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def not_storable(state: object) -> str:
-    """Return what about a component's state a checkpoint cannot hold, or ""."""
+    """Return the part of a component's state that a checkpoint cannot hold, or ""."""
     if not isinstance(state, Mapping):
-        return f"{type(state).__name__}, which is no mapping,"
+        return f"{type(state).__name__}, which is not a mapping,"
     return _odd(state)
 
 
@@ -20,9 +20,11 @@ def _odd(value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         keys = (
-            f"a mapping with the key {key!r}, which is no text," for key in value if not isinstance(key, str)
+            f"a mapping with the key {key!r}, which is not a text,"
+            for key in value
+            if not isinstance(key, str)
         )
         return next(keys, "") or next(filter(None, map(_odd, value.values())), "")
     if isinstance(value, (list, tuple)):
         return next(filter(None, map(_odd, value)), "")
-    return f"an object of type {type(value).__name__}, which no checkpoint can hold,"
+    return f"an object of type {type(value).__name__}, which a checkpoint cannot hold,"

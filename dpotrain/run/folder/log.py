@@ -98,10 +98,10 @@ class LoggedReporter:
     def __exit__(self, *exc: object) -> None:
         return None
 
-    def started(self, title: str, facts: dict[str, str]) -> None:  # noqa: D102
-        facts = {name: mask(fact) for name, fact in facts.items()}
-        logger.info("%s: %s", title, "; ".join(f"{name} {fact}" for name, fact in facts.items()))
-        self.shown.started(title, facts)
+    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
+        info = {name: mask(value) for name, value in info.items()}
+        logger.info("%s: %s", title, "; ".join(f"{name} {value}" for name, value in info.items()))
+        self.shown.started(title, info)
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
         logger.info("%s%s", name, "" if total is None else f" ({total})")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.testing.conformance.component import ComponentConformance, Table
-from dpotrain.testing.conformance.loss import scores
+from dpotrain.testing.conformance.scores import SUMS, of_pairs, random_scores
 from dpotrain.testing.fixtures import RunRecipe
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class MetricConformance(ComponentConformance):
         assert part.measures
         assert len(set(part.measures)) == len(part.measures)
         for pairs in (1, 64):
-            found = self.measured(part, scores(pairs))
+            found = self.measured(part, random_scores(part, pairs))
             assert set(found) == set(part.measures)
             for values, shares in found.values():
                 assert values.shape == shares.shape == (pairs,)
@@ -46,13 +45,11 @@ class MetricConformance(ComponentConformance):
         """The same pair in another micro-batch has the same numbers."""
         import torch
 
-        made = scores(16)
+        made = random_scores(part, 16)
         together = self.measured(part, made)
         for pair in range(16):
             chosen = torch.tensor([pair])
-            alone = self.measured(
-                part, type(made)(*[getattr(made, field.name)[chosen] for field in fields(made)])
-            )
+            alone = self.measured(part, of_pairs(part, made, chosen))
             for name, (values, shares) in together.items():
                 torch.testing.assert_close(
                     alone[name][0], values[chosen], rtol=1e-6, atol=1e-6, equal_nan=True
@@ -61,12 +58,12 @@ class MetricConformance(ComponentConformance):
 
     def test_it_is_a_function(self, part: Any) -> None:
         """The same scores give the same bits, and are left as they were."""
-        made, untouched = scores(), scores()
+        made, untouched = random_scores(part), random_scores(part)
         first, second = self.measured(part, made), self.measured(part, made)
         for name, (values, shares) in first.items():
             assert values.equal(second[name][0])
             assert shares.equal(second[name][1])
-        assert all(getattr(made, field.name).equal(getattr(untouched, field.name)) for field in fields(made))
+        assert all(getattr(made, name).equal(getattr(untouched, name)) for name in SUMS)
 
     def test_records_have_it_under_the_plugin_s_name(
         self, dpotrain_run: RunRecipe, part: Any, table: Table, tmp_path: Path

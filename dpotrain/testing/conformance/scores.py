@@ -1,0 +1,76 @@
+"""Random scores of pairs, for the suites of losses and metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from dpotrain.core.scores import PairScores
+
+#: The log-prob sums in scores.
+SUMS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+
+
+def random_scores(part: Any, pairs: int = 64, *, spread: float = 4.0, seed: int = 0) -> PairScores:
+    """Return scores whose policy and reference differ by normal numbers of that ``spread``, in nats.
+
+    Log-probs of tokens and columns are among them where the component asks for them.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 40, (2, pairs), generator=draw)
+    reference = -2.0 * lengths * torch.rand(2, pairs, generator=draw)
+    policy = reference + spread * torch.randn(2, pairs, generator=draw)
+    columns = {name: torch.rand(pairs, generator=draw) for name in part.needs_columns}
+    return assembled(part, policy, reference, lengths, columns)
+
+
+def of_pairs(part: Any, scores: PairScores, chosen: torch.Tensor) -> PairScores:
+    """Return the scores of these pairs, by their numbers."""
+    import torch
+
+    policy, reference, lengths = (
+        torch.stack([first.detach()[chosen], second.detach()[chosen]])
+        for first, second in (
+            (scores.policy_chosen, scores.policy_rejected),
+            (scores.reference_chosen, scores.reference_rejected),
+            (scores.chosen_tokens, scores.rejected_tokens),
+        )
+    )
+    columns = {name: values[chosen] for name, values in scores.columns.items()}
+    return assembled(part, policy, reference, lengths, columns)
+
+
+def assembled(
+    part: Any,
+    policy: torch.Tensor,
+    reference: torch.Tensor,
+    lengths: torch.Tensor,
+    columns: dict[str, torch.Tensor],
+) -> PairScores:
+    """Return scores from tensors of shape (2, pairs), chosen before rejected; the policy's sums are leaves.
+
+    The tokens of a completion share its sum evenly.
+    """
+    from dpotrain.core.scores import PairScores
+
+    chosen, rejected = (sums.clone().requires_grad_() for sums in policy)
+    tokens = None
+    if part.needs_token_log_probs:
+        import torch
+
+        counts = lengths.T.flatten()
+        tokens = (torch.stack([chosen, rejected], dim=1).flatten() / counts).repeat_interleave(counts)
+    return PairScores(
+        chosen,
+        rejected,
+        reference[0],
+        reference[1],
+        lengths[0],
+        lengths[1],
+        policy_tokens=tokens,
+        columns=columns,
+    )
