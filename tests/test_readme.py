@@ -138,7 +138,14 @@ def test_options_and_files_that_are_named_exist(path):
     known = {
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
-    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
+    known |= {
+        "--help",
+        "--nproc-per-node",
+        "--num_processes",
+        "--write-snapshots",
+        "--record-durations",
+        "--dist",
+    }
     # Of a command that the document itself shows.
     known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):

@@ -134,7 +134,7 @@ FAULTS = [
         "disk full in `nonfinite_pairs.jsonl`",
         "the error about the numbers says that, too",
         [*_full(r"/nonfinite_pairs\.jsonl$", only=r"/nonfinite_pairs\.jsonl$"), ["spoil", 3]],
-        "step 3: the loss is nan…They could not be written to {run}/nonfinite_pairs.jsonl: File too large.…",
+        "step 3: the loss is nan…They cannot be written to {run}/nonfinite_pairs.jsonl: File too large.…",
         left=["step-00000002"],
     ),
     Fault(

@@ -120,9 +120,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(whole, forked, tmp_path):
         damage(checkpoint / name)
     ended = forked.run(recipe, [*settings, into(run)])
     assert ended.code == 0, ended.output
-    told = re.findall(
-        r"warning: checkpoint \S*/(step-\d+) is damaged \((.*)\) and was passed over", ended.output
-    )
+    told = re.findall(r"warning: checkpoint \S*/(step-\d+) is damaged \((.*)\) and is skipped", ended.output)
     assert [name for name, _ in told] == [path.name for path in newest_first[: len(DAMAGES)]]
     for (name, damage), (_, fault) in zip(DAMAGES, told, strict=True):
         # A bit of the manifest may be one of another file's hash.
@@ -139,7 +137,7 @@ def test_where_no_checkpoint_is_sound_the_run_begins_anew(whole, forked, tmp_pat
     ended = forked.run(whole, settings)
     assert ended.code == 0, ended.output
     assert ended.output.count("is damaged (state.json has") == 2
-    assert "there is no checkpoint to go on from; beginning at step 1" in ended.output
+    assert "there is no checkpoint to resume from; the run begins at step 1" in ended.output
     assert differences(tmp_path, whole.parent / "run") == []
 
 

@@ -97,7 +97,7 @@ def test_a_step_is_left_out_where_the_recipe_says_so(recipe, tmp_path, monkeypat
     assert [line["learning_rate"] for line in lines] == [
         line["learning_rate"] for line in records(recipe.parent / "run")
     ]
-    assert [text.splitlines()[-1] for text in told.warnings] == ["The step is left out."] * 2
+    assert [text.splitlines()[-1] for text in told.warnings] == ["The step is skipped."] * 2
     written = (tmp_path / "run" / "nonfinite_pairs.jsonl").read_text().splitlines()
     assert {json.loads(line)["step"] for line in written} == {4, 7}
 

@@ -153,7 +153,7 @@ def test_other_data_is_refused(uninterrupted, tmp_path):
     run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", reporter=StopAt(2))
     for changed in ({"count": 30}, {"seed": 1}):
         write_pairs(tmp_path / "pairs.jsonl", **changed)
-        with pytest.raises(RunError, match="the data is not what the run was begun with"):
+        with pytest.raises(RunError, match="the data is not the run's"):
             run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", resume=True)
 
 

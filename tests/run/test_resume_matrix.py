@@ -193,7 +193,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     assert ended[killed].code == -signal.SIGKILL
     assert ended[1 - killed].code == 1
     assert ended[1 - killed].told.splitlines() == [
-        "another process of this run has ended; what it said last, or its launcher, tells why.",
+        "another process of this run has ended; its last message, or its launcher's, says why.",
         "--resume goes on from the last checkpoint.",
     ]
     # The main process may have been killed while it was writing the one of step 4 beside the steps.
