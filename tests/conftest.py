@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.run.forked import Forked
+
+#: Memory that looks like a disk, where Linux has it: thousands of small files are synced in the tests.
+_IN_MEMORY = Path("/dev/shm")
+
+
+def _is_roomy(folder: Path) -> bool:
+    """Whether the tests' files fit and programs may be loaded from there (containers often give 64 MB and noexec)."""
+    return (
+        os.access(folder, os.W_OK)
+        and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+        and shutil.disk_usage(folder).free >= 4 * 2**30
+    )
+
+
+if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and _is_roomy(_IN_MEMORY):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_IN_MEMORY)
 
 # Before any library is imported, since they read these once. Processes that tests start inherit them.
 _CACHE = tempfile.TemporaryDirectory(prefix="dpotrain-tests-")
@@ -34,8 +56,8 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
-#: The fixtures that authors of plugins have.
-pytest_plugins = ["dpotrain.testing"]
+#: The fixtures that authors of plugins have, and the order of the files.
+pytest_plugins = ["dpotrain.testing", "tests.durations"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,6 +87,16 @@ def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return compare
 
 
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Return a server that has imported everything and starts ``dpotrain`` in a moment."""
+    from tests.run.forked import Forked
+
+    server = Forked()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the engine take this processor for one "with bfloat16" products, or one "without" them."""
@@ -76,6 +108,13 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there)
 
     return of_a_kind
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Take what is there out of garbage collection: with all libraries imported, each collection costs 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

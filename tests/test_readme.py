@@ -67,6 +67,17 @@ def test_the_check_script_finds_the_test_command():
     assert found.stdout == blocks(README, "sh")[1].text.rstrip()
 
 
+def test_a_newcomer_s_tests_hold_every_promise_to_account(forked):
+    """A file or folder of tests that the README names is not all for the long tests."""
+    named = sorted(
+        set(re.findall(r"\]\((tests/[^)]+)\)", README.read_text(encoding="utf-8"))) - {"tests/README.md"}
+    )
+    assert len(named) > 20
+    found = forked.pytest("--collect-only", "-q", "-p", "pytest_timeout", *named, folder=ROOT)
+    assert found.code == 0, found.output
+    assert [name for name in named if f"\n{name}" not in f"\n{found.out}"] == []
+
+
 @pytest.mark.parametrize("command", [each for block in blocks(README, "console") for each in block.commands])
 def test_a_command_is_understood(command, folder):
     words = shlex.split(command)
@@ -127,7 +138,14 @@ def test_options_and_files_that_are_named_exist(path):
     known = {
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
-    known |= {"--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--dist"}
+    known |= {
+        "--help",
+        "--nproc-per-node",
+        "--num_processes",
+        "--write-snapshots",
+        "--record-durations",
+        "--dist",
+    }
     # Of a command that the document itself shows.
     known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 import types
 from pathlib import Path
@@ -115,7 +113,7 @@ def test_the_example_pairs_are_usable_pairs():
     assert all(pair.chosen != pair.rejected for pair in pairs)
 
 
-def test_the_fixtures_work_in_an_author_s_own_test_suite(tmp_path: Path):
+def test_the_fixtures_work_in_an_author_s_own_test_suite(forked, tmp_path: Path):
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["dpotrain.testing"]\n')
     (tmp_path / "test_mine.py").write_text(
         textwrap.dedent(
@@ -127,8 +125,5 @@ def test_the_fixtures_work_in_an_author_s_own_test_suite(tmp_path: Path):
             """
         )
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    done = subprocess.run(
-        [*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    ended = forked.pytest("--rootdir", str(tmp_path), folder=tmp_path)
+    assert "1 passed" in ended.out, ended.output

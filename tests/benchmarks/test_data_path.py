@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.benchmarks import data_path
 
 
+@pytest.mark.soak
 def test_every_figure_is_measured_shown_and_written(tmp_path, capsys):
     out = tmp_path / "data.json"
     assert data_path.main(["--pairs", "200", "--out", str(out)]) == 0

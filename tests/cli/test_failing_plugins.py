@@ -129,8 +129,14 @@ def invoke(command: str, recipe: Path, folder: Path, *overrides: str, flags: tup
     )
 
 
+#: One phase of each kind is tried in the quick tests: the last that it has.
+QUICK = {kind: phase for kind, phase, _ in PHASES}
+
+
 @pytest.mark.parametrize(
-    ("kind", "phase", "begins"), PHASES, ids=[f"{kind}-{phase}" for kind, phase, _ in PHASES]
+    ("kind", "phase", "begins"),
+    [pytest.param(*each, marks=[pytest.mark.soak] * (QUICK[each[0]] != each[1])) for each in PHASES],
+    ids=[f"{kind}-{phase}" for kind, phase, _ in PHASES],
 )
 def test_who_failed_and_in_which_phase(site, project, tmp_path, kind, phase, begins):
     faulty(site, kind, begins)

@@ -17,9 +17,10 @@ from filelock import FileLock
 
 from dpotrain.core.errors import DataError
 from dpotrain.data import prepare as prepare_module
+from dpotrain.data.prepare import prepare_data
 from dpotrain.data.tokens import cache_key as key_module
 from tests.data.formatters_for_tests import Plain
-from tests.data.preparing import everything, prepare, row
+from tests.data.preparing import RecordingReporter, everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, MARKS_THE_LAST, assistant, bpe, user
 
 ROWS = [
@@ -323,18 +324,27 @@ def test_who_waits_for_another_process_says_so(recipe, cache, monkeypatch):
         path.unlink()
     entry.rmdir()
     lock = FileLock(entry.with_suffix(".lock"))
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(lock.lock_file, cache / "held"))
+    held, released = cache / "held", cache / "released"
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(lock.lock_file, held, released))
     holder.start()
-    while not (cache / "held").exists():
+    while not held.exists():
         time.sleep(0.01)
-    prepared, shown = prepare(recipe(ROWS), cache=cache)
+
+    class Releasing(RecordingReporter):
+        def phase(self, name, total):
+            released.touch()
+            return super().phase(name, total)
+
+    shown = Releasing()
+    prepared = prepare_data(recipe(ROWS), bpe(), shown, cache=cache)
     holder.join()
     assert shown.phases[0][0] == "waiting for another process to tokenize the same data"
     assert len(prepared.train)
 
 
-def _hold(path, flag: Path) -> None:
+def _hold(path, held: Path, released: Path) -> None:
     with FileLock(path):
-        flag.touch()
-        time.sleep(1)
+        held.touch()
+        while not released.exists():
+            time.sleep(0.01)
     os._exit(0)

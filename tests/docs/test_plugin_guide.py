@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 
 GUIDE = ROOT / "plugins" / "README.md"
-DPOTRAIN = [sys.executable, "-c", "from dpotrain.cli import main; main(prog_name='dpotrain')"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def project(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(project, tmp_path_factory) -> dict[str, str]:
+def site(project, tmp_path_factory) -> Path:
     """What ``pip install`` makes of it, without a network: the wheel that its own backend builds, unpacked."""
     wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     code = f"import hatchling.build; hatchling.build.build_wheel({str(wheels)!r})"
@@ -45,17 +43,10 @@ def environment(project, tmp_path_factory) -> dict[str, str]:
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "OMP_NUM_THREADS": "1"}
+    return site
 
 
-def run(command: list[str], project: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_guide(project, environment):
+def test_the_commands_of_the_guide(project, site, forked):
     commands = [shlex.split(command) for block in blocks(GUIDE, "console") for command in block.commands]
     assert [" ".join(words[:2]) for words in commands] == [
         "pip install",
@@ -66,11 +57,13 @@ def test_the_commands_of_the_guide(project, environment):
     ]
     for words in commands:
         if words[0] == "dpotrain":
-            run([*DPOTRAIN, *words[1:]], project, environment)
+            ended = forked.dpotrain(*words[1:], folder=project, path=[site])
+            assert ended.code == 0, ended.output
         elif words[0] == "python":
-            said = run([sys.executable, *words[1:]], project, environment)
-            assert " passed" in said
-            assert "failed" not in said
+            assert words[1:3] == ["-m", "pytest"]
+            ended = forked.pytest(*words[3:], folder=project, path=[site])
+            assert ended.code == 0, ended.output
+            assert " passed" in ended.out
 
     summary = json.loads((project / "runs" / "first" / "summary.json").read_text())
     assert summary["status"] == "finished"
@@ -81,8 +74,8 @@ def test_the_commands_of_the_guide(project, environment):
     )
 
 
-def test_the_plugin_is_listed_with_its_distribution(project, environment):
-    said = run([*DPOTRAIN, "plugins", "--json", "first.toml"], project, environment)
+def test_the_plugin_is_listed_with_its_distribution(project, site, forked):
+    said = forked.dpotrain("plugins", "--json", "first.toml", folder=project, path=[site]).out
     (mine,) = (plugin for plugin in json.loads(said) if plugin["name"] == "exponential")
     assert mine["offers"] == {"loss": ["exponential"]}
     assert (mine["distribution"], mine["version"], mine["status"]) == (
@@ -92,11 +85,11 @@ def test_the_plugin_is_listed_with_its_distribution(project, environment):
     )
 
 
-def test_a_misspelt_option_is_answered_as_the_guide_promises(project, environment):
-    command = [*DPOTRAIN, "check", "first.toml", "--set", "loss.bond=1"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert 'has no option "bond"; did you mean "bound"?' in done.stderr
+def test_a_misspelt_option_is_answered_as_the_guide_promises(project, site, forked):
+    words = ["check", "first.toml", "--set", "loss.bond=1"]
+    ended = forked.dpotrain(*words, folder=project, path=[site])
+    assert ended.code == 2
+    assert 'has no option "bond"; did you mean "bound"?' in ended.err
 
 
 def test_the_loss_is_about_thirty_lines(project):
@@ -142,9 +135,8 @@ def test_the_example_of_a_command_is_listed_and_runs(folder):
     assert (refused.exit_code, "is no run folder" in refused.stderr) == (2, True)
 
 
-def test_the_suite_of_the_example_of_a_command_passes(folder):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "example_suite.py"]
-    said = run(command, folder, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+def test_the_suite_of_the_example_of_a_command_passes(folder, forked):
+    said = forked.pytest("example_suite.py", folder=folder).out
     assert f"{sum(name.startswith('test_') for name in vars(CommandConformance))} passed" in said
 
 

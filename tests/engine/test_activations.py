@@ -36,7 +36,9 @@ def scorer_of(kind: str, adapter: str, bf16: bool = False) -> PackedScorer:
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "phi3"])
+@pytest.mark.parametrize(
+    "kind", ["gemma2", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("llama", "phi3"))]
+)
 def test_shapes_alone_predict_what_is_measured(kind, adapter, bf16):
     measured = measure(scorer_of(kind, adapter, bf16), ONE, TWO, TOKENS)
     with torch.device("meta"):

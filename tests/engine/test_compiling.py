@@ -15,7 +15,7 @@ from tests.run.recipes import losses, project
 from tests.support import tiny_model
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_losses_are_the_same(tmp_path):
     recipe = project(tmp_path, adapter=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sqlite3
-import subprocess
-import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from dpotrain.testing import build_tiny_model, example_pairs, write_pairs
 from tests.environments import environment_with, plain_environ, run
+from tests.run.forked import Forked
 
 HERE = Path(__file__).parent
 NAMES = ("simpo", "sqlite", "tally")
@@ -59,8 +58,18 @@ def python(packages, tmp_path_factory) -> str:
     return environment_with(packages.values(), tmp_path_factory.mktemp("environment"))
 
 
-def dpotrain(python: str, *words: str, cwd: Path, code: int = 0) -> str:
-    return run(python, "-m", "dpotrain", *words, cwd=cwd, code=code)
+@pytest.fixture(scope="module")
+def installed(python) -> Iterator[Forked]:
+    """``dpotrain`` of that environment."""
+    server = Forked(python, plain_environ())
+    yield server
+    server.close()
+
+
+def dpotrain(installed: Forked, *words: str, folder: Path = HERE, code: int = 0) -> str:
+    ended = installed.dpotrain(*words, folder=folder)
+    assert ended.code == code, ended.output
+    return ended.err if code else ended.out
 
 
 def records(folder: Path, kind: str) -> list[dict]:
@@ -74,8 +83,8 @@ def test_each_is_a_module_of_80_lines_at_most(name):
     assert len(module.read_text().splitlines()) <= 80
 
 
-def test_each_is_listed_with_its_distribution_and_version(packages, python):
-    listed = {info["name"]: info for info in json.loads(dpotrain(python, "plugins", "--json", cwd=HERE))}
+def test_each_is_listed_with_its_distribution_and_version(packages, python, installed):
+    listed = {info["name"]: info for info in json.loads(dpotrain(installed, "plugins", "--json"))}
     for name in NAMES:
         info = listed[name]
         assert (info["status"], info["reason"]) == ("unused", "")
@@ -103,12 +112,12 @@ def test_each_is_listed_with_its_distribution_and_version(packages, python):
     ],
 )
 def test_a_misspelt_option_is_answered_with_the_package_that_owns_it(
-    packages, python, name, line, misspelt, said
+    packages, installed, name, line, misspelt, said
 ):
     recipe = (packages[name] / "recipe.toml").read_text()
     assert line in recipe
     (packages[name] / "misspelt.toml").write_text(recipe.replace(line, misspelt))
-    assert said in dpotrain(python, "check", "misspelt.toml", cwd=packages[name], code=2)
+    assert said in dpotrain(installed, "check", "misspelt.toml", folder=packages[name], code=2)
 
 
 def log_prob_per_token(model, tokenizer, prompt: str, answer: str) -> float:
@@ -122,14 +131,13 @@ def log_prob_per_token(model, tokenizer, prompt: str, answer: str) -> float:
     return logits.log_softmax(-1)[range(len(scored)), scored].mean().item()
 
 
-@pytest.mark.slow
-def test_simpo_trains_and_its_metric_is_what_transformers_computes(packages, python):
+def test_simpo_trains_and_its_metric_is_what_transformers_computes(packages, installed):
     from math import exp, log1p
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = packages["simpo"]
-    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    dpotrain(installed, "run", "recipe.toml", folder=folder)
     evaluations, trained = (records(folder / "runs" / "simpo", kind) for kind in ("eval", "train"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     rows = [json.loads(line) for line in (folder / "held-out.jsonl").read_text().splitlines()]
@@ -148,10 +156,9 @@ def test_simpo_trains_and_its_metric_is_what_transformers_computes(packages, pyt
     assert all("simpo/margins" in record for record in trained)
 
 
-@pytest.mark.slow
-def test_votes_in_a_database_become_pairs_and_ties_are_counted(packages, python):
+def test_votes_in_a_database_become_pairs_and_ties_are_counted(packages, installed):
     folder = packages["sqlite"]
-    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    dpotrain(installed, "run", "recipe.toml", folder=folder)
     summary = json.loads((folder / "runs" / "sqlite" / "summary.json").read_text())
     assert summary["status"] == "finished"
     report = json.loads((folder / "runs" / "sqlite" / "data_report.json").read_text())
@@ -167,10 +174,9 @@ def test_the_fingerprint_changes_with_a_row(packages, python, tmp_path):
     assert run(python, "-c", FINGERPRINT, cwd=tmp_path) != before
 
 
-@pytest.mark.slow
-def test_a_table_that_is_not_there_is_a_data_error(packages, python):
+def test_a_table_that_is_not_there_is_a_data_error(packages, installed):
     words = ["check", "recipe.toml", "--set", "data.train_split='vote'"]
-    said = dpotrain(python, *words, cwd=packages["sqlite"], code=3)
+    said = dpotrain(installed, *words, folder=packages["sqlite"], code=3)
     assert 'votes.db has no table "vote"; it has votes.' in said
 
 
@@ -182,27 +188,19 @@ def test_a_file_that_is_no_database_is_a_data_error(packages, python):
     assert not (packages["sqlite"] / "vote.db").exists()
 
 
-@pytest.mark.slow
-def test_a_tally_counts_over_a_stop(packages, python):
+def test_a_tally_counts_over_a_stop(packages, installed):
     """Stopped by SIGTERM in the middle and resumed, it ends as in a run that nobody stopped."""
     folder = packages["tally"]
-    dpotrain(python, "run", "recipe.toml", cwd=folder)
+    dpotrain(installed, "run", "recipe.toml", folder=folder)
     whole = json.loads((folder / "runs" / "tally" / "tally.json").read_text())
 
     stopped = folder / "runs" / "stopped"
     words = ["run", "recipe.toml", "--set", "run.output_dir='runs/stopped'"]
-    process = subprocess.Popen(
-        [python, "-m", "dpotrain", *words], cwd=folder, env=plain_environ(), stdout=subprocess.DEVNULL
-    )
-    metrics = stopped / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and '"step": 2' in metrics.read_text()):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 75
+    assert installed.dpotrain(*words, folder=folder, acts=[["signal_after", 2, "SIGTERM"]]).code == 75
     partly = json.loads((stopped / "tally.json").read_text())
     assert 0 < partly["records"]["train"] < whole["records"]["train"]
 
-    dpotrain(python, *words, "--resume", cwd=folder)
+    dpotrain(installed, *words, "--resume", folder=folder)
     assert json.loads((stopped / "tally.json").read_text()) == whole
     evaluations = records(stopped, "eval")
     assert whole["records"] == {"train": len(records(stopped, "train")), "eval": len(evaluations)}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -28,7 +25,6 @@ from dpotrain_plugins.quantizers.torchao import TorchAoInt8, dpotrain_quantizers
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.plugins.quantized import IDS, forward, input_gradient, left_by_two_steps
 from tests.run.recipes import losses, project
-from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint, tiny_model
 
 pytest.importorskip("torchao", reason="needs torchao")
@@ -269,16 +265,11 @@ def test_losses_are_the_same_however_they_are_computed(run, way, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(run, tmp_path):
+def test_two_processes_give_the_losses_of_one(run, forked, tmp_path):
     """torchao's own tensors cannot be sent to the other process."""
-    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "dpotrain", "run"]
-    command += [str(run.parent / "recipe.toml")]
-    for override in (INT8, "optimizer.lr=1e-2", f"run.output_dir={str(tmp_path / 'run')!r}"):
-        command += ["--set", override]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    overrides = [INT8, "optimizer.lr=1e-2", f"run.output_dir={str(tmp_path / 'run')!r}"]
+    done = forked.ranks(run.parent / "recipe.toml", overrides)
+    assert [ended.code for ended in done] == [0, 0], done
     assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-5)
 
 

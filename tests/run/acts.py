@@ -13,8 +13,10 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,116 @@ def signal_after(step: int, name: str) -> None:
     _after_step(step, lambda: os.kill(os.getpid(), signal.Signals[name]))
 
 
+def hurry_after(seconds: float) -> None:
+    """Let a run that was asked to stop wait for its loggers only so long."""
+    from dpotrain.run import session
+
+    session.HURRY_WHEN_STOPPED = seconds
+
+
+def interrupt_after_saying(text: str) -> None:
+    """Send this process SIGINT, as Ctrl-C twice, when it has said ``text`` on standard output."""
+
+    def interrupt() -> None:
+        for _ in range(2):
+            time.sleep(0.2)  # two that are pending at once are one
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ordinary = sys.stdout.write
+
+    def write(said: str) -> int:
+        if text in said:
+            threading.Thread(target=interrupt, daemon=True).start()
+        return ordinary(said)
+
+    sys.stdout.write = write
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_within(seconds: float) -> None:
+    """Die when so much time has gone by."""
+    timer = threading.Timer(seconds, die)
+    timer.daemon = True
+    timer.start()
+
+
+def die_at(point: str) -> None:
+    """Die at one of the ``SAVE_POINTS``."""
+    SAVE_POINTS[point]()
+
+
+def _before_write() -> None:
+    from dpotrain.run.checkpoint import files
+
+    files.save = lambda *_: die()
+
+
+def _between_files() -> None:
+    import safetensors.torch
+
+    ordinary = safetensors.torch.save_file
+
+    def save_one_file(*args: Any, **kwargs: Any) -> None:
+        ordinary(*args, **kwargs)
+        die()
+
+    safetensors.torch.save_file = save_one_file
+
+
+def _before_manifest() -> None:
+    from dpotrain.run.checkpoint import files
+
+    files._described = lambda file: die()
+
+
+def _around_rename(kill: Callable[[Callable[[], Path]], None]) -> None:
+    from dpotrain.run.checkpoint import files
+
+    ordinary = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if files.NAME.fullmatch(Path(target).name):
+            kill(lambda: ordinary(self, target))
+        return ordinary(self, target)
+
+    Path.replace = replace
+
+
+def _before_rename() -> None:
+    _around_rename(lambda rename: die())
+
+
+def _after_rename() -> None:
+    _around_rename(lambda rename: (rename(), die()))
+
+
+def _during_pruning() -> None:
+    from dpotrain.run.checkpoint import files
+
+    ordinary = shutil.rmtree
+
+    def remove_half(path: Path, *args: Any, **kwargs: Any) -> None:
+        if Path(path).name.endswith(".old"):
+            next(Path(path).iterdir()).unlink()
+            die()
+        ordinary(path, *args, **kwargs)
+
+    files.shutil.rmtree = remove_half
+
+
+SAVE_POINTS: dict[str, Callable[[], None]] = {
+    "before write": _before_write,
+    "between files": _between_files,
+    "before manifest": _before_manifest,
+    "before rename": _before_rename,
+    "after rename": _after_rename,
+    "during pruning": _during_pruning,
+}
+
+
 def die_in_reference(batches: int) -> None:
     """Die, as by SIGKILL, when so many micro-batches of the reference have been stored."""
     from dpotrain.engine.reference.store import ReferenceStore
@@ -51,7 +163,7 @@ def die_in_reference(batches: int) -> None:
         ordinary(self, keys, sums)
         stored += 1
         if stored == batches:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
     ReferenceStore.append = append
 
@@ -75,6 +187,13 @@ def spoil(step: int) -> None:
     trainer.Trainer.train_step, trainer.pair_losses = train_step, pair_losses
 
 
+def _wait_for_checkpoint() -> None:
+    """Return when no checkpoint is being written beside the steps, so that how fast that goes decides nothing."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint" and thread is not threading.current_thread():
+            thread.join()
+
+
 def no_room(pattern: str, room: int, only: str = "") -> None:
     """Let no file grow beyond ``room`` bytes from the moment one is opened, or a folder made, that matches ``pattern``.
 
@@ -84,6 +203,7 @@ def no_room(pattern: str, room: int, only: str = "") -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(path: str) -> None:
+        _wait_for_checkpoint()
         there = Path(path).stat().st_size if Path(path).is_file() else 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (there + room, hard))
 
@@ -121,13 +241,17 @@ def disk_error(pattern: str) -> None:
 
 
 def read_only(folder: str, after: int | None = None) -> None:
-    """Make a folder one that cannot be written in, at once or after a step, for root as for anyone."""
+    """Make a folder one that cannot be written in, for root as for anyone: at once, or after a step."""
+
+    def act() -> None:
+        _wait_for_checkpoint()
+        Path(folder).chmod(0o555)
 
     as_anyone()
     if after is None:
-        Path(folder).chmod(0o555)
+        act()
     else:
-        _after_step(after, lambda: Path(folder).chmod(0o555))
+        _after_step(after, act)
 
 
 def as_anyone() -> None:

@@ -32,6 +32,8 @@ class Fault:
     """Checkpoints that are there afterwards."""
     mended: Sequence[str] = field(default=())
     """Folders that are made writable again before the run is resumed."""
+    soak: bool = False
+    """Whether it is like another one, and only tried in the long tests."""
 
 
 def _full(pattern: str, room: int = 100, only: str = "") -> list[list[Any]]:
@@ -59,6 +61,7 @@ FAULTS = [
         _full(r"/\.step-00000004[^/]*$", 250_000),
         f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
         left=TWO,
+        soak=True,
     ),
     *(
         Fault(
@@ -68,6 +71,7 @@ FAULTS = [
             _full(rf"/\.step-00000004.*/{name}"),
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
             left=TWO,
+            soak=name != "manifest.json",
         )
         for name in ("state.json", "manifest.json")
     ),
@@ -93,6 +97,7 @@ FAULTS = [
             _full(rf"/\.{name}\."),
             f"cannot write {{run}}/{name}: File too large.\n{MEND}",
             left=NONE,
+            soak=name != "environment.json",
         )
         for name in ("environment.json", "data_report.json", "recipe.toml")
     ),
@@ -116,6 +121,7 @@ FAULTS = [
         _full(r"/\.final.*/tokenizer_config\.json$", 10_000),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
         left=ALL,
+        soak=True,
     ),
     Fault(
         "disk full in `summary.json`",
@@ -128,7 +134,7 @@ FAULTS = [
         "disk full in `nonfinite_pairs.jsonl`",
         "the error about the numbers says that, too",
         [*_full(r"/nonfinite_pairs\.jsonl$", only=r"/nonfinite_pairs\.jsonl$"), ["spoil", 3]],
-        "step 3: the loss is nan…They could not be written to {run}/nonfinite_pairs.jsonl: File too large.…",
+        "step 3: the loss is nan…They cannot be written to {run}/nonfinite_pairs.jsonl: File too large.…",
         left=["step-00000002"],
     ),
     Fault(
@@ -163,6 +169,7 @@ FAULTS = [
             [["disk_error", rf"/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
+            soak=True,
         )
         for name in ("trained.safetensors", "manifest.json")
     ),
@@ -203,6 +210,7 @@ FAULTS = [
         [["read_only", "{parent}"]],
         "cannot make the run folder {run}: Permission denied",
         left=NONE,
+        soak=True,
         mended=["{parent}"],
     ),
     Fault(

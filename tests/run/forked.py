@@ -1,8 +1,8 @@
-"""``dpotrain run`` in forked processes: begun in a moment, alone or as the ranks of one run, with something done to it.
+"""``dpotrain`` in forked processes: begun in a moment, alone or as the ranks of one run, with something done to it.
 
 A server (``python -m tests.run.forked``) pays for the imports once and forks a child a rank, with the environment that
-a launcher gives. A child does what the command does, down to its exit code and the lines on the terminal. What is done
-to it (see :mod:`tests.run.acts`) ends with it.
+a launcher gives. A child does what the command does, down to its exit code and the lines on the terminal; it reads the
+entry points anew. What is done to it (see :mod:`tests.run.acts`) ends with it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 #: Seconds after which a run of a few steps hangs.
-HANGS = 120
+HANGS = 300
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Ended:
 
     code: int
     """Its exit code; minus the number of the signal that ended it."""
-    output: str
+    out: str
+    err: str
+
+    @property
+    def output(self) -> str:
+        return self.out + self.err
 
     @property
     def told(self) -> str:
@@ -44,13 +50,13 @@ class Ended:
 
 
 class Forked:
-    """The server's other end."""
+    """The server's other end. It runs in ``python``, which may be another environment's."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = sys.executable, environment: Mapping[str, str] = os.environ) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.run.forked"],
+            [python, "-m", "tests.run.forked"],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**environment, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,19 +87,47 @@ class Forked:
             words = [word for override in sets for word in ("--set", override)]
             return ["run", str(recipe), *words, *(["--resume"] if resume else [])]
 
-        asked = {
-            "arguments": [arguments(rank) for rank in range(ranks)],
-            "acts": [list(act) for act in acts],
-            "environment": dict(environment or {}),
-        }
-        print(json.dumps(asked), file=self._server.stdin, flush=True)
-        return [Ended(**ended) for ended in json.loads(self._server.stdout.readline())]
+        return self._ask(
+            arguments=[arguments(rank) for rank in range(ranks)], acts=acts, environment=environment
+        )
 
     def run(self, recipe: Path, overrides: Sequence[str] = (), **more: Any) -> Ended:
         """Run a recipe in one process; an act has no rank."""
         acts = [[0, *act] for act in more.pop("acts", ())]
         (ended,) = self.ranks(recipe, overrides, ranks=1, acts=acts, **more)
         return ended
+
+    def dpotrain(
+        self,
+        *words: str,
+        folder: Path = ROOT,
+        acts: Sequence[Sequence[Any]] = (),
+        environment: Mapping[str, str] | None = None,
+        path: Sequence[Path] = (),
+        program: str = "dpotrain",
+    ) -> Ended:
+        """Give a command in ``folder``, in one process that also finds what is installed in the folders of ``path``."""
+        (ended,) = self._ask(
+            arguments=[words],
+            folder=str(folder),
+            acts=[[0, *act] for act in acts],
+            environment=environment,
+            path=[str(each) for each in path],
+            program=program,
+        )
+        return ended
+
+    def pytest(self, *words: str, folder: Path, path: Sequence[Path] = ()) -> Ended:
+        """Run tests in ``folder``, as ``python -m pytest`` does where no other plugin of pytest is installed."""
+        alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        options = ("-p", "no:cacheprovider")
+        return self.dpotrain(
+            *options, *words, folder=folder, path=[folder, *path], program="pytest", environment=alone
+        )
+
+    def _ask(self, **asked: Any) -> list[Ended]:
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
+        return [Ended(**ended) for ended in json.loads(self._server.stdout.readline())]
 
 
 def serve() -> None:
@@ -129,19 +163,28 @@ def _free_port() -> int:
         return port
 
 
-def _fork(asked: dict[str, Any], rank: int, ranks: int, port: int) -> tuple[int, int]:
-    """Return a child's process id and the end of a pipe that has what it says."""
-    # A pipe, since a limit on the size of files does not hold for it.
-    read, write = os.pipe()
+@dataclass
+class Child:
+    """A process and what it has said so far, by the end of a pipe: standard output, then errors."""
+
+    pid: int
+    said: dict[int, bytes]
+
+
+def _fork(asked: dict[str, Any], rank: int, ranks: int, port: int) -> Child:
+    # Pipes, since a limit on the size of files does not hold for them.
+    out, err = os.pipe(), os.pipe()
     child = os.fork()
     if child:
-        os.close(write)
-        return child, read
+        os.close(out[1])
+        os.close(err[1])
+        return Child(child, {out[0]: b"", err[0]: b""})
     try:
         os.setpgid(0, 0)
-        os.close(read)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
+        os.dup2(out[1], 1)
+        os.dup2(err[1], 2)
+        for end in (*out, *err):
+            os.close(end)
         code = _child(asked, rank, ranks, port)
     except BaseException as error:  # the server must not go on in here
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -151,7 +194,7 @@ def _fork(asked: dict[str, Any], rank: int, ranks: int, port: int) -> tuple[int,
 
 
 def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
-    os.environ.update(asked["environment"])
+    os.environ.update(asked["environment"] or {})
     if ranks > 1:
         here = {
             "MASTER_ADDR": "127.0.0.1",
@@ -162,47 +205,54 @@ def _child(asked: dict[str, Any], rank: int, ranks: int, port: int) -> int:
         os.environ.update(
             {name: str(value) for name, value in {**here, "RANK": rank, "LOCAL_RANK": rank}.items()}
         )
-    from dpotrain.cli import main
     from tests.run import acts
 
     for whose, name, *arguments in asked["acts"]:
         if whose == rank:
             getattr(acts, name)(*arguments)
+    os.chdir(asked.get("folder", "."))
+    sys.path[:0] = asked.get("path", [])
     arguments = asked["arguments"][rank]
+    if asked.get("program") == "pytest":
+        import pytest
+
+        return int(pytest.main(arguments))
+    from dpotrain.cli import main
+
     sys.argv = ["dpotrain", *arguments]
     try:
         main(arguments, prog_name="dpotrain")
     except SystemExit as ended:
+        threading._shutdown()  # as Python does when it exits: a thread that is no daemon would keep it
         return int(ended.code or 0)
     return 0
 
 
-def _wait(children: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+def _wait(children: Sequence[Child]) -> list[dict[str, Any]]:
     """Read what the children say until all have ended; one that hangs is killed."""
-    said = {read: b"" for _, read in children}
     deadline = time.monotonic() + HANGS
     with selectors.DefaultSelector() as open_pipes:
-        for read in said:
-            open_pipes.register(read, selectors.EVENT_READ)
+        for child in children:
+            for read in child.said:
+                open_pipes.register(read, selectors.EVENT_READ, child)
         while open_pipes.get_map():
             ready = open_pipes.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                for child, _ in children:
-                    os.killpg(child, signal.SIGKILL)
+                for child in children:
+                    os.killpg(child.pid, signal.SIGKILL)
                 deadline = time.monotonic() + HANGS
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
-                said[key.fd] += data
+                key.data.said[key.fd] += data
                 if not data:
                     open_pipes.unregister(key.fd)
                     os.close(key.fd)
-    return [
-        {
-            "code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
-            "output": said[read].decode(errors="replace"),
-        }
-        for child, read in children
-    ]
+
+    def ended(child: Child) -> dict[str, Any]:
+        out, err = (said.decode(errors="replace") for said in child.said.values())
+        return {"code": os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]), "out": out, "err": err}
+
+    return [ended(child) for child in children]
 
 
 if __name__ == "__main__":

@@ -82,6 +82,19 @@ def project(folder: Path, *, adapter: bool = False, kind: str = "llama", **model
     return recipe
 
 
+def run(
+    recipe: Path, *overrides: str, into: Path | None = None, resume: bool = False, reporter: Any = None
+) -> Any:
+    """Train as a recipe says, in silence, ``into`` a folder of its own where one is given; return the outcome."""
+    from dpotrain import load_recipe, train
+    from dpotrain.core.reporter import SilentReporter
+
+    place = [] if into is None else [f"run.output_dir={str(into)!r}"]
+    return train(
+        load_recipe(recipe, [*place, *overrides]), resume=resume, reporter=reporter or SilentReporter()
+    )
+
+
 def records(run: Path, kind: str = "train") -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain import load_recipe, train
-from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import losses, project, records
+from tests.run.recipes import losses, project, records, run
+
+soak = pytest.mark.soak
 
 #: Ways of computing the same steps.
 WAYS = {
@@ -32,15 +32,20 @@ METRICS = "metrics.0.use=length"
 def reference_run(request, tmp_path_factory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp(request.param)
     recipe = project(folder, adapter=request.param == "lora")
-    train(load_recipe(recipe, [METRICS]), reporter=SilentReporter())
+    run(recipe, METRICS)
     return recipe, losses(folder / "run")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=[soak] * (way in {"one micro-batch", "padded", "stored reference"}))
+        for way in WAYS
+    ],
+)
 def test_losses_are_the_same(reference_run, way, tmp_path):
     recipe, expected = reference_run
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", *WAYS[way]]
-    train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    run(recipe, *WAYS[way], into=tmp_path / "run")
     got = losses(tmp_path / "run")
     assert len(got) == len(expected) > 6
     assert got == pytest.approx(expected, abs=1e-5)
@@ -54,9 +59,8 @@ def test_training_changes_the_loss_and_the_first_is_ln_2(reference_run):
 
 def test_evaluation_is_the_same_too(reference_run, tmp_path):
     recipe, _ = reference_run
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.tokens_per_microbatch=60"]
-    train(load_recipe(recipe, overrides), reporter=SilentReporter())
-    mine, theirs = (records(run, "eval") for run in (tmp_path / "run", recipe.parent / "run"))
+    run(recipe, "training.tokens_per_microbatch=60", into=tmp_path / "run")
+    mine, theirs = (records(each, "eval") for each in (tmp_path / "run", recipe.parent / "run"))
     assert [record["step"] for record in mine] == [record["step"] for record in theirs]
     for one, two in zip(mine, theirs, strict=True):
         for name in ("loss", "rewards/margins", "logps/chosen"):
@@ -74,8 +78,16 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    ("reference_run", "launcher"),
+    [
+        ("lora", "torchrun"),
+        pytest.param("full", "torchrun", marks=soak),
+        pytest.param("lora", "accelerate launch", marks=soak),
+        pytest.param("full", "accelerate launch", marks=soak),
+    ],
+    indirect=["reference_run"],
+)
 def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path):
     """TRAPS: values logged from one rank only; tokenizing on one process while the others wait."""
     recipe, expected = reference_run

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from tests.plugin.conftest import site
 from tests.plugins import mlflow_files, trackio_files
 from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
+from tests.run.forked import Ended
 from tests.run.noting import install_noting, noted, table
 from tests.run.recipes import losses, project
 
@@ -27,29 +25,16 @@ __all__ = ["site"]
 
 
 @pytest.fixture
-def start(tmp_path, site):
-    """Starts ``dpotrain run`` as a process of its own, with the noting logger installed."""
+def start(tmp_path, site, forked):
+    """Runs a recipe to its end in a process of its own, with the noting logger installed."""
     install_noting(site)
     recipe = project(tmp_path)
-    running = []
 
-    def begin(*overrides: str, first: str = "") -> subprocess.Popen[str]:
+    def run(*overrides: str, acts: Sequence[Sequence[object]] = ()) -> Ended:
         settings = [part for each in overrides for part in ("--set", each)]
-        program = f"{first}\nfrom dpotrain.cli import main\nmain()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, "run", str(recipe), *settings],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        return process
+        return forked.dpotrain("run", str(recipe), *settings, path=[site], acts=acts)
 
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+    return run
 
 
 def summary(folder: Path) -> dict:
@@ -60,14 +45,13 @@ def test_loggers_that_hang_or_raise_cost_the_run_nothing_and_the_process_ends(tm
     files = {name: tmp_path / f"{name}.jsonl" for name in ("start", "log", "finish", "raising", "sound")}
     tables = [table(files[method], hangs=method) for method in ("start", "log", "finish")]
     tables += [table(files["raising"], raises="log"), table(files["sound"])]
-    process = start(f"loggers=[{', '.join(tables)}]", "logging.patience=1.5")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "did not let the process end" not in err
+    ended = start(f"loggers=[{', '.join(tables)}]", "logging.patience=1.5")
+    assert ended.code == 0, ended.err
+    assert "did not let the process end" not in ended.err
     assert summary(tmp_path / "run")["status"] == "finished"
     assert len(losses(tmp_path / "run")) == 10
     label = 'logger "noting" of plugin "noting" (dpotrain-noting 3.0) is dropped: '
-    said = [line.partition(label)[2] for line in out.splitlines() if label in line]
+    said = [line.partition(label)[2] for line in ended.out.splitlines() if label in line]
     assert len(said) == 4
     for begins in (
         "start has not",
@@ -76,49 +60,33 @@ def test_loggers_that_hang_or_raise_cost_the_run_nothing_and_the_process_ends(tm
         "log of step 0 raised ConnectionError: gone",
     ):
         assert [line for line in said if line.startswith(begins)], begins
-    assert out.count(f"dpotrain sync {tmp_path / 'run'} --to noting") == 4
+    assert ended.out.count(f"dpotrain sync {tmp_path / 'run'} --to noting") == 4
     heard = noted(files["sound"])
     assert [entry[0] for entry in heard] == ["start", *["log"] * 12, "finish"]
-    assert "note: noting in sound.jsonl" in out
+    assert "note: noting in sound.jsonl" in ended.out
     assert "is dropped" in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
-
-
-def wait_for(found, process: subprocess.Popen[str]) -> None:
-    while not found():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_a_logger_that_hangs(tmp_path, start):
     """A batch system that sent SIGTERM kills what does not end soon."""
     file = tmp_path / "stuck.jsonl"
-    process = start(
-        f"loggers=[{table(file, hangs='log')}]",
-        "training.epochs=100000",
-        first="from dpotrain.run import session\nsession.HURRY_WHEN_STOPPED = 0.5",
+    ended = start(
+        f"loggers=[{table(file, hangs='log')}]", acts=[["hurry_after", 0.5], ["signal_after", 4, "SIGTERM"]]
     )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
+    assert ended.code == 75, ended.err
     assert summary(tmp_path / "run")["status"] == "stopped"
-    assert "is dropped: log of step 0 and " in out
-    assert "calls more were not done 0.5 s after the end of the run" in out
+    assert "is dropped: log of step 0 and " in ended.out
+    assert "calls more were not done 0.5 s after the end of the run" in ended.out
 
 
 def test_ctrl_c_ends_the_wait_for_a_logger_and_the_summary_is_there(tmp_path, start):
     file = tmp_path / "stuck.jsonl"
-    process = start(f"loggers=[{table(file, hangs='finish')}]", "training.steps=2")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "waiting at most 120 s for the logger" in line:
-            break
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)  # two that are pending at once are one
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    ended = start(
+        f"loggers=[{table(file, hangs='finish')}]",
+        "training.steps=2",
+        acts=[["interrupt_after_saying", "waiting at most 120 s for the logger"]],
+    )
+    assert ended.code == 130, ended.err
     assert summary(tmp_path / "run")["status"] == "finished"
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.training import trainer
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 from tests.run.test_resume import story, weights
 
 ORDINARY = trainer.pair_losses
@@ -53,17 +52,16 @@ def recipe(tmp_path_factory):
     """Ten steps, with dropout, so that random states matter."""
     path = project(tmp_path_factory.mktemp("nonfinite"), adapter=True)
     path.write_text(path.read_text() + "dropout = 0.2\n")
-    train(load_recipe(path), reporter=SilentReporter())
+    run(path)
     return path
 
 
 @pytest.mark.parametrize("how", [nan_losses, nan_gradients])
 def test_the_run_ends_saved_and_goes_on_as_if_nothing_had_been(recipe, tmp_path, monkeypatch, how):
     """TRAPS: NaN gradient norm: gradients dropped silently. Nothing checked at all (most)."""
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
     spoil(monkeypatch, how, 4)
     with pytest.raises(RunError) as caught:
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        run(recipe, into=tmp_path / "run")
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("step 4: the loss is ")
     assert lines[0].endswith("nothing was updated.")
@@ -79,7 +77,7 @@ def test_the_run_ends_saved_and_goes_on_as_if_nothing_had_been(recipe, tmp_path,
         assert rows[pair["row"]]["chosen"].strip() in pair["chosen"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     monkeypatch.undo()
-    outcome = train(load_recipe(recipe, overrides), resume=True, reporter=SilentReporter())
+    outcome = run(recipe, into=tmp_path / "run", resume=True)
     whole = recipe.parent / "run"
     mine, theirs = weights(outcome.final), weights(whole / "final")
     assert all((mine[name] == theirs[name]).all() for name in theirs)
@@ -89,8 +87,7 @@ def test_the_run_ends_saved_and_goes_on_as_if_nothing_had_been(recipe, tmp_path,
 def test_a_step_is_left_out_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):
     spoil(monkeypatch, nan_losses, 4, 7)
     told = Told()
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", 'training.on_nonfinite="skip"']
-    outcome = train(load_recipe(recipe, overrides), reporter=told)
+    outcome = run(recipe, 'training.on_nonfinite="skip"', into=tmp_path / "run", reporter=told)
     assert outcome.status == "finished"
     assert all(
         tensor.isfinite().all() for tensor in load_file(outcome.final / "adapter_model.safetensors").values()
@@ -100,13 +97,12 @@ def test_a_step_is_left_out_where_the_recipe_says_so(recipe, tmp_path, monkeypat
     assert [line["learning_rate"] for line in lines] == [
         line["learning_rate"] for line in records(recipe.parent / "run")
     ]
-    assert [text.splitlines()[-1] for text in told.warnings] == ["The step is left out."] * 2
+    assert [text.splitlines()[-1] for text in told.warnings] == ["The step is skipped."] * 2
     written = (tmp_path / "run" / "nonfinite_pairs.jsonl").read_text().splitlines()
     assert {json.loads(line)["step"] for line in written} == {4, 7}
 
 
 def test_a_run_that_learns_nothing_any_more_ends_all_the_same(recipe, tmp_path, monkeypatch):
     spoil(monkeypatch, nan_losses, *range(1, 11))
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", 'training.on_nonfinite="skip"']
     with pytest.raises(RunError, match="10 steps in a row were like that"):
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        run(recipe, 'training.on_nonfinite="skip"', into=tmp_path / "run")

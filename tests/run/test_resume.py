@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError, RunStopped
 from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import project, records
-
-#: Names in a metrics line that are about the machine and not about the run.
-SPEED = {"pairs_per_second", "tokens_per_second", "peak_memory_mb"}
+from tests.run.crashing import SPEED
+from tests.run.recipes import project, records, run
 
 
 class StopAt(SilentReporter):
@@ -43,46 +38,16 @@ def story(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
 
 
-@pytest.fixture(scope="module", params=["full", "lora"])
-def uninterrupted(request, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    recipe = project(folder, adapter=request.param == "lora")
-    if request.param == "lora":
-        # Dropout, so that the random states matter.
-        recipe.write_text(recipe.read_text() + "dropout = 0.2\n")
-    text = recipe.read_text().replace("every = 1", "every = 3") + "\n[evaluation]\nevery = 4\n"
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    recipe = project(tmp_path_factory.mktemp("uninterrupted"), adapter=True)
+    # Dropout, so that the random states matter.
+    text = (recipe.read_text() + "dropout = 0.2\n").replace(
+        "every = 1", "every = 3"
+    ) + "\n[evaluation]\nevery = 4\n"
     recipe.write_text(text)
-    train(load_recipe(recipe), reporter=SilentReporter())
+    run(recipe)
     return recipe
-
-
-def test_a_run_past_its_minutes_is_saved_and_goes_on(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
-    soon = [*overrides, "run.max_minutes=1e-9"]
-    outcome = train(load_recipe(uninterrupted, soon), reporter=SilentReporter())
-    assert (outcome.status, outcome.steps) == ("stopped", 0)
-    outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
-    assert outcome.status == "finished"
-    mine, theirs = weights(tmp_path / "run" / "final"), weights(uninterrupted.parent / "run" / "final")
-    assert all((mine[name] == theirs[name]).all() for name in theirs)
-    assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
-
-
-@pytest.mark.parametrize("stops", [(1,), (4,), (5, 7), (2, 3, 9)], ids=str)
-def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, stops, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
-    outcome = train(load_recipe(uninterrupted, overrides), reporter=StopAt(*stops))
-    for _ in stops:
-        assert outcome.status == "stopped"
-        assert outcome.final is None
-        outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=StopAt(*stops))
-        stops = stops[1:]
-    assert outcome.status == "finished"
-    whole = uninterrupted.parent / "run"
-    mine, theirs = weights(tmp_path / "run" / "final"), weights(whole / "final")
-    assert mine.keys() == theirs.keys()
-    assert all((mine[name] == theirs[name]).all() for name in mine)
-    assert story(tmp_path / "run") == story(whole)
 
 
 def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_path):
@@ -93,14 +58,13 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
             if record.step == 8:
                 raise KeyboardInterrupt
 
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=3", "checkpoints.keep=1"]
+    overrides = ["checkpoints.every=3", "checkpoints.keep=1"]
     with pytest.raises(KeyboardInterrupt):
-        train(load_recipe(uninterrupted, overrides), reporter=Killed())
+        run(uninterrupted, *overrides, into=tmp_path / "run", reporter=Killed())
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
-    outcome = train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
-    assert outcome.status == "finished"
+    assert run(uninterrupted, *overrides, into=tmp_path / "run", resume=True).status == "finished"
     mine = weights(tmp_path / "run" / "final")
     assert all(
         (tensor == mine[name]).all()
@@ -109,84 +73,42 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
-#: Resumes a recipe and dies, as by SIGKILL, in its first step.
-DIES = """
-import os, sys
-from dpotrain import load_recipe, train
-from dpotrain.core.reporter import SilentReporter
-
-class Killed(SilentReporter):
-    def step(self, record):
-        os._exit(9)
-
-train(load_recipe(sys.argv[1]), resume=True, reporter=Killed())
-"""
-
-
-def test_a_kill_while_a_finished_run_is_given_more_epochs_does_not_leave_it_finished(tmp_path):
+def test_a_kill_while_a_finished_run_is_given_more_epochs_does_not_leave_it_finished(forked, tmp_path):
     recipe = project(tmp_path)
-    train(load_recipe(recipe, ["training.epochs=1"]), reporter=SilentReporter())
-    died = subprocess.run([sys.executable, "-c", DIES, str(recipe)], capture_output=True, check=False)
-    assert died.returncode == 9, died.stderr.decode()
+    assert forked.run(recipe, ["training.epochs=1"]).code == 0
+    assert forked.run(recipe, acts=[["signal_after", 6, "SIGKILL"]]).code == -signal.SIGKILL
     assert not (tmp_path / "run" / "summary.json").exists()
-    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).steps == 10
-
-
-def test_a_refused_resume_touches_nothing(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="would change its steps"):
-        train(
-            load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter()
-        )
-    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert after == before
+    assert run(recipe, resume=True).steps == 10
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_never_counted_again(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "checkpoints.every=2", "checkpoints.keep=2"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(6))
+    overrides = ["checkpoints.every=2", "checkpoints.keep=2"]
+    run(uninterrupted, *overrides, into=tmp_path / "run", reporter=StopAt(6))
     newest = tmp_path / "run" / "checkpoints" / "step-00000006"
     (newest / "state.json").write_text("{}")
-    train(load_recipe(uninterrupted, overrides), resume=True, reporter=StopAt(5))
+    run(uninterrupted, *overrides, into=tmp_path / "run", resume=True, reporter=StopAt(5))
     names = sorted(path.name for path in newest.parent.iterdir())
     assert names == ["damaged-step-00000006", "step-00000004", "step-00000005"]
-    train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+    run(uninterrupted, *overrides, into=tmp_path / "run", resume=True)
     mine, theirs = weights(tmp_path / "run" / "final"), weights(uninterrupted.parent / "run" / "final")
     assert all((mine[name] == theirs[name]).all() for name in mine)
     assert story(tmp_path / "run") == story(uninterrupted.parent / "run")
 
 
 def test_what_a_kill_left_half_written_goes(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
     (tmp_path / "run" / "checkpoints" / ".step-00000004.77.partial").mkdir(parents=True)
     (tmp_path / "run" / ".summary.json.77.partial").write_text("{")
-    train(load_recipe(uninterrupted, [*overrides, "training.steps=1"]), reporter=SilentReporter())
+    run(uninterrupted, "training.steps=1", into=tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*"))
 
 
-def test_the_8_bit_optimizer_comes_back_too(tmp_path):
-    """TRAPS: resume of weights only."""
-    recipe = project(tmp_path)
-    folders = [tmp_path / "whole", tmp_path / "stopped"]
-    settings = [[f"run.output_dir={str(folder)!r}", 'optimizer.use="adamw-8bit"'] for folder in folders]
-    train(load_recipe(recipe, settings[0]), reporter=SilentReporter())
-    assert train(load_recipe(recipe, settings[1]), reporter=StopAt(4)).status == "stopped"
-    train(load_recipe(recipe, settings[1]), resume=True, reporter=SilentReporter())
-    whole, stopped = (weights(folder / "final") for folder in folders)
-    assert all((whole[name] == stopped[name]).all() for name in whole)
-    assert story(folders[0]) == story(folders[1])
-
-
 def test_resume_on_a_fresh_folder_begins(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", "training.steps=1"]
-    assert train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter()).steps == 1
+    assert run(uninterrupted, "training.steps=1", into=tmp_path / "run", resume=True).steps == 1
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted):
     before = (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes()
-    outcome = train(load_recipe(uninterrupted), resume=True, reporter=SilentReporter())
+    outcome = run(uninterrupted, resume=True)
     assert outcome.status == "finished"
     assert outcome.final == uninterrupted.parent / "run" / "final"
     assert (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes() == before
@@ -200,44 +122,44 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path):
         'schedule.use="constant"',
         "schedule.warmup_fraction=0",
     ]
-    assert train(load_recipe(recipe, short), reporter=SilentReporter()).steps == 5
-    more = train(load_recipe(recipe, [*short, "training.epochs=2"]), resume=True, reporter=SilentReporter())
-    assert more.steps == 10
-    whole = [*short, "training.epochs=2", f"run.output_dir={str(tmp_path / 'whole')!r}"]
-    train(load_recipe(recipe, whole), reporter=SilentReporter())
+    assert run(recipe, *short).steps == 5
+    assert run(recipe, *short, "training.epochs=2", resume=True).steps == 10
+    run(recipe, *short, "training.epochs=2", into=tmp_path / "whole")
     mine, theirs = weights(tmp_path / "run" / "final"), weights(tmp_path / "whole" / "final")
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(uninterrupted):
     with pytest.raises(RunError, match=r"already holds a run\.\nPass --resume"):
-        train(load_recipe(uninterrupted), reporter=SilentReporter())
+        run(uninterrupted)
 
 
-def test_another_recipe_is_refused_with_the_difference(uninterrupted, tmp_path):
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+def files(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_another_recipe_is_refused_with_the_difference_and_touches_nothing(uninterrupted, tmp_path):
+    run(uninterrupted, into=tmp_path / "run", reporter=StopAt(2))
+    before = files(tmp_path / "run")
     with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.3 now"):
-        train(
-            load_recipe(uninterrupted, [*overrides, "loss.beta=0.3"]), resume=True, reporter=SilentReporter()
-        )
+        run(uninterrupted, "loss.beta=0.3", into=tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == before
 
 
 def test_other_data_is_refused(uninterrupted, tmp_path):
     from tests.run.recipes import write_pairs
 
     pairs = write_pairs(tmp_path / "pairs.jsonl")
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"data.name={str(pairs)!r}"]
-    train(load_recipe(uninterrupted, overrides), reporter=StopAt(2))
+    run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", reporter=StopAt(2))
     for changed in ({"count": 30}, {"seed": 1}):
         write_pairs(tmp_path / "pairs.jsonl", **changed)
-        with pytest.raises(RunError, match="the data is not what the run was begun with"):
-            train(load_recipe(uninterrupted, overrides), resume=True, reporter=SilentReporter())
+        with pytest.raises(RunError, match="the data is not the run's"):
+            run(uninterrupted, f"data.name={str(pairs)!r}", into=tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_of_another_recipe_is_refused(uninterrupted):
     with pytest.raises(RunError, match=r"loss\.beta: 0\.1 then, 0\.5 now"):
-        train(load_recipe(uninterrupted, ["loss.beta=0.5"]), resume=True, reporter=SilentReporter())
+        run(uninterrupted, "loss.beta=0.5", resume=True)
 
 
 def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
@@ -248,19 +170,19 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(RunStopped, match="before the first step"):
-        train(load_recipe(recipe), reporter=Early())
+        run(recipe, reporter=Early())
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
-    assert train(load_recipe(recipe), resume=True, reporter=SilentReporter()).status == "finished"
+    assert run(recipe, resume=True).status == "finished"
 
 
 def test_a_falling_schedule_over_another_number_of_steps_is_pointed_out(tmp_path):
     recipe = project(tmp_path)
-    assert train(load_recipe(recipe), reporter=StopAt(2)).status == "stopped"
+    assert run(recipe, reporter=StopAt(2)).status == "stopped"
     warned = []
 
     class Listening(SilentReporter):
         def warn(self, text) -> None:
             warned.append(text)
 
-    train(load_recipe(recipe, ["training.epochs=3"]), resume=True, reporter=Listening())
+    run(recipe, "training.epochs=3", resume=True, reporter=Listening())
     assert any("15 steps instead of 10" in text for text in warned)

@@ -154,16 +154,21 @@ def test_a_run_goes_on_while_it_saves_and_tells_of_checkpoints_that_are_complete
 
 
 class Fails(SilentReporter):
+    """Fails in a step, and lets checkpoints be written soon after."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
     def step(self, record) -> None:
         if record.step == 3:
+            threading.Timer(0.2, self.gate.open.set).start()
             raise ZeroDivisionError("in step 3")
 
 
 def test_a_run_that_fails_waits_for_its_checkpoint(tmp_path, gate):
     recipe = project(tmp_path)
-    threading.Timer(0.5, gate.open.set).start()
     with pytest.raises(ZeroDivisionError):
-        train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=Fails())
+        train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=Fails(gate))
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert gate.writing == 0
 

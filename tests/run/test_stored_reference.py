@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.reference import stored as stored_reference
 from dpotrain.engine.reference.store import RECORD, ReferenceStore, checksums
 from tests.run.recipes import losses, project
-from tests.run.test_cut_independence import LAUNCHERS
 from tests.support import tiny_checkpoint
 
 
@@ -192,8 +189,14 @@ def final(folder) -> bytes:
     return b"".join(weight.tobytes() for _, weight in sorted(load_file(file).items()))
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-@pytest.mark.parametrize("found", [False, True], ids=["computed", "found"])
+@pytest.mark.parametrize(
+    ("epochs", "found"),
+    [
+        (1, False),
+        (2, True),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in ((1, True), (2, False))),
+    ],
+)
 def test_a_resumed_run_uses_the_same_numbers_whatever_was_stored_since(
     recipe, found, epochs, tmp_path, unchecked
 ):
@@ -217,14 +220,10 @@ def test_a_resumed_run_uses_the_same_numbers_whatever_was_stored_since(
     assert final(tmp_path / "run") == final(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_what_two_processes_compute_is_there_for_one(recipe, tmp_path):
+def test_what_two_processes_compute_is_there_for_one(recipe, forked, tmp_path):
     store = tmp_path / "store"
-    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "dpotrain", "run", str(recipe)]
-    for setting in settings(store, tmp_path / "two", *ONCE):
-        command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = forked.ranks(recipe, settings(store, tmp_path / "two", *ONCE))
+    assert [ended.code for ended in done] == [0, 0], done
     files = [np.fromfile(file, RECORD) for file in store.glob("*/*.pairs")]
     assert len(files) == 2
     records = np.concatenate(files)

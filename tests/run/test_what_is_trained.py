@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe, train
+from dpotrain import load_recipe
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import losses, project, records
+from tests.run.recipes import losses, project, records, run
 
 #: Overrides, and how far the first loss may be from ln 2.
 WAYS = {
@@ -41,8 +41,7 @@ def recipe(tmp_path_factory):
 def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path, processor):
     processor("with bfloat16")
     overrides, bar = WAYS[way]
-    common = [f"run.output_dir={str(tmp_path / 'run')!r}", "optimizer.lr=5e-3", "training.epochs=3"]
-    outcome = train(load_recipe(recipe, [*common, *overrides]), reporter=SilentReporter())
+    outcome = run(recipe, "optimizer.lr=5e-3", "training.epochs=3", *overrides, into=tmp_path / "run")
     got = losses(tmp_path / "run")
     assert got[0] == pytest.approx(math.log(2), abs=bar)
     assert got[-1] < got[0] - 0.05
@@ -55,9 +54,8 @@ def test_it_begins_at_ln_2_and_learns(recipe, way, tmp_path, processor):
 @pytest.mark.parametrize("way", ["bf16 weights", "4-bit, fp4, bf16", "dora"])
 def test_so_it_does_where_float32_takes_the_place_of_bfloat16(recipe, way, tmp_path, processor):
     processor("without")
-    common = [f"run.output_dir={str(tmp_path / 'run')!r}", "optimizer.lr=5e-3", "training.epochs=3"]
-    narrow = ['model.dtype="bfloat16"', 'training.precision="bf16"']
-    train(load_recipe(recipe, [*common, *WAYS[way][0], *narrow]), reporter=SilentReporter())
+    overrides = [*WAYS[way][0], 'model.dtype="bfloat16"', 'training.precision="bf16"']
+    run(recipe, "optimizer.lr=5e-3", "training.epochs=3", *overrides, into=tmp_path / "run")
     got = losses(tmp_path / "run")
     assert got[0] == pytest.approx(math.log(2), abs=1e-6)
     assert got[-1] < got[0] - 0.05
@@ -65,15 +63,11 @@ def test_so_it_does_where_float32_takes_the_place_of_bfloat16(recipe, way, tmp_p
 
 def test_training_goes_on_from_an_adapter_and_the_reference_is_that_adapter(recipe, tmp_path):
     """TRAPS: switching the adapter off yields the base model, not the policy one started from."""
-    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
-    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
+    sft = run(recipe, "optimizer.lr=1e-2", into=tmp_path / "first").final
     results = {}
     for when in ("live", "precomputed"):
-        overrides = [
-            f"run.output_dir={str(tmp_path / when)!r}", f"model.name={str(sft)!r}", f'reference.when="{when}"',
-            "optimizer.lr=5e-3",
-        ]  # fmt: skip
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        overrides = [f"model.name={str(sft)!r}", f'reference.when="{when}"', "optimizer.lr=5e-3"]
+        run(recipe, *overrides, into=tmp_path / when)
         results[when] = losses(tmp_path / when)
     assert results["live"][0] == pytest.approx(math.log(2), abs=1e-6)
     assert results["precomputed"] == pytest.approx(results["live"], abs=1e-5)
@@ -85,10 +79,8 @@ def test_training_goes_on_from_an_adapter_and_the_reference_is_that_adapter(reci
 
 
 def test_training_all_weights_of_a_model_with_an_adapter_merges_it(recipe, tmp_path):
-    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
-    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
-    overrides = [f"run.output_dir={str(tmp_path / 'full')!r}", f"model.name={str(sft)!r}", "adapter=false"]
-    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    sft = run(recipe, "optimizer.lr=1e-2", into=tmp_path / "first").final
+    outcome = run(recipe, f"model.name={str(sft)!r}", "adapter=false", into=tmp_path / "full")
     assert losses(tmp_path / "full")[0] == pytest.approx(math.log(2), abs=1e-6)
     assert (outcome.final / "model.safetensors").exists()
     begun = records(tmp_path / "full", "eval")[0]["logps/chosen"]
@@ -106,13 +98,8 @@ def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, 
     """TRAPS: "disable dropout" that also disables the LoRA dropout the user asked for."""
     results = []
     for dropout in (0.0, 0.5):
-        overrides = [
-            f"run.output_dir={str(tmp_path / str(dropout))!r}",
-            f"adapter.dropout={dropout}",
-            "training.steps=3",
-            "optimizer.lr=1e-2",
-        ]
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        overrides = [f"adapter.dropout={dropout}", "training.steps=3", "optimizer.lr=1e-2"]
+        run(recipe, *overrides, into=tmp_path / str(dropout))
         results.append(tmp_path / str(dropout))
     plain, dropped = results
     assert losses(plain)[1:] != losses(dropped)[1:]
@@ -130,26 +117,16 @@ def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path, processor):
         def warn(self, text) -> None:
             warned.append(text)
 
-    overrides = [
-        f"run.output_dir={str(tmp_path / 'run')!r}",
-        "adapter=false",
-        'model.dtype="bfloat16"',
-        "training.steps=1",
-    ]
-    train(load_recipe(recipe, [*overrides, 'training.precision="bf16"']), reporter=Listening())
+    overrides = ["adapter=false", 'model.dtype="bfloat16"', "training.steps=1", 'training.precision="bf16"']
+    run(recipe, *overrides, into=tmp_path / "run", reporter=Listening())
     assert any("trained in 16 bits" in text for text in warned)
 
 
 def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):
     """Its updates are not zero, so that dropout moves the policy in the first step already, and in any probe."""
-    first = [f"run.output_dir={str(tmp_path / 'first')!r}", "optimizer.lr=1e-2"]
-    sft = train(load_recipe(recipe, first), reporter=SilentReporter()).final
-    overrides = [
-        f"run.output_dir={str(tmp_path / 'on')!r}",
-        f"model.name={str(sft)!r}",
-        "adapter.dropout=0.3",
-    ]
-    outcome = train(load_recipe(recipe, [*overrides, 'training.packing="on"']), reporter=SilentReporter())
+    sft = run(recipe, "optimizer.lr=1e-2", into=tmp_path / "first").final
+    overrides = [f"model.name={str(sft)!r}", "adapter.dropout=0.3", 'training.packing="on"']
+    outcome = run(recipe, *overrides, into=tmp_path / "on")
     assert outcome.first_evaluation["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert outcome.status == "finished"
 
@@ -159,6 +136,5 @@ def test_a_model_that_is_not_the_tokenizers_is_refused_before_a_gpu_asserts(reci
     from tests.support import tiny_model
 
     tiny_model(vocab_size=64).save_pretrained(tmp_path / "small")
-    overrides = [f"run.output_dir={str(tmp_path / 'run')!r}", f"reference.of={str(tmp_path / 'small')!r}"]
     with pytest.raises(RunError, match="the reference has an embedding of 64 tokens"):
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        run(recipe, f"reference.of={str(tmp_path / 'small')!r}", into=tmp_path / "run")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +16,19 @@ from dpotrain.cli import COMMANDS, main
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.scaffold.kinds import kinds
-from tests.environments import environment_with, run
+from dpotrain.testing import build_tiny_model
+from tests.environments import environment_with, plain_environ, run
+from tests.run.forked import Forked
 
 KINDS = list(kinds(COMMANDS))
 
-#: Gives the commands that each folder's package was said to be shown at work with.
-RUN = """
-import json, os, sys
-from pathlib import Path
-from dpotrain.cli import COMMANDS, main
-from dpotrain.testing import build_tiny_model
-for folder, commands in json.loads(sys.argv[1]).items():
-    os.chdir(folder)
-    if 'folder = "model"' in Path("recipe.toml").read_text():
-        build_tiny_model(Path("model"))
-    for command, *words in commands:
-        few = ["--set", "training.steps=3"] if command == "run" else []
-        try:
-            main([command, *words, *few], prog_name="dpotrain")
-        except SystemExit as end:
-            assert not end.code, folder
-"""
+#: A component and a command; the others are tried in the long tests.
+QUICK = ["loss", "command"]
+some_kinds = pytest.mark.parametrize(
+    "chosen",
+    [QUICK, pytest.param([kind for kind in KINDS if kind not in QUICK], marks=pytest.mark.soak)],
+    ids=["quick", "others"],
+)
 
 
 def new(*words: str):
@@ -67,6 +61,14 @@ def packages(said) -> dict[str, Path]:
 def python(packages, tmp_path_factory) -> str:
     """The interpreter of a fresh environment with the wheels, which sees the packages that dpotrain needs."""
     return environment_with(packages.values(), tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture(scope="module")
+def installed(python) -> Iterator[Forked]:
+    """``dpotrain`` of that environment."""
+    server = Forked(python, plain_environ())
+    yield server
+    server.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,8 +104,8 @@ def test_what_is_to_be_done_with_a_package_is_said_here_and_in_its_readme(said, 
     assert said["command"][-1] == "dpotrain my-command runs/my-command"
 
 
-def test_all_are_found_by_their_entry_points_alone(packages, python):
-    listed = {info["name"]: info for info in json.loads(run(python, "-m", "dpotrain", "plugins", "--json"))}
+def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
+    listed = {info["name"]: info for info in json.loads(installed.dpotrain("plugins", "--json").out)}
     for kind in KINDS:
         info = listed[name(kind)]
         assert (info["status"], info["reason"], info["notes"]) == ("unused", "", [])
@@ -112,40 +114,36 @@ def test_all_are_found_by_their_entry_points_alone(packages, python):
         else:
             assert (info["offers"], info["commands"]) == ({kinds(COMMANDS)[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
-    assert "\n  my-command  Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in run(
-        python, "-m", "dpotrain", "--help"
-    )
+    shown = installed.dpotrain("--help").out
+    assert "\n  my-command  Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in shown
 
 
-@pytest.mark.slow
-def test_their_tests_pass_as_generated(packages, python):
-    """In one process, which saves importing torch once a kind; each package's own settings are the same."""
-    tests = [str(folder / "tests") for folder in packages.values()]
-    settings = str(packages["loss"] / "pyproject.toml")
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-c", settings]
-    said = run(python, "-m", "pytest", *options, *tests, cwd=packages["loss"].parent)
-    for kind in KINDS:
-        passed = [
-            line
-            for line in said.splitlines()
-            if line.startswith("PASSED") and f"_my_{kind.replace('-', '_')}.py" in line
-        ]
-        assert len(passed) >= 6, said
-    assert "no tests ran" not in said
+@some_kinds
+def test_their_tests_pass_as_generated(chosen, packages, installed):
+    """In one process; each package's own settings are the same."""
+    tests = [str(packages[kind] / "tests") for kind in chosen]
+    options = ["--import-mode=importlib", "-rA", "-c", str(packages["loss"] / "pyproject.toml")]
+    ended = installed.pytest(*options, *tests, folder=packages["loss"].parent)
+    assert ended.code == 0, ended.output
+    for kind in chosen:
+        passed = re.findall(rf"^PASSED .*_my_{kind.replace('-', '_')}\.py::", ended.out, re.MULTILINE)
+        assert len(passed) >= 6, ended.out
 
 
-@pytest.mark.slow
-def test_they_are_shown_at_work_as_generated(said, packages, python):
+@some_kinds
+def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
     """Every recipe runs; the command is then used on its run."""
-    commands = {
-        str(packages[kind]): [line.split()[1:] for line in lines if line.startswith("dpotrain ")]
-        for kind, lines in said.items()
-    }
-    told = run(python, "-c", RUN, json.dumps(commands))
-    for folder in packages.values():
+    for kind in chosen:
+        folder = packages[kind]
+        if 'folder = "model"' in (folder / "recipe.toml").read_text():
+            build_tiny_model(folder / "model")
+        for command, *words in (line.split()[1:] for line in said[kind] if line.startswith("dpotrain ")):
+            few = ["--set", "training.steps=3"] if command == "run" else []
+            ended = installed.dpotrain(command, *words, *few, folder=folder)
+            assert ended.code == 0, ended.output
+            assert command == "run" or ended.out.startswith("eval loss\n  first ")
         (summary,) = folder.glob("runs/*/summary.json")
         assert json.loads(summary.read_text())["status"] == "finished"
-    assert "\neval loss\n  first " in told
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ def _assert_learnt(demo: dict) -> None:
     assert len(demo["table"]["rows"]) == 3
 
 
-@pytest.mark.slow
 def test_the_quickstart_command_teaches_courtesy(tmp_path):
     into = f"run.output_dir={json.dumps(str(tmp_path / 'run'))}"
     done = subprocess.run(
@@ -58,7 +57,7 @@ def test_the_quickstart_command_teaches_courtesy(tmp_path):
         assert after.split()[-1] in shown
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_from_python_the_other_preference_is_learnt_as_well(tmp_path):
     """With chosen and rejected exchanged everything turns round: it is the preference that is learnt."""
     recipe = dpotrain.load_recipe(
