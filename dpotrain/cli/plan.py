@@ -46,7 +46,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
     from dpotrain.run.folder.restrict_umask import restrict_umask
-    from dpotrain.run.plan import make_plan
+    from dpotrain.run.planning.plan import make_plan
 
     with naming_components(loaded, loaded.plugins), restrict_umask():
         with SilentReporter() if as_json else reporter() as shown:

@@ -40,7 +40,7 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
 
         loaded = load_recipe(recipe, overrides)
         if trace:
-            from dpotrain.run.dry_run import dry_run
+            from dpotrain.run.planning.dry_run import dry_run
 
             click.echo(printable("\n".join(dry_run(loaded))))
             return

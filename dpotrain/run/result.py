@@ -16,7 +16,7 @@ from dpotrain.engine.training.metrics import peak_memory_mb
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dpotrain.run.build import BuiltRun
+    from dpotrain.run.building.build import BuiltRun
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
-from dpotrain.run.run_info import LIMITS
+from dpotrain.run.building.run_info import LIMITS
 
 if TYPE_CHECKING:
-    from dpotrain.run.plan import Plan
+    from dpotrain.run.planning.plan import Plan
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: Tokens that the kernels are proven on, and how far a token's last hidden state may move, as a share of its norm.
 #: The kernels round differently, which is about a hundredth in bfloat16; another activation function is far more.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import Trained
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: How much of a running mean stays in each step.
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Schedule
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class _AfterWarmup(Schedule):

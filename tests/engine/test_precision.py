@@ -10,8 +10,8 @@ from dpotrain import load_recipe, train
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
-from dpotrain.run.build import NO_BFLOAT16
-from dpotrain.run.plan import make_plan
+from dpotrain.run.building.build import NO_BFLOAT16
+from dpotrain.run.planning.plan import make_plan
 from tests.run.recipes import losses, project
 from tests.support import tiny_model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpotrain.run.environment import _without_secrets
+from dpotrain.run.building.environment import _without_secrets
 
 DOCUMENT = {"loss": {"beta": 0.1}, "loggers": [{"use": "x", "project": "p"}]}
 

@@ -15,7 +15,8 @@ from dpotrain.engine.memory import planner
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.run import microbatches, plan
+from dpotrain.run import microbatches
+from dpotrain.run.planning import plan
 from dpotrain_plugins.optimizers import AdamW
 from tests.run.recipes import losses, project
 from tests.run.test_resume import StopAt, story, weights

@@ -86,7 +86,7 @@ def test_a_package_is_complete_and_says_what_it_was_written_for(packages, kind):
         assert project["entry-points"] == {"dpotrain.commands": {name(kind): f"{module}:command"}}
     else:
         assert project["entry-points"] == {"dpotrain": {name(kind): module}}
-        assert "dpotrain_interface = 1\n" in source
+        assert "dpotrain_interface = 2\n" in source
     assert len(source.splitlines()) <= 120
     run(sys.executable, "-m", "ruff", "check", "-q", str(folder))
 

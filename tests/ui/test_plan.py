@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dpotrain.run.plan import Plan
-from dpotrain.run.remedies import Remedy
+from dpotrain.run.planning.plan import Plan
+from dpotrain.run.planning.remedies import Remedy
 from dpotrain.ui.plan import print_plan
 
 

@@ -61,7 +61,7 @@ def _end(problem: NotFinite) -> None:
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Everything a step needs, put together by :mod:`dpotrain.run.build`."""
+    """Everything a step needs, put together by :mod:`dpotrain.run.building.build`."""
 
     parallel: Parallel
     scorer: nn.Module

@@ -6,7 +6,7 @@ addition raises ``INTERFACE``; a removal or change raises ``OLDEST`` too. A hook
 
 A plugin declares in its module the version it was written for::
 
-    dpotrain_interface = 1
+    dpotrain_interface = 2
 
 The line is read before the module is imported, so that the error says that dpotrain is too old rather than what the
 import ran into. A plugin that declares nothing is taken to be compatible.
@@ -22,7 +22,7 @@ from dpotrain.core.errors import PluginError
 from dpotrain.core.version import __version__
 
 #: This dpotrain's interface, and the oldest that plugins for it may have been written for.
-INTERFACE = 1
+INTERFACE = 2
 OLDEST = 1
 
 #: The name of the declaration in a plugin's module.

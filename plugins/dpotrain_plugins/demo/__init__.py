@@ -12,7 +12,7 @@ from dpotrain.plugin.api import DatasetSource, ModelLoader
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from dpotrain_plugins.formatters.instruction import AlpacaFormatter, QuestionFor
 from dpotrain_plugins.formatters.sharegpt import ShareGPTFormatter
 from dpotrain_plugins.formatters.standard import StandardFormatter
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from dpotrain import hookimpl
 from dpotrain.plugin.api import DatasetSource
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 @hookimpl

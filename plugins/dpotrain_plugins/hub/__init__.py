@@ -16,7 +16,7 @@ from dpotrain.plugin.api import Exporter, RecipeError, RunError
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Finished
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class Hub(Exporter):

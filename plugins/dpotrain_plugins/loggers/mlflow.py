@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: What MLflow takes from the environment alone, set where the person has not: nothing sent about how MLflow is used,
 #: files as a store, and a server that does not answer given up well within ``logging.patience``.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class TensorBoardLogger(Logger):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: Seconds that one request to a Space may take, well below what ``logging.patience`` gives a logger.
 TIMEOUT = 30.0

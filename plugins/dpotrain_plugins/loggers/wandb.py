@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: Seconds that opening a run online may take before it is opened offline, and that the last upload may take: each
 #: well below what ``logging.patience`` gives a logger.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 #: The trained adapter's name in peft, and that of the frozen copy of the one that training started from.
 TRAINED, INITIAL = "default", "initial"

@@ -15,7 +15,7 @@ from dpotrain_plugins.losses.dpo import Dpo
 from dpotrain_plugins.losses.hinge import Hinge
 from dpotrain_plugins.losses.ipo import Ipo
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 @hookimpl

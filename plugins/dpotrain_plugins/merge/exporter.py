@@ -13,7 +13,7 @@ from dpotrain.plugin.api import Exporter
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Finished
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class Merge(Exporter):

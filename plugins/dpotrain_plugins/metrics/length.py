@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dpotrain.plugin.api import Measured, PairScores
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class Length(Metric):

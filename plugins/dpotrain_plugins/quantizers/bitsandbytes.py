@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class _BitsAndBytes(LinearQuantizer):

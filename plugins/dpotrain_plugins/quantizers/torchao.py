@@ -15,7 +15,7 @@ from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class TorchAoInt8(LinearQuantizer):

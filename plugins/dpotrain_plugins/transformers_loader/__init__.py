@@ -14,7 +14,7 @@ from .source import check_folder, looks_like_a_path
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-dpotrain_interface = 1
+dpotrain_interface = 2
 
 
 class TransformersLoader(ModelLoader):

@@ -19,7 +19,7 @@ from dpotrain.engine.reference.reference import CachedReference, LiveReference, 
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.run.engine_builder import EngineBuilder
+from dpotrain.run.building.engine_builder import EngineBuilder
 
 if TYPE_CHECKING:
     from dpotrain.data.tokens.tokenized import TokenizedPairs

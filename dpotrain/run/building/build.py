@@ -23,18 +23,18 @@ from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.runtime.metric_names import logged_names
+from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
+from dpotrain.run.building.environment import describe
+from dpotrain.run.building.references import ReferenceBuilder
+from dpotrain.run.building.run_info import remote_code, run_info, title
 from dpotrain.run.checkpoint.restoring import Restorer
 from dpotrain.run.checkpoint.saving import CheckpointSaver
-from dpotrain.run.engine_builder import EngineBuilder, batch_plan
-from dpotrain.run.environment import describe
 from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.publishing import Publisher
-from dpotrain.run.references import ReferenceBuilder
-from dpotrain.run.run_info import remote_code, run_info, title
 from dpotrain.run.state import RunState
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.run.engine_builder import batch_plan
+from dpotrain.run.building.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
-from dpotrain.run.remedies import Remedy, find_remedies
-from dpotrain.run.speed import ModelWork, Workload, sustained_rate
+from dpotrain.run.planning.remedies import Remedy, find_remedies
+from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

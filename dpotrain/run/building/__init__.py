@@ -1,0 +1,1 @@
+"""Building a run from its recipe: data, models, references, trainer, and the loop over them."""
