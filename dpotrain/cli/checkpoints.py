@@ -18,7 +18,7 @@ def command(ctx: click.Context, run: Path, as_json: bool) -> None:
     """List the checkpoints of RUN, a run folder, and compare every file with its hash.
 
     \b
-    Exit codes: 0 all are sound, 1 one is damaged, 2 there is no such run.
+    Exit codes: 0 all are valid, 1 one is damaged, 2 the run does not exist.
     """  # noqa: D301  # click wants the backspace itself
     from dpotrain.report.inventory import take_inventory
 

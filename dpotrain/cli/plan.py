@@ -1,4 +1,4 @@
-"""``dpotrain plan``: memory and time of a run before it, without its weights."""
+"""``dpotrain plan``: memory and time of a run, without loading its weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
     if found is None or not float(found[1]):
-        raise click.BadParameter(f"{value!r} is no size; write it as 24GB", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a size; write it as 24GB", ctx, param)
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-@click.command("plan", short_help="Say what a run would take: memory by part, and time.")
+@click.command("plan", short_help="Predict the memory of a run, by part, and its time.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @set_option
 @click.option(
@@ -32,10 +32,10 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are bytes.")
 @debug_option
 def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_json: bool) -> None:
-    """Say what RECIPE would take on this machine's GPU, or on its CPU: memory by part, steps and time.
+    """Predict the memory of RECIPE on this machine's GPU or CPU, by part, its steps and its time.
 
-    Tokenizes the data, and counts the model from its configuration; no weights are loaded. Where it does not
-    fit, it says what to change.
+    Tokenizes the data and counts the model from its configuration; no weights are loaded. Where the run does not
+    fit, it lists what to change.
     """
     from dpotrain.core.reporter import SilentReporter
     from dpotrain.plugin.runtime.failures import naming_components

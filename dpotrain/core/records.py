@@ -93,7 +93,7 @@ class Outcome:
     tokens_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     plan: Mapping[str, float] = field(default_factory=dict)
-    """Peak memory and tokens per second, each ``…_predicted`` at the start and ``…_measured``."""
+    """``peak_memory_mb_predicted`` at the start, ``peak_memory_mb_measured`` and ``tokens_per_second_measured``."""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What plugins reported (see :meth:`Run.report`), by section name."""
     how_to_load: str = ""

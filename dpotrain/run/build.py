@@ -12,9 +12,11 @@ import torch
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
-from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
+from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -23,33 +25,33 @@ from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.run.checkpoint.restoring import Restorer
 from dpotrain.run.checkpoint.saving import CheckpointSaver
-from dpotrain.run.engine_builder import INITIAL, EngineBuilder, costs_of, free_memory_between_phases
+from dpotrain.run.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.environment import describe
 from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.loop import RunLoop
+from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.publishing import Publisher
+from dpotrain.run.references import ReferenceBuilder
 from dpotrain.run.run_info import remote_code, run_info, title
-from dpotrain.run.sizing import forecast, size_up
 from dpotrain.run.state import RunState
 
 if TYPE_CHECKING:
     from dpotrain.core.reporter import Reporter
     from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.scoring.precision import Widened
+    from dpotrain.engine.scoring.precision import UpcastWeights
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.plugin.api import Adapter
     from dpotrain.plugin.runtime.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.run.checkpoint.resuming import Found
     from dpotrain.run.folder.run_folder import RunFolder
-    from dpotrain.run.forecast import Forecast
     from dpotrain.run.stopping import StopRequest
 
-#: Said where a run in bfloat16 is computed in float32.
+#: Shown where a run in bfloat16 is computed in float32.
 NO_BFLOAT16 = (
-    "this processor has no matrix products in bfloat16: float32 takes their place, which is more exact, and holds "
+    "this processor has no matrix products in bfloat16: the run computes in float32, which is more exact, and holds "
     "weights in 32 bits"
 )
 
@@ -63,9 +65,9 @@ class BuiltRun:
     adapter: Adapter
     scorer: Scorer
     """The policy's, not wrapped for data parallelism."""
-    widened: Widened | None
+    upcast_weights: UpcastWeights | None
     """Weights that are saved in fewer bits than they are trained in."""
-    forecast: Forecast
+    predicted_peak_mb: float
 
 
 def build(
@@ -77,14 +79,14 @@ def build(
     events: RunEvents,
     found: Found | None,
 ) -> BuiltRun:
-    """Load and build what a run needs, in the order that keeps the least in memory, and show its facts.
+    """Load and build what a run needs, in the order that needs the least memory, and show the run info.
 
     Args:
         recipe: what is run.
-        folder: the run's, in which environment and data report are written.
+        folder: the run folder; environment and data report are written into it.
         parallel: the processes.
-        reporter: shows what is being done.
-        stop: asks the run to stop.
+        reporter: shows progress.
+        stop: requests that the run stops.
         events: the recipe's subscribers and loggers.
         found: the checkpoint that the run is resumed from; None for a fresh run.
     """
@@ -102,41 +104,37 @@ def build(
         folder.write_data_report(data.report)
 
     before = None if found is None else found.microbatches
-    shared = recipe.reference.store or (None if cache is None else cache / "reference")
-    builder = EngineBuilder(recipe, parallel, data, reporter, folder.reference, shared, before is not None)
-    if builder.precision != recipe.training.precision:
+    engine = EngineBuilder(recipe, parallel, data, reporter)
+    if engine.precision != recipe.training.precision:
         reporter.note(NO_BFLOAT16)
-    references = builder.other_reference()
-    adapter = builder.adapter
-    policy = builder.load_policy(adapter)
-    scorer = builder.scorer(policy, "the policy")
-    costs = costs_of(data.train, padded=not scorer.packs)
+    reference_plan = ReferencePlan.of(recipe)
+    reference_builder = ReferenceBuilder(
+        engine=engine,
+        plan=reference_plan,
+        own_store=folder.reference,
+        shared_store=recipe.reference.store or (None if cache is None else cache / "reference"),
+        resuming=before is not None,
+    )
+    references = reference_builder.before_policy()
+    adapter = engine.adapter
+    policy = engine.load_policy(adapter)
+    scorer = engine.scorer(policy, "the policy")
+    costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
-        sizing = size_up(
-            recipe, parallel, scorer, data.train, costs, before, builder.second_copy_to_come(references)
-        )
+        memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
     if recipe.training.compile:
         compile_layers(policy)
-    plan = BatchPlan(
-        costs=costs,
-        seed=recipe.seed,
-        pairs_per_step=recipe.training.pairs_per_step,
-        tokens_per_microbatch=sizing.fit.tokens,
-        epochs=recipe.training.epochs,
-        max_steps=recipe.training.steps,
-        ranks=parallel.data_size,
-        shuffle=recipe.data.shuffle,
-    )
+    plan = batch_plan(recipe, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
-        references = builder.initial_reference(scorer, adapter, sizing.fit.tokens)
+        references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
 
-    free_memory_between_phases()
+    release_memory()
     optimizer = build_optimizer(recipe.optimizer, policy)
     wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.
-    known = recipe.reference.of == INITIAL and not drops_out(policy)
+    known = recipe.reference.of == INITIAL_POLICY and not drops_out(policy)
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -149,7 +147,7 @@ def build(
         schedule=recipe.schedule,
         peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
-        precision=builder.precision,
+        precision=engine.precision,
         first_loss=recipe.loss.first_loss() if known else None,
         # Ranks agree about stopping between steps only.
         interrupted=lambda: parallel.world_size == 1 and bool(stop),
@@ -183,8 +181,13 @@ def build(
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
-    predicted = forecast(sizing, recipe, plan, data.train, parallel.device, references.live)
-    reporter.started(title(recipe), run_info(recipe, data, scorer, plan, sizing, predicted, parallel, folder))
+    peak_mb = predicted_peak_mb(memory, plan)
+    reporter.started(
+        title(recipe),
+        run_info(
+            recipe, data=data, scorer=scorer, batches=plan, parallel=parallel, fit=memory.fit, peak_mb=peak_mb
+        ),
+    )
 
     metrics = MetricsFile(folder.metrics)
     publisher = Publisher(
@@ -192,13 +195,13 @@ def build(
     )
     evaluation_set = None
     if data.evaluation is not None:
-        held_out_costs = costs_of(data.evaluation, padded=not scorer.packs)
+        held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
     evaluator = Evaluator(
         recipe=recipe,
         run=run,
         evaluation_set=evaluation_set,
-        budget=builder.budget_without_gradients,
+        budget=engine.tokens_without_gradients,
         scorer=scorer,
         trainer=trainer,
         state=state,
@@ -213,7 +216,7 @@ def build(
         adapter=adapter,
         trainer=trainer,
         state=state,
-        sizing=sizing,
+        checkpointed_layers=memory.fit.checkpointed,
         events=events,
         reporter=reporter,
     )
@@ -234,8 +237,8 @@ def build(
         restorer=Restorer(checkpoints, metrics),
         adapter=adapter,
         scorer=scorer,
-        widened=builder.widened,
-        forecast=predicted,
+        upcast_weights=engine.upcast_weights,
+        predicted_peak_mb=peak_mb,
     )
 
 

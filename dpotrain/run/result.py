@@ -30,7 +30,9 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     with parallel.whole(run.policy):
         if parallel.is_main:
             try:
-                held_as_loaded = nullcontext() if built.widened is None else built.widened.narrow()
+                held_as_loaded = (
+                    nullcontext() if built.upcast_weights is None else built.upcast_weights.as_loaded()
+                )
                 with folder_aside(final) as aside, held_as_loaded:
                     built.adapter.save(run.policy, aside)
                     run.tokenizer.save_pretrained(aside)
@@ -65,7 +67,13 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         pairs_per_second=progress.pairs / seconds,
         tokens_per_second=tokens_per_second,
         peak_memory_mb=peak,
-        plan=built.forecast.beside(peak, tokens_per_second) if progress.step else {},
+        plan={
+            "peak_memory_mb_predicted": built.predicted_peak_mb,
+            "peak_memory_mb_measured": peak,
+            "tokens_per_second_measured": tokens_per_second,
+        }
+        if progress.step
+        else {},
         sections=run.sections,
         how_to_load="" if final is None else built.adapter.how_to_load(final),
         error=error,

@@ -1,4 +1,4 @@
-"""What a person wants to see before the first step."""
+"""What is shown before the first step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ if TYPE_CHECKING:
     from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.folder.run_folder import RunFolder
-    from dpotrain.run.forecast import Forecast
-    from dpotrain.run.sizing import Sizing
 
 
 def title(recipe: Recipe) -> str:
-    """Return what the run is called: its recipe's file."""
+    """Return the name of the recipe's file."""
     return recipe.path.name if recipe.path is not None else "recipe"
 
 
 def remote_code(recipe: Recipe) -> str:
-    """Say whose Python code the recipe allows to run; nothing where it allows none."""
+    """Return whose Python code the recipe allows to run; empty where it allows none."""
     options = recipe.model.options
     if not getattr(options, "trust_remote_code", False):
         return ""
@@ -37,15 +34,15 @@ def remote_code(recipe: Recipe) -> str:
 
 def run_info(
     recipe: Recipe,
+    *,
     data: PreparedData,
     scorer: Scorer,
-    plan: BatchPlan,
-    sizing: Sizing,
-    forecast: Forecast,
+    batches: BatchPlan,
     parallel: Parallel,
-    folder: RunFolder,
+    fit: Fit,
+    peak_mb: float,
 ) -> dict[str, str]:
-    """Return labelled facts about model, data, loss, steps and engine."""
+    """Return model, data, loss, steps, engine and memory of a run by label; ``peak_mb`` is the predicted peak."""
     weights = list(scorer.parameters())
     total = sum(weight.numel() for weight in weights)
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -55,7 +52,7 @@ def run_info(
     held_out = 0 if data.evaluation is None else len(data.evaluation)
     tokens = int(np.sum(data.train.lengths))
     precision = "bf16" if scorer.bf16 else "fp32"
-    epochs = plan.epochs_done(plan.total_steps)
+    epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
     code = remote_code(recipe)
     return {
@@ -64,16 +61,16 @@ def run_info(
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
-        "steps": f"{plan.total_steps:,} of {plan.pairs_per_step} pairs each, {epochs:.3g} epochs",
+        "steps": f"{batches.total_steps:,} of {batches.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": (f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}"),
-        "memory": memory_line(sizing.fit, forecast.peak_memory_mb),
-        "folder": str(folder.path),
+        "memory": memory_line(fit, peak_mb),
+        "folder": str(recipe.run.output_dir),
     }
 
 
-#: Why micro-batches are no larger, for a person.
+#: What limits the micro-batches, as it is shown.
 LIMITS = {
-    "memory": "what fits into free memory",
+    "memory": "what fits into memory",
     "speed": "more would be no faster",
     "recipe": "set in the recipe",
     "checkpoint": "as in the checkpoint",
@@ -81,6 +78,6 @@ LIMITS = {
 
 
 def memory_line(fit: Fit, peak_mb: float) -> str:
-    """Say what was chosen to make the run fit, and what it will take."""
+    """Return the predicted peak memory and what was chosen to stay below it."""
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     return f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}"

@@ -13,6 +13,7 @@ from dpotrain.core.errors import DpotrainError, RunError, RunStopped
 from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Status
 from dpotrain.core.reporter import Reporter, SilentReporter
+from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.start import start
 from dpotrain.plugin.runtime.events import RunEvents
@@ -20,7 +21,6 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe import dump_recipe
 from dpotrain.run.build import BuiltRun, build
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
-from dpotrain.run.engine_builder import free_memory_between_phases
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.log import LoggedReporter, logging_to
@@ -74,7 +74,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             if parallel.is_main and outcome.status == "finished" and recipe.exporters:
                 folder.write_recipe(dump_recipe(recipe))
                 parallel.free()
-                free_memory_between_phases()
+                release_memory()
                 export(recipe, folder, outcome, shown)
         finally:
             shown.finished(outcome)

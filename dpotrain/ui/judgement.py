@@ -22,10 +22,7 @@ _FAR_OFF = 0.25
 
 
 def memory_far_off(plan: Mapping[str, float]) -> bool:
-    """Whether the measured peak memory is far from the predicted one.
-
-    Speed is not considered: a small model is always slower than predicted from its arithmetic.
-    """
+    """Whether the measured peak memory is far from the predicted one."""
     predicted, measured = plan.get("peak_memory_mb_predicted"), plan.get("peak_memory_mb_measured")
     if not predicted or not measured:
         return False

@@ -11,26 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
+from dpotrain.run.run_info import LIMITS
 
 if TYPE_CHECKING:
     from dpotrain.run.plan import Plan
 
-_LIMITS = {
-    "memory": "what fits",
-    "speed": "more would be no faster",
-    "recipe": "set in the recipe",
-}
-
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print the plan on standard output (or ``console``)."""
+    """Print on standard output (or ``console``) memory, steps, time and, where it does not fit, what to change."""
     console = Console() if console is None else console
-    console.print(plan_view(plan), soft_wrap=True)
-
-
-def plan_view(plan: Plan) -> Group:
-    """Return the table of memory, labelled lines below it and, where it does not fit, what to change."""
-    return Group(*_view(plan))
+    console.print(Group(*_view(plan)), soft_wrap=True)
 
 
 def size(value: float) -> str:
@@ -61,7 +51,7 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
     # A pair cannot be split: where the longest exceeds the budget, it is a micro-batch of its own.
-    most = f"at most {count(plan.tokens_per_microbatch)} tokens ({_LIMITS[plan.limit]})"
+    most = f"at most {count(plan.tokens_per_microbatch)} tokens ({LIMITS[plan.limit]})"
     yield (
         "micro-batch",
         f"{most if plan.tokens_per_microbatch > 1 else 'every pair by itself'}, "

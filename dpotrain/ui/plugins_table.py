@@ -66,16 +66,16 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
     table.add_column("offers", overflow="fold", ratio=2)
     table.add_column("from", overflow="fold", ratio=2)
     for info in infos:
-        told = [Text(printable(line)) for line in offers(info)]
-        told += [Text(printable(info.reason), style=_STYLES[info.status])] if info.reason else []
-        told += [Text(printable(note), style="yellow") for note in info.notes]
+        details = [Text(printable(line)) for line in offers(info)]
+        details += [Text(printable(info.reason), style=_STYLES[info.status])] if info.reason else []
+        details += [Text(printable(note), style="yellow") for note in info.notes]
         place = Text(printable(origin(info)))
         if info.file:
             place.append(f"\n{printable(info.file)}", style="dim")
         table.add_row(
             Text(printable(info.name)),
             Text(info.status, style=_STYLES[info.status]),
-            Text("\n").join(told),
+            Text("\n").join(details),
             place,
         )
     console.print(table)
@@ -89,7 +89,7 @@ def _lines(infos: Sequence[PluginInfo]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     for info, row in zip(infos, rows, strict=True):
-        told = ["; ".join(offers(info)), *(" ".join(text.split()) for text in (info.reason, *info.notes))]
+        details = ["; ".join(offers(info)), *(" ".join(text.split()) for text in (info.reason, *info.notes))]
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(printable("  ".join([*cells, *filter(None, told)]).rstrip()))
+        lines.append(printable("  ".join([*cells, *filter(None, details)]).rstrip()))
     return lines

@@ -104,17 +104,11 @@ def _speed(outcome: Outcome) -> str:
 
 
 def _plan(plan: Mapping[str, float]) -> str:
-    """Return predicted and measured memory and speed, or an empty text where the memory was about as predicted."""
+    """Return predicted and measured memory, or an empty text where the memory was about as predicted."""
     if not memory_far_off(plan):
         return ""
-    memory, speed = (
-        [plan[f"{name}_{kind}"] for kind in ("predicted", "measured")]
-        for name in ("peak_memory_mb", "tokens_per_second")
-    )
-    return (
-        f"memory predicted {megabytes(memory[0])}, measured {megabytes(memory[1])}; "
-        f"tokens/s predicted {rate(speed[0])}, measured {rate(speed[1])}"
-    )
+    predicted, measured = plan["peak_memory_mb_predicted"], plan["peak_memory_mb_measured"]
+    return f"memory predicted {megabytes(predicted)}, measured {megabytes(measured)}"
 
 
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:

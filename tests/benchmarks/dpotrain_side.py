@@ -24,7 +24,7 @@ from tests.benchmarks.clock import StepClock, peak_memory_mb, synchronize, versi
 from tests.benchmarks.phases import watching
 from tests.benchmarks.workload import Workload
 
-#: What the run calls its pass over the pairs before training (see ``EngineBuilder._precomputed``).
+#: What the run calls its pass over the pairs before training (see ``dpotrain.run.references``).
 REFERENCE = "reference"
 
 

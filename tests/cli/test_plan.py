@@ -114,15 +114,15 @@ def test_a_size_that_is_none_is_a_wrong_command_line(size, tmp_path):
     assert "write it as 24GB" in result.stderr
 
 
-def test_a_loader_that_cannot_tell_is_named(tmp_path, monkeypatch):
+def test_a_loader_that_cannot_describe_its_model_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
     result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
     assert result.exit_code == 1
-    assert 'the loader "transformers" cannot say' in result.stderr
+    assert 'the loader "transformers" cannot describe' in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_quantizer_that_cannot_tell_is_named(tmp_path, monkeypatch):
+def test_a_quantizer_that_does_not_report_its_bits_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Bnb4bit, "bits", lambda self, model: None)
     recipe = project(tmp_path, adapter=True)
     result = CliRunner().invoke(main, ["plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"'])

@@ -74,8 +74,9 @@ def hooks() -> str:
         "Run events, in the order of a run": [name for name in HOOKS if name in EVENTS],
     }.items():
         blocks.append(f"### {title}")
-        for name in names:
-            blocks += _hook(name)
+        common = set.intersection(*(set(_hook(name)) for name in names))
+        blocks += [f"For each: {line}" for line in sorted(common)]
+        blocks += [block for name in names for block in _hook(name) if block not in common]
     return "\n\n".join(blocks)
 
 
@@ -85,7 +86,6 @@ def objects() -> str:
     for owner in OBJECTS:
         blocks += [
             f"### {owner.__name__}",
-            f"`from {api.__name__} import {owner.__name__}`",
             *_class(owner, level=4),
         ]
     return "\n\n".join(blocks)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.memory.activations import Activations, Kept, Record, estimate, measure, recorded
+from dpotrain.engine.memory.activations import Activations, Kept, SavedTensors, estimate, measure, record
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -39,7 +39,7 @@ def scorer_of(kind: str, adapter: str, bf16: bool = False) -> PackedScorer:
 @pytest.mark.parametrize(
     "kind", ["gemma2", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("llama", "phi3"))]
 )
-def test_shapes_alone_tell_what_is_measured(kind, adapter, bf16):
+def test_shapes_alone_predict_what_is_measured(kind, adapter, bf16):
     measured = measure(scorer_of(kind, adapter, bf16), ONE, TWO, TOKENS)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(KINDS[kind](), dtype=torch.float32).train()
@@ -55,15 +55,15 @@ def test_nothing_that_was_measured_stays_in_memory(kind):
     scorer = scorer_of(kind, "full")
     measure(scorer, ONE, TWO, TOKENS)
     gc.collect()
-    left = [each for each in gc.get_objects() if isinstance(each, Record)]
+    left = [each for each in gc.get_objects() if isinstance(each, SavedTensors)]
     assert not left
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_two_measurements_foretell_a_third(adapter):
+def test_two_measurements_predict_a_third(adapter):
     scorer = scorer_of("llama", adapter)
     found = measure(scorer, ONE, TWO, TOKENS)
-    third = recorded(scorer, FIVE, scorer)
+    third = record(scorer, FIVE, scorer)
     kept = sum((*found.layers, found.outside), Kept()).of(len(FIVE.input_ids))
     assert kept == pytest.approx(sum(third.layers) + third.outside, rel=0.001)
 
@@ -78,10 +78,10 @@ def test_weights_and_inputs_are_not_counted_and_nothing_is_counted_twice():
 
     model = Twice()
     model.weight = weight
-    record = recorded(model, ONE, model)
+    saved = record(model, ONE, model)
     row = 4 * 8 * TOKENS[0]
     # The ones, the hidden state (three times, counted once), its square (saved for weight[0]) and the product.
-    assert record.outside == 4 * row
+    assert saved.outside == 4 * row
 
 
 def test_measuring_changes_nothing():

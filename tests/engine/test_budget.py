@@ -21,7 +21,7 @@ def test_with_plenty_of_room_speed_is_the_limit():
 
 def test_with_less_the_memory_is():
     found = fit(TEN, 1050 * 600, longest=500, device="cuda")
-    assert (found.tokens, found.limit, found.checkpointed, found.longest_fits) == (600, "memory", 0, True)
+    assert (found.tokens, found.limit, found.checkpointed) == (600, "memory", 0)
 
 
 def test_as_few_layers_as_let_the_longest_pair_fit():
@@ -33,8 +33,7 @@ def test_as_few_layers_as_let_the_longest_pair_fit():
 
 def test_all_layers_where_nothing_helps():
     found = fit(TEN, 1000, longest=500, device="cuda")
-    assert (found.checkpointed, found.longest_fits) == (10, False)
-    assert found.tokens >= 1
+    assert (found.checkpointed, found.tokens) == (10, 5)
 
 
 def test_what_the_recipe_sets_stays():
@@ -55,8 +54,7 @@ def test_a_model_without_known_layers_is_never_checkpointed_by_itself():
 @given(st.floats(0, 1e9), st.integers(1, 10**5))
 def test_what_is_chosen_fits_if_the_longest_pair_does(room, longest):
     found = fit(TEN, room, longest=longest, device="cuda")
-    assert found.longest_fits == (TEN.peak(longest, found.checkpointed) <= room * (1 + 1e-9))
-    if found.longest_fits:
+    if TEN.peak(longest, found.checkpointed) <= room:
         assert TEN.peak(found.tokens, found.checkpointed) <= room * (1 + 1e-9)
 
 

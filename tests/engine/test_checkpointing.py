@@ -38,14 +38,14 @@ def gradients(adapter: str, layers: int) -> tuple[torch.Tensor, list[torch.Tenso
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_some_or_all_layers_change_no_bit(adapter, layers):
-    """TRAPS: dropout drawn anew in the recomputation."""
+    """TRAPS: dropout drawn again in the recomputation."""
     expected, expected_gradients = gradients(adapter, 0)
     got, got_gradients = gradients(adapter, layers)
     assert torch.equal(got, expected)
     assert all(map(torch.equal, got_gradients, expected_gradients))
 
 
-def test_the_recipes_word_becomes_a_number():
+def test_the_recipes_setting_becomes_a_number():
     model = tiny_model("llama", num_hidden_layers=3)
     assert [wanted_layers(model, wanted) for wanted in (False, 2, 3, True)] == [0, 2, 3, 3]
 

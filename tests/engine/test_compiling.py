@@ -51,5 +51,5 @@ def test_the_environments_own_compiler_counts(monkeypatch):
 
 def test_a_model_without_known_layers_is_refused(monkeypatch):
     monkeypatch.setattr(compiling, "decoder_layers", lambda policy: [])
-    with pytest.raises(RunError, match="LlamaForCausalLM does not say which its layers are"):
+    with pytest.raises(RunError, match="LlamaForCausalLM does not declare its decoder layers"):
         compile_layers(tiny_model("llama"))

@@ -78,7 +78,7 @@ def test_a_run(adapter, tmp_path):
 
 
 @pytest.mark.parametrize("layers", [0, 2, 4])
-def test_measured_memory_foretells_a_larger_micro_batch(layers):
+def test_measured_memory_predicts_a_larger_micro_batch(layers):
     model = build("llama", num_hidden_layers=4, hidden_size=256, intermediate_size=1024).cuda().train()
     scorer = choose_scorer(model, pack(random_pairs(SIZES), [0]).to(CUDA), packing="on", bf16=True).scorer
     data = random_pairs([(100, 200, 212)])

@@ -25,14 +25,14 @@ def policy(adapter: str, dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [AdamW, AdamW8bit])
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_gradients_and_optimizer_take_what_is_said(adapter, kind, dtype):
+def test_gradients_and_optimizer_take_what_is_predicted(adapter, kind, dtype):
     model = policy(adapter, dtype)
-    facts = count(model)
+    size = count(model)
     chosen = kind(kind.Options(lr=1e-3))
     optimizer = build_optimizer(chosen, model)
     model(input_ids=torch.arange(9)[None]).logits.float().sum().backward()
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    assert gradient_bytes(facts.trained) == sum(grad.nbytes for grad in grads)
+    assert gradient_bytes(size.trained) == sum(grad.nbytes for grad in grads)
     optimizer.step()
     seen: dict[int, int] = {}
     for state in optimizer.state.values():
@@ -40,21 +40,21 @@ def test_gradients_and_optimizer_take_what_is_said(adapter, kind, dtype):
             # The quantization maps are two for all tensors.
             if isinstance(value, torch.Tensor) and not name.startswith("qmap"):
                 seen[value.data_ptr()] = value.nbytes
-    assert chosen.state_bytes(facts.trained) == pytest.approx(sum(seen.values()), rel=0.01)
+    assert chosen.state_bytes(size.trained) == pytest.approx(sum(seen.values()), rel=0.01)
 
 
 def test_tied_weights_are_counted_once():
     model = tiny_model("llama", tie_word_embeddings=True)
-    facts = count(model)
-    assert facts.parameters == sum(weight.numel() for weight in model.parameters())
-    assert facts.weights["float32"] >= 4 * facts.parameters
-    assert facts.head == model.lm_head.weight.numel()
+    size = count(model)
+    assert size.parameters == sum(weight.numel() for weight in model.parameters())
+    assert size.weights["float32"] >= 4 * size.parameters
+    assert size.head == model.lm_head.weight.numel()
 
 
-def test_weights_are_told_apart_by_how_they_are_held():
+def test_weights_are_counted_by_their_format():
     model = tiny_model("llama")
     quantized = {id(layer.mlp.up_proj.weight): 4.125 for layer in model.model.layers}
-    facts = count(model, quantized)
+    size = count(model, quantized)
     numbers = sum(layer.mlp.up_proj.weight.numel() for layer in model.model.layers)
-    assert facts.weights["4.1 bits"] == int(numbers * 4.125 / 8)
-    assert facts.parameters == count(model).parameters
+    assert size.weights["4.1 bits"] == int(numbers * 4.125 / 8)
+    assert size.parameters == count(model).parameters

@@ -7,7 +7,7 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer
 from tests.engine.pairs import random_pairs
@@ -137,10 +137,10 @@ def test_a_policy_with_packed_attention_still_generates_as_before():
         "pad_token_id": 0,
     }
     before = model.generate(ids, **settings)
-    attention.install(model)
+    packed.install(model)
     assert model.config._attn_implementation != "sdpa"
     assert torch.equal(model.generate(ids, **settings), before)
-    attention.uninstall(model)
+    packed.uninstall(model)
     assert model.config._attn_implementation == "sdpa"
 
 

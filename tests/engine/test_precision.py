@@ -1,4 +1,4 @@
-"""Bfloat16 on a processor without products for it: computed in float32, from weights that lose nothing."""
+"""Bfloat16 on a processor without products in it: computed in float32, from weights that are upcast without loss."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from safetensors.torch import load_file, save_file
 from dpotrain import load_recipe, train
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.engine.scoring.precision import Widened, computed_in, multiplies_bfloat16
+from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.run.build import NO_BFLOAT16
 from dpotrain.run.plan import make_plan
 from tests.run.recipes import losses, project
 from tests.support import tiny_model
 
 
-class Told(SilentReporter):
+class NotesReporter(SilentReporter):
     def __init__(self):
         self.notes = []
 
@@ -30,16 +30,16 @@ def test_only_a_cpu_can_lack_it(processor):
     processor("without")
     assert not multiplies_bfloat16("cpu")
     assert multiplies_bfloat16("cuda")
-    assert [computed_in(wanted, "cpu") for wanted in ("bf16", "fp32")] == ["fp32", "fp32"]
-    assert [computed_in(wanted, "cuda") for wanted in ("bf16", "fp32")] == ["bf16", "fp32"]
+    assert [compute_precision(wanted, "cpu") for wanted in ("bf16", "fp32")] == ["fp32", "fp32"]
+    assert [compute_precision(wanted, "cuda") for wanted in ("bf16", "fp32")] == ["bf16", "fp32"]
 
 
-def test_what_is_widened_comes_back_as_it_was():
+def test_upcast_weights_come_back_as_they_were():
     model = tiny_model("llama").to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    widened = Widened(model)
+    upcast = UpcastWeights(model)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
-    with widened.narrow():
+    with upcast.as_loaded():
         assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
@@ -56,12 +56,12 @@ def test_steps_are_those_of_float32_and_the_result_is_as_wide_as_the_model_was(a
     rounded = {name: tensor.bfloat16().float() for name, tensor in load_file(weights).items()}
     save_file(rounded, weights, {"format": "pt"})
     merge = ["adapter.merge=true"] if adapter else []
-    told, outcomes = Told(), []
+    reporter, outcomes = NotesReporter(), []
     for name, overrides in (("narrow", BF16), ("wide", [])):
         common = [f"run.output_dir={str(tmp_path / name)!r}", "training.steps=4", *merge]
-        outcomes.append(train(load_recipe(recipe, [*common, *overrides]), reporter=told))
+        outcomes.append(train(load_recipe(recipe, [*common, *overrides]), reporter=reporter))
     assert losses(tmp_path / "narrow") == losses(tmp_path / "wide")
-    assert told.notes.count(NO_BFLOAT16) == 1
+    assert reporter.notes.count(NO_BFLOAT16) == 1
     narrow, wide = (load_file(outcome.final / "model.safetensors") for outcome in outcomes)
     assert {tensor.dtype for tensor in narrow.values()} == {torch.bfloat16}
     if not adapter:  # merging adds in the weights' own dtype

@@ -14,15 +14,14 @@ import torch.nn.functional as F
 
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.engine.parallel.one_process import OneProcess
-from dpotrain.engine.reference.reference import Stored
+from dpotrain.engine.reference.reference import PrecomputedReference
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.trainer import Interrupted, Trainer
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.api import Loss, Schedule
-from dpotrain.run.engine_builder import costs_of
 from dpotrain_plugins.optimizers import AdamW
 from dpotrain_plugins.schedules import Constant, Linear
 from tests.engine.pairs import random_pairs
@@ -43,7 +42,7 @@ def trainer_of(model, data, **settings) -> Trainer:
     scorer = choose_scorer(model, pack(data, range(len(data))), packing="on", bf16=False).scorer
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
-    plan = BatchPlan(costs_of(data, False), 0, 3, settings.pop("budget", 40), epochs=3)
+    plan = BatchPlan(Costs.of_data(data, padded=False), 0, 3, settings.pop("budget", 40), epochs=3)
     adamw = AdamW(AdamW.Options(lr=RATE, weight_decay=0.1))
     return Trainer(
         parallel=OneProcess(torch.device("cpu")),
@@ -52,7 +51,7 @@ def trainer_of(model, data, **settings) -> Trainer:
         loss=settings.pop("loss", None) or Sigmoid(Sigmoid.Options(beta=BETA)),
         plan=plan,
         data=data,
-        reference=Stored(settings.pop("reference", sums)),
+        reference=PrecomputedReference(settings.pop("reference", sums)),
         schedule=Constant(Constant.Options()),
         peak_learning_rate=RATE,
         max_grad_norm=1.0,

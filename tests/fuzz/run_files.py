@@ -47,8 +47,7 @@ SUMMARY: dict[str, Any] = {
     "first_evaluation": {"loss": 0.7, "rewards/margins": 0.0}, "last_evaluation": {"loss": 0.6, "rewards/margins": 0.1},
     "best_evaluation": {"step": 3, "loss": 0.6}, "pairs_per_second": 3.0, "tokens_per_second": 90.0, "error": "",
     "peak_memory_mb": 300.0, "how_to_load": "…", "final": "run/final",
-    "plan": {"peak_memory_mb_predicted": 9.0, "peak_memory_mb_measured": 99.0, "tokens_per_second_predicted": 1.0,
-             "tokens_per_second_measured": 2.0},
+    "plan": {"peak_memory_mb_predicted": 9.0, "peak_memory_mb_measured": 99.0, "tokens_per_second_measured": 2.0},
     "samples": {"table": {"columns": ["a"], "rows": [["b"]]}, "n": 1},
 }  # fmt: skip
 STATE: dict[str, Any] = {

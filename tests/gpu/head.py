@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.layers.memory_efficient import make_lean
+from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.scoring.logprobs import LogitTransform, token_log_probs
 from dpotrain.engine.scoring.scorer import PackedScorer
 from tests.benchmarks.hot_parts import full_log_probs, milliseconds
@@ -79,7 +79,7 @@ def layers(report: Report) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             plain = tiny_model(kind).to(report.device, dtype)
             other = copy.deepcopy(plain)
-            replaced = make_lean(other)
+            replaced = use_memory_efficient_layers(other)
             report.expect(replaced > 0, f"{kind}: no layer was replaced")
             scores, slopes = [], []
             for model in (plain, other):

@@ -12,7 +12,7 @@ from tests.gpu.checkout import ROOT
 from tests.gpu.stages import STAGES
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_stage_passes_with_tiny_shapes(tmp_path):
     command = [sys.executable, "-m", "tests.gpu", str(tmp_path), "--dry"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

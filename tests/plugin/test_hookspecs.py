@@ -46,7 +46,7 @@ def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
 def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_result(hook):
     doc = inspect.getdoc(HOOKS[hook])
     first, second, *_ = doc.splitlines()
-    assert re.match(r"(Offer|Hear) ", first)
+    assert re.match(r"(Offer|Act) ", first)
     assert first.endswith(".")
     assert second == ""
     positions = [doc.index(part) for part in PARTS]

@@ -21,7 +21,7 @@ def refuse(what):
 socket.socket.connect = refuse("connect")
 socket.socket.connect_ex = refuse("connect")
 socket.getaddrinfo = refuse("look-up")
-from dpotrain_plugins.MODULE import LOGGER as L
+from dpotrain_plugins.loggers.MODULE import LOGGER as L
 from tests.plugins.logging_run import ended, made_up_run, train
 folder = Path(sys.argv[1])
 logger = L(L.Options())

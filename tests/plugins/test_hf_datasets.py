@@ -194,7 +194,7 @@ def test_fingerprint_of_a_saved_data_set_is_of_its_content(tmp_path):
         ("wide.csv", "a,b\n1,2\n1,2,3\n", "wide.csv, line 3: more values than columns"),
         ("open.csv", 'a,b\n1,"2\n', "open.csv, line 2: unexpected end of data"),
         ("no.parquet", "text", "no.parquet is not a readable parquet file"),
-        ("cut.jsonl.gz", "text", "cut.jsonl.gz is no whole gzip file"),
+        ("cut.jsonl.gz", "text", "cut.jsonl.gz is not a complete gzip file"),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, message):

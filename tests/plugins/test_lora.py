@@ -396,7 +396,7 @@ def test_a_regular_expression_chooses_whole_names(checkpoint):
 
 
 def test_a_broken_regular_expression_is_found_before_loading():
-    with pytest.raises(RecipeError, match="no regular expression"):
+    with pytest.raises(RecipeError, match="not a regular expression"):
         lora(target_modules="(q_proj").check()
     lora().check()
 

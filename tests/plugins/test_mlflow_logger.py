@@ -185,7 +185,7 @@ def test_what_the_person_has_set_stays(tmp_path, monkeypatch):
 
 def test_nothing_goes_over_the_network_without_a_server(tmp_path):
     """MLflow sends how it is used, unless told not to or where it takes the process for a test."""
-    assert network_of("mlflow_logger", "MLflowLogger", tmp_path) == []
+    assert network_of("mlflow", "MLflowLogger", tmp_path) == []
     assert the_run(tmp_path).info.status == "FINISHED"
 
 

@@ -29,7 +29,7 @@ def rows(file):
         ("x.jsonl", b'{"a": ' + b"[" * 90_000, "line 1: lists and objects more than 200 deep"),
         ("x.json", b'[{"a": ' + b"[" * 300 + b"]" * 300 + b"}]", "lists and objects more than 200 deep"),
         ("x.json", b"[" * 90_000, "lists and objects more than 200 deep"),
-        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:15] + b"\xff" * 20, "is no whole gzip file"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:15] + b"\xff" * 20, "is not a complete gzip file"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_place(name, content, words, tmp_path):

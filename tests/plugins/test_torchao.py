@@ -16,7 +16,7 @@ from dpotrain import load_recipe, train
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.memory.model_size import count
-from dpotrain.engine.scoring.precision import Widened
+from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.lora import Lora
@@ -195,8 +195,8 @@ def test_the_forecast_counts_the_bytes_that_are_there(checkpoint):
 def test_weights_that_are_widened_for_the_processor_leave_the_quantized_ones_alone(checkpoint):
     model = load(checkpoint, quantizer(), dtype="bfloat16")
     rounded = model.model.layers[0].mlp.up_proj.weight
-    widened = Widened(model)
-    with widened.narrow():
+    upcast = UpcastWeights(model)
+    with upcast.as_loaded():
         assert model.lm_head.weight.dtype == torch.bfloat16
     assert forward(model).dtype == torch.float32
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, rounded)

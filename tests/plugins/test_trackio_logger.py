@@ -146,7 +146,7 @@ def test_a_run_of_the_surrounding_program_is_left_alone(tmp_path):
 def test_nothing_goes_over_the_network_without_a_space(tmp_path):
     """``trackio.init`` would ask the hub whose token it is."""
     told = {"HF_TOKEN": "hf_aBcDeFgHiJkLmNoPqRsT", "TRACKIO_DIR": str(tmp_path / "store")}
-    assert network_of("trackio_logger", "TrackioLogger", tmp_path / "run", **told) == []
+    assert network_of("trackio", "TrackioLogger", tmp_path / "run", **told) == []
     assert list((tmp_path / "store").glob("*.db"))
 
 

@@ -435,7 +435,7 @@ def test_a_chat_template_that_is_none_is_an_error_that_says_what_there_is(checkp
     with pytest.raises(RecipeError, match=r"'gone.jinja': there is no such file"):
         loader(checkpoint, chat_template="gone.jinja").check()
     with pytest.raises(
-        RecipeError, match=r"'vicuna' is no file, no Jinja text and no known template \(chatml\)"
+        RecipeError, match=r"'vicuna' is not a file, Jinja text or a known template \(chatml\)"
     ):
         loader(checkpoint, chat_template="vicuna").load_tokenizer()
     with pytest.raises(RecipeError, match=r"model.chat_template, line 2: not a Jinja template"):

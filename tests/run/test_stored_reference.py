@@ -121,7 +121,7 @@ def test_what_is_stored_is_used(recipe, tmp_path, unchecked):
     assert losses(tmp_path / "two")[0] == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-5)
 
 
-class Told(SilentReporter):
+class WarningsReporter(SilentReporter):
     def __init__(self, stop_at: int = 0) -> None:
         self.warnings, self.stop_at = [], stop_at
 
@@ -138,34 +138,34 @@ def settings(store, output, *overrides) -> list[str]:
 
 
 @pytest.mark.parametrize("of", ["initial", "another model"])
-def test_records_that_the_reference_would_not_compute_are_set_aside_and_computed_anew(recipe, of, tmp_path):
+def test_records_that_differ_from_the_reference_are_quarantined_and_computed_again(recipe, of, tmp_path):
     store, more = tmp_path / "store", ['reference.when="precomputed"', "training.steps=1"]
     if of == "another model":
         more.append("reference.of=" + repr(str(recipe.parent / "model")))
     train(load_recipe(recipe, settings(store, tmp_path / "one", *more)), reporter=SilentReporter())
     shift(store, -0.1)
-    told = Told()
-    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=told)
+    reporter = WarningsReporter()
+    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=reporter)
     assert losses(tmp_path / "two")[0] == pytest.approx(math.log(2), abs=1e-6)
-    (warning,) = [text for text in told.warnings if "reference log-probs" in text]
+    (warning,) = [text for text in reporter.warnings if "reference log-probs" in text]
     assert f"stored in {store}" in warning
     assert "differs by 0.1 nats" in warning
     folders = sorted(path.name for path in store.iterdir())
     assert len(folders) == 2
     assert folders[1].startswith(f"{folders[0]}.off-")
     assert folders[1] in warning
-    told = Told()
-    train(load_recipe(recipe, settings(store, tmp_path / "three", *more)), reporter=told)
-    assert not told.warnings
+    reporter = WarningsReporter()
+    train(load_recipe(recipe, settings(store, tmp_path / "three", *more)), reporter=reporter)
+    assert not reporter.warnings
 
 
 def test_what_rounding_explains_is_used(recipe, tmp_path):
     store, more = tmp_path / "store", ['reference.when="precomputed"', "training.steps=1"]
     train(load_recipe(recipe, settings(store, tmp_path / "one", *more)), reporter=SilentReporter())
     shift(store, -5e-4)
-    told = Told()
-    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=told)
-    assert not told.warnings
+    reporter = WarningsReporter()
+    train(load_recipe(recipe, settings(store, tmp_path / "two", *more)), reporter=reporter)
+    assert not reporter.warnings
 
 
 ONCE = ["training.epochs=1", "logging.every=1", "checkpoints.every=1"]
@@ -176,7 +176,7 @@ def test_what_one_epoch_with_an_adapter_computes_is_there_for_the_next_run(recip
     train(load_recipe(recipe, settings(store, tmp_path / "one", *ONCE)), reporter=SilentReporter())
     records = np.concatenate([np.fromfile(file, RECORD) for file in store.glob("*/*.pairs")])
     assert len(records) == len({record.tobytes() for record in records["key"]}) == 23
-    # A second run goes by what it finds, which shows where that has been changed a little.
+    # A second run uses what it finds: a small change to that shows in its loss.
     shift(store, -1e-4)
     train(load_recipe(recipe, settings(store, tmp_path / "two", *ONCE)), reporter=SilentReporter())
     one, two = losses(tmp_path / "one")[0], losses(tmp_path / "two")[0]
@@ -197,7 +197,7 @@ def final(folder) -> bytes:
         *(pytest.param(*each, marks=pytest.mark.soak) for each in ((1, True), (2, False))),
     ],
 )
-def test_a_resumed_run_goes_by_the_same_numbers_whatever_was_stored_since(
+def test_a_resumed_run_uses_the_same_numbers_whatever_was_stored_since(
     recipe, found, epochs, tmp_path, unchecked
 ):
     """TRAPS: a cache that fills up between two attempts and changes the second one's last bits."""
@@ -210,7 +210,7 @@ def test_a_resumed_run_goes_by_the_same_numbers_whatever_was_stored_since(
     whole = settings(store if found else apart, tmp_path / "whole", *steps)
     train(load_recipe(recipe, whole), reporter=SilentReporter())
     mine = load_recipe(recipe, settings(store, tmp_path / "run", *steps))
-    assert train(mine, reporter=Told(stop_at=2)).status == "stopped"
+    assert train(mine, reporter=WarningsReporter(stop_at=2)).status == "stopped"
     # Another run fills the store with other numbers meanwhile.
     filling = settings(store, tmp_path / "other", *steps, "optimizer.lr=1e-4")
     train(load_recipe(recipe, filling), reporter=SilentReporter())
@@ -243,10 +243,10 @@ def test_without_a_cache_log_probs_stay_in_the_run_folder(recipe, tmp_path, monk
 
 def test_a_store_that_cannot_be_written_is_a_warning(recipe, tmp_path):
     (tmp_path / "file").write_text("")
-    told = Told()
+    reporter = WarningsReporter()
     train(
         load_recipe(recipe, settings(tmp_path / "file" / "store", tmp_path / "run", "training.steps=1")),
-        reporter=told,
+        reporter=reporter,
     )
-    assert len([text for text in told.warnings if "reference log-probs cannot be stored in" in text]) == 1
+    assert len([text for text in reporter.warnings if "reference log-probs cannot be stored in" in text]) == 1
     assert losses(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-6)

@@ -29,6 +29,11 @@ def test_a_finished_run_is_known_and_shown(tmp_path):
     assert "finished after 3 steps" in summary_text(from_json(SUMMARY, tmp_path))
 
 
+def test_a_summary_of_an_earlier_version_is_read(tmp_path):
+    earlier = {**SUMMARY, "plan": {**SUMMARY["plan"], "tokens_per_second_predicted": 1.0}}
+    assert folder_with(tmp_path, earlier).finished(DOCUMENT) == earlier
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

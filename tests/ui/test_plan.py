@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dpotrain.run.plan import Plan, Remedy
+from dpotrain.run.plan import Plan
+from dpotrain.run.remedies import Remedy
 from dpotrain.ui.plan import print_plan
 
 
@@ -48,7 +49,7 @@ def test_memory_by_part_and_the_facts():
         "at the peak 4.3 GB",
         "available on NVIDIA [H200] 24.0 GB",
         "training 39,976,960 of 6,738,415,616 parameters",
-        "micro-batch at most 4,096 tokens (what fits), packed; the longest pair has 1,800",
+        "micro-batch at most 4,096 tokens (what fits into memory), packed; the longest pair has 1,800",
         "steps 956 of 64 pairs, of 61,135 pairs; about 12.3 micro-batches a step",
         "time about 2h05m, at 5,210 tokens/s",
     ):
@@ -71,6 +72,6 @@ def test_another_device_has_no_time():
     assert "tokens/s" not in shown(tokens_per_second=None, seconds=None)
 
 
-def test_a_finished_run_shows_how_far_off_the_forecast_was():
+def test_a_finished_run_shows_how_far_off_the_prediction_was():
     run = {"peak_memory_mb_predicted": 1024.0, "peak_memory_mb_measured": 2048.0}
     assert "took 2.0 GB, predicted 1.0 GB" in shown(finished_run=run)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]
@@ -31,6 +34,17 @@ class Costs:
     padded: bool = False
     """False: pairs lie end to end and cost their lengths. True: every completion is a row of the batch,
     as long as the micro-batch's longest."""
+
+    @classmethod
+    def of_data(cls, pairs: TokenizedPairs, *, padded: bool) -> Costs:
+        """Return the costs of a data set's pairs."""
+        longest = pairs.prompt_lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
+        return cls(pairs.lengths, longest, padded)
+
+    @property
+    def longest_pair(self) -> int:
+        """Tokens computed for the most expensive pair in a micro-batch of its own."""
+        return int(self.alone(np.arange(len(self.lengths))).max())
 
     def alone(self, pairs: Indices) -> Indices:
         """Tokens computed for each of these pairs in a micro-batch of its own."""

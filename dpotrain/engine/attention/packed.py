@@ -1,8 +1,8 @@
 """Segment attention as an attention implementation of transformers.
 
-It is registered once per implementation it stands in for, and gets the segments as a forward argument, so no
-model code is patched. A call without segments (``generate``, an ordinary forward) is handed on to the
-implementation it stands in for, mask and all: a policy with packed attention remains an ordinary model.
+It is registered once per implementation that it replaces, and gets the segments as a forward argument, so no model
+code is patched. A call without segments (``generate``, an ordinary forward) goes to the replaced implementation with
+its mask: a policy with packed attention remains an ordinary model.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _packing: ContextVar[bool] = ContextVar("dpotrain_packing", default=False)
 
 
 class CannotPackError(Exception):
-    """The model asks its attention for something that segment attention does not do; the message says what."""
+    """The model uses an attention feature that segment attention does not support; the message names it."""
 
 
 @contextmanager
 def packing() -> Iterator[None]:
-    """Inside this context the model's masks are left out, because the segments say what is seen."""
+    """Inside this context the model builds no masks: the segments decide what is seen."""
     token = _packing.set(True)
     try:
         yield
@@ -46,7 +46,7 @@ def install(model: PreTrainedModel) -> None:
     """Switch a model to packed attention over its present implementation; a second call changes nothing.
 
     Raises:
-        CannotPackError: the model does not take attention implementations from outside.
+        CannotPackError: the model does not accept custom attention implementations.
     """
     present = model.config._attn_implementation or "eager"
     if present.startswith(PREFIX):
@@ -56,7 +56,7 @@ def install(model: PreTrainedModel) -> None:
         model.set_attn_implementation(name)
     except ValueError as error:
         raise CannotPackError(
-            f"{type(model).__name__} takes no attention implementation from outside"
+            f"{type(model).__name__} does not accept a custom attention implementation"
         ) from error
     if model.config._attn_implementation != name:
         raise CannotPackError(f"{type(model).__name__} keeps its own attention implementation")
@@ -111,7 +111,7 @@ def _implementation(name: str, module: torch.nn.Module) -> Any:
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-# Which tokens see which is decided in Python, micro-batch by micro-batch: nothing for torch.compile.
+# Which tokens see which is decided in Python for every micro-batch, which torch.compile cannot trace.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
     module: torch.nn.Module,
@@ -137,11 +137,10 @@ def _attend(
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise CannotPackError("its attention is not causal")
     if dropout:
-        raise CannotPackError("its attention drops out")
+        raise CannotPackError("its attention uses dropout")
     segments.calls += 1
     segments.windowed_calls += sliding_window is not None
-    # Rotary embeddings leave queries and keys in float32 under autocast, where values are low; the product
-    # is as low as any other.
+    # Rotary embeddings leave queries and keys in float32 under autocast; the product is in the autocast dtype.
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     rows, keys, values = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))

@@ -39,7 +39,7 @@ class Segment:
 class Segments:
     """The segments of a packed row, handed through the model to the attention function as a forward argument.
 
-    It counts the attention calls it passes through, so that a model that ignores it is found out.
+    It counts the attention calls it passes through, which detects a model that ignores it.
     """
 
     items: tuple[Segment, ...]
@@ -50,7 +50,7 @@ class Segments:
 
     @classmethod
     def of(cls, lengths: Sequence[PairLengths]) -> Segments:
-        """Cut the row of these pairs."""
+        """Return the segments of the row of these pairs."""
         items = []
         start = 0
         for pair in lengths:

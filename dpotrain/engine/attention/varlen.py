@@ -90,7 +90,7 @@ def _flash_attn(
 
 @cache
 def _flash_attn_installed() -> bool:
-    # Asked by importing: builds for another torch are common, and fail only then.
+    # Import it to find out: builds for another torch are common, and fail only then.
     try:
         importlib.import_module("flash_attn")
     except (ImportError, OSError):

@@ -1,4 +1,4 @@
-"""Activation checkpointing as a dial: of the first k decoder layers only the inputs are kept."""
+"""Activation checkpointing by layer: of the first k decoder layers only the inputs are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def decoder_layers(model: nn.Module) -> list[Any]:
-    """Return the layers that can be checkpointed each by itself, in order; none within another."""
+    """Return the layers that can be checkpointed one by one, in order; none within another."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     found: dict[str, Any] = {}
@@ -31,7 +31,7 @@ def can_checkpoint(policy: nn.Module) -> bool:
 
 
 def wanted_layers(policy: nn.Module, wanted: bool | int) -> int:
-    """Turn the recipe's word into a number of layers.
+    """Return the number of layers that ``training.activation_checkpointing`` sets.
 
     Raises:
         RunError: the model cannot be checkpointed, not layer by layer, or has fewer layers.
@@ -42,7 +42,7 @@ def wanted_layers(policy: nn.Module, wanted: bool | int) -> int:
     if not can_checkpoint(policy):
         raise RunError(
             f"{type(model).__name__} does not support activation checkpointing.\n"
-            'Leave training.activation_checkpointing out ("auto" uses it only where a model takes it).'
+            'Leave training.activation_checkpointing out ("auto" uses it only where a model supports it).'
         )
     if wanted is True:
         return len(layers) or int(model.config.get_text_config().num_hidden_layers)
@@ -60,10 +60,10 @@ def wanted_layers(policy: nn.Module, wanted: bool | int) -> int:
 
 
 def checkpoint_layers(policy: PreTrainedModel, count: int) -> None:
-    """Have the first ``count`` layers compute their activations again in the backward pass.
+    """Have the first ``count`` layers recompute their activations in the backward pass.
 
-    The first, because the last layers' activations are used and freed first: what is recomputed late meets
-    memory that is already free.
+    The first, because the last layers' activations are used and freed first: the memory for recomputing the first
+    ones is then free already.
     """
     if not count:
         return

@@ -1,4 +1,4 @@
-"""``training.compile``: each decoder layer by itself through ``torch.compile``.
+"""``training.compile``: each decoder layer compiled separately by ``torch.compile``.
 
 Layers are alike, so one compilation serves all of them; the whole model would take many times as long. Attention over
 segments stays outside (see :mod:`dpotrain.engine.attention.packed`).
@@ -18,7 +18,7 @@ from dpotrain.engine.scoring.scorer import causal_lm
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Times that a layer is compiled anew before torch leaves it as it is: with gradients and without, with dropout and
+#: Times that a layer is compiled again before torch runs it uncompiled: with gradients and without, with dropout and
 #: without, with the adapter and without, for each kind of layer that a model alternates.
 COMPILATIONS = 16
 
@@ -46,14 +46,14 @@ def compile_layers(policy: PreTrainedModel) -> None:
     """Compile every decoder layer, in place, when it is first called; sizes may differ from call to call.
 
     Raises:
-        RunError: the model does not say which its layers are.
+        RunError: the model does not declare its decoder layers.
     """
     import torch._dynamo
 
     layers = decoder_layers(policy)
     if not layers:
         raise RunError(
-            f"training.compile = true: {type(causal_lm(policy)).__name__} does not say which its layers are.\n"
+            f"training.compile = true: {type(causal_lm(policy)).__name__} does not declare its decoder layers.\n"
             "Leave training.compile out: results stay the same."
         )
     torch._dynamo.config.recompile_limit = COMPILATIONS

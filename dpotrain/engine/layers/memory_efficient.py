@@ -1,10 +1,10 @@
-"""Norms and gated feed-forward blocks that keep less for the backward pass, and pass over their data less often.
+"""Norms and gated feed-forward blocks that save less for the backward pass, and read their data less often.
 
-Models write both as a chain of element-wise operations, of which autograd keeps nearly every link: a norm its input
-in float32, the normalized input and the output; a block both factors of its product besides what they came from. Here
-a norm keeps its input and one number a row, a block what its two projections put out; the rest is computed again. The
-forward pass is the model's own, operation for operation, and each kind of module is shown to give the same bits before
-it is replaced. A module that computes anything else stays as it is.
+Models write both as a chain of element-wise operations, and autograd saves nearly every intermediate: of a norm its
+input in float32, the normalized input and the output; of a block both factors of its product and their inputs. Here a
+norm saves its input and one number a row, a block the outputs of its two projections; the rest is recomputed. The
+forward pass is the model's own, operation for operation, and each kind of module is checked to give the same bits
+before it is replaced. A module that computes anything else stays as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: Width of the projections that stand in for a block's own while it is tried.
+#: Width of the projections that replace a block's own in the check.
 _SMALL = 16
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
@@ -42,24 +42,24 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return output
 
 
-def make_lean(model: nn.Module) -> int:
+def use_memory_efficient_layers(model: nn.Module) -> int:
     """Replace the forwards of modules that are proven to be such a norm or block, in place; return how many.
 
-    State, names and classes for ``isinstance`` stay. Modules with hooks, or whose forward somebody else replaced,
-    are left alone. The model may be on the meta device.
+    State, names and classes for ``isinstance`` stay. Modules with hooks, or whose forward is replaced already, are
+    left alone. The model may be on the meta device.
     """
     proven: dict[tuple[Any, ...], bool] = {}
     replaced = 0
     for module in model.modules():
-        lean = _candidate(module)
-        if lean is None:
+        efficient = _candidate(module)
+        if efficient is None:
             continue
         kind = (type(module), *_settings(module))
         if kind not in proven:
-            proven[kind] = _same_bits(module, lean)
+            proven[kind] = _same_bits(module, efficient)
         if proven[kind]:
             module.__class__ = type(
-                type(module).__name__, (lean, type(module)), {"__module__": lean.__module__}
+                type(module).__name__, (efficient, type(module)), {"__module__": efficient.__module__}
             )
             replaced += 1
     return replaced
@@ -101,24 +101,24 @@ def _candidate(module: nn.Module) -> type[_Norm | _Block] | None:
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """Return in what modules of one class may differ, so that one cannot speak for another."""
+    """Return the settings in which modules of one class may differ: each combination is checked by itself."""
     plain = [
         (name, value) for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))
     ]
     return (tuple(plain), tuple(type(child) for child in module.children()))
 
 
-def _same_bits(module: nn.Module, lean: type[_Norm | _Block]) -> bool:
-    """Whether both forwards give the same bits on some rows, with small parts in the place of large ones."""
-    random = torch.Generator().manual_seed(0)  # nobody else's numbers are drawn
+def _same_bits(module: nn.Module, efficient: type[_Norm | _Block]) -> bool:
+    """Whether both forwards give the same bits on some rows, with small projections in place of the module's own."""
+    random = torch.Generator().manual_seed(0)  # leaves the global generator alone
 
     def numbers(*shape: int) -> torch.Tensor:
-        # Large enough for rounding to show, and for one activation function to be told from another.
+        # Large enough for rounding to show, and for activation functions to differ.
         return 3 * torch.randn(*shape, generator=random)
 
     for dtype in (torch.float32, torch.bfloat16):
         stand_in = copy.copy(module)
-        if lean is _Norm:
+        if efficient is _Norm:
             own = module.get_parameter("weight")
             size = len(own)
             weight = numbers(size).to(own.dtype)
@@ -131,7 +131,7 @@ def _same_bits(module: nn.Module, lean: type[_Norm | _Block]) -> bool:
             stand_in._modules = {**module._modules, **parts}
         rows = numbers(1, 3, size).to(dtype)
         try:
-            expected, got = stand_in(rows), lean.forward(stand_in, rows)  # type: ignore[arg-type]
+            expected, got = stand_in(rows), efficient.forward(stand_in, rows)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
             return False
         if not isinstance(expected, torch.Tensor) or expected.dtype != got.dtype or not expected.equal(got):

@@ -1,7 +1,7 @@
 """What a micro-batch keeps for its backward pass, in bytes: measured on the model, or estimated from its shapes.
 
-Everything here is a straight line in the tokens of a micro-batch: a constant (weights that autocast cast, say)
-and so much a token.
+Everything here is linear in the tokens of a micro-batch: a constant (for example weights that autocast cast) and bytes
+per token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Beside what is kept, the backward pass of a feed-forward block holds about four tensors as wide as the widest kept
 #: one: two gradients that came in, and two that go out.
-WORKING_TENSORS = 4
+TEMPORARY_TENSORS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Activations:
     outside: Kept
     """Of embeddings, last norm and language-model head."""
     layers: tuple[Kept, ...]
-    """Of each decoder layer; empty where the model does not say which those are."""
+    """Of each decoder layer; empty where the model does not declare its layers."""
     inputs: tuple[Kept, ...]
     """What a layer keeps instead where it is checkpointed: its input."""
-    working: Kept
-    """What comes and goes in the backward pass."""
+    temporary: Kept
+    """Of the backward pass, freed again within it."""
 
     def peak(self, tokens: int, checkpointed: int) -> float:
         """Return the most bytes at once with the first ``checkpointed`` layers computed again."""
@@ -79,10 +79,10 @@ class Activations:
     def _cases(self, checkpointed: int) -> Iterator[Kept]:
         """Yield the moments that may be the peak.
 
-        They are the end of the forward pass, and the backward pass of each checkpointed layer: by then the
-        layers after it are gone.
+        They are the end of the forward pass, and the backward pass of each checkpointed layer, when the layers after
+        it are freed already.
         """
-        common = total([self.outside, self.working, *self.inputs[:checkpointed]])
+        common = total([self.outside, self.temporary, *self.inputs[:checkpointed]])
         yield common + total(self.layers[checkpointed:])
         for layer in self.layers[:checkpointed]:
             yield common + layer
@@ -96,7 +96,7 @@ def total(parts: Iterable[Kept]) -> Kept:
 def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[int, int]) -> Activations:
     """Measure what a forward pass with gradients keeps, on two micro-batches of different size.
 
-    On CUDA a backward pass follows, and its peak corrects the estimate of what comes and goes. Gradients are
+    On CUDA a backward pass follows, and its peak replaces the estimate of temporary tensors. Gradients are
     discarded and random states restored: nothing changes.
 
     Args:
@@ -107,8 +107,8 @@ def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[in
     """
     random_before = RandomState.capture()
     try:
-        first, second = (recorded(scorer, batch, scorer) for batch in (one, two))
-        found = between(first, second, tokens)
+        first, second = (record(scorer, batch, scorer) for batch in (one, two))
+        found = fit_lines(first, second, tokens)
         if one.input_ids.is_cuda:
             found = _with_measured_peak(found, scorer, (one, two), tokens)
         return found
@@ -116,8 +116,8 @@ def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[in
         random_before.restore()
 
 
-def between(first: Record, second: Record, tokens: tuple[int, int]) -> Activations:
-    """Return the lines through two records."""
+def fit_lines(first: SavedTensors, second: SavedTensors, tokens: tuple[int, int]) -> Activations:
+    """Return the lines through two measurements."""
 
     def line(less: int, more: int) -> Kept:
         return Kept.through(tokens[0], less, tokens[1], more)
@@ -130,12 +130,12 @@ def between(first: Record, second: Record, tokens: tuple[int, int]) -> Activatio
         outside=line(first.outside, second.outside),
         layers=lines(first.layers, second.layers),
         inputs=lines(first.inputs, second.inputs),
-        working=Kept(0.0, WORKING_TENSORS * widest.per_token),
+        temporary=Kept(0.0, TEMPORARY_TENSORS * widest.per_token),
     )
 
 
-class Record:
-    """Bytes that one forward pass saved for its backward pass; every storage counted once, weights never."""
+class SavedTensors:
+    """Bytes that one forward pass saves for its backward pass; every storage counted once, weights never."""
 
     def __init__(self, model: nn.Module, batch: PackedPairs) -> None:
         self.modules = decoder_layers(model)
@@ -143,16 +143,16 @@ class Record:
         self.layers = [0] * len(self.modules)
         self.inputs = [0] * len(self.modules)
         self._inside: int | None = None
-        given = [*model.parameters(), *model.buffers()]
-        given += batch_tensors(batch)
-        # The storages are held here, so that none is freed and its place taken by another.
+        given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
+        given += [batch.predicting, batch.targets, batch.scored_tokens]
+        # Holds the storages, so that none is freed and its address used by another.
         self._seen = {_identity(tensor): tensor for tensor in given}
 
     def save(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count a tensor that autograd keeps, and return it for keeping, without its history.
+        """Count a tensor that autograd saves, and return it detached.
 
-        With it, a function that keeps its own output would be kept by it in turn, beyond the reach of the garbage
-        collector, and everything before it as well.
+        Attached, a function that saves its own output would be in a reference cycle that the garbage collector cannot
+        see, and never be freed, nor anything before it.
         """
         identity = _identity(tensor)
         if identity not in self._seen:
@@ -167,7 +167,7 @@ class Record:
 
     @contextmanager
     def watching_layers(self) -> Iterator[None]:
-        """Know inside this context which layer is computing."""
+        """Track inside this context which layer is computing."""
         handles = []
         for number, layer in enumerate(self.modules):
 
@@ -188,20 +188,15 @@ class Record:
                 handle.remove()
 
 
-def recorded(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> Record:
-    """Run ``forward`` on a micro-batch and return what it kept for its backward pass."""
-    record = Record(model, batch)
+def record(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> SavedTensors:
+    """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
+    saved = SavedTensors(model, batch)
     with (
-        record.watching_layers(),
-        torch.autograd.graph.saved_tensors_hooks(record.save, lambda kept: kept),
+        saved.watching_layers(),
+        torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor),
     ):
         forward(batch)
-    return record
-
-
-def batch_tensors(batch: PackedPairs) -> list[torch.Tensor]:
-    """Return the tensors of a micro-batch."""
-    return [batch.input_ids, batch.position_ids, batch.predicting, batch.targets, batch.scored_tokens]
+    return saved
 
 
 def _identity(tensor: torch.Tensor) -> int:
@@ -211,7 +206,7 @@ def _identity(tensor: torch.Tensor) -> int:
 def _with_measured_peak(
     found: Activations, scorer: Scorer, batches: tuple[PackedPairs, PackedPairs], tokens: tuple[int, int]
 ) -> Activations:
-    """Replace the estimate of what comes and goes by what CUDA's allocator saw beyond what is kept."""
+    """Replace the estimate of temporary tensors by what CUDA's allocator saw beyond what is kept."""
     trained = [weight for weight in scorer.parameters() if weight.requires_grad]
     beyond = []
     # The first pass also allocates what libraries keep for good.
@@ -224,8 +219,8 @@ def _with_measured_peak(
             weight.grad = None
         kept = total([found.outside, *found.layers]).of(count)
         beyond.append(max(0, int(torch.cuda.max_memory_allocated() - before - gradients - kept)))
-    working = Kept.through(tokens[0], beyond[1], tokens[1], beyond[2])
-    return Activations(found.outside, found.layers, found.inputs, working)
+    temporary = Kept.through(tokens[0], beyond[1], tokens[1], beyond[2])
+    return Activations(found.outside, found.layers, found.inputs, temporary)
 
 
 def estimate(model: PreTrainedModel, bf16: bool) -> Activations:
@@ -246,5 +241,5 @@ def estimate(model: PreTrainedModel, bf16: bool) -> Activations:
         outside=Kept(0.0, 16.0 * hidden),
         layers=(layer,) * count,
         inputs=(Kept(0.0, 4.0 * hidden),) * count,
-        working=Kept(0.0, scale * WORKING_TENSORS * 2.0 * max(feed_forward * experts, hidden)),
+        temporary=Kept(0.0, scale * TEMPORARY_TENSORS * 2.0 * max(feed_forward * experts, hidden)),
     )

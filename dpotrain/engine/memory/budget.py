@@ -1,4 +1,4 @@
-"""How many tokens a micro-batch may hold and how many layers are checkpointed, where the recipe leaves it to us."""
+"""Choosing tokens of a micro-batch and checkpointed layers, where the recipe says "auto"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpotrain.engine.memory.activations import Activations
 #: Tokens that a micro-batch holds at most, by device. On a CPU the matrix products are at full speed long before
 #: that, and more tokens would only take memory.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
-#: Share of the free memory that activations may take; the rest is for fragmentation and for what nobody counted.
+#: Share of the free memory that activations may take; the rest is for fragmentation and for what is not counted.
 SHARE = 0.75
 
 Limit: TypeAlias = Literal["memory", "speed", "recipe", "checkpoint"]
@@ -26,10 +26,8 @@ class Fit:
     """Layers whose activations are computed again, of all ``layers``."""
     layers: int
     limit: Limit
-    """What keeps ``tokens`` from being more: memory, that more would be no faster, the recipe, or the checkpoint
-    that the run goes on from."""
-    longest_fits: bool
-    """Whether the longest pair fits into the memory there is, by this count."""
+    """What bounds ``tokens``: memory, that more would be no faster, the recipe, or the checkpoint that the run is
+    resumed from."""
 
 
 def fit(
@@ -44,25 +42,26 @@ def fit(
     """Choose tokens and layers.
 
     Without a number of ``checkpointed`` layers, it is the smallest with which the longest pair fits; all of
-    them if it never does. Without ``tokens``, it is what fits then, up to what the device has use for.
+    them if it never does. Without ``tokens``, it is what fits then, up to :data:`MOST_TOKENS`.
 
     Args:
         activations: what a micro-batch keeps.
-        room: bytes for it: :data:`SHARE` of what is free and not spoken for.
-        longest: what the longest pair costs, in tokens; a pair cannot be cut.
+        room: bytes for activations: :data:`SHARE` of what stays free beside everything else.
+        longest: cost of the longest pair, in tokens; a pair is never split.
         device: "cpu" or "cuda".
         tokens: what the recipe sets.
         checkpointed: what the recipe sets.
     """
     layers = len(activations.layers)
     if checkpointed is None:
-        # Every micro-batch that the recipe asks for must fit, or where it asks for none, the longest pair.
+        # Micro-batches of the recipe's size must fit, or where it sets none, the longest pair.
         need = longest if tokens is None else max(tokens, longest)
-        dial = range(layers + 1)
-        checkpointed = next((k for k in dial if activations.most_tokens(room, k) >= need), layers)
+        checkpointed = next(
+            (k for k in range(layers + 1) if activations.most_tokens(room, k) >= need), layers
+        )
+    if tokens is not None:
+        return Fit(tokens, checkpointed, layers, "recipe")
     fitting = activations.most_tokens(room, min(checkpointed, layers))
     most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])
-    if tokens is not None:
-        return Fit(tokens, checkpointed, layers, "recipe", fitting >= longest)
     limit: Limit = "memory" if fitting < most else "speed"
-    return Fit(max(1, min(fitting, most)), checkpointed, layers, limit, fitting >= longest)
+    return Fit(max(1, min(fitting, most)), checkpointed, layers, limit)

@@ -1,13 +1,16 @@
-"""How much memory a device has, and how much of it is free."""
+"""How much memory a device has free, how much this process holds, and giving unused memory back."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
 from pathlib import Path
 
 import torch
 
-#: Where Linux says how much memory a process may have: of the machine, and of its container (versions 2 and 1).
+#: Where Linux reports the memory that a process may use: of the machine, and of its container (cgroups 2 and 1).
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -16,7 +19,7 @@ _CGROUPS = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
-#: Share of a machine's memory that is taken to be free where the system does not say (macOS).
+#: Share of a machine's memory that is assumed to be free where the system does not report it (macOS).
 _USUALLY_FREE = 0.5
 
 
@@ -30,20 +33,32 @@ def free_memory(device: torch.device) -> int:
     return max(0, min([machine, *(limit - used for limit, used in _container_limits())]))
 
 
-def total_memory(device: torch.device) -> int:
-    """Return the bytes that the device, or this process's container, has."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return min([_meminfo("MemTotal") or _installed(), *(limit for limit, _ in _container_limits())])
-
-
 def resident_memory() -> int | None:
-    """Return the bytes of this process that are in memory now, or None where the system does not say."""
+    """Return the bytes of this process that are in memory now, or None where the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Return the bytes in use: allocated on a CUDA device, resident on a CPU (None where that is not reported)."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
+
+
+def release_memory() -> None:
+    """Return unused memory to the system: after a phase of the run, or after a pass that ran out of memory.
+
+    Call it when nothing refers to the tensors any more, so after the exception that holds them is gone.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):  # other C libraries have no malloc_trim
+            library.malloc_trim(0)
 
 
 def _meminfo(name: str) -> int | None:
@@ -64,7 +79,7 @@ def _installed() -> int:
 def _container_limits() -> list[tuple[int, int]]:
     """Return (limit, in use) of each container around this process that has a limit.
 
-    Files that the system only keeps for rereading count as in use, but make room when asked.
+    Cached files count as in use, but are dropped on demand, so they are subtracted.
     """
     found = []
     for limit_file, used_file in _CGROUPS:
@@ -73,11 +88,11 @@ def _container_limits() -> list[tuple[int, int]]:
             used = int(used_file.read_text(encoding="ascii"))
         except (OSError, ValueError):  # "max" is no limit
             continue
-        found.append((limit, max(0, used - _rereadable(limit_file.parent / "memory.stat"))))
+        found.append((limit, max(0, used - _cached_files(limit_file.parent / "memory.stat"))))
     return found
 
 
-def _rereadable(file: Path) -> int:
+def _cached_files(file: Path) -> int:
     try:
         lines = file.read_text(encoding="ascii").splitlines()
     except OSError:

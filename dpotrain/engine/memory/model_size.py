@@ -1,4 +1,4 @@
-"""What a run holds in memory whatever its micro-batches, by part, in bytes: pure functions of model and recipe."""
+"""Sizes that do not depend on the micro-batches: weights, gradients and the language-model head."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TILE_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """Counted off a model, real or on the meta device."""
+class ModelSize:
+    """Parameters and bytes of a model, real or on the meta device."""
 
     weights: Mapping[str, int]
-    """Bytes of all weights and buffers, by how they are held: ``"bfloat16"``, ``"4.1 bits"``."""
+    """Bytes of all weights and buffers, by format: ``"bfloat16"``, ``"4.1 bits"``."""
     parameters: int
-    """Numbers in the weights, quantized ones counted as what they stand for."""
+    """Number of weights; a packed byte of a quantized tensor counts as the weights that it holds."""
     trained: tuple[Trained, ...]
     head: int
-    """Numbers in the language-model head's weight."""
+    """Parameters of the language-model head."""
     head_bytes: int
     head_trained: bool
 
@@ -39,12 +39,12 @@ class ModelFacts:
 
     @property
     def trained_parameters(self) -> int:
-        """Numbers that are trained."""
+        """Number of trained parameters."""
         return sum(tensor.numbers for tensor in self.trained)
 
 
-def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> ModelFacts:
-    """Count a model's tensors, each once.
+def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> ModelSize:
+    """Count a model's tensors, shared ones once.
 
     Args:
         model: with its adapter.
@@ -65,7 +65,7 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
         kind = str(buffer.dtype).removeprefix("torch.")
         weights[kind] = weights.get(kind, 0) + buffer.nbytes
     head = getattr(causal_lm(model).get_output_embeddings(), "weight", None)
-    return ModelFacts(
+    return ModelSize(
         weights=weights,
         parameters=parameters,
         trained=tuple(trained),
@@ -76,19 +76,19 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
 
 
 def _numbers(weight: nn.Parameter) -> int:
-    """Count what a parameter stands for: bitsandbytes packs two 4-bit weights into a byte."""
+    """Return the weights that a parameter holds: bitsandbytes packs two 4-bit weights into a byte."""
     state = getattr(weight, "quant_state", None)
     shape = getattr(state, "shape", None)
     return int(shape.numel()) if shape is not None else weight.numel()
 
 
 def gradient_bytes(trained: Sequence[Trained]) -> int:
-    """Bytes of the gradients: as large as what they belong to."""
+    """Bytes of the gradients: as many as of the trained weights."""
     return sum(tensor.bytes for tensor in trained)
 
 
-def head_bytes(facts: ModelFacts, device: str, bf16: bool) -> int:
-    """Bytes that the language-model head works with: a few tiles of logits, and its weight cast or its gradient."""
+def head_bytes(size: ModelSize, device: str, bf16: bool) -> int:
+    """Bytes that the language-model head needs: a few tiles of logits, its weight in bfloat16, its own gradient."""
     tiles = _TILE_COPIES * 4 * TILE_LOGITS.get(device, TILE_LOGITS["cpu"])
-    cast = 2 * facts.head if bf16 and facts.head_bytes > 2 * facts.head else 0
-    return tiles + cast + (facts.head_bytes if facts.head_trained else 0)
+    cast = 2 * size.head if bf16 and size.head_bytes > 2 * size.head else 0
+    return tiles + cast + (size.head_bytes if size.head_trained else 0)

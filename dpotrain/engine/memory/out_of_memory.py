@@ -1,19 +1,19 @@
-"""What is done where a device runs out of memory: the same pairs in smaller micro-batches."""
+"""Out of memory: the same pairs again, in smaller micro-batches."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 
 import torch
 
 from dpotrain.data.batches.plan import Costs, MicroBatch
+from dpotrain.engine.memory.device_memory import release_memory
 
 
 def smaller(microbatches: Sequence[MicroBatch], costs: Costs, budget: int) -> int:
     """Return half of the budget, or of what the largest micro-batch of several pairs took, whichever is less.
 
-    At least one micro-batch holds several pairs; cut with what is returned, that one is split.
+    At least one micro-batch must hold several pairs; the returned budget splits it.
     """
     largest = max(costs.of(pairs) for pairs in microbatches if len(pairs) > 1)
     return max(1, min(budget, largest) // 2)
@@ -26,7 +26,7 @@ def in_parts(pairs: MicroBatch, score: Callable[[MicroBatch], None]) -> None:
     """
     if _fits(pairs, score):
         return
-    free_what_is_cached()
+    release_memory()
     middle = len(pairs) // 2
     in_parts(pairs[:middle], score)
     in_parts(pairs[middle:], score)
@@ -40,10 +40,3 @@ def _fits(pairs: MicroBatch, score: Callable[[MicroBatch], None]) -> bool:
             raise
         return False
     return True
-
-
-def free_what_is_cached() -> None:
-    """Give back what a failed pass left behind; called after its exception, which holds its tensors, is gone."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

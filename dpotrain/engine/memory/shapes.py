@@ -1,4 +1,4 @@
-"""What a forward pass would keep, from shapes alone: the model's own code runs on tensors without numbers."""
+"""What a forward pass would keep, from shapes alone: the model's own code runs on fake tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dpotrain.engine.attention import packed as attention
-from dpotrain.engine.memory.activations import Activations, between, estimate, recorded
+from dpotrain.engine.attention import packed
+from dpotrain.engine.memory.activations import Activations, estimate, fit_lines, record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
 
@@ -26,12 +26,11 @@ def activations_from_shapes(
 ) -> tuple[Activations, bool]:
     """Return what the model keeps, and whether it seems to take packed pairs.
 
-    A forward pass that cannot be followed without numbers (a mixture that sends tokens to experts by what they
-    are, a kernel of its own) is estimated from the configuration.
+    A forward pass that fake tensors cannot follow (a mixture that routes tokens by their values, a custom kernel) is
+    estimated from the configuration.
 
     Args:
-        policy: the model with its adapter, on the meta device; afterwards its tensors have no numbers, but a
-            device.
+        policy: the model with its adapter, on the meta device; afterwards its tensors are fake ones on the CPU.
         one: a micro-batch.
         two: the same pairs twice.
         bf16: whether it runs under bfloat16 autocast.
@@ -44,26 +43,26 @@ def activations_from_shapes(
             scorer = PackedScorer(policy, LogitTransform(), bf16)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 _, segments = scorer.count_and_score(one)
-        except attention.CannotPackError:
-            attention.uninstall(causal_lm(policy))
+        except packed.CannotPackError:
+            packed.uninstall(causal_lm(policy))
             return estimate(policy, bf16), False
-        except Exception:  # the model's own code, or a plugin's, on tensors that it was not written for
+        except Exception:  # code of a model or a plugin, on tensors that it was not written for
             return estimate(policy, bf16), True
         if segments.calls != causal_lm(policy).config.get_text_config().num_hidden_layers:
-            attention.uninstall(causal_lm(policy))
+            packed.uninstall(causal_lm(policy))
             return estimate(policy, bf16), False
 
         def forward(batch: PackedPairs) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 return scorer.log_probs(batch)
 
-        first, second = (recorded(policy, batch, forward) for batch in (one, two))
-        return between(first, second, (len(one.input_ids), len(two.input_ids))), True
+        first, second = (record(policy, batch, forward) for batch in (one, two))
+        return fit_lines(first, second, (len(one.input_ids), len(two.input_ids))), True
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging what it cannot follow: there is an estimate instead."""
+    """Keep torch from logging what fake tensors cannot follow: it is estimated instead."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -74,7 +73,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _leave_meta(model: nn.Module) -> None:
-    """Replace every tensor by one of the same shape on a CPU that is never filled; shared ones stay shared."""
+    """Replace every tensor by an uninitialized one of the same shape on the CPU; shared ones stay shared."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():

@@ -1,13 +1,14 @@
 """The reference's side of the scores: computed in every step, looked up, or absent.
 
-Whatever the way, it is the policy's own scorer, or one of the same kind and precision, that computes it, so
-that before the first update policy and reference agree to rounding.
+It is always computed by the policy's own scorer, or by one of the same kind and precision, so that policy and
+reference agree to rounding before the first update.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,11 +21,10 @@ from dpotrain.engine.scoring.dropout import dropout_off
 if TYPE_CHECKING:
     from dpotrain.engine.reference.store import Sums
     from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
 
 
-#: Takes note of the sums (some, 2) of some pairs of a data set, by their indices (some,).
-Keep: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
+#: Stores the sums (some, 2) of some pairs of a data set, by their indices (some,).
+Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
 
 
 class Reference(ABC):
@@ -34,8 +34,8 @@ class Reference(ABC):
     def scores(self, batch: PackedPairs) -> torch.Tensor:
         """Return (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
 
-    def flush(self) -> None:  # noqa: B027  # to have nothing to do is the rule, not an omission
-        """Do what was put off so that the device need not be waited for. Called between steps."""
+    def flush(self) -> None:  # noqa: B027  # most references have nothing to write
+        """Write what was computed since the last call. Called between steps, where the device is waited for anyway."""
 
 
 class NoReference(Reference):
@@ -45,31 +45,22 @@ class NoReference(Reference):
         return torch.zeros(len(batch.lengths), 2, device=batch.input_ids.device)
 
 
-class InitialPolicy(Reference):
-    """The policy's own weights with the adapter off, or with the adapter that training started from."""
+class LiveReference(Reference):
+    """Computed by a model when it is asked for."""
 
-    def __init__(self, scorer: Scorer, adapter: Adapter) -> None:
-        self.scorer, self.adapter = scorer, adapter
+    def __init__(
+        self, scorer: Scorer, context: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """Score with ``scorer``; ``context`` makes its model the reference, for example by turning the adapter off."""
+        self.scorer, self.context = scorer, context
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        policy = self.scorer.policy
-        with torch.no_grad(), dropout_off(policy), self.adapter.reference(policy):
+        with torch.no_grad(), dropout_off(self.scorer.policy), self.context():
             return self.scorer(batch)  # type: ignore[no-any-return]
 
 
-class OtherModel(Reference):
-    """A second model, held beside the policy."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer.requires_grad_(False)
-
-    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        with torch.no_grad(), dropout_off(self.scorer.policy):
-            return self.scorer(batch)  # type: ignore[no-any-return]
-
-
-class Remembered(Reference):
-    """Asks another reference about each pair once: held-out pairs come again in every evaluation."""
+class CachedReference(Reference):
+    """Asks another reference for each pair once: held-out pairs come again in every evaluation."""
 
     def __init__(self, reference: Reference, pairs: int) -> None:
         self.reference = reference
@@ -84,18 +75,18 @@ class Remembered(Reference):
         self.reference.flush()
 
 
-class Recording(Reference):
-    """Asks another reference in every step, and hands on what it said, so that a later run need not ask."""
+class StoringReference(Reference):
+    """Stores what another reference computes, so that later runs find it."""
 
-    def __init__(self, reference: Reference, known: npt.NDArray[np.bool_], keep: Keep) -> None:
-        """Wrap ``reference``; ``known`` (pairs of the data set,) says which pairs ``keep`` need not be told of."""
-        self.reference, self.keep = reference, keep
-        self._known = known.copy()
+    def __init__(self, reference: Reference, stored: npt.NDArray[np.bool_], store: Store) -> None:
+        """Wrap ``reference``; ``stored`` (pairs of the data set,) marks the pairs that ``store`` has already."""
+        self.reference, self.store = reference, store
+        self._stored = stored.copy()
         self._fresh: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         sums = self.reference.scores(batch)
-        if batch.tokens:  # or it only keeps another rank company, which has these pairs itself
+        if batch.tokens:  # otherwise its pair only fills an empty micro-batch, and is stored elsewhere
             self._fresh.append((batch.pairs, sums))
         return sums
 
@@ -105,16 +96,16 @@ class Recording(Reference):
         pairs = torch.cat([pairs for pairs, _ in self._fresh]).numpy()
         sums = torch.cat([sums for _, sums in self._fresh]).float().cpu().numpy()
         self._fresh.clear()
-        # A step that ran out of memory brings its pairs twice.
+        # A step that ran out of memory scores its pairs twice.
         pairs, first = np.unique(pairs, return_index=True)
-        new = ~self._known[pairs]
-        self._known[pairs] = True
+        new = ~self._stored[pairs]
+        self._stored[pairs] = True
         if new.any():
-            self.keep(pairs[new], sums[first[new]])
+            self.store(pairs[new], sums[first[new]])
 
 
-class Stored(Reference):
-    """Log-probs that were computed before training."""
+class PrecomputedReference(Reference):
+    """Looks up log-probs that were computed before training."""
 
     def __init__(self, sums: torch.Tensor) -> None:
         self.sums = sums

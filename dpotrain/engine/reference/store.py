@@ -2,13 +2,14 @@
 
 A folder belongs to one reference: its name is a hash over everything that changes the numbers except the pair
 (weights, quantization, compute precision, this code's numerics). A record's key is a hash over the pair's
-tokens. A record that was cut short by a kill, or damaged since, fails its checksum and is computed again.
+tokens. A record that was truncated by a kill, or damaged since, fails its checksum and is computed again.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,28 +29,25 @@ RECORD = np.dtype([("key", KEY), ("chosen", "<f4"), ("rejected", "<f4"), ("check
 Sums: TypeAlias = npt.NDArray[np.float32]
 """(pairs, 2) log-prob sums of chosen and rejected."""
 
-#: Records whose checksums are computed at a time.
-_CHUNK = 1 << 16
-
 
 class ReferenceStore:
     """The log-prob sums of one reference.
 
-    Any number of processes may fill one folder: each appends to a file of its own, and all files are read.
+    Any number of processes may write to one folder: each appends to a file of its own, and all files are read.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._identity = json.dumps({**identity, "numerics": NUMERICS_VERSION}, sort_keys=True, default=str)
         self.folder = folder / hash_text(self._identity, 12)
         self.path = self.folder / f"{secrets.token_hex(8)}.pairs"
-        self._forget()
+        self._clear()
 
     def load(self) -> None:
-        """Read every sound record that is in the folder now."""
-        records = [_sound(path) for path in sorted(self.folder.glob("*.pairs"))]
-        self._forget()
+        """Read every valid record that is in the folder now."""
+        records = [_valid(path) for path in sorted(self.folder.glob("*.pairs"))]
+        self._clear()
         if records:
-            self._know(np.concatenate(records))
+            self._index(np.concatenate(records))
 
     def lookup(self, keys: Keys) -> Sums:
         """Return the (pairs, 2) sums for (pairs,) keys, as loaded; NaN where there is no record."""
@@ -74,18 +72,18 @@ class ReferenceStore:
         with self.path.open("ab") as file:
             file.write(records.tobytes())
 
-    def set_aside(self) -> Path:
-        """Give the folder another name, under which nothing looks for it, and return that; forget what was loaded."""
-        self._forget()
-        aside = self.folder.with_name(f"{self.folder.name}.off-{secrets.token_hex(4)}")
+    def quarantine(self) -> Path:
+        """Rename the folder, so that no run reads it, and return its new path; drop what was loaded."""
+        self._clear()
+        renamed = self.folder.with_name(f"{self.folder.name}.off-{secrets.token_hex(4)}")
         with suppress(FileNotFoundError):  # another process has just done the same
-            self.folder.rename(aside)
-        return aside
+            self.folder.rename(renamed)
+        return renamed
 
-    def _forget(self) -> None:
-        self._know(np.zeros(0, RECORD))
+    def _clear(self) -> None:
+        self._index(np.zeros(0, RECORD))
 
-    def _know(self, records: npt.NDArray[Any]) -> None:
+    def _index(self, records: npt.NDArray[Any]) -> None:
         keys = sortable(records["key"])
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
@@ -93,32 +91,15 @@ class ReferenceStore:
 
 
 def checksums(records: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Return the CRC-32 of each record but its last four bytes, as zlib has it: (records,)."""
-    content = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), RECORD.itemsize)[:, :-4]
-    sums = np.empty(len(records), np.uint32)
-    for start in range(0, len(records), _CHUNK):
-        part = content[start : start + _CHUNK]
-        sum_so_far = np.full(len(part), 0xFFFFFFFF, np.uint32)
-        for place in range(part.shape[1]):
-            sum_so_far = _CRC[(sum_so_far ^ part[:, place]) & 0xFF] ^ (sum_so_far >> np.uint32(8))
-        sums[start : start + _CHUNK] = ~sum_so_far
-    return sums
+    """Return the CRC-32 of each record without its last four bytes: (records,)."""
+    content, size = records.tobytes(), RECORD.itemsize
+    sums = (zlib.crc32(content[start : start + size - 4]) for start in range(0, len(content), size))
+    return np.fromiter(sums, np.uint32, len(records))
 
 
-def _crc_table() -> npt.NDArray[np.uint32]:
-    """Return what each value of a byte does to a CRC-32."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, (table >> np.uint32(1)) ^ np.uint32(0xEDB88320), table >> np.uint32(1))
-    return table
-
-
-_CRC = _crc_table()
-
-
-def _sound(path: Path) -> npt.NDArray[Any]:
-    """Return the records that are whole, unchanged and finite; a torn one at the end is no record."""
+def _valid(path: Path) -> npt.NDArray[Any]:
+    """Return the records that are complete, unchanged and finite; a partial one at the end is not read."""
     records: npt.NDArray[Any] = np.fromfile(path, RECORD)
     finite = np.isfinite(records["chosen"]) & np.isfinite(records["rejected"])
-    sound: npt.NDArray[Any] = records[finite & (checksums(records) == records["check"])]
-    return sound
+    valid: npt.NDArray[Any] = records[finite & (checksums(records) == records["check"])]
+    return valid

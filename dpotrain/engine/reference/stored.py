@@ -1,8 +1,7 @@
-"""Reference log-probs from stores: found and checked, computed before training, or written down as they come.
+"""Reference log-probs from stores: found and verified, computed before training, or stored during training.
 
-There are two stores. The shared one is for later runs. The run's own holds exactly what this run goes by, so that
-one that is resumed looks up the same numbers to the last bit, whatever other runs have added to the shared
-one since.
+There are two stores. The shared one is for later runs. The run's own holds exactly what this run uses, so that a
+resumed run reads the same numbers to the last bit, whatever other runs have added to the shared one since.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.engine.memory.out_of_memory import in_parts
-from dpotrain.engine.reference.reference import Recording, Reference, Stored
+from dpotrain.engine.reference.reference import PrecomputedReference, Reference, StoringReference
 
 if TYPE_CHECKING:
     from dpotrain.core.reporter import Reporter
@@ -29,34 +28,34 @@ if TYPE_CHECKING:
     from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.reference.store import ReferenceStore, Sums
 
-#: Pairs that are computed again before records of an earlier process are used.
+#: Pairs that are computed again to verify the records of an earlier process.
 CHECKED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StoredReferences:
-    """Stores of one reference, and what computes it live."""
+    """The stores of one reference, and what computes it."""
 
     live: Reference
     own: ReferenceStore
     """In the run's folder."""
     shared: ReferenceStore | None
     exact: bool
-    """Whether ``live`` computes in float32 throughout, so that its numbers hardly depend on how it is cut."""
-    going_on: bool
-    """Whether steps of this run have been taken already, by an earlier process."""
+    """Whether ``live`` computes in float32 throughout, so that its numbers hardly depend on the micro-batches."""
+    resuming: bool
+    """Whether an earlier process has taken steps of this run."""
     parallel: Parallel
     reporter: Reporter
     _unwritable: set[str] = field(default_factory=set)
-    """Folders that a warning has named."""
+    """Folders that a warning has named already."""
 
-    def precompute(self, data: TokenizedPairs, costs: Costs, budget: int, name: str) -> Stored:
-        """Compute what the stores lack of ``data``, storing it as it comes, and return everything.
+    def precompute(self, data: TokenizedPairs, costs: Costs, budget: int, name: str) -> Reference:
+        """Compute and store what the stores lack of ``data``, and return all of it.
 
-        ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` is what the progress bar is called.
+        ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` labels the progress bar.
         """
         parallel = self.parallel
-        # One process says what is missing: the others may see another state of the files, or none at all.
+        # The main process decides what is missing: others may see older files, or none at all.
         missing: npt.NDArray[np.int64] | None = None
         sums: Sums = np.zeros((len(data), 2), np.float32)
         _, first, again = np.unique(sortable(data.keys), return_index=True, return_inverse=True)
@@ -81,41 +80,41 @@ class StoredReferences:
 
                 for pairs in filter(None, plan):
                     in_parts(pairs, compute)
-        # Every pair was filled in by exactly one process, but for those that stand in the data twice.
-        return self._stored(data.keys, sums, first[again])
+        # Exactly one process computed each distinct pair; `first[again]` finds it for those that occur twice.
+        return self._precomputed(data.keys, sums, first[again])
 
-    def unless_complete(self, data: TokenizedPairs) -> Reference:
-        """Return what is stored where that is all of ``data``, or else the live reference, which is written down.
+    def live_unless_stored(self, data: TokenizedPairs) -> Reference:
+        """Return what is stored if that is all of ``data``, otherwise the live reference, whose sums are stored.
 
-        A run that has taken steps stays with what it took them with.
+        A resumed run uses what its first steps used.
         """
         complete, known = False, np.zeros(len(data), bool)
         sums: Sums = np.zeros((len(data), 2), np.float32)
         if self.parallel.is_main:
-            found = self._found(data, [self.own] if self.going_on else [self.own, self.shared])
+            found = self._found(data, [self.own] if self.resuming else [self.own, self.shared])
             complete = not bool(np.isnan(found).any())
             if complete:
                 sums = found
-            elif self.going_on and self.shared is not None:
+            elif self.resuming and self.shared is not None:
                 self.shared.load()
                 found = self.shared.lookup(data.keys)
             known = ~np.isnan(found[:, 0])
         complete, known = self.parallel.broadcast_object((complete, known))
         if complete:
-            return self._stored(data.keys, sums, np.arange(len(data)))
+            return self._precomputed(data.keys, sums, np.arange(len(data)))
         if self.shared is None:
             return self.live
         store = self.shared
 
-        def keep(pairs: npt.NDArray[np.int64], computed: Sums) -> None:
+        def append(pairs: npt.NDArray[np.int64], computed: Sums) -> None:
             self._append(store, data.keys[pairs], computed)
 
-        return Recording(self.live, known, keep)
+        return StoringReference(self.live, known, append)
 
     def _found(self, data: TokenizedPairs, stores: Sequence[ReferenceStore | None]) -> Sums:
-        """Return what the stores have of ``data``, the first one first: (pairs, 2), NaN where none has any.
+        """Return what the stores have of ``data``, earlier stores first: (pairs, 2), NaN where none has a record.
 
-        A store whose records are not what the reference computes now is set aside.
+        A store is quarantined where its records differ from what the reference computes now.
         """
         sums: Sums = np.full((len(data), 2), np.nan, np.float32)
         for store in stores:
@@ -132,29 +131,29 @@ class StoredReferences:
     def _agree(
         self, store: ReferenceStore, data: TokenizedPairs, pairs: npt.NDArray[np.int64], sums: Sums
     ) -> bool:
-        """Compute a few of the pairs again; where they differ by more than rounding, say so and set the store aside."""
+        """Compute a few of the pairs again; where they differ by more than rounding, quarantine the store."""
         sample = np.random.default_rng(len(pairs)).choice(len(pairs), min(CHECKED, len(pairs)), replace=False)
         for place in sample.tolist():
             batch = pack(data, [int(pairs[place])])
             now = self.live.scores(batch.to(self.parallel.device)).float().cpu().numpy()[0]
             off = np.abs(now - sums[place])
             if (off > rounding(now, batch.scored_tokens.numpy()[0], self.exact)).any():
-                self._set_aside(store, float(off.max()), int(data.rows[pairs[place]]))
+                self._quarantine(store, float(off.max()), int(data.rows[pairs[place]]))
                 return False
         return True
 
-    def _set_aside(self, store: ReferenceStore, off: float, row: int) -> None:
+    def _quarantine(self, store: ReferenceStore, off: float, row: int) -> None:
         try:
-            where = f"its records were set aside as {store.set_aside().name} and are computed anew"
+            done = f"The folder is renamed to {store.quarantine().name}"
         except OSError as error:
-            where = f"they are computed anew; the folder cannot be renamed ({error.strerror or error})"
+            done = f"The folder cannot be renamed ({error.strerror or error})"
         self.reporter.warn(
-            f"the reference log-probs stored in {store.folder} are not what the reference computes now: "
-            f"row {row} differs by {off:.3g} nats.\n{where[0].upper()}{where[1:]}."
+            f"the reference log-probs stored in {store.folder} differ from what the reference computes now: "
+            f"row {row} differs by {off:.3g} nats.\n{done}; its log-probs are computed again."
         )
 
     def _append(self, store: ReferenceStore, keys: Keys, sums: Sums) -> None:
-        """Store what was computed; a run does not end because it cannot help later ones."""
+        """Store what was computed; a failure is only a warning, because this run does not need the records."""
         try:
             store.append(keys, sums)
         except OSError as error:
@@ -162,13 +161,16 @@ class StoredReferences:
                 self._unwritable.add(str(store.folder))
                 self.reporter.warn(
                     f"reference log-probs cannot be stored in {store.folder} ({error.strerror or error}); "
-                    "the run goes on without"
+                    "the run continues without storing them"
                 )
 
-    def _stored(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> Stored:
-        """Add up what the ranks have, (pairs, 2) each, and give every pair the sums that stand at its place.
+    def _precomputed(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> Reference:
+        """Add up the ranks' sums, (pairs, 2) each, and return for each pair those at its place.
 
-        All of it is written into the run's own store, where it is not yet there; a RunError says that it cannot be.
+        What the run's own store lacks is written there.
+
+        Raises:
+            RunError: it cannot be written.
         """
         total = self.parallel.sum(torch.from_numpy(sums).to(self.parallel.device)).cpu()
         whole = total.numpy()[places]
@@ -176,19 +178,19 @@ class StoredReferences:
             self.own.load()
             new = np.isnan(self.own.lookup(keys)[:, 0])
             if new.any():
-                # Without it a run that is resumed might go by other numbers; nothing has been trained yet.
+                # A resumed run without it might use other numbers, so this failure ends the run, before any step.
                 with writing(self.own.folder):
                     self.own.append(keys[new], whole[new])
-        return Stored(torch.from_numpy(whole))
+        return PrecomputedReference(torch.from_numpy(whole))
 
 
 def rounding(sums: Sums, tokens: npt.NDArray[np.int64], exact: bool) -> npt.NDArray[np.float64]:
     """Return by how much sums (…,) over so many scored tokens (…,) may differ between two ways of computing them.
 
-    In float32 the packed and the ordinary forward agree to 5e-5 and 1e-5 of the sum on one machine (the bar of
-    the tests); ten times that and more leaves room for another machine's kernels. With 16
-    bits or fewer a single token may be off by half a nat, in either direction, so a sum by that times the root
-    of their number. Other weights, or another mask, are off by several times as much.
+    In float32 the packed and the ordinary forward agree to 5e-5 absolute and 1e-5 relative on one machine (the bar of
+    the tests); ten times that and more allows for another machine's kernels. With 16 bits or fewer a token may be off
+    by half a nat, in either direction, so a sum by that times the root of their number. Other weights, or another
+    mask, are off by several times as much.
     """
     if exact:
         return 1e-3 + 1e-4 * np.abs(sums.astype(np.float64))

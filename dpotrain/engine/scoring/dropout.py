@@ -1,7 +1,6 @@
-"""Dropout off for a while, without ``eval()``.
+"""Turning dropout off temporarily, without ``eval()``.
 
-``eval()`` would do more than that: 4-bit layers on some CPUs repack their weights in it and let no gradient
-through afterwards.
+``eval()`` does more: 4-bit layers on some CPUs repack their weights in it, and pass no gradient afterwards.
 """
 
 from __future__ import annotations

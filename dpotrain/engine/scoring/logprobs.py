@@ -28,8 +28,7 @@ from torch.utils.checkpoint import checkpoint
 #: Logits of one tile, by device: on a CPU 4 MB of float32 stay in the cache, and more are slower; a GPU wants large
 #: matrix products, and 256 MB are small beside its memory.
 TILE_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
-#: Logits of one chunk of rows, where the head is a module that cannot be taken apart: its whole weight is read for
-#: every chunk.
+#: Logits of one chunk of rows, where the head is not a plain linear layer: its whole weight is read for every chunk.
 ROW_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
 #: Narrower tiles would be all overhead, however many rows there are.
 NARROWEST_TILE = 256
@@ -43,7 +42,7 @@ class LogitTransform:
     softcap: float | None = None
 
     def __call__(self, raw: torch.Tensor) -> torch.Tensor:
-        """Apply to float32 head outputs."""
+        """Apply to float32 outputs of the head."""
         scaled = raw if self.scale == 1.0 else raw * self.scale
         return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
@@ -82,7 +81,7 @@ def token_log_probs(
 def completion_sums(log_probs: torch.Tensor, scored_tokens: torch.Tensor) -> torch.Tensor:
     """Sum token log-probs, (S,) float32, over completions of ``scored_tokens`` (P, 2) tokens: (P, 2) float32."""
     lengths = scored_tokens.reshape(-1)
-    # The lengths are ours and right; having them checked would wait for the device.
+    # The lengths are known to be right; checking them would wait for the device.
     return torch.segment_reduce(log_probs, "sum", lengths=lengths, unsafe=True).view(-1, 2)
 
 
@@ -140,7 +139,7 @@ def _tiles(
 
 
 class _Normalizer:
-    """The log of the summed exponentials of every row, as tiles come by."""
+    """The log-sum-exp of every row, updated tile by tile."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         self.largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
@@ -148,10 +147,10 @@ class _Normalizer:
         self.target = torch.zeros_like(self.largest)[:, 0]
 
     def add(self, tile: _Tile) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take a tile in.
+        """Add a tile.
 
         Returns (S, words) exponentials relative to the largest logit so far, in the logits' own memory, and the
-        (S, 1) factor that brings what was summed before to the same measure.
+        (S, 1) factor that rescales what was summed before to that logit.
         """
         self.target = torch.where(tile.inside, tile.at_target(tile.logits), self.target)
         largest = torch.maximum(self.largest, tile.logits.amax(1, keepdim=True))
@@ -181,7 +180,7 @@ class _FrozenHead(torch.autograd.Function):
         norm = _Normalizer(hidden)
         wanted = ctx.needs_input_grad[0]
         # The gradient of log p(target) is the target's row of the head less the mean row under p; this sums the
-        # mean, by the same measure as the exponentials.
+        # mean, scaled as the exponentials are.
         mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if wanted else None
         with torch.autocast(hidden.device.type, enabled=False):
             low = hidden.to(dtype)

@@ -1,4 +1,4 @@
-"""From a micro-batch to what losses and metrics are handed, and to the losses of its pairs."""
+"""From a micro-batch to the scores that losses and metrics get, and to the losses of its pairs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def score_pairs(
 
 
 def need_tokens(loss: Loss, metrics: Iterable[Metric]) -> bool:
-    """Whether one of these components asks for the log-prob of every scored token."""
+    """Whether one of these components needs the log-prob of every scored token."""
     return loss.needs_token_log_probs or any(metric.needs_token_log_probs for metric in metrics)
 
 

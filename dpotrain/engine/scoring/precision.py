@@ -1,8 +1,8 @@
-"""What is computed in bfloat16, and where float32 takes its place because the processor has no bfloat16 products.
+"""Precision: bfloat16 where the device has matrix products in it, otherwise float32.
 
-Without instructions for them, a matrix product in bfloat16 takes 6 to 40 times as long as one in float32 (measured on
-AVX2). A run that asks for bfloat16 there is computed in float32, which is more exact and no slower than the processor:
-weights of 16 bits are widened when they are loaded, which loses nothing, and narrowed again before they are saved.
+A CPU without instructions for them takes 6 to 40 times as long for a product in bfloat16 as for one in float32
+(measured on AVX2). A run that asks for bfloat16 there is computed in float32, which is more exact: 16-bit weights are
+upcast when they are loaded, which is lossless, and cast back before they are saved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 Precision: TypeAlias = Literal["bf16", "fp32"]
 
-_NARROW = (torch.bfloat16, torch.float16)
+_16_BITS = (torch.bfloat16, torch.float16)
 
 
 def multiplies_bfloat16(device: str) -> bool:
@@ -29,29 +29,29 @@ def multiplies_bfloat16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def computed_in(wanted: Precision, device: str) -> Precision:
-    """Return in what a run that asks for ``wanted`` is computed on a device of this type."""
+def compute_precision(wanted: Precision, device: str) -> Precision:
+    """Return the precision in which a device of this type computes a run that asks for ``wanted``."""
     return wanted if multiplies_bfloat16(device) else "fp32"
 
 
-class Widened:
-    """The 16-bit parameters and buffers of a model, held in float32 from now on; quantized ones are none of these."""
+class UpcastWeights:
+    """Holds a model's 16-bit parameters and buffers in float32; quantized weights stay as they are."""
 
     def __init__(self, model: nn.Module) -> None:
-        tensors = [each for each in (*model.parameters(), *model.buffers()) if each.dtype in _NARROW]
+        tensors = [each for each in (*model.parameters(), *model.buffers()) if each.dtype in _16_BITS]
         self._before = [(each, each.dtype) for each in tensors]
-        self._widen()
+        self._upcast()
 
-    def _widen(self) -> None:
+    def _upcast(self) -> None:
         for tensor, _ in self._before:
             tensor.data = tensor.data.float()
 
     @contextmanager
-    def narrow(self) -> Iterator[None]:
-        """Hold them as they were loaded while the context is open: exact for what has not been trained since."""
+    def as_loaded(self) -> Iterator[None]:
+        """Hold them in their original dtypes inside the context: exact for weights that were not trained."""
         for tensor, dtype in self._before:
             tensor.data = tensor.data.to(dtype)
         try:
             yield
         finally:
-            self._widen()
+            self._upcast()

@@ -1,8 +1,8 @@
 """Proof that a model takes the packed row, before anything is trained on it.
 
-A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward,
-and compares log-probs; it also counts the attention calls, so that a model that ignores segments is found
-out. What is not proven is padded instead, and the reason is shown.
+A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward, and
+compares log-probs; it also counts the attention calls, which detects a model that ignores segments. Models that fail
+the probe are padded instead, and the reason is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
@@ -23,8 +23,8 @@ from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, a
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Names under which configurations hold a factor on the logits. Whether it multiplies or divides differs
-#: between models, and is measured.
+#: Configuration keys of a factor on the logits. Whether it multiplies or divides differs between models, and is
+#: measured.
 SCALE_NAMES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale")
 
 #: Differences of tokens' log-probs, in nats, that rounding explains. In float32 no token may differ by more. With
@@ -61,7 +61,7 @@ def choose_scorer(policy: PreTrainedModel, sample: PackedPairs, *, packing: str,
 
 def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bool) -> Chosen:
     exact = all(weight.dtype == torch.float32 for weight in causal_lm(policy).parameters())
-    # Whether a mask is right does not depend on the precision: where it can, the probe looks closely.
+    # Whether a mask is right does not depend on the precision: the probe uses float32 where it can.
     low = bf16 and not exact
     try:
         with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
@@ -81,8 +81,8 @@ def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bo
             with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
                 _prove(scorer, sample, ordinary.log_probs, exact)
             return Chosen(scorer, "")
-        except attention.CannotPackError as error:
-            attention.uninstall(causal_lm(policy))
+        except packed.CannotPackError as error:
+            packed.uninstall(causal_lm(policy))
             reason = str(error)
             if packing == "on":
                 raise RunError(
@@ -122,7 +122,7 @@ class _Ordinary:
         return self.logits.gather(1, self.targets[:, None])[:, 0] - self.logits.logsumexp(1)
 
     def transform(self) -> LogitTransform | None:
-        """Find what lies between head and logits among what configurations can ask for; None if nothing fits."""
+        """Find the transform between head and logits among those that configurations can set; None if none fits."""
         if self.raw is None or self.raw.shape != self.logits.shape:
             return None
         config = self.model.config.get_text_config()
@@ -146,33 +146,31 @@ class _Ordinary:
 
 def _known(transform: LogitTransform | None) -> LogitTransform:
     if transform is None:
-        raise attention.CannotPackError("the way from its hidden states to its logits is not a known one")
+        raise packed.CannotPackError("how it computes logits from hidden states is not known")
     return transform
 
 
 def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, exact: bool) -> None:
-    """Raise CannotPackError unless the packed row gives the expected (S,) log-probs, by way of every layer."""
+    """Raise CannotPackError unless the packed row gives the expected (S,) log-probs, through every layer."""
     model = causal_lm(scorer.policy)
     try:
         got, segments = scorer.count_and_score(sample)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise attention.CannotPackError(f"its forward fails on a packed row ({error})") from error
+        raise packed.CannotPackError(f"its forward fails on a packed row ({error})") from error
     layers = _attention_layers(model)
     if segments.calls != layers:
-        raise attention.CannotPackError(
+        raise packed.CannotPackError(
             f"{segments.calls} of its {layers} layers call the attention that packing needs"
         )
     windows = _windowed_layers(model)
     if windows is not None and segments.windowed_calls < windows:
-        raise attention.CannotPackError("it does not tell its attention about its sliding window")
+        raise packed.CannotPackError("it does not pass its sliding window to its attention")
     apart = (got - expected).abs()
     off = (apart.max() if exact else apart.mean()).item()
     if not off <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION):
-        raise attention.CannotPackError(
-            f"its packed log-probs differ from the ordinary ones by {off:.2g} nats"
-        )
+        raise packed.CannotPackError(f"its packed log-probs differ from the ordinary ones by {off:.2g} nats")
 
 
 def _attention_layers(model: PreTrainedModel) -> int:
@@ -180,7 +178,7 @@ def _attention_layers(model: PreTrainedModel) -> int:
 
 
 def _windowed_layers(model: PreTrainedModel) -> int | None:
-    """Return how many layers must ask for a window, or None where the configuration does not say."""
+    """Return how many layers have a window, or None where the configuration does not list them."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds is None or not getattr(config, "sliding_window", None):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.engine.attention import packed as attention
+from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, token_log_probs
 
@@ -62,7 +62,7 @@ class PackedScorer(Scorer):
 
     def __init__(self, policy: PreTrainedModel, transform: LogitTransform, bf16: bool) -> None:
         super().__init__(policy, transform, bf16)
-        attention.install(causal_lm(policy))
+        packed.install(causal_lm(policy))
 
     def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         return self.count_and_score(batch)[0]
@@ -72,11 +72,11 @@ class PackedScorer(Scorer):
         assert self.transform is not None
         model = causal_lm(self.policy)
         segments = Segments.of(batch.lengths)
-        with attention.packing():
+        with packed.packing():
             output = model.base_model(
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
-                # Says nothing, and spares transformers looking for packed sequences, which waits for the device.
+                # All ones: without a mask transformers looks for packed sequences, which waits for the device.
                 attention_mask=torch.ones_like(batch.input_ids)[None],
                 segments=segments,
                 use_cache=False,
@@ -89,8 +89,8 @@ class PackedScorer(Scorer):
 class PaddedScorer(Scorer):
     """An ordinary forward over padded rows, one a completion, for models that cannot take a packed row.
 
-    ``transform`` is None where the way from hidden states to logits is not known; the model then makes
-    its logits itself.
+    ``transform`` is None where the way from hidden states to logits is not known; the model then computes its
+    logits itself.
     """
 
     packs = False
@@ -130,7 +130,7 @@ def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         end = second + size.rejected
         rows.append(batch.input_ids[start:second])
         rows.append(torch.cat([batch.input_ids[start:answer], batch.input_ids[second:end]]))
-        # From a place in the packed row to one in the sequence: chosen lies as it is, rejected moves up.
+        # From a place in the packed row to one in the sequence: chosen stays, rejected moves left.
         places_in_row += [start, start + size.chosen]
         start = end
     longest = max(len(row) for row in rows)

@@ -19,7 +19,8 @@ from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
-from dpotrain.engine.memory.out_of_memory import free_what_is_cached, smaller
+from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -119,7 +120,7 @@ class Trainer:
         random_before = RandomState.capture()
         before, sums = self.plan.tokens_per_microbatch, self._gradients(step, random_before)
         while sums is None:
-            free_what_is_cached()
+            release_memory()
             step = self._cut_smaller(step)
             sums = self._gradients(step, random_before)
         if (now := self.plan.tokens_per_microbatch) != before:

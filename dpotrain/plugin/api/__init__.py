@@ -1,6 +1,6 @@
-"""What plugins are written against: the kinds of component, what they are handed, and the errors that they raise.
+"""The interface for plugins: kinds of component, the objects that they get, and the errors that they raise.
 
-A plugin imports from here, whatever moves beneath it. Nothing heavy is imported.
+A plugin imports from here only; the modules below may move. Nothing heavy is imported.
 """
 
 from __future__ import annotations

@@ -77,8 +77,7 @@ def dpotrain_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
         from contextlib import contextmanager
 
         from dpotrain import hookimpl
-        from dpotrain.core.errors import RunError
-        from dpotrain.plugin.api import Adapter
+        from dpotrain.plugin.api import Adapter, RunError
 
 
         class BitFit(Adapter):

@@ -1,4 +1,4 @@
-"""What every kind of component is: a name, options that own its recipe table, and a place in the run.
+"""The base of all components: a name, options, and optional state and run events.
 
 A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of
 its kind. It is constructed with its validated options while the recipe is read, before anything heavy is
@@ -15,7 +15,7 @@ module.
 
         def __call__(self, scores): ...
 
-A component object may also carry ``@hookimpl`` methods for run events; it hears them because it was selected.
+A component may also have ``@hookimpl`` methods for run events, which are called where a recipe selects it.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ class Component(ABC):
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def check(self) -> None:  # noqa: B027  # nothing to check is the rule, not an omission
-        """Raise a DpotrainError for whatever can be known to fail without loading anything heavy.
+    def check(self) -> None:  # noqa: B027  # most components have nothing to check
+        """Raise a DpotrainError for whatever will fail and can be checked without loading anything heavy.
 
         Called after the recipe is read and by ``dpotrain check``: a folder that is missing, a package that
         is not installed. It must not import torch or transformers, nor use the network.
         """
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Return what a resumed run must find again, for a component that changes as the run goes on.
+        """Return the state that a resumed run restores, for a component that changes during the run.
 
-        Tensors, numbers, texts, lists and mappings with text keys; empty (as here) for a component without memory.
+        Tensors, numbers, texts, lists and mappings with text keys; empty (as here) for a component without state.
         Called on the main process for every checkpoint, before training goes on, so it must be quick; the tensors are
-        copied. A logger's is asked for in its own thread, after the records so far.
+        copied. A logger's is called in its own thread, after the records so far.
         """
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a component without memory has none
-        """Take back what :meth:`state_dict` returned, tensors on the CPU, on every process of a resumed run.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # a component without state has none
+        """Restore what :meth:`state_dict` returned, tensors on the CPU, on every process of a resumed run.
 
         Called after the policy is loaded and before a logger's :meth:`Logger.start`. A tuple comes back as a list.
         """

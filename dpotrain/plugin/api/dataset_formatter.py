@@ -57,8 +57,7 @@ def dpotrain_dataset_formatters() -> Iterable[type[DatasetFormatter]]:  # type: 
 
     Example:
         from dpotrain import PreferencePair, hookimpl
-        from dpotrain.core.pair import UnusableRow
-        from dpotrain.plugin.api import DatasetFormatter, Recognition
+        from dpotrain.plugin.api import DatasetFormatter, Recognition, UnusableRow
 
 
         class RankedFormatter(DatasetFormatter):

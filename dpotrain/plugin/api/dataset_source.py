@@ -74,8 +74,7 @@ def dpotrain_dataset_sources() -> Iterable[type[DatasetSource]]:  # type: ignore
         from pydantic import Field
 
         from dpotrain import hookimpl
-        from dpotrain.core.errors import DataError
-        from dpotrain.plugin.api import DatasetSource
+        from dpotrain.plugin.api import DataError, DatasetSource
 
 
         class TableRows(list):

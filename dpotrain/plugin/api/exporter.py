@@ -1,4 +1,4 @@
-"""Exporters: what becomes of the result of a finished run."""
+"""Exporters: what is done with the result of a finished run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Exporter(Component):
     """Makes something of a finished run's result; selected by an ``[[exporters]]`` table. Main process only.
 
     Exporters run one after the other, after ``final/`` and ``summary.json`` are written and the policy has left memory.
-    One that raises takes nothing away: the others run, ``final/`` stays, and ``--resume`` runs again what failed.
+    Where one raises, the others still run, ``final/`` stays, and ``--resume`` runs the failed one again.
     """
 
     kind = "exporter"
@@ -43,9 +43,10 @@ class Exporter(Component):
 
     @abstractmethod
     def export(self, run: Finished) -> str:
-        """Make the result, and return where it is, for the person: a folder, an address.
+        """Make the result, and return where it is: a folder, an address.
 
-        Write aside and rename, so that what is there is whole (``dpotrain.core.atomic``); leave ``run.final`` as it is.
+        Write to a temporary place and rename, so that a result is never incomplete (``folder_aside``, ``write_json``);
+        do not change ``run.final``.
         """
 
 

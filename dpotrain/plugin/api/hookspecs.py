@@ -18,18 +18,17 @@
     dpotrain_run_finished(run, outcome)
     exporter.export(run) of each       # the policy has left memory
 
-Two kinds of hook, and no third. **Catalogues** offer component classes; they are called on every process while
+There are two kinds of hook. **Catalogues** offer component classes; they are called on every process while
 the recipe is read (and by ``dpotrain plugins`` and ``dpotrain schema``), so the module that implements one must
-not import torch, transformers or anything as heavy at its top. **Run events** are heard only by what the recipe
-selected: the module of a plugin that offers a selected component (or that ``requires`` names), and the selected
-component objects themselves. They are called by keyword; each listener is isolated, so that all the others still
-hear the event when one raises. A plugin's module that is there for its loggers alone is dropped with them where it
-raises; any other listener that raises ends the run with an error that names it, after the event.
+not import torch, transformers or anything as heavy at its top. **Run events** are called only for what the recipe
+selects: the module of a plugin that offers a selected component (or that ``requires`` names), and the selected
+component objects themselves. They are called by keyword; each listener is isolated, so that all others are still
+called when one raises. A plugin's module of which only loggers are selected is dropped with them where it raises; any
+other listener that raises ends the run with an error that names it, after the event.
 
-Run events are called in the thread that trains, between two steps, and the next step waits until they return. The
-methods of a logger are the exception: they are called in the logger's own thread, in order with ``start``, ``log`` and
-``finish``, and ``run`` is a ``LoggedRun`` there, without the policy. No step waits for them, and a logger that raises
-or hangs is dropped.
+Run events are called in the thread that trains, between two steps, and the next step waits until they return. Those
+of a logger are called in the logger's own thread, in order with ``start``, ``log`` and ``finish``, and ``run`` is a
+``LoggedRun`` there, without the policy. No step waits for them, and a logger that raises or hangs is dropped.
 
 A hook implementation may take fewer arguments than its spec, and ``@hookimpl(tryfirst=True)`` or ``trylast=True``
 move it within the order of listeners. Wrappers are refused, since they could not be isolated.
@@ -49,14 +48,14 @@ if TYPE_CHECKING:
 
 @hookspec
 def dpotrain_run_started(run: Run) -> None:
-    """Hear that everything is loaded and the first step is next.
+    """Act when everything is loaded, before the first step.
 
     Called: once a run, after the policy is loaded, before the evaluation of the untrained policy; also when a
     run is resumed (``run.resumed_from`` is then not 0).
 
     Rank: the main process.
 
-    Must not import: anything is allowed, but what it spends is time in which no step is made.
+    Must not import: anything is allowed, but training waits for it.
 
     Result: none. ``run.report(section, values)`` puts plain values into ``summary.json``.
 
@@ -72,7 +71,7 @@ def dpotrain_run_started(run: Run) -> None:
 
 @hookspec
 def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
-    """Hear that the held-out pairs were scored.
+    """Act after the held-out pairs were scored.
 
     Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy.
 
@@ -95,7 +94,7 @@ def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
 
 @hookspec
 def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
-    """Hear that the optimizer made a step.
+    """Act after each optimizer step.
 
     Called: after every update, before the evaluation and the checkpoint that may be due.
 
@@ -119,7 +118,7 @@ def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
 
 @hookspec
 def dpotrain_checkpoint_saved(run: Run, checkpoint: CheckpointRecord) -> None:
-    """Hear that a checkpoint is complete on disk.
+    """Act when a checkpoint is complete on disk.
 
     Called: after the checkpoint was renamed into place. Checkpoints are written while training goes on, so that is
     after its own step or a later one; older ones may be gone by then.
@@ -128,7 +127,7 @@ def dpotrain_checkpoint_saved(run: Run, checkpoint: CheckpointRecord) -> None:
 
     Must not import: anything is allowed.
 
-    Result: none. What is to outlast the run's own clean-up must be copied.
+    Result: none. Old checkpoints are deleted by ``checkpoints.keep``; copy what must stay.
 
     Example:
         from dpotrain import hookimpl
@@ -143,10 +142,10 @@ def dpotrain_checkpoint_saved(run: Run, checkpoint: CheckpointRecord) -> None:
 
 @hookspec
 def dpotrain_run_finished(run: Run, outcome: Outcome) -> None:
-    """Hear how the run ended, while the policy is still in memory.
+    """Act at the end of the run, while the policy is still in memory.
 
     Called: once a run that was started, also when it was stopped or failed (``outcome.status``), after
-    ``final/`` is written and before ``summary.json`` is, so that what is reported is in it.
+    ``final/`` is written and before ``summary.json`` is, so that reported values are in it.
 
     Rank: the main process.
 

@@ -1,4 +1,4 @@
-"""Loggers: where records go."""
+"""Loggers: they send the run's records somewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class Logger(Component):
     """Takes the run's records somewhere; selected by a ``[[loggers]]`` table. Runs on the main process only.
 
-    Its methods, those that hear run events among them, are called one after the other in a thread of the logger's own,
-    so it may be slow: no step waits for it. One that raises, or does not return for ``logging.patience`` seconds, is
+    Its methods, those for run events included, are called one after the other in a thread of its own, so it may be
+    slow: no step waits for it. One that raises, or does not return for ``logging.patience`` seconds, is
     dropped with a message; the run goes on, its metrics file stays whole, and ``dpotrain sync`` replays it.
 
-    What it is handed are copies. It must not draw from torch's global random generator, which it shares with the run.
+    It gets copies. It must not draw from torch's global random generator, which the run uses.
     """
 
     kind = "logger"
@@ -28,8 +28,8 @@ class Logger(Component):
     def start(self, run: LoggedRun) -> None:
         """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts.
 
-        ``dpotrain sync`` calls this for a run that is over, perhaps once more in the same folder: then
-        :meth:`log` takes every record from the first, :meth:`finish` how it ended, and no run event is heard.
+        ``dpotrain sync`` calls this for a finished run, possibly again in the same folder: then :meth:`log` is called
+        with every record from the first, :meth:`finish` with how it ended, and no run event is called.
         """
 
     @abstractmethod

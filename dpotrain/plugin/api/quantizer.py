@@ -59,8 +59,7 @@ def dpotrain_quantizers() -> Iterable[type[Quantizer]]:  # type: ignore[empty-bo
         from pydantic import Field
 
         from dpotrain import hookimpl
-        from dpotrain.core.errors import RunError
-        from dpotrain.plugin.api import Quantizer
+        from dpotrain.plugin.api import Quantizer, RunError
 
 
         class Quanto(Quantizer):

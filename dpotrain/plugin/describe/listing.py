@@ -1,7 +1,7 @@
-"""Plugins and commands together, as ``dpotrain plugins`` shows them: the one is picked by recipes, the other is typed.
+"""Plugins and commands together, as ``dpotrain plugins`` lists them.
 
 A command is shown with its distribution's plugin of the same name, or with its only one, and in a line of its own where
-there is neither. To say what is wrong with it, it is imported, as the plugins are for the same list.
+there is neither. It is imported, as plugins are, to find out whether it works.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dpotrain.plugin.runtime.plugin import file_of, noting_imports
 
 
 def with_commands(infos: Sequence[PluginInfo], commands: Iterable[PluginCommand]) -> list[PluginInfo]:
-    """Return the plugins, each with its command, and after them those commands that are no plugin's.
+    """Return the plugins, each with its commands, and after them the commands without a plugin.
 
-    What is wrong with a command is a note on a plugin, which works without it, and the reason of a line of its own.
+    The fault of a command is a note on its plugin, which works without it, or the reason on a line of its own.
     """
-    told = list(infos)
+    listed = list(infos)
     for command in commands:
         notes: list[str] = []
         try:
@@ -35,15 +35,15 @@ def with_commands(infos: Sequence[PluginInfo], commands: Iterable[PluginCommand]
             alone = _alone(point, fault, notes)
             at = _place(alone, infos)
             if at is None:
-                told.append(alone)
+                listed.append(alone)
             else:
-                more = [*told[at].notes, *filter(None, [fault]), *notes]
-                told[at] = replace(told[at], commands=[*told[at].commands, command.name], notes=more)
-    return told
+                more = [*listed[at].notes, *filter(None, [fault]), *notes]
+                listed[at] = replace(listed[at], commands=[*listed[at].commands, command.name], notes=more)
+    return listed
 
 
 def _place(command: PluginInfo, infos: Sequence[PluginInfo]) -> int | None:
-    """Return where the plugin is that a command belongs to."""
+    """Return the index of the plugin that a command belongs to."""
     beside = [at for at, info in enumerate(infos) if info.distribution == command.distribution is not None]
     named = (at for at in beside if infos[at].name == command.name)
     return next(named, beside[0] if len(beside) == 1 else None)

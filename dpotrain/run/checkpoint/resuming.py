@@ -27,7 +27,7 @@ class Found:
     damaged: Mapping[Path, str]
     """What is wrong with each newer one."""
     microbatches: Mapping[str, Any] | None
-    """The size of the checkpoint's micro-batches (see :class:`dpotrain.run.sizing.Chosen`)."""
+    """The size of the checkpoint's micro-batches (see :class:`dpotrain.run.microbatches.MicrobatchSize`)."""
 
 
 def find_resumable(folder: Path, recipe: Recipe) -> Found:
@@ -59,7 +59,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
     from dpotrain.core.records import BestBy
     from dpotrain.engine.training.metrics import Window
-    from dpotrain.run.sizing import Chosen
+    from dpotrain.run.microbatches import MicrobatchSize
     from dpotrain.run.state import Progress
 
     class Versions(BaseModel):
@@ -75,7 +75,7 @@ def read_state(path: Path) -> dict[str, Any]:
         resume_config: dict[str, Any]
         data: str
         total_steps: int = Field(ge=1)
-        microbatches: Chosen | None = None
+        microbatches: MicrobatchSize | None = None
         window: Window
         progress: Progress
         best_by: BestBy

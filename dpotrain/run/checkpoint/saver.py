@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 
 from dpotrain.engine.memory.device_memory import free_memory
+from dpotrain.engine.memory.planner import COPY_ROOM
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.snapshot import Checkpoint, Snapshot
-
-#: Free host memory that a copy must leave, as a share of its own size: writing it fills the system's caches.
-LEAVES_FREE = 0.5
 
 
 class Saver:
@@ -37,7 +35,7 @@ class Saver:
         """
         self.wait()
         snapshot = Snapshot.of(checkpoint)
-        if not in_background or free_memory(torch.device("cpu")) < (1 + LEAVES_FREE) * snapshot.bytes:
+        if not in_background or free_memory(torch.device("cpu")) < COPY_ROOM * snapshot.bytes:
             self._write(snapshot)
             self._raise()
             return

@@ -15,6 +15,7 @@ from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
 from dpotrain.run.checkpoint.versions import package_versions
+from dpotrain.run.microbatches import MicrobatchSize
 from dpotrain.run.resume_config import resume_config
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dpotrain.plugin.api import Adapter
     from dpotrain.plugin.runtime.events import RunEvents
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.sizing import Sizing
     from dpotrain.run.state import RunState
 
 
@@ -42,7 +42,7 @@ class CheckpointSaver:
     adapter: Adapter
     trainer: Trainer
     state: RunState
-    sizing: Sizing
+    checkpointed_layers: int
     events: RunEvents
     reporter: Reporter
     _saver: Saver = field(init=False)
@@ -71,7 +71,11 @@ class CheckpointSaver:
                 "versions": self.versions,
                 "data": data_identity(trainer.data),
                 "total_steps": trainer.plan.total_steps,
-                "microbatches": self.sizing.chosen(self.recipe, trainer.plan.tokens_per_microbatch).as_json(),
+                "microbatches": asdict(
+                    MicrobatchSize.of(
+                        self.recipe, trainer.plan.tokens_per_microbatch, self.checkpointed_layers
+                    )
+                ),
                 "window": asdict(self.state.window),
                 "progress": self.state.progress.as_json() | {"wall_seconds": self.state.wall_seconds()},
                 "best_by": asdict(self.recipe.checkpoints.best_by),

@@ -1,4 +1,4 @@
-"""What holds for every adapter."""
+"""The suite for adapters."""
 
 from __future__ import annotations
 

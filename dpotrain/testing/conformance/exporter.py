@@ -1,4 +1,4 @@
-"""What holds for every exporter."""
+"""The suite for exporters."""
 
 from __future__ import annotations
 

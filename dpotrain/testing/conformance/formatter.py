@@ -1,4 +1,4 @@
-"""What holds for every dataset formatter."""
+"""The suite for dataset formatters."""
 
 from __future__ import annotations
 

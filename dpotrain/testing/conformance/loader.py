@@ -1,4 +1,4 @@
-"""What holds for every model loader."""
+"""The suite for model loaders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every logger."""
+"""The suite for loggers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every loss."""
+"""The suite for losses."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class LossConformance(ComponentConformance):
 
     def test_the_first_loss_is_what_it_says(self, part: Any) -> None:
         """While policy and reference are one model, every pair has that loss; the run refuses to start otherwise."""
-        told = part.first_loss()
-        if told is None:
+        expected = part.first_loss()
+        if expected is None:
             pytest.skip("it says that there is no such number")
         losses = part(random_scores(part, spread=0.0)).detach()
-        assert losses.tolist() == pytest.approx([told] * len(losses), abs=1e-5, rel=1e-5)
+        assert losses.tolist() == pytest.approx([expected] * len(losses), abs=1e-5, rel=1e-5)
 
     def test_it_says_truly_whether_it_needs_a_reference(self, part: Any) -> None:
         """Where it does not, the engine computes none and hands it zeros."""

@@ -1,4 +1,4 @@
-"""What holds for every metric."""
+"""The suite for metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every optimizer."""
+"""The suite for optimizers."""
 
 from __future__ import annotations
 
@@ -85,5 +85,7 @@ class OptimizerConformance(ComponentConformance):
         made, optimizer = self.stepped(part, 1)
         state = [value for held in optimizer.state.values() for value in held.values()]
         taken = {each.data_ptr(): each.nbytes for each in state if isinstance(each, torch.Tensor)}
-        told = part.state_bytes([Trained(weight.numel(), weight.element_size()) for weight in made.values()])
-        assert abs(sum(taken.values()) - told) <= SMALL + 0.02 * told
+        predicted = part.state_bytes(
+            [Trained(weight.numel(), weight.element_size()) for weight in made.values()]
+        )
+        assert abs(sum(taken.values()) - predicted) <= SMALL + 0.02 * predicted

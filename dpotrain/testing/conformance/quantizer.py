@@ -1,4 +1,4 @@
-"""What holds for every quantizer."""
+"""The suite for quantizers."""
 
 from __future__ import annotations
 

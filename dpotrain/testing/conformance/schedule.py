@@ -1,4 +1,4 @@
-"""What holds for every schedule."""
+"""The suite for schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every dataset source."""
+"""The suite for dataset sources."""
 
 from __future__ import annotations
 

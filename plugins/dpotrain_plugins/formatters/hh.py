@@ -50,7 +50,7 @@ def _turns(text: str, what: str) -> Messages:
         raise UnusableRow(f"{what} is empty")
     before, *parts = _SPEAKER.split(text)
     if before.strip() or not parts:
-        raise UnusableRow(f"{what} is no Human/Assistant dialogue")
+        raise UnusableRow(f"{what} is not a Human/Assistant dialogue")
     turns = [
         {"role": _ROLES[speaker], "content": words.strip()}
         for speaker, words in zip(parts[::2], parts[1::2], strict=True)

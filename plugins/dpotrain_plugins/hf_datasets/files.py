@@ -148,7 +148,7 @@ def _content(path: Path) -> bytes | mmap.mmap:
         try:
             return gzip.decompress(path.read_bytes())
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is no whole gzip file: {error}") from error
+            raise DataError(f"{path} is not a complete gzip file: {error}") from error
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

@@ -91,7 +91,7 @@ def _folder(folder: Path, config: str | None) -> Place:
     if len(inside) > _MOST_INSIDE:
         raise DataError(
             f'data.name = "{short(str(folder))}": the folder holds more than {_MOST_INSIDE} files and folders.\n'
-            "That is no data set; name the folder that the data files are in."
+            "That is not a data set; name the folder that the data files are in."
         )
     files = sorted(
         path

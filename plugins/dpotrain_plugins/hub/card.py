@@ -97,10 +97,10 @@ def _data(table: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
     name = table.get("name", table["use"])
     yield f"[{name}](https://huggingface.co/datasets/{name})" if _on_hub(name) else f"`{table['use']}`"
     lines = []
-    for split, told in report.get("splits", {}).items():
-        dropped = {reason: entry["count"] for reason, entry in told.get("dropped", {}).items()}
+    for split, of_split in report.get("splits", {}).items():
+        dropped = {reason: entry["count"] for reason, entry in of_split.get("dropped", {}).items()}
         less = "".join(f", {count} dropped: {reason}" for reason, count in dropped.items())
-        lines.append(f"- {split}: {told['pairs_kept']} pairs of {told['rows_read']} rows{less}")
+        lines.append(f"- {split}: {of_split['pairs_kept']} pairs of {of_split['rows_read']} rows{less}")
     yield "\n".join(lines)
 
 

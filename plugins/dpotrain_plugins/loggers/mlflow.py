@@ -23,7 +23,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, require
-from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
+from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,7 +124,7 @@ class MLflowLogger(Logger):
 
     def finish(self, outcome: Outcome) -> None:
         """Send the closing numbers and close the run as FINISHED, KILLED (it was stopped) or FAILED."""
-        numbers = {f"summary/{name}": value for name, value in closing_numbers(outcome).items()}
+        numbers = closing_numbers(outcome, "summary/")
         self._send(numbers, outcome.steps)
         self._client.set_terminated(self._id, _STATUS[outcome.status])
 
@@ -168,11 +168,9 @@ class MLflowLogger(Logger):
         there = self._client.get_run(self._id).data.params
         params = [Param(key, text) for key, text in _flat(run.config) if key not in there]
         tags = mask_data(self.options.tags) | {
-            f"plugins.{plugin['name']}": f"{plugin['distribution']} {plugin['version']}: "
-            + ", ".join(plugin["selected"])
-            for plugin in run.plugins
+            f"plugins.{plugin['name']}": plugin_text(plugin) for plugin in run.plugins
         }
-        labels = [RunTag(_proper(key), text) for key, text in tags.items()]
+        labels = [RunTag(_allowed(key), text) for key, text in tags.items()]
         self._client.log_batch(self._id, params=params, tags=labels)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
@@ -180,9 +178,9 @@ class MLflowLogger(Logger):
 
         now = int(time.time() * 1000)
         metrics = [
-            Metric(_proper(name), float(value), now, step)
+            Metric(_allowed(name), float(value), now, step)
             for name, value in values.items()
-            if step not in self._sent(_proper(name))
+            if step not in self._sent(_allowed(name))
         ]
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
@@ -204,12 +202,12 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
         inner = enumerate(value)
     else:
-        yield _proper(key), value if isinstance(value, str) else json.dumps(value)
+        yield _allowed(key), value if isinstance(value, str) else json.dumps(value)
     for name, part in inner:
         yield from _flat(part, f"{key}.{name}" if key else str(name))
 
 
-def _proper(name: str) -> str:
+def _allowed(name: str) -> str:
     return _STRANGE.sub("_", name)
 
 

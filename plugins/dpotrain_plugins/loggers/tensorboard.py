@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, require
-from dpotrain_plugins.loggers.tracking import named
+from dpotrain_plugins.loggers.tracking import named, plugin_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +53,7 @@ class TensorBoardLogger(Logger):
         purge = (run.resumed_from + 1 if run.resumed_from else 0) if earlier else None
         self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=self.options.flush_seconds)
         for plugin in run.plugins:
-            text = f"{plugin['distribution']} {plugin['version']}: {', '.join(plugin['selected'])}"
-            self._writer.add_text(f"plugins/{plugin['name']}", text, run.resumed_from)
+            self._writer.add_text(f"plugins/{plugin['name']}", plugin_text(plugin), run.resumed_from)
 
     def log(self, record: Record) -> None:
         """Write one record."""

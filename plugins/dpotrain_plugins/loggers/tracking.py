@@ -1,10 +1,10 @@
-"""What the loggers that send a run to a tracker have in common: its id there, and its closing numbers."""
+"""What loggers share: the run's id at a tracker, names of metrics, closing numbers, texts about plugins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpotrain.plugin.api import Outcome, Record
@@ -26,8 +26,13 @@ def named(record: Record) -> dict[str, float]:
     return {prefix + name: value for name, value in record.metrics.items()}
 
 
-def closing_numbers(outcome: Outcome) -> dict[str, float]:
-    """Return the outcome's numbers. What plugins reported may quote the data, so only numbers are taken."""
+def plugin_text(plugin: Mapping[str, Any]) -> str:
+    """Return the distribution, version and selected components of a plugin that ran."""
+    return f"{plugin['distribution']} {plugin['version']}: {', '.join(plugin['selected'])}"
+
+
+def closing_numbers(outcome: Outcome, prefix: str = "") -> dict[str, float]:
+    """Return the outcome's numbers, named behind ``prefix``; no texts, which may quote the data."""
     values: dict[str, float] = {
         "steps": outcome.steps,
         "seconds": outcome.seconds,
@@ -39,8 +44,8 @@ def closing_numbers(outcome: Outcome) -> dict[str, float]:
         "eval_first": outcome.first_evaluation,
         "eval_best": outcome.best_evaluation,
     }
-    for prefix, metrics in (evaluations | dict(outcome.sections)).items():
+    for group, metrics in (evaluations | dict(outcome.sections)).items():
         values |= {
-            f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
+            f"{group}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
         }
-    return values
+    return {prefix + name: value for name, value in values.items()}

@@ -97,7 +97,7 @@ class TrackioLogger(Logger):
         """Put the closing numbers, and finished, stopped or failed as the config's ``status``."""
         self._config["status"] = outcome.status
         self._described = False
-        numbers = {f"summary/{name}": value for name, value in closing_numbers(outcome).items()}
+        numbers = closing_numbers(outcome, "summary/")
         self._log("summary", outcome.steps, numbers)
 
     def _log(self, kind: str, step: int, values: Mapping[str, float]) -> None:

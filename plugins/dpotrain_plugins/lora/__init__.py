@@ -87,7 +87,7 @@ class Lora(Adapter):
                 re.compile(targets)
             except re.error as error:
                 raise RecipeError(
-                    f"adapter.target_modules = {targets!r} is no regular expression: {error}; "
+                    f"adapter.target_modules = {targets!r} is not a regular expression: {error}; "
                     'a list of names is written ["q_proj", "v_proj"]'
                 ) from error
 

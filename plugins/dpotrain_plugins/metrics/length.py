@@ -26,7 +26,7 @@ class Length(Metric):
 
     ``margins`` are differences of log-ratios per scored token, in nats, without beta, and ``accuracies`` the share of
     pairs in which they are positive. ``accuracies_chosen_longer`` and ``accuracies_chosen_shorter`` are
-    ``rewards/accuracies`` of only those pairs: far apart, the policy goes by length.
+    ``rewards/accuracies`` of only those pairs: far apart, the policy prefers by length.
     """
 
     name = "length"

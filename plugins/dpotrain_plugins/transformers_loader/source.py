@@ -279,7 +279,7 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.EntryNotFoundError as error:
         raise RunError(
-            f"the hub's {name}{at} holds no config.json, so it is no transformers model"
+            f"the hub's {name}{at} holds no config.json, so it is not a transformers model"
         ) from error
     except OSError as error:
         first = str(error).strip().split("\n")[0]

@@ -102,7 +102,7 @@ def _chat_template(wanted: str, tokenizer: PreTrainedTokenizerBase) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"model.chat_template = {wanted!r} cannot be read: {error}") from error
     raise RecipeError(
-        f"model.chat_template = {short(wanted)!r} is no file, no Jinja text and no known template "
+        f"model.chat_template = {short(wanted)!r} is not a file, Jinja text or a known template "
         f"({', '.join(sorted(named))})"
     )
 

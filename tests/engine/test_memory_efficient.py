@@ -1,4 +1,4 @@
-"""Lean norms and blocks: the model's own bits forward, autograd's gradients backward, and less kept in between."""
+"""Memory-efficient norms and blocks: the model's own bits forward, autograd's gradients backward, less memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.layers.memory_efficient import make_lean, rms_norm, swiglu
-from dpotrain.engine.memory.activations import recorded
+from dpotrain.engine.layers.memory_efficient import rms_norm, swiglu, use_memory_efficient_layers
+from dpotrain.engine.memory.activations import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain_plugins.lora import Lora
@@ -38,8 +38,8 @@ def gradients(model: nn.Module, bf16: bool = False) -> tuple[torch.Tensor, dict[
 @pytest.mark.parametrize("kind", REPLACED)
 def test_the_modules_that_are_known_are_replaced_and_no_others(kind):
     model = tiny_model(kind)
-    assert make_lean(model) == REPLACED[kind]
-    assert make_lean(model) == 0
+    assert use_memory_efficient_layers(model) == REPLACED[kind]
+    assert use_memory_efficient_layers(model) == 0
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -50,7 +50,7 @@ def test_the_scores_keep_their_bits_and_the_gradients_their_values(kind, lora, b
     if lora:
         model = Lora(Lora.Options(rank=4)).attach(model)
     scores, expected = gradients(model, bf16)
-    assert make_lean(model)
+    assert use_memory_efficient_layers(model)
     again, found = gradients(model, bf16)
     assert again.equal(scores)
     assert found.keys() == expected.keys()
@@ -63,16 +63,16 @@ def test_the_scores_keep_their_bits_and_the_gradients_their_values(kind, lora, b
 def test_less_is_kept(bf16):
     model = tiny_model("llama").train()
     scorer = PackedScorer(model, LogitTransform(), bf16)
-    before = sum(recorded(scorer, BATCH, scorer).layers)
-    make_lean(model)
-    assert sum(recorded(scorer, BATCH, scorer).layers) < 0.85 * before
+    before = sum(record(scorer, BATCH, scorer).layers)
+    use_memory_efficient_layers(model)
+    assert sum(record(scorer, BATCH, scorer).layers) < 0.85 * before
 
 
 def test_state_and_classes_stay():
     model = tiny_model("llama")
     kinds = [type(module) for module in model.modules()]
     names = list(model.state_dict())
-    make_lean(model)
+    use_memory_efficient_layers(model)
     assert all(isinstance(module, kind) for module, kind in zip(model.modules(), kinds, strict=True))
     assert [type(module).__name__ for module in model.modules()] == [kind.__name__ for kind in kinds]
     assert list(model.state_dict()) == names
@@ -81,13 +81,13 @@ def test_state_and_classes_stay():
 def test_a_model_without_numbers_is_proven_as_well():
     with torch.device("meta"):
         model = type(tiny_model("llama"))(tiny_model("llama").config)
-    assert make_lean(model) == REPLACED["llama"]
+    assert use_memory_efficient_layers(model) == REPLACED["llama"]
 
 
 def test_nobody_elses_random_numbers_are_drawn():
     model = tiny_model("llama")
     torch.manual_seed(5)
-    make_lean(model)
+    use_memory_efficient_layers(model)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert drawn.equal(torch.rand(1))
@@ -97,7 +97,7 @@ def test_another_activation_function_is_left_alone():
     config = tiny_model("llama").config
     config.hidden_act = "gelu"
     model = type(tiny_model("llama"))(config)
-    assert make_lean(model) == REPLACED["llama"] - 2  # the norms
+    assert use_memory_efficient_layers(model) == REPLACED["llama"] - 2  # the norms
 
 
 class OffByOne(nn.Module):
@@ -124,15 +124,15 @@ class Choosy(OffByOne):
 
 
 def test_what_computes_something_else_is_left_alone():
-    assert make_lean(nn.Sequential(OffByOne())) == 0
-    assert make_lean(nn.Sequential(Choosy(0.0), Choosy(1.0), Choosy(0.0))) == 2
+    assert use_memory_efficient_layers(nn.Sequential(OffByOne())) == 0
+    assert use_memory_efficient_layers(nn.Sequential(Choosy(0.0), Choosy(1.0), Choosy(0.0))) == 2
 
 
 def test_what_somebody_else_changed_is_left_alone():
     hooked, patched = Choosy(0.0), Choosy(0.0)
     hooked.register_forward_hook(lambda *_: None)
     patched.forward = lambda hidden_states: hidden_states
-    assert make_lean(nn.Sequential(hooked, patched)) == 0
+    assert use_memory_efficient_layers(nn.Sequential(hooked, patched)) == 0
 
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])

@@ -1,0 +1,141 @@
+"""What a run holds in memory, by part, and the micro-batches and checkpointed layers with which it fits.
+
+``dpotrain run`` and ``dpotrain plan`` use the same planner. They differ in where its inputs come from: measured on the
+loaded model, or counted from shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpotrain.data.batches.plan import steps_of_run
+from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
+from dpotrain.engine.memory.budget import SHARE, Fit, fit
+from dpotrain.engine.memory.model_size import gradient_bytes, head_bytes
+from dpotrain.engine.scoring.precision import compute_precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.data.batches.plan import BatchPlan, Costs
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.memory.activations import Activations
+    from dpotrain.engine.memory.model_size import ModelSize
+    from dpotrain.recipe.recipe import Recipe
+
+#: Free memory that the copy of a checkpoint needs, in multiples of its size: writing it fills the system's caches.
+COPY_ROOM = 1.5
+#: Tokens that activations are recorded on, and twice as many: enough for a straight line. On CUDA the peak of a
+#: backward pass is measured as well, and below some hundred tokens the tiles of the language-model head grow with them.
+RECORDED_TOKENS = {"cpu": 64, "cuda": 1024}
+#: Steps whose micro-batches a prediction considers.
+PREDICTED_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What was chosen, and what it was chosen from; sizes in bytes."""
+
+    fit: Fit
+    held: Mapping[str, int]
+    """What the run holds whatever its micro-batches, by part."""
+    activations: Activations
+    available: int
+    """What the device has for all of it."""
+    checkpoint_copy: int
+    """The copy of a checkpoint that is written while training continues; 0 where it is not in the device's memory."""
+
+    @property
+    def room(self) -> int:
+        """What is left for activations."""
+        return self.available - sum(self.held.values())
+
+    def activation_bytes(self, batches: BatchPlan) -> float:
+        """Return the activations of the largest micro-batch."""
+        largest = max(map(max, microbatch_tokens(batches)))
+        return self.activations.peak(largest, self.fit.checkpointed)
+
+    def parts(self, batches: BatchPlan) -> dict[str, int]:
+        """Return what the run holds at its peak, by part."""
+        parts = {name: size for name, size in self.held.items() if size}
+        parts["activations"] = int(self.activation_bytes(batches))
+        # Without room for a copy, training waits until the checkpoint is written.
+        if self.checkpoint_copy and sum(parts.values()) + COPY_ROOM * self.checkpoint_copy <= self.available:
+            parts["copy of a checkpoint"] = self.checkpoint_copy
+        return parts
+
+
+def plan_memory(
+    recipe: Recipe,
+    policy: PreTrainedModel,
+    size: ModelSize,
+    activations: Activations,
+    costs: Costs,
+    *,
+    device: str,
+    held: Mapping[str, int],
+    available: int,
+) -> MemoryPlan:
+    """Choose micro-batches and checkpointed layers.
+
+    Args:
+        recipe: what is wanted.
+        policy: with its adapter, real or on the meta device.
+        size: the policy's.
+        activations: what a micro-batch keeps.
+        costs: of the training pairs.
+        device: "cpu" or "cuda".
+        held: bytes of the loaded models and of the process, by part; what training adds is counted here.
+        available: bytes that the device has for all of it.
+
+    Raises:
+        RunError: the recipe asks for checkpointing that the model does not support.
+    """
+    training = recipe.training
+    optimizer = recipe.optimizer.state_bytes(size.trained)
+    gradients = gradient_bytes(size.trained)
+    bf16 = compute_precision(training.precision, device) == "bf16"
+    held = {
+        **held,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "head": head_bytes(size, device, bf16),
+    }
+    wanted = training.tokens_per_microbatch
+    chosen = fit(
+        activations,
+        SHARE * (available - sum(held.values())),
+        longest=costs.longest_pair,
+        device=device,
+        tokens=None if wanted == "auto" else wanted,
+        checkpointed=_fixed_layers(policy, training.activation_checkpointing, activations),
+    )
+    steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
+    every = recipe.checkpoints.every
+    # Trained weights and optimizer; the last checkpoint is written without a copy.
+    copied = device == "cpu" and every is not None and every < steps
+    return MemoryPlan(chosen, held, activations, available, gradients + optimizer if copied else 0)
+
+
+def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
+    """Return the cost of each micro-batch of the first steps, of all ranks, step by step."""
+    steps = replace(batches, max_steps=min(batches.total_steps, PREDICTED_STEPS)).steps()
+    return [[batches.costs.of(pairs) for rank in step.microbatches for pairs in rank] for step in steps]
+
+
+def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[list[int], list[int]]:
+    """Return two micro-batches to record activations on: one pair repeated, and the same twice as often."""
+    pair = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
+    times = max(1, RECORDED_TOKENS[device] // int(pairs.lengths[pair]))
+    return [pair] * times, [pair] * (2 * times)
+
+
+def _fixed_layers(policy: PreTrainedModel, wanted: bool | int | str, activations: Activations) -> int | None:
+    """Return the number of layers that the recipe sets, or None where the planner chooses it."""
+    if not isinstance(wanted, str):
+        return wanted_layers(policy, wanted)
+    return None if activations.layers and can_checkpoint(policy) else 0

@@ -1,0 +1,143 @@
+"""Building the reference of a run, as its :class:`.ReferencePlan` says."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpotrain.data.batches.plan import Costs
+from dpotrain.engine.memory.budget import MOST_TOKENS
+from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
+from dpotrain.engine.reference.reference import CachedReference, LiveReference, NoReference, Reference
+from dpotrain.engine.reference.store import ReferenceStore
+from dpotrain.engine.reference.stored import StoredReferences
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.run.engine_builder import EngineBuilder
+
+if TYPE_CHECKING:
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.scoring.scorer import Scorer
+    from dpotrain.plugin.api import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The reference's side of both data sets."""
+
+    train: Reference
+    evaluation: Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceBuilder:
+    """Loads, computes or looks up the reference."""
+
+    engine: EngineBuilder
+    plan: ReferencePlan
+    own_store: Path
+    """Folder of the reference log-probs that this run uses."""
+    shared_store: Path | None
+    """Folder of those that later runs may find."""
+    resuming: bool
+    """Whether an earlier process has taken steps of this run."""
+
+    def before_policy(self) -> References | None:
+        """Return a separate model's log-probs, or the model itself to stay beside the policy; None for other plans."""
+        if not self.plan.loaded_before_policy:
+            return None
+        references = self._separate_model()
+        release_memory()
+        return references
+
+    def after_policy(self, scorer: Scorer, adapter: Adapter, tokens: int) -> References:
+        """Return the untrained policy as reference, live or stored. Call it before a checkpoint is loaded.
+
+        Args:
+            scorer: the policy's.
+            adapter: its adapter.
+            tokens: bound on a micro-batch with gradients.
+        """
+        engine, recipe, plan = self.engine, self.engine.recipe, self.plan
+        if plan.model == "none":
+            return References(NoReference(), NoReference())
+        full = recipe.adapter is None
+        if plan.model == "second copy":
+            scorer = self._load(LoadRequest(keep_adapter=False, device=str(engine.parallel.device)))
+        live = LiveReference(scorer, nullcontext if full else partial(adapter.reference, scorer.policy))
+        if plan.computed == "every step":
+            return References(live, live)
+        # For full training an adapter in the loader's source is merged, which rounds.
+        identity: dict[str, Any] = {"merged": full}
+        if not full and not adapter.starts_as_base:
+            options = adapter.options.model_dump(mode="json")
+            identity["adapter"] = {"use": adapter.name, "seed": recipe.seed, **options}
+        stored = self._stores(live, recipe.model.fingerprint(), identity)
+        if plan.pass_before_training:
+            return self._precompute(stored, scorer.packs, engine.tokens_without_gradients(tokens))
+        train, held_out = stored.live_unless_stored(engine.data.train), engine.data.evaluation
+        if held_out is None:
+            return References(train, train)
+        return References(train, CachedReference(stored.live_unless_stored(held_out), len(held_out)))
+
+    def _separate_model(self) -> References:
+        engine, recipe = self.engine, self.engine.recipe
+        source, device = recipe.reference.of, engine.parallel.device
+        scorer = self._load(LoadRequest(source=source, device=str(device)))
+        live = LiveReference(scorer)
+        if self.plan.model_beside_policy:
+            return References(live, live)
+        wanted = recipe.training.tokens_per_microbatch
+        tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
+        return self._precompute(
+            self._stores(live, recipe.model.fingerprint(source), {}), scorer.packs, tokens
+        )
+
+    def _load(self, request: LoadRequest) -> Scorer:
+        with self.engine.reporter.phase("loading the reference", None):
+            model = self.engine.recipe.model.load_model(request)
+        model.requires_grad_(False)
+        self.engine.upcast(model)
+        return self.engine.scorer(model, "the reference")
+
+    def _stores(self, live: LiveReference, fingerprint: str, more: dict[str, Any]) -> StoredReferences:
+        """Return the stores of what ``live`` computes, by the hash of all that changes its numbers."""
+        engine, recipe = self.engine, self.engine.recipe
+        quantizer = recipe.quantizer if recipe.reference.of == INITIAL_POLICY else None
+        identity = {
+            "weights": fingerprint,
+            "loader": recipe.model.name,
+            "quantizer": None
+            if quantizer is None
+            else {"use": quantizer.name, **quantizer.options.model_dump(mode="json")},
+            "precision": engine.precision,
+            "device": engine.parallel.device.type,
+            # Releases fix its models now and then.
+            "transformers": version("transformers"),
+            **more,
+        }
+        weights = live.scorer.policy.parameters()
+        return StoredReferences(
+            live,
+            ReferenceStore(self.own_store, identity),
+            None if self.shared_store is None else ReferenceStore(self.shared_store, identity),
+            exact=not engine.bf16 and all(weight.dtype == torch.float32 for weight in weights),
+            resuming=self.resuming,
+            parallel=engine.parallel,
+            reporter=engine.reporter,
+        )
+
+    def _precompute(self, stored: StoredReferences, packs: bool, tokens: int) -> References:
+        """Compute what is not stored yet, and return all of it."""
+
+        def of(pairs: TokenizedPairs, name: str) -> Reference:
+            return stored.precompute(pairs, Costs.of_data(pairs, padded=not packs), tokens, name)
+
+        train, held_out = of(self.engine.data.train, "reference"), self.engine.data.evaluation
+        return References(train, train if held_out is None else of(held_out, "reference (held out)"))

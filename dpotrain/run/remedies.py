@@ -1,0 +1,76 @@
+"""What makes a run smaller that does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dpotrain.engine.memory.model_size import gradient_bytes
+from dpotrain.plugin.api import Optimizer
+
+if TYPE_CHECKING:
+    from dpotrain.data.batches.plan import BatchPlan
+    from dpotrain.engine.memory.model_size import ModelSize
+    from dpotrain.engine.memory.planner import MemoryPlan
+    from dpotrain.recipe.recipe import Recipe
+
+#: Parameters of a LoRA adapter of usual rank, as a share of the model's.
+_USUAL_ADAPTER = 0.01
+#: Bits of a weight in 4-bit blocks, scales included (arXiv:2305.14314, section 3).
+_FOUR_BITS = 4.127
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change that makes a run smaller."""
+
+    what: str
+    saves: int
+    """Bytes, with everything else as it is."""
+
+
+def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan) -> list[Remedy]:
+    """Return the changes that save memory, in the order in which to try them.
+
+    Args:
+        recipe: the recipe that was planned.
+        size: of the policy.
+        planned: its memory.
+        batches: its micro-batches.
+    """
+    found = []
+    activations, chosen = planned.activations, planned.fit
+    peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair
+    k = chosen.checkpointed
+    if recipe.training.tokens_per_microbatch != "auto":
+        single = activations.peak(longest, k)
+        found.append(Remedy('training.tokens_per_microbatch = "auto"', int(peak - single)))
+    if k < chosen.layers:
+        all_layers = peak - activations.peak(longest, chosen.layers)
+        found.append(Remedy("training.activation_checkpointing = true", int(all_layers)))
+    state = recipe.optimizer.state_bytes(size.trained)
+    if (smaller := _smaller_optimizer(recipe)) is not None:
+        saved = state - smaller.state_bytes(size.trained)
+        found.append(Remedy(f'optimizer.use = "{smaller.name}"', saved))
+    trained = gradient_bytes(size.trained) + state
+    if recipe.adapter is None:
+        left = int(size.parameters * _USUAL_ADAPTER) * 16
+        found.append(Remedy("an [adapter] instead of all weights", trained - left))
+    if recipe.quantizer is None:
+        inside = size.parameters - size.trained_parameters * (recipe.adapter is not None) - 2 * size.head
+        each = size.bytes / max(1, size.parameters) - _FOUR_BITS / 8
+        what = "[quantizer] of 4 bits" + ("" if recipe.adapter is not None else ", with an [adapter]")
+        found.append(Remedy(what, int(max(0, inside) * each)))
+    half = recipe.data.max_length // 2
+    shorter = peak - activations.peak(min(longest, longest // 2), k)
+    found.append(Remedy(f"data.max_length = {half}", int(shorter)))
+    return [remedy for remedy in found if remedy.saves > 0]
+
+
+def _smaller_optimizer(recipe: Recipe) -> Optimizer | None:
+    """Return the optimizer that the recipe's own names as the smaller one, where it is there."""
+    name = recipe.optimizer.smaller
+    if name is None or name not in recipe.plugins.names(Optimizer):
+        return None
+    kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)
+    return kind(kind.Options(**recipe.optimizer.options.model_dump()))

@@ -1,0 +1,133 @@
+"""The speed of a run, predicted: its floating-point operations, over the rate measured on this device."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dpotrain.engine.scoring.scorer import causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dpotrain.data.tokens.tokenized import TokenizedPairs
+    from dpotrain.engine.memory.model_size import ModelSize
+
+#: Side of the square matrices that are multiplied to measure the rate, and for how long, in seconds.
+_SIDE = {"cpu": 512, "cuda": 8192}
+_SECONDS = 0.05
+#: Share of the rate of a large matrix product that whole steps reach, by device and precision. CPU: measured with
+#: SmolLM2-135M; in bfloat16 its matrix units are so fast that everything else takes most of the time. CUDA: large
+#: models train at 0.4 to 0.5 of the peak (PaLM, arXiv:2204.02311, table 3), of which a large product reaches 0.75.
+EFFICIENCY = {
+    ("cpu", "fp32"): 0.6,
+    ("cpu", "bf16"): 0.2,
+    ("cuda", "fp32"): 0.6,
+    ("cuda", "bf16"): 0.6,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one pass over the pairs computes."""
+
+    tokens: int
+    """Tokens that go through the layers."""
+    scored: int
+    """Tokens whose log-probs are computed."""
+    seen: float
+    """Pairs of tokens of which one attends to the other."""
+
+    @classmethod
+    def of(cls, pairs: TokenizedPairs, padded: bool) -> Workload:
+        """Count; a padded prompt goes through the layers twice."""
+        prompt = pairs.prompt_lengths.astype(np.float64)
+        chosen, rejected = (
+            pairs.chosen_lengths.astype(np.float64),
+            pairs.rejected_lengths.astype(np.float64),
+        )
+        tokens = prompt.sum() * (2 if padded else 1) + chosen.sum() + rejected.sum()
+        first = prompt + chosen
+        second = rejected * (2 * prompt + rejected) + (prompt**2 if padded else 0)
+        seen = (first**2).sum() / 2 + second.sum() / 2
+        return cls(int(tokens), int(chosen.sum() + rejected.sum()), float(seen))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWork:
+    """Multiply-adds of one token in one forward pass, by what they pass through."""
+
+    layers: int
+    """Weights of the decoder layers that a token meets: of a mixture's experts, only those that are chosen."""
+    adapter: int
+    """Weights beside them that an adapter trains."""
+    head: int
+    attention: int
+    """Multiply-adds of one token and one token it sees: queries with keys, weights with values."""
+    all_trained: bool
+    """Whether the layers' own weights are trained, not an adapter beside them."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, size: ModelSize) -> ModelWork:
+        """Count for a model with its adapter."""
+        parameters, trained, head = size.parameters, size.trained_parameters, size.head
+        whole = causal_lm(model)
+        config = whole.config.get_text_config()
+        table = whole.get_input_embeddings().weight
+        output = whole.get_output_embeddings()
+        tied = output is not None and getattr(output, "weight", None) is table
+        everything = trained >= parameters // 2
+        adapter = 0 if everything else trained
+        layers = parameters - adapter - table.numel() - (0 if tied else head)
+        experts = int(getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1)
+        chosen = int(getattr(config, "num_experts_per_tok", None) or 1)
+        if experts > 1:
+            # All but a few hundredths of a mixture's layers are its experts.
+            layers = layers * chosen // experts
+        heads = int(config.num_attention_heads)
+        head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        return cls(layers, adapter, head, 2 * int(config.num_hidden_layers) * heads * head_size, everything)
+
+    def forward(self, work: Workload) -> float:
+        """Return the floating-point operations of a pass without gradients."""
+        return 2 * (self.layers * work.tokens + self.head * work.scored + self.attention * work.seen)
+
+    def training(self, work: Workload, *, reference_passes: int, recomputed: float) -> float:
+        """Return the floating-point operations of a pass with gradients.
+
+        Args:
+            work: what is trained on.
+            reference_passes: forward passes of the reference in each step.
+            recomputed: share of the layers that are checkpointed.
+        """
+        forward = 1 + reference_passes + recomputed
+        # Backward: the gradient of a layer's input, and of its weights where those are trained.
+        layers = self.layers * (forward + (2 if self.all_trained else 1)) + self.adapter * (3 + recomputed)
+        head = self.head * (1 + reference_passes + (3 if self.all_trained else 1))
+        attention = self.attention * (forward + 2.5)
+        return 2 * (layers * work.tokens + head * work.scored + attention * work.seen)
+
+
+def sustained_rate(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations a second that steps of that precision reach on the device."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return EFFICIENCY[device.type, precision] * product_rate(device, dtype)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the floating-point operations a second of a large matrix product on the device."""
+    side = _SIDE[device.type]
+    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    best, began = math.inf, time.perf_counter()
+    # The first product warms up; the fastest is the one that other processes disturbed least.
+    while (now := time.perf_counter()) - began < _SECONDS or best == math.inf:
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - now)
+    return 2 * side**3 / best
