@@ -7,13 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpotrain.core.records import Outcome
+from dpotrain.plugin.describe.tracing import Call
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import Outcome
-    from dpotrain.plugin.describe.tracing import Call
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\

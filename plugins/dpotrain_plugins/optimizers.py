@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Optimizer
+from dpotrain.plugin.api import Optimizer, Trained
 
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.plugin.api import Trained
 
 dpotrain_interface = 2
 
@@ -30,7 +29,7 @@ class AdamW(Optimizer):
     name = "adamw"
     smaller: ClassVar[str | None] = "adamw-8bit"
 
-    class Options(Optimizer.Options):  # noqa: D106
+    class Options(Optimizer.Options):
         betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the two moments.")
         eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
         weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
@@ -70,7 +69,6 @@ class AdamW8bit(AdamW):
     smaller = None
 
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return bitsandbytes' AdamW8bit."""
         import bitsandbytes
 
         optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
@@ -107,5 +105,4 @@ def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
 
 @hookimpl
 def dpotrain_optimizers() -> list[type[Optimizer]]:
-    """Offer the two."""
     return [AdamW, AdamW8bit]

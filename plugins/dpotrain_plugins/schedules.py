@@ -98,5 +98,4 @@ class Cosine(_Falling):
 
 @hookimpl
 def dpotrain_schedules() -> list[type[Schedule]]:
-    """Offer the three."""
     return [Constant, Linear, Cosine]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.core.scores import PairScores
 
 
 class Loss(Component):

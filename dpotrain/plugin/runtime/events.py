@@ -11,21 +11,19 @@ moves. The methods of a logger are called in the logger's own thread instead, wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pluggy import HookImpl
 
 from dpotrain.core.errors import PluginError
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Logger, Selection
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.loggers import LoggerSet
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 
 
 @dataclass(frozen=True, slots=True)

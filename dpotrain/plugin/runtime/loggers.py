@@ -12,19 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dpotrain.core.errors import describe_exception
+from dpotrain.core.records import LoggedRun, Outcome, Record, Run
+from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Component, Logger
 from dpotrain.plugin.runtime.logger_thread import Call, LoggerThread
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.plugin.runtime.storable import not_storable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.core.records import LoggedRun, Outcome, Record, Run
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 #: Seconds of waiting for loggers at the end of a run after which a note says so.
 _SILENCE = 2.0

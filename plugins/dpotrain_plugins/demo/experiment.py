@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dpotrain.plugin.api import write_json
+from dpotrain.plugin.api import Run, write_json
 from dpotrain_plugins.demo.grammar import Request, Style, requests, style
 from dpotrain_plugins.demo.sampling import sample_replies
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Run
 
 _SHOWN = 3
 _KEPT = "demo.json"

@@ -51,8 +51,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
     columns = ("chosen", "rejected", "system", "tools")
 
     class Options(DatasetFormatter.Options):
-        """The keys of ``format = { use = "implicit-prompt", … }``."""
-
         answer_marker: str | None = Field(
             None, min_length=1, description='Text after which the answer begins, such as "### Response:\\n".'
         )
@@ -60,7 +58,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
     options: Options
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         if any(row.get(column) for column in _PROMPTS):
             return Recognition.NO
         try:
@@ -77,7 +74,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
         return Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         values: list[Any] = [row.get("chosen"), row.get("rejected")]
         if any(looks_like_messages(value) for value in values):
             chosen, rejected = (

@@ -25,8 +25,6 @@ class HFDatasetsSource(DatasetSource):
     name = "hf-datasets"
 
     class Options(Component.Options):
-        """The keys of ``[data]`` that belong to this source."""
-
         name: Name = Field(
             description="A hub name; a folder (of files, or made by save_to_disk); a json, jsonl, csv, "
             "tsv or parquet file; a glob; a list of files; or a table of these by split: "
@@ -54,11 +52,9 @@ class HFDatasetsSource(DatasetSource):
             )
 
     def splits(self) -> list[str]:
-        """Return the names of the splits there are."""
         return list(self._splits)
 
     def load(self, split: str) -> Rows:
-        """Return one split's rows; raise a DataError where it cannot be had."""
         if split not in self._splits:
             there = list(self._splits)
             raise DataError(

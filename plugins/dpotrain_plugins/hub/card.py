@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Finished
 
 #: The metrics of an evaluation that a card has room for.
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")

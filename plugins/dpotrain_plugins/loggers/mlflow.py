@@ -53,8 +53,6 @@ class MLflowLogger(Logger):
     name = "mlflow"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "mlflow"``."""
-
         experiment: str = Field(
             "dpotrain", min_length=1, description="The experiment that the run appears in."
         )
@@ -213,5 +211,4 @@ def _allowed(name: str) -> str:
 
 @hookimpl
 def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``mlflow`` logger."""
     return [MLflowLogger]

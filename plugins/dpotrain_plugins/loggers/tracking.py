@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Outcome, Record
+from dpotrain.plugin.api import Outcome, Record
 
 
 def kept_id(path: Path, make: Callable[[], str]) -> str:

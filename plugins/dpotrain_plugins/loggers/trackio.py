@@ -12,20 +12,15 @@ files, leaves errors at a warning, and finds a run to go on with by a name that 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger, mask_values, require
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, mask_values, require
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
 
@@ -39,8 +34,6 @@ class TrackioLogger(Logger):
     name = "trackio"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "trackio"``."""
-
         project: str = Field("dpotrain", min_length=1, description="The project that the run appears in.")
         name: str | None = Field(None, description="Name of the run; the run folder's name unless set.")
         group: str | None = Field(None, description="Group of runs that this one belongs to.")
@@ -61,7 +54,6 @@ class TrackioLogger(Logger):
         self._described = False
 
     def check(self) -> None:
-        """Raise a RecipeError that names the extra, where the package is not installed."""
         require(self, "trackio", extra="trackio")
 
     def start(self, run: LoggedRun) -> None:
@@ -146,5 +138,4 @@ def _to_space(space: str) -> Callable[[dict[str, Any]], None]:
 
 @hookimpl
 def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``trackio`` logger."""
     return [TrackioLogger]

@@ -44,8 +44,6 @@ class WandbLogger(Logger):
     name = "wandb"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "wandb"``."""
-
         project: str = Field("dpotrain", min_length=1, description="The project that the run appears in.")
         entity: str | None = Field(None, description="User or team that owns it; yours unless set.")
         name: str | None = Field(None, description="Name of the run; the run folder's name unless set.")
@@ -186,5 +184,4 @@ def _first_line(error: BaseException) -> str:
 
 @hookimpl
 def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``wandb`` logger."""
     return [WandbLogger]

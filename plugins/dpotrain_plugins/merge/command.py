@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Quantizer
+from dpotrain.plugin.api import Quantizer
 
 
 @click.command("merge", short_help="Write an adapter into the weights of its base.")

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import RunError
+from dpotrain.plugin.api import Quantizer, RunError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from dpotrain.plugin.api import Quantizer
 
 #: What log-probs are compared on. Any text does: the weights are the same for all.
 TEXTS = (

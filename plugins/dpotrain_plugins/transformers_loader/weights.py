@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import DpotrainError, RunError, short
+from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
 
 from .source import Source, check_shards_on_hub, resolve
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from dpotrain.plugin.api import LoadRequest
-
     from . import TransformersLoader
+
 
 #: Parts of the names under which configs and modules keep what makes a forward pass random in training:
 #: attention_dropout, resid_pdrop, layerdrop, router_jitter_noise, …
