@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("list", short_help="Show every plugin (what `dpotrain plugins` does by itself).")

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import Field
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Component, DataError, DatasetSource, Outcome, Rows, Run
 from dpotrain_plugins.demo.experiment import Experiment
-from dpotrain_plugins.demo.grammar import Request, Style, requests
+from dpotrain_plugins.demo.grammar import STYLES, Request, Style, requests
 
 _SPLITS = {"train": False, "test": True}
 """Whether a split's requests are held out."""
@@ -66,28 +65,19 @@ class DemoSource(DatasetSource):
             self._experiment.after(run)
 
 
-class DemoRows:
+class DemoRows(list[dict[str, Any]]):
     """Rows of messages, ``{"prompt": […], "chosen": […], "rejected": […]}``."""
 
     def __init__(self, count: int, seed: int, prefer: Style, *, held_out: bool) -> None:
         rng = random.Random(f"pairs {seed} {held_out}")
         asked = itertools.islice(requests(seed, held_out=held_out), count)
-        self._rows = [_row(request, prefer, rng) for request in asked]
+        super().__init__(_row(request, prefer, rng) for request in asked)
         self.columns = ["prompt", "chosen", "rejected"]
-        self.fingerprint = hashlib.sha256(json.dumps(self._rows).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self._rows[index]
+        self.fingerprint = hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
 
 def _row(request: Request, prefer: Style, rng: random.Random) -> dict[str, list[dict[str, str]]]:
-    replies: dict[Style, str] = {
-        "courteous": request.reply("courteous", rng),
-        "curt": request.reply("curt", rng),
-    }
+    replies = {each: request.reply(each, rng) for each in STYLES}
     chosen = replies.pop(prefer)
     (rejected,) = replies.values()
     return {
