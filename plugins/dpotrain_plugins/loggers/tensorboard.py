@@ -1,7 +1,4 @@
-"""The ``tensorboard`` logger: records as event files in the run folder; needs the extra ``tensorboard``.
-
-Train metrics keep their names, those of evaluations stand under ``eval/``; the axis is the optimizer step.
-"""
+"""The ``tensorboard`` logger: records as event files in the run folder; needs the extra ``tensorboard``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The ``trackio`` logger: records to Trackio's local store, or to a Space; needs the extra ``trackio``.
 
-Train metrics keep their names, those of evaluations stand under ``eval/``, closing numbers under ``summary/``; the axis
-is the optimizer step. The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the
-data ever goes there, nor does source code, the command line or who started the run.
+The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the data ever goes there, nor
+does source code, the command line or who started the run.
 
 A record's log id is made of the run's id and the step, and Trackio drops a second record of the same log id: steps that
 a resumed run repeats are there once. ``trackio.init`` is not used: it asks the hub who one is even where it logs to
@@ -89,8 +88,7 @@ class TrackioLogger(Logger):
         """Put the closing numbers, and finished, stopped or failed as the config's ``status``."""
         self._config["status"] = outcome.status
         self._described = False
-        numbers = closing_numbers(outcome, "summary/")
-        self._log("summary", outcome.steps, numbers)
+        self._log("summary", outcome.steps, closing_numbers(outcome, "summary/"))
 
     def _log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         from trackio.utils import serialize_values
