@@ -242,7 +242,7 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, errors.HFValidationError) as error:
+    except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
         at = f"{name} at revision {revision!r}" if revision else name
         nowhere = f"{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and"
         # A subclass stands before its base.
