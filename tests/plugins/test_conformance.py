@@ -1,6 +1,5 @@
 """Every built-in component runs through the suite of its kind, as a third party's does."""
 
-# ruff: noqa: RUF012  # nobody changes what a suite is told
 from __future__ import annotations
 
 import importlib.util
@@ -11,245 +10,103 @@ import pytest
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.commands import GROUP
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.testing import (
-    AdapterConformance,
-    CommandConformance,
-    ComponentConformance,
-    DatasetFormatterConformance,
-    DatasetSourceConformance,
-    ExporterConformance,
-    LoggerConformance,
-    LossConformance,
-    MetricConformance,
-    ModelLoaderConformance,
-    OptimizerConformance,
-    QuantizerConformance,
-    ScheduleConformance,
-)
+from dpotrain.testing import AdapterConformance, CommandConformance, ComponentConformance
 from dpotrain.testing.conformance import suite_of
-from dpotrain_plugins.demo.loader import DemoLoader
-from dpotrain_plugins.demo.source import DemoSource
-from dpotrain_plugins.formatters import (
-    AlpacaFormatter,
-    ConversationalFormatter,
-    HHFormatter,
-    ImplicitPromptFormatter,
-    QuestionFormatter,
-    ShareGPTFormatter,
-    StandardFormatter,
-)
-from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
-from dpotrain_plugins.hub import Hub
-from dpotrain_plugins.loggers.mlflow import MLflowLogger
-from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
-from dpotrain_plugins.loggers.trackio import TrackioLogger
-from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
-from dpotrain_plugins.losses import Dpo, Hinge, Ipo
-from dpotrain_plugins.merge.exporter import Merge
-from dpotrain_plugins.metrics.length import Length
-from dpotrain_plugins.optimizers import AdamW, AdamW8bit
-from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
-from dpotrain_plugins.quantizers.torchao import TorchAoInt8
-from dpotrain_plugins.schedules import Constant, Cosine, Linear
-from dpotrain_plugins.transformers_loader import TransformersLoader
+
+BUILT_IN = [
+    plugin for plugin in PluginManager.from_entry_points().plugins if plugin.distribution == "dpotrain"
+]
 
 #: What cannot run here, and where it is tested instead.
 ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}
 
+#: Modules without which a component's suite is skipped.
+NEEDS = {"torchao-int8": "torchao", "tensorboard": "tensorboard", "mlflow": "mlflow", "trackio": "trackio"}
 
-class TestDpo(LossConformance):
-    component = Dpo
-    options = {"label_smoothing": 0.1}
+#: Keys of recipe tables, where they are others than the defaults.
+OPTIONS = {
+    "loss dpo": {"label_smoothing": 0.1},
+    "loss hinge": {"beta": 0.05},
+    "adapter lora": {"rank": 4},
+    "dataset source demo": {"pairs": 40, "samples": 2},
+    "optimizer adamw": {"lr": 1e-2, "weight_decay": 0.1},
+    "optimizer adamw-8bit": {"lr": 1e-2, "betas": [0.8, 0.95]},
+    "schedule constant": {"warmup_fraction": 0.5},
+    "schedule linear": {"warmup_steps": 3, "min_lr_fraction": 0.1},
+    "exporter merge": {"dtype": "float32"},
+    "exporter hub": {"repo": "you/tiny", "mode": "offline"},
+    "logger wandb": {"mode": "offline", "tags": ["a", "b"]},
+    "logger mlflow": {"tags": {"team": "a"}},
+    "logger trackio": {"project": "conformance"},
+}
+
+ASKED, GOOD, BAD = "Some tea, please.", "Certainly, with pleasure.", "Get it yourself."
+USER = {"role": "user", "content": ASKED}
+SYSTEM = {"system": "You are a waiter in a hurry."}
+ANSWERS = {"chosen": GOOD, "rejected": BAD}
+MESSAGES = {key: [{"role": "assistant", "content": text}] for key, text in ANSWERS.items()}
+CONVERSATIONS = {key: [USER, *messages] for key, messages in MESSAGES.items()}
+
+#: Rows that the formatters read.
+ROWS = {
+    "standard": [{"prompt": ASKED, "chosen": f" {GOOD}", "rejected": f" {BAD}"}],
+    "conversational": [{"prompt": [USER], **MESSAGES}, {"prompt": ASKED, **CONVERSATIONS, **SYSTEM}],
+    "implicit-prompt": [CONVERSATIONS],
+    "hh": [{key: f"\n\nHuman: {ASKED}\n\nAssistant: {text}" for key, text in ANSWERS.items()}],
+    "sharegpt": [
+        {
+            "conversations": [{"from": "human", "value": ASKED}],
+            **{key: {"from": "gpt", "value": text} for key, text in ANSWERS.items()},
+        }
+    ],
+    "alpaca": [{"instruction": "Bring what is asked for.", "input": ASKED, **ANSWERS}],
+    "question": [{"question": ASKED, **ANSWERS, **SYSTEM}],
+}
 
 
-class TestIpo(LossConformance):
-    component = Ipo
-
-
-class TestHinge(LossConformance):
-    component = Hinge
-    options = {"beta": 0.05}
-
-
-class TestLora(AdapterConformance):
-    component = Lora
-    options = {"rank": 4}
-
-
-class TestLoraWithEverything(AdapterConformance):
-    component = Lora
-    options = {"rank": 4, "dropout": 0.1, "dora": True, "rslora": True, "modules_to_save": ["norm"]}
-
-
-class TestMergedLora(AdapterConformance):
-    component = Lora
-    options = {"rank": 4, "merge": True}
-
-
-class TestBnb4bit(QuantizerConformance):
-    component = Bnb4bit
-
-
-class TestBnb8bit(QuantizerConformance):
-    component = Bnb8bit
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
-class TestTorchAoInt8(QuantizerConformance):
-    component = TorchAoInt8
-
-
-class TestTransformersLoader(ModelLoaderConformance):
-    component = TransformersLoader
-
+class OfModel:
     @pytest.fixture
     def table(self, dpotrain_model):
         return {"name": str(dpotrain_model), "dtype": "float32"}
 
 
-class TestDemoLoader(ModelLoaderConformance):
-    component = DemoLoader
-
-
-class TestHFDatasetsSource(DatasetSourceConformance):
-    component = HFDatasetsSource
-
+class OfData:
     @pytest.fixture
     def table(self, dpotrain_data):
         return {"name": str(dpotrain_data)}
 
 
-class TestDemoSource(DatasetSourceConformance):
-    component = DemoSource
-    options = {"pairs": 40, "samples": 2}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-class TestStandard(DatasetFormatterConformance):
-    component = StandardFormatter
-    rows = [
-        {
-            "prompt": "Some tea, please.",
-            "chosen": " Certainly, with pleasure.",
-            "rejected": " Get it yourself.",
-        }
-    ]
-
-
-class TestConversational(DatasetFormatterConformance):
-    component = ConversationalFormatter
-    rows = [
-        {
-            "prompt": [user("Some tea, please.")],
-            "chosen": [assistant("Certainly, with pleasure.")],
-            "rejected": [assistant("Get it yourself.")],
-        },
-        {
-            "prompt": "Some tea, please.",
-            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
-            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
-            "system": "You are a waiter in a hurry.",
-        },
-    ]
-
-
-class TestImplicitPrompt(DatasetFormatterConformance):
-    component = ImplicitPromptFormatter
-    rows = [
-        {
-            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
-            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
-        },
-    ]
-
-
-class TestHH(DatasetFormatterConformance):
-    component = HHFormatter
-    rows = [
-        {
-            "chosen": "\n\nHuman: Some tea, please.\n\nAssistant: Certainly, with pleasure.",
-            "rejected": "\n\nHuman: Some tea, please.\n\nAssistant: Get it yourself.",
-        }
-    ]
-
-
-class TestShareGPT(DatasetFormatterConformance):
-    component = ShareGPTFormatter
-    rows = [
-        {
-            "conversations": [{"from": "human", "value": "Some tea, please."}],
-            "chosen": {"from": "gpt", "value": "Certainly, with pleasure."},
-            "rejected": {"from": "gpt", "value": "Get it yourself."},
-        }
-    ]
-
-
-class TestAlpaca(DatasetFormatterConformance):
-    component = AlpacaFormatter
-    rows = [
-        {
-            "instruction": "Bring what is asked for.",
-            "input": "Some tea, please.",
-            "chosen": "Certainly, with pleasure.",
-            "rejected": "Get it yourself.",
-        }
-    ]
-
-
-class TestQuestion(DatasetFormatterConformance):
-    component = QuestionFormatter
-    rows = [
-        {
-            "system": "You are a waiter in a hurry.",
-            "question": "Some tea, please.",
-            "chosen": "Certainly, with pleasure.",
-            "rejected": "Get it yourself.",
-        }
-    ]
-
-
-class TestAdamW(OptimizerConformance):
-    component = AdamW
-    options = {"lr": 1e-2, "weight_decay": 0.1}
-
-
-class TestAdamW8bit(OptimizerConformance):
-    component = AdamW8bit
-    options = {"lr": 1e-2, "betas": [0.8, 0.95]}
-
-
-class TestConstant(ScheduleConformance):
-    component = Constant
-    options = {"warmup_fraction": 0.5}
-
-
-class TestLinear(ScheduleConformance):
-    component = Linear
-    options = {"warmup_steps": 3, "min_lr_fraction": 0.1}
-
-
-class TestCosine(ScheduleConformance):
-    component = Cosine
-
-
-class TestLength(MetricConformance):
-    component = Length
-
-
-class TestMerge(ExporterConformance):
-    component = Merge
-    options = {"dtype": "float32"}
-
+class OfAdapter:
     def recipe(self, table):
         return f'adapter = {{ use = "lora", rank = 2 }}\n{super().recipe(table)}'
+
+
+MORE = {
+    "model loader transformers": OfModel,
+    "dataset source hf-datasets": OfData,
+    "exporter merge": OfAdapter,
+}
+
+for component in (component for plugin in BUILT_IN for component in plugin.components):
+    key, title = f"{component.kind} {component.name}", f"Test{component.__name__}"
+    if component.name in ELSEWHERE:
+        continue
+    told = {"component": component, "options": OPTIONS.get(key, {}), "rows": ROWS.get(component.name)}
+    made = type(title, (*filter(None, [MORE.get(key)]), suite_of(component)), told)
+    missing = importlib.util.find_spec(NEEDS.get(component.name, "pytest")) is None
+    globals()[title] = pytest.mark.skipif(missing, reason=f"needs {NEEDS.get(component.name)}")(made)
+del made
+
+
+class TestLoraWithEverything(AdapterConformance):
+    component = Lora
+    options = {"rank": 4, "dropout": 0.1, "dora": True, "rslora": True, "modules_to_save": ["norm"]}  # noqa: RUF012
+
+
+class TestMergedLora(AdapterConformance):
+    component = Lora
+    options = {"rank": 4, "merge": True}  # noqa: RUF012
 
 
 class TestMergeCommand(CommandConformance):
@@ -257,41 +114,9 @@ class TestMergeCommand(CommandConformance):
     wrong = ("no/such/adapter", "merged")
 
 
-class TestHub(ExporterConformance):
-    component = Hub
-    options = {"repo": "you/tiny", "mode": "offline"}
-
-
-class TestWandb(LoggerConformance):
-    component = WandbLogger
-    options = {"mode": "offline", "tags": ["a", "b"]}
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
-class TestTensorBoard(LoggerConformance):
-    component = TensorBoardLogger
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
-class TestMLflow(LoggerConformance):
-    component = MLflowLogger
-    options = {"tags": {"team": "a"}}
-
-
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
-class TestTrackio(LoggerConformance):
-    component = TrackioLogger
-    options = {"project": "conformance"}
-
-
-def test_every_built_in_component_runs_through_the_suite_of_its_kind():
-    suites = [each for each in globals().values() if isinstance(each, type)]
-    tested = {each.component: each for each in suites if "component" in vars(each)}
-    for plugin in PluginManager.from_entry_points().plugins:
-        for component in plugin.components if plugin.distribution == "dpotrain" else ():
-            if component.name not in ELSEWHERE:
-                assert component in tested, f"{component.kind} {component.name} has no suite in this file"
-                assert issubclass(tested[component], suite_of(component))
+def test_every_built_in_plugin_loads_so_that_its_components_are_tested():
+    assert BUILT_IN
+    assert not [plugin.reason for plugin in BUILT_IN if plugin.failed]
 
 
 def test_every_built_in_command_runs_through_the_suite_of_commands():

@@ -32,159 +32,90 @@ def turn(speaker, text):
     return {"from": speaker, "value": text}
 
 
-CHAT = PreferencePair([user("q")], [assistant("a")], [assistant("b")], [])
-LONG = PreferencePair([user("q"), assistant("x"), user("r")], [assistant("a")], [assistant("b")], [])
-WITH_SYSTEM = PreferencePair([system("s"), user("q")], [assistant("a")], [assistant("b")], [])
+Q, X, R, A, B = user("q"), assistant("x"), user("r"), assistant("a"), assistant("b")
+CHAT = PreferencePair([Q], [A], [B], [])
+LONG = PreferencePair([Q, X, R], [A], [B], [])
+WITH_SYSTEM = PreferencePair([system("s"), Q], [A], [B], [])
+TEXTS = {"chosen": "a", "rejected": "b"}
+MESSAGES = {"chosen": [A], "rejected": [B]}
+CONVERSATIONS = {"chosen": [Q, A], "rejected": [Q, B]}
+LONG_CONVERSATIONS = {"chosen": [Q, X, R, A], "rejected": [Q, X, R, B]}
+SCORES = {"score_chosen": 8.0, "score_rejected": 4.5}
+
+
+def texts(prompt):
+    """Two texts that begin with a prompt."""
+    return {key: prompt + text for key, text in TEXTS.items()}
+
 
 #: Shape, the formatter that auto must decide on, a row, and the pair in it.
 SHAPES = {
-    "plain strings": (
-        "standard",
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        PreferencePair("q", "a", "b"),
-    ),
-    "messages": (
-        "conversational",
-        {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        CHAT,
-    ),
+    "plain strings": ("standard", {"prompt": "q", **TEXTS}, PreferencePair("q", "a", "b")),
+    "messages": ("conversational", {"prompt": [Q], **MESSAGES}, CHAT),
     "messages, answers as single messages": (
         "conversational",
-        {"prompt": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
+        {"prompt": [Q], "chosen": A, "rejected": B},
         CHAT,
     ),
-    "messages, answers as text": (
-        "conversational",
-        {"prompt": [user("q")], "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
-    "messages, answers repeating the prompt": (
-        "conversational",
-        {
-            "prompt": [user("q")],
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-        },
-        CHAT,
-    ),
-    "prompt text, answers as assistant messages": (
-        "conversational",
-        {"prompt": "q", "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        CHAT,
-    ),
+    "messages, answers as text": ("conversational", {"prompt": [Q], **TEXTS}, CHAT),
+    "messages, answers repeating the prompt": ("conversational", {"prompt": [Q], **CONVERSATIONS}, CHAT),
+    "prompt text, answers as assistant messages": ("conversational", {"prompt": "q", **MESSAGES}, CHAT),
     "UltraFeedback binarized of HuggingFaceH4": (
         "conversational",
-        {
-            "prompt": "q",
-            "prompt_id": "3f",
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-            "messages": [user("q"), assistant("a")],
-            "score_chosen": 8.0,
-            "score_rejected": 4.5,
-        },
+        {"prompt": "q", "prompt_id": "3f", **CONVERSATIONS, "messages": [Q, A], **SCORES},
         CHAT,
     ),
     "prompt text beside conversations of several turns": (
         "conversational",
-        {
-            "prompt": "r",
-            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
-            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
-        },
+        {"prompt": "r", **LONG_CONVERSATIONS},
         LONG,
     ),
     "messages with a system column": (
         "conversational",
-        {"system": "s", "prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        {"system": "s", "prompt": [Q], **MESSAGES},
         WITH_SYSTEM,
     ),
-    "UltraFeedback binarized of trl-lib": (
-        "implicit-prompt",
-        {
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-            "score_chosen": 8.0,
-            "score_rejected": 4.5,
-        },
-        CHAT,
-    ),
-    "conversations of several turns without prompt": (
-        "implicit-prompt",
-        {
-            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
-            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
-        },
-        LONG,
-    ),
+    "UltraFeedback binarized of trl-lib": ("implicit-prompt", {**CONVERSATIONS, **SCORES}, CHAT),
+    "conversations of several turns without prompt": ("implicit-prompt", LONG_CONVERSATIONS, LONG),
     "texts that begin with the prompt": (
         "implicit-prompt",
-        {
-            "chosen": "### Question:\nq\n\n### Response:\na",
-            "rejected": "### Question:\nq\n\n### Response:\nb",
-        },
+        texts("### Question:\nq\n\n### Response:\n"),
         PreferencePair("### Question:\nq\n\n### Response:\n", "a", "b"),
     ),
-    "Anthropic HH": (
-        "hh",
-        {
-            "chosen": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: a",
-            "rejected": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: b",
-        },
-        LONG,
-    ),
+    "Anthropic HH": ("hh", texts("\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: "), LONG),
     "Anthropic HH with the prompt apart": (
         "hh",
-        {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " a", "rejected": " b"},
+        {"prompt": "\n\nHuman: q\n\nAssistant:", **texts(" ")},
         CHAT,
     ),
     "ShareGPT": (
         "sharegpt",
         {
             "conversations": [turn("system", "s"), turn("human", "q")],
-            "chosen": turn("gpt", "a"),
-            "rejected": turn("gpt", "b"),
+            **{key: turn("gpt", text) for key, text in TEXTS.items()},
         },
         WITH_SYSTEM,
     ),
     "ShareGPT with text answers and a system column": (
         "sharegpt",
-        {"system": "s", "conversations": [turn("user", "q")], "chosen": "a", "rejected": "b"},
+        {"system": "s", "conversations": [turn("user", "q")], **TEXTS},
         WITH_SYSTEM,
     ),
-    "Alpaca": (
-        "alpaca",
-        {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
+    "Alpaca": ("alpaca", {"instruction": "q", "input": "", **TEXTS}, CHAT),
     "Alpaca with input": (
         "alpaca",
-        {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
-        PreferencePair([user("q\n\ni")], [assistant("a")], [assistant("b")], []),
+        {"instruction": "q", "input": "i", **TEXTS},
+        PreferencePair([user("q\n\ni")], [A], [B], []),
     ),
     "Alpaca with two outputs": ("alpaca", {"instruction": "q", "input": None, "output": ["a", "b"]}, CHAT),
     "Alpaca with system and history": (
         "alpaca",
-        {
-            "instruction": "r",
-            "history": [["q", "x"]],
-            "system": "s",
-            "chosen": "a",
-            "rejected": "b",
-        },
-        PreferencePair([system("s"), *LONG.prompt], [assistant("a")], [assistant("b")], []),
+        {"instruction": "r", "history": [["q", "x"]], "system": "s", **TEXTS},
+        PreferencePair([system("s"), *LONG.prompt], [A], [B], []),
     ),
-    "Orca pairs": ("question", {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, WITH_SYSTEM),
-    "Orca pairs with an empty system text": (
-        "question",
-        {"system": "", "question": "q", "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
-    "system beside prompt": (
-        "question",
-        {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"},
-        WITH_SYSTEM,
-    ),
+    "Orca pairs": ("question", {"system": "s", "question": "q", **TEXTS}, WITH_SYSTEM),
+    "Orca pairs with an empty system text": ("question", {"system": "", "question": "q", **TEXTS}, CHAT),
+    "system beside prompt": ("question", {"system": "s", "prompt": "q", **TEXTS}, WITH_SYSTEM),
 }
 
 

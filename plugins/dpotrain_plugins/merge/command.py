@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dpotrain.plugin.api import Quantizer
+if TYPE_CHECKING:
+    from dpotrain.plugin.api import Quantizer
 
 
 @click.command("merge", short_help="Write an adapter into the weights of its base.")
