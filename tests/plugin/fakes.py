@@ -13,6 +13,7 @@ from dpotrain import hookimpl
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import (
     Adapter,
+    Component,
     DatasetFormatter,
     DatasetSource,
     Exporter,
@@ -26,6 +27,7 @@ from dpotrain.plugin.api import (
     Recognition,
     Schedule,
 )
+from dpotrain.plugin.api.kinds import CATALOGUES
 
 
 class FakeLoader(ModelLoader):
@@ -231,67 +233,16 @@ class Offers:
     def _of(self, kind: type) -> list[type]:
         return [component for component in self._components if issubclass(component, kind)]
 
-    @hookimpl
-    def dpotrain_model_loaders(self):
-        return self._of(ModelLoader)
 
-    @hookimpl
-    def dpotrain_quantizers(self):
-        return self._of(Quantizer)
-
-    @hookimpl
-    def dpotrain_adapters(self):
-        return self._of(Adapter)
-
-    @hookimpl
-    def dpotrain_dataset_sources(self):
-        return self._of(DatasetSource)
-
-    @hookimpl
-    def dpotrain_dataset_formatters(self):
-        return self._of(DatasetFormatter)
-
-    @hookimpl
-    def dpotrain_losses(self):
-        return self._of(Loss)
-
-    @hookimpl
-    def dpotrain_optimizers(self):
-        return self._of(Optimizer)
-
-    @hookimpl
-    def dpotrain_schedules(self):
-        return self._of(Schedule)
-
-    @hookimpl
-    def dpotrain_metrics(self):
-        return self._of(Metric)
-
-    @hookimpl
-    def dpotrain_loggers(self):
-        return self._of(Logger)
-
-    @hookimpl
-    def dpotrain_exporters(self):
-        return self._of(Exporter)
+for hook, kind in CATALOGUES.items():
+    setattr(Offers, hook, hookimpl(specname=hook)(lambda self, kind=kind: self._of(kind)))
 
 
-EVERYTHING = (
-    FakeLoader,
-    FakeQuantizer,
-    TrainableQuantizer,
-    FakeAdapter,
-    FakeSource,
-    OtherSource,
-    FakeFormatter,
-    FakeLoss,
-    FakeIpo,
-    FakeOptimizer,
-    OtherOptimizer,
-    FakeSchedule,
-    FakeMetric,
-    FakeLogger,
-    FakeExporter,
+#: Every component above.
+EVERYTHING = tuple(
+    each
+    for each in vars(sys.modules[__name__]).copy().values()
+    if isinstance(each, type) and issubclass(each, Component) and each.__module__ == __name__
 )
 
 

@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import component as packages
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.commands import GROUP
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -117,6 +119,29 @@ class TestMergeCommand(CommandConformance):
 def test_every_built_in_plugin_loads_so_that_its_components_are_tested():
     assert BUILT_IN
     assert not [plugin.reason for plugin in BUILT_IN if plugin.failed]
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "wanted"),
+    [
+        ("bnb-4bit", "bitsandbytes", "bitsandbytes"),
+        ("bnb-8bit", "bitsandbytes", "bitsandbytes"),
+        ("torchao-int8", "torchao", '"dpotrain[torchao]"'),
+        ("wandb", "wandb", "wandb"),
+        ("tensorboard", "tensorboard", '"dpotrain[tensorboard]"'),
+        ("mlflow", "mlflow", '"dpotrain[mlflow]"'),
+        ("trackio", "trackio", '"dpotrain[trackio]"'),
+    ],
+)
+def test_a_missing_package_is_found_before_a_run_with_what_installs_it(monkeypatch, name, package, wanted):
+    (kind,) = (each for plugin in BUILT_IN for each in plugin.components if each.name == name)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError) as error:
+        kind(kind.Options()).check()
+    assert str(error.value) == (
+        f'the "{name}" {kind.kind} needs the package {package}, which is not installed\n'
+        f"install it: pip install {wanted}"
+    )
 
 
 def test_every_built_in_command_runs_through_the_suite_of_commands():

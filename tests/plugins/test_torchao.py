@@ -18,7 +18,6 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.merge.merging import merge
 from dpotrain_plugins.quantizers.torchao import TorchAoInt8, dpotrain_quantizers
@@ -365,17 +364,6 @@ def test_how_torch_compile_tunes_is_left_alone(checkpoint):
     with config.patch(coordinate_descent_tuning=False):
         load(checkpoint, quantizer())
         assert not config.coordinate_descent_tuning
-
-
-def test_a_missing_torchao_is_found_before_loading_and_its_extra_is_named(monkeypatch):
-    quantizer().check()
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError) as error:
-        quantizer().check()
-    assert str(error.value) == (
-        'the "torchao-int8" quantizer needs the package torchao, which is not installed\n'
-        'install it: pip install "dpotrain[torchao]"'
-    )
 
 
 def test_a_torchao_that_is_too_old_is_found_before_loading(monkeypatch, tmp_path):
