@@ -16,35 +16,21 @@ from dpotrain.testing.tiny import build_tiny_model, write_pairs
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\
 seed = 1
-
-[run]
-output_dir = {output_dir}
-cache_dir = false
-
-[model]
-use = "transformers"
-name = {model}
-dtype = "float32"
-
-[data]
-use = "hf-datasets"
-name = {data}
-eval_fraction = 0.25
-max_length = 128
-
-[loss]
-use = "dpo"
-
-[training]
-steps = 4
-pairs_per_step = 4
-precision = "fp32"
-
-[optimizer]
-lr = 1e-3
-
-[logging]
-every = 1
+run.output_dir = {output_dir}
+run.cache_dir = false
+model.use = "transformers"
+model.name = {model}
+model.dtype = "float32"
+data.use = "hf-datasets"
+data.name = {data}
+data.eval_fraction = 0.25
+data.max_length = 128
+loss.use = "dpo"
+training.steps = 4
+training.pairs_per_step = 4
+training.precision = "fp32"
+optimizer.lr = 1e-3
+logging.every = 1
 """
 
 

@@ -31,9 +31,8 @@ class Experiment:
         asked = self._requests()
         self._before = self._read(run, asked) if run.resumed_from else self._sample(run, asked)
         if self._before is None:
-            run.note(
-                f"{run.folder / _KEPT} is missing or of another run: the share before training is not known"
-            )
+            place = run.folder / _KEPT
+            run.note(f"{place} is missing or of another run: the share before training is not known")
             return
         if not run.resumed_from:
             self._write(run, asked, self._before)
@@ -65,12 +64,9 @@ class Experiment:
         )
 
     def _write(self, run: Run, asked: list[Request], replies: list[str]) -> None:
+        both = zip(asked, replies, strict=True)
         write_json(
-            run.folder / _KEPT,
-            [
-                {"request": request.text, "before": reply}
-                for request, reply in zip(asked, replies, strict=True)
-            ],
+            run.folder / _KEPT, [{"request": request.text, "before": reply} for request, reply in both]
         )
 
     def _read(self, run: Run, asked: list[Request]) -> list[str] | None:

@@ -62,9 +62,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
     config = load_config(source, options)
     refuse_already_quantized(config, source, request)
     silence_config(config)
-    kwargs: dict[str, Any] = {}
-    if options.attention != "auto":
-        kwargs["attn_implementation"] = options.attention
+    kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     if request.quantization is not None:
         kwargs |= {"quantization_config": request.quantization, "device_map": {"": request.device}}
     with _no_progress_bars(), loading_errors(source.path, "model"):
