@@ -52,11 +52,8 @@ class AdamW(Optimizer):
         """Spare vectors (biases, norms) weight decay, as usual: shrinking them regularizes nothing."""
         matrices = [weight for weight in weights.values() if weight.ndim >= 2]
         vectors = [weight for weight in weights.values() if weight.ndim < 2]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": self.options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        groups = (matrices, self.options.weight_decay), (vectors, 0.0)
+        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
     def _settings(self) -> dict[str, Any]:
         return {"lr": self.options.lr, "betas": self.options.betas, "eps": self.options.eps}

@@ -40,8 +40,7 @@ class Loss(Component):
     def __call__(self, scores: PairScores) -> torch.Tensor:
         """Return the loss of every pair, float32, shape (pairs,).
 
-        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's
-        business.
+        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's business.
         """
 
     def first_loss(self) -> float | None:

@@ -35,7 +35,10 @@ class Experiment:
             run.note(f"{place} is missing or of another run: the share before training is not known")
             return
         if not run.resumed_from:
-            self._write(run, asked, self._before)
+            both = zip(asked, self._before, strict=True)
+            write_json(
+                run.folder / _KEPT, [{"request": request.text, "before": reply} for request, reply in both]
+            )
         self._report(run, "before", asked, self._before)
 
     def after(self, run: Run) -> None:
@@ -61,12 +64,6 @@ class Experiment:
         run.note(
             f"{when} training {preferred:.0%} of {len(replies)} sampled replies are {self._prefer}, "
             f"{answered:.0%} give the right answer"
-        )
-
-    def _write(self, run: Run, asked: list[Request], replies: list[str]) -> None:
-        both = zip(asked, replies, strict=True)
-        write_json(
-            run.folder / _KEPT, [{"request": request.text, "before": reply} for request, reply in both]
         )
 
     def _read(self, run: Run, asked: list[Request]) -> list[str] | None:

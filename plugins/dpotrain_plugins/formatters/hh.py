@@ -21,9 +21,7 @@ class HHFormatter(DatasetFormatter):
 
     def recognises(self, row: Row) -> Recognition:
         prompt = row.get("prompt")
-        fits = (
-            answers_are(row, is_text) and _is_dialogue(prompt) if prompt else answers_are(row, _is_dialogue)
-        )
+        fits = answers_are(row, is_text if prompt else _is_dialogue) and (not prompt or _is_dialogue(prompt))
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:

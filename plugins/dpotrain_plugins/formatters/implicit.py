@@ -109,12 +109,8 @@ def prompt_length(first: str, second: str, marker: str | None = None) -> int:
 
 def _cuts(shared: str, first: str, second: str, marker: str | None) -> Iterator[int]:
     """Yield places to cut, the best first."""
-    found = (
-        list(_ANSWER_BEGINS.finditer(shared))
-        if marker is None
-        else list(re.finditer(re.escape(marker), shared))
-    )
-    yield from (match.end() for match in reversed(found))
+    begins = _ANSWER_BEGINS if marker is None else re.compile(re.escape(marker))
+    yield from (match.end() for match in reversed(list(begins.finditer(shared))))
     if marker is not None:
         return
     yield from (match.end() for match in reversed(list(re.finditer(r"\n", shared))))

@@ -141,9 +141,7 @@ def _follow_precision(layer: Any, args: tuple[torch.Tensor, ...]) -> None:
     layer.compute_dtype = torch.get_autocast_dtype(device) if autocast else args[0].dtype
 
 
-def _outside_autocast(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _outside_autocast(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Compute in the configured dtype with gradients as without; autocast would have its own way with them."""
     import torch
 
