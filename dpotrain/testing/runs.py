@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.records import Outcome
-from dpotrain.plugin.describe.tracing import Call
+from dpotrain.plugin.describe.tracing import Call, trace
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
@@ -83,8 +84,6 @@ def run_recipe(
         DpotrainError: as the run raises it.
     """
     from dpotrain import train
-    from dpotrain.plugin.describe.tracing import trace
-    from dpotrain.plugin.runtime.manager import PluginManager
     from dpotrain.recipe import load_recipe
     from dpotrain.ui.plain import PlainReporter
 

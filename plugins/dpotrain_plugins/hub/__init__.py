@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Exporter, Finished, RecipeError, RunError
+from dpotrain.plugin.api import Exporter, Finished, RecipeError, RunError, folder_aside
 
 dpotrain_interface = 2
 
@@ -53,8 +53,6 @@ class Hub(Exporter):
             )
 
     def export(self, run: Finished) -> str:
-        from dpotrain.plugin.api import folder_aside
-
         from .card import card
 
         source = run.folder / self.options.of

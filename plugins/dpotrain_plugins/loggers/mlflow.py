@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,6 @@ from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, req
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
@@ -203,5 +201,5 @@ def _allowed(name: str) -> str:
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
+def dpotrain_loggers() -> list[type[Logger]]:
     return [MLflowLogger]

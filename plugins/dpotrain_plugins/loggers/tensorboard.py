@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -54,5 +53,5 @@ class TensorBoardLogger(Logger):
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
+def dpotrain_loggers() -> list[type[Logger]]:
     return [TensorBoardLogger]

@@ -11,7 +11,7 @@ files, leaves errors at a warning, and finds a run to go on with by a name that 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -135,5 +135,5 @@ def _to_space(space: str) -> Callable[[dict[str, Any]], None]:
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
+def dpotrain_loggers() -> list[type[Logger]]:
     return [TrackioLogger]

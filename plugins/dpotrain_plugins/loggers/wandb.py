@@ -21,8 +21,6 @@ from dpotrain.plugin.api import Logger, PluginError, RecipeError, mask_values, r
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
@@ -173,5 +171,5 @@ def _new_id() -> str:
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
+def dpotrain_loggers() -> list[type[Logger]]:
     return [WandbLogger]
