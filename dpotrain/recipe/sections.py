@@ -167,8 +167,7 @@ class CheckpointsSection(Section):
         description="How many of the newest checkpoints are kept, besides the best of those that were evaluated.",
     )
     best: str = Field(
-        "loss",
-        description="The metric that decides which evaluation is best, as `metrics.jsonl` names it.",
+        "loss", description="The metric that decides which evaluation is best, as `metrics.jsonl` names it."
     )
     best_is: Literal["auto", "lowest", "highest"] = Field(
         "auto", description='"auto" is "lowest" for `loss` and "highest" for every other metric.'

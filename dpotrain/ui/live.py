@@ -38,11 +38,7 @@ class LiveReporter:
         self._clock = clock
         self._state = ViewState(begun=clock())
         self._live = Live(
-            self,
-            console=console,
-            auto_refresh=redraws,
-            refresh_per_second=REDRAWS_PER_SECOND,
-            transient=True,
+            self, console=console, auto_refresh=redraws, refresh_per_second=REDRAWS_PER_SECOND, transient=True
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
