@@ -5,10 +5,8 @@ An error's text is a few lines: what is wrong, where, and what to do. Nothing el
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import ClassVar
 
 
 def short(text: str, most: int = 100) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
@@ -30,13 +31,11 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
+from dpotrain.plugin.api import Component, Loss, Metric
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.api import Component, Loss, Metric
-    from dpotrain.recipe.recipe import Recipe
 
 #: Pairs that a preview returns.
 _PREVIEWED = 3

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from dpotrain.core.masking import mask_values
+from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import KINDS, LISTED_TABLES
-from dpotrain.recipe.sections import TABLES
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Component
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.recipe.sections import TopLevel
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sections import TABLES, TopLevel
 
 
 def dump_recipe(recipe: Recipe) -> str:

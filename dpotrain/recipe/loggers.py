@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api import Logger, Selection, kind_of
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import read_document
 from dpotrain.recipe.sections import TrainingSection
 from dpotrain.recipe.tables import TableReader
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 LOGGERS = "loggers"
 

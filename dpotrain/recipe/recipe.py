@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api import Exporter, Selection
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe.sections import (
-        CheckpointsSection,
-        DataSection,
-        EvaluationSection,
-        LoggingSection,
-        ReferenceSection,
-        RunSection,
-        TrainingSection,
-    )
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.recipe.sections import (
+    CheckpointsSection,
+    DataSection,
+    EvaluationSection,
+    LoggingSection,
+    ReferenceSection,
+    RunSection,
+    TrainingSection,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

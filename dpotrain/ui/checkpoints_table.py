@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,9 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, megabytes, printable
-
-if TYPE_CHECKING:
-    from dpotrain.report.inventory import Entry
+from dpotrain.report.inventory import Entry
 
 
 def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:

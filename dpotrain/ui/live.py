@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
@@ -14,12 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, printable
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance
 from dpotrain.ui.summary import summary
 from dpotrain.ui.view import PhaseState, ViewState, picture
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance
 
 #: A thread redraws, so that the clock advances during a long step. A redraw takes a few milliseconds.
 REDRAWS_PER_SECOND = 2.0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dpotrain.core.records import StepRecord
+from dpotrain.core.records import StepRecord
 
 #: Steps that shown speeds and metrics are averaged over.
 RECENT_STEPS = 10

@@ -6,16 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from dpotrain.core.formats import duration, learning_rate, number, printable, rate
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.pace import Pace
 from dpotrain.ui.summary import summary_text
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance
 
 #: Seconds between progress lines of a phase: the shorter time where at least a tenth was done, else the longer.
 PHASE_SECONDS = 10.0

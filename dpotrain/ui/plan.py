@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,9 +11,7 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
 from dpotrain.run.building.run_info import LIMITS
-
-if TYPE_CHECKING:
-    from dpotrain.run.planning.plan import Plan
+from dpotrain.run.planning.plan import Plan
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:

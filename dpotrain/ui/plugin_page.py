@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
+from dpotrain.plugin.describe.page import ComponentPage, PluginPage
 from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.ui.plugins_table import origin
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.describe.page import ComponentPage, PluginPage
 
 
 def page_text(page: PluginPage) -> str:

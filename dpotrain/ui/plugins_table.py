@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
 from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.manager import PluginInfo
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from dpotrain.plugin.runtime.manager import PluginInfo
 
 _STYLES = {"active": "green", "unused": "dim", "blocked": "yellow", "failed": "red"}
 _PLURALS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,10 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, number, points, printable, rate, share, signed
+from dpotrain.core.records import Outcome
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall, memory_far_off
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import Outcome
 
 _LABEL_WIDTH = 12
 #: Characters at which cells of a plugin's table wrap, so that texts stand side by side.

@@ -10,13 +10,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from dpotrain.core.errors import DataError, DpotrainError, RecipeError, did_you_mean, short
 from dpotrain.core.pair import PreferencePair, UnusableRow
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import DatasetFormatter, Rows
+from dpotrain.plugin.api import DatasetFormatter, Rows
 
 #: Rows that ``auto`` samples, evenly over the data.
 SAMPLE = 200

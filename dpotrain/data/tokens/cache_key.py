@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.hashing import hash_text
+from dpotrain.data.formats.columns import MappedRows
+from dpotrain.plugin.api import DatasetFormatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dpotrain.data.formats.columns import MappedRows
-    from dpotrain.plugin.api import DatasetFormatter
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
 FORMAT = 1

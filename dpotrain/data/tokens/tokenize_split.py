@@ -6,19 +6,16 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.report import SplitReport, quantiles
 from dpotrain.data.tokens.column_files import PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import Keys
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import WorkersUnavailable, start_workers, tokenize_in_process
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
-    from dpotrain.plugin.api import Rows
+from dpotrain.plugin.api import Rows
 
 #: Rows formatted and tokenized at a time: few enough for steady progress, enough to be worth a message to a worker.
 ROWS_PER_BATCH = 128

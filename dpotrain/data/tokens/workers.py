@@ -23,12 +23,10 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.data.tokens.tokenize_rows import NumberedRow, RowTokenizer, TokenizedRows
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Rows
+from dpotrain.plugin.api import Rows
 
 #: Batches queued for each worker, so that none waits while this process reads rows.
 _QUEUED = 2
