@@ -101,7 +101,7 @@ def run_recipe(
     from dpotrain import train
     from dpotrain.plugin.describe.tracing import trace
     from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui.plain import PlainReporter
 
     path = write_recipe(recipe, folder, model=model, data=data)

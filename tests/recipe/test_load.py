@@ -10,7 +10,7 @@ from pydantic import Field
 import dpotrain
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.sections import DataSection
 from tests.plugin.fakes import (
     EVERYTHING,
