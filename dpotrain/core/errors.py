@@ -1,7 +1,4 @@
-"""The errors that users see, each with the exit code of the command line.
-
-An error's text is a few lines: what is wrong, where, and what to do. Nothing else in dpotrain calls ``sys.exit``.
-"""
+"""The errors that users see, each with the exit code of the command line. Nothing in dpotrain calls ``sys.exit``."""
 
 from __future__ import annotations
 

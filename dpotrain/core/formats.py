@@ -20,7 +20,7 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a change: :func:`number` with its sign."""
+    """Return :func:`number` with its sign."""
     return number(value) if value < 0 or math.isnan(value) else f"+{number(abs(value))}"
 
 

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance, Reporter
 
 from dpotrain.core.masking import mask, mask_data
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance, Reporter
 
 logger = logging.getLogger("dpotrain")
 
@@ -86,17 +83,11 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-class LoggedReporter:
+class LoggedReporter(Reporter):
     """Passes everything on to the reporter a person sees, and the words among it to the log; secrets to neither."""
 
     def __init__(self, shown: Reporter) -> None:
         self.shown = shown
-
-    def __enter__(self) -> LoggedReporter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
     def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
         info = {name: mask(value) for name, value in info.items()}
