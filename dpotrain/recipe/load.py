@@ -56,11 +56,7 @@ def load_recipe(
 
 
 def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Tree:
-    """Return the document of a file, of what it extends, and of overrides, merged in this order.
-
-    Raises:
-        RecipeError: one of them cannot be read.
-    """
+    """Return a file, what it extends, and overrides, merged; raise a RecipeError for one that cannot be read."""
     tree = Tree(root=str(path))
     for origin, document in read_layers(path):
         tree.merge(document, origin)

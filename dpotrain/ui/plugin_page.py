@@ -13,7 +13,8 @@ from dpotrain.ui.plugins_table import origin
 
 def page_text(page: PluginPage) -> str:
     """Return the page: the plugin, each component with its options and an example table, each command's help."""
-    return printable("\n".join([*_fields(page), *_components(page), *_commands(page)]))
+    components = (line for component in page.components for line in ("", *_component(component)))
+    return printable("\n".join([*_fields(page), *components, *_commands(page)]))
 
 
 def _fields(page: PluginPage) -> Iterator[str]:
@@ -36,12 +37,6 @@ def _fields(page: PluginPage) -> Iterator[str]:
     for label, value in fields.items():
         if value:
             yield f"  {label:<14}" + value.replace("\n", f"\n{'':16}")
-
-
-def _components(page: PluginPage) -> Iterator[str]:
-    for component in page.components:
-        yield ""
-        yield from _component(component)
 
 
 def _component(component: ComponentPage) -> Iterator[str]:
