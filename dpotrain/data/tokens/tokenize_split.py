@@ -51,9 +51,7 @@ class SplitInfo:
 def tokenize_split(
     rows: Rows, tokenize: RowTokenizer, folder: Path, reporter: Reporter, processes: int
 ) -> SplitInfo:
-    """Format and tokenize all rows into an empty folder, counting those that are dropped.
-
-    Order and report are the same for any number of ``processes``.
+    """Format and tokenize all rows into an empty folder; the result is the same for any number of ``processes``.
 
     Raises WriteError where the folder cannot be written, and what reading and formatting the rows raises.
     """
@@ -78,9 +76,8 @@ def tokenize_split(
 def _batches(
     rows: Rows, tokenize: RowTokenizer, reporter: Reporter, processes: int
 ) -> Generator[TokenizedRows, None, None]:
-    numbers = (
-        range(start, min(start + ROWS_PER_BATCH, len(rows))) for start in range(0, len(rows), ROWS_PER_BATCH)
-    )
+    everything = range(len(rows))
+    numbers = (everything[start : start + ROWS_PER_BATCH] for start in everything[::ROWS_PER_BATCH])
     if processes > 1 and len(rows) >= MIN_ROWS_FOR_WORKERS:
         with ExitStack() as stack:
             try:
