@@ -36,8 +36,7 @@ MOVED = {
     "dpotrain.run.train": "dpotrain",
 }
 
-#: Where plugins import from, and what warnings name for everything that is there.
-_PUBLIC = "dpotrain.plugin.api"
+_PUBLIC = "dpotrain.plugin.api"  # what warnings name for everything that is there
 
 
 class MovedWarning(DeprecationWarning):
