@@ -41,8 +41,7 @@ class TableReader:
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's
             table = {key: value for key, value in table.items() if key in model.model_fields}
-        say = partial(self.problems.add, (name,))
-        return validate(model, table, say, tables_with=self._tables_with)
+        return validate(model, table, partial(self.problems.add, (name,)), tables_with=self._tables_with)
 
     def components(self, kind: Kind) -> tuple[Component, ...]:
         """Return the components of a kind that the recipe selects, without those that are wrong."""
@@ -135,12 +134,7 @@ class TableReader:
         return [part for part in found if part is not None]
 
     def _component(
-        self,
-        at: Place,
-        table: Mapping[str, Any],
-        kind: Kind,
-        also_known: Iterable[str] = (),
-        key: str = "use",
+        self, at: Place, table: dict[str, Any], kind: Kind, also_known: Iterable[str] = (), key: str = "use"
     ) -> Component | None:
         """Return the component of one table, whose ``use`` picks it and whose other keys are its options."""
         use = table.get("use", kind.default_use)

@@ -96,9 +96,8 @@ def _plan(plan: Mapping[str, float]) -> str:
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
     first, last, best = outcome.first_evaluation, outcome.last_evaluation, outcome.best_evaluation
     if last:
-        table = _table(
-            "evaluation", *(Column(name, justify="right") for name in ("before", "after", "change"))
-        )
+        figures = [Column(name, justify="right") for name in ("before", "after", "change")]
+        table = _table("evaluation", *figures)
         for metric, label, write, change in _EVALUATION_ROWS:
             if metric in last:
                 before, after = first.get(metric), last[metric]

@@ -31,6 +31,11 @@ from dpotrain.ui.pace import Pace
 _TWO_COLUMNS = 64
 _BARS = 48
 _SPARK_WIDTH = 24
+_EVALUATION_ROWS = (
+    ("loss", "loss", number, signed),
+    ("accuracy", "rewards/accuracies", share, points),
+    ("margin", "rewards/margins", signed, signed),
+)
 
 
 @dataclass(slots=True)
@@ -74,18 +79,15 @@ def picture(state: ViewState, now: float, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _bar_line(label: str, done: int, total: int, tail: str, width: int, style: str) -> RenderableType:
+def _bar_line(label: str, done: int, total: int | None, tail: str, width: int, style: str) -> RenderableType:
     line = Table.grid(padding=(0, 1), expand=True)
     line.add_column(no_wrap=True, overflow="ellipsis")
     cells: list[RenderableType] = [Text(label, style="bold")]
-    if width >= _BARS:
+    if total is not None and width >= _BARS:
         line.add_column(ratio=1)
-        cells.append(
-            ProgressBar(total=max(total, 1), completed=done, complete_style=style, finished_style=style)
-        )
+        cells.append(ProgressBar(max(total, 1), done, complete_style=style, finished_style=style))
     line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
-    cells.append(Text(tail))
-    line.add_row(*cells)
+    line.add_row(*cells, Text(tail))
     return line
 
 
@@ -101,15 +103,11 @@ def _training(state: ViewState, now: float, width: int) -> RenderableType:
 
 def _phase(phase: PhaseState, now: float, width: int) -> RenderableType:
     if phase.total is None:
-        done = f"{count(phase.done)}  " if phase.done else ""
-        line = Table.grid(padding=(0, 1), expand=True)
-        line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
-        line.add_row(Text(phase.name, style="bold"), Text(f"{done}{duration(now - phase.begun)} gone"))
-        return line
-    tail = f"{count(phase.done)}/{count(phase.total)}"
+        tail = f"{count(phase.done)}  " if phase.done else ""
+    else:
+        tail = f"{count(phase.done)}/{count(phase.total)}  "
     left = phase.seconds_left(now)
-    tail += f"  {duration(now - phase.begun)} gone" if math.isnan(left) else f"  {duration(left)} left"
+    tail += f"{duration(now - phase.begun)} gone" if math.isnan(left) else f"{duration(left)} left"
     return _bar_line(phase.name, phase.done, phase.total, tail, width, "cyan")
 
 
@@ -161,15 +159,10 @@ def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
         title = f"evaluation at step {count(state.evaluation_step)}"
         if now is not first and width >= _BARS:
             title += ", and the change since the first"
-        shown: list[tuple[str, str, Callable[[float], str], Callable[[float], str]]] = [
-            ("loss", "loss", number, signed),
-            ("accuracy", "rewards/accuracies", share, points),
-            ("margin", "rewards/margins", signed, signed),
-        ]
         grid = _grid(width, 1)
         if width >= _BARS:
             grid.add_column(no_wrap=True, justify="right", style="dim")
-        for label, metric, write, change in shown:
+        for label, metric, write, change in _EVALUATION_ROWS:
             if metric in now:
                 changed = change(now[metric] - first[metric]) if now is not first and metric in first else ""
                 grid.add_row(*("  " + label, write(now[metric]), changed)[: len(grid.columns)])
