@@ -18,7 +18,7 @@ class PreferencePair:
     """A prompt with the preferred completion and the other one.
 
     The three are either all plain strings (the tokenizer's own special tokens are used) or all sequences of messages
-    (its chat template is used). In a completion of several messages only the assistant's are scored.
+    (the tokenizer's chat template is used). In a completion of several messages only the assistant's are scored.
     """
 
     prompt: Text
