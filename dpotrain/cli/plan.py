@@ -38,7 +38,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     """
     from dpotrain.core.reporter import SilentReporter
     from dpotrain.plugin.runtime.failures import naming_components
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)

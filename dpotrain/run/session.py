@@ -18,7 +18,7 @@ from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.start import start
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
-from dpotrain.recipe import dump_recipe
+from dpotrain.recipe.document import dump_recipe
 from dpotrain.run.building.build import BuiltRun, build
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
 from dpotrain.run.exporting import export

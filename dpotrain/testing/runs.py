@@ -84,7 +84,7 @@ def run_recipe(
         DpotrainError: as the run raises it.
     """
     from dpotrain import train
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui.plain import PlainReporter
 
     path = write_recipe(recipe, folder, model=model, data=data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from pathlib import Path
 
 from dpotrain.plugin.api import Component, DatasetFormatter, Recognition
@@ -69,8 +71,6 @@ class Watching(Plain):
         folder: str
 
     def format(self, row):
-        import sys
-
         heavy = [name for name in ("torch", "accelerate", "datasets") if name in sys.modules]
         Path(self.options.folder, str(os.getpid())).write_text(" ".join(heavy))
         return super().format(row)
@@ -86,8 +86,6 @@ class Slow(Plain):
         folder: str
 
     def format(self, row):
-        import time
-
         Path(self.options.folder, str(os.getpid())).touch()
         time.sleep(0.01)
         return super().format(row)

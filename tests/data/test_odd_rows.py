@@ -37,11 +37,7 @@ def test_a_row_in_order_is_kept():
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        {**CHAT, "tools": "[" * 5000},
-        {**CHAT, "tools": f'[{{"n": {"9" * 5000}}}]'},
-    ],
+    "row", [{**CHAT, "tools": "[" * 5000}, {**CHAT, "tools": f'[{{"n": {"9" * 5000}}}]'}]
 )
 def test_tools_that_are_not_json_are_reported(row):
     assert dropped(row) == "tools is not JSON"

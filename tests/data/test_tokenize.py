@@ -76,8 +76,7 @@ def test_template_that_ends_in_eos_and_newline_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("adds", "leading"),
-    [("", []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", [])],
+    ("adds", "leading"), [("", []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", [])]
 )
 def test_plain_text_has_the_tokenizers_bos_and_exactly_one_eos(adds, leading):
     tokenizer = bpe(bos=True, adds=adds)
@@ -106,24 +105,16 @@ def test_tokenizer_without_bos_eos_or_pad_takes_plain_text():
     assert result.open_ended == 2, "neither answer teaches the model to stop, and the report must know"
 
 
-def test_tokens_that_merge_across_the_boundary_move_it_back_for_both_answers_alike():
+@pytest.mark.parametrize("rejected", ["a capital", "\n\ncapital"], ids=["both merge", "one merges"])
+def test_tokens_that_merge_across_the_boundary_move_it_back_for_both_answers_alike(rejected):
     tokenizer = bpe()
     # " the" is one token, so the prompt's trailing space is no token of prompt + chosen.
-    result = tokenize(PreferencePair("What is ", "the capital", "a capital"), tokenizer)
+    result = tokenize(PreferencePair("What is ", "the capital", rejected), tokenizer)
     assert result.boundary_moved
     assert result.pair is not None
     assert tokenizer.decode(result.pair.prompt) == "What is"
     assert tokenizer.decode(result.pair.chosen) == " the capital</s>"
-    assert tokenizer.decode(result.pair.rejected) == " a capital</s>"
-
-
-def test_boundary_moves_for_both_answers_even_if_only_one_merges():
-    tokenizer = bpe()
-    result = tokenize(PreferencePair("What is ", "the capital", "\n\ncapital"), tokenizer)
-    assert result.boundary_moved
-    assert result.pair is not None
-    assert tokenizer.decode(result.pair.prompt) == "What is"
-    assert tokenizer.decode(result.pair.rejected) == " \n\ncapital</s>"
+    assert tokenizer.decode(result.pair.rejected) == f" {rejected}</s>"
 
 
 def test_template_whose_prompt_is_not_a_prefix_moves_the_boundary_and_counts_it():

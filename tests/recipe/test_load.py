@@ -10,7 +10,7 @@ from pydantic import Field
 import dpotrain
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.sections import DataSection
 from tests.plugin.fakes import (
     EVERYTHING,
@@ -46,13 +46,7 @@ def test_a_minimal_recipe_gets_every_default(plugins):
     assert type(recipe.loss) is FakeLoss
     assert (recipe.quantizer, recipe.adapter, recipe.formatter, recipe.loggers) == (None, None, None, ())
     assert recipe.path == Path("r.toml")
-    assert recipe.components == (
-        recipe.model,
-        recipe.source,
-        recipe.loss,
-        recipe.optimizer,
-        recipe.schedule,
-    )
+    assert recipe.components == (recipe.model, recipe.source, recipe.loss, recipe.optimizer, recipe.schedule)
 
 
 def test_data_is_shared_between_the_core_and_the_source(plugins):

@@ -72,7 +72,7 @@ class ComponentConformance:
     @pytest.fixture
     def read(self, dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> Callable[[str], Recipe]:
         """Return what reads a recipe's text without running it."""
-        from dpotrain.recipe import load_recipe
+        from dpotrain.recipe.load import load_recipe
 
         def load(text: str) -> Recipe:
             return load_recipe(
@@ -109,8 +109,8 @@ class ComponentConformance:
         self, read: Callable[[str], Recipe], table: Table, tmp_path: Path
     ) -> None:
         """What the run folder's recipe.toml holds is read as the same options."""
-        from dpotrain.recipe import dump_recipe, load_recipe
-        from dpotrain.recipe.document import plain
+        from dpotrain.recipe.document import dump_recipe, plain
+        from dpotrain.recipe.load import load_recipe
 
         first = read(self.recipe(table))
         path = tmp_path / "resolved.toml"
