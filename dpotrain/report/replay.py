@@ -6,23 +6,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.records import BestBy, LoggedRun, Outcome, Record
 from dpotrain.data.batches.plan import steps_of_run
+from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.failures import failure
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
 from dpotrain.run.state import Progress
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Logger
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 #: How the best evaluation of a run without a summary is found.
 LOWEST_LOSS = BestBy("loss", lowest=True)
@@ -42,11 +40,7 @@ class Replayed:
 
 
 def replay(
-    path: Path,
-    note: Callable[[str], None],
-    *,
-    overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    path: Path, note: Callable[[str], None], *, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Replayed:
     """Start the loggers of a run folder's recipe, give them every record in order, and close them.
 

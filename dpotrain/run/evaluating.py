@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RunError
-from dpotrain.core.records import Record
-from dpotrain.engine.training.trainer import Interrupted
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import BestBy, Run
-    from dpotrain.core.reporter import Advance, Reporter
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.engine.training.trainer import Trainer
-    from dpotrain.evaluation.evaluation_set import EvaluationSet
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.publishing import Publisher
-    from dpotrain.run.state import RunState
+from dpotrain.core.records import BestBy, Record, Run
+from dpotrain.core.reporter import Advance, Reporter
+from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.engine.training.trainer import Interrupted, Trainer
+from dpotrain.evaluation.evaluation_set import EvaluationSet
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.publishing import Publisher
+from dpotrain.run.state import RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import Record, Run, Status, StepRecord
+from dpotrain.core.reporter import Reporter
 from dpotrain.engine.training.trainer import Interrupted, NotFinite, Trainer
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.checkpoint.saving import CheckpointSaver
+from dpotrain.run.evaluating import Evaluator
+from dpotrain.run.publishing import Publisher
 from dpotrain.run.spikes import SpikeWatch
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.checkpoint.saving import CheckpointSaver
-    from dpotrain.run.evaluating import Evaluator
-    from dpotrain.run.publishing import Publisher
-    from dpotrain.run.state import RunState
-    from dpotrain.run.stopping import StopRequest
+from dpotrain.run.state import RunState
+from dpotrain.run.stopping import StopRequest
 
 
 @dataclass(kw_only=True)

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
 from dpotrain.engine.memory.device_memory import free_memory, memory_in_use
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import peak_memory_mb
-
-if TYPE_CHECKING:
-    from dpotrain.data.batches.plan import BatchPlan, Costs
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.plan import ReferencePlan
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

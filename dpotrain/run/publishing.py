@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dpotrain.core.records import Record
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.loggers import LoggerSet
-    from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.core.records import Record
+from dpotrain.core.reporter import Reporter
+from dpotrain.plugin.runtime.loggers import LoggerSet
+from dpotrain.run.folder.metrics_file import MetricsFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

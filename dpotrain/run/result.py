@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RunError
@@ -12,11 +12,7 @@ from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.run.building.build import BuiltRun
+from dpotrain.run.building.build import BuiltRun
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack, nullcontext, suppress
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,12 +14,14 @@ from dpotrain.core.records import Outcome, Status
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe import dump_recipe
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
-from dpotrain.run.checkpoint.resuming import as_written, find_resumable
+from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.log import LoggedReporter, logging_to
@@ -28,12 +29,6 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
-
-if TYPE_CHECKING:
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.checkpoint.resuming import Found
-
 
 #: Seconds that loggers have to close where the run was asked to stop, since who asked may soon kill it, and where a
 #: second Ctrl-C asked to stop at once.
@@ -152,11 +147,7 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
 
 
 def _failed(
-    folder: RunFolder,
-    parallel: Parallel,
-    events: RunEvents,
-    built: BuiltRun | None,
-    error: BaseException,
+    folder: RunFolder, parallel: Parallel, events: RunEvents, built: BuiltRun | None, error: BaseException
 ) -> Outcome:
     """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
     text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")

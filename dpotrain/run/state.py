@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpotrain.core.records import BestBy
 from dpotrain.engine.training.metrics import Window
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import BestBy
 
 
 @dataclass

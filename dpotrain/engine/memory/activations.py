@@ -15,14 +15,12 @@ import torch
 from torch import nn
 
 from dpotrain.core.random_state import RandomState
+from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.packing import PackedPairs
-    from dpotrain.engine.scoring.scorer import Scorer
 
 #: Beside what is kept, the backward pass of a feed-forward block holds about four tensors as wide as the widest kept
 #: one: two gradients that came in, and two that go out.
@@ -191,10 +189,7 @@ class SavedTensors:
 def record(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> SavedTensors:
     """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
     saved = SavedTensors(model, batch)
-    with (
-        saved.watching_layers(),
-        torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor),
-    ):
+    with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
         forward(batch)
     return saved
 

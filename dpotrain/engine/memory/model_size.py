@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from dpotrain.engine.scoring.logprobs import TILE_LOGITS
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.plugin.api import Trained
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 #: float32 copies of a tile of logits that the language-model head works with at once.

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.data.batches.plan import steps_of_run
+from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
+from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.budget import SHARE, Fit, fit
-from dpotrain.engine.memory.model_size import gradient_bytes, head_bytes
+from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes, head_bytes
 from dpotrain.engine.scoring.precision import compute_precision
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.plan import BatchPlan, Costs
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.memory.activations import Activations
-    from dpotrain.engine.memory.model_size import ModelSize
-    from dpotrain.recipe.recipe import Recipe
 
 #: Free memory that the copy of a checkpoint needs, in multiples of its size: writing it fills the system's caches.
 COPY_ROOM = 1.5
@@ -99,12 +96,7 @@ def plan_memory(
     optimizer = recipe.optimizer.state_bytes(size.trained)
     gradients = gradient_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
-    held = {
-        **held,
-        "gradients": gradients,
-        "optimizer": optimizer,
-        "head": head_bytes(size, device, bf16),
-    }
+    held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head_bytes(size, device, bf16)}
     wanted = training.tokens_per_microbatch
     chosen = fit(
         activations,

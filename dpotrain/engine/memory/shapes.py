@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.memory.activations import Activations, estimate, fit_lines, record
 from dpotrain.engine.scoring.logprobs import LogitTransform
@@ -17,8 +18,6 @@ from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.packing import PackedPairs
 
 
 def activations_from_shapes(

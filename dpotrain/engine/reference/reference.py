@@ -9,19 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
-
-if TYPE_CHECKING:
-    from dpotrain.engine.reference.store import Sums
-    from dpotrain.engine.scoring.scorer import Scorer
-
+from dpotrain.engine.scoring.scorer import Scorer
 
 #: Stores the sums (some, 2) of some pairs of a data set, by their indices (some,).
 Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import writing
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
-from dpotrain.data.tokens.keys import sortable
+from dpotrain.data.tokens.keys import Keys, sortable
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import PrecomputedReference, Reference, StoringReference
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.keys import Keys
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.store import ReferenceStore, Sums
+from dpotrain.engine.reference.store import ReferenceStore, Sums
 
 #: Pairs that are computed again to verify the records of an earlier process.
 CHECKED = 4

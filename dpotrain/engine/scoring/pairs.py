@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
-
-if TYPE_CHECKING:
-    from dpotrain.data.batches.packing import PackedPairs
-    from dpotrain.plugin.api import Loss, Metric
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.plugin.api import Loss, Metric
 
 
 def score_pairs(

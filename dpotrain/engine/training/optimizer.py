@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from dpotrain.core.errors import PluginError
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Optimizer
+from dpotrain.plugin.api import Optimizer
 
 
 def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:

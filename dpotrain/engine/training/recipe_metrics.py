@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Measured, Metric
+from dpotrain.plugin.api import Measured, Metric
 
 
 @dataclass(frozen=True, slots=True)

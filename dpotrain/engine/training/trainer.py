@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,22 +16,19 @@ from torch import nn
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
+from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.batches.plan import BatchPlan, Indices, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
-
-if TYPE_CHECKING:
-    from dpotrain.core.scores import PairScores
-    from dpotrain.data.batches.plan import Indices
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.reference import Reference
-    from dpotrain.plugin.api import Loss, Schedule
+from dpotrain.plugin.api import Loss, Schedule
 
 #: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
 #: exact (the tests hold it to 1e-6 in float32); stored log-probs were computed in micro-batches of another shape,

@@ -5,49 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
+from dpotrain.engine.scoring.precision import UpcastWeights
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.evaluation.evaluation_set import EvaluationSet
+from dpotrain.plugin.api import Adapter
+from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.run_info import remote_code, run_info, title
 from dpotrain.run.checkpoint.restoring import Restorer
+from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.publishing import Publisher
 from dpotrain.run.state import RunState
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.scoring.precision import UpcastWeights
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.checkpoint.resuming import Found
-    from dpotrain.run.folder.run_folder import RunFolder
-    from dpotrain.run.stopping import StopRequest
+from dpotrain.run.stopping import StopRequest
 
 #: Shown where a run in bfloat16 is computed in float32.
 NO_BFLOAT16 = (
@@ -101,7 +98,7 @@ def build(
         reporter.note(line)
     if parallel.is_main:
         folder.write_environment(describe(recipe, parallel.world_size))
-        folder.write_data_report(data.report)
+        folder.write_data_report(data.report.as_json())
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -245,9 +242,5 @@ def build(
 @contextmanager
 def _inference(scorer: Scorer) -> Iterator[None]:
     device = next(scorer.parameters()).device.type
-    with (
-        torch.no_grad(),
-        dropout_off(scorer),
-        torch.autocast(device, torch.bfloat16, enabled=scorer.bf16),
-    ):
+    with torch.no_grad(), dropout_off(scorer), torch.autocast(device, torch.bfloat16, enabled=scorer.bf16):
         yield

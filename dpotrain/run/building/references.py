@@ -7,24 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.reference.reference import CachedReference, LiveReference, NoReference, Reference
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.plugin.api import Adapter, LoadRequest
 from dpotrain.run.building.engine_builder import EngineBuilder
-
-if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.training.metrics import Window
 from dpotrain.plugin.runtime.states import restore_component_states
 from dpotrain.run.checkpoint import files
+from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver, data_identity
 from dpotrain.run.checkpoint.tensor_files import check_fits
 from dpotrain.run.checkpoint.versions import version_changes
+from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.state import Progress
-
-if TYPE_CHECKING:
-    from dpotrain.run.checkpoint.resuming import Found
-    from dpotrain.run.folder.metrics_file import MetricsFile
 
 
 @dataclass(frozen=True, slots=True)

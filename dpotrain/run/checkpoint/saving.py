@@ -6,29 +6,25 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dpotrain.core.random_state import RandomState
-from dpotrain.core.records import CheckpointRecord
+from dpotrain.core.records import CheckpointRecord, Run
+from dpotrain.core.reporter import Reporter
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.training.trainer import Trainer
+from dpotrain.plugin.api import Adapter
+from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.states import component_states
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
 from dpotrain.run.checkpoint.versions import package_versions
 from dpotrain.run.microbatches import MicrobatchSize
 from dpotrain.run.resume_config import resume_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.core.records import Run
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.training.trainer import Trainer
-    from dpotrain.plugin.api import Adapter
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.state import RunState
+from dpotrain.run.state import RunState
 
 
 @dataclass(kw_only=True)

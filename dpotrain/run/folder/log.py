@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance, Reporter
 
 from dpotrain.core.masking import mask, mask_data
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance, Reporter
 
 logger = logging.getLogger("dpotrain")
 

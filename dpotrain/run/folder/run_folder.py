@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.atomic import remove_partial, write_json, write_text
 from dpotrain.core.errors import RecipeError, RunError
@@ -15,9 +15,6 @@ from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
 from dpotrain.run.folder.restrict_umask import refuse_links
 from dpotrain.run.resume_config import check_same, resume_config
-
-if TYPE_CHECKING:
-    from dpotrain.data.report import DataReport
 
 
 def no_run_folder(path: Path, lacks: str) -> RecipeError:
@@ -123,10 +120,10 @@ class RunFolder:
         with writing(self.environment):
             write_json(self.environment, mask_data(environment))
 
-    def write_data_report(self, report: DataReport) -> None:
+    def write_data_report(self, report: Mapping[str, Any]) -> None:
         """Keep what became of the rows."""
         with writing(self.data_report):
-            write_json(self.data_report, mask_data(report.as_json()))
+            write_json(self.data_report, mask_data(report))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Keep how the run ended."""

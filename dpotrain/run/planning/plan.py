@@ -10,8 +10,10 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import Costs
+from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
+from dpotrain.engine.memory.budget import Fit
 from dpotrain.engine.memory.device_memory import free_memory, resident_memory
 from dpotrain.engine.memory.model_size import ModelSize, count
 from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
@@ -20,6 +22,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
@@ -27,11 +30,6 @@ from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.plan import BatchPlan
-    from dpotrain.data.prepare import PreparedData
-    from dpotrain.engine.memory.budget import Fit
-    from dpotrain.recipe.recipe import Recipe
 
 #: What CUDA's context and libraries take on a device, which no allocator counts.
 CUDA_CONTEXT = 600 * 2**20
