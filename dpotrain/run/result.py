@@ -21,7 +21,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     Raises:
         RunError: it cannot be written; nothing half-written is left under its name.
     """
-    run, parallel = built.loop.run, built.loop.trainer.parallel
+    run, parallel = built.context.run, built.context.trainer.parallel
     packed.uninstall(causal_lm(run.policy))
     with parallel.whole(run.policy):
         if parallel.is_main:
@@ -45,7 +45,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
 
 def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:
     """Return how a run ended, by its state now."""
-    state, run = built.loop.state, built.loop.run
+    state, run = built.context.state, built.context.run
     progress = state.progress
     seconds = max(progress.training_seconds, 1e-9)
     peak, tokens_per_second = peak_memory_mb(), progress.tokens / seconds
@@ -58,7 +58,7 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         first_evaluation=progress.first_evaluation,
         last_evaluation=progress.last_evaluation,
         best_evaluation=progress.best_evaluation,
-        best_by=built.loop.recipe.checkpoints.best,
+        best_by=built.context.recipe.checkpoints.best,
         seconds=state.wall_seconds(),
         pairs_per_second=progress.pairs / seconds,
         tokens_per_second=tokens_per_second,

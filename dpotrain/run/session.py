@@ -21,6 +21,7 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe import dump_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
+from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
@@ -91,7 +92,7 @@ def _run(
             built = build(recipe, folder, parallel, reporter, stop, events, found)
             if found is not None:
                 with as_written(folder.checkpoints):
-                    built.restorer.restore(found)
+                    restore(built.loop.checkpoints, found)
             if parallel.is_main:
                 folder.write_recipe(dump_recipe(recipe))
             status = built.loop.run_to_end()
@@ -100,13 +101,13 @@ def _run(
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
         outcome = _failed(folder, parallel, events, built, shown)
-        if built is not None and built.loop.state.step:
+        if built is not None and built.context.state.step:
             reporter.finished(outcome)
         if shown is error:
             raise
         raise shown from error
     try:
-        events.run_finished(built.loop.run, outcome)
+        events.run_finished(built.context.run, outcome)
     finally:
         _close(folder, parallel, events, outcome)
     return outcome
@@ -159,7 +160,7 @@ def _failed(
         outcome = outcome_of(built, "failed", None, error=text)
     try:
         if built is not None:
-            events.run_finished(built.loop.run, outcome)
+            events.run_finished(built.context.run, outcome)
     except DpotrainError as second:
         error.add_note(str(second))
     finally:

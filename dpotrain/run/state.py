@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from dpotrain.core.records import BestBy
 from dpotrain.engine.training.metrics import Window
@@ -54,10 +53,6 @@ class Progress:
             if step in values and (best is None or best_by.better(values[step], values[best])):
                 best = step
         return best
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint."""
-        return asdict(self)
 
 
 @dataclass
