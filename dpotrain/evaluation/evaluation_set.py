@@ -47,13 +47,8 @@ class EvaluationSet:
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
-        Args:
-            parallel: the processes.
-            scorer: the policy's, not wrapped.
-            loss: the recipe's.
-            budget: tokens of a micro-batch.
-            advance: called with the number of pairs that were scored since its last call.
-            extra: the recipe's metrics.
+        ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
+        number of pairs that were scored since its last call.
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)

@@ -1,9 +1,7 @@
 """Segment attention from plain matrix products, for the CPU and for whatever a flash kernel does not cover.
 
-Each segment's queries are taken in blocks. A block sees only the keys up to its own diagonal (and within its
-window), its scores never leave the cache, and only the row-wise log-sum-exp is kept for the backward pass,
-which computes the scores again: the memory is linear in the tokens, as in FlashAttention (arXiv:2205.14135,
-section 3.1), and grouped key-value heads are used as they are, never repeated.
+Queries are taken in blocks, whose scores never leave the cache and are computed again for the backward pass: the memory
+is linear in the tokens, as in FlashAttention (arXiv:2205.14135, section 3.1). Key-value heads are never repeated.
 """
 
 from __future__ import annotations
@@ -46,17 +44,10 @@ class _Block:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, shape: Shape
 ) -> torch.Tensor:
-    """Attend within segments.
+    """Attend within segments, with the softmax in float32.
 
-    Args:
-        query: (T, heads, size).
-        key: (T, groups, size); heads is a multiple of groups.
-        value: (T, groups, value size).
-        segments: which queries see which keys.
-        shape: scale, soft cap and window.
-
-    Returns:
-        (T, heads, value size), in the query's dtype. Softmax is in float32.
+    ``query`` is (T, heads, size), ``key`` (T, groups, size) with heads a multiple of groups, ``value`` (T, groups,
+    value size), and what is returned (T, heads, value size) in the query's dtype.
     """
     output: torch.Tensor = _SegmentAttention.apply(query, key, value, segments, shape)  # type: ignore[no-untyped-call]
     return output

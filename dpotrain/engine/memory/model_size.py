@@ -45,11 +45,9 @@ class ModelSize:
 
 
 def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> ModelSize:
-    """Count a model's tensors, shared ones once.
+    """Count the tensors of a model with its adapter, shared ones once.
 
-    Args:
-        model: with its adapter.
-        bits: for a model on the meta device, the bits of each weight that loading will quantize, by ``id``.
+    ``bits`` is for a model on the meta device: of each weight that loading will quantize, by ``id``.
     """
     bits = bits or {}
     weights: dict[str, int] = {}

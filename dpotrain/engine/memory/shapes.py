@@ -28,11 +28,8 @@ def activations_from_shapes(
     A forward pass that fake tensors cannot follow (a mixture that routes tokens by their values, a custom kernel) is
     estimated from the configuration.
 
-    Args:
-        policy: the model with its adapter, on the meta device; afterwards its tensors are fake ones on the CPU.
-        one: a micro-batch.
-        two: the same pairs twice.
-        bf16: whether it runs under bfloat16 autocast.
+    ``policy`` is the model with its adapter, on the meta device (afterwards its tensors are fake ones on the CPU);
+    ``two`` are the pairs of ``one`` twice; ``bf16`` is whether it runs under bfloat16 autocast.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -56,17 +56,28 @@ class LiveReference(Reference):
             return self.scorer(batch)  # type: ignore[no-any-return]
 
 
-class CachedReference(Reference):
+class PrecomputedReference(Reference):
+    """Looks up log-probs that were computed before training."""
+
+    def __init__(self, sums: torch.Tensor) -> None:
+        """Return ``sums``: (pairs of the data set, 2) float32, on the CPU."""
+        self.sums = sums
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+
+
+class CachedReference(PrecomputedReference):
     """Asks another reference for each pair once: held-out pairs come again in every evaluation."""
 
     def __init__(self, reference: Reference, pairs: int) -> None:
+        super().__init__(torch.full((pairs, 2), torch.nan))
         self.reference = reference
-        self.sums = torch.full((pairs, 2), torch.nan)
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         if self.sums[batch.pairs].isnan().any():
             self.sums[batch.pairs] = self.reference.scores(batch).float().cpu()
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+        return super().scores(batch)
 
     def flush(self) -> None:  # noqa: D102
         self.reference.flush()
@@ -99,14 +110,3 @@ class StoringReference(Reference):
         self._stored[pairs] = True
         if new.any():
             self.store(pairs[new], sums[first[new]])
-
-
-class PrecomputedReference(Reference):
-    """Looks up log-probs that were computed before training."""
-
-    def __init__(self, sums: torch.Tensor) -> None:
-        self.sums = sums
-        """(pairs of the data set, 2) float32, on the CPU."""
-
-    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,9 +16,8 @@ from torch import nn
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
-from dpotrain.core.scores import PairScores
-from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, Indices, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan, Indices, StepPlan, make_microbatches
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
@@ -168,8 +167,7 @@ class Trainer:
         before.
         """
         microbatches = step.microbatches[self.parallel.data_rank]
-        # Every pair of the step weighs the same, wherever it is computed. The exchange averages over ranks, hence the
-        # factor.
+        # Every pair of the step weighs the same, wherever it is computed; the exchange averages over ranks.
         share = self.parallel.data_size / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
         try:
@@ -178,7 +176,8 @@ class Trainer:
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
-                    scores = self._score(batch)
+                    reference = self.reference.scores(batch)
+                    scores = score_pairs(self.scorer, reference, batch, tokens=self._tokens)
                     losses = pair_losses(self.loss, scores)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
@@ -187,14 +186,12 @@ class Trainer:
         except (Interrupted, torch.OutOfMemoryError) as error:
             self.optimizer.zero_grad(set_to_none=True)
             random_before.restore()
-            if isinstance(error, Interrupted) or not self._can_cut_smaller(microbatches):
+            splits = any(len(pairs) > 1 for pairs in microbatches)
+            # Several ranks would have to agree in the middle of a step, in which one may be waiting for the others.
+            if isinstance(error, Interrupted) or not splits or self.parallel.world_size > 1:
                 raise
             return None
         return sums
-
-    def _can_cut_smaller(self, microbatches: Sequence[MicroBatch]) -> bool:
-        # The ranks would have to agree in the middle of a step, in which one of them may be waiting for the others.
-        return self.parallel.world_size == 1 and any(len(pairs) > 1 for pairs in microbatches)
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
         """Halve the budget until the step is cut otherwise, for this step and those to come."""
@@ -203,10 +200,6 @@ class Trainer:
         budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
         self.plan = replace(plan, tokens_per_microbatch=budget)
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
-
-    def _score(self, batch: PackedPairs) -> PairScores:
-        reference = self.reference.scores(batch)
-        return score_pairs(self.scorer, reference, batch, tokens=self._tokens)
 
     def _set_learning_rate(self, step: int) -> float:
         factor = schedule_factor(self.schedule, step, self.plan.total_steps)

@@ -56,10 +56,7 @@ class ReferenceBuilder:
     def after_policy(self, scorer: Scorer, adapter: Adapter, tokens: int) -> References:
         """Return the untrained policy as reference, live or stored. Call it before a checkpoint is loaded.
 
-        Args:
-            scorer: the policy's.
-            adapter: its adapter.
-            tokens: bound on a micro-batch with gradients.
+        ``tokens`` bounds a micro-batch with gradients.
         """
         engine, recipe, plan = self.engine, self.engine.recipe, self.plan
         if plan.model == "none":
