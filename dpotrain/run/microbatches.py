@@ -56,14 +56,8 @@ def fit_to_memory(
 ) -> MemoryPlan:
     """Measure the policy, plan its memory, and checkpoint the planned number of layers. Collective.
 
-    Args:
-        recipe: what is wanted.
-        parallel: the processes, which all get the same plan.
-        scorer: the policy's, on its device, not yet wrapped.
-        pairs: what is trained on.
-        costs: what they cost.
-        reference: how the reference is reached; a separate model is in memory already.
-        before: the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
+    ``scorer`` is the policy's, on its device, not yet wrapped; a separate reference model is in memory already.
+    ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
     activations = _measured(scorer, pairs, costs)
@@ -84,7 +78,9 @@ def fit_to_memory(
     chosen = memory.fit
     if before is not None:
         chosen = _as_before(memory, MicrobatchSize(**before), recipe)
-    memory = replace(memory, fit=_same_on_all_ranks(parallel, chosen))
+    # All processes get what fits on each.
+    all_tokens, all_layers = zip(*parallel.gather_objects((chosen.tokens, chosen.checkpointed)), strict=True)
+    memory = replace(memory, fit=replace(chosen, tokens=min(all_tokens), checkpointed=max(all_layers)))
     checkpoint_layers(policy, memory.fit.checkpointed)
     return memory
 
@@ -115,10 +111,3 @@ def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe) -> Fi
     if "auto" in now and activations.peak(before.tokens, layers) > memory.room:
         return memory.fit
     return replace(memory.fit, tokens=before.tokens, checkpointed=before.checkpointed, limit="checkpoint")
-
-
-def _same_on_all_ranks(parallel: Parallel, chosen: Fit) -> Fit:
-    """Return what fits on every process."""
-    all_chosen = parallel.gather_objects((chosen.tokens, chosen.checkpointed))
-    tokens, layers = min(tokens for tokens, _ in all_chosen), max(layers for _, layers in all_chosen)
-    return replace(chosen, tokens=tokens, checkpointed=layers)

@@ -26,10 +26,8 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     with parallel.whole(run.policy):
         if parallel.is_main:
             try:
-                held_as_loaded = (
-                    nullcontext() if built.upcast_weights is None else built.upcast_weights.as_loaded()
-                )
-                with folder_aside(final) as aside, held_as_loaded:
+                weights = built.upcast_weights
+                with folder_aside(final) as aside, weights.as_loaded() if weights else nullcontext():
                     built.adapter.save(run.policy, aside)
                     run.tokenizer.save_pretrained(aside)
             except Exception as error:

@@ -68,7 +68,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
                 outcome = _run(recipe, folder, parallel, shown, stop, found)
         try:
             if parallel.is_main and outcome.status == "finished" and recipe.exporters:
-                folder.write_recipe(dump_recipe(recipe))
+                folder.write(folder.recipe, dump_recipe(recipe))
                 parallel.free()
                 release_memory()
                 export(recipe, folder, outcome, shown)
@@ -94,7 +94,7 @@ def _run(
                 with as_written(folder.checkpoints):
                     restore(built.loop.checkpoints, found)
             if parallel.is_main:
-                folder.write_recipe(dump_recipe(recipe))
+                folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
             final = save_result(built, folder.final) if status == "finished" else None
             outcome = outcome_of(built, status, final)
@@ -132,7 +132,7 @@ def _close(
         if parallel.is_main:
             # What ended the run, a full disk perhaps, may be in the way here, too.
             with nullcontext() if error is None else suppress(RunError):
-                folder.write_summary(summary.to_json(outcome))
+                folder.write(folder.summary, summary.to_json(outcome))
 
 
 def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> BaseException:

@@ -27,33 +27,20 @@ T = TypeVar("T")
 class Parallel(Protocol):
     """The processes of a run, seen from one of them."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-
-    @property
-    def world_rank(self) -> int:
-        """Number of this process, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-
-    @property
-    def data_rank(self) -> int:
-        """Number of the group of processes that computes this process's pairs, from 0."""
-
-    @property
-    def data_size(self) -> int:
-        """Number of such groups."""
-
-    @property
-    def local_size(self) -> int:
-        """Number of processes on this machine, which share its host memory."""
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is world rank 0, which writes files and talks to the person."""
+    device: torch.device
+    """Where this process computes."""
+    world_rank: int
+    """Number of this process, from 0."""
+    world_size: int
+    """Number of processes."""
+    data_rank: int
+    """Number of the group of processes that computes this process's pairs, from 0."""
+    data_size: int
+    """Number of such groups."""
+    local_size: int
+    """Number of processes on this machine, which share its host memory."""
+    is_main: bool
+    """Whether this is world rank 0, which writes files and talks to the person."""
 
     def place(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer

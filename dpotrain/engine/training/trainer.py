@@ -123,7 +123,7 @@ class Trainer:
                 f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
-        sums, grad_norm = self._over_ranks(sums, self._clip())
+        sums, grad_norm = self._clip_and_sum(sums)
         sums, extra = split_sums(sums, self.extra)
         metrics = means(sums.tolist())
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
@@ -207,20 +207,16 @@ class Trainer:
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
 
-    def _over_ranks(self, sums: torch.Tensor, grad_norm: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Return the sums over all ranks and the gradient norm, on the CPU, in the step's one transfer.
+    def _clip_and_sum(self, sums: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Clip the gradients, and return the sums over all ranks and the norm before, on the CPU, in one transfer.
 
         The update waits for it: numbers that are not finite must not reach the weights.
         """
-        total = self.parallel.sum(sums)
-        *over_ranks, norm = torch.cat([total, grad_norm.to(total).reshape(1)]).tolist()
-        return torch.tensor(over_ranks, dtype=torch.float64), norm
-
-    def _clip(self) -> torch.Tensor:
-        """Scale the gradients down to the bound; return their norm before, on the device."""
         trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
-        bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        return self.parallel.clip(trained, bound)
+        norm = self.parallel.clip(trained, math.inf if self.max_grad_norm is None else self.max_grad_norm)
+        total = self.parallel.sum(sums)
+        *over_ranks, grad_norm = torch.cat([total, norm.to(total).reshape(1)]).tolist()
+        return torch.tensor(over_ranks, dtype=torch.float64), grad_norm
 
     def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
         rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])

@@ -32,7 +32,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.references import ReferenceBuilder
-from dpotrain.run.building.run_info import remote_code, run_info, title
+from dpotrain.run.building.run_info import remote_code, run_info
 from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.context import RunContext
@@ -88,8 +88,8 @@ def build(
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
-        folder.write_environment(describe(recipe, parallel.world_size))
-        folder.write_data_report(data.report.as_json())
+        folder.write(folder.environment, describe(recipe, parallel.world_size))
+        folder.write(folder.data_report, data.report.as_json())
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -170,13 +170,8 @@ def build(
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
     peak_mb = predicted_peak_mb(memory, plan)
-    reporter.started(
-        title(recipe),
-        run_info(
-            recipe, data=data, scorer=scorer, batches=plan, parallel=parallel, fit=memory.fit, peak_mb=peak_mb
-        ),
-    )
-
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb)
+    reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)
     context = RunContext(
         recipe=recipe,
         run=run,

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
 
-def title(recipe: Recipe) -> str:
-    """Return the name of the recipe's file."""
-    return recipe.path.name if recipe.path is not None else "recipe"
-
-
 def remote_code(recipe: Recipe) -> str:
     """Return whose Python code the recipe allows to run; empty where it allows none."""
     options = recipe.model.options
@@ -34,7 +29,6 @@ def remote_code(recipe: Recipe) -> str:
 
 def run_info(
     recipe: Recipe,
-    *,
     data: PreparedData,
     scorer: Scorer,
     batches: BatchPlan,

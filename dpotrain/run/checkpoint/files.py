@@ -20,7 +20,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.hashing import hash_file
 from dpotrain.core.write_errors import system_error, writing
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot, put_together
-from dpotrain.run.checkpoint.tensor_files import header_fault
+from dpotrain.run.checkpoint.tensor_files import NotWholeError, described
 
 #: Bytes of the files' hashes in ``manifest.json``.
 _DIGEST = 32
@@ -96,8 +96,10 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if hash_file(file, _DIGEST) != expected["blake2b"]:
                 return f"{name} has changed since it was written"
-            if name.endswith(".safetensors") and (fault := header_fault(file)):
-                return fault
+            if name.endswith(".safetensors"):
+                described(file)
+    except NotWholeError as error:
+        return str(error)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,7 +8,6 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
@@ -42,7 +41,8 @@ class RunLock:
         """
         try:
             self._lock.acquire(timeout=0)
-            write_json(self.owner, _myself())
+            since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+            write_json(self.owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         except Timeout as error:
             raise RunError(
                 f"{self.folder} is in use: {self._described()} is running there.\n{self.remedy}"
@@ -53,9 +53,7 @@ class RunLock:
             raise RunError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._let_go()
 
     def _let_go(self) -> None:
@@ -72,8 +70,3 @@ class RunLock:
             return f"process {owner['pid']} on {owner['host']}, since {owner['since']},"
         except (OSError, ValueError, KeyError, TypeError):  # it has not got round to saying so
             return "another process"
-
-
-def _myself() -> dict[str, str | int]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

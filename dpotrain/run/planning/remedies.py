@@ -26,14 +26,7 @@ class Remedy:
 
 
 def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan) -> list[Remedy]:
-    """Return the changes that save memory, in the order in which to try them.
-
-    Args:
-        recipe: the recipe that was planned.
-        size: of the policy.
-        planned: its memory.
-        batches: its micro-batches.
-    """
+    """Return the changes that save memory for a policy of ``size``, in the order in which to try them."""
     found = []
     activations, chosen = planned.activations, planned.fit
     peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair

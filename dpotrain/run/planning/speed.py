@@ -42,8 +42,7 @@ class Workload:
         """Count; a padded prompt goes through the layers twice."""
         prompt = pairs.prompt_lengths.astype(np.float64)
         chosen, rejected = (
-            pairs.chosen_lengths.astype(np.float64),
-            pairs.rejected_lengths.astype(np.float64),
+            each.astype(np.float64) for each in (pairs.chosen_lengths, pairs.rejected_lengths)
         )
         tokens = prompt.sum() * (2 if padded else 1) + chosen.sum() + rejected.sum()
         first = prompt + chosen
@@ -94,10 +93,8 @@ class ModelWork:
     def training(self, work: Workload, *, reference_passes: int, recomputed: float) -> float:
         """Return the floating-point operations of a pass with gradients.
 
-        Args:
-            work: what is trained on.
-            reference_passes: forward passes of the reference in each step.
-            recomputed: share of the layers that are checkpointed.
+        ``reference_passes`` is the forward passes of the reference in each step, ``recomputed`` the share of the layers
+        that are checkpointed.
         """
         forward = 1 + reference_passes + recomputed
         # Backward: the gradient of a layer's input, and of its weights where those are trained.
