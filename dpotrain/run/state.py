@@ -73,8 +73,3 @@ class RunState:
     def wall_seconds(self) -> float:
         """Return the time of the run so far, over all its processes one after the other."""
         return self.progress.wall_seconds + time.perf_counter() - self.began
-
-    def restore(self, progress: Progress, window: Window) -> None:
-        """Go back to what a checkpoint holds."""
-        self.progress = progress
-        self.window.restore(window)

@@ -30,10 +30,7 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     kilobytes = _number(_MEMINFO, ("MemAvailable:",))
-    if kilobytes is None:
-        machine = int(_USUALLY_FREE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    else:
-        machine = kilobytes * 1024
+    machine = int(_USUALLY_FREE * _installed()) if kilobytes is None else kilobytes * 1024
     return max(0, min([machine, *(limit - used for limit, used in _container_limits())]))
 
 
@@ -72,6 +69,10 @@ def _number(file: Path, names: Sequence[str]) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.split(" ")[0] in names), None)
+
+
+def _installed() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _container_limits() -> list[tuple[int, int]]:

@@ -1,9 +1,7 @@
 """What the engine and the run ask of the processes that they run in.
 
-A **world rank** is a process. A **data rank** is a group of processes that computes pairs of its own; with whole copies
-of the model each process is one, processes that share a model form one. Pairs, micro-batches and averages of gradients
-go by data ranks; files, random states and messages go by world ranks.
-
+A **world rank** is a process; files, random states and messages go by it. A **data rank** is a group of processes that
+computes pairs of its own: one process with a whole copy of the model, or those that share a model.
 Methods marked *collective* must be called on every process, in the same order: they wait for the others.
 """
 

@@ -1,8 +1,7 @@
 """Proof that a model takes the packed row, before anything is trained on it.
 
-A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward, and
-compares log-probs; it also counts the attention calls, which detects a model that ignores segments. Models that fail
-the probe are padded instead, and the reason is shown.
+The log-probs of one micro-batch, packed and by the model's ordinary forward, are compared, and attention calls counted,
+which detects a model that ignores segments. A model that fails is padded instead, and the reason is shown.
 """
 
 from __future__ import annotations

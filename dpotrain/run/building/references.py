@@ -89,9 +89,8 @@ class ReferenceBuilder:
             return References(live, live)
         wanted = recipe.training.tokens_per_microbatch
         tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
-        return self._precompute(
-            self._stores(live, recipe.model.fingerprint(source), {}), scorer.packs, tokens
-        )
+        stored = self._stores(live, recipe.model.fingerprint(source), {})
+        return self._precompute(stored, scorer.packs, tokens)
 
     def _load(self, request: LoadRequest) -> Scorer:
         with self.engine.reporter.phase("loading the reference", None):

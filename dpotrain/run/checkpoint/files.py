@@ -2,8 +2,7 @@
 
 ``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights), ``optimizer.safetensors`` and
 ``components.safetensors`` (their tensors), ``state.json`` (everything else) and ``manifest.json`` (size and hash of
-each of them). A folder under that name is a complete checkpoint: it got its name by a rename after
-everything in it had reached the disk.
+each). A folder under that name is complete: it is renamed to it after everything in it has reached the disk.
 """
 
 from __future__ import annotations

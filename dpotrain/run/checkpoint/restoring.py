@@ -48,7 +48,8 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
         )
     _warn_of_other_schedule(context, checkpoint.step, state["total_steps"])
     parallel.load(saver.adapter, run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer)
-    context.state.restore(Progress(**state["progress"]), Window(**state["window"]))
+    context.state.progress = Progress(**state["progress"])
+    context.state.window.restore(Window(**state["window"]))
     run.resumed_from = checkpoint.step
     for owner in restore_component_states(context.recipe, context.events.loggers, checkpoint.components):
         reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
