@@ -60,7 +60,7 @@ class PrecomputedReference(Reference):
     """Looks up log-probs that were computed before training."""
 
     def __init__(self, sums: torch.Tensor) -> None:
-        """Return ``sums``: (pairs of the data set, 2) float32, on the CPU."""
+        """Look up in ``sums``, (pairs of the data set, 2) float32 on the CPU."""
         self.sums = sums
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
