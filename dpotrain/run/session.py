@@ -100,39 +100,52 @@ def _run(
             outcome = outcome_of(built, status, final)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
-        outcome = _failed(folder, parallel, events, built, shown)
+        outcome = _outcome_of_failure(folder, built, shown)
+        _finish(folder, parallel, events, built, outcome, shown)
         if built is not None and built.context.state.step:
             reporter.finished(outcome)
         if shown is error:
             raise
         raise shown from error
-    try:
-        events.run_finished(built.context.run, outcome)
-    finally:
-        _close(folder, parallel, events, outcome)
+    _finish(folder, parallel, events, built, outcome, None)
     return outcome
 
 
-def _close(
+def _finish(
     folder: RunFolder,
     parallel: Parallel,
     events: RunEvents,
+    built: BuiltRun | None,
     outcome: Outcome,
-    error: BaseException | None = None,
+    error: BaseException | None,
 ) -> None:
-    """Close the loggers and leave the summary, also where a person cuts the wait for a logger short."""
-    hurry = math.inf
+    """Publish the outcome, close the loggers and write the summary; nothing here may hide ``error``, a failed run's."""
+    hurry = HURRY_WHEN_STOPPED if outcome.status == "stopped" else math.inf
     if isinstance(error, KeyboardInterrupt):
         hurry = HURRY_WHEN_INTERRUPTED
-    elif outcome.status == "stopped":
-        hurry = HURRY_WHEN_STOPPED
     try:
-        events.loggers.finish(outcome, hurry)
+        if built is not None:
+            events.run_finished(built.context.run, outcome)
+    except DpotrainError as second:
+        if error is None:
+            raise
+        error.add_note(str(second))
     finally:
-        if parallel.is_main:
-            # What ended the run, a full disk perhaps, may be in the way here, too.
-            with nullcontext() if error is None else suppress(RunError):
-                folder.write(folder.summary, summary.to_json(outcome))
+        try:
+            events.loggers.finish(outcome, hurry)
+        finally:  # also where a person cuts the wait for a logger short
+            if parallel.is_main:
+                # What ended the run, a full disk perhaps, may be in the way here, too.
+                with nullcontext() if error is None else suppress(RunError):
+                    folder.write(folder.summary, summary.to_json(outcome))
+
+
+def _outcome_of_failure(folder: RunFolder, built: BuiltRun | None, error: BaseException) -> Outcome:
+    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    if built is not None:
+        return outcome_of(built, "failed", None, error=mask(text))
+    status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
+    return Outcome(status=status, steps=0, folder=folder.path, final=None, error=mask(text))
 
 
 def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> BaseException:
@@ -145,24 +158,3 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
         "results),\nor lower data.max_length. With checkpoints, --resume continues from the last one.\n"
         "dpotrain plan shows what takes how much, and what each remedy would save."
     )
-
-
-def _failed(
-    folder: RunFolder, parallel: Parallel, events: RunEvents, built: BuiltRun | None, error: BaseException
-) -> Outcome:
-    """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
-    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
-    text = mask(text)
-    if built is None:
-        status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
-        outcome = Outcome(status=status, steps=0, folder=folder.path, final=None, error=text)
-    else:
-        outcome = outcome_of(built, "failed", None, error=text)
-    try:
-        if built is not None:
-            events.run_finished(built.context.run, outcome)
-    except DpotrainError as second:
-        error.add_note(str(second))
-    finally:
-        _close(folder, parallel, events, outcome, error)
-    return outcome
