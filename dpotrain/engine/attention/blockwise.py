@@ -89,11 +89,6 @@ def _unfold(folded: torch.Tensor, queries: int) -> torch.Tensor:
     return folded.view(groups, -1, queries, size).permute(2, 0, 1, 3).reshape(queries, -1, size)
 
 
-def _triangle(size: int, device: torch.device) -> torch.Tensor:
-    """Return (size, size) bool: True where a key lies beyond its query's diagonal."""
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
-
-
 def _weights(
     query: torch.Tensor, key: torch.Tensor, block: _Block, shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -110,7 +105,8 @@ def _weights(
     queries = block.last - block.first
     view = scores.view(scores.shape[0], -1, queries, scores.shape[-1])
     # Only the last `queries` keys can lie beyond the diagonal; only the first can lie before the window.
-    view[..., block.diagonal - block.key_first :].masked_fill_(_triangle(queries, scores.device), -torch.inf)
+    beyond = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
+    view[..., block.diagonal - block.key_first :].masked_fill_(beyond, -torch.inf)
     if shape.window is not None:
         place = torch.arange(block.diagonal, block.diagonal + queries, device=scores.device)[:, None]
         head = torch.arange(block.key_first, block.key_last, device=scores.device)

@@ -202,7 +202,13 @@ class Trainer:
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
     def _set_learning_rate(self, step: int) -> float:
-        factor = schedule_factor(self.schedule, step, self.plan.total_steps)
+        """Set the rates of a step, and return the records'; raise a PluginError where the factor cannot be used."""
+        factor = self.schedule.factor(step, self.plan.total_steps)
+        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise PluginError(
+                f'schedule "{self.schedule.name}" returned {factor!r} for step {step} of {self.plan.total_steps}; it '
+                "must return a finite number that is not negative"
+            )
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
@@ -240,14 +246,3 @@ class Trainer:
                 "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
                 "as the run started."
             )
-
-
-def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
-    """Return what a schedule says, or raise a PluginError for one that says what no learning rate can be."""
-    factor = schedule.factor(step, total_steps)
-    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-        raise PluginError(
-            f'schedule "{schedule.name}" returned {factor!r} for step {step} of {total_steps}; it must return a '
-            "finite number that is not negative"
-        )
-    return factor

@@ -49,14 +49,11 @@ class RunLock:
             ) from error
         except OSError as error:
             if self._lock.is_locked:
-                self._let_go()
+                self.__exit__()
             raise RunError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
         # A disk that has become read-only keeps both files, which then say nothing, and hides no other error.
         with suppress(OSError):
             self.owner.unlink(missing_ok=True)
