@@ -35,9 +35,13 @@ def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()
+    torch_logger = logging.getLogger("torch")  # torch gives it a handler of its own
+    torch_handlers, torch_logger.handlers = torch_logger.handlers, []
+    torch_propagates, torch_logger.propagate = torch_logger.propagate, True
     try:
         yield
     finally:
+        torch_logger.handlers, torch_logger.propagate = torch_handlers, torch_propagates
         transformers_logging.enable_progress_bar()
         transformers_logging.disable_propagation()
         transformers_logging.enable_default_handler()
