@@ -117,7 +117,8 @@ def prepared(pairs: int, cache: Path, workers: int) -> tuple[PreparedData, float
     """Return the data, and the seconds that it took; the tokenizer was loaded before."""
     recipe = cache.parent / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
-    loaded = dataclasses.replace(load_recipe(recipe), source=SyntheticSource(pairs))
+    loaded = load_recipe(recipe)
+    loaded = dataclasses.replace(loaded, parts={**loaded.parts, "data": (SyntheticSource(pairs),)})
     tokenizer = loaded.model.load_tokenizer()
     with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed() as clock:
         data = prepare_data(loaded, tokenizer, SilentReporter(), cache=cache)
