@@ -1,7 +1,5 @@
 """The conformance suites find what is wrong: for each of their tests a component that must not pass it."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What a wheel holds: two packages, their entry points, and every file that they need at run time."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """What the README tells people to type works, and what it points at is there."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

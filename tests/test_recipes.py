@@ -1,7 +1,5 @@
 """Every recipe in recipes/ runs: as it stands but for its size, its model and its data, which are tiny local ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -8,8 +8,6 @@ PAIRS.jsonl has ``prompt``, ``chosen`` and ``rejected``, each a list of messages
 exits with 1 where any step differs by more than ``--bar``.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

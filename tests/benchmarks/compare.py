@@ -7,8 +7,6 @@ Run it alone on the machine. Each side trains in a fresh process, one after the 
 README.md in this folder for what is measured and how to read it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -115,10 +113,7 @@ def _sides(
     run = {
         "dpotrain": lambda: run_dpotrain(workload, options.overrides),
         "trl": lambda: run_trl(
-            workload,
-            options.trl_python,
-            checkpointing=options.checkpointing,
-            precompute=options.precompute,
+            workload, options.trl_python, checkpointing=options.checkpointing, precompute=options.precompute
         ),
     }
     missing = {}

@@ -7,8 +7,6 @@ plan and the store of reference log-probs. It needs no network and no GPU. Every
 that its peak memory is its own; that of worker processes, which does not depend on the size, is not counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -22,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import numpy as np
@@ -181,7 +179,7 @@ class OwnMemory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> OwnMemory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -7,8 +7,6 @@ Each plugin is a distribution of its own that offers one loss. Takes turns betwe
 without, each call a fresh process, after one of each that is not counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The comparison says what it measured, and what it could not."""
 
-from __future__ import annotations
-
 import io
 import json
 import statistics

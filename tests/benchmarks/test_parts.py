@@ -1,7 +1,5 @@
 """The instruments behind the benchmarks: speeds, phases, hot parts, scaling."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

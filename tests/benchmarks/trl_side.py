@@ -6,8 +6,6 @@ Runs in the interpreter of an environment that has TRL, from the root of this re
 workload does not say is as TRL has it, but for gradient checkpointing, which is off unless asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

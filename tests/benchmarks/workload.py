@@ -4,12 +4,10 @@ Nothing here imports torch: the process that starts the others stays small, beca
 its parent held when it was started.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 MODES = ("lora", "full", "qlora")
 PRECISIONS = ("bf16", "fp32")
@@ -83,5 +81,5 @@ class Workload:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Workload:
+    def read(cls, path: Path) -> Self:
         return cls(**json.loads(path.read_text(encoding="utf-8")))

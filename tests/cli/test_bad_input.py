@@ -1,7 +1,5 @@
 """Bad input meets a message and an exit code, or is counted in the data report; never a traceback."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

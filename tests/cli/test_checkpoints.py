@@ -1,7 +1,5 @@
 """``dpotrain checkpoints``: what is there, what is sound, and where --resume would go on."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -4,8 +4,6 @@ Each raises at import, in its options, as it is built, and in use. Paths stand t
 installed) and HERE (where the recipe is).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

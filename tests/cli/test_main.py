@@ -1,7 +1,5 @@
 """The group of commands: help, version, what is imported, and how errors end."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -88,12 +86,7 @@ def command_raising(error: BaseException, monkeypatch) -> CommandGroup:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (RecipeError("wrong"), 2),
-        (DataError("wrong"), 3),
-        (PluginError("wrong"), 1),
-        (RunError("wrong"), 1),
-    ],
+    [(RecipeError("wrong"), 2), (DataError("wrong"), 3), (PluginError("wrong"), 1), (RunError("wrong"), 1)],
 )
 def test_an_error_is_its_own_lines_on_stderr_and_its_exit_code(error, code, monkeypatch):
     result = CliRunner().invoke(command_raising(error, monkeypatch), ["go"])

@@ -1,7 +1,5 @@
 """``dpotrain plan``: memory by part and time, from configurations alone."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Commands of plugins: listed and found through entry points, isolated from each other and from ``--help``."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """``dpotrain plugins`` and ``dpotrain schema``."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """``dpotrain plugins show``: where a plugin comes from, its options, and a table that works when it is pasted."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 

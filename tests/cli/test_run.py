@@ -1,7 +1,5 @@
 """``dpotrain run`` and ``dpotrain check``: what they hand on, and what they show."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -66,8 +64,7 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
 
 def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
     monkeypatch.setattr(
-        "dpotrain.ui.train.train",
-        lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None),
+        "dpotrain.ui.train.train", lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None)
     )
     result = CliRunner().invoke(main, ["run", str(recipe)])
     assert result.exit_code == 75

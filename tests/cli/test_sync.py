@@ -1,7 +1,5 @@
 """``dpotrain sync``: a run's records once more, to whoever missed them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Formatters with something about them, in a module of their own so that worker processes can import them."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

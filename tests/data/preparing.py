@@ -1,7 +1,5 @@
 """What tests of preparing data share: a recipe over small files, and what a person was shown."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The token cache: a second start finds everything, whatever changes a token misses, damage is noticed."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Losses and metrics are handed numbers of the data's columns; a pair without one is dropped, and counted."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Rows that nobody should have written are dropped and counted, and take neither the run nor the report with them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -37,11 +35,7 @@ def test_a_row_in_order_is_kept():
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        {**CHAT, "tools": "[" * 5000},
-        {**CHAT, "tools": f'[{{"n": {"9" * 5000}}}]'},
-    ],
+    "row", [{**CHAT, "tools": "[" * 5000}, {**CHAT, "tools": f'[{{"n": {"9" * 5000}}}]'}]
 )
 def test_tools_that_are_not_json_are_reported(row):
     assert dropped(row) == "tools is not JSON"

@@ -1,7 +1,5 @@
 """From files to tokenized pairs, with every row accounted for."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Pairs to tokens: boundaries, special tokens, cutting, and whose words are scored."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,8 +74,7 @@ def test_template_that_ends_in_eos_and_newline_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("adds", "leading"),
-    [("", []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", [])],
+    ("adds", "leading"), [("", []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", [])]
 )
 def test_plain_text_has_the_tokenizers_bos_and_exactly_one_eos(adds, leading):
     tokenizer = bpe(bos=True, adds=adds)

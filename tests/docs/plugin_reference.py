@@ -1,7 +1,5 @@
 """The plugin author's reference, from the hook specifications, the component types and what they are handed."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re
@@ -58,11 +56,7 @@ def components() -> str:
     """Return the kinds: what is inherited, then each with its attributes and methods."""
     blocks = ["### Every component", *_class(api.Component, level=4)]
     for hook, kind in CATALOGUES.items():
-        blocks += [
-            f"### {kind.__name__}",
-            *_class(kind, 4),
-            f"Offered by `{hook}`.",
-        ]
+        blocks += [f"### {kind.__name__}", *_class(kind, 4), f"Offered by `{hook}`."]
     return "\n\n".join(blocks)
 
 
@@ -84,10 +78,7 @@ def objects() -> str:
     """Return what hooks and components are handed, field by field."""
     blocks = []
     for owner in OBJECTS:
-        blocks += [
-            f"### {owner.__name__}",
-            *_class(owner, level=4),
-        ]
+        blocks += [f"### {owner.__name__}", *_class(owner, level=4)]
     return "\n\n".join(blocks)
 
 

@@ -1,7 +1,5 @@
 """The plugin author's guide works as it stands: its files are built, installed, listed, tested and run."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

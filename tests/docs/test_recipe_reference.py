@@ -1,7 +1,5 @@
 """What recipes/README.md says of recipes is so: its examples load, its commands are understood."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Compiled layers compute the same, and a machine that cannot compile says so beforehand."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

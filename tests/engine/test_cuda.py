@@ -1,7 +1,5 @@
 """The engine on a CUDA device: flash kernels over segments, pinned copies, bf16."""
 
-from __future__ import annotations
-
 import copy
 import math
 

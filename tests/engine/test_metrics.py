@@ -1,7 +1,5 @@
 """Metrics are sums over pairs until a record divides them, once."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Both implementations of Parallel keep one contract; pairs go by data ranks, whatever the world ranks are."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

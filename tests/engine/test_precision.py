@@ -1,7 +1,5 @@
 """Bfloat16 on a processor without products in it: computed in float32, from weights that are upcast without loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file

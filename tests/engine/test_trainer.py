@@ -1,7 +1,5 @@
 """The training step against DPO written down plainly: full logits, a frozen copy, one batch."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """Files of rows, mutated and then damaged, through the source and everything behind it."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

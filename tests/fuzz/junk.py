@@ -1,7 +1,5 @@
 """Values that nobody asked for, and changes to plain data that put them in."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Mutations of the recipes in ``recipes/``: as documents, as bytes, and by ``--set``."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """Mutated rows of every shape through every formatter, the chat template, the tokenizer and the data report."""
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import json
@@ -67,12 +65,7 @@ JUNK = (
                 "a\udfff b",
                 "\ud83d\ude00",
             ),
-            *(
-                "[" * 5000,
-                '{"a":' * 5000,
-                "9" * 5000,
-                '[{"name": ' + "9" * 5000 + "}]",
-            ),
+            *("[" * 5000, '{"a":' * 5000, "9" * 5000, '[{"name": ' + "9" * 5000 + "}]"),
             *(
                 {"role": "user"},
                 {"role": "nobody", "content": "x"},

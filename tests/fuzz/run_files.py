@@ -1,7 +1,5 @@
 """Files of a run folder with anything in them: what they say is used or skipped, and nothing breaks on them."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import io

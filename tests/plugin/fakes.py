@@ -1,7 +1,5 @@
 """Small plugins that load nothing: a component of each kind, a catalogue object, and fake distributions."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

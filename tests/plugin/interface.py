@@ -1,7 +1,5 @@
 """The plugin interface as text: every signature that a plugin may count on, and nothing else."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass

@@ -1,7 +1,5 @@
 """Who hears a run event, in which order, and what happens when one of them raises."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 import types

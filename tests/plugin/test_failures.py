@@ -3,8 +3,6 @@
 Paths stand there as SITE (where plugins are installed) and HERE (where the recipe is), seconds as N.N s.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -85,10 +83,7 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "raises at import": ({"bad": "raise RuntimeError('no licence found')"}, ("plugins", "check")),
     "lacks a package": ({"bad": "import no_such_package"}, ("plugins", "check")),
     "raises in its options": ({"bad": loss(options=VALIDATOR)}, ("plugins", "check")),
-    "has an option without description": (
-        {"bad": loss(options="delta: float = 1.0")},
-        ("plugins", "check"),
-    ),
+    "has an option without description": ({"bad": loss(options="delta: float = 1.0")}, ("plugins", "check")),
     "raises when it is constructed": ({"bad": loss(body=INIT)}, ("plugins", "check")),
     "raises in a catalogue": (
         {"bad": "from dpotrain import hookimpl\n@hookimpl\ndef dpotrain_losses():\n    return 1 / 0"},

@@ -1,7 +1,5 @@
 """Implementations that no hook would call are refused, with the nearest hook."""
 
-from __future__ import annotations
-
 import types
 
 import pytest

@@ -1,7 +1,5 @@
 """Every hook is documented in full, and its example is real."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sqlite3

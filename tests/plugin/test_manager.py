@@ -1,7 +1,5 @@
 """Discovery, isolation, refusals and look-up."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import types

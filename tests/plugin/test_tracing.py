@@ -1,7 +1,5 @@
 """What is recorded of the calls of plugins: all of them, in order, and nothing of the data."""
 
-from __future__ import annotations
-
 import types
 
 import pytest

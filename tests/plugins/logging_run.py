@@ -1,7 +1,5 @@
 """The made-up run that the tests of the loggers share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dpotrain.plugin.api import Logger

@@ -1,7 +1,5 @@
 """What a logger does on the network in a process of its own, which nothing tells that it is being tested."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

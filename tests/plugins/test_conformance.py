@@ -1,8 +1,6 @@
 """Every built-in component runs through the suite of its kind, as a third party's does."""
 
 # ruff: noqa: RUF012  # nobody changes what a suite is told
-from __future__ import annotations
-
 import importlib.util
 from importlib.metadata import entry_points
 
@@ -167,7 +165,7 @@ class TestImplicitPrompt(DatasetFormatterConformance):
         {
             "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
             "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
-        },
+        }
     ]
 
 

@@ -1,7 +1,5 @@
 """Each published shape of preference data, read by the formatter it is meant for, and found by ``auto``."""
 
-from __future__ import annotations
-
 import contextlib
 
 import datasets
@@ -152,11 +150,7 @@ SHAPES = {
         {"system": "s", "conversations": [turn("user", "q")], "chosen": "a", "rejected": "b"},
         WITH_SYSTEM,
     ),
-    "Alpaca": (
-        "alpaca",
-        {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
+    "Alpaca": ("alpaca", {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"}, CHAT),
     "Alpaca with input": (
         "alpaca",
         {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
@@ -165,13 +159,7 @@ SHAPES = {
     "Alpaca with two outputs": ("alpaca", {"instruction": "q", "input": None, "output": ["a", "b"]}, CHAT),
     "Alpaca with system and history": (
         "alpaca",
-        {
-            "instruction": "r",
-            "history": [["q", "x"]],
-            "system": "s",
-            "chosen": "a",
-            "rejected": "b",
-        },
+        {"instruction": "r", "history": [["q", "x"]], "system": "s", "chosen": "a", "rejected": "b"},
         PreferencePair([system("s"), *LONG.prompt], [assistant("a")], [assistant("b")], []),
     ),
     "Orca pairs": ("question", {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, WITH_SYSTEM),

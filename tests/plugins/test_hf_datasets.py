@@ -1,7 +1,5 @@
 """Rows from files, folders, saved data sets and (as far as it goes without a network) the hub."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import json
@@ -304,16 +302,3 @@ def test_code_that_comes_with_data_is_never_run(tmp_path):
     with contextlib.suppress(DataError):
         rows(tmp_path)
     assert not (tmp_path / "ran").exists()
-
-
-def test_importing_the_plugins_and_checking_imports_nothing_heavy(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl")
-    code = (
-        "import sys\n"
-        "import dpotrain_plugins.formatters\n"
-        "from dpotrain_plugins.hf_datasets import HFDatasetsSource as S\n"
-        f"S(S.Options(name={str(path)!r})).check()\n"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

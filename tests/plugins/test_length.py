@@ -1,7 +1,5 @@
 """The ``length`` metrics by hand, and in a run."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Merging an adapter: the result is a plain model that computes what the adapter on its base does, or there is none."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

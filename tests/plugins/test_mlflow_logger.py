@@ -1,15 +1,10 @@
 """The real MLflow with its file store; what it wrote is read back with MLflow's own client."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
-import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,12 +12,12 @@ import pytest
 pytest.importorskip("mlflow")
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.loggers import mlflow as mlflow_logger
 from dpotrain_plugins.loggers.mlflow import SETTINGS, MLflowLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.mlflow_files import metrics, the_run
 from tests.plugins.offline import network_of
+from tests.plugins.serving import Handler, serving
 
 
 @pytest.fixture(autouse=True)
@@ -189,12 +184,12 @@ def test_nothing_goes_over_the_network_without_a_server(tmp_path):
     assert the_run(tmp_path).info.status == "FINISHED"
 
 
-class _Server(BaseHTTPRequestHandler):
+class _Server(Handler):
     """Answers as a tracking server that knows one experiment and one run, and keeps what it is told."""
 
-    told: list[tuple[str, dict[str, Any], dict[str, str]]]
+    told: list[tuple[str, dict[str, Any]]]
 
-    def do_GET(self) -> None:
+    def get(self, body: bytes) -> None:
         info = {"run_id": "r1", "run_uuid": "r1", "experiment_id": "1", "status": "RUNNING", "start_time": 1}
         answers = {
             "get-by-name": {"experiment": {"experiment_id": "1", "name": "dpotrain"}},
@@ -202,49 +197,28 @@ class _Server(BaseHTTPRequestHandler):
             "create": {"run": {"info": info, "data": {}}},
             "update": {"run_info": info},
         }
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         what = self.path.partition("?")[0].rsplit("/", 1)[1]
-        self.told.append((what, json.loads(body or b"{}"), dict(self.headers)))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(answers.get(what, {})).encode())
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.told.append((what, json.loads(body or b"{}")))
+        self.answer(answers.get(what, {}))
 
 
-def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path, monkeypatch):
+def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path):
     told: list[Any] = []
-    server = HTTPServer(("127.0.0.1", 0), type("Server", (_Server,), {"told": told}))
-    Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    uri = f"http://me:hunter2hunter2@127.0.0.1:{server.server_port}"
-    try:
+    with serving(type("Server", (_Server,), {"told": told})) as place:
+        uri = f"http://me:hunter2hunter2@{place}"
         notes = _logged(tmp_path / "run", tracking_uri=uri)
         big = made_up_run(tmp_path / "big")
         object.__setattr__(big, "config", {f"key{number}": number for number in range(250)})
         _logger(tracking_uri=uri).start(big)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert notes == [f"mlflow: run r1 of dpotrain at http://***@127.0.0.1:{server.server_port}"]
-    sent = [
-        (metric["key"], metric["step"], metric["value"])
-        for what, body, _ in told
-        if what == "log-batch"
-        for metric in body.get("metrics", [])
-    ]
-    assert ("eval/loss", 0, 0.69) in [(key, int(step), value) for key, step, value in sent]
-    closed = [body["status"] for what, body, _ in told if what == "update"]
+    assert notes == [f"mlflow: run r1 of dpotrain at http://***@{place}"]
+    batches = [body for what, body in told if what == "log-batch"]
+    sent = [metric for body in batches for metric in body.get("metrics", [])]
+    assert ("eval/loss", 0, 0.69) in [(each["key"], int(each["step"]), each["value"]) for each in sent]
+    closed = [body["status"] for what, body in told if what == "update"]
     assert closed == ["RUNNING", "FINISHED", "RUNNING"]
-    batches = [len(body.get("params", [])) for what, body, _ in told if what == "log-batch"]
-    assert sum(batches) == 254
-    assert max(batches) == 100, "a server refuses more at once"
+    params = [len(body.get("params", [])) for body in batches]
+    assert sum(params) == 254
+    assert max(params) == 100, "a server refuses more at once"
     assert SECRET not in json.dumps(told)
 
 
@@ -255,12 +229,6 @@ def test_a_server_that_cannot_be_reached_is_given_up(tmp_path, monkeypatch):
     assert not (tmp_path / "mlflow" / "run-id.txt").exists()
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[mlflow\]"'):
-        _logger().check()
-
-
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "postgresql+psycopg2://host/db"])
 def test_a_database_without_what_it_takes_is_refused_before_the_run(monkeypatch, uri):
     monkeypatch.setattr(mlflow_logger, "find_spec", lambda name: None)
@@ -269,14 +237,3 @@ def test_a_database_without_what_it_takes_is_refused_before_the_run(monkeypatch,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(RecipeError, match=r"pip install mlflow$"):
         _logger().check()
-
-
-def test_importing_and_checking_loads_neither_torch_nor_mlflow():
-    code = (
-        "import sys\n"
-        "from dpotrain_plugins.loggers.mlflow import MLflowLogger as M\n"
-        "M(M.Options()).check()\n"
-        "print([name for name in ('torch', 'mlflow', 'transformers') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

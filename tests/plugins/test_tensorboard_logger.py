@@ -1,16 +1,9 @@
-from __future__ import annotations
-
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("tensorboard")
 
-from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import ended, evaluation, logged, made_up_run, train
 from tests.plugins.tensorboard_files import scalars
 
 
@@ -86,30 +79,3 @@ def test_the_last_record_is_on_disk_however_the_run_ends(tmp_path, status):
     logger.log(train(4))
     logger.finish(ended(tmp_path, status))
     assert scalars(tmp_path)["loss"] == [(4, 0.5)]
-
-
-def test_nothing_of_the_data_is_written(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    logger.log(train(1))
-    logger.finish(ended(tmp_path))
-    files = list((tmp_path / "tensorboard").iterdir())
-    assert files
-    assert not any(SECRET.encode() in file.read_bytes() for file in files)
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[tensorboard\]"'):
-        _logger().check()
-
-
-def test_importing_and_checking_loads_neither_torch_nor_tensorboard():
-    code = (
-        "import sys\n"
-        "from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger as T\n"
-        "T(T.Options()).check()\n"
-        "print([name for name in ('torch', 'tensorboard', 'transformers') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

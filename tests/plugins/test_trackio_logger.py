@@ -1,25 +1,19 @@
 """The real Trackio with its local store; what it wrote is read back with Trackio's own reader."""
 
-from __future__ import annotations
-
 import json
 import math
-import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 pytest.importorskip("trackio")
 
-from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.loggers.trackio import TrackioLogger
 from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
 from tests.plugins.offline import network_of
+from tests.plugins.serving import Handler, serving
 from tests.plugins.trackio_files import config, kept_id, rows
 
 
@@ -150,47 +144,29 @@ def test_nothing_goes_over_the_network_without_a_space(tmp_path):
     assert list((tmp_path / "store").glob("*.db"))
 
 
-class _Space(BaseHTTPRequestHandler):
+class _Space(Handler):
     """Answers as a Space with Trackio does, and keeps what it is told."""
 
     told: list[tuple[str, dict[str, Any]]]
 
-    def _answer(self, value: Any) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(value).encode())
+    def get(self, body: bytes) -> None:
+        self.answer({"api_version": 1})
 
-    def do_GET(self) -> None:
-        self._answer({"api_version": 1})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.told.append((self.path, body["kwargs"]))
-        self._answer({"data": None})
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def post(self, body: bytes) -> None:
+        self.told.append((self.path, json.loads(body)["kwargs"]))
+        self.answer({"data": None})
 
 
 def test_a_space_is_sent_every_record(tmp_path, store, monkeypatch):
     from trackio import remote_client
 
     told: list[Any] = []
-    server = HTTPServer(("127.0.0.1", 0), type("Space", (_Space,), {"told": told}))
-    Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    address = f"http://127.0.0.1:{server.server_port}/"
-    monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: address)
-    try:
+    with serving(type("Space", (_Space,), {"told": told})) as place:
+        monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: f"http://{place}/")
         notes = _logged(tmp_path / "run", space_id="you/space")
         diverged = _logger(space_id="you/space")
         diverged.start(made_up_run(tmp_path / "diverged"))
         diverged.log(train(1, math.nan))
-    finally:
-        server.shutdown()
-        server.server_close()
     assert notes == ["trackio: https://huggingface.co/spaces/you/space"]
     assert {path for path, _ in told} == {"/api/bulk_log"}
     entries = [entry for _, kwargs in told for entry in kwargs["logs"]]
@@ -200,20 +176,3 @@ def test_a_space_is_sent_every_record(tmp_path, store, monkeypatch):
     assert entries[-1]["config"]["status"] == "finished"
     assert SECRET not in json.dumps(told)
     assert not store.exists()
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r'pip install "dpotrain\[trackio\]"'):
-        _logger().check()
-
-
-def test_importing_and_checking_loads_neither_torch_nor_trackio():
-    code = (
-        "import sys\n"
-        "from dpotrain_plugins.loggers.trackio import TrackioLogger as T\n"
-        "T(T.Options()).check()\n"
-        "print([name for name in ('torch', 'trackio', 'transformers') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -1,7 +1,5 @@
 """The transformers loader: what it loads, in what state, and what it says when it cannot."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -88,12 +86,6 @@ def test_the_attention_implementation_is_the_asked_one(checkpoint):
         loader(checkpoint, attention="eager").load_model(LoadRequest()).config._attn_implementation == "eager"
     )
     assert loader(checkpoint).load_model(LoadRequest()).config._attn_implementation == "sdpa"
-
-
-def test_a_source_in_the_request_takes_the_place_of_the_loaders_own(checkpoint, tmp_path):
-    other = tiny_checkpoint(tmp_path, "gpt2")
-    model = loader(checkpoint).load_model(LoadRequest(source=str(other)))
-    assert type(model).__name__ == "GPT2LMHeadModel"
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,19 @@
 """The real wandb package, offline; what it wrote is read back from its own record file."""
 
-from __future__ import annotations
-
 import os
 import shlex
-import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import component as packages
 from dpotrain_plugins.loggers import wandb as wandb_logger
 from dpotrain_plugins.loggers.wandb import WandbLogger
 from tests.plugins.logging_run import SECRET, ended, logged, made_up_run, train
+from tests.plugins.serving import Handler, serving
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
 KEY = "0123456789" * 4
@@ -166,38 +161,22 @@ def test_disabled_logs_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "wandb").exists()
 
 
-class _Refusing(BaseHTTPRequestHandler):
+class _Refusing(Handler):
     """A server that knows neither the key nor anything else."""
 
-    def do_POST(self) -> None:
-        self.send_response(404)
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def get(self, body: bytes) -> None:
+        self.answer({}, 404)
 
 
 def test_with_a_key_but_no_service_it_goes_on_offline_under_the_run_s_id(tmp_path, monkeypatch):
     import wandb
 
-    server = HTTPServer(("127.0.0.1", 0), _Refusing)
-    Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT", 3.0)
-    try:
+    with serving(_Refusing) as place:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://{place}")
         notes = _logged(tmp_path, mode="online")
-    finally:
-        server.shutdown()
-        server.server_close()
-        wandb.teardown()  # its session remembers the key and the address
+    wandb.teardown()  # its session remembers the key and the address
     assert notes[0].startswith("wandb could not be reached (")
     assert "\n" not in notes[0]
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
@@ -225,20 +204,3 @@ def test_a_key_in_the_environment_or_in_netrc_is_found(tmp_path, monkeypatch):
     assert _logger()._mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert _logger()._mode() == "offline"
-
-
-def test_without_the_package_it_is_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match="pip install wandb"):
-        _logger().check()
-
-
-def test_importing_and_checking_loads_neither_torch_nor_wandb():
-    code = (
-        "import sys\n"
-        "from dpotrain_plugins.loggers.wandb import WandbLogger as W\n"
-        "W(W.Options()).check()\n"
-        "print([name for name in ('torch', 'wandb', 'transformers') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

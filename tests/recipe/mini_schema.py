@@ -1,7 +1,5 @@
 """The part of JSON Schema that recipe schemas use, so that the tests need no further package."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The resolved recipe: complete, without secrets, and the same recipe when it is read again."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Everything that is wrong is said at once: file, table, key, plugin, what was expected, and the nearest name."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import Field
 

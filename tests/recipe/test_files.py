@@ -1,7 +1,5 @@
 """Recipe files: syntax, what is missing, and ``extends``."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.core.errors import RecipeError

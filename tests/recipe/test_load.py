@@ -1,7 +1,5 @@
 """A recipe that is right, and what is constructed from it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -46,13 +44,7 @@ def test_a_minimal_recipe_gets_every_default(plugins):
     assert type(recipe.loss) is FakeLoss
     assert (recipe.quantizer, recipe.adapter, recipe.formatter, recipe.loggers) == (None, None, None, ())
     assert recipe.path == Path("r.toml")
-    assert recipe.components == (
-        recipe.model,
-        recipe.source,
-        recipe.loss,
-        recipe.optimizer,
-        recipe.schedule,
-    )
+    assert recipe.components == (recipe.model, recipe.source, recipe.loss, recipe.optimizer, recipe.schedule)
 
 
 def test_data_is_shared_between_the_core_and_the_source(plugins):

@@ -1,7 +1,5 @@
 """``[[metrics]]``: what their numbers are called, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.plugin.runtime.manager import PluginManager

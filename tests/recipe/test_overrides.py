@@ -1,7 +1,5 @@
 """``--set``: what a value may be, where it goes, and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

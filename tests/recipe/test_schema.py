@@ -1,7 +1,5 @@
 """The JSON schema says what the loader says."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What TOML can say and no recipe can mean is refused where it stands, and breaks nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

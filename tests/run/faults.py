@@ -1,7 +1,5 @@
 """What may go wrong with files while a run uses them, and what must come of it: one list for tests and documents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Small real runs: a tiny checkpoint, a file of pairs, a recipe over both."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints are whole or not there, and come back exactly."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

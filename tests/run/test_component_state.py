@@ -1,7 +1,5 @@
 """A component keeps what it has seen over a resume, and a run knows which packages it was begun with."""
 
-from __future__ import annotations
-
 import json
 from types import ModuleType
 
@@ -149,10 +147,7 @@ def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, m
     recipe = project(tmp_path)
     plugins = PluginManager.from_entry_points(extra=[module(dpotrain_losses=[Broken])])
     with pytest.raises(PluginError, match=message):
-        train(
-            load_recipe(recipe, OVERRIDES, plugins=plugins),
-            reporter=SilentReporter(),
-        )
+        train(load_recipe(recipe, OVERRIDES, plugins=plugins), reporter=SilentReporter())
 
 
 class Hears(SilentReporter):

@@ -1,7 +1,5 @@
 """Exporters run once a run has finished, each isolated from the run and from the others."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import weakref

@@ -1,7 +1,5 @@
 """Faults of disks, folders and clocks: a clear error or a run that goes on, nothing half-written, nothing lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -51,11 +49,7 @@ def half_written(run: Path) -> list[Path]:
 )
 def test_fault(fault: Fault, whole, forked, tmp_path):
     """TRAPS: no trainer surveyed tests a truncated shard or a full disk."""
-    places = {
-        "parent": tmp_path / "place",
-        "run": tmp_path / "place" / "run",
-        "cache": tmp_path / "cache",
-    }
+    places = {"parent": tmp_path / "place", "run": tmp_path / "place" / "run", "cache": tmp_path / "cache"}
 
     def filled(text):
         for name, place in places.items():

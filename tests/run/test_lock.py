@@ -1,7 +1,5 @@
 """One process at a time owns a run folder; what a killed one left behind holds nobody up."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Whole runs with loggers that hang, raise or draw random numbers: the run is what it is without them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """How a run's micro-batches are sized: from free memory at the start, and as before where it is resumed."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Numbers that go wrong: noticed before the update, their pairs written out, and the run saved or the step left out."""
 
-from __future__ import annotations
-
 import json
 import math
 

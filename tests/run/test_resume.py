@@ -1,7 +1,5 @@
 """A run that was stopped and resumed ends in the same weights, bit for bit, and tells the same story."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Stopped anywhere, however it trains and in however many processes, a resumed run is the one that nobody stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Which checkpoints stay: the newest, and the best by the metric that the recipe names."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """What a run leaves: DESIGN of the run folder, and a result that plain libraries load."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -83,10 +81,7 @@ def test_the_recipe_in_the_folder_repeats_the_run(finished, tmp_path):
 
 def log_probs(model, tokenizer, prompt: str, completion: str) -> float:
     prompt_ids = tokenizer(prompt)["input_ids"]
-    completion_ids = [
-        *tokenizer(completion, add_special_tokens=False)["input_ids"],
-        tokenizer.eos_token_id,
-    ]
+    completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ids = torch.tensor([prompt_ids + completion_ids])
     with torch.no_grad():
         table = model(ids).logits[0].float().log_softmax(-1)

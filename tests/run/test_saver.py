@@ -1,7 +1,5 @@
 """A checkpoint is of the moment at which it was asked for, wherever and however long it is written."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """A loss that jumps is told of once; noise and a loss that falls are not."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Stored reference log-probs across runs: found where nothing changed, computed where anything that matters did."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

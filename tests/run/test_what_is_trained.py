@@ -1,7 +1,5 @@
 """Every way of training a policy, end to end: it begins at ln 2 and learns, and the reference stands still."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """``dpotrain plugins new``: every kind's package is built, installed in an environment of its own, tested and run."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

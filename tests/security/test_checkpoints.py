@@ -1,7 +1,5 @@
 """A checkpoint whose hashes are right and whose content no run wrote: refused by what it says, before it is read."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Tokens, keys and passwords stay where they were put: out of the run folder, the log and every message."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Records of a made-up run, and a clock that a test moves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

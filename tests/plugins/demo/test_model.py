@@ -85,11 +85,6 @@ def test_a_role_the_model_does_not_know_is_refused_by_name(tokenizer):
         tokenizer.apply_chat_template([{"role": "system", "content": "Be kind."}], tokenize=False)
 
 
-def test_the_fingerprint_names_the_shipped_weights(loader):
-    assert loader.fingerprint() == DemoLoader(DemoLoader.Options()).fingerprint()
-    assert loader.fingerprint()
-
-
 def test_the_loader_has_no_options():
     assert not DemoLoader.Options.model_fields
     assert issubclass(DemoLoader.Options, Component.Options)
