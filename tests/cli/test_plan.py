@@ -5,12 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.core.reporter import SilentReporter
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from tests.run.recipes import project
+from tests.run.recipes import project, run
 
 
 def planned(recipe, *options: str) -> dict:
@@ -32,7 +30,7 @@ def test_it_reads_no_weights_and_makes_no_run_folder(tmp_path):
 def test_pairs_and_steps_are_those_of_the_run(tmp_path):
     recipe = project(tmp_path, adapter=True)
     plan = planned(recipe)
-    outcome = train(load_recipe(recipe), reporter=SilentReporter())
+    outcome = run(recipe)
     assert (plan["steps"], plan["pairs"], plan["packed"]) == (outcome.steps, 21, True)
     assert plan["tokens_per_microbatch"] == 1024
     assert plan["finished_run"] is None

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dpotrain import load_recipe, train
 from dpotrain.cli import main
-from dpotrain.core.reporter import SilentReporter
 from tests.plugins.serving import Handler, serving
-from tests.run.recipes import project
+from tests.run.recipes import project, run
 
 EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
 
@@ -24,7 +22,7 @@ EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
 def finished(tmp_path_factory) -> Path:
     """The run folder of a short LoRA run with the exporter, and no key."""
     recipe = project(tmp_path_factory.mktemp("hub"), adapter=True)
-    train(load_recipe(recipe, ["training.steps=2", EXPORTER]), reporter=SilentReporter())
+    run(recipe, "training.steps=2", EXPORTER)
     return recipe.parent / "run"
 
 

@@ -14,7 +14,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.recipe.sections import CheckpointsSection
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.state import Progress
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 
 VALUES = st.floats(-5, 5) | st.just(math.nan)
 
@@ -60,7 +60,7 @@ def test_a_run_keeps_the_newest_and_the_best_evaluated_one(tmp_path, best):
         # Down and up again, so that the best is neither the first nor the last.
         "optimizer.lr=0.02", "loss.beta=1.0",
     ]  # fmt: skip
-    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    outcome = run(recipe, *overrides)
     evaluated = {line["step"]: line[best] for line in records(tmp_path / "run", "eval")}
     pick = min if best == "loss" else max
     saved = pick([2, 4, 6, 8], key=evaluated.__getitem__)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpotrain import load_recipe, train
+from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.runtime.interface import INTERFACE
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 
 METRICS = [
     "loss", "grad_norm", "learning_rate", "epoch", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
@@ -23,7 +23,7 @@ METRICS = [
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     recipe = project(folder, adapter=request.param == "lora")
-    outcome = train(load_recipe(recipe, ["checkpoints.every=4"]), reporter=SilentReporter())
+    outcome = run(recipe, "checkpoints.every=4")
     return request.param, recipe, outcome
 
 
@@ -74,7 +74,7 @@ def test_the_environment_tells_versions_and_plugins(finished):
 def test_the_recipe_in_the_folder_repeats_the_run(finished, tmp_path):
     _, recipe, _ = finished
     kept = recipe.parent / "run" / "recipe.toml"
-    train(load_recipe(kept, [f"run.output_dir={str(tmp_path / 'run')!r}"]), reporter=SilentReporter())
+    run(kept, into=tmp_path / "run")
     again, before = records(tmp_path / "run"), records(recipe.parent / "run")
     assert [line["loss"] for line in again] == [line["loss"] for line in before]
 
@@ -139,7 +139,7 @@ def test_the_policy_runs_under_the_references_numerics(tmp_path):
     """TRAPS: reference computed without the autocast that the policy runs under: step-0 rewards are not zero."""
     recipe = project(tmp_path)
     overrides = ['training.precision="bf16"', "training.steps=1"]
-    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    outcome = run(recipe, *overrides)
     assert outcome.train["loss"] == pytest.approx(math.log(2), abs=2e-3)
     assert outcome.first_evaluation["rewards/chosen"] == pytest.approx(0, abs=1e-2)
 
@@ -156,7 +156,7 @@ def test_another_model_as_reference(tmp_path):
             f'reference.when="{when}"',
             f"run.output_dir={str(tmp_path / when)!r}",
         ]
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        run(recipe, *overrides)
         results.append([line["loss"] for line in records(tmp_path / when)])
     assert results[0] == pytest.approx(results[1], abs=1e-5)
     assert abs(results[0][0] - math.log(2)) > 1e-3

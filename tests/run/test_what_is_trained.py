@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from dpotrain import load_recipe
 from dpotrain.core.errors import RecipeError
-from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import losses, project, records, run
+from tests.run.recipes import Recording, losses, project, records, run
 
 #: Overrides, and how far the first loss may be from ln 2.
 WAYS = {
@@ -109,15 +108,10 @@ def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, 
 def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path, processor):
     """TRAPS: adapters in bf16 lose their updates; so do pure-bf16 full weights."""
     processor("with bfloat16")
-    warned = []
-
-    class Listening(SilentReporter):
-        def warn(self, text) -> None:
-            warned.append(text)
-
+    reporter = Recording()
     overrides = ["adapter=false", 'model.dtype="bfloat16"', "training.steps=1", 'training.precision="bf16"']
-    run(recipe, *overrides, into=tmp_path / "run", reporter=Listening())
-    assert any("trained in 16 bits" in text for text in warned)
+    run(recipe, *overrides, into=tmp_path / "run", reporter=reporter)
+    assert any("trained in 16 bits" in text for text in reporter.warnings)
 
 
 def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):
