@@ -107,13 +107,9 @@ def test_the_result_is_trained_and_loads(recipe, places, tmp_path):
 
     # The warm-up and a small learning rate would leave three steps' work to rounding.
     more = [
-        "--set",
-        "optimizer.lr=1e-2",
-        "--set",
-        "schedule.use=constant",
-        "--set",
+        "--set", "optimizer.lr=1e-2", "--set", "schedule.use=constant", "--set",
         "schedule.warmup_fraction=0",
-    ]
+    ]  # fmt: skip
     overrides = [*replaced(recipe, places, tmp_path / "run"), *more]
     assert dpotrain("run", str(recipe), *overrides).exit_code == 0
 

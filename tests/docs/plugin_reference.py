@@ -17,22 +17,10 @@ from tests.docs.markdown import prose
 
 #: What hooks and components are handed or return, and where it is defined.
 OBJECTS: tuple[type, ...] = (
-    api.PreferencePair,
-    api.UnusableRow,
-    api.LoadRequest,
-    api.Rows,
-    api.Recognition,
-    api.PairScores,
-    api.Trained,
-    api.Run,
-    api.LoggedRun,
-    api.StepRecord,
-    api.Record,
-    api.CheckpointRecord,
-    api.Outcome,
-    api.Finished,
-    api.Selection,
-)
+    api.PreferencePair, api.UnusableRow, api.LoadRequest, api.Rows, api.Recognition, api.PairScores,
+    api.Trained, api.Run, api.LoggedRun, api.StepRecord, api.Record, api.CheckpointRecord, api.Outcome,
+    api.Finished, api.Selection,
+)  # fmt: skip
 
 #: Special methods that are part of a contract, and attributes of components that only the core looks at.
 _CALLED = {"__call__", "__len__", "__getitem__"}

@@ -1,7 +1,7 @@
 """Small plugins that load nothing: a component of each kind, a catalogue object, and fake distributions."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from dpotrain.plugin.api import (
     Recognition,
     Schedule,
 )
+from dpotrain.plugin.api.kinds import CATALOGUES
 
 
 class FakeLoader(ModelLoader):
@@ -224,73 +225,19 @@ class Offers:
     """A plugin object that offers the given classes."""
 
     def __init__(self, name: str, *components: type) -> None:
-        self.name, self._components = name, components
+        self.name = name
+        for hook, kind in CATALOGUES.items():
+            setattr(self, hook, self._giving([each for each in components if issubclass(each, kind)]))
 
-    def _of(self, kind: type) -> list[type]:
-        return [component for component in self._components if issubclass(component, kind)]
-
-    @hookimpl
-    def dpotrain_model_loaders(self):
-        return self._of(ModelLoader)
-
-    @hookimpl
-    def dpotrain_quantizers(self):
-        return self._of(Quantizer)
-
-    @hookimpl
-    def dpotrain_adapters(self):
-        return self._of(Adapter)
-
-    @hookimpl
-    def dpotrain_dataset_sources(self):
-        return self._of(DatasetSource)
-
-    @hookimpl
-    def dpotrain_dataset_formatters(self):
-        return self._of(DatasetFormatter)
-
-    @hookimpl
-    def dpotrain_losses(self):
-        return self._of(Loss)
-
-    @hookimpl
-    def dpotrain_optimizers(self):
-        return self._of(Optimizer)
-
-    @hookimpl
-    def dpotrain_schedules(self):
-        return self._of(Schedule)
-
-    @hookimpl
-    def dpotrain_metrics(self):
-        return self._of(Metric)
-
-    @hookimpl
-    def dpotrain_loggers(self):
-        return self._of(Logger)
-
-    @hookimpl
-    def dpotrain_exporters(self):
-        return self._of(Exporter)
+    @staticmethod
+    def _giving(components: list[type]) -> Callable[[], list[type]]:
+        return hookimpl(lambda: components)
 
 
 EVERYTHING = (
-    FakeLoader,
-    FakeQuantizer,
-    TrainableQuantizer,
-    FakeAdapter,
-    FakeSource,
-    OtherSource,
-    FakeFormatter,
-    FakeLoss,
-    FakeIpo,
-    FakeOptimizer,
-    OtherOptimizer,
-    FakeSchedule,
-    FakeMetric,
-    FakeLogger,
-    FakeExporter,
-)
+    FakeLoader, FakeQuantizer, TrainableQuantizer, FakeAdapter, FakeSource, OtherSource, FakeFormatter,
+    FakeLoss, FakeIpo, FakeOptimizer, OtherOptimizer, FakeSchedule, FakeMetric, FakeLogger, FakeExporter,
+)  # fmt: skip
 
 
 def fake_plugin(*, beside_built_ins: bool = False) -> Offers:

@@ -3,7 +3,6 @@
 import tomllib
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,28 +10,12 @@ from dpotrain.recipe import dump_recipe, load_recipe
 from tests.recipe.writing import MINIMAL, load
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 def test_defaults_are_written_out_in_the_order_of_the_reference(plugins):
     recipe = load(MINIMAL + '[[loggers]]\nuse = "fake-log"\n', plugins=plugins)
     assert list(recipe.document) == [
-        "seed",
-        "run",
-        "model",
-        "data",
-        "reference",
-        "loss",
-        "training",
-        "optimizer",
-        "schedule",
-        "evaluation",
-        "checkpoints",
-        "logging",
-        "loggers",
-    ]
+        "seed", "run", "model", "data", "reference", "loss", "training", "optimizer", "schedule",
+        "evaluation", "checkpoints", "logging", "loggers",
+    ]  # fmt: skip
     assert recipe.document["run"] == {"output_dir": "runs/x", "cache_dir": "auto"}
     assert recipe.document["loss"] == {"use": "fake-dpo", "beta": 0.1, "label_smoothing": 0.0}
     assert recipe.document["data"]["use"] == "fake-rows"

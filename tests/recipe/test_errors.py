@@ -20,11 +20,6 @@ from tests.plugin.fakes import (
 from tests.recipe.writing import MINIMAL, refused
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 def test_all_errors_come_at_once(plugins):
     text = """\
 sede = 3

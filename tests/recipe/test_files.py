@@ -8,11 +8,6 @@ from tests.plugin.fakes import FakeIpo, OtherSource
 from tests.recipe.writing import MINIMAL, load, refused
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 def message(path) -> str:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)

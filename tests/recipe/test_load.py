@@ -23,11 +23,6 @@ from tests.plugin.fakes import (
 from tests.recipe.writing import MINIMAL, load
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 def test_the_public_name_is_the_same_function():
     assert dpotrain.load_recipe is load_recipe
 

@@ -10,11 +10,6 @@ from tests.recipe.writing import MINIMAL, load, refused
 ONE = '[[metrics]]\nuse = "fake-metric"\n'
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 def test_numbers_stand_behind_the_name_of_the_plugin(plugins):
     recipe = load(MINIMAL + ONE + "scale = 2\n", plugins=plugins)
     (metric,) = recipe.metrics

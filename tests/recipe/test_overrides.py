@@ -13,11 +13,6 @@ from tests.recipe.writing import MINIMAL, load, refused
 LOGGERS = '[[loggers]]\nuse = "fake-log"\nproject = "one"\n[[loggers]]\nuse = "fake-log"\nproject = "two"\n'
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -14,11 +14,6 @@ from tests.recipe.writing import MINIMAL, load
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 @pytest.fixture(scope="module")
 def schema(plugins):
     return json.loads(json.dumps(recipe_schema(plugins)))

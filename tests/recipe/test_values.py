@@ -10,11 +10,6 @@ from dpotrain.recipe.overrides import override_layer
 from tests.recipe.writing import MINIMAL, load, refused
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
