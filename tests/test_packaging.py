@@ -79,13 +79,6 @@ def test_both_packages_are_typed(unpacked):
     assert (unpacked / "dpotrain_plugins" / "py.typed").is_file()
 
 
-def test_the_demo_model_is_in_it_whole_and_small(unpacked):
-    model = unpacked / "dpotrain_plugins" / "demo" / "model"
-    files = {path.name: path.stat().st_size for path in model.iterdir()}
-    assert files.keys() >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert sum(files.values()) <= 2 * 2**20
-
-
 def test_entry_points_are_the_declared_ones(unpacked):
     (info,) = unpacked.glob("*.dist-info")
     found = configparser.ConfigParser(delimiters="=")

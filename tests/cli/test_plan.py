@@ -124,9 +124,3 @@ def test_a_quantizer_that_does_not_report_its_bits_is_named(tmp_path, monkeypatc
     result = CliRunner().invoke(main, ["plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"'])
     assert result.exit_code == 1
     assert "--set quantizer=false" in result.stderr
-
-
-def test_a_wrong_recipe_is_exit_2(tmp_path):
-    recipe = project(tmp_path)
-    result = CliRunner().invoke(main, ["plan", str(recipe), "--set", "training.epoch=2"])
-    assert result.exit_code == 2

@@ -101,21 +101,6 @@ def test_check_shows_format_lengths_drops_and_one_pair(recipe):
     assert not (recipe.parent / "run").exists()
 
 
-def test_check_ends_with_3_where_no_pair_is_usable(recipe, tmp_path):
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text(json.dumps({"prompt": "p", "chosen": "", "rejected": ""}) + "\n")
-    result = CliRunner().invoke(main, ["check", str(recipe), "--set", f"data.name={bad}"])
-    assert result.exit_code == 3
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
-
-
-def test_check_ends_with_3_where_the_data_is_not_there(recipe):
-    result = CliRunner().invoke(main, ["check", str(recipe), "--set", "data.name=nowhere.jsonl"])
-    assert result.exit_code == 3
-    assert "nowhere.jsonl" in result.stderr
-
-
 def test_check_cuts_a_long_text_in_its_middle(recipe, tmp_path):
     long = tmp_path / "long.jsonl"
     row = {"prompt": "begin " + "the lazy dog " * 200 + "end", "chosen": "a", "rejected": "b"}

@@ -1,6 +1,5 @@
 """Rows from files, folders, saved data sets and (as far as it goes without a network) the hub."""
 
-import contextlib
 import gzip
 import json
 import subprocess
@@ -292,13 +291,3 @@ def test_a_hub_that_cannot_be_reached_is_a_message_with_a_remedy():
     ).stdout
     assert 'data.name = "nobody/nothing-like-this" could not be loaded' in out
     assert "Check the network" in out
-
-
-def test_code_that_comes_with_data_is_never_run(tmp_path):
-    write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w')")
-    jsonl(tmp_path / "train.jsonl")
-    write(tmp_path / "README.md", "---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
-    (tmp_path / f"{tmp_path.name}.py").write_text((tmp_path / "evil.py").read_text())
-    with contextlib.suppress(DataError):
-        rows(tmp_path)
-    assert not (tmp_path / "ran").exists()

@@ -170,6 +170,7 @@ r.toml: 5 errors
         ("model=false", "[model]: expected a table [model]"),
         ("adapter=true", "[adapter]: expected a table [adapter], or false for none"),
         ("loggers=3", "[loggers]: expected tables that each begin with [[loggers]]"),
+        ("loggers={use='fake-log'}", "[loggers]: expected tables that each begin with [[loggers]]"),
         ("loggers=[3]", "[loggers]: expected tables that each begin with [[loggers]]"),
         ("loss.use=3", '[loss] use: expected a name in quotes; use picks the loss: "fake-dpo", "fake-ipo"'),
         ("data.format=3", "[data] format: expected text or a table, got 3"),
@@ -189,12 +190,6 @@ r.toml: 5 errors
 )
 def test_a_value_of_another_type_says_what_was_expected(plugins, override, text):
     assert refused(MINIMAL, override, plugins=plugins) == f"--set: 1 error\n  {text}"
-
-
-def test_a_table_of_loggers_without_double_brackets_is_explained(plugins):
-    assert "expected tables that each begin with [[loggers]]" in refused(
-        MINIMAL + '[loggers]\nuse = "fake-log"\n', plugins=plugins
-    )
 
 
 def test_quantized_weights_without_an_adapter_are_refused_with_the_two_ways_out(plugins):
@@ -350,12 +345,3 @@ def test_a_required_plugin_that_is_blocked_is_an_error(site):
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = refused('requires = ["dpotrain-simpo"]\nblock = ["simpo"]\n' + MINIMAL, plugins=manager)
     assert 'plugin "simpo" (dpotrain-simpo 0.3) is both required and blocked; keep one of the two' in text
-
-
-def test_a_kind_that_no_plugin_offers_says_so():
-    manager = PluginManager.of(
-        Offers("half", *(kind for kind in EVERYTHING if not issubclass(kind, FakeLoss)))
-    )
-    assert 'there is no loss "fake-dpo"; no plugin offers a loss' in refused(MINIMAL, plugins=manager)
-    with pytest.raises(PluginError):
-        manager.find(FakeLoss.__mro__[1], "x")

@@ -12,6 +12,10 @@ MEND_CHECKPOINT = (
 )
 
 
+#: Checkpoints of a run of four steps that saves every two.
+ALL, TWO, NONE = ["step-00000002", "step-00000004"], ["step-00000002"], []
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault of one run, which is resumed without it and must end in the same bits as any other."""
@@ -26,7 +30,7 @@ class Fault:
     ends: bool = True
     """Whether the run ends of it, with exit code 1."""
     settings: Sequence[str] = ()
-    left: Sequence[str] = ()
+    left: Sequence[str] = ALL
     """Checkpoints that are there afterwards."""
     mended: Sequence[str] = field(default=())
     """Folders that are made writable again before the run is resumed."""
@@ -38,7 +42,6 @@ def _full(pattern: str, room: int = 100, only: str = "") -> list[list[Any]]:
     return [["no_room", pattern, room, only] if only else ["no_room", pattern, room]]
 
 
-ALL, TWO, NONE = ["step-00000002", "step-00000004"], ["step-00000002"], []
 _CACHE = ['run.cache_dir="{cache}"']
 _GOES_ON = "a warning; the run goes on and finishes"
 
@@ -86,7 +89,6 @@ FAULTS = [
         _full(r"/run\.log$", only=r"/run\.log$"),
         "cannot write {run}/run.log: File too large; the run goes on without a log",
         ends=False,
-        left=ALL,
     ),
     *(
         Fault(
@@ -111,14 +113,12 @@ FAULTS = [
         "error; no `final/`; the last checkpoint holds everything",
         _full(r"/\.final[^/]*$"),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk full in the tokenizer of `final/`",
         "the same",
         _full(r"/\.final.*/tokenizer_config\.json$", 10_000),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
-        left=ALL,
         soak=True,
     ),
     Fault(
@@ -126,14 +126,13 @@ FAULTS = [
         "error; `final/` is there",
         _full(r"/\.summary\.json"),
         f"cannot write {{run}}/summary.json: File too large.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk full in `nonfinite_pairs.jsonl`",
         "the error about the numbers says that, too",
         [*_full(r"/nonfinite_pairs\.jsonl$", only=r"/nonfinite_pairs\.jsonl$"), ["spoil", 3]],
         "step 3: the loss is nan…They cannot be written to {run}/nonfinite_pairs.jsonl: File too large.…",
-        left=["step-00000002"],
+        left=TWO,
     ),
     Fault(
         "disk full before the run begins",
@@ -149,7 +148,6 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (File too large); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     Fault(
         "disk full in the cache's reference log-probs",
@@ -158,7 +156,6 @@ FAULTS = [
         "reference log-probs cannot be stored in {cache}/reference/… (File too large); the run goes on without",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     *(
         Fault(
@@ -176,7 +173,6 @@ FAULTS = [
         "error; no `final/`; the last checkpoint holds everything",
         [["disk_error", r"/\.final.*/model\.safetensors"]],
         f"training is done, but {{run}}/final cannot be written: Input/output error.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk error (EIO) as a small file of the run (`recipe.toml`, `summary.json`, …) is synced",
@@ -192,7 +188,6 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (Input/output error); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     Fault(
         "a run folder that cannot be written to",
@@ -226,7 +221,6 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (Permission denied); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
         mended=["{cache}"],
     ),
     Fault(
@@ -235,7 +229,6 @@ FAULTS = [
         [["clock_goes_backwards"]],
         "",
         ends=False,
-        left=ALL,
     ),
 ]
 

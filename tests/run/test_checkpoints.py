@@ -64,11 +64,6 @@ def test_only_safetensors_and_json_are_written(tmp_path):
     ]  # fmt: skip
 
 
-def test_nothing_is_left_beside_a_complete_checkpoint(tmp_path):
-    write(tmp_path, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-
-
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), SafetensorError("No space left on device")],

@@ -223,15 +223,3 @@ def test_without_a_cache_log_probs_stay_in_the_run_folder(recipe, tmp_path, monk
     assert not (tmp_path / "cache").exists()
     (file,) = (tmp_path / "run" / "reference").glob("*/*.pairs")
     assert len(np.fromfile(file, RECORD)) == 23
-
-
-def test_a_store_that_cannot_be_written_is_a_warning(recipe, tmp_path):
-    (tmp_path / "file").write_text("")
-    reporter = Recording()
-    run(
-        recipe,
-        *settings(tmp_path / "file" / "store", tmp_path / "run", "training.steps=1"),
-        reporter=reporter,
-    )
-    assert len([text for text in reporter.warnings if "reference log-probs cannot be stored in" in text]) == 1
-    assert losses(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-6)

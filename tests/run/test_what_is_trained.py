@@ -6,8 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe
-from dpotrain.core.errors import RecipeError
 from tests.run.recipes import Recording, losses, project, records, run
 
 #: Overrides, and how far the first loss may be from ln 2.
@@ -82,13 +80,6 @@ def test_training_all_weights_of_a_model_with_an_adapter_merges_it(recipe, tmp_p
     assert (outcome.final / "model.safetensors").exists()
     begun = records(tmp_path / "full", "eval")[0]["logps/chosen"]
     assert begun == pytest.approx(records(tmp_path / "first", "eval")[-1]["logps/chosen"], abs=1e-3)
-
-
-def test_4_bit_weights_cannot_be_trained_themselves(recipe):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(recipe, ["adapter=false", 'quantizer.use="bnb-4bit"'])
-    assert "[adapter]" in str(caught.value)
-    assert "[quantizer]" in str(caught.value)
 
 
 def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, tmp_path):
