@@ -5,26 +5,16 @@ from contextlib import contextmanager
 
 import pytest
 
+from dpotrain import testing
 from dpotrain.core.errors import PluginError
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.plugin.api import (
-    Adapter,
     DatasetFormatter,
     DatasetSource,
     LoadRequest,
     Logger,
     Loss,
     Recognition,
-)
-from dpotrain.testing import (
-    AdapterConformance,
-    CommandConformance,
-    DatasetFormatterConformance,
-    DatasetSourceConformance,
-    LoggerConformance,
-    LossConformance,
-    ModelLoaderConformance,
-    QuantizerConformance,
 )
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
@@ -108,99 +98,57 @@ class Exploding(Half):
     ],
 )
 def test_a_loss_that_breaks_a_promise_fails_the_test_of_it(component, test):
-    refuted(LossConformance, test, component)
-    made = LossConformance()
+    refuted(testing.LossConformance, test, component)
+    made = testing.LossConformance()
     getattr(made, test)(Half(Half.Options()))
 
 
 # Adapters -----------------------------------------------------------------------------------------
 
 
-class Norms(Adapter):
-    """Trains the norms; the variants below each do one thing wrong."""
-
-    name = "norms"
-
+class SixteenBits(Lora):
     def attach(self, policy):
-        for name, weight in policy.named_parameters():
-            weight.requires_grad_("norm" in name)
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-        self._initial = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        return policy
-
-    @contextmanager
-    def reference(self, policy):
-        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        self._put(policy, self._initial)
-        try:
-            yield
-        finally:
-            self._put(policy, trained)
-
-    def state(self, policy):
-        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
-
-    def load_state(self, policy, state):
-        self._put(policy, state)
-
-    def _put(self, policy, state):
-        for name, tensor in self.state(policy).items():
-            if name in state:
-                tensor.copy_(state[name])
-
-    def save(self, policy, folder):
-        policy.save_pretrained(folder)
-
-    def how_to_load(self, folder):
-        return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+        return super().attach(policy).bfloat16()
 
 
-class SixteenBits(Norms):
-    def attach(self, policy):
-        super().attach(policy)
-        for weight in policy.parameters():
-            weight.data = weight.data.bfloat16()
-        return policy
-
-
-class NoReference(Norms):
+class NoReference(Lora):
     @contextmanager
     def reference(self, policy):
         yield
 
 
-class StuckReference(Norms):
+class StuckReference(Lora):
     @contextmanager
     def reference(self, policy):
-        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        self._put(policy, self._initial)
+        policy.disable_adapter_layers()
         yield
-        self._put(policy, trained)
+        policy.enable_adapter_layers()
 
 
-class Copies(Norms):
+class Copies(Lora):
     def state(self, policy):
         return {name: tensor.clone() for name, tensor in super().state(policy).items()}
 
 
-class Scaled(Norms):
+class Scaled(Lora):
     starts_as_base = True
 
     def attach(self, policy):
-        super().attach(policy)
+        policy = super().attach(policy)
         for tensor in self.state(policy).values():
-            tensor.mul_(1.1)
+            tensor.add_(0.1)
         return policy
 
 
-class Pickled(Norms):
+class Pickled(Lora):
     def save(self, policy, folder):
         (folder / "weights.bin").write_bytes(b"")
 
 
-class SaysNothing(Norms):
-    """Takes any state, as :class:`Norms` does."""
+class SaysNothing(Lora):
+    def load_state(self, policy, state):
+        for name, tensor in self.state(policy).items():
+            tensor.copy_(state.get(name, tensor))
 
 
 @pytest.mark.parametrize(
@@ -215,13 +163,13 @@ class SaysNothing(Norms):
     ],
 )
 def test_an_adapter_that_breaks_a_promise_fails_the_test_of_it(component, test, dpotrain_model):
-    refuted(AdapterConformance, test, component, dpotrain_model)
-    getattr(AdapterConformance(), test)(Lora(Lora.Options(rank=2)), dpotrain_model)
+    refuted(testing.AdapterConformance, test, component, dpotrain_model)
+    getattr(testing.AdapterConformance(), test)(Lora(Lora.Options(rank=2)), dpotrain_model)
 
 
 def test_an_adapter_whose_result_is_a_pickle_fails(dpotrain_model, tmp_path):
     test = "test_the_result_loads_as_it_says_and_computes_the_same"
-    refuted(AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
+    refuted(testing.AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
 
 
 # Quantizers and loaders ---------------------------------------------------------------------------
@@ -251,7 +199,7 @@ class Eval(NotAtAll):
     ],
 )
 def test_a_quantizer_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, dpotrain_model):
-    refuted(QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
+    refuted(testing.QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
 
 
 class EvalLoader(TransformersLoader):
@@ -281,7 +229,7 @@ def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
     component, test, arguments, dpotrain_model, tmp_path
 ):
     more = (dpotrain_model, tmp_path) if arguments else ()
-    refuted(ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
+    refuted(testing.ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
 
 
 # Data ---------------------------------------------------------------------------------------------
@@ -332,7 +280,7 @@ class Twice(Source):
     ],
 )
 def test_a_source_that_breaks_a_promise_fails_the_test_of_it(component, test):
-    refuted(DatasetSourceConformance, test, component)
+    refuted(testing.DatasetSourceConformance, test, component)
 
 
 class Reads(DatasetFormatter):
@@ -392,19 +340,22 @@ class Unnamed(Reads):
 )
 def test_a_formatter_that_breaks_a_promise_fails_the_test_of_it(component, test, monkeypatch):
     row = {"prompt": " What is the capital of France?", "best": "It is Paris.", "worst": "No idea."}
-    monkeypatch.setattr(DatasetFormatterConformance, "rows", [row], raising=False)
-    refuted(DatasetFormatterConformance, test, component)
-    made = DatasetFormatterConformance()
+    monkeypatch.setattr(testing.DatasetFormatterConformance, "rows", [row], raising=False)
+    refuted(testing.DatasetFormatterConformance, test, component)
+    made = testing.DatasetFormatterConformance()
     made.component = Reads
-    monkeypatch.setattr(DatasetFormatterConformance, "rows", [copy.deepcopy(row)])
+    monkeypatch.setattr(testing.DatasetFormatterConformance, "rows", [copy.deepcopy(row)])
     getattr(made, test)(Reads(Reads.Options()))
 
 
 def test_a_formatter_that_raises_whatever_comes_fails(monkeypatch):
     monkeypatch.setattr(
-        DatasetFormatterConformance, "rows", [{"prompt": "p", "best": "b", "worst": "w"}], raising=False
+        testing.DatasetFormatterConformance,
+        "rows",
+        [{"prompt": "p", "best": "b", "worst": "w"}],
+        raising=False,
     )
-    made = DatasetFormatterConformance()
+    made = testing.DatasetFormatterConformance()
     with pytest.raises((KeyError, TypeError)):
         made.test_no_row_makes_it_fail_otherwise_than_by_unusable_row(Raises(Raises.Options()))
 
@@ -451,7 +402,7 @@ class Shared(Logger):
 )
 def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, tmp_path):
     Shared.folders.clear()
-    refuted(LoggerConformance, test, component, tmp_path, *arguments)
+    refuted(testing.LoggerConformance, test, component, tmp_path, *arguments)
 
 
 class OfTokens(Loss):
@@ -472,8 +423,12 @@ class OfTokens(Loss):
 
 
 def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():
-    suite, part = LossConformance(), OfTokens(OfTokens.Options())
-    tests = [name for name in vars(LossConformance) if name.startswith("test_") and "first_loss" not in name]
+    suite, part = testing.LossConformance(), OfTokens(OfTokens.Options())
+    tests = [
+        name
+        for name in vars(testing.LossConformance)
+        if name.startswith("test_") and "first_loss" not in name
+    ]
     for name in tests:
         getattr(suite, name)(part)
     assert len(tests) == 6
@@ -504,13 +459,13 @@ RIGHT = {
     "doc": '"""Count the letters of FILE."""',
     "refuse": 'raise RunError(f"there is no {file}")',
 }
-PROMISES = [name for name in vars(CommandConformance) if name.startswith("test_")]
+PROMISES = [name for name in vars(testing.CommandConformance) if name.startswith("test_")]
 
 
 def told_of_a_command(site, tmp_path, monkeypatch, test: str, source: str) -> str:
     """Return what a test of the suite says against a command, "" where it passes."""
     install(site, "dpotrain-count", "1.0", commands={"count": source})
-    suite = CommandConformance()
+    suite = testing.CommandConformance()
     suite.command, suite.wrong = "count", ["none.txt"]
     (empty := tmp_path / "empty").mkdir()
     arguments = (empty, monkeypatch) if "few_lines" in test else ()

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dpotrain.cli import main
 from dpotrain.core.records import Outcome
-from tests.support import tiny_checkpoint
+from tests.run.recipes import project
 
 ROWS = [
     {"prompt": f"What is {n}?", "chosen": f"{n} is a fine number.", "rejected": f"No idea about {n}."}
@@ -21,31 +21,9 @@ ROWS = [
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     """A recipe over a tiny model and a few rows."""
-    folder = tmp_path_factory.mktemp("recipe")
-    tiny_checkpoint(folder / "model")
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    file = folder / "r.toml"
-    file.write_text(
-        f"""\
-[run]
-output_dir = "{folder}/run"
-
-[model]
-use = "transformers"
-name = "{folder}/model"
-
-[data]
-use = "hf-datasets"
-name = "{rows}"
-
-[loss]
-use = "dpo"
-
-[optimizer]
-lr = 1e-4
-"""
-    )
+    file = project(tmp_path_factory.mktemp("recipe"))
+    (file.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    file.write_text(file.read_text().replace("eval_fraction = 0.2\n", ""))
     return file
 
 
@@ -57,9 +35,9 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
         return Outcome("finished", 3, Path(), None)
 
     monkeypatch.setattr("dpotrain.ui.train.train", train)
-    assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=2"]).exit_code == 0
+    assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=3"]).exit_code == 0
     assert CliRunner().invoke(main, ["run", "--resume", str(recipe)]).exit_code == 0
-    assert seen == [(2, recipe, False), (1, recipe, True)]
+    assert seen == [(3, recipe, False), (2, recipe, True)]
 
 
 def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):

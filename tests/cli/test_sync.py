@@ -21,6 +21,20 @@ from tests.plugins.wandb_files import history, of_kind, offline_folders, record_
 from tests.run.noting import install_noting, noted, table
 from tests.run.recipes import project, records
 
+#: A logger that counts.
+OTHER = """
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Logger
+
+class Other(Logger):
+    name, records = "other", 0
+    def start(self, run): self.run = run
+    def log(self, record): self.records += 1
+    def finish(self, outcome): self.run.note(f"other has {self.records}")
+
+dpotrain_loggers = hookimpl(lambda: [Other])
+"""
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
@@ -124,34 +138,7 @@ def test_a_logger_that_raises_is_named_and_the_others_get_everything(run, tmp_pa
 
 
 def test_to_takes_one_of_the_recipes_loggers_or_one_that_it_does_not_have(run, site, tmp_path):
-    install(
-        site,
-        "dpotrain-other",
-        "1.0",
-        other="""
-from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger
-
-
-class Other(Logger):
-    name = "other"
-
-    def start(self, run):
-        self.records = 0
-        self.run = run
-
-    def log(self, record):
-        self.records += 1
-
-    def finish(self, outcome):
-        self.run.note(f"other has {self.records}")
-
-
-@hookimpl
-def dpotrain_loggers():
-    return [Other]
-""",
-    )
+    install(site, "dpotrain-other", "1.0", other=OTHER)
     file = tmp_path / "notes.jsonl"
     result = sync(run, *to(file), "--to", "other")
     assert result.exit_code == 0, result.output

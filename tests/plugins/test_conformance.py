@@ -6,36 +6,14 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from dpotrain import testing
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.commands import GROUP
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.testing import (
-    AdapterConformance,
-    CommandConformance,
-    ComponentConformance,
-    DatasetFormatterConformance,
-    DatasetSourceConformance,
-    ExporterConformance,
-    LoggerConformance,
-    LossConformance,
-    MetricConformance,
-    ModelLoaderConformance,
-    OptimizerConformance,
-    QuantizerConformance,
-    ScheduleConformance,
-)
 from dpotrain.testing.conformance import suite_of
+from dpotrain_plugins import formatters
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
-from dpotrain_plugins.formatters import (
-    AlpacaFormatter,
-    ConversationalFormatter,
-    HHFormatter,
-    ImplicitPromptFormatter,
-    QuestionFormatter,
-    ShareGPTFormatter,
-    StandardFormatter,
-)
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.hub import Hub
 from dpotrain_plugins.loggers.mlflow import MLflowLogger
@@ -56,49 +34,49 @@ from dpotrain_plugins.transformers_loader import TransformersLoader
 ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}
 
 
-class TestDpo(LossConformance):
+class TestDpo(testing.LossConformance):
     component = Dpo
     options = {"label_smoothing": 0.1}
 
 
-class TestIpo(LossConformance):
+class TestIpo(testing.LossConformance):
     component = Ipo
 
 
-class TestHinge(LossConformance):
+class TestHinge(testing.LossConformance):
     component = Hinge
     options = {"beta": 0.05}
 
 
-class TestLora(AdapterConformance):
+class TestLora(testing.AdapterConformance):
     component = Lora
     options = {"rank": 4}
 
 
-class TestLoraWithEverything(AdapterConformance):
+class TestLoraWithEverything(testing.AdapterConformance):
     component = Lora
     options = {"rank": 4, "dropout": 0.1, "dora": True, "rslora": True, "modules_to_save": ["norm"]}
 
 
-class TestMergedLora(AdapterConformance):
+class TestMergedLora(testing.AdapterConformance):
     component = Lora
     options = {"rank": 4, "merge": True}
 
 
-class TestBnb4bit(QuantizerConformance):
+class TestBnb4bit(testing.QuantizerConformance):
     component = Bnb4bit
 
 
-class TestBnb8bit(QuantizerConformance):
+class TestBnb8bit(testing.QuantizerConformance):
     component = Bnb8bit
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
-class TestTorchAoInt8(QuantizerConformance):
+class TestTorchAoInt8(testing.QuantizerConformance):
     component = TorchAoInt8
 
 
-class TestTransformersLoader(ModelLoaderConformance):
+class TestTransformersLoader(testing.ModelLoaderConformance):
     component = TransformersLoader
 
     @pytest.fixture
@@ -106,11 +84,11 @@ class TestTransformersLoader(ModelLoaderConformance):
         return {"name": str(dpotrain_model), "dtype": "float32"}
 
 
-class TestDemoLoader(ModelLoaderConformance):
+class TestDemoLoader(testing.ModelLoaderConformance):
     component = DemoLoader
 
 
-class TestHFDatasetsSource(DatasetSourceConformance):
+class TestHFDatasetsSource(testing.DatasetSourceConformance):
     component = HFDatasetsSource
 
     @pytest.fixture
@@ -118,131 +96,98 @@ class TestHFDatasetsSource(DatasetSourceConformance):
         return {"name": str(dpotrain_data)}
 
 
-class TestDemoSource(DatasetSourceConformance):
+class TestDemoSource(testing.DatasetSourceConformance):
     component = DemoSource
     options = {"pairs": 40, "samples": 2}
 
 
-def user(text):
-    return {"role": "user", "content": text}
+ASK, YES, NO = "Some tea, please.", "Certainly, with pleasure.", "Get it yourself."
+HURRY = "You are a waiter in a hurry."
+CHAT = [
+    {"role": "user", "content": ASK},
+    {"role": "assistant", "content": YES},
+    {"role": "assistant", "content": NO},
+]
 
 
-def assistant(text):
-    return {"role": "assistant", "content": text}
+class TestStandard(testing.DatasetFormatterConformance):
+    component = formatters.StandardFormatter
+    rows = [{"prompt": ASK, "chosen": f" {YES}", "rejected": f" {NO}"}]
 
 
-class TestStandard(DatasetFormatterConformance):
-    component = StandardFormatter
+class TestConversational(testing.DatasetFormatterConformance):
+    component = formatters.ConversationalFormatter
+    rows = [
+        {"prompt": CHAT[:1], "chosen": CHAT[1:2], "rejected": CHAT[2:]},
+        {"prompt": ASK, "chosen": CHAT[:2], "rejected": CHAT[::2], "system": HURRY},
+    ]
+
+
+class TestImplicitPrompt(testing.DatasetFormatterConformance):
+    component = formatters.ImplicitPromptFormatter
+    rows = [{"chosen": CHAT[:2], "rejected": CHAT[::2]}]
+
+
+class TestHH(testing.DatasetFormatterConformance):
+    component = formatters.HHFormatter
     rows = [
         {
-            "prompt": "Some tea, please.",
-            "chosen": " Certainly, with pleasure.",
-            "rejected": " Get it yourself.",
+            key: f"\n\nHuman: {ASK}\n\nAssistant: {said}"
+            for key, said in {"chosen": YES, "rejected": NO}.items()
         }
     ]
 
 
-class TestConversational(DatasetFormatterConformance):
-    component = ConversationalFormatter
+class TestShareGPT(testing.DatasetFormatterConformance):
+    component = formatters.ShareGPTFormatter
     rows = [
         {
-            "prompt": [user("Some tea, please.")],
-            "chosen": [assistant("Certainly, with pleasure.")],
-            "rejected": [assistant("Get it yourself.")],
-        },
-        {
-            "prompt": "Some tea, please.",
-            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
-            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
-            "system": "You are a waiter in a hurry.",
-        },
-    ]
-
-
-class TestImplicitPrompt(DatasetFormatterConformance):
-    component = ImplicitPromptFormatter
-    rows = [
-        {
-            "chosen": [user("Some tea, please."), assistant("Certainly, with pleasure.")],
-            "rejected": [user("Some tea, please."), assistant("Get it yourself.")],
+            "conversations": [{"from": "human", "value": ASK}],
+            "chosen": {"from": "gpt", "value": YES},
+            "rejected": {"from": "gpt", "value": NO},
         }
     ]
 
 
-class TestHH(DatasetFormatterConformance):
-    component = HHFormatter
-    rows = [
-        {
-            "chosen": "\n\nHuman: Some tea, please.\n\nAssistant: Certainly, with pleasure.",
-            "rejected": "\n\nHuman: Some tea, please.\n\nAssistant: Get it yourself.",
-        }
-    ]
+class TestAlpaca(testing.DatasetFormatterConformance):
+    component = formatters.AlpacaFormatter
+    rows = [{"instruction": "Bring what is asked for.", "input": ASK, "chosen": YES, "rejected": NO}]
 
 
-class TestShareGPT(DatasetFormatterConformance):
-    component = ShareGPTFormatter
-    rows = [
-        {
-            "conversations": [{"from": "human", "value": "Some tea, please."}],
-            "chosen": {"from": "gpt", "value": "Certainly, with pleasure."},
-            "rejected": {"from": "gpt", "value": "Get it yourself."},
-        }
-    ]
+class TestQuestion(testing.DatasetFormatterConformance):
+    component = formatters.QuestionFormatter
+    rows = [{"system": HURRY, "question": ASK, "chosen": YES, "rejected": NO}]
 
 
-class TestAlpaca(DatasetFormatterConformance):
-    component = AlpacaFormatter
-    rows = [
-        {
-            "instruction": "Bring what is asked for.",
-            "input": "Some tea, please.",
-            "chosen": "Certainly, with pleasure.",
-            "rejected": "Get it yourself.",
-        }
-    ]
-
-
-class TestQuestion(DatasetFormatterConformance):
-    component = QuestionFormatter
-    rows = [
-        {
-            "system": "You are a waiter in a hurry.",
-            "question": "Some tea, please.",
-            "chosen": "Certainly, with pleasure.",
-            "rejected": "Get it yourself.",
-        }
-    ]
-
-
-class TestAdamW(OptimizerConformance):
+class TestAdamW(testing.OptimizerConformance):
     component = AdamW
     options = {"lr": 1e-2, "weight_decay": 0.1}
 
 
-class TestAdamW8bit(OptimizerConformance):
+class TestAdamW8bit(testing.OptimizerConformance):
     component = AdamW8bit
     options = {"lr": 1e-2, "betas": [0.8, 0.95]}
 
 
-class TestConstant(ScheduleConformance):
+class TestConstant(testing.ScheduleConformance):
     component = Constant
     options = {"warmup_fraction": 0.5}
 
 
-class TestLinear(ScheduleConformance):
+class TestLinear(testing.ScheduleConformance):
     component = Linear
     options = {"warmup_steps": 3, "min_lr_fraction": 0.1}
 
 
-class TestCosine(ScheduleConformance):
+class TestCosine(testing.ScheduleConformance):
     component = Cosine
 
 
-class TestLength(MetricConformance):
+class TestLength(testing.MetricConformance):
     component = Length
 
 
-class TestMerge(ExporterConformance):
+class TestMerge(testing.ExporterConformance):
     component = Merge
     options = {"dtype": "float32"}
 
@@ -250,34 +195,34 @@ class TestMerge(ExporterConformance):
         return f'adapter = {{ use = "lora", rank = 2 }}\n{super().recipe(table)}'
 
 
-class TestMergeCommand(CommandConformance):
+class TestMergeCommand(testing.CommandConformance):
     command = "merge"
     wrong = ("no/such/adapter", "merged")
 
 
-class TestHub(ExporterConformance):
+class TestHub(testing.ExporterConformance):
     component = Hub
     options = {"repo": "you/tiny", "mode": "offline"}
 
 
-class TestWandb(LoggerConformance):
+class TestWandb(testing.LoggerConformance):
     component = WandbLogger
     options = {"mode": "offline", "tags": ["a", "b"]}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
-class TestTensorBoard(LoggerConformance):
+class TestTensorBoard(testing.LoggerConformance):
     component = TensorBoardLogger
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
-class TestMLflow(LoggerConformance):
+class TestMLflow(testing.LoggerConformance):
     component = MLflowLogger
     options = {"tags": {"team": "a"}}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
-class TestTrackio(LoggerConformance):
+class TestTrackio(testing.LoggerConformance):
     component = TrackioLogger
     options = {"project": "conformance"}
 
@@ -301,5 +246,5 @@ def test_every_built_in_command_runs_through_the_suite_of_commands():
 def test_there_is_a_suite_for_every_kind():
     for kind in CATALOGUES.values():
         made = type("Made", (kind,), {"name": "made"})
-        assert issubclass(suite_of(made), ComponentConformance)
+        assert issubclass(suite_of(made), testing.ComponentConformance)
         assert suite_of(made).__name__ == f"{kind.__name__}Conformance"

@@ -28,112 +28,51 @@ def turn(speaker, text):
     return {"from": speaker, "value": text}
 
 
-CHAT = PreferencePair([user("q")], [assistant("a")], [assistant("b")], [])
-LONG = PreferencePair([user("q"), assistant("x"), user("r")], [assistant("a")], [assistant("b")], [])
-WITH_SYSTEM = PreferencePair([system("s"), user("q")], [assistant("a")], [assistant("b")], [])
+Q, X, R, A, B = user("q"), assistant("x"), user("r"), assistant("a"), assistant("b")
+CHAT = PreferencePair([Q], [A], [B], [])
+LONG = PreferencePair([Q, X, R], [A], [B], [])
+WITH_SYSTEM = PreferencePair([system("s"), Q], [A], [B], [])
+#: Answers as text, as single messages, as lists of them, and as conversations that begin with the prompt.
+TEXTS = {"chosen": "a", "rejected": "b"}
+SINGLE = {"chosen": A, "rejected": B}
+MESSAGES = {"chosen": [A], "rejected": [B]}
+WHOLE = {"chosen": [Q, A], "rejected": [Q, B]}
+TURNS = {"chosen": [Q, X, R, A], "rejected": [Q, X, R, B]}
+SCORES = {"score_chosen": 8.0, "score_rejected": 4.5}
+HH = "\n\nHuman: q\n\nAssistant:"
 
 #: Shape, the formatter that auto must decide on, a row, and the pair in it.
 SHAPES = {
-    "plain strings": (
-        "standard",
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        PreferencePair("q", "a", "b"),
-    ),
-    "messages": (
-        "conversational",
-        {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        CHAT,
-    ),
-    "messages, answers as single messages": (
-        "conversational",
-        {"prompt": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
-        CHAT,
-    ),
-    "messages, answers as text": (
-        "conversational",
-        {"prompt": [user("q")], "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
-    "messages, answers repeating the prompt": (
-        "conversational",
-        {
-            "prompt": [user("q")],
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-        },
-        CHAT,
-    ),
-    "prompt text, answers as assistant messages": (
-        "conversational",
-        {"prompt": "q", "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        CHAT,
-    ),
+    "plain strings": ("standard", {"prompt": "q", **TEXTS}, PreferencePair("q", "a", "b")),
+    "messages": ("conversational", {"prompt": [Q], **MESSAGES}, CHAT),
+    "messages, answers as single messages": ("conversational", {"prompt": [Q], **SINGLE}, CHAT),
+    "messages, answers as text": ("conversational", {"prompt": [Q], **TEXTS}, CHAT),
+    "messages, answers repeating the prompt": ("conversational", {"prompt": [Q], **WHOLE}, CHAT),
+    "prompt text, answers as assistant messages": ("conversational", {"prompt": "q", **MESSAGES}, CHAT),
     "UltraFeedback binarized of HuggingFaceH4": (
         "conversational",
-        {
-            "prompt": "q",
-            "prompt_id": "3f",
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-            "messages": [user("q"), assistant("a")],
-            "score_chosen": 8.0,
-            "score_rejected": 4.5,
-        },
+        {"prompt": "q", "prompt_id": "3f", **WHOLE, "messages": [Q, A], **SCORES},
         CHAT,
     ),
-    "prompt text beside conversations of several turns": (
-        "conversational",
-        {
-            "prompt": "r",
-            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
-            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
-        },
-        LONG,
-    ),
+    "prompt text beside conversations of several turns": ("conversational", {"prompt": "r", **TURNS}, LONG),
     "messages with a system column": (
         "conversational",
-        {"system": "s", "prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        {"system": "s", "prompt": [Q], **MESSAGES},
         WITH_SYSTEM,
     ),
-    "UltraFeedback binarized of trl-lib": (
-        "implicit-prompt",
-        {
-            "chosen": [user("q"), assistant("a")],
-            "rejected": [user("q"), assistant("b")],
-            "score_chosen": 8.0,
-            "score_rejected": 4.5,
-        },
-        CHAT,
-    ),
-    "conversations of several turns without prompt": (
-        "implicit-prompt",
-        {
-            "chosen": [user("q"), assistant("x"), user("r"), assistant("a")],
-            "rejected": [user("q"), assistant("x"), user("r"), assistant("b")],
-        },
-        LONG,
-    ),
+    "UltraFeedback binarized of trl-lib": ("implicit-prompt", {**WHOLE, **SCORES}, CHAT),
+    "conversations of several turns without prompt": ("implicit-prompt", TURNS, LONG),
     "texts that begin with the prompt": (
         "implicit-prompt",
-        {
-            "chosen": "### Question:\nq\n\n### Response:\na",
-            "rejected": "### Question:\nq\n\n### Response:\nb",
-        },
+        {key: f"### Question:\nq\n\n### Response:\n{text}" for key, text in TEXTS.items()},
         PreferencePair("### Question:\nq\n\n### Response:\n", "a", "b"),
     ),
     "Anthropic HH": (
         "hh",
-        {
-            "chosen": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: a",
-            "rejected": "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: b",
-        },
+        {key: f"{HH} x\n\nHuman: r\n\nAssistant: {text}" for key, text in TEXTS.items()},
         LONG,
     ),
-    "Anthropic HH with the prompt apart": (
-        "hh",
-        {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": " a", "rejected": " b"},
-        CHAT,
-    ),
+    "Anthropic HH with the prompt apart": ("hh", {"prompt": HH, "chosen": " a", "rejected": " b"}, CHAT),
     "ShareGPT": (
         "sharegpt",
         {
@@ -145,32 +84,24 @@ SHAPES = {
     ),
     "ShareGPT with text answers and a system column": (
         "sharegpt",
-        {"system": "s", "conversations": [turn("user", "q")], "chosen": "a", "rejected": "b"},
+        {"system": "s", "conversations": [turn("user", "q")], **TEXTS},
         WITH_SYSTEM,
     ),
-    "Alpaca": ("alpaca", {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"}, CHAT),
+    "Alpaca": ("alpaca", {"instruction": "q", "input": "", **TEXTS}, CHAT),
     "Alpaca with input": (
         "alpaca",
-        {"instruction": "q", "input": "i", "chosen": "a", "rejected": "b"},
-        PreferencePair([user("q\n\ni")], [assistant("a")], [assistant("b")], []),
+        {"instruction": "q", "input": "i", **TEXTS},
+        PreferencePair([user("q\n\ni")], [A], [B], []),
     ),
     "Alpaca with two outputs": ("alpaca", {"instruction": "q", "input": None, "output": ["a", "b"]}, CHAT),
     "Alpaca with system and history": (
         "alpaca",
-        {"instruction": "r", "history": [["q", "x"]], "system": "s", "chosen": "a", "rejected": "b"},
-        PreferencePair([system("s"), *LONG.prompt], [assistant("a")], [assistant("b")], []),
+        {"instruction": "r", "history": [["q", "x"]], "system": "s", **TEXTS},
+        PreferencePair([system("s"), *LONG.prompt], [A], [B], []),
     ),
-    "Orca pairs": ("question", {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, WITH_SYSTEM),
-    "Orca pairs with an empty system text": (
-        "question",
-        {"system": "", "question": "q", "chosen": "a", "rejected": "b"},
-        CHAT,
-    ),
-    "system beside prompt": (
-        "question",
-        {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"},
-        WITH_SYSTEM,
-    ),
+    "Orca pairs": ("question", {"system": "s", "question": "q", **TEXTS}, WITH_SYSTEM),
+    "Orca pairs with an empty system text": ("question", {"system": "", "question": "q", **TEXTS}, CHAT),
+    "system beside prompt": ("question", {"system": "s", "prompt": "q", **TEXTS}, WITH_SYSTEM),
 }
 
 
@@ -222,20 +153,18 @@ def _with_more_keys(row):
     return {key: more(value) for key, value in row.items()}
 
 
+ROLES = {
+    "user": ["human", "user"],
+    "assistant": ["gpt", "assistant", "function_call"],
+    "tool": ["tool", "observation"],
+    "system": ["system"],
+}
+
+
 @pytest.mark.parametrize(
-    ("speaker", "role"),
-    [
-        ("human", "user"),
-        ("user", "user"),
-        ("gpt", "assistant"),
-        ("assistant", "assistant"),
-        ("system", "system"),
-        ("tool", "tool"),
-        ("observation", "tool"),
-        ("function_call", "assistant"),
-    ],
+    ("role", "speaker"), [(role, name) for role, names in ROLES.items() for name in names]
 )
-def test_sharegpt_speakers(speaker, role):
+def test_sharegpt_speakers(role, speaker):
     assert read_messages([turn(speaker, "text")], "x") == [{"role": role, "content": "text"}]
 
 
@@ -250,13 +179,7 @@ def test_a_function_call_becomes_a_tool_call():
 
 def test_an_unknown_speaker_is_a_reason():
     with pytest.raises(UnusableRow, match=r'^conversations has a turn of unknown role "narrator"$'):
-        FORMATTERS["sharegpt"].format(
-            {
-                "conversations": [turn("narrator", "q")],
-                "chosen": turn("gpt", "a"),
-                "rejected": turn("gpt", "b"),
-            }
-        )
+        FORMATTERS["sharegpt"].format({"conversations": [turn("narrator", "q")], **TEXTS})
 
 
 @pytest.mark.parametrize(
@@ -284,26 +207,21 @@ def test_messages_as_a_struct_of_lists_are_read():
 
 
 def test_standard_does_not_lose_a_system_text():
-    assert not FORMATTERS["standard"].recognises(
-        {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"}
-    )
+    assert not FORMATTERS["standard"].recognises({"system": "s", "prompt": "q", **TEXTS})
 
 
 def test_a_prompt_that_the_conversations_do_not_contain_is_a_reason():
-    row = {"prompt": "z", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+    row = {"prompt": "z", **WHOLE}
     with pytest.raises(UnusableRow, match="prompt is none of the turns"):
         FORMATTERS["conversational"].format(row)
 
 
 def test_hh_dialogue_that_ends_with_the_human_is_a_reason():
-    row = {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b\n\nHuman: why"}
+    row = {"chosen": f"{HH} a", "rejected": f"{HH} b\n\nHuman: why"}
     with pytest.raises(UnusableRow, match=r"^rejected does not end with the assistant$"):
         FORMATTERS["hh"].format(row)
 
 
 def test_hh_keeps_what_looks_like_a_speaker_within_a_line():
-    row = {
-        "chosen": "\n\nHuman: q\n\nAssistant: Human: is a\nAssistant: b",
-        "rejected": "\n\nHuman: q\n\nAssistant: c",
-    }
+    row = {"chosen": f"{HH} Human: is a\nAssistant: b", "rejected": f"{HH} c"}
     assert FORMATTERS["hh"].format(row).chosen == [assistant("Human: is a\nAssistant: b")]

@@ -14,7 +14,7 @@ pytest.importorskip("mlflow")
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import mlflow as mlflow_logger
 from dpotrain_plugins.loggers.mlflow import SETTINGS, MLflowLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
 from tests.plugins.mlflow_files import metrics, the_run
 from tests.plugins.offline import network_of
 from tests.plugins.serving import Handler, serving
@@ -104,10 +104,7 @@ def test_how_the_run_ended_is_its_status(tmp_path, status, told):
 
 
 def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
-        killed.log(record)
+    begun(_logger(), tmp_path, evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7))
     resumed = _logger()
     resumed.start(made_up_run(tmp_path, resumed_from=2))
     assert the_run(tmp_path).info.status == "RUNNING"
@@ -150,10 +147,7 @@ def test_a_recipe_of_many_keys_and_strange_ones_arrives(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
-        logger.log(train(step, loss))
+    begun(_logger(), tmp_path, train(1, math.nan), train(2, math.inf), train(3, -math.inf))
     (nan, *rest) = [value for _, value in metrics(tmp_path)["loss"]]
     assert math.isnan(nan)
     assert rest == [math.inf, -math.inf]

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("trackio")
 
 from dpotrain_plugins.loggers.trackio import TrackioLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
 from tests.plugins.offline import network_of
 from tests.plugins.serving import Handler, serving
 from tests.plugins.trackio_files import config, kept_id, rows
@@ -74,15 +74,9 @@ def test_the_run_is_called_like_its_folder_unless_it_has_a_name(tmp_path):
 
 
 def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
-        killed.log(record)
+    begun(_logger(), tmp_path, evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7))
     assert config("dpotrain", tmp_path)["status"] == "running"
-    resumed = _logger()
-    resumed.start(made_up_run(tmp_path, resumed_from=2))
-    for record in (train(3, 0.7), train(4, 0.6), evaluation(4)):
-        resumed.log(record)
+    resumed = begun(_logger(), tmp_path, train(3, 0.7), train(4, 0.6), evaluation(4), resumed_from=2)
     resumed.finish(ended(tmp_path))
     found = rows("dpotrain", tmp_path)
     assert [(row["step"], row["loss"]) for row in found if "loss" in row] == [
@@ -103,10 +97,7 @@ def test_two_runs_of_one_name_stay_two(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
-        logger.log(train(step, loss))
+    begun(_logger(), tmp_path, train(1, math.nan), train(2, math.inf), train(3, -math.inf))
     nan, *rest = [row["loss"] for row in rows("dpotrain", tmp_path)]
     assert math.isnan(nan)
     assert rest == [math.inf, -math.inf]

@@ -12,7 +12,7 @@ import pytest
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import wandb as wandb_logger
 from dpotrain_plugins.loggers.wandb import WandbLogger
-from tests.plugins.logging_run import SECRET, ended, logged, made_up_run, train
+from tests.plugins.logging_run import SECRET, begun, ended, logged, train
 from tests.plugins.serving import Handler, serving
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
@@ -127,14 +127,10 @@ def test_how_the_run_ended_is_how_it_is_closed(tmp_path, status, code, preemptin
 
 
 def test_a_resumed_run_goes_on_under_the_same_id(tmp_path):
-    first = _logger(mode="offline")
-    first.start(made_up_run(tmp_path))
-    first.log(train(1))
+    first = begun(_logger(mode="offline"), tmp_path, train(1))
     first.finish(ended(tmp_path, "stopped"))
     time.sleep(1.1)  # wandb names its folders by the second
-    second = _logger(mode="offline")
-    second.start(made_up_run(tmp_path, resumed_from=1))
-    second.log(train(2))
+    second = begun(_logger(mode="offline"), tmp_path, train(2), resumed_from=1)
     second.finish(ended(tmp_path))
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
     one, two = offline_folders(tmp_path)
