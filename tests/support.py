@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from click.testing import Result
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
@@ -30,6 +31,15 @@ _CORPUS = [
     "I would be happy to help you with that question. No, I cannot do that for you today.",
     "Numbers such as 0 1 2 3 4 5 6 7 8 9 and punctuation: commas, dots... and (brackets)!",
 ]
+
+
+def dpotrain(*words: str) -> Result:
+    """Give a command in this process."""
+    from click.testing import CliRunner
+
+    from dpotrain.cli import main
+
+    return CliRunner().invoke(main, words)
 
 
 @lru_cache

@@ -34,9 +34,6 @@ def refuted(suite: type, test: str, component: type, *arguments: object, **optio
     return str(caught.value)
 
 
-# Losses -------------------------------------------------------------------------------------------
-
-
 class Half(Loss):
     name = "half"
 
@@ -101,9 +98,6 @@ def test_a_loss_that_breaks_a_promise_fails_the_test_of_it(component, test):
     refuted(testing.LossConformance, test, component)
     made = testing.LossConformance()
     getattr(made, test)(Half(Half.Options()))
-
-
-# Adapters -----------------------------------------------------------------------------------------
 
 
 class SixteenBits(Lora):
@@ -172,9 +166,6 @@ def test_an_adapter_whose_result_is_a_pickle_fails(dpotrain_model, tmp_path):
     refuted(testing.AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
 
 
-# Quantizers and loaders ---------------------------------------------------------------------------
-
-
 class NotAtAll(Bnb8bit):
     def loading_config(self):
         return None
@@ -230,9 +221,6 @@ def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
 ):
     more = (dpotrain_model, tmp_path) if arguments else ()
     refuted(testing.ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
-
-
-# Data ---------------------------------------------------------------------------------------------
 
 
 class Rows(list):
@@ -360,9 +348,6 @@ def test_a_formatter_that_raises_whatever_comes_fails(monkeypatch):
         made.test_no_row_makes_it_fail_otherwise_than_by_unusable_row(Raises(Raises.Options()))
 
 
-# Loggers ------------------------------------------------------------------------------------------
-
-
 class Leaks(Logger):
     name = "leaks"
 
@@ -433,8 +418,6 @@ def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():
         getattr(suite, name)(part)
     assert len(tests) == 6
 
-
-# Commands --------------------------------------------------------------------------------------------
 
 COMMAND = """
 from pathlib import Path

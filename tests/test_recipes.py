@@ -195,9 +195,3 @@ def test_the_chat_template_of_llama2_lora_writes_llama_2s_format():
     assert write(3) == f"{first} Hi! {end}"
     assert write(5) == f"{first} Hi! {end}<s>[INST] And now? [/INST] Bye. {end}"
     assert write(5).startswith(write(4, add_generation_prompt=True))
-
-
-def test_all_weights_in_4_bits_are_refused_with_the_two_ways_out():
-    done = dpotrain("run", str(FOLDER / "llama2_lora.toml"), "--set", "adapter=false")
-    assert done.exit_code == 2
-    assert "either add an [adapter], or remove [quantizer]" in done.output

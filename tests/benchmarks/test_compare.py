@@ -99,9 +99,6 @@ def test_an_interpreter_without_trl_is_told_with_the_option(tmp_path):
     assert "--trl-python" in (why_no_trl(str(python)) or "")
 
 
-# how sides take turns, with sides made up
-
-
 FACTS = {
     "pairs": [{"tokens": 10, "policy_flops": 300, "reference_flops": 100}] * 4,
     "matrix_product_flops_per_second": 1000.0,

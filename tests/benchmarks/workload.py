@@ -55,10 +55,7 @@ class Workload:
             "run": {"output_dir": str(output_dir)},
             "model": {"use": "transformers", "name": self.model, "dtype": self.weights},
             "data": {
-                "use": "hf-datasets",
-                "name": self.data,
-                "shuffle": False,
-                "limit": self.pairs,
+                "use": "hf-datasets", "name": self.data, "shuffle": False, "limit": self.pairs,
                 "max_length": self.max_length,
             },
             "loss": {"use": "dpo", "beta": self.beta},
@@ -70,7 +67,7 @@ class Workload:
             "optimizer": {"lr": self.lr},
             "schedule": {"use": "constant"},
             "checkpoints": {"every": False},
-        }
+        }  # fmt: skip
         if self.mode != "full":
             document["adapter"] = {"use": "lora", "rank": self.rank, "alpha": self.alpha}
         if self.mode == "qlora":

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from tests.plugin.fakes import install
 from tests.run.recipes import project
-from tests.support import tiny_tokenizer
+from tests.support import dpotrain, tiny_tokenizer
 
 GOOD = [{"prompt": f"{number} question", "chosen": " yes", "rejected": " no"} for number in range(8)]
 CHAT = [
@@ -34,7 +32,7 @@ def run(recipe, *overrides, command="run"):
     arguments = [command, str(recipe)]
     for override in ("training.steps=1", *overrides):
         arguments += ["--set", override]
-    result = CliRunner().invoke(main, arguments)
+    result = dpotrain(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
     return result
@@ -155,8 +153,7 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
     from tests.support import tiny_checkpoint
 
     tiny_checkpoint(recipe.parent / "model")
-    assert run(recipe).exit_code == 0
-    assert run(recipe).exit_code == 1
+    assert (run(recipe).exit_code, run(recipe).exit_code) == (0, 1)
     assert run(recipe, command="check").exit_code == 0
 
 

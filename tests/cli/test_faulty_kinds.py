@@ -8,10 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from tests.plugin.fakes import DEMO_RECIPE, forget, install
+from tests.support import dpotrain
 
 COMPONENT = """\
 from pydantic import model_validator
@@ -150,7 +149,7 @@ def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
 
 def said(words: list[str], here: Path, site: Path) -> str:
     """Return a command, what it says of the plugin or of the error, and its exit code."""
-    result = CliRunner().invoke(main, words)
+    result = dpotrain(*words)
     assert "Traceback" not in result.output
     listed = [" ".join(line.split()) for line in result.stdout.splitlines() if line.startswith("faulty ")]
     _, found, error = result.stderr.rpartition("error: ")

@@ -4,13 +4,12 @@ import io
 import json
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from dpotrain.cli import main
 from dpotrain.plugin.runtime.manager import PluginInfo, PluginManager
 from dpotrain.ui.plugins_table import print_plugins
 from tests.plugin.fakes import LOSS_MODULE, install
+from tests.support import dpotrain
 
 INFOS = [
     PluginInfo(
@@ -88,7 +87,7 @@ def test_no_plugin_at_all_is_a_sentence_not_an_empty_table():
 
 def test_json_has_every_field(site):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    result = CliRunner().invoke(main, ["plugins", "--json"])
+    result = dpotrain("plugins", "--json")
     (simpo,) = [info for info in json.loads(result.stdout) if info["name"] == "simpo"]
     assert (
         simpo
@@ -104,7 +103,7 @@ def test_a_recipe_shows_what_it_makes_active_and_what_it_blocks(site, tmp_path):
         'block = ["cpo"]\nrun.output_dir = "x"\nmodel.use = "demo"\ndata.use = "demo"\n'
         'loss.use = "simpo"\noptimizer.lr = 1e-4\n'
     )
-    result = CliRunner().invoke(main, ["plugins", "--json", str(recipe)])
+    result = dpotrain("plugins", "--json", str(recipe))
     assert result.exit_code == 0, result.stderr
     status = {info["name"]: info["status"] for info in json.loads(result.stdout)}
     assert (status["simpo"], status["cpo"], status["demo"], status["losses"]) == (
@@ -117,7 +116,7 @@ def test_a_recipe_shows_what_it_makes_active_and_what_it_blocks(site, tmp_path):
 
 def test_schema_prints_json_with_the_installed_plugins(site):
     install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    result = CliRunner().invoke(main, ["schema"])
+    result = dpotrain("schema")
     schema = json.loads(result.stdout)
     names = [table["properties"]["use"]["const"] for table in schema["else"]["properties"]["loss"]["oneOf"]]
     assert {"dpo", "ipo", "hinge", "simpo"} <= set(names)
@@ -127,6 +126,6 @@ def test_schema_prints_json_with_the_installed_plugins(site):
 def test_a_missing_recipe_names_near_files(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama.toml").write_text("")
-    result = CliRunner().invoke(main, [command, "lama.toml"])
+    result = dpotrain(command, "lama.toml")
     assert result.exit_code == 2
     assert result.stderr == 'error: there is no recipe lama.toml; did you mean "llama.toml"?\n'

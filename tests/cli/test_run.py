@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from dpotrain.core.records import Outcome
 from tests.run.recipes import project
+from tests.support import dpotrain
 
 ROWS = [
     {"prompt": f"What is {n}?", "chosen": f"{n} is a fine number.", "rejected": f"No idea about {n}."}
@@ -35,8 +34,8 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
         return Outcome("finished", 3, Path(), None)
 
     monkeypatch.setattr("dpotrain.ui.train.train", train)
-    assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=3"]).exit_code == 0
-    assert CliRunner().invoke(main, ["run", "--resume", str(recipe)]).exit_code == 0
+    assert dpotrain("run", str(recipe), "--set", "training.epochs=3").exit_code == 0
+    assert dpotrain("run", "--resume", str(recipe)).exit_code == 0
     assert seen == [(3, recipe, False), (2, recipe, True)]
 
 
@@ -44,7 +43,7 @@ def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monk
     monkeypatch.setattr(
         "dpotrain.ui.train.train", lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None)
     )
-    result = CliRunner().invoke(main, ["run", str(recipe)])
+    result = dpotrain("run", str(recipe))
     assert result.exit_code == 75
     assert result.stderr.startswith("stopped: the run was stopped after step 7 and its state is saved\n")
     assert "dpotrain run runs/mine/recipe.toml --resume" in result.stderr
@@ -65,7 +64,7 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported(recipe):
 
 
 def test_check_shows_format_lengths_drops_and_one_pair(recipe):
-    result = CliRunner().invoke(main, ["check", str(recipe)])
+    result = dpotrain("check", str(recipe))
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     assert f"{recipe}: keys, plugins and files are in order\n" in out
@@ -83,9 +82,7 @@ def test_check_cuts_a_long_text_in_its_middle(recipe, tmp_path):
     long = tmp_path / "long.jsonl"
     row = {"prompt": "begin " + "the lazy dog " * 200 + "end", "chosen": "a", "rejected": "b"}
     long.write_text(json.dumps(row) + "\n")
-    result = CliRunner().invoke(
-        main, ["check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000"]
-    )
+    result = dpotrain("check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("    <s>begin")]
     assert " … " in line
     assert line.endswith(" end")

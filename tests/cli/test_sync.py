@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
-from dpotrain.cli import main
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.folder.lock import RunLock
 from tests.cli.test_main import HEAVY, imported_by
@@ -20,6 +18,7 @@ from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
 from tests.run.noting import install_noting, noted, table
 from tests.run.recipes import project, records
+from tests.support import dpotrain
 
 #: A logger that counts.
 OTHER = """
@@ -55,7 +54,7 @@ def run(finished, site, tmp_path) -> Path:
 
 
 def sync(run: Path, *arguments: str):
-    return CliRunner().invoke(main, ["sync", str(run), *arguments])
+    return dpotrain("sync", str(run), *arguments)
 
 
 def to(file: Path, **options: str) -> tuple[str, str]:

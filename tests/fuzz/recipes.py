@@ -26,21 +26,10 @@ FREE = (("data", "columns"), ("data", "name"))
 
 EXTENDS = st.sampled_from(
     [
-        "recipe.toml",
-        "other.toml",
-        "missing.toml",
-        "recipe",
-        "",
-        ".",
-        "..",
-        "/",
-        "~nobody/x",
-        "a\0b",
-        "x" * 300,
-        5,
-        ["a"],
+        "recipe.toml", "other.toml", "missing.toml", "recipe", "", ".", "..", "/", "~nobody/x", "a\0b",
+        "x" * 300, 5, ["a"],
     ]
-)
+)  # fmt: skip
 JUNK = ANYTHING | DEEP | EXTENDS | st.dates() | st.times() | st.datetimes()
 
 

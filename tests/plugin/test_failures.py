@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import __version__
-from dpotrain.cli import main
 from tests.plugin.fakes import DEMO_RECIPE, LOSS_MODULE, install
+from tests.support import dpotrain
 
 #: A loss that works; what is wrong with it is put into one of its places.
 LOSS = """\
@@ -147,7 +146,7 @@ def test_what_a_person_sees(case, site, tmp_path, snapshot, monkeypatch):
 
 
 def here_and_now(words: list[str], site: Path) -> tuple[str, str, int]:
-    result = CliRunner().invoke(main, words)
+    result = dpotrain(*words)
     return result.stdout, result.stderr, result.exit_code
 
 

@@ -31,12 +31,9 @@ def example(hook: str) -> types.ModuleType:
 def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
     assert set(HOOKS) == set(CATALOGUES) | set(EVENTS)
     assert set(EVENTS) == {
-        "dpotrain_run_started",
-        "dpotrain_step_ended",
-        "dpotrain_evaluated",
-        "dpotrain_checkpoint_saved",
+        "dpotrain_run_started", "dpotrain_step_ended", "dpotrain_evaluated", "dpotrain_checkpoint_saved",
         "dpotrain_run_finished",
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -9,11 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from tests.plugins.serving import Handler, serving
 from tests.run.recipes import project, run
+from tests.support import dpotrain
 
 EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
 
@@ -79,7 +78,7 @@ def test_a_hub_that_does_not_answer_leaves_the_folder(tmp_path, finished):
 def test_online_without_a_key_is_refused_before_the_run(tmp_path):
     recipe = project(tmp_path, adapter=True)
     exporter = 'exporters=[{use="hub", repo="me/mine", mode="online"}]'
-    done = CliRunner().invoke(main, ["run", str(recipe), "--set", exporter])
+    done = dpotrain("run", str(recipe), "--set", exporter)
     assert done.exit_code == 2
     assert '[exporters.0]: the "hub" exporter has mode = "online", but there is no key for it' in done.stderr
 

@@ -65,9 +65,6 @@ def stand_in(monkeypatch):
     return install
 
 
-# what is refused, and when
-
-
 def test_a_machine_without_a_driver_is_told_by_the_check(checkpoint, monkeypatch):
     monkeypatch.setattr(liger, "_driver_found", lambda: False)
     with pytest.raises(RecipeError, match=r"(?s)NVIDIA GPU.*model\.use = \"transformers\""):
@@ -118,9 +115,6 @@ def test_hidden_states_that_are_no_numbers_are_refused(checkpoint, stand_in):
     stand_in(activation=lambda x: x * float("nan"))
     with pytest.raises(RunError, match="computes something else"):
         loader(checkpoint).load_model(LoadRequest())
-
-
-# what is loaded
 
 
 def test_a_recipe_with_it_comes_back_as_it_went_in(tmp_path, monkeypatch):

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpotrain.cli import main
 from dpotrain.core.errors import RunError
 from dpotrain_plugins.merge import merging
 from dpotrain_plugins.merge.merging import merge
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from tests.run.recipes import project, run
+from tests.support import dpotrain
 
 IDS = torch.arange(4, 24)[None]
 FAST = ["optimizer.lr=2e-2", "schedule.use=constant", "schedule.warmup_fraction=0", "training.steps=4"]
@@ -138,10 +137,10 @@ def test_a_folder_without_an_adapter_is_refused(plain, tmp_path):
 
 
 def test_the_command_takes_the_quantizer_of_the_run(quantized, tmp_path):
-    done = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
+    done = dpotrain("merge", str(quantized / "final"), str(tmp_path / "command"))
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith(f"{tmp_path / 'command'} (float32; log-probs within ")
     merge(quantized / "final", tmp_path / "same", quantizer=Bnb4bit(Bnb4bit.Options()))
     assert torch.equal(log_probs(load(tmp_path / "command")), log_probs(load(tmp_path / "same")))
-    again = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
+    again = dpotrain("merge", str(quantized / "final"), str(tmp_path / "command"))
     assert (again.exit_code, "is there already" in again.stderr) == (2, True)

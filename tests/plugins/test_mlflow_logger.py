@@ -69,8 +69,7 @@ def test_the_resolved_recipe_the_plugins_and_the_options_arrive(finished):
         "optimizer.lr": "5e-06",
     }
     assert run.data.tags["plugins.losses"] == "dpotrain 0.1.0: loss dpo"
-    assert run.data.tags["team"] == "a"
-    assert run.info.run_name == "my run"
+    assert (run.data.tags["team"], run.info.run_name) == ("a", "my run")
 
 
 def test_the_closing_numbers_stand_under_summary(finished):
@@ -139,10 +138,8 @@ def test_a_recipe_of_many_keys_and_strange_ones_arrives(tmp_path):
     )
     logger.start(run)
     found = the_run(tmp_path).data.params
-    assert found["data.columns.prompt _short_"] == "q"
-    assert found["loggers.0.use"] == "mlflow"
-    assert found["betas"] == "[0.9, 0.95]"
-    assert found["many.key249"] == "249"
+    assert (found["data.columns.prompt _short_"], found["loggers.0.use"]) == ("q", "mlflow")
+    assert (found["betas"], found["many.key249"]) == ("[0.9, 0.95]", "249")
     assert found["long"].startswith("xxx")
 
 

@@ -58,8 +58,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
     killed._writer.flush()
     again = begun(_logger(), tmp_path, evaluation(0, 0.7), train(1, 0.6))
     again.finish(ended(tmp_path))
-    assert scalars(tmp_path)["loss"] == [(1, 0.6)]
-    assert scalars(tmp_path)["eval/loss"] == [(0, 0.7)]
+    assert (scalars(tmp_path)["loss"], scalars(tmp_path)["eval/loss"]) == ([(1, 0.6)], [(0, 0.7)])
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])

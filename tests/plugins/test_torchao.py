@@ -117,8 +117,7 @@ def test_a_layer_is_the_linear_layer_of_its_rounded_weight(shape, inside, outsid
     hidden = torch.randn(*shape, inside).to(dtype)
     found, expected = (each.clone().requires_grad_() for each in (hidden, hidden.float()))
     one, other = model(found), plain(expected)
-    assert one.dtype == dtype
-    assert one.shape == other.shape
+    assert (one.dtype, one.shape) == (dtype, other.shape)
     towards = torch.randn_like(one)
     one.backward(towards)
     other.backward(towards.float())
@@ -170,8 +169,7 @@ def test_the_forecast_counts_the_bytes_that_are_there(checkpoint):
     ).blueprint(request)
     bits = {id(blueprint.get_parameter(name)): width for name, width in part.bits(blueprint).items()}
     planned, loaded = count(blueprint, bits), count(load(checkpoint, part))
-    assert planned.bytes == loaded.bytes
-    assert planned.parameters == loaded.parameters
+    assert (planned.bytes, planned.parameters) == (loaded.bytes, loaded.parameters)
 
 
 def test_weights_that_are_widened_for_the_processor_leave_the_quantized_ones_alone(checkpoint):

@@ -47,8 +47,7 @@ def test_metrics_keep_their_names_and_the_axis_is_the_step(tmp_path):
         {"step": 4, "loss": 0.4, **trained},
         {"step": 4, "eval/loss": 0.6, "eval/rewards/accuracies": 0.75},
     ]
-    assert summary["step"] == 4
-    assert summary["summary/eval_best/loss"] == 0.58
+    assert (summary["step"], summary["summary/eval_best/loss"]) == (4, 0.58)
     assert summary["summary/demo/preferred_after"] == 0.96
     assert summary["summary/tokens_per_second"] == 700.0
     assert notes == ['trackio logs to files; look at them with: trackio show --project "dpotrain"']
@@ -59,8 +58,7 @@ def test_the_recipe_the_plugins_and_how_it_ended_are_the_config(tmp_path, status
     _logged(tmp_path / "run", status, project="p", group="g")
     found = config("p", tmp_path / "run")
     assert found["model"] == {"use": "transformers", "name": "tiny"}
-    assert found["optimizer"] == {"lr": 5e-6}
-    assert found["plugins"][0]["selected"] == ["loss dpo"]
+    assert (found["optimizer"], found["plugins"][0]["selected"]) == ({"lr": 5e-6}, ["loss dpo"])
     assert (found["status"], found["_Group"]) == (status, "g")
     assert "_Username" not in found
 

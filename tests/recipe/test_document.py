@@ -124,8 +124,7 @@ def test_a_dumped_recipe_reads_as_the_same_recipe(plugins, folder, document):
     assert again.document == recipe.document
     assert dump_recipe(again) == text
     assert [part.options for part in again.components] == [part.options for part in recipe.components]
-    assert again.training == recipe.training
-    assert again.run == recipe.run
+    assert (again.training, again.run) == (recipe.training, recipe.run)
 
 
 def test_a_dumped_recipe_is_toml_with_loggers_as_tables(plugins):

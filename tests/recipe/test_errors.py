@@ -261,9 +261,6 @@ def test_a_secret_of_a_wrong_type_is_not_shown(plugins):
     assert "918273" not in text
 
 
-# Plugins -------------------------------------------------------------------------------------------------
-
-
 def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])

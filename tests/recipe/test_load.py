@@ -29,10 +29,8 @@ def test_the_public_name_is_the_same_function():
 
 def test_a_minimal_recipe_gets_every_default(plugins):
     recipe = load(MINIMAL, plugins=plugins)
-    assert recipe.seed == 42
-    assert recipe.run.output_dir == Path("runs/x")
-    assert recipe.training.pairs_per_step == 64
-    assert recipe.optimizer.options.lr == 1e-5
+    assert (recipe.seed, recipe.run.output_dir) == (42, Path("runs/x"))
+    assert (recipe.training.pairs_per_step, recipe.optimizer.options.lr) == (64, 1e-5)
     assert type(recipe.model) is FakeLoader
     assert recipe.model.options.name == "m"
     assert type(recipe.source) is FakeSource

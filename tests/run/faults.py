@@ -1,7 +1,7 @@
 """What may go wrong with files while a run uses them, and what must come of it: one list for tests and documents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tests.docs.markdown import table
@@ -13,7 +13,7 @@ MEND_CHECKPOINT = (
 
 
 #: Checkpoints of a run of four steps that saves every two.
-ALL, TWO, NONE = ["step-00000002", "step-00000004"], ["step-00000002"], []
+ALL, TWO, NONE = ("step-00000002", "step-00000004"), ("step-00000002",), ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Fault:
     settings: Sequence[str] = ()
     left: Sequence[str] = ALL
     """Checkpoints that are there afterwards."""
-    mended: Sequence[str] = field(default=())
+    mended: Sequence[str] = ()
     """Folders that are made writable again before the run is resumed."""
     soak: bool = False
     """Whether it is like another one, and only tried in the long tests."""

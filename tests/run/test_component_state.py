@@ -1,17 +1,17 @@
 """A component keeps what it has seen over a resume, and a run knows which packages it was begun with."""
 
 import json
-from types import ModuleType
 
 import pytest
 import torch
 
-from dpotrain import hookimpl, load_recipe
+from dpotrain import load_recipe
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint import versions
+from tests.plugin.fakes import Offers
 from tests.run.recipes import Recording, project, run
 
 
@@ -65,21 +65,7 @@ class Total(Logger):
         self.records = state["records"]
 
 
-def module(**hooks) -> ModuleType:
-    made = ModuleType("dpotrain_moving")
-    for name, offered in hooks.items():
-
-        def offer(offered=offered):
-            return offered
-
-        offer.__name__ = name
-        setattr(made, name, hookimpl(offer))
-    return made
-
-
-PLUGINS = PluginManager.from_entry_points(
-    extra=[module(dpotrain_losses=[MovingMargin], dpotrain_loggers=[Total])]
-)
+PLUGINS = PluginManager.from_entry_points(extra=[Offers("moving", MovingMargin, Total)])
 OVERRIDES = ["loss.use=moving-margin", "checkpoints.every=3"]
 
 
@@ -110,23 +96,11 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
     assert total == (tmp_path / "stopped" / "total.txt").read_text() == str(whole.step)
 
 
-def divides(self):
-    return 1 / 0
-
-
-def lists(self):
-    return [1]
-
-
-def holds_an_object(self):
-    return {"odd": object()}
-
-
 @pytest.mark.parametrize(
     ("state_dict", "message"),
     [
-        (divides, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
-        (lists, r"returned list, which is not a mapping, from state_dict"),
+        (lambda self: 1 / 0, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
+        (lambda self: [1], r"returned list, which is not a mapping, from state_dict"),
         (
             lambda self: {"odd": object()},
             r"returned an object of type object, which a checkpoint cannot hold, from",
@@ -141,7 +115,7 @@ def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, m
     Broken.state_dict = state_dict
 
     recipe = project(tmp_path)
-    plugins = PluginManager.from_entry_points(extra=[module(dpotrain_losses=[Broken])])
+    plugins = PluginManager.from_entry_points(extra=[Offers("moving", Broken)])
     with pytest.raises(PluginError, match=message):
         run(recipe, *OVERRIDES, plugins=plugins)
 

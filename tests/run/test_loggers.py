@@ -11,6 +11,7 @@ from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.conftest import site
+from tests.plugin.fakes import Offers
 from tests.plugins import mlflow_files, trackio_files
 from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
@@ -114,18 +115,10 @@ class Gambler(Logger):
         np.random.seed(int(np.random.randint(2**31)))
 
 
-class Casino:
-    name = "casino"
-
-    @hookimpl
-    def dpotrain_loggers(self):
-        return [Gambler]
-
-
 def test_what_a_logger_draws_changes_nothing(tmp_path):
     """The run draws from torch's global generator alone: it has dropout here. A logger is told to leave that one be."""
     recipe = project(tmp_path, adapter=True)
-    plugins = PluginManager.from_entry_points(extra=[Casino()])
+    plugins = PluginManager.from_entry_points(extra=[Offers("casino", Gambler)])
     weights = []
     for name, loggers in (("without", "[]"), ("with", '[{use="gambler"}]')):
         folder = tmp_path / name

@@ -56,8 +56,7 @@ def test_little_memory_takes_smaller_micro_batches_then_checkpointing_and_the_sa
     tokens, layers = zip(*chosen, strict=True)
     assert tokens[0] == 1024
     assert tokens[1] < 1024
-    assert layers[0] == 0
-    assert layers[-1] == 2
+    assert (layers[0], layers[-1]) == (0, 2)
 
 
 @pytest.mark.parametrize("room", [1e10, 1.5e6, 1e5])
@@ -141,12 +140,6 @@ def test_a_pair_that_does_not_fit_ends_the_run_with_remedies(monkeypatch, tmp_pa
     with pytest.raises(RunError, match=r"(?s)cpu is out of memory .*tokens_per_microbatch.*dpotrain plan"):
         run(recipe)
     assert "out of memory" in json.loads((tmp_path / "run" / "summary.json").read_text())["error"]
-
-
-def test_more_layers_than_the_model_has_are_refused(tmp_path):
-    recipe = project(tmp_path)
-    with pytest.raises(RunError, match="has 2 layers"):
-        run(recipe, "training.activation_checkpointing=3")
 
 
 def test_the_summary_holds_predicted_and_measured_memory(tmp_path):

@@ -84,8 +84,7 @@ def test_resume_on_a_fresh_folder_begins(uninterrupted, tmp_path):
 def test_a_finished_run_is_not_run_again(uninterrupted):
     before = (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes()
     outcome = run(uninterrupted, resume=True)
-    assert outcome.status == "finished"
-    assert outcome.final == uninterrupted.parent / "run" / "final"
+    assert (outcome.status, outcome.final) == ("finished", uninterrupted.parent / "run" / "final")
     assert (uninterrupted.parent / "run" / "metrics.jsonl").read_bytes() == before
 
 

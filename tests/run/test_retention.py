@@ -66,8 +66,7 @@ def test_a_run_keeps_the_newest_and_the_best_evaluated_one(tmp_path, best):
     saved = pick([2, 4, 6, 8], key=evaluated.__getitem__)
     kept = {checkpoints.step_of(path) for path in checkpoints.complete(tmp_path / "run" / "checkpoints")}
     assert kept == {saved, 8}
-    assert outcome.best_by == best
-    assert outcome.best_evaluation[best] == pick(evaluated.values())
+    assert (outcome.best_by, outcome.best_evaluation[best]) == (best, pick(evaluated.values()))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_by"] == best
 
 

@@ -53,8 +53,7 @@ def test_the_summary_is_the_outcome(finished):
     _, recipe, outcome = finished
     summary = json.loads((recipe.parent / "run" / "summary.json").read_text())
     assert summary["status"] == outcome.status == "finished"
-    assert summary["steps"] == 10
-    assert summary["final"] == str(outcome.final)
+    assert (summary["steps"], summary["final"]) == (10, str(outcome.final))
     assert summary["last_evaluation"] == outcome.last_evaluation
     assert summary["best_evaluation"]["loss"] <= summary["first_evaluation"]["loss"]
     assert summary["pairs_per_second"] > 0

@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from dpotrain.cli import main
 from dpotrain.core.errors import RunError
 from dpotrain.core.masking import mask, mask_values
 from dpotrain.ui.errors import print_error
 from tests.plugin.fakes import install
 from tests.run.recipes import project
+from tests.support import dpotrain
 
 HUB, WANDB, PASSWORD, OPTION, MLFLOW = (
     "hf_aBcDeFgHiJkLmNoPqRsT",
@@ -192,7 +191,7 @@ def test_a_wrong_recipe_is_refused_without_its_secrets(text, overrides, debug, t
         + text
     )
     arguments = [part for one in overrides for part in ("--set", one)]
-    result = CliRunner().invoke(main, ["check", str(file), *arguments, *debug])
+    result = dpotrain("check", str(file), *arguments, *debug)
     assert result.exit_code in (2, 3)
     assert "error: " in result.output
     assert OPTION not in result.output
