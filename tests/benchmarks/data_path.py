@@ -117,9 +117,10 @@ def prepared(pairs: int, cache: Path, workers: int) -> tuple[PreparedData, float
     recipe.write_text(RECIPE, encoding="utf-8")
     loaded = dataclasses.replace(load_recipe(recipe), source=SyntheticSource(pairs))
     tokenizer = loaded.model.load_tokenizer()
-    with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed() as clock:
+    taken: dict[str, float] = {}
+    with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed(taken, "seconds"):
         data = prepare_data(loaded, tokenizer, SilentReporter(), cache=cache)
-    return data, clock["seconds"]
+    return data, taken["seconds"]
 
 
 def first_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
@@ -130,42 +131,34 @@ def first_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
 def second_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
     both, seconds = prepared(pairs, cache, workers)
     data, found = both.train, {"second start, s": seconds}
-    with timed() as clock:
+    with timed(found, "identity of the pairs, s"):
         data.keys.tobytes()
-    found["identity of the pairs, s"] = clock["seconds"]
     longest = data.prompt_lengths + np.maximum(data.chosen_lengths, data.rejected_lengths)
     costs = Costs(data.lengths, longest)
     for ranks in (1, 8):
-        with timed() as clock:
-            for _ in BatchPlan(
-                costs, seed=0, pairs_per_step=64, tokens_per_microbatch=4096, ranks=ranks
-            ).steps():
+        plan = BatchPlan(costs, seed=0, pairs_per_step=64, tokens_per_microbatch=4096, ranks=ranks)
+        with timed(found, f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"):
+            for _ in plan.steps():
                 pass
-        found[f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "a pass without gradients, s"):
         batch_by_length(np.arange(len(data)), costs, 1, 8192)
-    found["a pass without gradients, s"] = clock["seconds"]
     sums = np.random.default_rng(0).normal(-100, 10, (len(data), 2)).astype(np.float32)
     store = ReferenceStore(cache / "reference", {"pairs": pairs})
-    with timed() as clock:
+    with timed(found, "reference store: append, s"):
         store.append(data.keys, sums)
-    found["reference store: append, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "reference store: load, s"):
         store.load()
-    found["reference store: load, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "reference store: look up, s"):
         looked_up = store.lookup(data.keys)
-    found["reference store: look up, s"] = clock["seconds"]
     assert np.array_equal(looked_up, sums)
     return found
 
 
 @contextmanager
-def timed() -> Iterator[dict[str, float]]:
-    clock: dict[str, float] = {}
+def timed(found: dict[str, float], figure: str) -> Iterator[None]:
     began = time.perf_counter()
-    yield clock
-    clock["seconds"] = time.perf_counter() - began
+    yield
+    found[figure] = time.perf_counter() - began
 
 
 class OwnMemory:

@@ -34,46 +34,37 @@ from dpotrain_plugins.transformers_loader import TransformersLoader
 ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}
 
 
-class TestDpo(testing.LossConformance):
-    component = Dpo
-    options = {"label_smoothing": 0.1}
+def suite(component, **options):
+    """Return the suite of a component's kind, for a component with these options."""
+    return type(component.__name__, (suite_of(component),), {"component": component, "options": options})
 
 
-class TestIpo(testing.LossConformance):
-    component = Ipo
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
 
-class TestHinge(testing.LossConformance):
-    component = Hinge
-    options = {"beta": 0.05}
-
-
-class TestLora(testing.AdapterConformance):
-    component = Lora
-    options = {"rank": 4}
-
-
-class TestLoraWithEverything(testing.AdapterConformance):
-    component = Lora
-    options = {"rank": 4, "dropout": 0.1, "dora": True, "rslora": True, "modules_to_save": ["norm"]}
-
-
-class TestMergedLora(testing.AdapterConformance):
-    component = Lora
-    options = {"rank": 4, "merge": True}
-
-
-class TestBnb4bit(testing.QuantizerConformance):
-    component = Bnb4bit
-
-
-class TestBnb8bit(testing.QuantizerConformance):
-    component = Bnb8bit
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
-class TestTorchAoInt8(testing.QuantizerConformance):
-    component = TorchAoInt8
+TestDpo = suite(Dpo, label_smoothing=0.1)
+TestIpo = suite(Ipo)
+TestHinge = suite(Hinge, beta=0.05)
+TestLora = suite(Lora, rank=4)
+TestLoraWithEverything = suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
+TestMergedLora = suite(Lora, rank=4, merge=True)
+TestBnb4bit = suite(Bnb4bit)
+TestBnb8bit = suite(Bnb8bit)
+TestTorchAoInt8 = needs("torchao")(suite(TorchAoInt8))
+TestDemoLoader = suite(DemoLoader)
+TestDemoSource = suite(DemoSource, pairs=40, samples=2)
+TestAdamW = suite(AdamW, lr=1e-2, weight_decay=0.1)
+TestAdamW8bit = suite(AdamW8bit, lr=1e-2, betas=[0.8, 0.95])
+TestConstant = suite(Constant, warmup_fraction=0.5)
+TestLinear = suite(Linear, warmup_steps=3, min_lr_fraction=0.1)
+TestCosine = suite(Cosine)
+TestLength = suite(Length)
+TestHub = suite(Hub, repo="you/tiny", mode="offline")
+TestWandb = suite(WandbLogger, mode="offline", tags=["a", "b"])
+TestTensorBoard = needs("tensorboard")(suite(TensorBoardLogger))
+TestMLflow = needs("mlflow")(suite(MLflowLogger, tags={"team": "a"}))
+TestTrackio = needs("trackio")(suite(TrackioLogger, project="conformance"))
 
 
 class TestTransformersLoader(testing.ModelLoaderConformance):
@@ -84,21 +75,12 @@ class TestTransformersLoader(testing.ModelLoaderConformance):
         return {"name": str(dpotrain_model), "dtype": "float32"}
 
 
-class TestDemoLoader(testing.ModelLoaderConformance):
-    component = DemoLoader
-
-
 class TestHFDatasetsSource(testing.DatasetSourceConformance):
     component = HFDatasetsSource
 
     @pytest.fixture
     def table(self, dpotrain_data):
         return {"name": str(dpotrain_data)}
-
-
-class TestDemoSource(testing.DatasetSourceConformance):
-    component = DemoSource
-    options = {"pairs": 40, "samples": 2}
 
 
 ASK, YES, NO = "Some tea, please.", "Certainly, with pleasure.", "Get it yourself."
@@ -159,34 +141,6 @@ class TestQuestion(testing.DatasetFormatterConformance):
     rows = [{"system": HURRY, "question": ASK, "chosen": YES, "rejected": NO}]
 
 
-class TestAdamW(testing.OptimizerConformance):
-    component = AdamW
-    options = {"lr": 1e-2, "weight_decay": 0.1}
-
-
-class TestAdamW8bit(testing.OptimizerConformance):
-    component = AdamW8bit
-    options = {"lr": 1e-2, "betas": [0.8, 0.95]}
-
-
-class TestConstant(testing.ScheduleConformance):
-    component = Constant
-    options = {"warmup_fraction": 0.5}
-
-
-class TestLinear(testing.ScheduleConformance):
-    component = Linear
-    options = {"warmup_steps": 3, "min_lr_fraction": 0.1}
-
-
-class TestCosine(testing.ScheduleConformance):
-    component = Cosine
-
-
-class TestLength(testing.MetricConformance):
-    component = Length
-
-
 class TestMerge(testing.ExporterConformance):
     component = Merge
     options = {"dtype": "float32"}
@@ -198,33 +152,6 @@ class TestMerge(testing.ExporterConformance):
 class TestMergeCommand(testing.CommandConformance):
     command = "merge"
     wrong = ("no/such/adapter", "merged")
-
-
-class TestHub(testing.ExporterConformance):
-    component = Hub
-    options = {"repo": "you/tiny", "mode": "offline"}
-
-
-class TestWandb(testing.LoggerConformance):
-    component = WandbLogger
-    options = {"mode": "offline", "tags": ["a", "b"]}
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
-class TestTensorBoard(testing.LoggerConformance):
-    component = TensorBoardLogger
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
-class TestMLflow(testing.LoggerConformance):
-    component = MLflowLogger
-    options = {"tags": {"team": "a"}}
-
-
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
-class TestTrackio(testing.LoggerConformance):
-    component = TrackioLogger
-    options = {"project": "conformance"}
 
 
 def test_every_built_in_component_runs_through_the_suite_of_its_kind():
