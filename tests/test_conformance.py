@@ -1,7 +1,7 @@
 """The conformance suites find what is wrong: for each of their tests a component that must not pass it."""
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -19,11 +19,16 @@ from dpotrain.plugin.api import (
 )
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
-from dpotrain_plugins.transformers_loader import TransformersLoader
+from dpotrain_plugins.transformers_loader import TransformersLoader as Loader
 from tests.plugin.conftest import site
 from tests.plugin.fakes import install
 
 __all__ = ["site"]
+
+
+def variant(base: type, **members: object) -> type:
+    """Return a component that does some things otherwise than the sound one that it is made from."""
+    return type(f"Broken{base.__name__}", (base,), members)
 
 
 def refuted(suite: type, test: str, component: type, *arguments: object, **options: object) -> str:
@@ -45,13 +50,9 @@ class Half(Loss):
         return 0.0
 
 
-def broken(**members):
-    return type("Broken", (Half,), members)
-
-
 def computing(change):
     """A loss that makes something else of what :class:`Half` computes."""
-    return broken(__call__=lambda self, scores: change(Half.__call__(self, scores)))
+    return variant(Half, __call__=lambda self, scores: change(Half.__call__(self, scores)))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def computing(change):
     [
         (computing(torch.mean), "test_it_gives_every_pair_one_finite_number"),
         (
-            broken(__call__=lambda self, scores: -scores.chosen_logratio),
+            variant(Half, __call__=lambda self, scores: -scores.chosen_logratio),
             "test_gradients_reach_both_completions_and_nothing_else",
         ),
         (
@@ -67,8 +68,8 @@ def computing(change):
             "test_a_pair_s_loss_depends_on_its_own_scores_alone",
         ),
         (computing(lambda losses: losses + torch.randn_like(losses)), "test_it_is_a_function"),
-        (broken(first_loss=lambda self: 1.0), "test_the_first_loss_is_what_it_says"),
-        (broken(needs_reference=False), "test_it_says_truly_whether_it_needs_a_reference"),
+        (variant(Half, first_loss=lambda self: 1.0), "test_the_first_loss_is_what_it_says"),
+        (variant(Half, needs_reference=False), "test_it_says_truly_whether_it_needs_a_reference"),
         (computing(torch.exp), "test_scores_far_apart_give_no_infinities"),
     ],
 )
@@ -78,28 +79,12 @@ def test_a_loss_that_breaks_a_promise_fails_the_test_of_it(component, test):
     getattr(made, test)(Half(Half.Options()))
 
 
-class SixteenBits(Lora):
-    def attach(self, policy):
-        return super().attach(policy).bfloat16()
-
-
-class NoReference(Lora):
-    @contextmanager
-    def reference(self, policy):
-        yield
-
-
 class StuckReference(Lora):
     @contextmanager
     def reference(self, policy):
         policy.disable_adapter_layers()
         yield
         policy.enable_adapter_layers()
-
-
-class Copies(Lora):
-    def state(self, policy):
-        return {name: tensor.clone() for name, tensor in super().state(policy).items()}
 
 
 class Scaled(Lora):
@@ -112,11 +97,6 @@ class Scaled(Lora):
         return policy
 
 
-class Pickled(Lora):
-    def save(self, policy, folder):
-        (folder / "weights.bin").write_bytes(b"")
-
-
 class SaysNothing(Lora):
     def load_state(self, policy, state):
         for name, tensor in self.state(policy).items():
@@ -126,11 +106,20 @@ class SaysNothing(Lora):
 @pytest.mark.parametrize(
     ("component", "test"),
     [
-        (SixteenBits, "test_it_trains_some_weights_in_float32_and_they_all_get_a_gradient"),
-        (NoReference, "test_training_moves_the_policy_and_not_the_reference"),
+        (
+            variant(Lora, attach=lambda self, policy: Lora.attach(self, policy).bfloat16()),
+            "test_it_trains_some_weights_in_float32_and_they_all_get_a_gradient",
+        ),
+        (
+            variant(Lora, reference=lambda self, policy: nullcontext()),
+            "test_training_moves_the_policy_and_not_the_reference",
+        ),
         (StuckReference, "test_the_reference_ends_with_an_error_too"),
         (Scaled, "test_a_fresh_one_is_the_model_where_it_says_so"),
-        (Copies, "test_its_state_is_the_trained_tensors_themselves"),
+        (
+            variant(Lora, state=lambda self, policy: copy.deepcopy(Lora.state(self, policy))),
+            "test_its_state_is_the_trained_tensors_themselves",
+        ),
         (SaysNothing, "test_the_state_of_another_adapter_is_refused"),
     ],
 )
@@ -141,7 +130,8 @@ def test_an_adapter_that_breaks_a_promise_fails_the_test_of_it(component, test, 
 
 def test_an_adapter_whose_result_is_a_pickle_fails(dpotrain_model, tmp_path):
     test = "test_the_result_loads_as_it_says_and_computes_the_same"
-    refuted(testing.AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
+    pickled = variant(Lora, save=lambda self, policy, folder: (folder / "weights.bin").write_bytes(b""))
+    refuted(testing.AdapterConformance, test, pickled, dpotrain_model, tmp_path)
 
 
 class NotAtAll(Bnb8bit):
@@ -152,18 +142,16 @@ class NotAtAll(Bnb8bit):
         pass
 
 
-class Eval(NotAtAll):
-    def prepare(self, model):
-        model.requires_grad_(False)
-        model.eval()
-
-
 @pytest.mark.parametrize(
     ("component", "test", "arguments"),
     [
         (NotAtAll, "test_the_model_is_smaller_and_nearly_the_same", True),
         (NotAtAll, "test_what_cannot_be_trained_is_frozen", True),
-        (Eval, "test_what_cannot_be_trained_is_frozen", True),
+        (
+            variant(NotAtAll, prepare=lambda self, model: model.requires_grad_(False).eval()),
+            "test_what_cannot_be_trained_is_frozen",
+            True,
+        ),
         (NotAtAll, "test_a_model_with_nothing_to_quantize_is_refused", False),
     ],
 )
@@ -171,27 +159,24 @@ def test_a_quantizer_that_breaks_a_promise_fails_the_test_of_it(component, test,
     refuted(testing.QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
 
 
-class EvalLoader(TransformersLoader):
-    def load_model(self, request):
-        return super().load_model(request).eval()
-
-
-class OneModel(TransformersLoader):
-    def load_model(self, request):
-        return super().load_model(LoadRequest())
-
-
-class OneFingerprint(TransformersLoader):
-    def fingerprint(self, source=None):
-        return "always"
-
-
 @pytest.mark.parametrize(
     ("component", "test", "arguments"),
     [
-        (EvalLoader, "test_the_model_is_ready_to_be_trained", False),
-        (OneModel, "test_another_model_can_be_asked_for", True),
-        (OneFingerprint, "test_another_model_can_be_asked_for", True),
+        (
+            variant(Loader, load_model=lambda self, request: Loader.load_model(self, request).eval()),
+            "test_the_model_is_ready_to_be_trained",
+            False,
+        ),
+        (
+            variant(Loader, load_model=lambda self, request: Loader.load_model(self, LoadRequest())),
+            "test_another_model_can_be_asked_for",
+            True,
+        ),
+        (
+            variant(Loader, fingerprint=lambda self, source=None: "always"),
+            "test_another_model_can_be_asked_for",
+            True,
+        ),
     ],
 )
 def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
@@ -225,21 +210,14 @@ class Restless(Source):
         return rows
 
 
-class Surplus(Source):
-    def load(self, split):
-        return Rows([{"prompt": split, "more": 1}])
-
-
-class Twice(Source):
-    def splits(self):
-        return ["train", "train"]
-
-
 @pytest.mark.parametrize(
     ("component", "test"),
     [
-        (Twice, "test_it_names_its_splits"),
-        (Surplus, "test_rows_are_plain_data_in_any_order"),
+        (variant(Source, splits=lambda self: ["train", "train"]), "test_it_names_its_splits"),
+        (
+            variant(Source, load=lambda self, split: Rows([{"prompt": split, "more": 1}])),
+            "test_rows_are_plain_data_in_any_order",
+        ),
         (Restless, "test_the_same_rows_come_every_time"),
         (Source, "test_splits_with_other_rows_have_another_fingerprint"),
         (Source, "test_a_split_that_is_not_there_is_answered_with_those_that_are"),
@@ -262,15 +240,14 @@ class Reads(DatasetFormatter):
         return PreferencePair(*(row[column] for column in self.columns))
 
 
+def format_all(self, row):
+    return PreferencePair(row["prompt"], row["best"], row["worst"])
+
+
 class Changes(Reads):
     def format(self, row):
         row["prompt"] = row["prompt"].strip()
         return super().format(row)
-
-
-class Blind(Reads):
-    def recognises(self, row):
-        return Recognition.NO
 
 
 class Raises(Reads):
@@ -288,20 +265,16 @@ class Quotes(Reads):
         return super().format(row)
 
 
-class Unnamed(Reads):
-    columns = ("prompt", "best")
-
-    def format(self, row):
-        return PreferencePair(row["prompt"], row["best"], row["worst"])
-
-
 @pytest.mark.parametrize(
     ("component", "test"),
     [
         (Changes, "test_it_reads_its_rows"),
-        (Blind, "test_it_recognises_its_rows"),
+        (variant(Reads, recognises=lambda self, row: Recognition.NO), "test_it_recognises_its_rows"),
         (Quotes, "test_no_row_makes_it_fail_otherwise_than_by_unusable_row"),
-        (Unnamed, "test_it_reads_no_column_that_it_does_not_name"),
+        (
+            variant(Reads, columns=("prompt", "best"), format=format_all),
+            "test_it_reads_no_column_that_it_does_not_name",
+        ),
     ],
 )
 def test_a_formatter_that_breaks_a_promise_fails_the_test_of_it(component, test, monkeypatch):
