@@ -76,12 +76,6 @@ def continuing(checkpoint, sft):
     return PeftModel.from_pretrained(base(checkpoint), sft, is_trainable=True).train()
 
 
-def test_the_adapter_starts_as_the_model_itself(checkpoint):
-    model = base(checkpoint)
-    before = logits(model)
-    assert torch.equal(logits(lora().attach(model)), before)
-
-
 def test_all_linear_layers_but_the_head_are_adapted(checkpoint):
     policy = lora().attach(base(checkpoint))
     adapted = {

@@ -190,11 +190,6 @@ def test_dora_reads_the_rounded_weights(checkpoint):
     torch.testing.assert_close(forward(policy), before, atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_that_is_to_be_merged_in_training_is_refused(checkpoint):
-    with pytest.raises(RunError, match=r"adapter\.merge = true would write the updates into quantized"):
-        Lora(Lora.Options(rank=4, merge=True)).attach(load(checkpoint, quantizer()))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The run folder of a LoRA run beside 8-bit weights, a packed one."""

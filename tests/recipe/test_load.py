@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-import dpotrain
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import load_recipe
 from dpotrain.recipe.sections import DataSection
 from tests.plugin.fakes import (
     EVERYTHING,
@@ -21,10 +19,6 @@ from tests.plugin.fakes import (
     Offers,
 )
 from tests.recipe.writing import MINIMAL, load
-
-
-def test_the_public_name_is_the_same_function():
-    assert dpotrain.load_recipe is load_recipe
 
 
 def test_a_minimal_recipe_gets_every_default(plugins):

@@ -45,34 +45,28 @@ def _full(pattern: str, room: int = 100, only: str = "") -> list[list[Any]]:
 _CACHE = ['run.cache_dir="{cache}"']
 _GOES_ON = "a warning; the run goes on and finishes"
 
+_NOTHING_STAYS = "error with the checkpoint's name; nothing of it stays, the one before it does"
+
+
+def _checkpoint(
+    what: str, acts: Sequence[Sequence[Any]], seen: str = "the same", soak: bool = False
+) -> Fault:
+    says = (
+        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}"
+    )
+    return Fault(f"{what} of a checkpoint", seen, acts, says, left=TWO, soak=soak)
+
+
 #: A run of four steps in which all weights are trained, with a checkpoint every two steps. Wherever "full" stands, no
 #: file can grow beyond some bytes from that moment on, so that the write is short and everything after it fails too.
 FAULTS = [
-    Fault(
-        "disk full in `trained.safetensors` of a checkpoint",
-        "error with the checkpoint's name; nothing of it stays, the one before it does",
-        _full(r"/\.step-00000004[^/]*$"),
-        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-        left=TWO,
-    ),
-    Fault(
-        "disk full in `optimizer.safetensors` of a checkpoint",
-        "the same",
-        # Larger than the weights, which are written before it, and smaller than the optimizer's state.
-        _full(r"/\.step-00000004[^/]*$", 250_000),
-        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-        left=TWO,
-        soak=True,
-    ),
+    _checkpoint("disk full in `trained.safetensors`", _full(r"/\.step-00000004[^/]*$"), seen=_NOTHING_STAYS),
+    # Larger than the weights, which are written before it, and smaller than the optimizer's state.
+    _checkpoint("disk full in `optimizer.safetensors`", _full(r"/\.step-00000004[^/]*$", 250_000), soak=True),
     *(
-        Fault(
-            f"disk full in `{name}` of a checkpoint",
-            "the same",
-            # The last one: the others are written while training goes on, which would run out of room as well.
-            _full(rf"/\.step-00000004.*/{name}"),
-            f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-            left=TWO,
-            soak=name != "manifest.json",
+        # The last one: the others are written while training goes on, which would run out of room as well.
+        _checkpoint(
+            f"disk full in `{name}`", _full(rf"/\.step-00000004.*/{name}"), soak=name != "manifest.json"
         )
         for name in ("state.json", "manifest.json")
     ),
@@ -160,7 +154,7 @@ FAULTS = [
     *(
         Fault(
             f"disk error (EIO) as `{name}` of a checkpoint is synced",
-            "error with the checkpoint's name; nothing of it stays, the one before it does",
+            _NOTHING_STAYS,
             [["disk_error", rf"/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
