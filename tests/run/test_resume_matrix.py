@@ -191,7 +191,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     assert (ended[killed].code, ended[1 - killed].code) == (-signal.SIGKILL, 1)
     assert ended[1 - killed].told.splitlines() == [
         "another process of this run has ended; its last message, or its launcher's, says why.",
-        "--resume goes on from the last checkpoint.",
+        "--resume continues from the last checkpoint.",
     ]
     # The main process may have been killed while it was writing the one of step 4 beside the steps.
     left = [path.name for path in checkpoints.complete(tmp_path / "checkpoints")]

@@ -74,6 +74,6 @@ def test_a_metric_that_no_evaluation_has_is_told_before_the_first_step(tmp_path)
     recipe = load_recipe(project(tmp_path), ["checkpoints.best=accuracy"])
     with pytest.raises(RunError) as caught:
         train(recipe, reporter=SilentReporter())
-    assert 'checkpoints.best = "accuracy" is no metric of an evaluation' in str(caught.value)
+    assert 'checkpoints.best = "accuracy" is not a metric of an evaluation' in str(caught.value)
     assert "rewards/accuracies" in str(caught.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
