@@ -147,7 +147,8 @@ FAULTS = [
         "disk full in the cache's reference log-probs",
         f"{_GOES_ON}",
         _full(r"/cache/reference/", only="/cache/"),
-        "reference log-probs cannot be stored in {cache}/reference/… (File too large); the run continues without storing them",
+        "reference log-probs cannot be stored in {cache}/reference/… (File too large); "
+        "the run continues without storing them",
         ends=False,
         settings=_CACHE,
     ),
