@@ -176,7 +176,8 @@ def test_a_quantized_head_is_refused(checkpoint, kind):
 
         everything = TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=["nothing"])
     else:
-        everything = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["nothing"])
+        bits = {"load_in_4bit": kind is Bnb4bit, "load_in_8bit": kind is Bnb8bit}
+        everything = BitsAndBytesConfig(**bits, llm_int8_skip_modules=["nothing"])
     loader = TransformersLoader(TransformersLoader.Options(name=str(checkpoint)))
     model = loader.load_model(LoadRequest(quantization=everything))
     with pytest.raises(RunError, match=r'"lm_head" to quantizer.skip_modules'):
