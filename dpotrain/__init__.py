@@ -20,13 +20,13 @@ hookimpl = pluggy.HookimplMarker("dpotrain")
 if TYPE_CHECKING:
     from dpotrain.core.pair import PreferencePair as PreferencePair
     from dpotrain.core.records import Outcome as Outcome
-    from dpotrain.recipe import Recipe as Recipe
-    from dpotrain.recipe import load_recipe as load_recipe
+    from dpotrain.recipe.load import load_recipe as load_recipe
+    from dpotrain.recipe.recipe import Recipe as Recipe
     from dpotrain.ui.train import train as train
 
 _HOMES = {
-    "load_recipe": "dpotrain.recipe",
-    "Recipe": "dpotrain.recipe",
+    "load_recipe": "dpotrain.recipe.load",
+    "Recipe": "dpotrain.recipe.recipe",
     "train": "dpotrain.ui.train",
     "Outcome": "dpotrain.core.records",
     "PreferencePair": "dpotrain.core.pair",

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("check", short_help="Check a recipe and its data without loading the model.")
@@ -20,7 +19,7 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     Checks its keys, plugins and files, puts the first pairs through the tokenizer, and shows one of them.
     """
     from dpotrain.plugin.runtime.failures import naming_components
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)

@@ -96,6 +96,18 @@ class Program(CommandGroup):
                 formatter.write_dl([(name, command.help()) for name, command in found.items()])
 
 
+def set_option(command: F) -> F:
+    """Add ``--set KEY=VALUE``, which may be given several times."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a key of the recipe with a TOML value: training.epochs=2, loggers=[], quantizer=false "
+        "(none). May be given several times.",
+    )(command)
+
+
 def debug_option(command: F) -> F:
     """Add ``--debug``, which is accepted before and after the command's name."""
     return click.option(

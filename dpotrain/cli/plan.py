@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -39,7 +38,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     """
     from dpotrain.core.reporter import SilentReporter
     from dpotrain.plugin.runtime.failures import naming_components
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("list", short_help="Show every plugin (what `dpotrain plugins` does by itself).")
@@ -36,7 +35,7 @@ def command(recipe: Path | None, overrides: tuple[str, ...], as_json: bool, trac
             raise click.UsageError("--trace needs a RECIPE to go through.")
         infos = PluginManager.from_entry_points().infos()
     else:
-        from dpotrain.recipe import load_recipe
+        from dpotrain.recipe.load import load_recipe
 
         loaded = load_recipe(recipe, overrides)
         if trace:

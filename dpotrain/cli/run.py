@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("run", short_help="Train what a recipe says.")
@@ -23,7 +22,7 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
     75 stopped on a signal after saving (go on with --resume).
     """  # noqa: D301  # click wants the backspace itself
     from dpotrain.core.errors import RunStopped
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     from dpotrain.ui.train import train

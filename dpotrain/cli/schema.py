@@ -20,6 +20,6 @@ def command() -> None:
     import json
 
     from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe import recipe_schema
+    from dpotrain.recipe.schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(PluginManager.from_entry_points()), indent=2, ensure_ascii=False))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from dpotrain.cli.arguments import set_option
-from dpotrain.cli.group import debug_option
+from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("sync", short_help="Send a run's records to its loggers once more.")

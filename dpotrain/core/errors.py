@@ -1,14 +1,9 @@
-"""The errors that users see, each with the exit code of the command line.
-
-An error's text is a few lines: what is wrong, where, and what to do. Nothing else in dpotrain calls ``sys.exit``.
-"""
+"""The errors that users see, each with the exit code of the command line. Nothing in dpotrain calls ``sys.exit``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import ClassVar
 
 
 def short(text: str, most: int = 100) -> str:

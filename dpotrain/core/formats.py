@@ -20,7 +20,7 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a change: :func:`number` with its sign."""
+    """Return :func:`number` with its sign."""
     return number(value) if value < 0 or math.isnan(value) else f"+{number(abs(value))}"
 
 
@@ -90,14 +90,8 @@ def printable(text: str) -> str:
 
     Line ends stay, a tab becomes a space, any other control character the replacement character.
     """
-    return "".join(
-        char
-        if char == "\n" or unicodedata.category(char) not in {"Cc", "Cs"}
-        else " "
-        if char in "\t\r"
-        else "\ufffd"
-        for char in text.replace("\r\n", "\n")
-    )
+    text = text.replace("\r\n", "\n").replace("\t", " ").replace("\r", " ")
+    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 def hash_file(path: Path, size: int = 64) -> str:
     """Return the hexadecimal digest, of ``size`` bytes, of a file's content. Raises OSError."""
-    with path.open("rb") as file:
-        # It releases the interpreter, so that threads hash several files at a time.
+    with path.open("rb") as file:  # file_digest releases the interpreter for other threads
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
 
 

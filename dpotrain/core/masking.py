@@ -1,8 +1,4 @@
-"""Masking of tokens, keys and passwords in whatever is shown or written.
-
-Secret options are never written (see :mod:`dpotrain.recipe.document`). This is for texts that contain them by accident:
-a library's error, an address with a password, a line of a recipe.
-"""
+"""Masking of tokens, keys and passwords in texts that contain them by accident: errors, addresses, recipe lines."""
 
 from __future__ import annotations
 
@@ -15,9 +11,7 @@ MASK = "***"
 
 #: Environment variables whose values are secrets, by the end of their names.
 _SECRET_NAME = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-#: A shorter value would occur in unrelated words.
-_SHORTEST = 8
-
+_SHORTEST = 8  # a shorter value would occur in unrelated words
 #: Values of secret options.
 _secrets: set[str] = set()
 
@@ -27,8 +21,7 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 #: ``api_key = "…"`` in a recipe's line, ``--set loggers.0.token=…``, ``?token=…``.
 _ASSIGNED = re.compile(
-    r"""((?:token|api_?key|secret|password|passwd)["']?\s*=\s*)("[^"]*"?|'[^']*'?|[^\s&,;"']+)""",
-    re.IGNORECASE,
+    r"""(?i)((?:token|api_?key|secret|password|passwd)["']?\s*=\s*)("[^"]*"?|'[^']*'?|[^\s&,;"']+)"""
 )
 
 

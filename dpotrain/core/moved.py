@@ -1,7 +1,6 @@
-"""Where public modules were before: plugins written for them go on working under this interface version.
+"""Old import paths of public names, which warn of the new ones (DeprecationWarning).
 
-Names are found under their old addresses and warn of the new one (DeprecationWarning). The table goes when the plugin
-interface's oldest version is raised (:mod:`dpotrain.plugin.runtime.interface`).
+The table goes when the plugin interface's oldest version is raised (:mod:`dpotrain.plugin.runtime.interface`).
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ MOVED = {
     "dpotrain.run.train": "dpotrain",
 }
 
-#: Where plugins import from, and what warnings name for everything that is there.
-_PUBLIC = "dpotrain.plugin.api"
+_PUBLIC = "dpotrain.plugin.api"  # what warnings name for everything that is there
 
 
 class MovedWarning(DeprecationWarning):

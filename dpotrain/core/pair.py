@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-#: One chat message: ``{"role": "user", "content": "…"}``, plus what the chat template reads
-#: (``tool_calls``, ``name``, …).
+#: One chat message: ``{"role": "user", "content": "…"}``, plus what the chat template reads (``tool_calls``, …).
 Message: TypeAlias = Mapping[str, Any]
 
 #: Plain text, or a conversation in order.
@@ -18,9 +17,8 @@ Text: TypeAlias = str | Sequence[Message]
 class PreferencePair:
     """A prompt with the preferred completion and the other one.
 
-    The three are either all plain strings (the tokenizer's own special tokens are used) or all
-    sequences of messages (the tokenizer's chat template is used). In a completion of several messages only the
-    assistant's are scored.
+    The three are either all plain strings (the tokenizer's own special tokens are used) or all sequences of messages
+    (the tokenizer's chat template is used). In a completion of several messages only the assistant's are scored.
     """
 
     prompt: Text

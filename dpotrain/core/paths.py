@@ -1,8 +1,4 @@
-"""Texts that may be a path or something else: a hub name, the text of a template.
-
-``Path.is_dir`` and ``Path.is_file`` raise for a name that is too long or in an unreadable folder; here that means that
-there is no such folder or file.
-"""
+"""Texts that may be a path or something else: a hub name, the text of a template."""
 
 from __future__ import annotations
 
@@ -20,12 +16,12 @@ def user_path(text: str) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at the path."""
+    """Whether there is a folder at the path. Unlike ``Path.is_dir`` it does not raise for a name that is too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file at the path."""
+    """Whether there is a file at the path; it does not raise either."""
     return os.path.isfile(path)  # noqa: PTH113
 
 

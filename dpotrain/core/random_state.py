@@ -53,10 +53,9 @@ class RandomState:
         """Undo :meth:`as_json`."""
         version, words, gauss = data["python"]
         state = data["numpy"]["state"]
-        key = np.array(state["key"], np.uint32)
         return cls(
             python=(version, tuple(words), gauss),
-            numpy={**data["numpy"], "state": {**state, "key": key}},
+            numpy={**data["numpy"], "state": {**state, "key": np.array(state["key"], np.uint32)}},
             torch_cpu=_bytes(data["torch_cpu"]),
             torch_cuda=None if data["torch_cuda"] is None else _bytes(data["torch_cuda"]),
         )

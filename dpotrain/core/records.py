@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
 Kind = Literal["train", "eval"]
 Status = Literal["finished", "stopped", "failed"]
 

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import Self, TypeAlias
 
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
 
-
-class Advance(Protocol):
-    """Advances a phase's progress bar."""
-
-    def __call__(self, count: int = 1) -> None: ...  # noqa: D102
+#: Advances a phase's progress bar by a count.
+Advance: TypeAlias = Callable[[int], None]
 
 
-class Reporter(Protocol):
+class Reporter:
     """Everything that a run shows goes through one of these; :mod:`dpotrain.ui` has a live view and plain lines.
 
     Used as a context manager around the whole run, so that a live display is always removed.
-    Only the main process's reporter shows anything.
+    Only the main process's reporter shows anything, and this base class nothing.
     """
 
-    def __enter__(self) -> Reporter: ...
-    def __exit__(self, *exc: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
 
     def started(self, title: str, info: dict[str, str]) -> None:
         """Show the run that starts: ``info`` is labelled lines (model, data, trained parameters, …)."""
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
         """Show a progress bar for work before or between steps ("tokenizing", "reference")."""
+        return nullcontext(lambda count: None)
 
     def note(self, text: str) -> None:
         """Show a note."""
@@ -50,35 +51,5 @@ class Reporter(Protocol):
         """Show the closing summary."""
 
 
-class SilentReporter:
+class SilentReporter(Reporter):
     """Shows nothing: for ranks other than the main process, and for tests."""
-
-    def __enter__(self) -> SilentReporter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
-        pass
-
-    def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
-        return nullcontext(lambda count=1: None)
-
-    def note(self, text: str) -> None:  # noqa: D102
-        pass
-
-    def warn(self, text: str) -> None:  # noqa: D102
-        pass
-
-    def step(self, record: StepRecord) -> None:  # noqa: D102
-        pass
-
-    def logged(self, record: Record) -> None:  # noqa: D102
-        pass
-
-    def checkpoint(self, record: CheckpointRecord) -> None:  # noqa: D102
-        pass
-
-    def finished(self, outcome: Outcome) -> None:  # noqa: D102
-        pass

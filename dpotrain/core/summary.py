@@ -29,7 +29,6 @@ class _Checked(BaseModel):
     tokens_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     plan: dict[str, float] = {}
-    """Empty, or memory predicted and measured, and speed measured."""
     how_to_load: str = ""
     error: str = ""
     final: str | None = None
@@ -63,17 +62,9 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def from_json(summary: Any, folder: Path) -> Outcome:
-    """Undo :func:`to_json`.
-
-    Raises:
-        ValueError: it is not such an object.
-    """
+    """Undo :func:`to_json`; raise ValueError for another object."""
     _Checked.model_validate(summary)
     known = {name: summary[name] for name in _PLAIN if name in summary}
-    sections = {
-        name: value
-        for name, value in summary.items()
-        if name not in _PLAIN and name != "final" and isinstance(value, dict)
-    }
+    sections = {k: v for k, v in summary.items() if k not in _Checked.model_fields and isinstance(v, dict)}
     final = summary.get("final")
     return Outcome(folder=folder, final=None if final is None else Path(final), sections=sections, **known)

@@ -15,7 +15,7 @@ _RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
 class WriteError(RunError):
-    """A file or folder cannot be written."""
+    """A file or folder cannot be written; ``reason`` is the system's, in its words."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -23,7 +23,6 @@ class WriteError(RunError):
             "Free disk space or fix the permissions; --resume then continues from the last checkpoint."
         )
         self.reason = reason
-        """The system's, in its words."""
 
 
 @contextmanager

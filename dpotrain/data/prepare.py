@@ -1,14 +1,12 @@
 """From the recipe's ``[data]`` table to tokenized pairs: read, format, tokenize, split, report.
 
-Every process runs this on its own and gets the same result, so that none waits in a collective while another
-tokenizes. With a cache, one process of a machine tokenizes and the others read its result.
+Every process runs this and gets the same result; with a cache, one of a machine tokenizes and the others read.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ import numpy as np
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
@@ -30,16 +29,13 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
+from dpotrain.plugin.api import Loss, Metric
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.api import Component, Loss, Metric
-    from dpotrain.recipe.recipe import Recipe
-
-#: Pairs that a preview returns.
-_PREVIEWED = 3
+_PREVIEWED = 3  # pairs that a preview returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +77,7 @@ def prepare_data(
         )
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     rows = _load(recipe, data.train_split, limit)
-    needed = columns_needed(recipe)
-    _check_columns(rows, needed)
+    needed = _columns_needed(recipe, rows)
     for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
     decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
     reporter.note(decision.text)
@@ -90,7 +85,7 @@ def prepare_data(
         reporter.warn(decision.warning)
     formatter = decision.formatter
     previewed = 0 if preview is None else _PREVIEWED
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed, tuple(needed))
+    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed, needed)
     source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
 
     split = source.split(rows, data.train_split)
@@ -118,24 +113,18 @@ def prepare_data(
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
 
 
-def columns_needed(recipe: Recipe) -> dict[str, Component]:
-    """Return the columns whose numbers losses and metrics ask for, each with the first component that does."""
-    needed: dict[str, Component] = {}
+def _columns_needed(recipe: Recipe, rows: MappedRows) -> tuple[str, ...]:
+    """Return the columns whose numbers losses and metrics ask for; raise a DataError for one that is missing."""
     parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    for part in parts:
-        for name in part.needs_columns:
-            needed.setdefault(name, part)
-    return needed
-
-
-def _check_columns(rows: MappedRows, needed: Mapping[str, Component]) -> None:
-    for name, part in needed.items():
+    needed = [(name, part) for part in parts for name in part.needs_columns]
+    for name, part in needed:
         if rows.columns and name not in rows.columns:
             raise DataError(
                 f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
                 f"{did_you_mean(name, rows.columns)}\n"
                 f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
             )
+    return tuple(dict.fromkeys(name for name, _ in needed))
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -171,18 +160,9 @@ class _Source:
             # The other processes of this machine wait, so their cores are free.
             return tokenize_split(rows, self.tokenize, folder, self.reporter, cores())
 
-        data, formatter = self.recipe.data, self.tokenize.formatter
+        formatter, columns = self.tokenize.formatter, self.tokenize.columns
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = cache_key(
-            rows,
-            name,
-            formatter,
-            origin,
-            self.tokenizer,
-            data.max_length,
-            data.truncation,
-            self.tokenize.columns,
-        )
+        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns)
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
         except WriteError as error:
@@ -212,9 +192,8 @@ def _hold_out(
     """Return training and evaluation pairs that share no prompt."""
     evaluated = held_out(split.prompts, fraction, seed)
     if not evaluated.any():
-        reporter.warn(
-            "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
-        )
+        text = "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
+        reporter.warn(text)
         return split.pairs, None
     pairs = split.pairs
     return pairs.select(np.flatnonzero(~evaluated)), pairs.select(np.flatnonzero(evaluated))

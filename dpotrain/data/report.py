@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-#: Row numbers kept for each reason.
-_FIRST_ROWS = 10
-
+_FIRST_ROWS = 10  # row numbers kept for each reason
 #: Reasons that are counted separately, and the characters kept of each: a reason may quote a row.
 _MOST_REASONS = 50
 _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
 
+#: Fields of a split's report that add up.
+_COUNTS = ("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended")
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 Lengths = dict[str, dict[str, float]]
@@ -71,14 +71,7 @@ class SplitReport:
             mine = self._dropped(reason)
             mine.count += dropped.count
             mine.first_rows += dropped.first_rows[: _FIRST_ROWS - len(mine.first_rows)]
-        for name in (
-            "rows_read",
-            "pairs_kept",
-            "boundaries_moved",
-            "completions_cut",
-            "turns_unscored",
-            "open_ended",
-        ):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
     @classmethod
@@ -103,21 +96,10 @@ class SplitReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data for the report file."""
-        return {
-            "rows_read": self.rows_read,
-            "pairs_kept": self.pairs_kept,
-            "rows_dropped": self.rows_dropped,
-            "dropped": {
-                reason: {"count": dropped.count, "first_rows": dropped.first_rows}
-                for reason, dropped in self.dropped.items()
-            },
-            "boundaries_moved": self.boundaries_moved,
-            "completions_cut": self.completions_cut,
-            "turns_unscored": self.turns_unscored,
-            "open_ended": self.open_ended,
-            "lengths": self.lengths,
-            "uncut_lengths": self.uncut_lengths,
-        }
+        plain = asdict(self)
+        del plain["shortest_prompt"]
+        first = {name: plain.pop(name) for name in ("rows_read", "pairs_kept")}
+        return {**first, "rows_dropped": self.rows_dropped, **plain}
 
 
 @dataclass(slots=True)
@@ -153,20 +135,16 @@ class DataReport:
         """Return the report as lines of text."""
         lines = [self.decided_by]
         for name, split in self.splits.items():
-            lines.append(
-                f"{name}: {split.rows_read} rows, {split.pairs_kept} pairs kept, {split.rows_dropped} dropped"
-            )
+            kept = f"{split.pairs_kept} pairs kept, {split.rows_dropped} dropped"
+            lines.append(f"{name}: {split.rows_read} rows, {kept}")
             lines += [f"{name}: {line}" for line in split.drop_lines()]
             lines += self._changes(name, split)
-            for part, quantiles in split.lengths.items():
-                lines.append(
-                    f"{name}: {part} tokens: median {quantiles['median']:.0f}, "
-                    f"95 % within {quantiles['p95']:.0f}, longest {quantiles['max']:.0f}"
-                )
-        if self.evaluation_pairs is None:
-            lines.append(f"{self.train_pairs} pairs to train on, none held out for evaluation")
-        else:
-            lines.append(f"{self.train_pairs} pairs to train on, {self.evaluation_pairs} to evaluate on")
+            for part, of in split.lengths.items():
+                spread = f"median {of['median']:.0f}, 95 % within {of['p95']:.0f}, longest {of['max']:.0f}"
+                lines.append(f"{name}: {part} tokens: {spread}")
+        held = self.evaluation_pairs
+        others = "none held out for evaluation" if held is None else f"{held} to evaluate on"
+        lines.append(f"{self.train_pairs} pairs to train on, {others}")
         if self.shared_prompts:
             lines.append(f"{self.shared_prompts} prompts of the evaluation split are also trained on")
         return lines
@@ -196,10 +174,8 @@ class DataReport:
         found = []
         for name, split in self.splits.items():
             if split.rows_dropped:
-                found.append(
-                    f"{split.rows_dropped} of {split.rows_read} rows of {name} were dropped:\n"
-                    + "\n".join(f"  {line}" for line in split.drop_lines())
-                )
+                dropped = f"{split.rows_dropped} of {split.rows_read} rows of {name} were dropped:"
+                found.append("\n  ".join([dropped, *split.drop_lines()]))
             if split.completions_cut > split.pairs_kept // 2:
                 found.append(
                     f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "

@@ -14,24 +14,15 @@ _RANGE = 2.0**64
 
 
 def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return for each pair, by the :func:`prompt_key` of its prompt, whether it is held out for evaluation.
+    """Return for each pair, by the :func:`prompt_key` of its prompt, whether it is held out; both are (pairs,).
 
-    ``prompts`` and the result are (pairs,). A prompt is held out if its hash under ``seed``, as a share of 1, is below
-    ``fraction``. Other prompts do not matter, so a prompt stays on its side when rows are added, dropped or reordered.
-    Only where one side would be empty, the prompt nearest to the boundary changes sides; a single prompt is never
-    held out.
+    A prompt is held out if its hash under ``seed``, as a share of 1, is below ``fraction``, whatever the other prompts.
+    Only where one side would be empty, the prompt nearest to the boundary changes sides; a lone one is never held out.
     """
     different, which = np.unique(sortable(prompts), return_inverse=True)
     salt = seed.to_bytes(16, "little", signed=True)
-    shares = np.fromiter(
-        (
-            int.from_bytes(hashlib.blake2b(key.tobytes(), digest_size=8, key=salt).digest(), "little")
-            / _RANGE
-            for key in different.view(KEY)
-        ),
-        np.float64,
-        len(different),
-    )
+    hashes = (hashlib.blake2b(key.tobytes(), digest_size=8, key=salt) for key in different.view(KEY))
+    shares = np.array([int.from_bytes(each.digest(), "little") / _RANGE for each in hashes], np.float64)
     held = shares < fraction
     if len(different) == 1:
         held[:] = False

@@ -5,29 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import MicroBatch, batch_by_length
+from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dpotrain.data.batches.plan import Costs
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.reference import Reference
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +47,8 @@ class EvaluationSet:
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
-        Args:
-            parallel: the processes.
-            scorer: the policy's, not wrapped.
-            loss: the recipe's.
-            budget: tokens of a micro-batch.
-            advance: called with the number of pairs that were scored since its last call.
-            extra: the recipe's metrics.
+        ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
+        number of pairs that were scored since its last call.
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)

@@ -14,24 +14,21 @@ from dpotrain.recipe.tables import TableReader
 def check_across_tables(reader: TableReader, sections: Mapping[str, Any], selection: Selection) -> None:
     """Collect what tables of a recipe rule out in each other. Sections and components that are wrong are missing."""
     trains_all_weights = reader.tree.document.get("adapter", False) is False
-    if trains_all_weights:
-        _check_trainable(reader, selection)
-    _check_without_effect(reader, sections, selection.one_of(Loss))
-    if trains_all_weights:
-        _check_exporters(reader, selection)
-    _check_metrics(reader, selection)
-
-
-def _check_trainable(reader: TableReader, selection: Selection) -> None:
-    """Refuse quantized weights with nothing to train beside them."""
     quantizer = selection.quantizer
-    if quantizer is not None and not quantizer.trains_all_weights:
-        reader.problems.add(
-            ("quantizer",),
-            (),
+    if trains_all_weights and quantizer is not None and not quantizer.trains_all_weights:
+        text = (
             f"{quantizer.name} weights cannot be trained themselves, and there is no [adapter] to train "
-            "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights",
+            "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights"
         )
+        reader.problems.add(("quantizer",), (), text)
+    _check_without_effect(reader, sections, selection.one_of(Loss))
+    for index, exporter in enumerate(selection.all_of(Exporter)):
+        if trains_all_weights and exporter.needs_adapter:
+            text = (
+                f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
+            )
+            reader.problems.add(("exporters", index), (), text)
+    _check_metrics(reader, selection)
 
 
 def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
@@ -45,16 +42,6 @@ def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss
         add(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
     if loss and reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
         add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
-
-
-def _check_exporters(reader: TableReader, selection: Selection) -> None:
-    """Refuse exporters of adapters where all weights are trained."""
-    for index, exporter in enumerate(selection.all_of(Exporter)):
-        if exporter.needs_adapter:
-            text = (
-                f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
-            )
-            reader.problems.add(("exporters", index), (), text)
 
 
 def _check_metrics(reader: TableReader, selection: Selection) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from dpotrain.core.masking import mask_values
+from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import KINDS, LISTED_TABLES
-from dpotrain.recipe.sections import TABLES
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Component
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.recipe.sections import TopLevel
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sections import TABLES, TopLevel
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -37,7 +34,7 @@ def document_of(
     """Return plain data in the order of the recipe reference; ``parts`` are by the table of their kind."""
     tables: dict[str, Any] = {name: plain(section) for name, section in sections.items()}
     for kind in KINDS:
-        found = [_table(part) for part in parts.get(kind.table, ())]
+        found = [{"use": part.name, **plain(part.options)} for part in parts.get(kind.table, ())]
         if kind.selected == "listed":
             tables |= {kind.table: found} if found else {}
         elif found and kind.selected == "key":
@@ -51,18 +48,13 @@ def document_of(
 
 def plain(model: BaseModel) -> dict[str, Any]:
     """Return a model as TOML can hold it: without secrets, and ``false`` for a None that is not the default."""
-    values = {}
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if value is None and field.default is None:
-            continue
-        if not isinstance(value, SecretStr | SecretBytes):
-            values[field.alias or name] = _plain(value)
-    return values
-
-
-def _table(component: Component) -> dict[str, Any]:
-    return {"use": component.name, **plain(component.options)}
+    fields = type(model).model_fields
+    values = {field.alias or name: (getattr(model, name), field.default) for name, field in fields.items()}
+    return {
+        name: _plain(value)
+        for name, (value, default) in values.items()
+        if not isinstance(value, SecretStr | SecretBytes) and not (value is None and default is None)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -13,8 +13,7 @@ from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"
 
-#: Characters that are shown of a line that is not TOML.
-_WIDEST = 100
+_WIDEST = 100  # characters that are shown of a line that is not TOML
 
 
 def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -24,35 +23,29 @@ def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     seen: list[Path] = []
-    named_by = ""
-    following: Path | None = path
-    while following is not None:
+    file, by = path, ""
+    while True:
         try:
-            identity = following.resolve()
+            identity = file.resolve()
         except (OSError, RuntimeError) as error:  # symbolic links in a circle
-            raise RecipeError(f"{short(str(following))} cannot be read: {short(str(error))}") from None
+            raise RecipeError(f"{short(str(file))} cannot be read: {short(str(error))}") from None
         if identity in seen:
-            circle = [str(_short(file)) for file in [*seen[seen.index(identity) :], identity]]
+            circle = [str(_short(each)) for each in [*seen[seen.index(identity) :], identity]]
             raise RecipeError(f"{path}: files that extend each other: {' -> '.join(circle)}")
         seen.append(identity)
-        document = _read(following, named_by)
-        layers.insert(0, (str(following), document))
-        named_by = str(following)
-        following = _extended(document, following)
-    return layers
+        document = _read(file, by)
+        layers.insert(0, (str(file), document))
+        if EXTENDS not in document:
+            return layers
+        base = document.pop(EXTENDS)
+        if not isinstance(base, str) or not base:
+            raise RecipeError(
+                f'{file}: extends: expected the path of one recipe, as in extends = "base.toml"'
+            )
+        file, by = file.parent / user_path(base), f"{file}: extends: "
 
 
-def _extended(document: dict[str, Any], file: Path) -> Path | None:
-    if EXTENDS not in document:
-        return None
-    base = document.pop(EXTENDS)
-    if not isinstance(base, str) or not base:
-        raise RecipeError(f'{file}: extends: expected the path of one recipe, as in extends = "base.toml"')
-    return file.parent / user_path(base)
-
-
-def _read(path: Path, named_by: str) -> dict[str, Any]:
-    by = f"{named_by}: extends: " if named_by else ""
+def _read(path: Path, by: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -82,11 +75,8 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
     if len(shown) > _WIDEST:  # only what is around the error
         start = max(0, min(column - 1, len(shown)) - _WIDEST // 2)
         shown, column = shown[start : start + _WIDEST], column - start
-    return (
-        f"{path}:{line}:{column}: not TOML: {message[: where.start()]}\n"
-        f"  {shown}\n"
-        f"  {' ' * (min(column, len(shown) + 1) - 1)}^"
-    )
+    mark = " " * (min(column, len(shown) + 1) - 1) + "^"
+    return f"{path}:{line}:{column}: not TOML: {message[: where.start()]}\n  {shown}\n  {mark}"
 
 
 def _nearest_file(path: Path) -> str:
@@ -96,10 +86,8 @@ def _nearest_file(path: Path) -> str:
     near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
     if hint := did_you_mean(f"{path.stem}.toml", near_by):
         return hint
-    if near_by:
-        shown = ", ".join(near_by[:5]) + (", …" if len(near_by) > 5 else "")
-        return f"; {path.parent} holds {shown}"
-    return ""
+    shown = ", ".join(near_by[:5]) + ", …" * (len(near_by) > 5)
+    return f"; {path.parent} holds {shown}" if near_by else ""
 
 
 def _short(path: Path) -> Path:

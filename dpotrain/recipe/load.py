@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api import Selection
 from dpotrain.plugin.api.kinds import KINDS
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.cross_checks import check_across_tables
 from dpotrain.recipe.document import document_of
 from dpotrain.recipe.files import EXTENDS, read_layers
@@ -17,9 +18,6 @@ from dpotrain.recipe.overrides import override_layer
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import CORE_SECTIONS
 from dpotrain.recipe.tables import TableReader
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 
 def load_recipe(
@@ -58,11 +56,7 @@ def load_recipe(
 
 
 def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Tree:
-    """Return the document of a file, of what it extends, and of overrides, merged in this order.
-
-    Raises:
-        RecipeError: one of them cannot be read.
-    """
+    """Return a file, what it extends, and overrides, merged; raise a RecipeError for one that cannot be read."""
     tree = Tree(root=str(path))
     for origin, document in read_layers(path):
         tree.merge(document, origin)

@@ -1,22 +1,16 @@
-"""A recipe's loggers alone, to send a past run's records again.
-
-The rest is not checked: the run's model, its data or the plugin of its loss may no longer be there.
-"""
+"""A recipe's loggers alone, to send a past run's records again. What it trains may no longer be there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api import Logger, Selection, kind_of
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import read_document
 from dpotrain.recipe.sections import TrainingSection
 from dpotrain.recipe.tables import TableReader
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 LOGGERS = "loggers"
 
@@ -32,22 +26,15 @@ class LoggersOfRecipe:
 
 
 def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> LoggersOfRecipe:
-    """Read the loggers of a recipe.
+    """Read the loggers of a recipe, or ``only`` those of these names, with default options where it has them not.
 
-    Args:
-        path: the TOML file.
-        overrides: ``"table.key=value"`` texts as ``--set`` takes them.
-        only: names of loggers to load. Those that the recipe does not have get their default options. Empty: all of
-            the recipe's.
-
-    Raises:
-        RecipeError: with everything that is wrong.
+    ``overrides`` are texts as ``--set`` takes them. Raises RecipeError with everything that is wrong.
     """
     tree = read_document(path, overrides)
     if only:
         tables = tree.document.get(LOGGERS)
-        known = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
-        chosen = [table for table in known if table.get("use") in only]
+        listed = tables if isinstance(tables, list) else []
+        chosen = [table for table in listed if isinstance(table, dict) and table.get("use") in only]
         missing = [name for name in dict.fromkeys(only) if all(table.get("use") != name for table in chosen)]
         tree.merge({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
     reader = TableReader(tree, None)

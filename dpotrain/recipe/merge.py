@@ -54,27 +54,24 @@ class Tree:
             place = (*at, key)
             present = base.get(key, [] if len(place) == 1 and key in LISTED_TABLES else None)
             if isinstance(value, dict) and isinstance(present, dict):
+                other = _picks_another(place, present, value)
                 if len(place) == 1 and key in DEFAULT_USE:
-                    known = self.stale_keys(place) | (
-                        present.keys() if _picks_another(place, present, value) else set()
-                    )
+                    known = self.stale_keys(place) | (present.keys() if other else set())
                     self._stale[place] = known - value.keys()
-                elif _picks_another(place, present, value):
+                elif other:
                     self._forget(place)
-                    base[key] = present = _kept(place, present)
+                    base[key] = present = {k: v for k, v in present.items() if k in _core_keys(place)}
                     self._origins[place] = origin
                 if is_file:  # a missing key is reported for the file, not for an override of another key
                     self._origins[place] = origin
                 self._merge(present, value, place, origin, is_file)
-            elif (
-                isinstance(value, dict) and isinstance(present, list) and not is_file and _all_numbers(value)
-            ):
+            elif isinstance(present, list) and not is_file and _all_numbers(value):
                 base[key] = present
                 self._origins.setdefault(place, origin)
                 self._merge_list(present, value, place, origin)
             else:
                 self._forget(place)
-                base[key] = _copy(value)
+                base[key] = value  # every layer is read anew, so nobody else holds it
                 self._note(place, value, origin)
 
     def _merge_list(self, base: list[Any], over: dict[str, Any], at: Place, origin: str) -> None:
@@ -92,11 +89,9 @@ class Tree:
 
     def _note(self, place: Place, value: Any, origin: str) -> None:
         self._origins[place] = origin
-        inner = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
-        for key, item in inner:
-            self._note((*place, key), item, origin)
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                self._note((*place, key), item, origin)
 
     def _forget(self, place: Place) -> None:
         for known in [known for known in self._origins if known[: len(place)] == place]:
@@ -119,15 +114,5 @@ def _core_keys(place: Place) -> frozenset[str]:
     return core_keys(str(place[0])) if len(place) == 1 else frozenset()
 
 
-def _kept(place: Place, present: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in present.items() if key in _core_keys(place)}
-
-
-def _all_numbers(table: dict[str, Any]) -> bool:
-    return bool(table) and all(key.isdecimal() and len(key) < 10 for key in table)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+def _all_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(key.isdecimal() and len(key) < 10 for key in value)

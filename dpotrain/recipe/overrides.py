@@ -14,8 +14,7 @@ from dpotrain.recipe.values import check_values
 _PART = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEY = re.compile(rf"\s*{_PART}(?:\s*\.\s*{_PART})*\s*")
 
-#: Beginnings of values that are meant as TOML, not as bare text.
-_TOML_BEGINS = ("[", "{", '"', "'")
+_TOML_BEGINS = ("[", "{", '"', "'")  # of values that are meant as TOML, not as bare text
 
 
 def override_layer(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -88,9 +87,8 @@ def _put(document: dict[str, Any], path: list[str], value: Any, where: str) -> N
     for depth, part in enumerate(path[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise RecipeError(
-                f"{where}: {short('.'.join(path[:depth]))} is already set to a value, so it has no keys"
-            )
+            shown = short(".".join(path[:depth]))
+            raise RecipeError(f"{where}: {shown} is already set to a value, so it has no keys")
     table[path[-1]] = value
 
 

@@ -14,19 +14,15 @@ def choose_plugins(top: TopLevel, given: PluginManager | None, problems: Problem
     Collects: names in ``block`` that no plugin has, requirements that are not met, and components of one kind and name.
     """
     plugins = PluginManager.from_entry_points(block=top.block) if given is None else given.blocking(top.block)
-    _check_blocked(top.block, plugins, problems)
-    _check_required(top.requires, plugins, problems)
-    for text in plugins.duplicates:
-        problems.add((), (), text)
-    return plugins
-
-
-def _check_blocked(block: list[str], plugins: PluginManager, problems: Problems) -> None:
-    for index, name in enumerate(block):
+    for index, name in enumerate(top.block):
         if not any(plugin.called(name) for plugin in plugins.plugins):
             hint = did_you_mean(name, plugins.called) or "; see `dpotrain plugins`"
             text = f'no plugin or distribution is called "{short(name)}"{hint}'
             problems.add((), ("block", index), text, shown="block")
+    _check_required(top.requires, plugins, problems)
+    for text in plugins.duplicates:
+        problems.add((), (), text)
+    return plugins
 
 
 def _check_required(requires: list[str], plugins: PluginManager, problems: Problems) -> None:
@@ -41,6 +37,5 @@ def _check_required(requires: list[str], plugins: PluginManager, problems: Probl
         if plugin.failed:
             problems.add((), ("requires",), f"{plugin.label} failed: {plugin.reason}")
         if plugin.blocked:
-            problems.add(
-                (), ("requires",), f"{plugin.label} is both required and blocked; keep one of the two"
-            )
+            text = f"{plugin.label} is both required and blocked; keep one of the two"
+            problems.add((), ("requires",), text)

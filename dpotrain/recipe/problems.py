@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dpotrain.core.errors import DpotrainError, RecipeError
@@ -42,21 +42,13 @@ class Problems:
     _kinds: set[type[DpotrainError]] = field(default_factory=set)
 
     def add(
-        self,
-        table: Place,
-        key: Place,
-        text: str,
-        *,
-        shown: str | None = None,
-        kind: type[DpotrainError] = RecipeError,
+        self, table: Place, key: Place, text: str, *, shown: str = "", kind: type[DpotrainError] = RecipeError
     ) -> None:
-        """Collect a problem of the value at ``table`` + ``key``.
+        """Collect a problem of the value at ``table`` + ``key``, which is shown as ``shown`` where given.
 
-        The key is shown as ``shown``, where given. ``kind`` is the error class if it is the only problem.
+        ``kind`` is the error class if it is the only problem.
         """
-        problem = Problem(
-            self.origin(*table, *key), _dotted(table), _dotted(key) if shown is None else shown, text
-        )
+        problem = Problem(self.origin(*table, *key), _dotted(table), shown or _dotted(key), text)
         if problem not in self._found:
             self._found.append(problem)
             self._kinds.add(kind)
@@ -68,19 +60,14 @@ class Problems:
         """
         if self._found:
             kind = next(iter(self._kinds)) if len(self._kinds) == 1 else RecipeError
-            raise kind(_text(self._found))
+            by_origin: dict[str, list[str]] = {}
+            for problem in self._found:
+                by_origin.setdefault(problem.origin, []).append(f"  {problem}")
+            lines = []
+            for origin, found in by_origin.items():
+                lines += [f"{origin}: {len(found)} error{'s' * (len(found) > 1)}", *found]
+            raise kind("\n".join(lines))
 
 
 def _dotted(place: Place) -> str:
     return ".".join(shown_key(str(part)) for part in place)
-
-
-def _text(problems: Iterable[Problem]) -> str:
-    by_origin: dict[str, list[Problem]] = {}
-    for problem in problems:
-        by_origin.setdefault(problem.origin, []).append(problem)
-    lines = []
-    for origin, found in by_origin.items():
-        lines.append(f"{origin}: {len(found)} error{'s' * (len(found) > 1)}")
-        lines += [f"  {problem}" for problem in found]
-    return "\n".join(lines)

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api import Exporter, Selection
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe.sections import (
-        CheckpointsSection,
-        DataSection,
-        EvaluationSection,
-        LoggingSection,
-        ReferenceSection,
-        RunSection,
-        TrainingSection,
-    )
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.recipe import sections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +15,13 @@ class Recipe(Selection):
     """The core's typed tables, and the selected components, constructed with their options."""
 
     seed: int
-    run: RunSection
-    data: DataSection
-    reference: ReferenceSection
-    training: TrainingSection
-    evaluation: EvaluationSection
-    checkpoints: CheckpointsSection
-    logging: LoggingSection
+    run: sections.RunSection
+    data: sections.DataSection
+    reference: sections.ReferenceSection
+    training: sections.TrainingSection
+    evaluation: sections.EvaluationSection
+    checkpoints: sections.CheckpointsSection
+    logging: sections.LoggingSection
 
     plugins: PluginManager
     path: Path | None = None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, required_tables
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NULL = {"type": "null"}
@@ -80,12 +78,11 @@ class _Tables:
             table = self.table(component.Options, f"{name}.{component.name}")
             if shared is not None:
                 table["properties"] = shared["properties"] | table["properties"]
-            use: dict[str, Any] = {"const": component.name, "description": _first_line(component)}
+            about = (component.__doc__ or component.name).strip().splitlines()[0]
+            use: dict[str, Any] = {"const": component.name, "description": about}
             is_default = component.name == DEFAULT_USE.get(name)
-            table["properties"] = {
-                "use": use | ({"default": component.name} if is_default else {}),
-                **table["properties"],
-            }
+            use |= {"default": component.name} if is_default else {}
+            table["properties"] = {"use": use, **table["properties"]}
             if self.complete:
                 table["required"] = [*([] if is_default else ["use"]), *table.get("required", [])]
             variants.append(table)
@@ -117,7 +114,3 @@ def _without_null(schema: Any) -> Any:
     if _NULL in schema.get("anyOf", ()):
         found["anyOf"] = [{"const": False} if choice == _NULL else choice for choice in found["anyOf"]]
     return found
-
-
-def _first_line(component: type[Component]) -> str:
-    return (component.__doc__ or component.name).strip().splitlines()[0]

@@ -1,7 +1,4 @@
-"""The recipe tables that belong to the core, typed.
-
-Components own the rest (see :mod:`dpotrain.plugin.api`). TOML has no null: a recipe writes ``false`` for None.
-"""
+"""The recipe tables that belong to the core, typed. TOML has no null: a recipe writes ``false`` for None."""
 
 from __future__ import annotations
 
@@ -167,8 +164,7 @@ class CheckpointsSection(Section):
         description="How many of the newest checkpoints are kept, besides the best of those that were evaluated.",
     )
     best: str = Field(
-        "loss",
-        description="The metric that decides which evaluation is best, as `metrics.jsonl` names it.",
+        "loss", description="The metric that decides which evaluation is best, as `metrics.jsonl` names it."
     )
     best_is: Literal["auto", "lowest", "highest"] = Field(
         "auto", description='"auto" is "lowest" for `loss` and "highest" for every other metric.'
@@ -210,31 +206,25 @@ def core_keys(table: str) -> frozenset[str]:
     return frozenset(CORE_SECTIONS[table].model_fields) if table in CORE_SECTIONS else frozenset()
 
 
-_FIRST = (
-    *(
-        "run",
-        "model",
-        "quantizer",
-        "adapter",
-        "data",
-        "reference",
-        "loss",
-        "training",
-        "optimizer",
-        "schedule",
-    ),
-    *("evaluation", "checkpoints", "logging"),
-)
+_FIRST = [
+    "run",
+    "model",
+    "quantizer",
+    "adapter",
+    "data",
+    "reference",
+    "loss",
+    "training",
+    "optimizer",
+    "schedule",
+]
 #: All tables in the order of recipes and documents; tables of new kinds follow.
 TABLES: tuple[str, ...] = tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES]))
 
 
 def required_tables() -> set[str]:
     """Return the names of the tables that every recipe must have."""
-    options: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
-    needed = {
-        name
-        for name, model in {**CORE_SECTIONS, **options}.items()
-        if any(field.is_required() for field in model.model_fields.values())
-    }
+    tables: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
+    tables |= CORE_SECTIONS
+    needed = {name for name, t in tables.items() if any(f.is_required() for f in t.model_fields.values())}
     return needed | (COMPONENT_TABLES.keys() - OPTIONAL_TABLES - DEFAULT_USE.keys())

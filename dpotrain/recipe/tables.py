@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -40,12 +41,7 @@ class TableReader:
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's
             table = {key: value for key, value in table.items() if key in model.model_fields}
-        return validate(
-            model,
-            table,
-            lambda key, text: self.problems.add((name,), key, text),
-            tables_with=self._tables_with,
-        )
+        return validate(model, table, partial(self.problems.add, (name,)), tables_with=self._tables_with)
 
     def components(self, kind: Kind) -> tuple[Component, ...]:
         """Return the components of a kind that the recipe selects, without those that are wrong."""
@@ -84,7 +80,7 @@ class TableReader:
                 self.problems.add((key,), (), unknown(key, known, "table"))
             elif key not in tables:
                 self.problems.add((), (key,), unknown(key, known, "key"))
-        top = validate(TopLevel, values, lambda key, text: self.problems.add((), key, text))
+        top = validate(TopLevel, values, partial(self.problems.add, ()))
         return TopLevel.model_validate({}) if top is None else top
 
     def _tables_with(self, key: str) -> list[str]:
@@ -138,13 +134,7 @@ class TableReader:
         return [part for part in found if part is not None]
 
     def _component(
-        self,
-        at: Place,
-        table: Mapping[str, Any],
-        kind: Kind,
-        *,
-        also_known: Iterable[str] = (),
-        key: str = "use",
+        self, at: Place, table: dict[str, Any], kind: Kind, also_known: Iterable[str] = (), key: str = "use"
     ) -> Component | None:
         """Return the component of one table, whose ``use`` picks it and whose other keys are its options."""
         use = table.get("use", kind.default_use)
@@ -164,13 +154,8 @@ class TableReader:
         values = {name: value for name, value in table.items() if name != "use" and name not in forgotten}
         phase = "Options"
         try:
-            options = validate(
-                chosen.Options,
-                values,
-                lambda where, text: self.problems.add(at, where, text),
-                owner=f"{use} ({self.plugins.owner(chosen).origin})",
-                also_known=also_known,
-            )
+            owner, say = f"{use} ({self.plugins.owner(chosen).origin})", partial(self.problems.add, at)
+            options = validate(chosen.Options, values, say, owner=owner, also_known=also_known)
             if options is None:
                 return None
             for value in dict(options).values():

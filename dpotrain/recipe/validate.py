@@ -17,7 +17,6 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Collects a problem of a key (empty for the whole table): ``say(path, text)``.
 Say = Callable[[tuple[str | int, ...], str], None]
-
 #: Returns the tables of the recipe that have a key.
 TablesWith = Callable[[str], list[str]]
 
@@ -92,10 +91,8 @@ def _say_errors(
         if kind == "missing":
             say(path, f"missing; {expects} {phrase}" if phrase else f"missing; {owner or 'it'} needs a value")
         elif kind == "extra_forbidden":
-            schema = expectations.at(path[:-1]) or {}
-            say(
-                path, _unknown_key(str(path[-1]), list(schema.get("properties", {})), owner, tables_with=None)
-            )
+            known = list((expectations.at(path[:-1]) or {}).get("properties", {}))
+            say(path, _unknown_key(str(path[-1]), known, owner, tables_with=None))
         elif kind in _VALIDATORS:
             say(path, str(detail["ctx"]["error"]))
         elif phrase is not None and kind.endswith(_EXPECTED):
@@ -109,10 +106,8 @@ def _real_path(loc: tuple[int | str, ...], values: Any, kind: str) -> tuple[str 
     """Return the keys of a location, without the names of union members that pydantic inserts."""
     path: list[str | int] = []
     for number, part in enumerate(loc):
-        inside = (isinstance(values, dict) and part in values) or (
-            isinstance(values, list) and isinstance(part, int) and part < len(values)
-        )
-        if inside:
+        listed = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if listed or (isinstance(values, dict) and part in values):
             values = values[part]
             path.append(part)
         elif kind == "missing" and number == len(loc) - 1:

@@ -43,15 +43,10 @@ def _fault(value: Any, depth: int) -> str:
         return "an integer of more than 64 bits, which TOML does not have"
     if isinstance(value, date | time):  # would be read as text
         return f"{value} is a date or time, which no key takes; write text in quotes"
-    texts = [key for key in value if isinstance(key, str)] if isinstance(value, Mapping) else [value]
-    for text in texts:
+    for text in value if isinstance(value, Mapping) else [value]:
         if isinstance(text, str) and "\0" in text:
             return f"{shown(text)} contains a NUL character, which no key, name or path can have"
-        if (
-            isinstance(text, str)
-            and not text.isascii()
-            and any("\ud800" <= char <= "\udfff" for char in text)
-        ):
+        if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
             return f"{shown(text)} is not valid text: it contains half a surrogate pair (is the terminal set to UTF-8?)"
     return ""
 

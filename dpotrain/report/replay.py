@@ -6,23 +6,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.records import BestBy, LoggedRun, Outcome, Record
+from dpotrain.core.records import BestBy, LoggedRun, Outcome
 from dpotrain.data.batches.plan import steps_of_run
+from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.failures import failure
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
 from dpotrain.run.state import Progress
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Logger
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 #: How the best evaluation of a run without a summary is found.
 LOWEST_LOSS = BestBy("loss", lowest=True)
@@ -42,29 +40,25 @@ class Replayed:
 
 
 def replay(
-    path: Path,
-    note: Callable[[str], None],
-    *,
-    overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    path: Path, note: Callable[[str], None], *, overrides: Sequence[str] = (), only: Sequence[str] = ()
 ) -> Replayed:
     """Start the loggers of a run folder's recipe, give them every record in order, and close them.
 
     Neither model nor data is needed for it, nor torch, unless a logger needs it. Nothing of the run is changed but
     what the loggers write.
 
-    Args:
-        path: the run folder.
-        note: takes what loggers have to say.
-        overrides: of the recipe, for instance for a logger that it does not have.
-        only: see :func:`dpotrain.recipe.loggers.load_loggers`.
+    ``note`` takes what loggers have to say; ``overrides`` are of the recipe, for instance for a logger that it does not
+    have; ``only`` is that of :func:`dpotrain.recipe.loggers.load_loggers`.
 
     Raises:
         RecipeError: there is no run in ``path``, nothing to send, or no logger to send it to.
         RunError: another process is running there, or a file of the run cannot be read.
     """
     folder = RunFolder(path)
-    _check(folder)
+    if not path.is_dir() or not folder.recipe.exists():
+        raise no_run_folder(path, "recipe.toml")
+    if not folder.metrics.exists():
+        raise RecipeError(f"{path} has no {folder.metrics.name}: the run has not logged anything yet.")
     chosen = load_loggers(folder.recipe, overrides, only)
     if not chosen.loggers:
         raise RecipeError(
@@ -73,13 +67,6 @@ def replay(
         )
     with RunLock(path, remedy="Wait for it or end it; then its records can be sent."):
         return _send(folder, chosen, note)
-
-
-def _check(folder: RunFolder) -> None:
-    if not folder.path.is_dir() or not folder.recipe.exists():
-        raise no_run_folder(folder.path, "recipe.toml")
-    if not folder.metrics.exists():
-        raise RecipeError(f"{folder.path} has no {folder.metrics.name}: the run has not logged anything yet.")
 
 
 def _send(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None]) -> Replayed:
@@ -91,7 +78,11 @@ def _send(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
             damaged.append(found)
             continue
         records += 1
-        _count(progress, found)
+        progress.step = max(progress.step, found.step)
+        if found.kind == "train":
+            progress.last_train = dict(found.metrics)
+        elif "loss" in found.metrics:
+            progress.evaluated(found.step, found.metrics, LOWEST_LOSS)
         to.each("log", f"log of step {found.step}", found)
     outcome = _outcome(folder, progress)
     to.each("finish", "finish", outcome)
@@ -142,14 +133,6 @@ def _told(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
         plugins=plugins,
         note=note,
     )
-
-
-def _count(progress: Progress, record: Record) -> None:
-    progress.step = max(progress.step, record.step)
-    if record.kind == "train":
-        progress.last_train = dict(record.metrics)
-    elif "loss" in record.metrics:
-        progress.evaluated(record.step, record.metrics, LOWEST_LOSS)
 
 
 def _outcome(folder: RunFolder, progress: Progress) -> Outcome:

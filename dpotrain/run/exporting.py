@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dpotrain.core.atomic import write_json
 from dpotrain.core.errors import RunError, describe_exception
+from dpotrain.core.records import Outcome
+from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Finished
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.core.records import Outcome
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.folder.run_folder import RunFolder
 
 
 def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Reporter) -> None:

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
 from dpotrain.engine.memory.device_memory import free_memory, memory_in_use
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import peak_memory_mb
-
-if TYPE_CHECKING:
-    from dpotrain.data.batches.plan import BatchPlan, Costs
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.plan import ReferencePlan
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +56,8 @@ def fit_to_memory(
 ) -> MemoryPlan:
     """Measure the policy, plan its memory, and checkpoint the planned number of layers. Collective.
 
-    Args:
-        recipe: what is wanted.
-        parallel: the processes, which all get the same plan.
-        scorer: the policy's, on its device, not yet wrapped.
-        pairs: what is trained on.
-        costs: what they cost.
-        reference: how the reference is reached; a separate model is in memory already.
-        before: the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
+    ``scorer`` is the policy's, on its device, not yet wrapped; a separate reference model is in memory already.
+    ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
     activations = _measured(scorer, pairs, costs)
@@ -86,7 +78,9 @@ def fit_to_memory(
     chosen = memory.fit
     if before is not None:
         chosen = _as_before(memory, MicrobatchSize(**before), recipe)
-    memory = replace(memory, fit=_same_on_all_ranks(parallel, chosen))
+    # All processes get what fits on each.
+    all_tokens, all_layers = zip(*parallel.gather_objects((chosen.tokens, chosen.checkpointed)), strict=True)
+    memory = replace(memory, fit=replace(chosen, tokens=min(all_tokens), checkpointed=max(all_layers)))
     checkpoint_layers(policy, memory.fit.checkpointed)
     return memory
 
@@ -117,10 +111,3 @@ def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe) -> Fi
     if "auto" in now and activations.peak(before.tokens, layers) > memory.room:
         return memory.fit
     return replace(memory.fit, tokens=before.tokens, checkpointed=before.checkpointed, limit="checkpoint")
-
-
-def _same_on_all_ranks(parallel: Parallel, chosen: Fit) -> Fit:
-    """Return what fits on every process."""
-    all_chosen = parallel.gather_objects((chosen.tokens, chosen.checkpointed))
-    tokens, layers = min(tokens for tokens, _ in all_chosen), max(layers for _, layers in all_chosen)
-    return replace(chosen, tokens=tokens, checkpointed=layers)

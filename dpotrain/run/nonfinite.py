@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dpotrain.core.reporter import Reporter
+from dpotrain.data.batches.plan import Indices
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.training.trainer import NotFinite
+from dpotrain.run.state import RunState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.batches.plan import Indices
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.run.state import RunState
 
 #: Steps in a row that may be skipped: beyond that, nothing is being learnt.
 MOST_SKIPPED = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RunError
@@ -12,11 +12,7 @@ from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.run.building.build import BuiltRun
+from dpotrain.run.building.build import BuiltRun
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:
@@ -25,15 +21,13 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     Raises:
         RunError: it cannot be written; nothing half-written is left under its name.
     """
-    run, parallel = built.loop.run, built.loop.trainer.parallel
+    run, parallel = built.context.run, built.context.trainer.parallel
     packed.uninstall(causal_lm(run.policy))
     with parallel.whole(run.policy):
         if parallel.is_main:
             try:
-                held_as_loaded = (
-                    nullcontext() if built.upcast_weights is None else built.upcast_weights.as_loaded()
-                )
-                with folder_aside(final) as aside, held_as_loaded:
+                weights = built.upcast_weights
+                with folder_aside(final) as aside, weights.as_loaded() if weights else nullcontext():
                     built.adapter.save(run.policy, aside)
                     run.tokenizer.save_pretrained(aside)
             except Exception as error:
@@ -49,7 +43,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
 
 def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:
     """Return how a run ended, by its state now."""
-    state, run = built.loop.state, built.loop.run
+    state, run = built.context.state, built.context.run
     progress = state.progress
     seconds = max(progress.training_seconds, 1e-9)
     peak, tokens_per_second = peak_memory_mb(), progress.tokens / seconds
@@ -62,7 +56,7 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         first_evaluation=progress.first_evaluation,
         last_evaluation=progress.last_evaluation,
         best_evaluation=progress.best_evaluation,
-        best_by=built.loop.recipe.checkpoints.best,
+        best_by=built.context.recipe.checkpoints.best,
         seconds=state.wall_seconds(),
         pairs_per_second=progress.pairs / seconds,
         tokens_per_second=tokens_per_second,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack, nullcontext, suppress
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,12 +14,15 @@ from dpotrain.core.records import Outcome, Status
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
-from dpotrain.recipe import dump_recipe
+from dpotrain.recipe.document import dump_recipe
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
-from dpotrain.run.checkpoint.resuming import as_written, find_resumable
+from dpotrain.run.checkpoint.restoring import restore
+from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.log import LoggedReporter, logging_to
@@ -28,12 +30,6 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
-
-if TYPE_CHECKING:
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.checkpoint.resuming import Found
-
 
 #: Seconds that loggers have to close where the run was asked to stop, since who asked may soon kill it, and where a
 #: second Ctrl-C asked to stop at once.
@@ -72,7 +68,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
                 outcome = _run(recipe, folder, parallel, shown, stop, found)
         try:
             if parallel.is_main and outcome.status == "finished" and recipe.exporters:
-                folder.write_recipe(dump_recipe(recipe))
+                folder.write(folder.recipe, dump_recipe(recipe))
                 parallel.free()
                 release_memory()
                 export(recipe, folder, outcome, shown)
@@ -96,47 +92,60 @@ def _run(
             built = build(recipe, folder, parallel, reporter, stop, events, found)
             if found is not None:
                 with as_written(folder.checkpoints):
-                    built.restorer.restore(found)
+                    restore(built.loop.checkpoints, found)
             if parallel.is_main:
-                folder.write_recipe(dump_recipe(recipe))
+                folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
             final = save_result(built, folder.final) if status == "finished" else None
             outcome = outcome_of(built, status, final)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
-        outcome = _failed(folder, parallel, events, built, shown)
-        if built is not None and built.loop.state.step:
+        outcome = _outcome_of_failure(folder, built, shown)
+        _finish(folder, parallel, events, built, outcome, shown)
+        if built is not None and built.context.state.step:
             reporter.finished(outcome)
         if shown is error:
             raise
         raise shown from error
-    try:
-        events.run_finished(built.loop.run, outcome)
-    finally:
-        _close(folder, parallel, events, outcome)
+    _finish(folder, parallel, events, built, outcome, None)
     return outcome
 
 
-def _close(
+def _finish(
     folder: RunFolder,
     parallel: Parallel,
     events: RunEvents,
+    built: BuiltRun | None,
     outcome: Outcome,
-    error: BaseException | None = None,
+    error: BaseException | None,
 ) -> None:
-    """Close the loggers and leave the summary, also where a person cuts the wait for a logger short."""
-    hurry = math.inf
+    """Publish the outcome, close the loggers and write the summary; nothing here may hide ``error``, a failed run's."""
+    hurry = HURRY_WHEN_STOPPED if outcome.status == "stopped" else math.inf
     if isinstance(error, KeyboardInterrupt):
         hurry = HURRY_WHEN_INTERRUPTED
-    elif outcome.status == "stopped":
-        hurry = HURRY_WHEN_STOPPED
     try:
-        events.loggers.finish(outcome, hurry)
+        if built is not None:
+            events.run_finished(built.context.run, outcome)
+    except DpotrainError as second:
+        if error is None:
+            raise
+        error.add_note(str(second))
     finally:
-        if parallel.is_main:
-            # What ended the run, a full disk perhaps, may be in the way here, too.
-            with nullcontext() if error is None else suppress(RunError):
-                folder.write_summary(summary.to_json(outcome))
+        try:
+            events.loggers.finish(outcome, hurry)
+        finally:  # also where a person cuts the wait for a logger short
+            if parallel.is_main:
+                # What ended the run, a full disk perhaps, may be in the way here, too.
+                with nullcontext() if error is None else suppress(RunError):
+                    folder.write(folder.summary, summary.to_json(outcome))
+
+
+def _outcome_of_failure(folder: RunFolder, built: BuiltRun | None, error: BaseException) -> Outcome:
+    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    if built is not None:
+        return outcome_of(built, "failed", None, error=mask(text))
+    status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
+    return Outcome(status=status, steps=0, folder=folder.path, final=None, error=mask(text))
 
 
 def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> BaseException:
@@ -149,28 +158,3 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
         "results),\nor lower data.max_length. With checkpoints, --resume continues from the last one.\n"
         "dpotrain plan shows what takes how much, and what each remedy would save."
     )
-
-
-def _failed(
-    folder: RunFolder,
-    parallel: Parallel,
-    events: RunEvents,
-    built: BuiltRun | None,
-    error: BaseException,
-) -> Outcome:
-    """Leave a failed run's summary, and let loggers close as failed; nothing here may hide ``error``."""
-    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
-    text = mask(text)
-    if built is None:
-        status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
-        outcome = Outcome(status=status, steps=0, folder=folder.path, final=None, error=text)
-    else:
-        outcome = outcome_of(built, "failed", None, error=text)
-    try:
-        if built is not None:
-            events.run_finished(built.loop.run, outcome)
-    except DpotrainError as second:
-        error.add_note(str(second))
-    finally:
-        _close(folder, parallel, events, outcome, error)
-    return outcome

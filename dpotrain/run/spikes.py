@@ -24,8 +24,7 @@ class SpikeWatch:
     def warning(self, step: int, loss: float) -> str:
         """Take a step's loss; return what to tell a person where it is the first of a spike, and "" otherwise.
 
-        A loss that is not finite (a step that is left out) is passed over: it is told of elsewhere, and in the window
-        it would make every other loss look usual, or none.
+        A loss that is not finite is left out of the window, in which it would make every other look usual, or none.
         """
         if not math.isfinite(loss):
             return ""

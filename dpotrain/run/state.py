@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
 
+from dpotrain.core.records import BestBy
 from dpotrain.engine.training.metrics import Window
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import BestBy
 
 
 @dataclass
@@ -57,10 +54,6 @@ class Progress:
                 best = step
         return best
 
-    def as_json(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint."""
-        return asdict(self)
-
 
 @dataclass
 class RunState:
@@ -80,8 +73,3 @@ class RunState:
     def wall_seconds(self) -> float:
         """Return the time of the run so far, over all its processes one after the other."""
         return self.progress.wall_seconds + time.perf_counter() - self.began
-
-    def restore(self, progress: Progress, window: Window) -> None:
-        """Go back to what a checkpoint holds."""
-        self.progress = progress
-        self.window.restore(window)

@@ -4,33 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, TypeAlias
 
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime import commands, plugin
 from dpotrain.plugin.runtime.manager import PluginManager
-
-
-class Kind(Protocol):
-    """What of a package depends on what it offers."""
-
-    @property
-    def name(self) -> str:
-        """In words, ``model loader``; its template has the same name."""
-
-    @property
-    def ending(self) -> str:
-        """What its class is called after the plugin's own name, ``ModelLoader``."""
-
-    def clash(self, name: str) -> str | None:
-        """Return a message that says who offers this kind and name already, or None."""
-
-    def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return the values of the template words that depend on the kind."""
-
-    def try_out(self, name: str) -> tuple[str, ...]:
-        """Return shell commands that run it, to be given in the package's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +20,16 @@ class ComponentKind:
 
     @property
     def name(self) -> str:
-        """The kind's own name."""
+        """In words, ``model loader``; its template has the same name."""
         return self.component.kind
 
     @property
     def ending(self) -> str:
-        """The name of the kind's class."""
+        """What the component is called after the plugin's own name, ``ModelLoader``."""
         return self.component.__name__
 
     def clash(self, name: str) -> str | None:
-        """Ask the catalogue."""
+        """Return a message that says which plugin offers this kind and name already, or None."""
         plugins = PluginManager.from_entry_points()
         if name not in plugins.names(self.component):
             return None
@@ -58,15 +37,12 @@ class ComponentKind:
         return f'{self.name} "{name}" is offered by {owner} already'
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return its entry point, and what ``dpotrain plugins show`` prints."""
-        return {
-            "group": plugin.GROUP,
-            "object": module,
-            "page": "its options and a table to paste into a recipe",
-        }
+        """Return the values of the template words that depend on the kind."""
+        page = "its options and a table to paste into a recipe"
+        return {"group": plugin.GROUP, "object": module, "page": page}
 
     def try_out(self, name: str) -> tuple[str, ...]:
-        """Return the run of its recipe, which selects it."""
+        """Return shell commands that run it, to be given in the package's folder."""
         return ("dpotrain run recipe.toml",)
 
 
@@ -80,23 +56,22 @@ class CommandKind:
     ending: ClassVar[str] = "Command"
 
     def clash(self, name: str) -> str | None:
-        """Ask dpotrain itself, and then the plugins."""
+        """See :meth:`ComponentKind.clash`."""
         if name in self.own:
             return f"dpotrain {name} is one of dpotrain's own commands"
         found = commands.plugin_commands(self.own).get(name)
         return None if found is None else f"{found.label} is installed already"
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
-        """Return its entry point, and what ``dpotrain plugins show`` prints."""
-        return {
-            "group": f'"{commands.GROUP}"',
-            "object": f"{module}:command",
-            "page": "how it is called",
-        }
+        """See :meth:`ComponentKind.words`."""
+        return {"group": f'"{commands.GROUP}"', "object": f"{module}:command", "page": "how it is called"}
 
     def try_out(self, name: str) -> tuple[str, ...]:
-        """Return a run of the recipe, and the command on that run."""
+        """See :meth:`ComponentKind.try_out`."""
         return ("dpotrain run recipe.toml", f"dpotrain {name} runs/{name}")
+
+
+Kind: TypeAlias = ComponentKind | CommandKind
 
 
 def kinds(own_commands: Collection[str]) -> dict[str, Kind]:

@@ -7,46 +7,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpotrain.core.records import Outcome
+from dpotrain.plugin.describe.tracing import Call, trace
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import Outcome
-    from dpotrain.plugin.describe.tracing import Call
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\
 seed = 1
-
-[run]
-output_dir = {output_dir}
-cache_dir = false
-
-[model]
-use = "transformers"
-name = {model}
-dtype = "float32"
-
-[data]
-use = "hf-datasets"
-name = {data}
-eval_fraction = 0.25
-max_length = 128
-
-[loss]
-use = "dpo"
-
-[training]
-steps = 4
-pairs_per_step = 4
-precision = "fp32"
-
-[optimizer]
-lr = 1e-3
-
-[logging]
-every = 1
+run.output_dir = {output_dir}
+run.cache_dir = false
+model.use = "transformers"
+model.name = {model}
+model.dtype = "float32"
+data.use = "hf-datasets"
+data.name = {data}
+data.eval_fraction = 0.25
+data.max_length = 128
+loss.use = "dpo"
+training.steps = 4
+training.pairs_per_step = 4
+training.precision = "fp32"
+optimizer.lr = 1e-3
+logging.every = 1
 """
 
 
@@ -99,9 +84,7 @@ def run_recipe(
         DpotrainError: as the run raises it.
     """
     from dpotrain import train
-    from dpotrain.plugin.describe.tracing import trace
-    from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe import load_recipe
+    from dpotrain.recipe.load import load_recipe
     from dpotrain.ui.plain import PlainReporter
 
     path = write_recipe(recipe, folder, model=model, data=data)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpotrain.core.reporter import Reporter
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from dpotrain.core.reporter import Reporter
 
 
 def reporter(console: Console | None = None) -> Reporter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,9 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, megabytes, printable
-
-if TYPE_CHECKING:
-    from dpotrain.report.inventory import Entry
+from dpotrain.report.inventory import Entry
 
 
 def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:
@@ -33,9 +30,5 @@ def checkpoints_table(run: Path, entries: Sequence[Entry]) -> RenderableType:
         state = Text("damaged", style="bold red") if entry.fault else Text("valid", style="green")
         marks = ["--resume continues here"] * entry.resumes + ["best evaluation"] * entry.best
         table.add_row(count(entry.step), saved, megabytes(entry.bytes / 2**20), state, ", ".join(marks))
-    faults = [
-        Text.assemble((f"step {count(entry.step)} ", "bold red"), printable(entry.fault))
-        for entry in entries
-        if entry.fault
-    ]
-    return Group(table, *faults)
+    faults = [(f"step {count(entry.step)} ", printable(entry.fault)) for entry in entries if entry.fault]
+    return Group(table, *(Text.assemble((step, "bold red"), fault) for step, fault in faults))

@@ -15,15 +15,3 @@ def chosen_rewards_fall(first: Mapping[str, float], last: Mapping[str, float]) -
     """
     margin = last.get("rewards/margins", 0.0)
     return last.get("rewards/chosen", 0.0) < 0 and margin > max(first.get("rewards/margins", 0.0), 0.0)
-
-
-#: Relative error of the predicted peak memory from which the summary shows it.
-_FAR_OFF = 0.25
-
-
-def memory_far_off(plan: Mapping[str, float]) -> bool:
-    """Whether the measured peak memory is far from the predicted one."""
-    predicted, measured = plan.get("peak_memory_mb_predicted"), plan.get("peak_memory_mb_measured")
-    if not predicted or not measured:
-        return False
-    return abs(measured - predicted) > _FAR_OFF * predicted

@@ -5,31 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, printable
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance, Reporter
 from dpotrain.ui.summary import summary
 from dpotrain.ui.view import PhaseState, ViewState, picture
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance
 
 #: A thread redraws, so that the clock advances during a long step. A redraw takes a few milliseconds.
 REDRAWS_PER_SECOND = 2.0
 
 
-class LiveReporter:
-    """Draws on a terminal. A terminal that closes does not end the run.
-
-    With ``redraws`` False it draws only on :meth:`refresh`, for tests.
-    """
+class LiveReporter(Reporter):
+    """Draws on a terminal; with ``redraws`` False only on :meth:`refresh`, for tests. A closed one ends no run."""
 
     def __init__(
         self, console: Console, clock: Callable[[], float] = time.monotonic, *, redraws: bool = True
@@ -38,17 +33,13 @@ class LiveReporter:
         self._clock = clock
         self._state = ViewState(begun=clock())
         self._live = Live(
-            self,
-            console=console,
-            auto_refresh=redraws,
-            refresh_per_second=REDRAWS_PER_SECOND,
-            transient=True,
+            self, console=console, auto_refresh=redraws, refresh_per_second=REDRAWS_PER_SECOND, transient=True
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield picture(self._state, self._clock(), options.max_width)
 
-    def __enter__(self) -> LiveReporter:
+    def __enter__(self) -> Self:
         with suppress(OSError):
             self._live.start()
         return self
@@ -64,14 +55,11 @@ class LiveReporter:
 
     def started(self, title: str, info: dict[str, str]) -> None:
         """Print the header: the title, and one line for each entry of ``info``."""
-        lines = Table.grid(padding=(0, 2, 0, 0))
-        lines.add_column(style="dim", no_wrap=True)
-        lines.add_column(overflow="fold")
+        lines = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
         for label, value in info.items():
             lines.add_row(Text(printable(label)), Text(printable(value)))
-        self._print(
-            Panel(lines, title=Text(printable(title), style="bold"), title_align="left", border_style="dim")
-        )
+        heading = Text(printable(title), style="bold")
+        self._print(Panel(lines, title=heading, title_align="left", border_style="dim"))
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
@@ -102,19 +90,19 @@ class LiveReporter:
 
     def step(self, record: StepRecord) -> None:
         """Add the step to the view. Nothing is drawn here, so that steps stay fast."""
-        self._state.pace.add(record)
+        state = self._state
+        state.pace.add(record)
         if "loss" in record.metrics:
-            self._state.losses.append(record.metrics["loss"])
-        self._memory(record.metrics.get("peak_memory_mb"))
+            state.losses.append(record.metrics["loss"])
+        state.memory_mb = record.metrics.get("peak_memory_mb", state.memory_mb)
 
     def logged(self, record: Record) -> None:
         """Add an evaluation to the view; a train record adds only what steps do not have."""
-        if record.kind == "train":
-            self._memory(record.metrics.get("peak_memory_mb"))
-            return
         state = self._state
-        if not state.first_evaluation:
-            state.first_evaluation = record.metrics
+        if record.kind == "train":
+            state.memory_mb = record.metrics.get("peak_memory_mb", state.memory_mb)
+            return
+        state.first_evaluation = state.first_evaluation or record.metrics
         state.evaluation, state.evaluation_step = record.metrics, record.step
 
     def checkpoint(self, record: CheckpointRecord) -> None:
@@ -126,14 +114,7 @@ class LiveReporter:
         self.__exit__()
         self._print(summary(outcome))
 
-    def _memory(self, megabytes: float | None) -> None:
-        if megabytes is not None:
-            self._state.memory_mb = megabytes
-
     def _print(self, renderable: RenderableType, *, whole_lines: bool = False) -> None:
-        """Print above the live region.
-
-        ``whole_lines`` leaves wrapping to the terminal, so that commands and paths can be copied.
-        """
+        """Print above the live region; ``whole_lines`` are not wrapped, so that commands and paths can be copied."""
         with suppress(OSError):
             self._console.print(renderable, crop=False, soft_wrap=whole_lines)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dpotrain.core.records import StepRecord
+from dpotrain.core.records import StepRecord
 
 #: Steps that shown speeds and metrics are averaged over.
 RECENT_STEPS = 10
@@ -42,13 +40,13 @@ class Pace:
         return (self.last.total_steps - self.last.step) * self._seconds / self._steps
 
     @property
-    def pairs_per_second(self) -> float:
-        """Pairs per second of step time over the recent steps; nan without any time."""
+    def pairs_per_second(self) -> float | None:
+        """Pairs per second of step time over the recent steps; None without any time."""
         return self._per_second(sum(record.pairs for record in self._recent))
 
     @property
-    def tokens_per_second(self) -> float:
-        """Real tokens per second of step time over the recent steps; nan without any time."""
+    def tokens_per_second(self) -> float | None:
+        """Real tokens per second of step time over the recent steps; None without any time."""
         return self._per_second(sum(record.tokens for record in self._recent))
 
     def mean(self, metric: str) -> float | None:
@@ -57,6 +55,6 @@ class Pace:
         pairs = sum(weight for _, weight in have)
         return sum(value * weight for value, weight in have) / pairs if pairs else None
 
-    def _per_second(self, amount: int) -> float:
+    def _per_second(self, amount: int) -> float | None:
         seconds = sum(record.seconds for record in self._recent)
-        return amount / seconds if seconds > 0 else math.nan
+        return amount / seconds if seconds > 0 else None

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from dpotrain.core.formats import duration, learning_rate, number, printable, rate
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance, Reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.pace import Pace
 from dpotrain.ui.summary import summary_text
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance
 
 #: Seconds between progress lines of a phase: the shorter time where at least a tenth was done, else the longer.
 PHASE_SECONDS = 10.0
 PHASE_SHARE = 0.1
 PHASE_SECONDS_AT_LATEST = 60.0
 
-#: What a train line shows, in this order: the metric, its key on the line, and how it is written.
-_TRAIN_FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+#: What a train line shows, in this order: the metric, its key on the line, how it is written. An eval line: the first.
+_EVAL_FIELDS = 5
+_FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("loss", "loss", number),
     ("rewards/accuracies", "accuracy", number),
     ("rewards/margins", "margin", number),
@@ -35,10 +34,9 @@ _TRAIN_FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("tokens_per_second", "tokens/s", lambda value: rate(value).replace(",", "")),
     ("peak_memory_mb", "memory_mb", lambda value: f"{value:.0f}"),
 )
-_EVAL_KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
 
-class PlainReporter:
+class PlainReporter(Reporter):
     """Writes lines to a stream. A stream that fails does not end the run."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,9 +45,6 @@ class PlainReporter:
         self._pace = Pace()
         self._first_evaluation: Mapping[str, float] | None = None
         self._said_chosen_fall = False
-
-    def __enter__(self) -> PlainReporter:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         with suppress(OSError, ValueError):
@@ -84,17 +79,17 @@ class PlainReporter:
         except BaseException:
             self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
             raise
-        self._line(
-            f"{name}: done{f' {done}{of}' if done or total is not None else ''} in {duration(self._clock() - begun)}"
-        )
+        amount = f" {done}{of}" if done or total is not None else ""
+        self._line(f"{name}: done{amount} in {duration(self._clock() - begun)}")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, mark: str = "note") -> None:
         """Write ``note: …`` on every line of the text."""
-        self._marked("note", text)
+        for line in text.splitlines() or [""]:
+            self._line(f"{mark}: {line}")
 
     def warn(self, text: str) -> None:
         """Write ``warning: …`` on every line of the text."""
-        self._marked("warning", text)
+        self.note(text, "warning")
 
     def step(self, record: StepRecord) -> None:
         """Keep the step for the time left; lines are written for logged records."""
@@ -105,15 +100,10 @@ class PlainReporter:
         if record.kind == "eval":
             self._evaluation(record)
             return
-        total = "" if self._pace.last is None else f"/{self._pace.last.total_steps}"
-        fields = [
-            f"{key}={write(record.metrics[metric])}"
-            for metric, key, write in _TRAIN_FIELDS
-            if metric in record.metrics
-        ]
+        total = eta = ""
         if self._pace.last is not None:
-            fields.append(f"eta={duration(self._pace.seconds_left)}")
-        self._line(" ".join([f"step {record.step}{total}", *fields]))
+            total, eta = f"/{self._pace.last.total_steps}", f" eta={duration(self._pace.seconds_left)}"
+        self._line(f"step {record.step}{total}{_fields(record, _FIELDS)}{eta}")
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         """Write ``checkpoint step=… path=…``."""
@@ -125,22 +115,12 @@ class PlainReporter:
             self._line(line)
 
     def _evaluation(self, record: Record) -> None:
-        keys = {metric: key for metric, key, _ in _TRAIN_FIELDS}
-        fields = [
-            f"{keys[metric]}={number(record.metrics[metric])}"
-            for metric in _EVAL_KEYS
-            if metric in record.metrics
-        ]
-        self._line(" ".join([f"eval step={record.step}", *fields]))
+        self._line(f"eval step={record.step}{_fields(record, _FIELDS[:_EVAL_FIELDS])}")
         if self._first_evaluation is None:
             self._first_evaluation = record.metrics
         elif not self._said_chosen_fall and chosen_rewards_fall(self._first_evaluation, record.metrics):
             self._said_chosen_fall = True
             self.note(CHOSEN_REWARDS_FALL)
-
-    def _marked(self, mark: str, text: str) -> None:
-        for line in text.splitlines() or [""]:
-            self._line(f"{mark}: {line}")
 
     def _line(self, text: str) -> None:
         # A closed pipe, or an encoding without a character, must not end the run.
@@ -149,3 +129,9 @@ class PlainReporter:
         with suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
+
+
+def _fields(record: Record, fields: Iterable[tuple[str, str, Callable[[float], str]]]) -> str:
+    """Return `` key=value`` for each field that the record has."""
+    have = record.metrics
+    return "".join(f" {key}={write(have[metric])}" for metric, key, write in fields if metric in have)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -12,9 +11,7 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
 from dpotrain.run.building.run_info import LIMITS
-
-if TYPE_CHECKING:
-    from dpotrain.run.planning.plan import Plan
+from dpotrain.run.planning.plan import Plan
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -23,8 +20,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(Group(*_view(plan)), soft_wrap=True)
 
 
-def size(value: float) -> str:
-    """Return bytes in MB or GB."""
+def _size(value: float) -> str:
     return megabytes(value / 2**20)
 
 
@@ -33,11 +29,11 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
     table.add_column("memory")
     table.add_column(justify="right")
     for name, held in plan.parts.items():
-        table.add_row(name, size(held))
+        table.add_row(name, _size(held))
     table.add_section()
     style = "green" if plan.fits else "bold red"
-    table.add_row("at the peak", Text(size(plan.needed), style=style))
-    table.add_row(Text(f"available on {printable(plan.device)}"), size(plan.memory))
+    table.add_row("at the peak", Text(_size(plan.needed), style=style))
+    table.add_row(Text(f"available on {printable(plan.device)}"), _size(plan.memory))
     yield table
     for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
@@ -45,26 +41,21 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
         yield Text()
         yield Text("It does not fit. These changes save memory, in the order to try:", style="bold")
         for remedy in plan.remedies:
-            yield Text(f"  {remedy.what}: {size(remedy.saves)} less")
+            yield Text(f"  {remedy.what}: {_size(remedy.saves)} less")
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "training", f"{count(plan.trained_parameters)} of {count(plan.parameters)} parameters"
     # A pair cannot be split: where the longest exceeds the budget, it is a micro-batch of its own.
     most = f"at most {count(plan.tokens_per_microbatch)} tokens ({LIMITS[plan.limit]})"
-    yield (
-        "micro-batch",
-        f"{most if plan.tokens_per_microbatch > 1 else 'every pair by itself'}, "
-        f"{'packed' if plan.packed else 'padded'}; the longest pair has {count(plan.longest_pair)}",
-    )
+    holds = most if plan.tokens_per_microbatch > 1 else "every pair by itself"
+    layout = "packed" if plan.packed else "padded"
+    yield "micro-batch", f"{holds}, {layout}; the longest pair has {count(plan.longest_pair)}"
     if plan.checkpointed_layers:
         yield "checkpointed", f"{plan.checkpointed_layers} of {plan.layers} layers"
+    steps = f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs"
     each = f"{plan.microbatches_per_step:.3g}"
-    yield (
-        "steps",
-        f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs; about {each} "
-        f"micro-batch{'' if each == '1' else 'es'} a step",
-    )
+    yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step"
     if plan.seconds is not None and plan.tokens_per_second is not None:
         yield "time", f"about {duration(plan.seconds)}, at {rate(plan.tokens_per_second)} tokens/s"
     if plan.finished_run is not None:

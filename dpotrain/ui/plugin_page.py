@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
+from dpotrain.plugin.describe.page import ComponentPage, PluginPage
 from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.ui.plugins_table import origin
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.describe.page import ComponentPage, PluginPage
 
 
 def page_text(page: PluginPage) -> str:
     """Return the page: the plugin, each component with its options and an example table, each command's help."""
-    return printable("\n".join([*_fields(page), *_components(page), *_commands(page)]))
+    components = (line for component in page.components for line in ("", *_component(component)))
+    return printable("\n".join([*_fields(page), *components, *_commands(page)]))
 
 
 def _fields(page: PluginPage) -> Iterator[str]:
@@ -39,12 +37,6 @@ def _fields(page: PluginPage) -> Iterator[str]:
     for label, value in fields.items():
         if value:
             yield f"  {label:<14}" + value.replace("\n", f"\n{'':16}")
-
-
-def _components(page: PluginPage) -> Iterator[str]:
-    for component in page.components:
-        yield ""
-        yield from _component(component)
 
 
 def _component(component: ComponentPage) -> Iterator[str]:

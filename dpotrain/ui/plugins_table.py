@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
 from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.manager import PluginInfo
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpotrain.plugin.runtime.manager import PluginInfo
-
 _STYLES = {"active": "green", "unused": "dim", "blocked": "yellow", "failed": "red"}
-_PLURALS = {
-    kind.kind: f"{kind.kind}es" if kind.kind.endswith("s") else f"{kind.kind}s"
-    for kind in CATALOGUES.values()
-}
+_PLURALS = {each.kind: each.kind + ("es" if each.kind.endswith("s") else "s") for each in CATALOGUES.values()}
 
 
 def print_json(infos: Sequence[PluginInfo]) -> None:
@@ -63,8 +59,8 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("plugin", style="bold", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("offers", overflow="fold", ratio=2)
-    table.add_column("from", overflow="fold", ratio=2)
+    for name in ("offers", "from"):
+        table.add_column(name, overflow="fold", ratio=2)
     for info in infos:
         details = [Text(printable(line)) for line in offers(info)]
         details += [Text(printable(info.reason), style=_STYLES[info.status])] if info.reason else []
@@ -72,12 +68,8 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
         place = Text(printable(origin(info)))
         if info.file:
             place.append(f"\n{printable(info.file)}", style="dim")
-        table.add_row(
-            Text(printable(info.name)),
-            Text(info.status, style=_STYLES[info.status]),
-            Text("\n").join(details),
-            place,
-        )
+        status = Text(info.status, style=_STYLES[info.status])
+        table.add_row(Text(printable(info.name)), status, Text("\n").join(details), place)
     console.print(table)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, number, points, printable, rate, share, signed
-from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall, memory_far_off
+from dpotrain.core.records import Outcome
+from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 
-if TYPE_CHECKING:
-    from dpotrain.core.records import Outcome
-
+#: Relative error of the predicted peak memory from which the summary shows it.
+_FAR_OFF = 0.25
 _LABEL_WIDTH = 12
 #: Characters at which cells of a plugin's table wrap, so that texts stand side by side.
 _CELL_WIDTH = 48
@@ -32,26 +32,23 @@ _EVALUATION_ROWS = (
 
 
 def summary(outcome: Outcome) -> Group:
-    """Return the closing summary, with what to do next at its end.
-
-    Print it with ``crop=False``, so that paths and code can be copied.
-    """
+    """Return the closing summary; print it with ``crop=False``, so that paths and code can be copied."""
     return Group(*_parts(outcome))
 
 
 def summary_text(outcome: Outcome) -> str:
     """Return the summary as plain text; only table cells are wrapped."""
-    console = Console(
-        file=io.StringIO(), width=400, color_system=None, force_terminal=False, legacy_windows=False
-    )
-    with console.capture() as capture:
-        console.print(summary(outcome), crop=False)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    file = io.StringIO()
+    console = Console(file=file, width=400, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(summary(outcome), crop=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _parts(outcome: Outcome) -> Iterator[RenderableType]:
+    steps = f"{count(outcome.steps)} step{'' if outcome.steps == 1 else 's'}"
+    ended = f" after {steps} in {duration(outcome.seconds)}"
     yield Text()
-    yield _headline(outcome)
+    yield Text.assemble((outcome.status, _STYLES[outcome.status]), ended, no_wrap=True)
     yield from _evaluation(outcome)
     for name, values in outcome.sections.items():
         yield from _section(name, values)
@@ -63,73 +60,54 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
     yield from _ending(outcome)
 
 
-def _headline(outcome: Outcome) -> Text:
-    steps = f"{count(outcome.steps)} step{'' if outcome.steps == 1 else 's'}"
-    return Text.assemble(
-        (outcome.status, _STYLES[outcome.status]),
-        f" after {steps} in {duration(outcome.seconds)}",
-        no_wrap=True,
-    )
-
-
 def _ending(outcome: Outcome) -> Iterator[RenderableType]:
-    if outcome.status == "failed":
-        yield _labelled("error", outcome.error or "unknown", style="red")
-        yield _labelled("log", str(outcome.folder / "run.log"))
-        if any((outcome.folder / "checkpoints").glob("step-*")):
-            yield _labelled("resume", _resume(outcome))
+    if outcome.status == "finished":
+        yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
+        if outcome.how_to_load:
+            yield _labelled("load it", outcome.how_to_load, style="cyan")
         return
     if outcome.status == "stopped":
         yield _labelled("run", str(outcome.folder))
-        yield _labelled("resume", _resume(outcome))
-        return
-    yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
-    if outcome.how_to_load:
-        yield _labelled("load it", outcome.how_to_load, style="cyan")
-
-
-def _resume(outcome: Outcome) -> str:
-    return f"dpotrain run {shlex.quote(str(outcome.folder / 'recipe.toml'))} --resume"
+    else:
+        yield _labelled("error", outcome.error or "unknown", style="red")
+        yield _labelled("log", str(outcome.folder / "run.log"))
+    if outcome.status == "stopped" or any((outcome.folder / "checkpoints").glob("step-*")):
+        recipe = shlex.quote(str(outcome.folder / "recipe.toml"))
+        yield _labelled("resume", f"dpotrain run {recipe} --resume")
 
 
 def _speed(outcome: Outcome) -> str:
-    parts = []
-    if outcome.pairs_per_second > 0:
-        parts.append(f"{rate(outcome.pairs_per_second)} pairs/s")
-    if outcome.tokens_per_second > 0:
-        parts.append(f"{rate(outcome.tokens_per_second)} tokens/s")
-    if outcome.peak_memory_mb > 0:
-        parts.append(f"peak memory {megabytes(outcome.peak_memory_mb)}")
-    return ", ".join(parts)
+    parts = {
+        f"{rate(outcome.pairs_per_second)} pairs/s": outcome.pairs_per_second,
+        f"{rate(outcome.tokens_per_second)} tokens/s": outcome.tokens_per_second,
+        f"peak memory {megabytes(outcome.peak_memory_mb)}": outcome.peak_memory_mb,
+    }
+    return ", ".join(text for text, value in parts.items() if value > 0)
 
 
 def _plan(plan: Mapping[str, float]) -> str:
-    """Return predicted and measured memory, or an empty text where the memory was about as predicted."""
-    if not memory_far_off(plan):
+    """Return predicted and measured peak memory, or an empty text where they are about the same or one is unknown."""
+    predicted, measured = plan.get("peak_memory_mb_predicted"), plan.get("peak_memory_mb_measured")
+    if not predicted or not measured or abs(measured - predicted) <= _FAR_OFF * predicted:
         return ""
-    predicted, measured = plan["peak_memory_mb_predicted"], plan["peak_memory_mb_measured"]
     return f"memory predicted {megabytes(predicted)}, measured {megabytes(measured)}"
 
 
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
     first, last, best = outcome.first_evaluation, outcome.last_evaluation, outcome.best_evaluation
     if last:
-        table = _table("evaluation", "before", "after", "change")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        figures = [Column(name, justify="right") for name in ("before", "after", "change")]
+        table = _table("evaluation", *figures)
         for metric, label, write, change in _EVALUATION_ROWS:
-            if metric in last and metric in first:
-                table.add_row(
-                    label, write(first[metric]), write(last[metric]), change(last[metric] - first[metric])
-                )
-            elif metric in last:
-                table.add_row(label, "", write(last[metric]), "")
+            if metric in last:
+                before, after = first.get(metric), last[metric]
+                old, grown = ("", "") if before is None else (write(before), change(after - before))
+                table.add_row(label, old, write(after), grown)
         yield table
         metric = outcome.best_by
         if metric in best and best[metric] != last.get(metric):
-            yield Text(
-                f"the best evaluation by {metric} was {number(best[metric])}, at step {count(int(best['step']))}"
-            )
+            value, step = number(best[metric]), count(int(best["step"]))
+            yield Text(f"the best evaluation by {metric} was {value}, at step {step}")
     if chosen_rewards_fall(first, last or outcome.train):
         yield Text(CHOSEN_REWARDS_FALL, style="dim")
 
@@ -144,10 +122,9 @@ def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _labelled(label, value, width=width)
     table = values.get("table")
     if isinstance(table, Mapping) and _listed(table.get("columns")) and _listed(table.get("rows")):
-        shown = _table(*(printable(str(column)) for column in table["columns"]), show_lines=True)
-        for column in shown.columns:
-            column.max_width = _CELL_WIDTH
-            column.overflow = "fold"
+        names = [printable(str(name)) for name in table["columns"]]
+        columns = [Column(name, max_width=_CELL_WIDTH, overflow="fold") for name in names]
+        shown = _table(*columns, show_lines=True)
         for row in filter(_listed, table["rows"]):
             shown.add_row(*(Text(printable(_plain(cell))) for cell in row[: len(shown.columns)]))
         yield shown
@@ -163,9 +140,9 @@ def _section_lines(values: Mapping[str, Any]) -> dict[str, str]:
     lines = {}
     for key, value in plain.items():
         stem = key.removesuffix("_before").removesuffix("_after")
-        before, after = f"{stem}_before", f"{stem}_after"
-        if stem != key and before in plain and after in plain:
-            lines[stem.replace("_", " ")] = f"{_plain(plain[before])} before, {_plain(plain[after])} after"
+        before, after = plain.get(f"{stem}_before"), plain.get(f"{stem}_after")
+        if stem != key and before is not None and after is not None:
+            lines[stem.replace("_", " ")] = f"{_plain(before)} before, {_plain(after)} after"
         else:
             lines[key.replace("_", " ")] = _plain(value)
     return lines
@@ -184,18 +161,12 @@ def _plain(value: Any) -> str:
 
 def _labelled(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
     """Return a labelled value, its further lines below its first. It is not wrapped, so that it can be copied."""
-    lines = printable(value).splitlines() or [""]
     text = Text(no_wrap=True, overflow="ignore")
-    for index, line in enumerate(lines):
-        text.append(f"  {printable(label) if index == 0 else '':<{width}} ", style="dim")
+    for index, line in enumerate(printable(value).splitlines() or [""]):
+        text.append(f"  {printable(label):<{width}} " if index == 0 else f"\n{'':{width + 3}}", style="dim")
         text.append(line, style=style)
-        if index < len(lines) - 1:
-            text.append("\n")
     return text
 
 
-def _table(*columns: str, show_lines: bool = False) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_lines=show_lines)
-    for column in columns:
-        table.add_column(column)
-    return table
+def _table(*columns: Column | str, show_lines: bool = False) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_lines=show_lines)

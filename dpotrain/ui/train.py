@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from dpotrain.core.records import Outcome
+from dpotrain.core.reporter import Reporter
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.ui import reporter as default_reporter
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import Outcome
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.recipe.recipe import Recipe
 
 
 def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -30,6 +31,11 @@ from dpotrain.ui.pace import Pace
 _TWO_COLUMNS = 64
 _BARS = 48
 _SPARK_WIDTH = 24
+_EVALUATION_ROWS = (
+    ("loss", "loss", number, signed),
+    ("accuracy", "rewards/accuracies", share, points),
+    ("margin", "rewards/margins", signed, signed),
+)
 
 
 @dataclass(slots=True)
@@ -73,18 +79,15 @@ def picture(state: ViewState, now: float, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _bar_line(label: str, done: int, total: int, tail: str, width: int, style: str) -> RenderableType:
+def _bar_line(label: str, done: int, total: int | None, tail: str, width: int, style: str) -> RenderableType:
     line = Table.grid(padding=(0, 1), expand=True)
     line.add_column(no_wrap=True, overflow="ellipsis")
     cells: list[RenderableType] = [Text(label, style="bold")]
-    if width >= _BARS:
+    if total is not None and width >= _BARS:
         line.add_column(ratio=1)
-        cells.append(
-            ProgressBar(total=max(total, 1), completed=done, complete_style=style, finished_style=style)
-        )
+        cells.append(ProgressBar(max(total, 1), done, complete_style=style, finished_style=style))
     line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
-    cells.append(Text(tail))
-    line.add_row(*cells)
+    line.add_row(*cells, Text(tail))
     return line
 
 
@@ -100,58 +103,49 @@ def _training(state: ViewState, now: float, width: int) -> RenderableType:
 
 def _phase(phase: PhaseState, now: float, width: int) -> RenderableType:
     if phase.total is None:
-        done = f"{count(phase.done)}  " if phase.done else ""
-        line = Table.grid(padding=(0, 1), expand=True)
-        line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
-        line.add_row(Text(phase.name, style="bold"), Text(f"{done}{duration(now - phase.begun)} gone"))
-        return line
-    tail = f"{count(phase.done)}/{count(phase.total)}"
+        tail = f"{count(phase.done)}  " if phase.done else ""
+    else:
+        tail = f"{count(phase.done)}/{count(phase.total)}  "
     left = phase.seconds_left(now)
-    tail += f"  {duration(now - phase.begun)} gone" if math.isnan(left) else f"  {duration(left)} left"
+    tail += f"{duration(now - phase.begun)} gone" if math.isnan(left) else f"{duration(left)} left"
     return _bar_line(phase.name, phase.done, phase.total, tail, width, "cyan")
+
+
+def _grid(width: int, columns: int) -> Table:
+    """Return a table of ``columns`` columns of labels, each with its figures."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(columns):
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
+    return grid
 
 
 def _figures(state: ViewState, width: int) -> list[RenderableType]:
     pace, last = state.pace, state.pace.last
     assert last is not None
 
-    def recent(label: str, metric: str, write: Callable[[float], str]) -> tuple[str, str] | None:
-        value = pace.mean(metric)
-        return None if value is None else (label, write(value))
+    def known(*rows: tuple[str, float | None, Callable[[float], str]]) -> list[tuple[str, str]]:
+        return [("  " + label, write(value)) for label, value, write in rows if value is not None]
 
-    def speed(label: str, value: float) -> tuple[str, str] | None:
-        return None if math.isnan(value) else (label, rate(value))
-
-    rate_now = last.metrics.get("learning_rate")
-    left = [
-        recent("loss", "loss", number),
-        recent("accuracy", "rewards/accuracies", share),
-        recent("margin", "rewards/margins", signed),
-        recent("chosen", "rewards/chosen", signed),
-        recent("rejected", "rewards/rejected", signed),
-    ]
-    right = [
-        None if rate_now is None else ("learning rate", learning_rate(rate_now)),
-        recent("grad norm", "grad_norm", number),
-        speed("pairs/s", pace.pairs_per_second),
-        speed("tokens/s", pace.tokens_per_second),
-        None if state.memory_mb is None else ("peak memory", megabytes(state.memory_mb)),
-    ]
-    one, two = [[row for row in column if row is not None] for column in (left, right)]
-    grid = Table.grid(padding=(0, 2, 0, 0))
+    one = known(
+        ("loss", pace.mean("loss"), number),
+        ("accuracy", pace.mean("rewards/accuracies"), share),
+        ("margin", pace.mean("rewards/margins"), signed),
+        ("chosen", pace.mean("rewards/chosen"), signed),
+        ("rejected", pace.mean("rewards/rejected"), signed),
+    )
+    two = known(
+        ("learning rate", last.metrics.get("learning_rate"), learning_rate),
+        ("grad norm", pace.mean("grad_norm"), number),
+        ("pairs/s", pace.pairs_per_second, rate),
+        ("tokens/s", pace.tokens_per_second, rate),
+        ("peak memory", state.memory_mb, megabytes),
+    )
     columns = 2 if width >= _TWO_COLUMNS else 1
-    for _ in range(columns):
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
-    if columns == 1:
-        for label, value in one + two:
-            grid.add_row("  " + label, value)
-    else:
-        for index in range(max(len(one), len(two))):
-            a = one[index] if index < len(one) else ("", "")
-            b = two[index] if index < len(two) else ("", "")
-            grid.add_row("  " + a[0], a[1], "  " + b[0], b[1])
+    grid = _grid(width, columns)
+    rows = zip_longest(one, two, fillvalue=("  ", "")) if columns == 2 else zip(one + two)
+    for row in rows:
+        grid.add_row(*chain(*row))
     course = Text("  loss so far  ", style="dim", no_wrap=True, overflow="ellipsis")
     course.append(sparkline(state.losses, min(_SPARK_WIDTH * columns, max(width - 16, 0))), style="green")
     note = f"  mean of the last {pace.steps} steps" if pace.steps > 1 else "  the first step"
@@ -165,17 +159,10 @@ def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
         title = f"evaluation at step {count(state.evaluation_step)}"
         if now is not first and width >= _BARS:
             title += ", and the change since the first"
-        shown: list[tuple[str, str, Callable[[float], str], Callable[[float], str]]] = [
-            ("loss", "loss", number, signed),
-            ("accuracy", "rewards/accuracies", share, points),
-            ("margin", "rewards/margins", signed, signed),
-        ]
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
+        grid = _grid(width, 1)
         if width >= _BARS:
             grid.add_column(no_wrap=True, justify="right", style="dim")
-        for label, metric, write, change in shown:
+        for label, metric, write, change in _EVALUATION_ROWS:
             if metric in now:
                 changed = change(now[metric] - first[metric]) if now is not first and metric in first else ""
                 grid.add_row(*("  " + label, write(now[metric]), changed)[: len(grid.columns)])
@@ -183,7 +170,6 @@ def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
         if now is not first and chosen_rewards_fall(first, now):
             parts.append(Text(CHOSEN_REWARDS_FALL, style="dim italic"))
     if state.checkpoint_step is not None:
-        parts.append(
-            Text.assemble(("checkpoint ", "bold"), f"at step {count(state.checkpoint_step)}", no_wrap=True)
-        )
+        place = f"at step {count(state.checkpoint_step)}"
+        parts.append(Text.assemble(("checkpoint ", "bold"), place, no_wrap=True))
     return parts

@@ -37,7 +37,6 @@ class LigerLoader(TransformersLoader):
     name = "liger"
 
     def check(self) -> None:
-        """Look for the model's folder, a GPU's driver and the package, without importing torch."""
         super().check()
         if not _driver_found():
             raise RecipeError(
@@ -132,5 +131,4 @@ def _driver_found() -> bool:
 
 @hookimpl
 def dpotrain_model_loaders() -> list[type[ModelLoader]]:
-    """Offer the loader."""
     return [LigerLoader]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Optimizer
+from dpotrain.plugin.api import Optimizer, Trained
 
 if TYPE_CHECKING:
     import torch
 
-    from dpotrain.plugin.api import Trained
 
 dpotrain_interface = 2
 
@@ -30,7 +29,7 @@ class AdamW(Optimizer):
     name = "adamw"
     smaller: ClassVar[str | None] = "adamw-8bit"
 
-    class Options(Optimizer.Options):  # noqa: D106
+    class Options(Optimizer.Options):
         betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the two moments.")
         eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
         weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
@@ -53,11 +52,8 @@ class AdamW(Optimizer):
         """Spare vectors (biases, norms) weight decay, as usual: shrinking them regularizes nothing."""
         matrices = [weight for weight in weights.values() if weight.ndim >= 2]
         vectors = [weight for weight in weights.values() if weight.ndim < 2]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": self.options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        groups = (matrices, self.options.weight_decay), (vectors, 0.0)
+        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
     def _settings(self) -> dict[str, Any]:
         return {"lr": self.options.lr, "betas": self.options.betas, "eps": self.options.eps}
@@ -70,7 +66,6 @@ class AdamW8bit(AdamW):
     smaller = None
 
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Return bitsandbytes' AdamW8bit."""
         import bitsandbytes
 
         optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
@@ -107,5 +102,4 @@ def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
 
 @hookimpl
 def dpotrain_optimizers() -> list[type[Optimizer]]:
-    """Offer the two."""
     return [AdamW, AdamW8bit]

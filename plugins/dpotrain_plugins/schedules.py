@@ -34,7 +34,10 @@ class _AfterWarmup(Schedule):
     options: Options
 
     def factor(self, step: int, total_steps: int) -> float:
-        warmup = self._warmup(total_steps)
+        if self.options.warmup_steps is not None:
+            warmup = min(self.options.warmup_steps, total_steps)
+        else:  # 0.07 * 100 is a little more than 7
+            warmup = math.ceil(round(self.options.warmup_fraction * total_steps, 9))
         if step <= warmup:
             return step / warmup
         return self._shape((step - 1 - warmup) / max(1, total_steps - warmup))
@@ -42,12 +45,6 @@ class _AfterWarmup(Schedule):
     @abstractmethod
     def _shape(self, done: float) -> float:
         """Return the factor where the share ``done`` of the steps after warm-up lies behind: 0 in the first of them."""
-
-    def _warmup(self, total_steps: int) -> int:
-        if self.options.warmup_steps is not None:
-            return min(self.options.warmup_steps, total_steps)
-        # 0.07 * 100 is a little more than 7.
-        return math.ceil(round(self.options.warmup_fraction * total_steps, 9))
 
 
 class Constant(_AfterWarmup):
@@ -98,5 +95,4 @@ class Cosine(_Falling):
 
 @hookimpl
 def dpotrain_schedules() -> list[type[Schedule]]:
-    """Offer the three."""
     return [Constant, Linear, Cosine]

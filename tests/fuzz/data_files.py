@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dpotrain.core.errors import DataError, RecipeError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from tests.fuzz.junk import damage, mutate
 from tests.fuzz.recipes import check_message

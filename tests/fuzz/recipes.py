@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from dpotrain.core.errors import DpotrainError
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import Recipe, dump_recipe, load_recipe, recipe_schema
+from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.files import read_layers
+from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.overrides import override_layer
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.schema import recipe_schema
 from tests.fuzz.junk import ANYTHING, DEEP, LEAVES, TEXTS, damage, holder, misspelt, mutate, places
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

@@ -11,6 +11,7 @@ from dpotrain import hookimpl
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import (
     Adapter,
+    Component,
     DatasetFormatter,
     DatasetSource,
     Exporter,

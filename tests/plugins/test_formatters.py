@@ -77,8 +77,7 @@ SHAPES = {
         "sharegpt",
         {
             "conversations": [turn("system", "s"), turn("human", "q")],
-            "chosen": turn("gpt", "a"),
-            "rejected": turn("gpt", "b"),
+            **{key: turn("gpt", text) for key, text in TEXTS.items()},
         },
         WITH_SYSTEM,
     ),

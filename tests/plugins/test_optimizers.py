@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpotrain.recipe import dump_recipe, load_recipe
+from dpotrain.recipe.document import dump_recipe
+from dpotrain.recipe.load import load_recipe
 from tests.recipe.writing import MINIMAL, load
 
 

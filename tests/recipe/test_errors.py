@@ -5,7 +5,7 @@ from pydantic import Field
 
 from dpotrain.core.errors import DataError, PluginError, RecipeError
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from tests.plugin.fakes import (
     EVERYTHING,
     LOSS_MODULE,

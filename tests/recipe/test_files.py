@@ -3,7 +3,7 @@
 import pytest
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from tests.plugin.fakes import FakeIpo, OtherSource
 from tests.recipe.writing import MINIMAL, load, refused
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.overrides import override_layer
 from tests.plugin.fakes import FakeIpo, FakeOptimizer, OtherOptimizer
 from tests.recipe.writing import MINIMAL, load, refused

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import dump_recipe, recipe_schema
+from dpotrain.recipe.document import dump_recipe
+from dpotrain.recipe.schema import recipe_schema
 from tests.recipe.mini_schema import valid
 from tests.recipe.writing import MINIMAL, load
 

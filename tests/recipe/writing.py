@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain.core.errors import DpotrainError, RecipeError
-from dpotrain.recipe import load_recipe
+from dpotrain.recipe.load import load_recipe
 
 #: The least that a recipe must say.
 MINIMAL = """\

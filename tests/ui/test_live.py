@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dpotrain.core.records import CheckpointRecord, Record
 from dpotrain.core.reporter import Reporter
+from dpotrain.run.folder.log import LoggedReporter
 from dpotrain.ui import reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL
 from dpotrain.ui.live import LiveReporter
@@ -222,6 +223,11 @@ def test_a_terminal_gets_the_live_view_and_everything_else_plain_lines():
     assert isinstance(picked(force_terminal=True), LiveReporter)
     assert isinstance(picked(force_terminal=False), PlainReporter)
     assert isinstance(picked(force_terminal=True, term="dumb"), PlainReporter)
+
+
+@pytest.mark.parametrize("shows", [LiveReporter, PlainReporter, LoggedReporter])
+def test_a_reporter_defines_every_method_of_the_base(shows):
+    assert {name for name in vars(Reporter) if not name.startswith("_")} <= vars(shows).keys()
 
 
 _RUN = """

@@ -15,7 +15,7 @@ def _step(
 def test_before_the_first_step_nothing_is_claimed():
     pace = Pace()
     assert math.isnan(pace.seconds_left)
-    assert math.isnan(pace.pairs_per_second)
+    assert pace.pairs_per_second is None
     assert pace.mean("loss") is None
 
 
@@ -42,4 +42,4 @@ def test_speed_and_means_are_over_pairs_of_the_recent_steps():
 def test_steps_that_took_no_time_are_no_division_by_zero():
     pace = Pace()
     pace.add(_step(1, seconds=0.0))
-    assert math.isnan(pace.tokens_per_second)
+    assert pace.tokens_per_second is None

@@ -1,8 +1,7 @@
 """A micro-batch as tensors: pairs laid end to end in one row, without padding.
 
-For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both
-completions, and attention has two segments a pair (see :mod:`dpotrain.engine.attention.segments`), so that
-everything outside attention sees each prompt token once.
+For every pair the row holds prompt, chosen, rejected. Positions continue from the prompt for both completions, and
+attention has two segments a pair, so that everything outside attention sees each prompt token once.
 """
 
 from __future__ import annotations
@@ -83,10 +82,7 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
         pair = data[index]
         size = PairLengths(len(pair.prompt), len(pair.chosen), len(pair.rejected))
         ids += [pair.prompt, pair.chosen, pair.rejected]
-        positions += [
-            np.arange(size.prompt + size.chosen),
-            np.arange(size.prompt, size.prompt + size.rejected),
-        ]
+        positions += [np.arange(size.prompt + size.chosen), size.prompt + np.arange(size.rejected)]
         last_prompt = offset + size.prompt - 1
         for completion, scored, start in (
             (pair.chosen, pair.chosen_scored, offset + size.prompt),

@@ -1,8 +1,7 @@
 """The batch plan: which pairs form step k, and their split over ranks and micro-batches.
 
-Which pairs form a step depends on the seed, the epoch and ``pairs_per_step`` alone; their split afterwards changes
-speed and memory, never the sequence of losses. Everything here is a pure function of its arguments, so a resumed run
-plans again and starts at step k.
+Which pairs form a step depends on the seed, the epoch and ``pairs_per_step`` alone. Everything here is a pure function
+of its arguments, so a resumed run plans again and starts at step k.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]
@@ -54,10 +52,8 @@ class Costs:
         """Tokens computed for a micro-batch of these pairs."""
         if not len(pairs):
             return 0
-        chosen = np.asarray(pairs, np.int64)
-        if self.padded:
-            return 2 * len(pairs) * int(self.longest[chosen].max())
-        return int(self.lengths[chosen].sum())
+        each = self.alone(np.asarray(pairs, np.int64))
+        return len(pairs) * int(each.max()) if self.padded else int(each.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +114,8 @@ class BatchPlan:
                 order, planned_epoch = epoch_order(self.pairs, self.seed, epoch, self.shuffle), epoch
             first = position * self.pairs_per_step
             chosen = order[first : first + self.pairs_per_step]
-            yield StepPlan(
-                step,
-                epoch,
-                chosen,
-                make_microbatches(chosen, self.costs, self.ranks, self.tokens_per_microbatch),
-            )
+            batches = make_microbatches(chosen, self.costs, self.ranks, self.tokens_per_microbatch)
+            yield StepPlan(step, epoch, chosen, batches)
 
     def epochs_done(self, step: int) -> float:
         """Return the passes over the data after ``step`` steps; 1.0 at the end of the first epoch."""
@@ -141,12 +133,11 @@ def epoch_order(pairs: int, seed: int, epoch: int, shuffle: bool) -> Indices:
 def make_microbatches(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
     """Balance pairs over ranks by tokens, then pack each rank's into micro-batches of at most ``budget`` tokens.
 
-    A pair over the budget gets a micro-batch of its own. The result is indexed
-    ``[rank][micro-batch]``; ranks that would have fewer micro-batches split theirs, or get empty ones.
+    A pair over the budget gets a micro-batch of its own. The result is indexed ``[rank][micro-batch]``; ranks that
+    would have fewer micro-batches split theirs, or get empty ones.
     """
-    by_rank = balance_ranks(pairs, costs, ranks)
-    packed = [pack_first_fit(mine, costs, budget) for mine in by_rank]
-    most = max(1, *(len(batches) for batches in packed)) if packed else 1
+    packed = [pack_first_fit(mine, costs, budget) for mine in balance_ranks(pairs, costs, ranks)]
+    most = max([1, *map(len, packed)])
     return [_split_to(batches, most) for batches in packed]
 
 
@@ -190,8 +181,7 @@ def pack_first_fit(pairs: Sequence[int], costs: Costs, budget: int) -> list[Micr
 def batch_by_length(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:
     """Split a whole data set for a pass without gradients: neighbours in length share a micro-batch.
 
-    Linear in the number of pairs, where :func:`make_microbatches` tries all open micro-batches of a step. The
-    micro-batches are views of one array.
+    Linear in the pairs, where :func:`make_microbatches` tries all open micro-batches of a step. They are views.
     """
     longest_first = _longest_first(pairs, costs)
     order = longest_first.data
@@ -220,13 +210,11 @@ def _longest_first(pairs: Indices, costs: Costs) -> Indices:
 
 def _split_to(batches: list[MicroBatch], count: int) -> list[MicroBatch]:
     """Halve the fullest micro-batches until there are ``count``; add empty ones where nothing can be halved."""
-    batches = list(batches)
+    batches = list(batches) or [[]]
     while len(batches) < count:
-        fullest = max(range(len(batches)), key=lambda number: len(batches[number]), default=-1)
-        if fullest < 0 or len(batches[fullest]) < 2:
-            batches.append([])
-            continue
+        fullest = max(range(len(batches)), key=lambda number: len(batches[number]))
         whole = batches[fullest]
-        batches[fullest] = whole[0::2]
-        batches.append(whole[1::2])
+        if len(whole) > 1:
+            batches[fullest] = whole[0::2]
+        batches.append(whole[1::2] if len(whole) > 1 else [])
     return batches

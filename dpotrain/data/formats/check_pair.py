@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+from dpotrain.core.pair import PreferencePair, Text, UnusableRow
 
-#: Messages of a conversation with several of them in an answer. Each turn of such an answer is located by rendering
-#: the conversation up to it, so the work grows with the square.
+#: Messages where an answer has several: each of its turns is located by rendering all before it, so work is quadratic.
 MOST_MESSAGES = 1000
 
 
@@ -53,14 +52,12 @@ def _blank(part: Text) -> bool:
     """Whether the text, or every message, is only white space."""
     if isinstance(part, str):
         return not part.strip()
-    return all(_blank_message(message) for message in part)
-
-
-def _blank_message(message: Message) -> bool:
-    content = message.get("content")
-    empty = not content.strip() if isinstance(content, str) else not content
-    said = any(value for key, value in message.items() if key not in ("role", "content", "name"))
-    return empty and not said
+    for message in part:
+        content = message.get("content")
+        said = content.strip() if isinstance(content, str) else content
+        if said or any(value for key, value in message.items() if key not in ("role", "content", "name")):
+            return False
+    return True
 
 
 def _plain(part: Text) -> Any:

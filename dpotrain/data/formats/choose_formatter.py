@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from dpotrain.core.errors import DataError, DpotrainError, RecipeError, did_you_mean, short
 from dpotrain.core.pair import PreferencePair, UnusableRow
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import DatasetFormatter, Rows
+from dpotrain.plugin.api import DatasetFormatter, Rows
 
 #: Rows that ``auto`` samples, evenly over the data.
 SAMPLE = 200
-
 #: Why a row is dropped that exceeds Python's recursion limit.
 NESTED = "the row is nested too deeply"
-
-#: Columns and keys that a message shows.
-_SHOWN = 12
-
+_SHOWN = 12  # columns and keys that a message shows
 #: A formatter is a candidate for ``auto`` if it recognises at least this share of what the best one does: a few odd
 #: rows must not rule out the formatter that recognises the shape for certain.
 _CANDIDATE_SHARE = 0.9
@@ -64,12 +58,12 @@ def choose_formatter(
     ``columns`` is ``[data.columns]``, which is already applied to ``rows``. Raises DataError where no formatter or
     more than one fits, and RecipeError where the formatter does not read a mapped name.
     """
-    classes = list(formatters)
     if chosen is not None:
-        _check_mapped(columns, [type(chosen)])
-        return Decision(chosen, f"data format: {chosen.name} (set by data.format)")
-    _check_mapped(columns, classes)
-    decision = _vote(rows, classes)
+        decision = Decision(chosen, f"data format: {chosen.name} (set by data.format)")
+    else:
+        classes = list(formatters)
+        _check_mapped(columns, classes)
+        decision = _vote(rows, classes)
     _check_mapped(columns, [type(decision.formatter)])
     return decision
 
@@ -90,7 +84,8 @@ def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int)
 
 
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
-    sample = _spread(len(rows))
+    count = min(len(rows), SAMPLE)
+    sample = [index * len(rows) // count for index in range(count)]
     looked_at = [(number, rows[number]) for number in sample]
     asked = [formatter for formatter in map(_constructed, classes) if formatter is not None]
     answers = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
@@ -118,11 +113,8 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     text = f"data format: {name} (recognised in {winner.recognised} of {recognised} rows sampled)"
     warning = ""
     if winner.recognised < recognised:
-        rest = ", ".join(
-            f"{vote.formatter.name} {vote.recognised}"
-            for vote in votes
-            if vote.recognised and vote is not winner
-        )
+        others = (vote for vote in votes if vote.recognised and vote is not winner)
+        rest = ", ".join(f"{vote.formatter.name} {vote.recognised}" for vote in others)
         warning = (
             f'The data has rows of several formats: "{name}" recognises {winner.recognised} of {recognised} rows '
             f"sampled{f' ({rest})' if rest else ''}. Rows that it cannot read are dropped and counted; "
@@ -151,12 +143,6 @@ def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: in
         raise
 
 
-def _spread(length: int) -> list[int]:
-    """Return up to :data:`SAMPLE` row numbers, evenly over ``length`` rows, the first included."""
-    count = min(length, SAMPLE)
-    return [index * length // count for index in range(count)]
-
-
 def _check_mapped(columns: Mapping[str, str], classes: Sequence[type[DatasetFormatter]]) -> None:
     """Raise a RecipeError for a mapped name that none of the formatters reads."""
     read = list(dict.fromkeys(name for cls in classes for name in cls.columns))
@@ -182,18 +168,11 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
         if len(row) > _SHOWN:
             lines.append(f"  … and {len(row) - _SHOWN} more")
     lines.append("What each formatter reads:")
-    lines += [f"  {cls.name}: {_summary(cls)}" for cls in classes]
-    lines.append(
-        "Set data.format to a formatter, or map the data's columns in [data.columns], "
-        'as in prompt = "question".'
-    )
-    return "\n".join(lines)
-
-
-def _summary(cls: type[DatasetFormatter]) -> str:
-    """Return the first line of the formatter's docstring, or else the columns it reads."""
-    doc = (cls.__doc__ or "").strip().partition("\n")[0].strip()
-    return doc or ", ".join(cls.columns)
+    for cls in classes:
+        summary = (cls.__doc__ or "").strip().partition("\n")[0].strip() or ", ".join(cls.columns)
+        lines.append(f"  {cls.name}: {summary}")
+    remedy = "Set data.format to a formatter, or map the data's columns in [data.columns]"
+    return "\n".join([*lines, f'{remedy}, as in prompt = "question".'])
 
 
 def describe(value: Any, depth: int = 0) -> str:
@@ -206,9 +185,8 @@ def describe(value: Any, depth: int = 0) -> str:
         return "object" if depth > 1 else f"object with {_some(value) or 'no keys'}"
     if isinstance(value, Sequence):
         return f"list of {len(value)}" + (f": {describe(value[0], depth + 1)}" if len(value) else "")
-    return {"int": "whole number", "float": "number", "bool": "true or false"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    name = type(value).__name__
+    return {"int": "whole number", "float": "number", "bool": "true or false"}.get(name, name)
 
 
 def _some(names: Collection[Any]) -> str:

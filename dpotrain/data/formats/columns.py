@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Rows
+from dpotrain.plugin.api import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
 """The cache of tokenized splits, in a folder that all runs of a user share.
 
-An entry is a folder named by a hash of its key, which is everything that its tokens and its report depend on. It is
-written under a temporary name and renamed, holds columns (see :mod:`dpotrain.data.tokens.column_files`) and a manifest
-with their sizes and hashes, and is checked whenever it is opened. Only damaged entries are ever removed; to free the
-disk space, delete the folder.
+An entry is a folder named by a hash of its key. It holds columns (see :mod:`dpotrain.data.tokens.column_files`) and a
+manifest with their sizes and hashes, and is checked when it is opened. Only damaged entries are ever removed.
 """
 
 from __future__ import annotations
@@ -41,10 +39,9 @@ class TokenCache:
     def get(
         self, key: Mapping[str, Any], build: Callable[[Path], SplitInfo], reporter: Reporter
     ) -> TokenizedSplit:
-        """Return the split of this key, built by this process or another where there is no entry.
+        """Return the split of this key; where there is no entry, one process builds it and others wait for its lock.
 
-        ``build`` fills an empty folder with columns. Of several processes that ask at the same time one
-        builds, and the others wait for its lock.
+        ``build`` fills an empty folder with columns.
 
         Raises WriteError where there is no entry and the folder cannot be written, and what ``build`` raises.
         """
@@ -111,20 +108,16 @@ def _seal(folder: Path, described: str, made: SplitInfo) -> None:
     for path in sorted(folder.glob("*.npy")):
         sync_file(path)
         files[path.name] = {"size": path.stat().st_size, "blake2b": hash_file(path)}
-    content = json.dumps(
-        {
-            "identity": json.loads(described),
-            "files": files,
-            "largest_token": made.largest_token,
-            "columns": made.columns,
-            "report": dataclasses.asdict(made.report),
-        },
-        indent=1,
-    )
-    seal = hash_text(content)
-    manifest = folder / _MANIFEST
-    manifest.write_text(f"{seal}\n{content}\n", encoding="utf-8")
-    sync_file(manifest)
+    data = {
+        "identity": json.loads(described),
+        "files": files,
+        "largest_token": made.largest_token,
+        "columns": made.columns,
+        "report": dataclasses.asdict(made.report),
+    }
+    content = json.dumps(data, indent=1)
+    (folder / _MANIFEST).write_text(f"{hash_text(content)}\n{content}\n", encoding="utf-8")
+    sync_file(folder / _MANIFEST)
 
 
 def _open(path: Path) -> TokenizedSplit | None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.hashing import hash_text
+from dpotrain.data.formats.columns import MappedRows
+from dpotrain.plugin.api import DatasetFormatter
+from dpotrain.recipe.sections import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dpotrain.data.formats.columns import MappedRows
-    from dpotrain.plugin.api import DatasetFormatter
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
 FORMAT = 1
@@ -29,9 +29,8 @@ def cache_key(
     formatter: DatasetFormatter,
     distribution: str,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    truncation: str,
-    columns: tuple[str, ...] = (),
+    data: DataSection,
+    columns: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return plain data that is equal only where tokens and report are.
 
@@ -55,8 +54,8 @@ def cache_key(
         },
         "tokenizer": _tokenizer(tokenizer),
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "max_length": max_length,
-        "truncation": truncation,
+        "max_length": data.max_length,
+        "truncation": data.truncation,
         # Left out where there are none, so that entries from before there were any are still found.
         **({"columns": columns} if columns else {}),
     }
@@ -65,12 +64,10 @@ def cache_key(
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what a tokenizer's ids depend on; its vocabulary and rules as a hash."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # A tokenizer in pure Python keeps its rules in its options.
-    rules = (
-        _without_state(backend.to_str())
-        if backend is not None
-        else {"vocabulary": tokenizer.get_vocab(), "options": tokenizer.init_kwargs}
-    )
+    if backend is None:  # a tokenizer in pure Python keeps its rules in its options
+        rules = {"vocabulary": tokenizer.get_vocab(), "options": tokenizer.init_kwargs}
+    else:  # without what a call to the tokenizer sets and dpotrain never uses
+        rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
     return {
         "class": _class(tokenizer),
         "rules": hash_text(json.dumps(rules, sort_keys=True, default=str)),
@@ -80,11 +77,6 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "added": {str(id): str(token) for id, token in sorted(tokenizer.added_tokens_decoder.items())},
         "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
     }
-
-
-def _without_state(rules: str) -> dict[str, Any]:
-    """Leave out what a call to the tokenizer sets and dpotrain never uses."""
-    return {name: rule for name, rule in json.loads(rules).items() if name not in ("padding", "truncation")}
 
 
 def _class(thing: object) -> str:

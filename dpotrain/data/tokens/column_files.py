@@ -1,8 +1,4 @@
-"""Columns of pairs in ``.npy`` files: appended to while rows are tokenized, memory-mapped afterwards.
-
-The operating system reads mapped pages as they are used and drops them when memory runs short, so that a data set
-takes little memory whatever its size.
-"""
+"""Columns of pairs in ``.npy`` files: appended to while rows are tokenized, memory-mapped afterwards."""
 
 from __future__ import annotations
 
@@ -21,11 +17,9 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 COLUMNS: dict[str, np.dtype[Any]] = {
     "tokens": np.dtype("<i4"),
     "scored": np.dtype("?"),
-    "prompt_lengths": np.dtype("<i8"),
-    "chosen_lengths": np.dtype("<i8"),
-    "rejected_lengths": np.dtype("<i8"),
-    "rows": np.dtype("<i8"),
-    "starts": np.dtype("<i8"),
+    **dict.fromkeys(
+        ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts"), np.dtype("<i8")
+    ),
     "keys": KEY,
 }
 PROMPTS = "prompts"
@@ -37,7 +31,6 @@ class PairFiles:
     """Appends pairs to the columns in an empty folder. Use as a context manager, which closes the files."""
 
     def __init__(self, folder: Path, columns: tuple[str, ...] = ()) -> None:
-        """Prepare to write; ``columns`` are those whose numbers the pairs have."""
         self._folder = folder
         self._files = ExitStack()
         self._tokens = 0

@@ -1,8 +1,6 @@
 """A pair as the texts that are tokenized: the prompt alone, and the prompt with each answer.
 
-A conversation is rendered by the tokenizer's chat template, a plain string is taken as it stands. Prompt and answer are
-one text, so that tokens that span the boundary come out as they do in free text; where the prompt's tokens are
-therefore not a prefix, the boundary is moved back later.
+Prompt and answer are one text, so that tokens that span the boundary come out as they do in free text.
 """
 
 from __future__ import annotations
@@ -76,9 +74,8 @@ def render(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Renderin
     if isinstance(pair.prompt, str):
         assert isinstance(pair.chosen, str)
         assert isinstance(pair.rejected, str)
-        return Rendering(
-            pair.prompt, Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected), plain=True
-        )
+        chosen, rejected = Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected)
+        return Rendering(pair.prompt, chosen, rejected, plain=True)
     assert not isinstance(pair.chosen, str)
     assert not isinstance(pair.rejected, str)
     template = _Template(tokenizer, pair)
@@ -103,13 +100,8 @@ def _answer(template: _Template, prompt: list[Message], answer: Sequence[Message
             continue
         before = [*prompt, *answer[:index]]
         last = index == len(answer) - 1
-        turns.append(
-            Turn(
-                before=template(before, opens=False),
-                opened=template(before, opens=True),
-                closed=None if last else template([*before, message], opens=False),
-            )
-        )
+        closed = None if last else template([*before, message], opens=False)
+        turns.append(Turn(template(before, opens=False), template(before, opens=True), closed))
     return Answer(full, tuple(turns))
 
 
@@ -129,14 +121,8 @@ class _Template:
     def __call__(self, messages: Sequence[Message], *, opens: bool) -> str:
         """Render the messages; ``opens`` adds the generation prompt."""
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tools=self._tools,
-                    add_generation_prompt=opens,
-                    tokenize=False,
-                )
-            )
+            texts, apply = [dict(message) for message in messages], self._tokenizer.apply_chat_template
+            return str(apply(texts, tools=self._tools, add_generation_prompt=opens, tokenize=False))
         except Exception as error:  # a template is a program that may raise anything
             # A template's own text is the same for every row; Python's may quote a value, so only the class is kept.
             reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__

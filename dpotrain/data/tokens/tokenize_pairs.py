@@ -1,16 +1,14 @@
 """Pairs of text or messages to pairs of token ids.
 
-The prompt's tokens are those of the prompt alone as far as they are also the first tokens of prompt + chosen
-and of prompt + rejected. Where they are not (a template that writes a thinking section, a trailing space
-that merges with the answer's first word), the boundary is moved back to the last token that all three have in
-common, for both answers alike, so that the policy sees exactly the tokens of the whole text.
+Where the prompt's own tokens are not a prefix of prompt + answer (a template that writes a thinking section, a trailing
+space that merges with the answer's first word), the boundary of both answers is moved back to the last common token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,18 +74,13 @@ class PairTokenizer:
                 ) from None
             whole = all(map(_is_unicode, rendering.texts()))
             renderings.append(rendering if whole else UnusableRow("the text holds half a character"))
+        rendered = [one for one in renderings if isinstance(one, Rendering)]
         # Pairs that share a prompt share its tokens.
-        texts = list(
-            dict.fromkeys(text for one in renderings if isinstance(one, Rendering) for text in one.texts())
-        )
-        encoded = self._encode(texts)
-        results = []
-        for (row, _), one in zip(pairs, renderings, strict=True):
-            if isinstance(one, UnusableRow):
-                results.append(PairResult(None, str(one)))
-            else:
-                results.append(self._assemble(row, one, encoded))
-        return results
+        encoded = self._encode(list(dict.fromkeys(text for one in rendered for text in one.texts())))
+        return [
+            PairResult(None, str(one)) if isinstance(one, UnusableRow) else self._assemble(row, one, encoded)
+            for (row, _), one in zip(pairs, renderings, strict=True)
+        ]
 
     def _encode(self, texts: list[str]) -> dict[str, Tokens]:
         """Tokenize texts without the tokenizer's own special tokens."""
@@ -111,29 +104,25 @@ class PairTokenizer:
             prompt, chosen, rejected = (self._with_leading(ids) for ids in (prompt, chosen, rejected))
             chosen, rejected = self._with_eos(chosen), self._with_eos(rejected)
         boundary = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
-        flags, unscored = zip(
-            *(
-                _scored(ids, answer, boundary, encoded)
-                for ids, answer in ((chosen, rendering.chosen), (rejected, rendering.rejected))
-            ),
-            strict=True,
-        )
-        counts = {
+        chosen_flags, chosen_unscored = _scored(chosen, rendering.chosen, boundary, encoded)
+        rejected_flags, rejected_unscored = _scored(rejected, rendering.rejected, boundary, encoded)
+        kept = slice(boundary, self._max_length)
+        counts: dict[str, Any] = {
             "uncut": (boundary, len(chosen) - boundary, len(rejected) - boundary),
             "boundary_moved": boundary < len(prompt),
             "completions_cut": sum(len(ids) > self._max_length for ids in (chosen, rejected)),
-            "turns_unscored": sum(unscored),
+            "turns_unscored": chosen_unscored + rejected_unscored,
             "open_ended": sum(self._special.isdisjoint(ids[-2:].tolist()) for ids in (chosen, rejected)),
         }
         pair = TokenizedPair(
             prompt=prompt[:boundary],
-            chosen=chosen[boundary : self._max_length],
-            rejected=rejected[boundary : self._max_length],
-            chosen_scored=flags[0][boundary : self._max_length],
-            rejected_scored=flags[1][boundary : self._max_length],
+            chosen=chosen[kept],
+            rejected=rejected[kept],
+            chosen_scored=chosen_flags[kept],
+            rejected_scored=rejected_flags[kept],
             row=row,
         )
-        reason = self._fault(pair, chosen, rejected, flags)
+        reason = self._fault(pair, chosen, rejected, (chosen_flags, rejected_flags))
         return PairResult(None if reason else pair, reason, **counts)
 
     def _fault(self, pair: TokenizedPair, chosen: Tokens, rejected: Tokens, flags: tuple[Flags, ...]) -> str:
@@ -197,18 +186,13 @@ def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Token
         return flags, 0
     hidden = 0
     for turn in answer.turns:
-        before = encoded[turn.before]
+        before, closed = encoded[turn.before], ids if turn.closed is None else encoded[turn.closed]
         if common_prefix(before, ids) < len(before):
             hidden += 1
             continue
-        start = max(boundary, common_prefix(encoded[turn.opened], ids))
-        end, whole = len(ids), True
-        if turn.closed is not None:
-            closed = encoded[turn.closed]
-            end = common_prefix(closed, ids)
-            whole = end == len(closed)
-        flags[start:end] = True
-        hidden += not whole
+        end = common_prefix(closed, ids)
+        flags[max(boundary, common_prefix(encoded[turn.opened], ids)) : end] = True
+        hidden += end < len(closed)
     return flags, hidden
 
 

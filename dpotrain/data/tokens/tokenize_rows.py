@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,9 @@ from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.data.formats.choose_formatter import NESTED, format_row
 from dpotrain.data.report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
+from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenized import TokenizedPairs
-
-if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
-    from dpotrain.plugin.api import DatasetFormatter
+from dpotrain.plugin.api import DatasetFormatter
 
 #: A row with its number in the source.
 NumberedRow = tuple[int, Mapping[str, Any]]

@@ -6,19 +6,16 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.report import SplitReport, quantiles
 from dpotrain.data.tokens.column_files import PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import Keys
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import WorkersUnavailable, start_workers, tokenize_in_process
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
-    from dpotrain.plugin.api import Rows
+from dpotrain.plugin.api import Rows
 
 #: Rows formatted and tokenized at a time: few enough for steady progress, enough to be worth a message to a worker.
 ROWS_PER_BATCH = 128
@@ -54,9 +51,7 @@ class SplitInfo:
 def tokenize_split(
     rows: Rows, tokenize: RowTokenizer, folder: Path, reporter: Reporter, processes: int
 ) -> SplitInfo:
-    """Format and tokenize all rows into an empty folder, counting those that are dropped.
-
-    Order and report are the same for any number of ``processes``.
+    """Format and tokenize all rows into an empty folder; the result is the same for any number of ``processes``.
 
     Raises WriteError where the folder cannot be written, and what reading and formatting the rows raises.
     """
@@ -81,9 +76,8 @@ def tokenize_split(
 def _batches(
     rows: Rows, tokenize: RowTokenizer, reporter: Reporter, processes: int
 ) -> Generator[TokenizedRows, None, None]:
-    numbers = (
-        range(start, min(start + ROWS_PER_BATCH, len(rows))) for start in range(0, len(rows), ROWS_PER_BATCH)
-    )
+    everything = range(len(rows))
+    numbers = (everything[start : start + ROWS_PER_BATCH] for start in everything[::ROWS_PER_BATCH])
     if processes > 1 and len(rows) >= MIN_ROWS_FOR_WORKERS:
         with ExitStack() as stack:
             try:

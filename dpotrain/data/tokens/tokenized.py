@@ -1,8 +1,4 @@
-"""Token ids of pairs, one by one and as columns.
-
-A million pairs as Python objects would take gigabytes of memory. They are a few flat numpy arrays, memory-mapped from
-files (see :mod:`dpotrain.data.tokens.column_files`).
-"""
+"""Token ids of pairs, one by one and as columns: a million pairs as Python objects would take gigabytes of memory."""
 
 from __future__ import annotations
 
@@ -49,8 +45,7 @@ class TokenizedPair:
 def pair_key(pair: TokenizedPair) -> bytes:
     """Return 16 bytes over everything of a pair that its log-probs depend on.
 
-    That is every token, where prompt and answers begin and end, and which tokens are scored; not the row, so
-    that a pair keeps its key when rows are added before it.
+    That is every token, where prompt and answers begin and end, and which tokens are scored; not the row.
     """
     digest = hashlib.blake2b(digest_size=16)
     for tokens, scored in (
@@ -94,20 +89,16 @@ class TokenizedPairs:
     def of(cls, pairs: Iterable[TokenizedPair], columns: tuple[str, ...] = ()) -> TokenizedPairs:
         """Lay pairs end to end, copying their arrays."""
         kept = list(pairs)
-        tokens = [part for pair in kept for part in (pair.prompt, pair.chosen, pair.rejected)]
-        scored = [
-            part
-            for pair in kept
-            for part in (np.zeros(len(pair.prompt), bool), pair.chosen_scored, pair.rejected_scored)
-        ]
-        flat = np.concatenate(tokens, dtype=np.int32) if kept else np.zeros(0, np.int32)
-        prompt, chosen, rejected = np.array(
-            [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in kept], np.int64
-        ).reshape(-1, 3).T.copy()  # fmt: skip
-        lengths = prompt + chosen + rejected
+        tokens, scored = [np.zeros(0, np.int32)], [np.zeros(0, np.bool_)]
+        for pair in kept:
+            tokens += [pair.prompt, pair.chosen, pair.rejected]
+            scored += [np.zeros(len(pair.prompt), np.bool_), pair.chosen_scored, pair.rejected_scored]
+        sizes = [len(part) for part in tokens[1:]]
+        prompt, chosen, rejected = np.array(sizes, np.int64).reshape(-1, 3).T.copy()
+        flat, lengths = np.concatenate(tokens, dtype=np.int32), prompt + chosen + rejected
         return cls(
             tokens=flat,
-            scored=np.concatenate(scored, dtype=np.bool_) if kept else np.zeros(0, np.bool_),
+            scored=np.concatenate(scored, dtype=np.bool_),
             prompt_lengths=prompt,
             chosen_lengths=chosen,
             rejected_lengths=rejected,

@@ -1,11 +1,8 @@
 """Formatting and tokenizing in several processes, with the results in order.
 
-Workers are new interpreters, each with a socket to this process. They are not forked, because threads are running
-here, nor started by ``multiprocessing``, which imports the user's script again. They import neither torch nor
-accelerate.
-
-Rows are read in this process, since a source's rows may be open files. A batch that fails in a worker is done again in
-this process, so that the error is the same as without workers.
+Workers are new interpreters, not forks, because threads run here; ``multiprocessing`` would import the user's script.
+Rows are read in this process: they may be open files. A batch that fails in a worker is done again here, so that the
+error is the same as without workers.
 """
 
 from __future__ import annotations
@@ -19,19 +16,18 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from dpotrain.data.tokens.tokenize_rows import NumberedRow, RowTokenizer, TokenizedRows
+from dpotrain.plugin.api import Rows
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Rows
-
-#: Batches queued for each worker, so that none waits while this process reads rows.
-_QUEUED = 2
+_QUEUED = 2  # batches for each worker, so that none waits while this process reads rows
+#: A worker's result to come; None in it, or in its place, where this process does the batch again.
+Pending: TypeAlias = "Future[TokenizedRows | None] | None"
 
 
 def cores() -> int:
@@ -56,25 +52,16 @@ class WorkersUnavailable(Exception):  # noqa: N818  # it is a state, not a fault
 
 @contextmanager
 def start_workers(count: int, tokenize: RowTokenizer) -> Iterator[Workers]:
-    """Start ``count`` workers, and end them with the block.
-
-    Raises:
-        WorkersUnavailable: formatter or tokenizer cannot be used in another process.
-    """
+    """Start ``count`` workers, and end them with the block; raise WorkersUnavailable where they cannot be used."""
     if os.name != "posix":
         raise WorkersUnavailable("this system cannot pass a socket to a new process")
     try:
         sent = bytes(ForkingPickler.dumps(tokenize))
     except Exception as error:
-        raise WorkersUnavailable(
-            f"formatter or tokenizer cannot be sent to another process ({error})"
-        ) from error
+        reason = f"formatter or tokenizer cannot be sent to another process ({error})"
+        raise WorkersUnavailable(reason) from error
     with ExitStack() as stack:
-        started = []
-        for _ in range(count):
-            worker = _Worker()
-            stack.callback(worker.end)
-            started.append(worker)
+        started = [stack.enter_context(closing(_Worker())) for _ in range(count)]
         # First sent to all, so that they start together.
         begun = [worker.start(sent) for worker in started]
         if not all(begun) or not all(worker.ready() for worker in started):
@@ -99,7 +86,7 @@ class Workers:
         """Yield the result for each batch of row numbers, in order, as :func:`tokenize_in_process` does."""
         # A thread for each worker: otherwise this process and a worker could block on sending to each other.
         with ThreadPoolExecutor(len(self._running)) as threads:
-            pending: deque[tuple[range, Future[TokenizedRows | None] | None]] = deque()
+            pending: deque[tuple[range, Pending]] = deque()
             try:
                 for numbers in batches:
                     pending.append((numbers, self._submit(threads, rows, numbers)))
@@ -113,17 +100,13 @@ class Workers:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _submit(
-        self, threads: ThreadPoolExecutor, rows: Rows, numbers: range
-    ) -> Future[TokenizedRows | None] | None:
+    def _submit(self, threads: ThreadPoolExecutor, rows: Rows, numbers: range) -> Pending:
         try:
             return threads.submit(self._ask, _rows(rows, numbers))
         except Exception:
             return None  # read again, and reported, after the batches before it
 
-    def _next(
-        self, rows: Rows, pending: deque[tuple[range, Future[TokenizedRows | None] | None]]
-    ) -> TokenizedRows:
+    def _next(self, rows: Rows, pending: deque[tuple[range, Pending]]) -> TokenizedRows:
         numbers, future = pending.popleft()
         batch = None if future is None else future.result()
         return self._tokenize(_rows(rows, numbers)) if batch is None else batch
@@ -186,7 +169,7 @@ class _Worker:
         self._process.kill()
         self._process.wait()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Kill the process, if it still runs, and close the socket."""
         self.kill()
         self.connection.close()

@@ -1,9 +1,7 @@
 """Segment attention from plain matrix products, for the CPU and for whatever a flash kernel does not cover.
 
-Each segment's queries are taken in blocks. A block sees only the keys up to its own diagonal (and within its
-window), its scores never leave the cache, and only the row-wise log-sum-exp is kept for the backward pass,
-which computes the scores again: the memory is linear in the tokens, as in FlashAttention (arXiv:2205.14135,
-section 3.1), and grouped key-value heads are used as they are, never repeated.
+Queries are taken in blocks, whose scores never leave the cache and are computed again for the backward pass: the memory
+is linear in the tokens, as in FlashAttention (arXiv:2205.14135, section 3.1). Key-value heads are never repeated.
 """
 
 from __future__ import annotations
@@ -46,17 +44,10 @@ class _Block:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, shape: Shape
 ) -> torch.Tensor:
-    """Attend within segments.
+    """Attend within segments, with the softmax in float32.
 
-    Args:
-        query: (T, heads, size).
-        key: (T, groups, size); heads is a multiple of groups.
-        value: (T, groups, value size).
-        segments: which queries see which keys.
-        shape: scale, soft cap and window.
-
-    Returns:
-        (T, heads, value size), in the query's dtype. Softmax is in float32.
+    ``query`` is (T, heads, size), ``key`` (T, groups, size) with heads a multiple of groups, ``value`` (T, groups,
+    value size), and what is returned (T, heads, value size) in the query's dtype.
     """
     output: torch.Tensor = _SegmentAttention.apply(query, key, value, segments, shape)  # type: ignore[no-untyped-call]
     return output
@@ -98,11 +89,6 @@ def _unfold(folded: torch.Tensor, queries: int) -> torch.Tensor:
     return folded.view(groups, -1, queries, size).permute(2, 0, 1, 3).reshape(queries, -1, size)
 
 
-def _triangle(size: int, device: torch.device) -> torch.Tensor:
-    """Return (size, size) bool: True where a key lies beyond its query's diagonal."""
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
-
-
 def _weights(
     query: torch.Tensor, key: torch.Tensor, block: _Block, shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -119,7 +105,8 @@ def _weights(
     queries = block.last - block.first
     view = scores.view(scores.shape[0], -1, queries, scores.shape[-1])
     # Only the last `queries` keys can lie beyond the diagonal; only the first can lie before the window.
-    view[..., block.diagonal - block.key_first :].masked_fill_(_triangle(queries, scores.device), -torch.inf)
+    beyond = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
+    view[..., block.diagonal - block.key_first :].masked_fill_(beyond, -torch.inf)
     if shape.window is not None:
         place = torch.arange(block.diagonal, block.diagonal + queries, device=scores.device)[:, None]
         head = torch.arange(block.key_first, block.key_last, device=scores.device)

@@ -1,8 +1,7 @@
 """Segment attention as an attention implementation of transformers.
 
-It is registered once per implementation that it replaces, and gets the segments as a forward argument, so no model
-code is patched. A call without segments (``generate``, an ordinary forward) goes to the replaced implementation with
-its mask: a policy with packed attention remains an ordinary model.
+It is registered once per implementation that it replaces, and gets the segments as a forward argument. A call without
+segments (``generate``, an ordinary forward) goes to the replaced implementation with its mask.
 """
 
 from __future__ import annotations
@@ -72,6 +71,7 @@ def uninstall(model: PreTrainedModel) -> None:
 def _register(underlying: str) -> str:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name = PREFIX + underlying
     build_mask = ALL_MASK_ATTENTION_FUNCTIONS[underlying]
@@ -90,7 +90,10 @@ def _register(underlying: str) -> str:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if segments is None:
-            ordinary = _implementation(underlying, module)
+            if underlying == "eager":  # every modeling file has its own, and transformers no registry of them
+                ordinary = sys.modules[type(module).__module__].eager_attention_forward
+            else:
+                ordinary = ALL_ATTENTION_FUNCTIONS[underlying]
             result: tuple[torch.Tensor, torch.Tensor | None] = ordinary(
                 module, query, key, value, attention_mask, **kwargs
             )
@@ -100,15 +103,6 @@ def _register(underlying: str) -> str:
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
     return name
-
-
-def _implementation(name: str, module: torch.nn.Module) -> Any:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    if name == "eager":
-        # Every modeling file has its own eager function; transformers has no registry of them.
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[name]
 
 
 # Which tokens see which is decided in Python for every micro-batch, which torch.compile cannot trace.

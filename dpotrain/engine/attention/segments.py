@@ -1,8 +1,7 @@
 """Which query tokens of a packed row attend to which key tokens.
 
-A pair lies in the row as prompt, chosen, rejected, and is attended in two segments: [prompt + chosen] over
-itself, and [rejected] over [prompt + rejected]. Both are causal with the diagonal at the lower right, so
-that the last query sees every key of its segment.
+A pair lies in the row as prompt, chosen, rejected, and has two segments: [prompt + chosen] over itself, and [rejected]
+over [prompt + rejected]. Both are causal, and the last query sees every key of its segment.
 """
 
 from __future__ import annotations

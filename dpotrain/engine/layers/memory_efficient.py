@@ -1,10 +1,8 @@
 """Norms and gated feed-forward blocks that save less for the backward pass, and read their data less often.
 
-Models write both as a chain of element-wise operations, and autograd saves nearly every intermediate: of a norm its
-input in float32, the normalized input and the output; of a block both factors of its product and their inputs. Here a
-norm saves its input and one number a row, a block the outputs of its two projections; the rest is recomputed. The
-forward pass is the model's own, operation for operation, and each kind of module is checked to give the same bits
-before it is replaced. A module that computes anything else stays as it is.
+Autograd saves nearly every intermediate of both. Here a norm saves its input and one number a row, a block the outputs
+of its two projections; the rest is recomputed. The forward pass is the model's own, operation for operation, and each
+kind of module is checked to give the same bits before it is replaced. A module that computes anything else stays.
 """
 
 from __future__ import annotations
@@ -24,13 +22,8 @@ _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Return ``weight * hidden / rms(hidden)`` (arXiv:1910.07467, equation 4), the root in float32.
 
-    Args:
-        hidden: (..., size).
-        weight: (size,).
-        epsilon: added to the mean square.
-
-    Returns:
-        (..., size), in the dtype to which those of ``weight`` and ``hidden`` promote.
+    ``hidden`` and the result are (..., size), ``weight`` is (size,); ``epsilon`` is added to the mean square. The
+    result has the dtype to which those of ``weight`` and ``hidden`` promote.
     """
     output: torch.Tensor = _RmsNorm.apply(hidden, weight, epsilon)  # type: ignore[no-untyped-call]
     return output

@@ -15,14 +15,12 @@ import torch
 from torch import nn
 
 from dpotrain.core.random_state import RandomState
+from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.packing import PackedPairs
-    from dpotrain.engine.scoring.scorer import Scorer
 
 #: Beside what is kept, the backward pass of a feed-forward block holds about four tensors as wide as the widest kept
 #: one: two gradients that came in, and two that go out.
@@ -77,11 +75,7 @@ class Activations:
         return int(min(1e9, max(0.0, min(case.most_tokens(room) for case in self._cases(checkpointed)))))
 
     def _cases(self, checkpointed: int) -> Iterator[Kept]:
-        """Yield the moments that may be the peak.
-
-        They are the end of the forward pass, and the backward pass of each checkpointed layer, when the layers after
-        it are freed already.
-        """
+        """Yield what may be the peak: the end of the forward pass, and the backward pass of each checkpointed layer."""
         common = total([self.outside, self.temporary, *self.inputs[:checkpointed]])
         yield common + total(self.layers[checkpointed:])
         for layer in self.layers[:checkpointed]:
@@ -99,11 +93,8 @@ def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[in
     On CUDA a backward pass follows, and its peak replaces the estimate of temporary tensors. Gradients are
     discarded and random states restored: nothing changes.
 
-    Args:
-        scorer: the policy's, on the device of the micro-batches, nothing checkpointed yet.
-        one: a micro-batch.
-        two: a larger one; best the same pairs twice.
-        tokens: what the two cost (see :class:`dpotrain.data.batches.plan.Costs`).
+    ``scorer`` is the policy's, nothing checkpointed yet; ``two`` is larger than ``one``, best the same pairs twice, and
+    ``tokens`` are what both cost (see :class:`dpotrain.data.batches.plan.Costs`).
     """
     random_before = RandomState.capture()
     try:
@@ -122,15 +113,11 @@ def fit_lines(first: SavedTensors, second: SavedTensors, tokens: tuple[int, int]
     def line(less: int, more: int) -> Kept:
         return Kept.through(tokens[0], less, tokens[1], more)
 
-    def lines(less: list[int], more: list[int]) -> tuple[Kept, ...]:
-        return tuple(line(*pair) for pair in zip(less, more, strict=True))
-
-    widest = line(first.widest, second.widest)
     return Activations(
         outside=line(first.outside, second.outside),
-        layers=lines(first.layers, second.layers),
-        inputs=lines(first.inputs, second.inputs),
-        temporary=Kept(0.0, TEMPORARY_TENSORS * widest.per_token),
+        layers=tuple(map(line, first.layers, second.layers)),
+        inputs=tuple(map(line, first.inputs, second.inputs)),
+        temporary=Kept(0.0, TEMPORARY_TENSORS * line(first.widest, second.widest).per_token),
     )
 
 
@@ -146,7 +133,7 @@ class SavedTensors:
         given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
         given += [batch.predicting, batch.targets, batch.scored_tokens]
         # Holds the storages, so that none is freed and its address used by another.
-        self._seen = {_identity(tensor): tensor for tensor in given}
+        self._seen = {tensor.untyped_storage()._cdata: tensor for tensor in given}
 
     def save(self, tensor: torch.Tensor) -> torch.Tensor:
         """Count a tensor that autograd saves, and return it detached.
@@ -154,7 +141,7 @@ class SavedTensors:
         Attached, a function that saves its own output would be in a reference cycle that the garbage collector cannot
         see, and never be freed, nor anything before it.
         """
-        identity = _identity(tensor)
+        identity = tensor.untyped_storage()._cdata
         if identity not in self._seen:
             self._seen[identity] = tensor.detach()
             size = tensor.untyped_storage().nbytes()
@@ -191,16 +178,9 @@ class SavedTensors:
 def record(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> SavedTensors:
     """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
     saved = SavedTensors(model, batch)
-    with (
-        saved.watching_layers(),
-        torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor),
-    ):
+    with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
         forward(batch)
     return saved
-
-
-def _identity(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _with_measured_peak(

@@ -44,13 +44,8 @@ def fit(
     Without a number of ``checkpointed`` layers, it is the smallest with which the longest pair fits; all of
     them if it never does. Without ``tokens``, it is what fits then, up to :data:`MOST_TOKENS`.
 
-    Args:
-        activations: what a micro-batch keeps.
-        room: bytes for activations: :data:`SHARE` of what stays free beside everything else.
-        longest: cost of the longest pair, in tokens; a pair is never split.
-        device: "cpu" or "cuda".
-        tokens: what the recipe sets.
-        checkpointed: what the recipe sets.
+    ``room`` is the bytes for activations, :data:`SHARE` of what stays free beside everything else; ``longest`` the cost
+    of the longest pair in tokens, which is never split; ``device`` "cpu" or "cuda"; the rest what the recipe sets.
     """
     layers = len(activations.layers)
     if checkpointed is None:

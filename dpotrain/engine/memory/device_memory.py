@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    available = _meminfo("MemAvailable")
-    machine = int(_USUALLY_FREE * _installed()) if available is None else available
+    kilobytes = _number(_MEMINFO, ("MemAvailable:",))
+    machine = int(_USUALLY_FREE * _installed()) if kilobytes is None else kilobytes * 1024
     return max(0, min([machine, *(limit - used for limit, used in _container_limits())]))
 
 
@@ -61,15 +62,13 @@ def release_memory() -> None:
             library.malloc_trim(0)
 
 
-def _meminfo(name: str) -> int | None:
+def _number(file: Path, names: Sequence[str]) -> int | None:
+    """Return the number after one of these names in a file of a name and a number a line; None without one."""
     try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        lines = file.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    for line in lines:
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return next((int(line.split()[1]) for line in lines if line.split(" ")[0] in names), None)
 
 
 def _installed() -> int:
@@ -88,17 +87,6 @@ def _container_limits() -> list[tuple[int, int]]:
             used = int(used_file.read_text(encoding="ascii"))
         except (OSError, ValueError):  # "max" is no limit
             continue
-        found.append((limit, max(0, used - _cached_files(limit_file.parent / "memory.stat"))))
+        cached = _number(limit_file.parent / "memory.stat", ("inactive_file", "total_inactive_file")) or 0
+        found.append((limit, max(0, used - cached)))
     return found
-
-
-def _cached_files(file: Path) -> int:
-    try:
-        lines = file.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from dpotrain.engine.scoring.logprobs import TILE_LOGITS
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.plugin.api import Trained
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 #: float32 copies of a tile of logits that the language-model head works with at once.
@@ -44,11 +45,9 @@ class ModelSize:
 
 
 def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> ModelSize:
-    """Count a model's tensors, shared ones once.
+    """Count the tensors of a model with its adapter, shared ones once.
 
-    Args:
-        model: with its adapter.
-        bits: for a model on the meta device, the bits of each weight that loading will quantize, by ``id``.
+    ``bits`` is for a model on the meta device: of each weight that loading will quantize, by ``id``.
     """
     bits = bits or {}
     weights: dict[str, int] = {}

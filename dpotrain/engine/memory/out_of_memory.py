@@ -24,19 +24,14 @@ def in_parts(pairs: MicroBatch, score: Callable[[MicroBatch], None]) -> None:
 
     For passes without gradients. A micro-batch of one pair, or of none, is never split.
     """
-    if _fits(pairs, score):
-        return
-    release_memory()
-    middle = len(pairs) // 2
-    in_parts(pairs[:middle], score)
-    in_parts(pairs[middle:], score)
-
-
-def _fits(pairs: MicroBatch, score: Callable[[MicroBatch], None]) -> bool:
     try:
         score(pairs)
     except torch.OutOfMemoryError:
         if len(pairs) < 2:
             raise
-        return False
-    return True
+    else:
+        return
+    release_memory()  # after the exception that holds the tensors is gone
+    middle = len(pairs) // 2
+    in_parts(pairs[:middle], score)
+    in_parts(pairs[middle:], score)

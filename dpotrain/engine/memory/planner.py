@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.data.batches.plan import steps_of_run
+from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
+from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.budget import SHARE, Fit, fit
-from dpotrain.engine.memory.model_size import gradient_bytes, head_bytes
+from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes, head_bytes
 from dpotrain.engine.scoring.precision import compute_precision
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.plan import BatchPlan, Costs
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.memory.activations import Activations
-    from dpotrain.engine.memory.model_size import ModelSize
-    from dpotrain.recipe.recipe import Recipe
 
 #: Free memory that the copy of a checkpoint needs, in multiples of its size: writing it fills the system's caches.
 COPY_ROOM = 1.5
@@ -80,17 +77,10 @@ def plan_memory(
     held: Mapping[str, int],
     available: int,
 ) -> MemoryPlan:
-    """Choose micro-batches and checkpointed layers.
+    """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
-    Args:
-        recipe: what is wanted.
-        policy: with its adapter, real or on the meta device.
-        size: the policy's.
-        activations: what a micro-batch keeps.
-        costs: of the training pairs.
-        device: "cpu" or "cuda".
-        held: bytes of the loaded models and of the process, by part; what training adds is counted here.
-        available: bytes that the device has for all of it.
+    ``held`` has the bytes of the loaded models and of the process, by part, to which what training adds is added here;
+    ``available`` is what the device has for all of it.
 
     Raises:
         RunError: the recipe asks for checkpointing that the model does not support.
@@ -99,20 +89,20 @@ def plan_memory(
     optimizer = recipe.optimizer.state_bytes(size.trained)
     gradients = gradient_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
-    held = {
-        **held,
-        "gradients": gradients,
-        "optimizer": optimizer,
-        "head": head_bytes(size, device, bf16),
-    }
-    wanted = training.tokens_per_microbatch
+    head = head_bytes(size, device, bf16)
+    held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
+    wanted, layers = training.tokens_per_microbatch, training.activation_checkpointing
+    if isinstance(layers, str):
+        fixed = None if activations.layers and can_checkpoint(policy) else 0
+    else:
+        fixed = wanted_layers(policy, layers)
     chosen = fit(
         activations,
         SHARE * (available - sum(held.values())),
         longest=costs.longest_pair,
         device=device,
         tokens=None if wanted == "auto" else wanted,
-        checkpointed=_fixed_layers(policy, training.activation_checkpointing, activations),
+        checkpointed=fixed,
     )
     steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
@@ -132,10 +122,3 @@ def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[list[int], list
     pair = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
     times = max(1, RECORDED_TOKENS[device] // int(pairs.lengths[pair]))
     return [pair] * times, [pair] * (2 * times)
-
-
-def _fixed_layers(policy: PreTrainedModel, wanted: bool | int | str, activations: Activations) -> int | None:
-    """Return the number of layers that the recipe sets, or None where the planner chooses it."""
-    if not isinstance(wanted, str):
-        return wanted_layers(policy, wanted)
-    return None if activations.layers and can_checkpoint(policy) else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.memory.activations import Activations, estimate, fit_lines, record
 from dpotrain.engine.scoring.logprobs import LogitTransform
@@ -17,8 +18,6 @@ from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.packing import PackedPairs
 
 
 def activations_from_shapes(
@@ -29,11 +28,8 @@ def activations_from_shapes(
     A forward pass that fake tensors cannot follow (a mixture that routes tokens by their values, a custom kernel) is
     estimated from the configuration.
 
-    Args:
-        policy: the model with its adapter, on the meta device; afterwards its tensors are fake ones on the CPU.
-        one: a micro-batch.
-        two: the same pairs twice.
-        bf16: whether it runs under bfloat16 autocast.
+    ``policy`` is the model with its adapter, on the meta device (afterwards its tensors are fake ones on the CPU);
+    ``two`` are the pairs of ``one`` twice; ``bf16`` is whether it runs under bfloat16 autocast.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 

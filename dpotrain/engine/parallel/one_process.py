@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.plugin.api import Adapter
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.plugin.api import Adapter
 
 T = TypeVar("T")
 

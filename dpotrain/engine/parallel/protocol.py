@@ -1,9 +1,7 @@
 """What the engine and the run ask of the processes that they run in.
 
-A **world rank** is a process. A **data rank** is a group of processes that computes pairs of its own; with whole copies
-of the model each process is one, processes that share a model form one. Pairs, micro-batches and averages of gradients
-go by data ranks; files, random states and messages go by world ranks.
-
+A **world rank** is a process; files, random states and messages go by it. A **data rank** is a group of processes that
+computes pairs of its own: one process with a whole copy of the model, or those that share a model.
 Methods marked *collective* must be called on every process, in the same order: they wait for the others.
 """
 
@@ -16,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.plugin.api import Adapter
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.plugin.api import Adapter
 
 T = TypeVar("T")
 
@@ -27,33 +25,20 @@ T = TypeVar("T")
 class Parallel(Protocol):
     """The processes of a run, seen from one of them."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-
-    @property
-    def world_rank(self) -> int:
-        """Number of this process, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-
-    @property
-    def data_rank(self) -> int:
-        """Number of the group of processes that computes this process's pairs, from 0."""
-
-    @property
-    def data_size(self) -> int:
-        """Number of such groups."""
-
-    @property
-    def local_size(self) -> int:
-        """Number of processes on this machine, which share its host memory."""
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is world rank 0, which writes files and talks to the person."""
+    device: torch.device
+    """Where this process computes."""
+    world_rank: int
+    """Number of this process, from 0."""
+    world_size: int
+    """Number of processes."""
+    data_rank: int
+    """Number of the group of processes that computes this process's pairs, from 0."""
+    data_size: int
+    """Number of such groups."""
+    local_size: int
+    """Number of processes on this machine, which share its host memory."""
+    is_main: bool
+    """Whether this is world rank 0, which writes files and talks to the person."""
 
     def place(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
@@ -13,9 +13,6 @@ from torch import nn
 
 from dpotrain.core.errors import RunError
 from dpotrain.engine.parallel.one_process import OneProcess
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 

@@ -19,14 +19,10 @@ def start() -> Parallel:
     Raises:
         RunError: the launcher asks for something that is not offered.
     """
-    several = any(_number(name) > 1 for name in _WORLD_SIZES)
+    sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
+    several = any(size.isdecimal() and int(size) > 1 for size in sizes)
     if not several and not any(os.environ.get(name) == "true" for name in _SHARDING):
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
     return Replicated()
-
-
-def _number(name: str) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else 0

@@ -9,19 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
-
-if TYPE_CHECKING:
-    from dpotrain.engine.reference.store import Sums
-    from dpotrain.engine.scoring.scorer import Scorer
-
+from dpotrain.engine.scoring.scorer import Scorer
 
 #: Stores the sums (some, 2) of some pairs of a data set, by their indices (some,).
 Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
@@ -59,17 +56,28 @@ class LiveReference(Reference):
             return self.scorer(batch)  # type: ignore[no-any-return]
 
 
-class CachedReference(Reference):
+class PrecomputedReference(Reference):
+    """Looks up log-probs that were computed before training."""
+
+    def __init__(self, sums: torch.Tensor) -> None:
+        """Look up in ``sums``, (pairs of the data set, 2) float32 on the CPU."""
+        self.sums = sums
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+
+
+class CachedReference(PrecomputedReference):
     """Asks another reference for each pair once: held-out pairs come again in every evaluation."""
 
     def __init__(self, reference: Reference, pairs: int) -> None:
+        super().__init__(torch.full((pairs, 2), torch.nan))
         self.reference = reference
-        self.sums = torch.full((pairs, 2), torch.nan)
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         if self.sums[batch.pairs].isnan().any():
             self.sums[batch.pairs] = self.reference.scores(batch).float().cpu()
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+        return super().scores(batch)
 
     def flush(self) -> None:  # noqa: D102
         self.reference.flush()
@@ -102,14 +110,3 @@ class StoringReference(Reference):
         self._stored[pairs] = True
         if new.any():
             self.store(pairs[new], sums[first[new]])
-
-
-class PrecomputedReference(Reference):
-    """Looks up log-probs that were computed before training."""
-
-    def __init__(self, sums: torch.Tensor) -> None:
-        self.sums = sums
-        """(pairs of the data set, 2) float32, on the CPU."""
-
-    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)

@@ -1,8 +1,7 @@
 """Stored reference log-probs: one record a pair, content-addressed, appended as they are computed.
 
-A folder belongs to one reference: its name is a hash over everything that changes the numbers except the pair
-(weights, quantization, compute precision, this code's numerics). A record's key is a hash over the pair's
-tokens. A record that was truncated by a kill, or damaged since, fails its checksum and is computed again.
+A folder belongs to one reference: its name is a hash over all that changes the numbers except the pair. A record's key
+is a hash over the pair's tokens; one that is truncated or damaged fails its checksum and is computed again.
 """
 
 from __future__ import annotations

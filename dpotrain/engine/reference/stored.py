@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import writing
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
-from dpotrain.data.tokens.keys import sortable
+from dpotrain.data.tokens.keys import Keys, sortable
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import PrecomputedReference, Reference, StoringReference
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.keys import Keys
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.store import ReferenceStore, Sums
+from dpotrain.engine.reference.store import ReferenceStore, Sums
 
 #: Pairs that are computed again to verify the records of an earlier process.
 CHECKED = 4
@@ -105,11 +101,9 @@ class StoredReferences:
         if self.shared is None:
             return self.live
         store = self.shared
-
-        def append(pairs: npt.NDArray[np.int64], computed: Sums) -> None:
-            self._append(store, data.keys[pairs], computed)
-
-        return StoringReference(self.live, known, append)
+        return StoringReference(
+            self.live, known, lambda pairs, sums: self._append(store, data.keys[pairs], sums)
+        )
 
     def _found(self, data: TokenizedPairs, stores: Sequence[ReferenceStore | None]) -> Sums:
         """Return what the stores have of ``data``, earlier stores first: (pairs, 2), NaN where none has a record.
@@ -187,10 +181,9 @@ class StoredReferences:
 def rounding(sums: Sums, tokens: npt.NDArray[np.int64], exact: bool) -> npt.NDArray[np.float64]:
     """Return by how much sums (…,) over so many scored tokens (…,) may differ between two ways of computing them.
 
-    In float32 the packed and the ordinary forward agree to 5e-5 absolute and 1e-5 relative on one machine (the bar of
-    the tests); ten times that and more allows for another machine's kernels. With 16 bits or fewer a token may be off
-    by half a nat, in either direction, so a sum by that times the root of their number. Other weights, or another
-    mask, are off by several times as much.
+    In float32 that is over ten times what the packed and the ordinary forward differ by on one machine. With 16 bits or
+    fewer a token may be off by half a nat, in either direction, so a sum by that times the root of their number. Other
+    weights, or another mask, are off by several times as much.
     """
     if exact:
         return 1e-3 + 1e-4 * np.abs(sums.astype(np.float64))

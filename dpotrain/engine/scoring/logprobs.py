@@ -6,12 +6,9 @@ in FlashAttention (arXiv:2205.14135, section 3.1). Matrix products run in the co
 in float32. The full ``tokens x vocabulary`` tensor never exists, forward or backward.
 
 Three ways, by what the head is:
-- a frozen plain linear layer: the gradient with respect to the hidden states is formed in the forward pass,
-  while a tile's probabilities are at hand, and kept instead of any logits;
-- a trained plain linear layer (also one tied to the embeddings): the backward pass computes each tile again, and
-  with it that part of the weight's gradient, once and whole;
-- anything else (LoRA on the head, 4-bit weights, a module to save): the module itself is called on chunks of
-  rows, under activation checkpointing.
+- a frozen plain linear layer: the forward pass forms the gradient with respect to the hidden states, and keeps that;
+- a trained one (also tied to the embeddings): the backward pass computes each tile again, and its weights' gradient;
+- anything else (LoRA on the head, 4-bit weights): the module is called on chunks of rows, under checkpointing.
 """
 
 from __future__ import annotations
@@ -56,19 +53,15 @@ class LogitTransform:
 def token_log_probs(
     hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, transform: LogitTransform
 ) -> torch.Tensor:
-    """Return log p(target | hidden) of every row.
+    """Return log p(target | hidden) of every row, (S,) float32.
 
-    Args:
-        hidden: (S, hidden size), last hidden states of the predicting tokens.
-        head: maps hidden states to the vocabulary.
-        targets: (S,) int64.
-        transform: scale and cap between the head's output and the logits.
-
-    Returns:
-        (S,) float32.
+    ``hidden`` (S, hidden size) are the last hidden states of the predicting tokens, ``targets`` (S,) int64; ``head``
+    and then ``transform`` map hidden states to logits.
     """
-    if type(head) is nn.Linear and not _hooked(head) and head.weight.dtype.is_floating_point:
-        dtype = _compute_dtype(hidden)
+    hooked = head._forward_hooks or head._forward_pre_hooks
+    if type(head) is nn.Linear and not hooked and head.weight.dtype.is_floating_point:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
         function = _TrainedHead if trained and torch.is_grad_enabled() else _FrozenHead
         result: torch.Tensor = function.apply(  # type: ignore[no-untyped-call]
@@ -83,15 +76,6 @@ def completion_sums(log_probs: torch.Tensor, scored_tokens: torch.Tensor) -> tor
     lengths = scored_tokens.reshape(-1)
     # The lengths are known to be right; checking them would wait for the device.
     return torch.segment_reduce(log_probs, "sum", lengths=lengths, unsafe=True).view(-1, 2)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _slices(total: int, size: int) -> list[slice]:
@@ -262,11 +246,8 @@ def _any_head(
     parts = []
     chunk_rows = max(16, ROW_LOGITS.get(hidden.device.type, ROW_LOGITS["cpu"]) // vocabulary)
     for rows in _slices(len(hidden), chunk_rows):
-        if torch.is_grad_enabled():
-            # The recomputation sees the same rows and no randomness of its own but a LoRA dropout's,
-            # which checkpoint() restores.
-            part = checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False)
+        if torch.is_grad_enabled():  # randomness, of a LoRA dropout, is restored by checkpoint()
+            parts.append(checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False))
         else:
-            part = chunk(hidden[rows], targets[rows])
-        parts.append(part)
+            parts.append(chunk(hidden[rows], targets[rows]))
     return torch.cat(parts)

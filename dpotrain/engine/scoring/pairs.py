@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
-
-if TYPE_CHECKING:
-    from dpotrain.data.batches.packing import PackedPairs
-    from dpotrain.plugin.api import Loss, Metric
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.plugin.api import Loss, Metric
 
 
 def score_pairs(
     scorer: nn.Module, reference: torch.Tensor, batch: PackedPairs, *, tokens: bool = False
 ) -> PairScores:
-    """Score a micro-batch under the policy.
+    """Score a micro-batch of P pairs under the policy, with the log-prob of every scored token where ``tokens`` is set.
 
-    Args:
-        scorer: the policy's scorer, wrapped or not.
-        reference: (P, 2) float32 sums of chosen and rejected under the reference.
-        batch: P pairs.
-        tokens: whether the scores carry the log-prob of every scored token, too.
+    ``reference`` has the (P, 2) float32 sums of chosen and rejected under the reference.
     """
     sums, each = scorer(batch, tokens=True) if tokens else (scorer(batch), None)
     return PairScores(

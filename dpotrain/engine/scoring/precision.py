@@ -1,8 +1,7 @@
 """Precision: bfloat16 where the device has matrix products in it, otherwise float32.
 
-A CPU without instructions for them takes 6 to 40 times as long for a product in bfloat16 as for one in float32
-(measured on AVX2). A run that asks for bfloat16 there is computed in float32, which is more exact: 16-bit weights are
-upcast when they are loaded, which is lossless, and cast back before they are saved.
+A CPU without instructions for them takes 6 to 40 times as long for a product in bfloat16 as in float32 (measured on
+AVX2), so a run computes in float32 there: 16-bit weights are upcast when loaded, and cast back before they are saved.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Proof that a model takes the packed row, before anything is trained on it.
 
-A small probe runs one micro-batch packed and, sequence by sequence, through the model's ordinary forward, and
-compares log-probs; it also counts the attention calls, which detects a model that ignores segments. Models that fail
-the probe are padded instead, and the reason is shown.
+The log-probs of one micro-batch, packed and by the model's ordinary forward, are compared, and attention calls counted,
+which detects a model that ignores segments. A model that fails is padded instead, and the reason is shown.
 """
 
 from __future__ import annotations
@@ -46,14 +45,11 @@ class Chosen:
 def choose_scorer(policy: PreTrainedModel, sample: PackedPairs, *, packing: str, bf16: bool) -> Chosen:
     """Return a packed scorer where it is proven on ``sample``, a padded one otherwise.
 
-    Args:
-        policy: the model, on the device of ``sample``.
-        sample: a small micro-batch of real pairs.
-        packing: "auto", "on" (a RunError instead of padding) or "off".
-        bf16: whether to run under bfloat16 autocast.
+    ``sample`` is a small micro-batch of real pairs on the policy's device; ``bf16`` is whether to run under bfloat16
+    autocast.
 
     Raises:
-        RunError: ``packing`` is "on" and the model cannot take it.
+        RunError: ``packing`` ("auto", "on" or "off") is "on" and the model cannot take it.
     """
     with dropout_off(policy):
         return _choose(policy, sample, packing, bf16)
@@ -77,7 +73,9 @@ def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bo
     reason = "packing is off in the recipe" if packing == "off" else ""
     if not reason:
         try:
-            scorer = PackedScorer(policy, _known(transform), bf16)
+            if transform is None:
+                raise packed.CannotPackError("how it computes logits from hidden states is not known")
+            scorer = PackedScorer(policy, transform, bf16)
             with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
                 _prove(scorer, sample, ordinary.log_probs, exact)
             return Chosen(scorer, "")
@@ -144,12 +142,6 @@ class _Ordinary:
         return best[1] if best[0] <= rounding * max(1.0, self.logits.abs().max().item()) else None
 
 
-def _known(transform: LogitTransform | None) -> LogitTransform:
-    if transform is None:
-        raise packed.CannotPackError("how it computes logits from hidden states is not known")
-    return transform
-
-
 def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, exact: bool) -> None:
     """Raise CannotPackError unless the packed row gives the expected (S,) log-probs, through every layer."""
     model = causal_lm(scorer.policy)
@@ -159,7 +151,7 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise packed.CannotPackError(f"its forward fails on a packed row ({error})") from error
-    layers = _attention_layers(model)
+    layers = int(model.config.get_text_config().num_hidden_layers)
     if segments.calls != layers:
         raise packed.CannotPackError(
             f"{segments.calls} of its {layers} layers call the attention that packing needs"
@@ -171,10 +163,6 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
     off = (apart.max() if exact else apart.mean()).item()
     if not off <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION):
         raise packed.CannotPackError(f"its packed log-probs differ from the ordinary ones by {off:.2g} nats")
-
-
-def _attention_layers(model: PreTrainedModel) -> int:
-    return int(model.config.get_text_config().num_hidden_layers)
 
 
 def _windowed_layers(model: PreTrainedModel) -> int | None:

@@ -118,9 +118,8 @@ def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
 def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unpack a row into right-padded sequences, prompt + completion each.
 
-    Returns:
-        ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for
-        each of the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
+    Returns ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for each of
+    the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
     """
     rows: list[torch.Tensor] = []
     places_in_row: list[int] = []

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from dpotrain.core.errors import PluginError
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Optimizer
+from dpotrain.plugin.api import Optimizer
 
 
 def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:
@@ -26,14 +21,7 @@ def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimiz
         raise PluginError(
             f'optimizer "{chosen.name}" built {type(optimizer).__name__}; it must build a torch.optim.Optimizer'
         )
-    _check_covers(chosen, optimizer, weights)
-    return optimizer
-
-
-def _check_covers(
-    chosen: Optimizer, optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]
-) -> None:
-    """Refuse an optimizer that would leave a weight as it is without a word, or move one that is not trained."""
+    # Otherwise a weight would stay as it is without a word, or one move that is not trained.
     held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
     left = [name for name, weight in weights.items() if id(weight) not in held]
     if left or len(held) != len(weights):
@@ -43,3 +31,4 @@ def _check_covers(
             else f"holds {len(held)} weights, and {len(weights)} are trained"
         )
         raise PluginError(f'optimizer "{chosen.name}" {what}; it must hold each of them, and nothing else')
+    return optimizer

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Measured, Metric
+from dpotrain.plugin.api import Measured, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +27,7 @@ class RecipeMetrics:
     def sums(self, scores: PairScores, weights: torch.Tensor) -> torch.Tensor:
         """Return the sums of a micro-batch, (2 * names,) float64, without waiting for the device.
 
-        Args:
-            scores: of the micro-batch's pairs.
-            weights: (pairs,), 0 for a pair that only fills the micro-batch.
+        ``weights`` (pairs,) is 0 for a pair that only fills the micro-batch.
 
         Raises:
             PluginError: a metric returned something else than its measures; what one raises passes through.
@@ -51,11 +46,8 @@ class RecipeMetrics:
 
     def by_name(self, sums: torch.Tensor) -> dict[str, tuple[float, float]]:
         """Return the two sums of every number by its name in records."""
-        return {name: (total, weight) for name, (total, weight) in zip(self.names, _pairs(sums), strict=True)}
-
-
-def _pairs(sums: torch.Tensor) -> list[tuple[float, float]]:
-    return [(total, weight) for total, weight in sums.reshape(-1, 2).tolist()]
+        pairs = map(tuple, sums.reshape(-1, 2).tolist())
+        return dict(zip(self.names, pairs, strict=True))
 
 
 def _measured(metric: Metric, scores: PairScores) -> Mapping[str, Measured]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from dpotrain.core.scores import PairScores
+from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.training.metrics import SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
-
-if TYPE_CHECKING:
-    from dpotrain.core.scores import PairScores
-    from dpotrain.data.batches.packing import PackedPairs
-    from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Loss
 
 
 def no_sums(extra: RecipeMetrics, device: torch.device) -> torch.Tensor:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,22 +16,18 @@ from torch import nn
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
-from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.plan import BatchPlan, Indices, StepPlan, make_microbatches
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
-
-if TYPE_CHECKING:
-    from dpotrain.core.scores import PairScores
-    from dpotrain.data.batches.plan import Indices
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.reference.reference import Reference
-    from dpotrain.plugin.api import Loss, Schedule
+from dpotrain.plugin.api import Loss, Schedule
 
 #: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
 #: exact (the tests hold it to 1e-6 in float32); stored log-probs were computed in micro-batches of another shape,
@@ -128,7 +123,7 @@ class Trainer:
                 f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
-        sums, grad_norm = self._over_ranks(sums, self._clip())
+        sums, grad_norm = self._clip_and_sum(sums)
         sums, extra = split_sums(sums, self.extra)
         metrics = means(sums.tolist())
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
@@ -172,8 +167,7 @@ class Trainer:
         before.
         """
         microbatches = step.microbatches[self.parallel.data_rank]
-        # Every pair of the step weighs the same, wherever it is computed. The exchange averages over ranks, hence the
-        # factor.
+        # Every pair of the step weighs the same, wherever it is computed; the exchange averages over ranks.
         share = self.parallel.data_size / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
         try:
@@ -182,7 +176,8 @@ class Trainer:
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
-                    scores = self._score(batch)
+                    reference = self.reference.scores(batch)
+                    scores = score_pairs(self.scorer, reference, batch, tokens=self._tokens)
                     losses = pair_losses(self.loss, scores)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
@@ -191,14 +186,12 @@ class Trainer:
         except (Interrupted, torch.OutOfMemoryError) as error:
             self.optimizer.zero_grad(set_to_none=True)
             random_before.restore()
-            if isinstance(error, Interrupted) or not self._can_cut_smaller(microbatches):
+            splits = any(len(pairs) > 1 for pairs in microbatches)
+            # Several ranks would have to agree in the middle of a step, in which one may be waiting for the others.
+            if isinstance(error, Interrupted) or not splits or self.parallel.world_size > 1:
                 raise
             return None
         return sums
-
-    def _can_cut_smaller(self, microbatches: Sequence[MicroBatch]) -> bool:
-        # The ranks would have to agree in the middle of a step, in which one of them may be waiting for the others.
-        return self.parallel.world_size == 1 and any(len(pairs) > 1 for pairs in microbatches)
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
         """Halve the budget until the step is cut otherwise, for this step and those to come."""
@@ -208,30 +201,28 @@ class Trainer:
         self.plan = replace(plan, tokens_per_microbatch=budget)
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
-    def _score(self, batch: PackedPairs) -> PairScores:
-        reference = self.reference.scores(batch)
-        return score_pairs(self.scorer, reference, batch, tokens=self._tokens)
-
     def _set_learning_rate(self, step: int) -> float:
-        factor = schedule_factor(self.schedule, step, self.plan.total_steps)
+        """Set the rates of a step, and return the records'; raise a PluginError where the factor cannot be used."""
+        factor = self.schedule.factor(step, self.plan.total_steps)
+        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise PluginError(
+                f'schedule "{self.schedule.name}" returned {factor!r} for step {step} of {self.plan.total_steps}; it '
+                "must return a finite number that is not negative"
+            )
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
 
-    def _over_ranks(self, sums: torch.Tensor, grad_norm: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Return the sums over all ranks and the gradient norm, on the CPU, in the step's one transfer.
+    def _clip_and_sum(self, sums: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Clip the gradients, and return the sums over all ranks and the norm before, on the CPU, in one transfer.
 
         The update waits for it: numbers that are not finite must not reach the weights.
         """
-        total = self.parallel.sum(sums)
-        *over_ranks, norm = torch.cat([total, grad_norm.to(total).reshape(1)]).tolist()
-        return torch.tensor(over_ranks, dtype=torch.float64), norm
-
-    def _clip(self) -> torch.Tensor:
-        """Scale the gradients down to the bound; return their norm before, on the device."""
         trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
-        bound = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        return self.parallel.clip(trained, bound)
+        norm = self.parallel.clip(trained, math.inf if self.max_grad_norm is None else self.max_grad_norm)
+        total = self.parallel.sum(sums)
+        *over_ranks, grad_norm = torch.cat([total, norm.to(total).reshape(1)]).tolist()
+        return torch.tensor(over_ranks, dtype=torch.float64), grad_norm
 
     def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
         rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
@@ -255,14 +246,3 @@ class Trainer:
                 "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
                 "as the run started."
             )
-
-
-def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
-    """Return what a schedule says, or raise a PluginError for one that says what no learning rate can be."""
-    factor = schedule.factor(step, total_steps)
-    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-        raise PluginError(
-            f'schedule "{schedule.name}" returned {factor!r} for step {step} of {total_steps}; it must return a '
-            "finite number that is not negative"
-        )
-    return factor

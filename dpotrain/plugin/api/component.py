@@ -1,9 +1,8 @@
 """The base of all components: a name, options, and optional state and run events.
 
-A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of
-its kind. It is constructed with its validated options while the recipe is read, before anything heavy is
-loaded, so a component imports torch, transformers and the like inside its methods, never at the top of its
-module.
+A component is a class with a ``name``, an ``Options`` model that owns its recipe table, and the methods of its kind.
+It is constructed with its validated options while the recipe is read, before anything heavy is loaded, so a component
+imports torch, transformers and the like inside its methods, never at the top of its module.
 
     class Simpo(Loss):
         name = "simpo"

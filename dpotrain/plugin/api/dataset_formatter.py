@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api.component import Component, hookspec
-
-if TYPE_CHECKING:
-    from dpotrain.core.pair import PreferencePair
 
 
 class Recognition(IntEnum):

@@ -37,13 +37,11 @@ move it within the order of listeners. Wrappers are refused, since they could no
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
 from dpotrain.plugin.api.component import hookspec
 from dpotrain.plugin.api.kinds import KINDS
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
 
 
 @hookspec

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from dpotrain.core.records import LoggedRun, Outcome, Record
 from dpotrain.plugin.api.component import Component, hookspec
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import LoggedRun, Outcome, Record
 
 
 class Logger(Component):

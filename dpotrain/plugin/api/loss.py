@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.core.scores import PairScores
 
 
 class Loss(Component):
@@ -41,8 +40,7 @@ class Loss(Component):
     def __call__(self, scores: PairScores) -> torch.Tensor:
         """Return the loss of every pair, float32, shape (pairs,).
 
-        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's
-        business.
+        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's business.
         """
 
     def first_loss(self) -> float | None:

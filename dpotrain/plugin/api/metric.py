@@ -6,12 +6,11 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.core.scores import PairScores
 
 
 Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"

@@ -60,17 +60,11 @@ class Expectations:
         schema = self._resolved(schema)
         if value is False:
             return None if self._says_none_by_false(schema) else value
-        if isinstance(value, dict):
-            return {
-                key: self._none_for_false(item, self._inside(schema, key) or {})
-                for key, item in value.items()
-            }
-        if isinstance(value, list):
-            return [
-                self._none_for_false(item, self._inside(schema, index) or {})
-                for index, item in enumerate(value)
-            ]
-        return value
+        if not isinstance(value, dict | list):
+            return value
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = {at: self._none_for_false(item, self._inside(schema, at) or {}) for at, item in items}
+        return found if isinstance(value, dict) else list(found.values())
 
     def _says_none_by_false(self, schema: dict[str, Any]) -> bool:
         choices = [self._resolved(choice) for choice in schema.get("anyOf", ())]
@@ -113,10 +107,7 @@ class Expectations:
                 return _text(schema)
             case "array":
                 return self._list(schema)
-            case "object":
-                return "a table"
-            case _:
-                return None
+        return "a table" if schema.get("type") == "object" else None
 
     def _list(self, schema: dict[str, Any]) -> str:
         if schema.get("prefixItems"):

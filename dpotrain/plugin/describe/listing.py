@@ -1,8 +1,4 @@
-"""Plugins and commands together, as ``dpotrain plugins`` lists them.
-
-A command is shown with its distribution's plugin of the same name, or with its only one, and in a line of its own where
-there is neither. It is imported, as plugins are, to find out whether it works.
-"""
+"""Plugins and commands together, as ``dpotrain plugins`` lists them."""
 
 from __future__ import annotations
 
@@ -20,7 +16,8 @@ from dpotrain.plugin.runtime.plugin import file_of, noting_imports
 def with_commands(infos: Sequence[PluginInfo], commands: Iterable[PluginCommand]) -> list[PluginInfo]:
     """Return the plugins, each with its commands, and after them the commands without a plugin.
 
-    The fault of a command is a note on its plugin, which works without it, or the reason on a line of its own.
+    A command belongs to its distribution's plugin of the same name, or to its only one. It is imported, as plugins are,
+    to see whether it works; a fault is a note on the plugin, which works without it, or the reason on its own line.
     """
     listed = list(infos)
     for command in commands:

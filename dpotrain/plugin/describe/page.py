@@ -6,16 +6,14 @@ import importlib.metadata
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import PluginError, RecipeError, did_you_mean
 from dpotrain.plugin.describe.listing import with_commands
 from dpotrain.plugin.describe.options import Option, example_table, options_of
+from dpotrain.plugin.runtime.commands import PluginCommand
+from dpotrain.plugin.runtime.manager import PluginInfo, PluginManager
 from dpotrain.plugin.runtime.plugin import Plugin
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.commands import PluginCommand
-    from dpotrain.plugin.runtime.manager import PluginInfo, PluginManager
 
 #: Width of a command's help in columns, whatever the terminal.
 _WIDTH = 100

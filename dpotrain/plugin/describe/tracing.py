@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.plugin.api import Component, DatasetFormatter, Selection, kind_of
 from dpotrain.plugin.api.hookspecs import EVENTS
@@ -16,9 +16,7 @@ from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.describe.expected import shown
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.manager import PluginManager
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.plugin import Plugin
+from dpotrain.plugin.runtime.plugin import Plugin
 
 
 @dataclass(frozen=True, slots=True)

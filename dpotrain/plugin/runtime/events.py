@@ -1,31 +1,21 @@
-"""Calls the run events of plugins, each listener isolated from the others.
-
-The run package makes one :class:`RunEvents` a run and calls its methods, one for each event of
-:mod:`dpotrain.plugin.api.hookspecs`; ``events.loggers`` drives the ``[[loggers]]``. Both do nothing on processes
-other than the main one, so the caller need not ask.
-
-Listeners are called in the thread that trains, one after the other, and see the live run: between two steps nothing
-moves. The methods of a logger are called in the logger's own thread instead, where one that hangs can be dropped.
-"""
+"""Calls the run events of plugins, each listener isolated from the others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pluggy import HookImpl
 
 from dpotrain.core.errors import PluginError
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
+from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Logger, Selection
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.loggers import LoggerSet
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +36,9 @@ class RunEvents:
 
     Listeners are the modules of active plugins (those that offer a selected component, or that ``requires``
     names), in the order of their distributions, and then the selected component objects in the recipe's
-    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. A logger's methods get an
-    event after the records that came before it.
+    order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. All are called in the thread
+    that trains, but for a logger's methods: in the logger's own, after the records that came before. On processes other
+    than the main one nothing happens, nor in ``loggers``, so the caller need not ask.
     """
 
     def __init__(
@@ -152,9 +143,5 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
     for part in selection.components:
         listen(plugins.label(part), part, part if isinstance(part, Logger) else None)
     for listeners in found.values():
-        listeners.sort(key=lambda listener: _rank(listener.implementation))
+        listeners.sort(key=lambda one: int(one.implementation.trylast) - int(one.implementation.tryfirst))
     return found
-
-
-def _rank(implementation: HookImpl) -> int:
-    return int(implementation.trylast) - int(implementation.tryfirst)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import DpotrainError, PluginError, describe_exception
 from dpotrain.plugin.api import Component, Selection
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 
 
 @contextmanager

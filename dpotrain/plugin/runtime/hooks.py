@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import pluggy
 from pluggy import HookImpl
@@ -34,7 +34,11 @@ def implementations(owner: object, label: str, deprecated: list[str] | None = No
             _check_mark(mark.get("specname") or name, mark, label)
             marked.append(name)
         elif name.startswith(_PREFIX) and inspect.isfunction(attribute):
-            _refuse_unmarked(name, label)
+            if name in HOOKS:
+                fault = f"{name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
+            else:
+                fault = f"{_unknown(name)}\nnames that begin with {_PREFIX} are reserved for hooks"
+            raise PluginError(f"{label}: {fault}")
     if not marked:
         return {}
     registry = _registry()
@@ -90,23 +94,12 @@ def _mark(attribute: Any) -> dict[str, Any] | None:
 
 def _check_mark(hook: str, mark: dict[str, Any], label: str) -> None:
     if hook not in HOOKS:
-        raise PluginError(f'{label}: there is no hook "{hook}"{_nearest(hook)}')
+        raise PluginError(f"{label}: {_unknown(hook)}")
     if mark.get("wrapper") or mark.get("hookwrapper"):
         raise PluginError(
             f"{label}: {hook} is a wrapper; dpotrain calls implementations one by one, so none can wrap others"
         )
 
 
-def _refuse_unmarked(name: str, label: str) -> NoReturn:
-    if name in HOOKS:
-        raise PluginError(
-            f"{label}: {name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
-        )
-    raise PluginError(
-        f'{label}: there is no hook "{name}"{_nearest(name)}\n'
-        f"names that begin with {_PREFIX} are reserved for hooks"
-    )
-
-
-def _nearest(name: str) -> str:
-    return did_you_mean(name, HOOKS, cutoff=0.5)
+def _unknown(name: str) -> str:
+    return f'there is no hook "{name}"{did_you_mean(name, HOOKS, cutoff=0.5)}'

@@ -48,7 +48,7 @@ class LoggerThread:
                 return
             if len(self._waiting) == MOST_WAITING:
                 self._fault = f"it is {MOST_WAITING} calls behind, the next is {self._waiting[0].what}"
-                self._abandon()
+                self.abandon()
                 return
             self._waiting.append(call)
             if self._thread.ident is None:
@@ -84,13 +84,10 @@ class LoggerThread:
 
     def abandon(self) -> None:
         """Drop queued calls, and let the thread end when the running call returns, if it ever does."""
-        with self._changed:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        self._closed = True
-        self._waiting.clear()
-        self._changed.notify_all()
+        with self._changed:  # which its holder may enter again
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
@@ -99,7 +96,7 @@ class LoggerThread:
             except BaseException as error:  # sys.exit() too, which would end the thread silently
                 with self._changed:
                     self._fault = f"{call.what} raised {describe_exception(error)}"
-                    self._abandon()
+                    self.abandon()
         with self._changed:
             self._ended = True
             self._changed.notify_all()

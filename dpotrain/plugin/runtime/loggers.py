@@ -12,19 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from dpotrain.core import summary
 from dpotrain.core.errors import describe_exception
+from dpotrain.core.records import LoggedRun, Outcome, Record, Run
+from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Component, Logger
 from dpotrain.plugin.runtime.logger_thread import Call, LoggerThread
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.plugin.runtime.storable import not_storable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dpotrain.core.records import LoggedRun, Outcome, Record, Run
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 #: Seconds of waiting for loggers at the end of a run after which a note says so.
 _SILENCE = 2.0
@@ -195,28 +193,21 @@ class LoggerSet:
 
     def _seen(self, kept: _Kept, run: Run) -> LoggedRun:
         if kept.run is None:
-            from dpotrain.core.records import LoggedRun
-
             facts = {field.name: getattr(run, field.name) for field in fields(LoggedRun)}
-            said = self._said
-            kept.run = LoggedRun(
-                **facts
-                | {
-                    "config": copy.deepcopy(run.config),
-                    "note": lambda text: said.append(partial(run.note, str(text))),
-                    "report": lambda section, values: said.append(
-                        partial(run.report, section, copy.deepcopy(dict(values)))
-                    ),
-                }
-            )
+            say = self._said.append
+            facts |= {
+                "config": copy.deepcopy(run.config),
+                "note": lambda text: say(partial(run.note, str(text))),
+                "report": lambda section, values: say(
+                    partial(run.report, section, copy.deepcopy(dict(values)))
+                ),
+            }
+            kept.run = LoggedRun(**facts)
         return kept.run
 
 
 def _copied(value: Any) -> Any:
     """Return a copy that the run cannot change."""
-    from dpotrain.core import summary
-    from dpotrain.core.records import Outcome
-
     if isinstance(value, Outcome):  # as summary.json has it, whatever plugins put into it
         plain = json.loads(json.dumps(summary.to_json(value), default=str))
         return summary.from_json(plain, value.folder)

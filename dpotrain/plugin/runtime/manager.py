@@ -57,9 +57,8 @@ class PluginManager:
         for plugin in self.plugins:
             for component in plugin.components:
                 self._owners.setdefault(component, plugin)
-                self._catalogue.setdefault((kind_of(component).component, component.name), []).append(
-                    (plugin, component)
-                )
+                key = kind_of(component).component, component.name
+                self._catalogue.setdefault(key, []).append((plugin, component))
 
     @classmethod
     def from_entry_points(cls, *, extra: Iterable[object] = (), block: Sequence[str] = ()) -> PluginManager:
@@ -68,7 +67,7 @@ class PluginManager:
         Plugins that ``block`` names (themselves or their distribution) are not even imported.
         """
         return cls(
-            _blocked(plugin) if any(plugin.called(name) for name in block) else load(plugin)
+            _blocked(plugin) if any(map(plugin.called, block)) else load(plugin)
             for plugin in [*installed(), *map(by_hand, extra)]
         )
 
@@ -80,8 +79,7 @@ class PluginManager:
     def blocking(self, names: Sequence[str]) -> PluginManager:
         """Return a manager in which the plugins that ``names`` means offer nothing."""
         return PluginManager(
-            _blocked(plugin) if any(plugin.called(name) for name in names) else plugin
-            for plugin in self.plugins
+            _blocked(each) if any(map(each.called, names)) else each for each in self.plugins
         )
 
     @property
@@ -227,16 +225,14 @@ class PluginManager:
 
     def _unknown(self, kind: type[Component], name: str) -> str:
         names = self.names(kind)
-        article = "an" if kind.kind[0] in "aeiou" else "a"
         lines = [f'there is no {kind.kind} "{short(name)}"']
         if near := did_you_mean(name, names):
             lines[0] += near
         elif names:
-            lines[0] += f"; there {'is' if len(names) == 1 else 'are'} " + ", ".join(
-                f'"{known}"' for known in names
-            )
+            known = ", ".join(f'"{each}"' for each in names)
+            lines[0] += f"; there {'is' if len(names) == 1 else 'are'} {known}"
         else:
-            lines[0] += f"; no plugin offers {article} {kind.kind}"
+            lines[0] += f"; no plugin offers {'an' if kind.kind[0] in 'aeiou' else 'a'} {kind.kind}"
         for plugin in self.plugins:
             if plugin.failed:
                 lines.append(f"{plugin.label}, which may offer it, failed: {plugin.reason}")
@@ -246,14 +242,4 @@ class PluginManager:
 
 
 def _blocked(plugin: Plugin) -> Plugin:
-    return replace(
-        plugin,
-        module=None,
-        components=(),
-        events=(),
-        hooks=(),
-        notes=(),
-        blocked=True,
-        failed=False,
-        reason="blocked by the recipe",
-    )
+    return replace(plugin.without_components(), blocked=True, failed=False, reason="blocked by the recipe")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Metric
-    from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.api import Metric
+from dpotrain.plugin.runtime.manager import PluginManager
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 

@@ -88,9 +88,11 @@ class Plugin:
     def failing(self, error: BaseException) -> Plugin:
         """Return the plugin as one that failed and offers nothing."""
         reason = describe_exception(error).removeprefix(f"{self.label}: ")
-        return replace(
-            self, module=None, components=(), events=(), hooks=(), failed=True, reason=reason, error=error
-        )
+        return replace(self.without_components(), failed=True, reason=reason, error=error)
+
+    def without_components(self) -> Plugin:
+        """Return the plugin as one that offers nothing."""
+        return replace(self, module=None, components=(), events=(), hooks=(), notes=())
 
 
 def installed() -> list[Plugin]:

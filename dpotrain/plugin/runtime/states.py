@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import PluginError
 from dpotrain.plugin.api import Component, Logger, Selection
+from dpotrain.plugin.runtime.loggers import LoggerSet
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.plugin.runtime.storable import not_storable
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.loggers import LoggerSet
-    from dpotrain.plugin.runtime.manager import PluginManager
 
 
 def component_states(

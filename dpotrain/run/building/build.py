@@ -5,49 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
+from dpotrain.engine.scoring.precision import UpcastWeights
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.evaluation.evaluation_set import EvaluationSet
+from dpotrain.plugin.api import Adapter
+from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.references import ReferenceBuilder
-from dpotrain.run.building.run_info import remote_code, run_info, title
-from dpotrain.run.checkpoint.restoring import Restorer
+from dpotrain.run.building.run_info import remote_code, run_info
+from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
+from dpotrain.run.context import RunContext
 from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
-from dpotrain.run.publishing import Publisher
 from dpotrain.run.state import RunState
-
-if TYPE_CHECKING:
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.scoring.precision import UpcastWeights
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.checkpoint.resuming import Found
-    from dpotrain.run.folder.run_folder import RunFolder
-    from dpotrain.run.stopping import StopRequest
+from dpotrain.run.stopping import StopRequest
 
 #: Shown where a run in bfloat16 is computed in float32.
 NO_BFLOAT16 = (
@@ -56,15 +52,13 @@ NO_BFLOAT16 = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class BuiltRun:
     """A run that is ready to begin or to be resumed."""
 
+    context: RunContext
     loop: RunLoop
-    restorer: Restorer
     adapter: Adapter
-    scorer: Scorer
-    """The policy's, not wrapped for data parallelism."""
     upcast_weights: UpcastWeights | None
     """Weights that are saved in fewer bits than they are trained in."""
     predicted_peak_mb: float
@@ -81,14 +75,8 @@ def build(
 ) -> BuiltRun:
     """Load and build what a run needs, in the order that needs the least memory, and show the run info.
 
-    Args:
-        recipe: what is run.
-        folder: the run folder; environment and data report are written into it.
-        parallel: the processes.
-        reporter: shows progress.
-        stop: requests that the run stops.
-        events: the recipe's subscribers and loggers.
-        found: the checkpoint that the run is resumed from; None for a fresh run.
+    Environment and data report are written into ``folder``. ``found`` is the checkpoint that the run is resumed from;
+    None for a fresh run.
     """
     if recipe.training.compile:
         check_compiler(parallel.device.type)
@@ -100,8 +88,8 @@ def build(
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
-        folder.write_environment(describe(recipe, parallel.world_size))
-        folder.write_data_report(data.report)
+        folder.write(folder.environment, describe(recipe, parallel.world_size))
+        folder.write(folder.data_report, data.report.as_json())
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -182,72 +170,29 @@ def build(
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
     peak_mb = predicted_peak_mb(memory, plan)
-    reporter.started(
-        title(recipe),
-        run_info(
-            recipe, data=data, scorer=scorer, batches=plan, parallel=parallel, fit=memory.fit, peak_mb=peak_mb
-        ),
-    )
-
-    metrics = MetricsFile(folder.metrics)
-    publisher = Publisher(
-        metrics=metrics, reporter=reporter, loggers=events.loggers, is_main=parallel.is_main
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb)
+    reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)
+    context = RunContext(
+        recipe=recipe,
+        run=run,
+        trainer=trainer,
+        state=state,
+        metrics=MetricsFile(folder.metrics),
+        events=events,
+        reporter=reporter,
     )
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
-    evaluator = Evaluator(
-        recipe=recipe,
-        run=run,
-        evaluation_set=evaluation_set,
-        budget=engine.tokens_without_gradients,
-        scorer=scorer,
-        trainer=trainer,
-        state=state,
-        publisher=publisher,
-        events=events,
-        reporter=reporter,
-    )
-    checkpoints = CheckpointSaver(
-        folder=folder.checkpoints,
-        recipe=recipe,
-        run=run,
-        adapter=adapter,
-        trainer=trainer,
-        state=state,
-        checkpointed_layers=memory.fit.checkpointed,
-        events=events,
-        reporter=reporter,
-    )
-    loop = RunLoop(
-        recipe=recipe,
-        run=run,
-        trainer=trainer,
-        state=state,
-        evaluator=evaluator,
-        checkpoints=checkpoints,
-        publisher=publisher,
-        events=events,
-        reporter=reporter,
-        stop=stop,
-    )
-    return BuiltRun(
-        loop=loop,
-        restorer=Restorer(checkpoints, metrics),
-        adapter=adapter,
-        scorer=scorer,
-        upcast_weights=engine.upcast_weights,
-        predicted_peak_mb=peak_mb,
-    )
+    evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
+    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed)
+    loop = RunLoop(context, evaluator, checkpoints, stop)
+    return BuiltRun(context, loop, adapter, engine.upcast_weights, peak_mb)
 
 
 @contextmanager
 def _inference(scorer: Scorer) -> Iterator[None]:
     device = next(scorer.parameters()).device.type
-    with (
-        torch.no_grad(),
-        dropout_off(scorer),
-        torch.autocast(device, torch.bfloat16, enabled=scorer.bf16),
-    ):
+    with torch.no_grad(), dropout_off(scorer), torch.autocast(device, torch.bfloat16, enabled=scorer.bf16):
         yield

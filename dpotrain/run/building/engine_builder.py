@@ -9,29 +9,21 @@ import numpy as np
 import torch
 
 from dpotrain.core.errors import RunError
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
-from dpotrain.engine.scoring.precision import (
-    Precision,
-    UpcastWeights,
-    compute_precision,
-    multiplies_bfloat16,
-)
+from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
-from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api import Adapter, LoadRequest
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.prepare import PreparedData
-    from dpotrain.engine.parallel.protocol import Parallel
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
-    from dpotrain.recipe.recipe import Recipe
 
 #: Tokens of the pairs that the packed forward is proven on.
 PROBE_TOKENS = 256

@@ -7,24 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.reference.reference import CachedReference, LiveReference, NoReference, Reference
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.plugin.api import Adapter, LoadRequest
 from dpotrain.run.building.engine_builder import EngineBuilder
-
-if TYPE_CHECKING:
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.scoring.scorer import Scorer
-    from dpotrain.plugin.api import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +56,7 @@ class ReferenceBuilder:
     def after_policy(self, scorer: Scorer, adapter: Adapter, tokens: int) -> References:
         """Return the untrained policy as reference, live or stored. Call it before a checkpoint is loaded.
 
-        Args:
-            scorer: the policy's.
-            adapter: its adapter.
-            tokens: bound on a micro-batch with gradients.
+        ``tokens`` bounds a micro-batch with gradients.
         """
         engine, recipe, plan = self.engine, self.engine.recipe, self.plan
         if plan.model == "none":
@@ -95,9 +89,8 @@ class ReferenceBuilder:
             return References(live, live)
         wanted = recipe.training.tokens_per_microbatch
         tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
-        return self._precompute(
-            self._stores(live, recipe.model.fingerprint(source), {}), scorer.packs, tokens
-        )
+        stored = self._stores(live, recipe.model.fingerprint(source), {})
+        return self._precompute(stored, scorer.packs, tokens)
 
     def _load(self, request: LoadRequest) -> Scorer:
         with self.engine.reporter.phase("loading the reference", None):

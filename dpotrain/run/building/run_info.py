@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
 
-
-def title(recipe: Recipe) -> str:
-    """Return the name of the recipe's file."""
-    return recipe.path.name if recipe.path is not None else "recipe"
+#: What limits the micro-batches, as it is shown.
+LIMITS = {
+    "memory": "what fits into memory",
+    "speed": "more would be no faster",
+    "recipe": "set in the recipe",
+    "checkpoint": "as in the checkpoint",
+}
 
 
 def remote_code(recipe: Recipe) -> str:
@@ -34,7 +37,6 @@ def remote_code(recipe: Recipe) -> str:
 
 def run_info(
     recipe: Recipe,
-    *,
     data: PreparedData,
     scorer: Scorer,
     batches: BatchPlan,
@@ -54,6 +56,7 @@ def run_info(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
+    layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     code = remote_code(recipe)
     return {
         "model": f"{name}{quantized}",
@@ -62,22 +65,7 @@ def run_info(
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{batches.total_steps:,} of {batches.pairs_per_step} pairs each, {epochs:.3g} epochs",
-        "engine": (f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}"),
-        "memory": memory_line(fit, peak_mb),
+        "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}",
+        "memory": f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
         "folder": str(recipe.run.output_dir),
     }
-
-
-#: What limits the micro-batches, as it is shown.
-LIMITS = {
-    "memory": "what fits into memory",
-    "speed": "more would be no faster",
-    "recipe": "set in the recipe",
-    "checkpoint": "as in the checkpoint",
-}
-
-
-def memory_line(fit: Fit, peak_mb: float) -> str:
-    """Return the predicted peak memory and what was chosen to stay below it."""
-    layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
-    return f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}"

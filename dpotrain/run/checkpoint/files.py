@@ -2,8 +2,7 @@
 
 ``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights), ``optimizer.safetensors`` and
 ``components.safetensors`` (their tensors), ``state.json`` (everything else) and ``manifest.json`` (size and hash of
-each of them). A folder under that name is a complete checkpoint: it got its name by a rename after
-everything in it had reached the disk.
+each). A folder under that name is complete: it is renamed to it after everything in it has reached the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.hashing import hash_file
 from dpotrain.core.write_errors import system_error, writing
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot, put_together
-from dpotrain.run.checkpoint.tensor_files import header_fault
+from dpotrain.run.checkpoint.tensor_files import NotWholeError, described
 
 #: Bytes of the files' hashes in ``manifest.json``.
 _DIGEST = 32
@@ -96,8 +95,10 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if hash_file(file, _DIGEST) != expected["blake2b"]:
                 return f"{name} has changed since it was written"
-            if name.endswith(".safetensors") and (fault := header_fault(file)):
-                return fault
+            if name.endswith(".safetensors"):
+                described(file)
+    except NotWholeError as error:
+        return str(error)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

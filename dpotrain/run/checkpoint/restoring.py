@@ -2,86 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.training.metrics import Window
 from dpotrain.plugin.runtime.states import restore_component_states
 from dpotrain.run.checkpoint import files
+from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver, data_identity
 from dpotrain.run.checkpoint.tensor_files import check_fits
 from dpotrain.run.checkpoint.versions import version_changes
+from dpotrain.run.context import RunContext
 from dpotrain.run.state import Progress
 
-if TYPE_CHECKING:
-    from dpotrain.run.checkpoint.resuming import Found
-    from dpotrain.run.folder.metrics_file import MetricsFile
 
+def restore(saver: CheckpointSaver, found: Found) -> None:
+    """Take a run, built anew, back to the newest valid checkpoint; without one, to the first step. Collective.
 
-@dataclass(frozen=True, slots=True)
-class Restorer:
-    """Takes a run, built anew, back to a checkpoint. Called on every process."""
-
-    saver: CheckpointSaver
-    """Knows the parts of the run that a checkpoint holds."""
-    metrics: MetricsFile
-
-    def restore(self, found: Found) -> None:
-        """Go back to the newest valid checkpoint; without one, begin at the first step.
-
-        Raises:
-            RunError: the processes see different checkpoints, the data has changed, or the checkpoint does not fit.
-        """
-        saver, trainer = self.saver, self.saver.trainer
-        parallel, reporter, path = trainer.parallel, saver.reporter, found.path
-        seen = parallel.gather_objects(None if path is None else path.name)
-        if len(set(seen)) > 1:
-            raise RunError(
-                f"the processes see different checkpoints in {saver.folder}: {seen}.\n"
-                "The run folder must be on a disk that all of them share."
-            )
-        for other, fault in found.damaged.items():
-            reporter.warn(f"checkpoint {other} is damaged ({fault}) and is skipped")
-            if parallel.is_main:
-                files.quarantine(other)
-        if path is None:
-            if parallel.is_main:
-                self.metrics.rewind(-1)
-            reporter.note("there is no checkpoint to resume from; the run begins at step 1")
-            return
-        check_fits(path, saver.adapter.state(saver.run.policy), trainer.optimizer.param_groups)
-        checkpoint = files.load(path)
-        state = checkpoint.state
-        if state["data"] != data_identity(trainer.data):
-            raise RunError(
-                "the data is not the run's: the training pairs, or their order, have changed since it began.\n"
-                "Restore the data, or begin a new run: --set run.output_dir=…"
-            )
-        self._warn_of_other_schedule(checkpoint.step, state["total_steps"])
-        parallel.load(
-            saver.adapter, saver.run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer
+    Raises:
+        RunError: the processes see different checkpoints, the data has changed, or the checkpoint does not fit.
+    """
+    context, run, trainer = saver.context, saver.context.run, saver.context.trainer
+    parallel, reporter, path = trainer.parallel, context.reporter, found.path
+    seen = parallel.gather_objects(None if path is None else path.name)
+    if len(set(seen)) > 1:
+        raise RunError(
+            f"the processes see different checkpoints in {saver.folder}: {seen}.\n"
+            "The run folder must be on a disk that all of them share."
         )
-        saver.state.restore(Progress(**state["progress"]), Window(**state["window"]))
-        saver.run.resumed_from = checkpoint.step
-        for owner in restore_component_states(saver.recipe, saver.events.loggers, checkpoint.components):
-            reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
-        if parallel.world_rank < len(state["random"]):
-            RandomState.from_json(state["random"][parallel.world_rank]).restore()
+    for other, fault in found.damaged.items():
+        reporter.warn(f"checkpoint {other} is damaged ({fault}) and is skipped")
         if parallel.is_main:
-            self.metrics.rewind(checkpoint.step)
-            # A kill may have come between a checkpoint and the removal of the one that it replaces.
-            saver.prune()
-        for line in version_changes(state["versions"], saver.versions):
-            reporter.note(line)
-        reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
+            files.quarantine(other)
+    if path is None:
+        if parallel.is_main:
+            context.metrics.rewind(-1)
+        reporter.note("there is no checkpoint to resume from; the run begins at step 1")
+        return
+    check_fits(path, saver.adapter.state(run.policy), trainer.optimizer.param_groups)
+    checkpoint = files.load(path)
+    state = checkpoint.state
+    if state["data"] != data_identity(trainer.data):
+        raise RunError(
+            "the data is not the run's: the training pairs, or their order, have changed since it began.\n"
+            "Restore the data, or begin a new run: --set run.output_dir=…"
+        )
+    _warn_of_other_schedule(context, checkpoint.step, state["total_steps"])
+    parallel.load(saver.adapter, run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer)
+    context.state.progress = Progress(**state["progress"])
+    context.state.window.restore(Window(**state["window"]))
+    run.resumed_from = checkpoint.step
+    for owner in restore_component_states(context.recipe, context.events.loggers, checkpoint.components):
+        reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
+    if parallel.world_rank < len(state["random"]):
+        RandomState.from_json(state["random"][parallel.world_rank]).restore()
+    if parallel.is_main:
+        context.metrics.rewind(checkpoint.step)
+        # A kill may have come between a checkpoint and the removal of the one that it replaces.
+        saver.prune()
+    for line in version_changes(state["versions"], saver.versions):
+        reporter.note(line)
+    reporter.note(f"resumed from the checkpoint of step {checkpoint.step}")
 
-    def _warn_of_other_schedule(self, step: int, before: int) -> None:
-        """Warn where the run's new number of steps changes learning rates of steps that were taken."""
-        schedule, total = self.saver.recipe.schedule, self.saver.trainer.plan.total_steps
-        if any(schedule.factor(each, before) != schedule.factor(each, total) for each in range(1, step + 1)):
-            self.saver.reporter.warn(
-                f"the run now has {total} steps instead of {before}: the {schedule.name} schedule continues as if it "
-                "always had, and the steps so far had other learning rates"
-            )
+
+def _warn_of_other_schedule(context: RunContext, step: int, before: int) -> None:
+    """Warn where the run's new number of steps changes learning rates of steps that were taken."""
+    schedule, total = context.recipe.schedule, context.trainer.plan.total_steps
+    if any(schedule.factor(each, before) != schedule.factor(each, total) for each in range(1, step + 1)):
+        context.reporter.warn(
+            f"the run now has {total} steps instead of {before}: the {schedule.name} schedule continues as if it "
+            "always had, and the steps so far had other learning rates"
+        )

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import RunError
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.versions import check_same_distributions, package_versions
 from dpotrain.run.resume_config import check_same, resume_config
-
-if TYPE_CHECKING:
-    from dpotrain.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,57 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import CheckpointRecord
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.states import component_states
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
 from dpotrain.run.checkpoint.versions import package_versions
+from dpotrain.run.context import RunContext
 from dpotrain.run.microbatches import MicrobatchSize
 from dpotrain.run.resume_config import resume_config
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from dpotrain.core.records import Run
-    from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.training.trainer import Trainer
-    from dpotrain.plugin.api import Adapter
-    from dpotrain.plugin.runtime.events import RunEvents
-    from dpotrain.recipe.recipe import Recipe
-    from dpotrain.run.state import RunState
-
-
-@dataclass(kw_only=True)
 class CheckpointSaver:
     """Saves a run's state. Every method is called on every process."""
 
-    folder: Path
-    """``checkpoints/`` of the run folder."""
-    recipe: Recipe
-    run: Run
-    adapter: Adapter
-    trainer: Trainer
-    state: RunState
-    checkpointed_layers: int
-    events: RunEvents
-    reporter: Reporter
-    _saver: Saver = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._saver = Saver(self.folder, self.prune)
+    def __init__(self, context: RunContext, folder: Path, adapter: Adapter, checkpointed_layers: int) -> None:
+        """Save into ``folder``, ``checkpoints/`` of the run folder."""
+        self.context, self.folder, self.adapter = context, folder, adapter
+        self._checkpointed_layers = checkpointed_layers
+        self._saver = Saver(folder, self.prune)
 
     @cached_property
     def versions(self) -> dict[str, Any]:
         """What computes the run: looked up once, and kept in every checkpoint."""
-        return package_versions(self.recipe)
+        return package_versions(self.context.recipe)
 
     def save(self, *, in_background: bool) -> None:
         """Save the present state, in a thread while training goes on, or before this returns.
@@ -61,42 +42,34 @@ class CheckpointSaver:
         Raises:
             RunError: this checkpoint, or the one before it, cannot be written.
         """
-        trainer, parallel = self.trainer, self.trainer.parallel
+        recipe, trainer, now = self.context.recipe, self.context.trainer, self.context.state
+        parallel, tokens = trainer.parallel, trainer.plan.tokens_per_microbatch
         random_states = parallel.gather_objects(RandomState.capture().as_json())
-        trained = parallel.trained_state(self.adapter, self.run.policy)
+        trained = parallel.trained_state(self.adapter, self.context.run.policy)
         optimizer = parallel.optimizer_state(trainer.optimizer)
         if parallel.is_main:
-            state: Mapping[str, Any] = {
-                "resume_config": resume_config(self.recipe.document),
+            state = {
+                "resume_config": resume_config(recipe.document),
                 "versions": self.versions,
                 "data": data_identity(trainer.data),
                 "total_steps": trainer.plan.total_steps,
-                "microbatches": asdict(
-                    MicrobatchSize.of(
-                        self.recipe, trainer.plan.tokens_per_microbatch, self.checkpointed_layers
-                    )
-                ),
-                "window": asdict(self.state.window),
-                "progress": self.state.progress.as_json() | {"wall_seconds": self.state.wall_seconds()},
-                "best_by": asdict(self.recipe.checkpoints.best_by),
+                "microbatches": asdict(MicrobatchSize.of(recipe, tokens, self._checkpointed_layers)),
+                "window": asdict(now.window),
+                "progress": asdict(now.progress) | {"wall_seconds": now.wall_seconds()},
+                "best_by": asdict(recipe.checkpoints.best_by),
                 "random": random_states,
             }
-            checkpoint = Checkpoint(
-                step=self.state.step,
-                trained=trained,
-                optimizer=optimizer,
-                state=state,
-                components=component_states(self.recipe, self.recipe.plugins, self.events.loggers),
-            )
+            components = component_states(recipe, recipe.plugins, self.context.events.loggers)
+            checkpoint = Checkpoint(now.step, trained, optimizer, state, components)
             self._saver.save(checkpoint, in_background=in_background)
         parallel.wait()
 
     def save_unless_saved(self) -> None:
         """Save the present state where no checkpoint has it yet, and return when it is on disk."""
         self._saver.wait()
-        saved = files.path_of(self.folder, self.state.step).exists()
+        saved = files.path_of(self.folder, self.context.state.step).exists()
         # The main process knows; on another one the folder may be seen only now, and all must save or none.
-        if not self.trainer.parallel.broadcast_object(saved):
+        if not self.context.trainer.parallel.broadcast_object(saved):
             self.save(in_background=False)
         self.announce()
 
@@ -108,8 +81,8 @@ class CheckpointSaver:
         """
         for path in self._saver.saved():
             record = CheckpointRecord(files.step_of(path), path)
-            self.reporter.checkpoint(record)
-            self.events.checkpoint_saved(self.run, record)
+            self.context.reporter.checkpoint(record)
+            self.context.events.checkpoint_saved(self.context.run, record)
 
     def wait(self) -> None:
         """Return when nothing is being written; raises as :meth:`save` does."""
@@ -118,8 +91,8 @@ class CheckpointSaver:
     def prune(self) -> None:
         """Delete the checkpoints that are neither among the newest nor the best."""
         evaluated = map(files.step_of, files.complete(self.folder))
-        best = self.state.progress.best_of(evaluated, self.recipe.checkpoints.best_by)
-        files.prune(self.folder, self.recipe.checkpoints.keep, but={best})
+        best = self.context.state.progress.best_of(evaluated, self.context.recipe.checkpoints.best_by)
+        files.prune(self.folder, self.context.recipe.checkpoints.keep, but={best})
 
 
 def data_identity(pairs: TokenizedPairs) -> str:

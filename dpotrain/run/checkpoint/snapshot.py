@@ -43,6 +43,8 @@ class Snapshot:
         """Take a checkpoint apart. The tensors are not copied: see :meth:`copied`."""
         optimizer, optimizer_skeleton = _take_apart(checkpoint.optimizer, "optimizer")
         components, components_skeleton = _take_apart(checkpoint.components, "components")
+        # Safetensors writes contiguous tensors that share no memory.
+        trained = {name: tensor.detach().contiguous() for name, tensor in checkpoint.trained.items()}
         state = {
             "format": FORMAT,
             "step": checkpoint.step,
@@ -52,7 +54,7 @@ class Snapshot:
         }
         return cls(
             checkpoint.step,
-            {"trained": _own(checkpoint.trained), "optimizer": optimizer, "components": components},
+            {"trained": trained, "optimizer": optimizer, "components": components},
             json.dumps(state, default=_plain),
         )
 
@@ -116,11 +118,6 @@ def _filled(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(skeleton, list):
         return [_filled(item, tensors) for item in skeleton]
     return skeleton
-
-
-def _own(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors writes contiguous tensors that share no memory."""
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,10 @@ class Described:
         return f"{self.dtype} {list(self.shape)}"
 
 
+class NotWholeError(ValueError):
+    """A file is not a whole safetensors file; the message says why."""
+
+
 def described(file: Path) -> dict[str, Described]:
     """Return what a file holds, by name.
 
@@ -43,28 +47,17 @@ def described(file: Path) -> dict[str, Described]:
     where the tensors do not fill exactly the bytes that are there.
 
     Raises:
-        ValueError: the file is no whole safetensors file; the message says why.
+        NotWholeError: the file is no whole safetensors file.
         OSError: it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-            return {
-                name: Described(str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()
-            }
+            slices = [(name, opened.get_slice(name)) for name in opened.keys()]  # noqa: SIM118  # no mapping
+            return {name: Described(str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices}
     except SafetensorError as error:
-        raise ValueError(f"{file.name} is no whole safetensors file: {short(str(error))}") from error
-
-
-def header_fault(file: Path) -> str:
-    """Return what is wrong with a file's header; nothing where it is in order."""
-    try:
-        described(file)
-    except ValueError as error:
-        return str(error)
-    return ""
+        raise NotWholeError(f"{file.name} is no whole safetensors file: {short(str(error))}") from error
 
 
 def check_fits(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.packages import package_version
 from dpotrain.plugin.api import kind_of
 from dpotrain.plugin.runtime.states import by_key
-
-if TYPE_CHECKING:
-    from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.recipe import Recipe
 
 #: Packages whose versions may move the last digits of what a run computes.
 NUMERIC = ("torch", "transformers", "peft", "bitsandbytes", "torchao")

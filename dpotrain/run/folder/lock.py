@@ -8,7 +8,6 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
@@ -42,23 +41,19 @@ class RunLock:
         """
         try:
             self._lock.acquire(timeout=0)
-            write_json(self.owner, _myself())
+            since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+            write_json(self.owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         except Timeout as error:
             raise RunError(
                 f"{self.folder} is in use: {self._described()} is running there.\n{self.remedy}"
             ) from error
         except OSError as error:
             if self._lock.is_locked:
-                self._let_go()
+                self.__exit__()
             raise RunError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
+    def __exit__(self, *exc: object) -> None:
         # A disk that has become read-only keeps both files, which then say nothing, and hides no other error.
         with suppress(OSError):
             self.owner.unlink(missing_ok=True)
@@ -72,8 +67,3 @@ class RunLock:
             return f"process {owner['pid']} on {owner['host']}, since {owner['since']},"
         except (OSError, ValueError, KeyError, TypeError):  # it has not got round to saying so
             return "another process"
-
-
-def _myself() -> dict[str, str | int]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-    from dpotrain.core.reporter import Advance, Reporter
 
 from dpotrain.core.masking import mask, mask_data
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.reporter import Advance, Reporter
 
 logger = logging.getLogger("dpotrain")
 
@@ -38,9 +35,13 @@ def logging_to(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()
+    torch_logger = logging.getLogger("torch")  # torch gives it a handler of its own
+    torch_handlers, torch_logger.handlers = torch_logger.handlers, []
+    torch_propagates, torch_logger.propagate = torch_logger.propagate, True
     try:
         yield
     finally:
+        torch_logger.handlers, torch_logger.propagate = torch_handlers, torch_propagates
         transformers_logging.enable_progress_bar()
         transformers_logging.disable_propagation()
         transformers_logging.enable_default_handler()
@@ -86,17 +87,11 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-class LoggedReporter:
+class LoggedReporter(Reporter):
     """Passes everything on to the reporter a person sees, and the words among it to the log; secrets to neither."""
 
     def __init__(self, shown: Reporter) -> None:
         self.shown = shown
-
-    def __enter__(self) -> LoggedReporter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
     def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
         info = {name: mask(value) for name, value in info.items()}

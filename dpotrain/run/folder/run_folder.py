@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpotrain.core.atomic import remove_partial, write_json, write_text
 from dpotrain.core.errors import RecipeError, RunError
@@ -15,9 +15,6 @@ from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
 from dpotrain.run.folder.restrict_umask import refuse_links
 from dpotrain.run.resume_config import check_same, resume_config
-
-if TYPE_CHECKING:
-    from dpotrain.data.report import DataReport
 
 
 def no_run_folder(path: Path, lacks: str) -> RecipeError:
@@ -46,11 +43,7 @@ class RunFolder:
         self.exports = path / "exports.json"
 
     def make(self) -> None:
-        """Make the folder, if it is not there.
-
-        Raises:
-            RunError: it cannot be made.
-        """
+        """Make the folder, if it is not there."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,7 +56,8 @@ class RunFolder:
             RunError: there is a run already and ``resume`` is False, the folder cannot be written, or one of the
                 files that are appended to is a link.
         """
-        if self._holds_steps() and not resume:
+        # One that failed before its first record or checkpoint left nothing to keep.
+        if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step-*"))):
             raise RunError(
                 f"{self.path} already holds a run.\n"
                 "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
@@ -77,10 +71,6 @@ class RunFolder:
                 remove_partial(folder)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
-
-    def _holds_steps(self) -> bool:
-        """Whether a run got as far as its first record or checkpoint: one that failed before left nothing to keep."""
-        return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
 
     def summary_of_finished(self) -> dict[str, Any] | None:
         """Return the summary of a run that finished here, whatever its recipe was; None without one."""
@@ -113,22 +103,10 @@ class RunFolder:
             return None
         return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary
 
-    def write_recipe(self, text: str) -> None:
-        """Keep the resolved recipe; a resumed run keeps the one it was resumed with."""
-        with writing(self.recipe):
-            write_text(self.recipe, text)
-
-    def write_environment(self, environment: dict[str, Any]) -> None:
-        """Keep versions, plugins, devices and command line."""
-        with writing(self.environment):
-            write_json(self.environment, mask_data(environment))
-
-    def write_data_report(self, report: DataReport) -> None:
-        """Keep what became of the rows."""
-        with writing(self.data_report):
-            write_json(self.data_report, mask_data(report.as_json()))
-
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Keep how the run ended."""
-        with writing(self.summary):
-            write_json(self.summary, mask_data(summary))
+    def write(self, path: Path, content: str | Mapping[str, Any]) -> None:
+        """Write one of the files: a text, or data as JSON without secrets."""
+        with writing(path):
+            if isinstance(content, str):
+                write_text(path, content)
+            else:
+                write_json(path, mask_data(content))

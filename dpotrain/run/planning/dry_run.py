@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +15,7 @@ from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.describe.tracing import Call, methods_of, trace
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import naming_components
-
-if TYPE_CHECKING:
-    from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.recipe import Recipe
 
 #: Rows of each split that go through formatter and tokenizer.
 ROWS = 20

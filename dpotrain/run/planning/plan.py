@@ -11,6 +11,7 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import free_memory, resident_memory
 from dpotrain.engine.memory.model_size import ModelSize, count
@@ -20,6 +21,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
@@ -27,11 +29,6 @@ from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.batches.plan import BatchPlan
-    from dpotrain.data.prepare import PreparedData
-    from dpotrain.engine.memory.budget import Fit
-    from dpotrain.recipe.recipe import Recipe
 
 #: What CUDA's context and libraries take on a device, which no allocator counts.
 CUDA_CONTEXT = 600 * 2**20
@@ -99,11 +96,11 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     costs = Costs.of_data(data.train, padded=not packs)
 
     if memory is not None:
-        available, process = memory, CUDA_CONTEXT
+        name, available, process = "a GPU of that size", memory, CUDA_CONTEXT
     elif device.type == "cuda":
-        available, process = free_memory(device), 0
+        name, available, process = torch.cuda.get_device_name(device), free_memory(device), 0
     else:
-        process = resident_memory() or 0
+        name, process = "this machine's CPU", resident_memory() or 0
         available = free_memory(device) + process
     held = {
         "process": process,
@@ -116,14 +113,19 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     batches = batch_plan(recipe, costs, planned.fit.tokens)
     microbatches = microbatch_tokens(batches)
     parts = planned.parts(batches)
-    speed = None
+    speed = seconds = None
     if memory is None:
-        speed = _speed(
-            recipe, reference, Workload.of(data.train, costs.padded), batches, planned.fit, work, device
-        )
+        load = Workload.of(data.train, costs.padded)
+        rate = sustained_rate(device, compute_precision(training.precision, device.type))
+        recomputed = planned.fit.checkpointed / max(1, planned.fit.layers)
+        passes = reference.passes_per_step
+        epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
+        before_training = work.forward(load) / rate if reference.pass_before_training else 0.0
+        speed = float(data.train.lengths.sum()) / epoch
+        seconds = batches.epochs_done(batches.total_steps) * epoch + before_training
     before = RunFolder(recipe.run.output_dir).summary_of_finished() or {}
     return Plan(
-        device=_name(device, memory),
+        device=name,
         memory=available,
         parts=parts,
         fits=sum(parts.values()) <= available,
@@ -139,8 +141,8 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
         steps=batches.total_steps,
         pairs_per_step=training.pairs_per_step,
         microbatches_per_step=sum(map(len, microbatches)) / len(microbatches),
-        tokens_per_second=None if speed is None else float(data.train.lengths.sum()) / speed[0],
-        seconds=None if speed is None else speed[1],
+        tokens_per_second=speed,
+        seconds=seconds,
         remedies=tuple(find_remedies(recipe, size, planned, batches)),
         finished_run=before.get("plan") or None,
     )
@@ -193,27 +195,3 @@ def _reference_bytes(
     if not multiplies_bfloat16(device.type):
         UpcastWeights(model)
     return count(model).bytes
-
-
-def _speed(
-    recipe: Recipe,
-    reference: ReferencePlan,
-    load: Workload,
-    batches: BatchPlan,
-    fit: Fit,
-    work: ModelWork,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return seconds of one epoch, and of the whole run."""
-    rate = sustained_rate(device, compute_precision(recipe.training.precision, device.type))
-    recomputed = fit.checkpointed / max(1, fit.layers)
-    passes = reference.passes_per_step
-    epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
-    before = work.forward(load) / rate if reference.pass_before_training else 0.0
-    return epoch, batches.epochs_done(batches.total_steps) * epoch + before
-
-
-def _name(device: torch.device, memory: int | None) -> str:
-    if memory is not None:
-        return "a GPU of that size"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine's CPU"

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dpotrain.engine.memory.model_size import gradient_bytes
+from dpotrain.data.batches.plan import BatchPlan
+from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes
+from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.plugin.api import Optimizer
-
-if TYPE_CHECKING:
-    from dpotrain.data.batches.plan import BatchPlan
-    from dpotrain.engine.memory.model_size import ModelSize
-    from dpotrain.engine.memory.planner import MemoryPlan
-    from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.recipe import Recipe
 
 #: Parameters of a LoRA adapter of usual rank, as a share of the model's.
 _USUAL_ADAPTER = 0.01
@@ -30,14 +26,7 @@ class Remedy:
 
 
 def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan) -> list[Remedy]:
-    """Return the changes that save memory, in the order in which to try them.
-
-    Args:
-        recipe: the recipe that was planned.
-        size: of the policy.
-        planned: its memory.
-        batches: its micro-batches.
-    """
+    """Return the changes that save memory for a policy of ``size``, in the order in which to try them."""
     found = []
     activations, chosen = planned.activations, planned.fit
     peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair

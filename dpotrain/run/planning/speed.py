@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.memory.model_size import ModelSize
 from dpotrain.engine.scoring.scorer import causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dpotrain.data.tokens.tokenized import TokenizedPairs
-    from dpotrain.engine.memory.model_size import ModelSize
 
 #: Side of the square matrices that are multiplied to measure the rate, and for how long, in seconds.
 _SIDE = {"cpu": 512, "cuda": 8192}
@@ -24,12 +23,7 @@ _SECONDS = 0.05
 #: Share of the rate of a large matrix product that whole steps reach, by device and precision. CPU: measured with
 #: SmolLM2-135M; in bfloat16 its matrix units are so fast that everything else takes most of the time. CUDA: large
 #: models train at 0.4 to 0.5 of the peak (PaLM, arXiv:2204.02311, table 3), of which a large product reaches 0.75.
-EFFICIENCY = {
-    ("cpu", "fp32"): 0.6,
-    ("cpu", "bf16"): 0.2,
-    ("cuda", "fp32"): 0.6,
-    ("cuda", "bf16"): 0.6,
-}
+EFFICIENCY = {("cpu", "fp32"): 0.6, ("cpu", "bf16"): 0.2, ("cuda", "fp32"): 0.6, ("cuda", "bf16"): 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +42,7 @@ class Workload:
         """Count; a padded prompt goes through the layers twice."""
         prompt = pairs.prompt_lengths.astype(np.float64)
         chosen, rejected = (
-            pairs.chosen_lengths.astype(np.float64),
-            pairs.rejected_lengths.astype(np.float64),
+            each.astype(np.float64) for each in (pairs.chosen_lengths, pairs.rejected_lengths)
         )
         tokens = prompt.sum() * (2 if padded else 1) + chosen.sum() + rejected.sum()
         first = prompt + chosen
@@ -100,10 +93,8 @@ class ModelWork:
     def training(self, work: Workload, *, reference_passes: int, recomputed: float) -> float:
         """Return the floating-point operations of a pass with gradients.
 
-        Args:
-            work: what is trained on.
-            reference_passes: forward passes of the reference in each step.
-            recomputed: share of the layers that are checkpointed.
+        ``reference_passes`` is the forward passes of the reference in each step, ``recomputed`` the share of the layers
+        that are checkpointed.
         """
         forward = 1 + reference_passes + recomputed
         # Backward: the gradient of a layer's input, and of its weights where those are trained.

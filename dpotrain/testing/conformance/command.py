@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +13,7 @@ from click.testing import CliRunner, Result
 
 from dpotrain.cli import COMMANDS, main
 from dpotrain.plugin.runtime.commands import PluginCommand, plugin_commands
-
-#: Imports a module in an interpreter of its own, and says what heavy it brought in.
-_LIGHT = """
-import importlib, sys
-importlib.import_module(sys.argv[1])
-from dpotrain.plugin.runtime.plugin import HEAVY
-print(*sorted(HEAVY & sys.modules.keys()))
-"""
+from dpotrain.testing.conformance.component import heavy_imports
 
 
 class CommandConformance:
@@ -73,18 +63,8 @@ class CommandConformance:
     def test_importing_it_loads_nothing_heavy(self) -> None:
         """``dpotrain --help`` imports every command, and has to stay quick."""
         point = self.found().points[0]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", _LIGHT, point.module],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert not done.stdout.strip(), (
-            f"{point.module} loads {done.stdout.strip()}; import it inside functions"
-        )
+        heavy = heavy_imports(f"import {point.module}")
+        assert not heavy, f"{point.module} loads {heavy}; import it inside functions"
 
     def test_what_it_cannot_do_is_said_in_a_few_lines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,30 +14,41 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import pytest
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.api import kind_of
+from dpotrain.plugin.describe.expected import Expectations
+from dpotrain.plugin.describe.options import inline, table_of
+from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.plugin.runtime.plugin import Plugin
 from dpotrain.testing.fixtures import RunRecipe
 from dpotrain.testing.runs import FinishedRun, write_recipe
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.runtime.plugin import Plugin
     from dpotrain.recipe.recipe import Recipe
 
 Table: TypeAlias = dict[str, Any]
 
-#: Imports, constructs and checks a component in an interpreter of its own, and says what heavy it brought in.
+#: Imports, constructs and checks a component.
 _LIGHT = """
 import importlib, sys
 component = importlib.import_module(sys.argv[1])
 for part in sys.argv[2].split("."):
     component = getattr(component, part)
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.runtime.plugin import HEAVY
 try:
     component(component.Options.model_validate_json(sys.argv[3])).check()
 except DpotrainError:
     pass  # it may refuse this machine
-print(*sorted(HEAVY & sys.modules.keys()))
 """
+
+
+def heavy_imports(script: str, *arguments: str) -> str:
+    """Run a script in an interpreter of its own, and return the names of the heavy packages that it imported."""
+    light = "\nimport sys\nfrom dpotrain.plugin.runtime.plugin import HEAVY\nprint(*sorted(HEAVY & sys.modules.keys()))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script + light, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 class ComponentConformance:
@@ -61,18 +72,17 @@ class ComponentConformance:
     @pytest.fixture
     def read(self, dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> Callable[[str], Recipe]:
         """Return what reads a recipe's text without running it."""
-        from dpotrain.recipe import load_recipe
+        from dpotrain.recipe.load import load_recipe
 
         def load(text: str) -> Recipe:
-            folder = tmp_path / "read"
-            return load_recipe(write_recipe(text, folder, model=dpotrain_model, data=dpotrain_data))
+            return load_recipe(
+                write_recipe(text, tmp_path / "read", model=dpotrain_model, data=dpotrain_data)
+            )
 
         return load
 
     def recipe(self, table: Mapping[str, Any]) -> str:
         """Return the TOML that selects the component with the keys of ``table``."""
-        from dpotrain.plugin.describe.options import inline, table_of
-
         return table_of(self.component, [f"{key} = {inline(value)}" for key, value in table.items()])
 
     def selected(self, recipe: Recipe) -> Any:
@@ -81,10 +91,8 @@ class ComponentConformance:
 
     def plugin(self) -> Plugin:
         """Return the installed plugin that offers the component."""
-        from dpotrain.plugin.runtime.manager import PluginManager
-
         manager = PluginManager.from_entry_points()
-        kind = next(kind for kind in CATALOGUES.values() if issubclass(self.component, kind))
+        kind = kind_of(self.component).component
         name = f'{kind.kind} "{self.component.name}"'
         found = [plugin for plugin in manager.plugins if self.component in plugin.components]
         assert found, f"no installed plugin offers the {name}: pip install -e ., or see `dpotrain plugins`"
@@ -101,8 +109,8 @@ class ComponentConformance:
         self, read: Callable[[str], Recipe], table: Table, tmp_path: Path
     ) -> None:
         """What the run folder's recipe.toml holds is read as the same options."""
-        from dpotrain.recipe import dump_recipe, load_recipe
-        from dpotrain.recipe.document import plain
+        from dpotrain.recipe.document import dump_recipe, plain
+        from dpotrain.recipe.load import load_recipe
 
         first = read(self.recipe(table))
         path = tmp_path / "resolved.toml"
@@ -115,8 +123,6 @@ class ComponentConformance:
         self, read: Callable[[str], Recipe], table: Table
     ) -> None:
         """A key that it does not have, and a value that no option takes."""
-        from dpotrain.plugin.describe.expected import Expectations
-
         owner = f"{self.component.name} ({self.plugin().origin})"
         with pytest.raises(DpotrainError) as caught:
             read(self.recipe({**table, "no_such_option": 1}))
@@ -134,16 +140,8 @@ class ComponentConformance:
         """Neither importing its module, nor constructing it, nor ``check()`` imports torch and the like."""
         options = json.dumps(part.options.model_dump(mode="json"))
         module, name = self.component.__module__, self.component.__qualname__
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", _LIGHT, module, name, options],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert not done.stdout.strip(), f"{module} loads {done.stdout.strip()}; import it inside methods"
+        heavy = heavy_imports(_LIGHT, module, name, options)
+        assert not heavy, f"{module} loads {heavy}; import it inside methods"
 
     def short_run(self, dpotrain_run: RunRecipe, table: Table, folder: Path) -> FinishedRun:
         """Run two steps of the component's recipe on a tiny model; ``folder`` is for files that it needs."""
@@ -156,5 +154,5 @@ class ComponentConformance:
         assert [record["step"] for record in run.train] == [1, 2]
         assert all(math.isfinite(record["loss"]) for record in run.metrics)
         assert "is dropped:" not in run.output
-        kind = next(kind for kind in CATALOGUES.values() if issubclass(self.component, kind))
+        kind = kind_of(self.component).component
         assert f"{kind.kind} {self.component.name}" in {call.component for call in run.calls}

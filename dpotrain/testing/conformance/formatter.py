@@ -70,26 +70,20 @@ class DatasetFormatterConformance(ComponentConformance):
     def short_run(self, dpotrain_run: RunRecipe, table: Table, folder: Path) -> FinishedRun:
         """Run two steps over the rows and nothing else."""
         data = folder / "rows.jsonl"
-        lines = [json.dumps(dict(row)) for row in self.rows]
-        data.write_text("".join(f"{line}\n" for line in lines * 8), encoding="utf-8")
+        data.write_text("\n".join(json.dumps(dict(row)) for row in [*self.rows] * 8), encoding="utf-8")
         overrides = ["training.steps=2", "data.eval_fraction=false"]
         return dpotrain_run(self.recipe(table), data=data, overrides=overrides)
 
 
-class _Rows:
+class _Rows(list[Mapping[str, Any]]):
     """Rows in memory."""
 
     fingerprint = "rows"
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._rows = rows
-        self.columns = list(rows[0])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self._rows[index]
+    @property
+    def columns(self) -> list[str]:
+        """Those of the first row."""
+        return list(self[0])
 
 
 class _Watched(dict[str, Any]):
@@ -122,9 +116,6 @@ def _texts(value: Any) -> Iterator[str]:
     """Yield the texts in a row that are long enough to be told from words of a message."""
     if isinstance(value, str) and len(value) > 12:
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)

@@ -21,24 +21,13 @@ class LoggerConformance(ComponentConformance):
     @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
     def test_it_hears_a_run_however_it_ends(self, part: Any, tmp_path: Path, status: str) -> None:
         """From ``start`` to ``finish``, with evaluations before, between and after."""
-        folder = tmp_path / "run"
-        part.start(made_up_run(folder))
-        for record in (evaluation(0), train(1), train(2), evaluation(2)):
-            part.log(record)
-        part.finish(ended(folder, status))
+        _run(part, tmp_path / "run", evaluation(0), train(1), train(2), evaluation(2), status=status)
 
     def test_a_resumed_run_goes_on(self, part: Any, tmp_path: Path) -> None:
         """A run that failed is picked up from its checkpoint: steps that were logged before come again."""
-        folder = tmp_path / "run"
-        part.start(made_up_run(folder))
-        for record in (evaluation(0), train(1), train(2), train(3)):
-            part.log(record)
-        part.finish(ended(folder, "failed"))
+        _run(part, tmp_path / "run", evaluation(0), train(1), train(2), train(3), status="failed")
         again = type(part)(part.options)
-        again.start(made_up_run(folder, resumed_from=2))
-        for record in (train(3), train(4), evaluation(4)):
-            again.log(record)
-        again.finish(ended(folder))
+        _run(again, tmp_path / "run", train(3), train(4), evaluation(4), resumed_from=2)
 
     def test_two_runs_at_once_do_not_meet(self, part: Any, tmp_path: Path) -> None:
         """Nothing is kept in the class or the module."""
@@ -52,22 +41,24 @@ class LoggerConformance(ComponentConformance):
 
     def test_numbers_that_are_not_finite_are_taken(self, part: Any, tmp_path: Path) -> None:
         """They are when one looks at the log."""
-        part.start(made_up_run(tmp_path / "run"))
-        for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
-            part.log(train(step, loss))
-        part.finish(ended(tmp_path / "run", "failed"))
+        odd = (train(step, loss) for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1))
+        _run(part, tmp_path / "run", *odd, status="failed")
 
     @pytest.mark.parametrize("status", ["finished", "failed"])
     def test_no_text_of_the_data_gets_out(self, part: Any, tmp_path: Path, status: str) -> None:
         """What plugins report and what errors say may quote it."""
-        folder = tmp_path / "run"
         notes: list[str] = []
-        part.start(made_up_run(folder, notes))
-        part.log(train(1))
-        part.finish(ended(folder, status))
-        written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        _run(part, tmp_path / "run", train(1), status=status, notes=notes)
+        written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
         assert SECRET.encode() not in written
         assert SECRET not in "".join(notes)
+
+
+def _run(part: Any, folder: Path, *records: Record, status: str = "finished", **run: Any) -> None:
+    part.start(made_up_run(folder, **run))
+    for record in records:
+        part.log(record)
+    part.finish(ended(folder, status))
 
 
 def made_up_run(folder: Path, notes: list[str] | None = None, resumed_from: int = 0) -> LoggedRun:

@@ -67,11 +67,8 @@ class LossConformance(ComponentConformance):
     def test_it_says_truly_whether_it_needs_a_reference(self, part: Any) -> None:
         """Where it does not, the engine computes none and hands it zeros."""
         made = random_scores(part)
-        zeros = replace(
-            made,
-            reference_chosen=made.reference_chosen * 0,
-            reference_rejected=made.reference_rejected * 0,
-        )
+        chosen, rejected = made.reference_chosen * 0, made.reference_rejected * 0
+        zeros = replace(made, reference_chosen=chosen, reference_rejected=rejected)
         same = bool((part(made) == part(zeros)).all())
         assert same is not part.needs_reference, (
             f"needs_reference = {part.needs_reference}, but the reference "

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpotrain.core.scores import PairScores
 from dpotrain.testing.conformance.component import ComponentConformance, Table
 from dpotrain.testing.conformance.scores import SUMS, of_pairs, random_scores
 from dpotrain.testing.fixtures import RunRecipe
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.core.scores import PairScores
 
 
 class MetricConformance(ComponentConformance):

@@ -10,6 +10,7 @@ import pytest
 
 from dpotrain.core.errors import RunError
 from dpotrain.plugin.api import LoadRequest, ModelLoader
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing.conformance.adapter import load, logits
 from dpotrain.testing.conformance.component import ComponentConformance
 
@@ -29,8 +30,6 @@ class QuantizerConformance(ComponentConformance):
 
     def quantized(self, part: Any, folder: Path) -> Any:
         """Return the tiny model as the engine loads it with this quantizer."""
-        from dpotrain.plugin.runtime.manager import PluginManager
-
         loader: Any = PluginManager.from_entry_points().find(ModelLoader, "transformers")
         made = loader(loader.Options(name=str(folder), dtype="float32"))
         model = made.load_model(LoadRequest(quantization=part.loading_config()))
@@ -48,10 +47,8 @@ class QuantizerConformance(ComponentConformance):
 
     def test_it_is_the_same_every_time(self, part: Any, dpotrain_model: Path) -> None:
         """Resumed runs and other processes quantize anew."""
-        import torch
-
         first, second = (self.quantized(part, dpotrain_model) for _ in range(2))
-        assert torch.equal(logits(first), logits(second))
+        assert logits(first).equal(logits(second))
 
     def test_what_cannot_be_trained_is_frozen(self, part: Any, dpotrain_model: Path) -> None:
         """An adapter beside the weights is all that moves, unless the weights themselves are trained."""
@@ -100,8 +97,7 @@ class QuantizerConformance(ComponentConformance):
 
 
 def _bytes(model: Any) -> int:
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _bare() -> torch.nn.Module:

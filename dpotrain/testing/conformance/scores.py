@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpotrain.core.scores import PairScores
+
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.core.scores import PairScores
 
 #: The log-prob sums in scores.
 SUMS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -55,8 +55,6 @@ def assembled(
 
     The tokens of a completion share its sum evenly.
     """
-    from dpotrain.core.scores import PairScores
-
     chosen, rejected = (sums.clone().requires_grad_() for sums in policy)
     tokens = None
     if part.needs_token_log_probs:
@@ -64,13 +62,7 @@ def assembled(
 
         counts = lengths.T.flatten()
         tokens = (torch.stack([chosen, rejected], dim=1).flatten() / counts).repeat_interleave(counts)
+    first, second = reference
     return PairScores(
-        chosen,
-        rejected,
-        reference[0],
-        reference[1],
-        lengths[0],
-        lengths[1],
-        policy_tokens=tokens,
-        columns=columns,
+        chosen, rejected, first, second, lengths[0], lengths[1], policy_tokens=tokens, columns=columns
     )

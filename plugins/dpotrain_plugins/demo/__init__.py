@@ -17,11 +17,9 @@ dpotrain_interface = 2
 
 @hookimpl
 def dpotrain_model_loaders() -> list[type[ModelLoader]]:
-    """Offer the shipped model."""
     return [DemoLoader]
 
 
 @hookimpl
 def dpotrain_dataset_sources() -> list[type[DatasetSource]]:
-    """Offer the generated pairs."""
     return [DemoSource]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dpotrain.plugin.api import write_json
+from dpotrain.plugin.api import Run, write_json
 from dpotrain_plugins.demo.grammar import Request, Style, requests, style
 from dpotrain_plugins.demo.sampling import sample_replies
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Run
 
 _SHOWN = 3
 _KEPT = "demo.json"
@@ -34,12 +31,14 @@ class Experiment:
         asked = self._requests()
         self._before = self._read(run, asked) if run.resumed_from else self._sample(run, asked)
         if self._before is None:
-            run.note(
-                f"{run.folder / _KEPT} is missing or of another run: the share before training is not known"
-            )
+            place = run.folder / _KEPT
+            run.note(f"{place} is missing or of another run: the share before training is not known")
             return
         if not run.resumed_from:
-            self._write(run, asked, self._before)
+            both = zip(asked, self._before, strict=True)
+            write_json(
+                run.folder / _KEPT, [{"request": request.text, "before": reply} for request, reply in both]
+            )
         self._report(run, "before", asked, self._before)
 
     def after(self, run: Run) -> None:
@@ -65,15 +64,6 @@ class Experiment:
         run.note(
             f"{when} training {preferred:.0%} of {len(replies)} sampled replies are {self._prefer}, "
             f"{answered:.0%} give the right answer"
-        )
-
-    def _write(self, run: Run, asked: list[Request], replies: list[str]) -> None:
-        write_json(
-            run.folder / _KEPT,
-            [
-                {"request": request.text, "before": reply}
-                for request, reply in zip(asked, replies, strict=True)
-            ],
         )
 
     def _read(self, run: Run, asked: list[Request]) -> list[str] | None:

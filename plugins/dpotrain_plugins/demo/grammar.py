@@ -51,8 +51,7 @@ class Request:
 
     def is_answered_by(self, reply: str) -> bool:
         """Say whether the reply is one that the grammar gives to this very request, in either style."""
-        for style in STYLES:
-            before, sentences, after = _parts(self.intent, style)
+        for before, sentences, after in (_parts(self.intent, style) for style in STYLES):
             right = _any_of(_fill(sentence, self.words) for sentence in sentences)
             if re.fullmatch(_any_of(before) + right + _any_of(after), reply):
                 return True
@@ -62,9 +61,7 @@ class Request:
 def requests(seed: int, *, held_out: bool) -> Iterator[Request]:
     """Yield different requests without end, the same ones for the same seed.
 
-    Args:
-        seed: Starts the random choices.
-        held_out: Whether to yield only requests that nothing is trained on, or only the others.
+    With ``held_out`` only requests that nothing is trained on, else only the others.
     """
     rng = random.Random(f"requests {seed} {held_out}")
     seen: set[str] = set()
@@ -81,10 +78,7 @@ def style(reply: str) -> Literal["courteous", "curt", "other"]:
     The answer need not be true: "The zoo opens at two" is as courteous as the right hour
     (see :meth:`Request.is_answered_by`).
     """
-    for candidate in STYLES:
-        if _pattern(candidate).fullmatch(reply):
-            return candidate
-    return "other"
+    return next((each for each in STYLES if _pattern(each).fullmatch(reply)), "other")
 
 
 def _draw(rng: random.Random) -> Request:

@@ -27,21 +27,16 @@ class DemoLoader(ModelLoader):
         )
 
     def check(self) -> None:
-        """Look whether the model's files are there."""
         self._folder.check()
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the shipped tokenizer, with its chat template."""
         return self._folder.load_tokenizer()
 
     def load_model(self, request: LoadRequest) -> PreTrainedModel:
-        """Return the shipped model, or another where ``request.source`` names one."""
         return self._folder.load_model(request)
 
     def blueprint(self, request: LoadRequest) -> PreTrainedModel:
-        """Return the same without weights."""
         return self._folder.blueprint(request)
 
     def fingerprint(self, source: str | None = None) -> str:
-        """Return the fingerprint of the shipped files, or of another model's."""
         return self._folder.fingerprint(source)

@@ -1,11 +1,8 @@
 """Makes the demo's pretrained model: ``python -m dpotrain_plugins.demo.pretrain --out DIR``.
 
-The model that dpotrain ships was made by this script with its defaults (seed 0, 2 threads): a Llama of three
-layers and 0.4 million weights, stored in bfloat16, with a byte-level BPE tokenizer, both trained from nothing on
-requests of the demo grammar that are not held out. Every request is in its batch twice, once with a courteous
-and once with a curt reply, so that the model has no reason to favour either style. On one machine the script
-writes the same bytes every time; another processor may round differently. It ends by sampling replies to held-out
-requests, and says how many were courteous and how many answered what was asked.
+With its defaults it made the model that dpotrain ships, from requests of the demo grammar that are not held out. Every
+request is in its batch twice, with a courteous and a curt reply, so that the model has no reason to favour either
+style. On one machine the script writes the same bytes every time; another processor may round differently.
 """
 
 from __future__ import annotations
@@ -54,14 +51,15 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write the model and tokenizer into"
     )
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
-    parser.add_argument(
-        "--requests-per-step", type=int, default=24, help="requests in a step, two replies each"
-    )
-    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="decides the weights and the text")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--samples", type=int, default=400, help="replies sampled at the end")
+    for name, default, text in (
+        ("--steps", 2000, "optimizer steps"),
+        ("--requests-per-step", 24, "requests in a step, two replies each"),
+        ("--lr", 4e-3, "peak learning rate"),
+        ("--seed", 0, "decides the weights and the text"),
+        ("--threads", 2, "threads of torch"),
+        ("--samples", 400, "replies sampled at the end"),
+    ):
+        parser.add_argument(name, type=type(default), default=default, help=text)
     options = parser.parse_args()
 
     import torch
@@ -119,11 +117,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return a Llama with random weights from torch's current random state."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -198,17 +192,13 @@ def _batch(
     tokens, labels = [], []
     user, assistant = tokenizer.convert_tokens_to_ids([USER, ASSISTANT])
     for request in batch:
-        prompt = [tokenizer.bos_token_id, user, *_encode(tokenizer, request.text), assistant]
-        reply = [*_encode(tokenizer, request.reply(each, rng)), tokenizer.eos_token_id]
+        texts = request.text, request.reply(each, rng)
+        asked, answered = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        prompt, reply = [tokenizer.bos_token_id, user, *asked, assistant], [*answered, tokenizer.eos_token_id]
         tokens.append(torch.tensor(prompt + reply))
         labels.append(torch.tensor([IGNORED] * len(prompt) + reply))
     pad = torch.nn.utils.rnn.pad_sequence
     return pad(tokens, True, tokenizer.pad_token_id), pad(labels, True, IGNORED)
-
-
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -220,9 +210,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
     # Without the indentation the vocabulary takes a third of the space.
     bpe = folder / "tokenizer.json"
-    bpe.write_text(
-        json.dumps(json.loads(bpe.read_text("utf-8")), ensure_ascii=False, separators=(",", ":")), "utf-8"
-    )
+    content = json.loads(bpe.read_text("utf-8"))
+    bpe.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), "utf-8")
     # Weights are written for their owner's eyes alone, which a wheel would pass on.
     for file in folder.iterdir():
         file.chmod(0o644)

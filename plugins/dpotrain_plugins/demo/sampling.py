@@ -15,15 +15,10 @@ _BATCH = 100
 def sample_replies(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[str], seed: int
 ) -> list[str]:
-    """Return one reply to each request, sampled at temperature 1 from all tokens.
+    """Return one reply to each request, sampled at temperature 1 from all tokens; the same for the same ``seed``.
 
-    The random state of torch is put back afterwards, so that training goes on exactly as without the sampling.
-
-    Args:
-        policy: A causal language model, bare or with an adapter, in a state fit for inference.
-        tokenizer: Its tokenizer, with a chat template and a pad token.
-        requests: What the user says, one conversation each.
-        seed: Decides the random choices; the same seed and weights give the same replies.
+    Each request is a conversation of one turn. The random state of torch is put back afterwards, so that training goes
+    on exactly as without the sampling.
     """
     import torch
 
@@ -33,28 +28,19 @@ def sample_replies(
         replies: list[str] = []
         for start in range(0, len(requests), _BATCH):
             batch = _left_padded(tokenizer, requests[start : start + _BATCH]).to(device)
-            tokens = policy.generate(
-                **batch,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=_LONGEST_REPLY,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            replies += tokenizer.batch_decode(
-                tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-            )
+            sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            longest, pad = _LONGEST_REPLY, tokenizer.pad_token_id
+            tokens = policy.generate(**batch, **sampled, max_new_tokens=longest, pad_token_id=pad)
+            new = tokens[:, batch["input_ids"].shape[1] :]
+            replies += tokenizer.batch_decode(new, skip_special_tokens=True)
     return [reply.strip() for reply in replies]
 
 
 def _left_padded(tokenizer: PreTrainedTokenizerBase, requests: Sequence[str]) -> Any:
     """Return ``input_ids`` and ``attention_mask``, each (requests, longest), the prompts ending together."""
     prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}], add_generation_prompt=True, tokenize=False
-        )
-        for request in requests
+        tokenizer.apply_chat_template([each], add_generation_prompt=True, tokenize=False)
+        for each in ({"role": "user", "content": request} for request in requests)
     ]
     # The template has already written the special tokens.
     return tokenizer(

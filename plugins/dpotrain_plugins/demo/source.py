@@ -6,19 +6,15 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Component, DataError, DatasetSource, Rows
+from dpotrain.plugin.api import Component, DataError, DatasetSource, Outcome, Rows, Run
 from dpotrain_plugins.demo.experiment import Experiment
-from dpotrain_plugins.demo.grammar import Request, Style, requests
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Outcome, Run
+from dpotrain_plugins.demo.grammar import STYLES, Request, Style, requests
 
 _SPLITS = {"train": False, "test": True}
 """Whether a split's requests are held out."""
@@ -34,8 +30,6 @@ class DemoSource(DatasetSource):
     name = "demo"
 
     class Options(Component.Options):
-        """The keys of ``[data]`` that belong to this source."""
-
         pairs: int = Field(400, ge=1, le=20_000, description="How many pairs the split has.")
         seed: int = Field(0, ge=0, description="Decides which requests and replies are generated.")
         prefer: Style = Field(
@@ -52,7 +46,6 @@ class DemoSource(DatasetSource):
         return list(_SPLITS)
 
     def load(self, split: str) -> Rows:
-        """Return the rows of a split, generated anew and the same every time."""
         if split not in _SPLITS:
             raise DataError(f'the demo data has no split "{split}".\nIts splits are: {", ".join(_SPLITS)}.')
         return DemoRows(self.options.pairs, self.options.seed, self.options.prefer, held_out=_SPLITS[split])
@@ -63,39 +56,28 @@ class DemoSource(DatasetSource):
 
     @hookimpl
     def dpotrain_run_started(self, run: Run) -> None:
-        """Sample replies from the untrained policy."""
         if self.options.samples:
             self._experiment.before(run)
 
     @hookimpl
     def dpotrain_run_finished(self, run: Run, outcome: Outcome) -> None:
-        """Sample replies to the same requests from the trained policy, and report both shares."""
         if self.options.samples and outcome.status == "finished":
             self._experiment.after(run)
 
 
-class DemoRows:
+class DemoRows(list[dict[str, Any]]):
     """Rows of messages, ``{"prompt": […], "chosen": […], "rejected": […]}``."""
 
     def __init__(self, count: int, seed: int, prefer: Style, *, held_out: bool) -> None:
         rng = random.Random(f"pairs {seed} {held_out}")
         asked = itertools.islice(requests(seed, held_out=held_out), count)
-        self._rows = [_row(request, prefer, rng) for request in asked]
+        super().__init__(_row(request, prefer, rng) for request in asked)
         self.columns = ["prompt", "chosen", "rejected"]
-        self.fingerprint = hashlib.sha256(json.dumps(self._rows).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self._rows[index]
+        self.fingerprint = hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
 
 def _row(request: Request, prefer: Style, rng: random.Random) -> dict[str, list[dict[str, str]]]:
-    replies: dict[Style, str] = {
-        "courteous": request.reply("courteous", rng),
-        "curt": request.reply("curt", rng),
-    }
+    replies = {each: request.reply(each, rng) for each in STYLES}
     chosen = replies.pop(prefer)
     (rejected,) = replies.values()
     return {

@@ -16,7 +16,6 @@ dpotrain_interface = 2
 
 @hookimpl
 def dpotrain_dataset_formatters() -> list[type[DatasetFormatter]]:
-    """Offer every built-in formatter."""
     return [
         StandardFormatter,
         ConversationalFormatter,

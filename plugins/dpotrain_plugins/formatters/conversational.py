@@ -29,7 +29,6 @@ class ConversationalFormatter(DatasetFormatter):
     columns = ("prompt", "chosen", "rejected", "system", "tools")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         prompt = row.get("prompt")
         if looks_like_messages(prompt):
             fits = answers_are(row, looks_like_answer) or answers_are(row, is_text)
@@ -38,7 +37,6 @@ class ConversationalFormatter(DatasetFormatter):
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         chosen = read_answer(row.get("chosen"), "chosen")
         rejected = read_answer(row.get("rejected"), "rejected")
         tools = read_tools(row)

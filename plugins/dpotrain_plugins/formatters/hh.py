@@ -20,15 +20,11 @@ class HHFormatter(DatasetFormatter):
     columns = ("prompt", "chosen", "rejected")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         prompt = row.get("prompt")
-        fits = (
-            answers_are(row, is_text) and _is_dialogue(prompt) if prompt else answers_are(row, _is_dialogue)
-        )
+        fits = answers_are(row, is_text if prompt else _is_dialogue) and (not prompt or _is_dialogue(prompt))
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         chosen, rejected = read_text(row, "chosen"), read_text(row, "rejected")
         prompt = row.get("prompt")
         if isinstance(prompt, str) and prompt and not (_is_dialogue(chosen) and _is_dialogue(rejected)):

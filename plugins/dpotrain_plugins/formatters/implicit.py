@@ -51,8 +51,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
     columns = ("chosen", "rejected", "system", "tools")
 
     class Options(DatasetFormatter.Options):
-        """The keys of ``format = { use = "implicit-prompt", … }``."""
-
         answer_marker: str | None = Field(
             None, min_length=1, description='Text after which the answer begins, such as "### Response:\\n".'
         )
@@ -60,7 +58,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
     options: Options
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         if any(row.get(column) for column in _PROMPTS):
             return Recognition.NO
         try:
@@ -77,7 +74,6 @@ class ImplicitPromptFormatter(DatasetFormatter):
         return Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         values: list[Any] = [row.get("chosen"), row.get("rejected")]
         if any(looks_like_messages(value) for value in values):
             chosen, rejected = (
@@ -113,12 +109,8 @@ def prompt_length(first: str, second: str, marker: str | None = None) -> int:
 
 def _cuts(shared: str, first: str, second: str, marker: str | None) -> Iterator[int]:
     """Yield places to cut, the best first."""
-    found = (
-        list(_ANSWER_BEGINS.finditer(shared))
-        if marker is None
-        else list(re.finditer(re.escape(marker), shared))
-    )
-    yield from (match.end() for match in reversed(found))
+    begins = _ANSWER_BEGINS if marker is None else re.compile(re.escape(marker))
+    yield from (match.end() for match in reversed(list(begins.finditer(shared))))
     if marker is not None:
         return
     yield from (match.end() for match in reversed(list(re.finditer(r"\n", shared))))

@@ -30,14 +30,12 @@ class AlpacaFormatter(DatasetFormatter):
     columns = ("instruction", "input", "chosen", "rejected", "output", "system", "history", "tools")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         instruction, output = row.get("instruction"), row.get("output")
         two = isinstance(output, list) and len(output) == 2 and all(map(is_text, output))
         fits = is_text(instruction) and (_answered(row) or two)
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         instruction, more = read_text(row, "instruction"), row.get("input")
         text = f"{instruction}\n\n{more}" if isinstance(more, str) and more.strip() else instruction
         prompt = [*_history(row.get("history")), {"role": "user", "content": text}]
@@ -57,7 +55,6 @@ class QuestionFormatter(DatasetFormatter):
     columns = ("question", "prompt", "system", "chosen", "rejected", "tools")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         if row.get("question") is None and row.get("prompt") is not None:
             fits = is_text(row["prompt"]) and is_text(row.get("system")) and answers_are(row, is_text)
         else:
@@ -65,7 +62,6 @@ class QuestionFormatter(DatasetFormatter):
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         column = "prompt" if row.get("question") is None and row.get("prompt") is not None else "question"
         prompt = [{"role": "user", "content": read_text(row, column)}]
         return _pair(row, prompt, row.get("chosen"), row.get("rejected"))

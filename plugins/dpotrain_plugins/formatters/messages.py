@@ -14,20 +14,10 @@ Messages: TypeAlias = list[dict[str, Any]]
 
 #: What data sets call the speakers, and what chat templates call them.
 _ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
+    **{role: role for role in ("system", "developer")},
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
 
 
@@ -60,15 +50,9 @@ def read_messages(value: Any, what: str) -> Messages:
     if looks_like_message(value):
         return [_message(value, what)]
     value = _rows_of(value)
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(one is None or looks_like_message(one) for one in value):
         raise UnusableRow(f"{what} is not a list of messages")
-    messages = []
-    for one in value:
-        if one is None:
-            continue
-        if not looks_like_message(one):
-            raise UnusableRow(f"{what} is not a list of messages")
-        messages.append(_message(one, what))
+    messages = [_message(one, what) for one in value if one is not None]
     if not messages:
         raise UnusableRow(f"{what} is empty")
     return messages
@@ -100,9 +84,8 @@ def without_prompt(answer: Messages, prompt: Messages) -> Messages:
 def with_system(row: Row, messages: Messages) -> Messages:
     """Put the ``system`` column's text in front, unless the conversation has a system turn already."""
     system = row.get("system")
-    if not isinstance(system, str) or not system.strip():
-        return messages
-    if messages and messages[0]["role"] == "system":
+    has_one = bool(messages) and messages[0]["role"] == "system"
+    if has_one or not isinstance(system, str) or not system.strip():
         return messages
     return [{"role": "system", "content": system}, *messages]
 

@@ -23,14 +23,12 @@ class ShareGPTFormatter(DatasetFormatter):
     columns = ("conversations", "chosen", "rejected", "system", "tools")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         fits = looks_like_messages(row.get("conversations")) and (
             answers_are(row, looks_like_answer) or answers_are(row, is_text)
         )
         return Recognition.CERTAIN if fits else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         prompt = read_messages(row.get("conversations"), "conversations")
         return PreferencePair(
             with_system(row, prompt),

@@ -18,11 +18,9 @@ class StandardFormatter(DatasetFormatter):
     columns = ("prompt", "chosen", "rejected")
 
     def recognises(self, row: Row) -> Recognition:
-        """See :class:`DatasetFormatter`."""
         prompt = row.get("prompt")
         fits = "prompt" in row and (prompt is None or is_text(prompt)) and answers_are(row, is_text)
         return Recognition.SHAPE if fits and not isinstance(row.get("system"), str) else Recognition.NO
 
     def format(self, row: Row) -> PreferencePair:
-        """See :class:`DatasetFormatter`."""
         return PreferencePair(read_text(row, "prompt"), read_text(row, "chosen"), read_text(row, "rejected"))

@@ -11,5 +11,4 @@ dpotrain_interface = 2
 
 @hookimpl
 def dpotrain_dataset_sources() -> list[type[DatasetSource]]:
-    """Offer the source."""
     return [HFDatasetsSource]

@@ -14,7 +14,7 @@ import mmap
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,19 +70,13 @@ def read_file(path: Path) -> _File:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-class _Listed:
+class _Listed(list[dict[str, Any]]):
     """Rows in memory."""
 
     def __init__(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        super().__init__(rows)
         self.path = path
-        self._rows = rows
-        self.columns = _keys(rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        return self._rows[index]
+        self.columns = list(dict.fromkeys(key for row in rows for key in row))
 
 
 class _Parquet(ArrowRows):
@@ -112,7 +106,10 @@ class _JsonLines:
             end = content.find(b"\n", position)
             end = size if end < 0 else end
             if content[position:end].strip():
-                keys.update(dict.fromkeys(_object(_parsed(content[position:end], path, line), path, line)))
+                row = _parsed(content[position:end], path, line)
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}, line {line}: {_kind(row)} where an object is expected.")
+                keys.update(dict.fromkeys(row))
                 starts.append(position)
                 ends.append(end)
             position = end + 1
@@ -135,8 +132,8 @@ def _json(path: Path) -> _File:
     by_lines = not path.name.lower().removesuffix(".gz").endswith(".json")
     if not by_lines:
         # A name that ends in .json says nothing: several lines, of which the first is an object, are rows.
-        first = _first_line(content)
-        by_lines = _is_object(first) and bool(content[len(first) :].strip())
+        end = content.find(b"\n")
+        by_lines = end >= 0 and _is_object(content[:end]) and bool(content[end:].strip())
     if by_lines and head[:1] != b"[":
         return _JsonLines(path, content)
     return _Listed(path, _document_rows(path, content))
@@ -151,11 +148,6 @@ def _content(path: Path) -> bytes | mmap.mmap:
             raise DataError(f"{path} is not a complete gzip file: {error}") from error
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _first_line(content: bytes | mmap.mmap) -> bytes:
-    end = content.find(b"\n")
-    return content[: len(content) if end < 0 else end]
 
 
 def _is_object(line: bytes) -> bool:
@@ -219,22 +211,9 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _object(value: Any, path: Path, line: int) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{path}, line {line}: {_kind(value)} where an object is expected.")
-    return value
-
-
 def _kind(value: Any) -> str:
-    kinds = {
-        list: "a list",
-        dict: "an object",
-        str: "text",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
-    }
-    return kinds.get(type(value), "null")
+    kinds = {list: "a list", dict: "an object", str: "text", bool: "true or false"}
+    return "a number" if type(value) in (int, float) else kinds.get(type(value), "null")
 
 
 def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
@@ -258,7 +237,3 @@ def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
                 f"{path}, near line {reader.line_num + 1}: not UTF-8 text.\nSave the file as UTF-8."
             ) from error
     return rows
-
-
-def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))

@@ -107,13 +107,10 @@ def _folder(folder: Path, config: str | None) -> Place:
             f"Files that end in {', '.join(ENDINGS)} are read, and folders made by save_to_disk."
         )
     splits: dict[str, list[Path]] = {}
-    others = []
+    others: list[Path] = []
     for path in files:
         split = _split_of(path.relative_to(folder))
-        if split is None:
-            others.append(path)
-        else:
-            splits.setdefault(split, []).append(path)
+        (others if split is None else splits.setdefault(split, [])).append(path)
     if others and "train" not in splits:
         splits = {"train": others, **splits}
     return Files(splits)
@@ -149,8 +146,7 @@ def _files(names: Sequence[str]) -> list[Path]:
 def _matches(name: str) -> Iterator[Path]:
     path = user_path(name)
     if is_file(path):
-        _check_ending(path)
-        yield path
+        yield _with_ending(path)
     elif is_folder(path):
         raise DataError(
             f'data.name: "{short(name)}" is a folder.\nA list or a table of splits takes files and globs.'
@@ -166,18 +162,17 @@ def _matches(name: str) -> Iterator[Path]:
             raise DataError(
                 f'data.name: no file matches "{short(name)}".\nRelative paths start at {Path.cwd()}.'
             )
-        for one in found:
-            _check_ending(one)
-        yield from found
+        yield from map(_with_ending, found)
     else:
         raise DataError(f'data.name: there is no file "{short(name)}"' + _near(path))
 
 
-def _check_ending(path: Path) -> None:
+def _with_ending(path: Path) -> Path:
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(
             f'data.name: "{short(str(path))}" is of no known kind.\nFiles that end in {", ".join(ENDINGS)} are read.'
         )
+    return path
 
 
 def _is_glob(name: str) -> bool:
@@ -186,12 +181,8 @@ def _is_glob(name: str) -> bool:
 
 def _looks_like_path(name: str) -> bool:
     """Whether a name that does not exist was surely meant as a path and not as a hub name."""
-    return (
-        name.lower().endswith(ENDINGS)
-        or name.startswith(("/", "./", "../", "~", "\\"))
-        or name.endswith("/")
-        or name.count("/") > 1
-    )
+    begins = name.startswith(("/", "./", "../", "~", "\\"))
+    return begins or name.lower().endswith((*ENDINGS, "/")) or name.count("/") > 1
 
 
 def _near(path: Path) -> str:

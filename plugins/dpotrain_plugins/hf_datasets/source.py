@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows, did_you_mean
+from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows, did_you_mean, short
 from dpotrain_plugins.hf_datasets.files import FileRows, read_file
 from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, no_progress_bars
-
-if TYPE_CHECKING:
-    import datasets
 
 
 class HFDatasetsSource(DatasetSource):
@@ -25,8 +20,6 @@ class HFDatasetsSource(DatasetSource):
     name = "hf-datasets"
 
     class Options(Component.Options):
-        """The keys of ``[data]`` that belong to this source."""
-
         name: Name = Field(
             description="A hub name; a folder (of files, or made by save_to_disk); a json, jsonl, csv, "
             "tsv or parquet file; a glob; a list of files; or a table of these by split: "
@@ -54,11 +47,9 @@ class HFDatasetsSource(DatasetSource):
             )
 
     def splits(self) -> list[str]:
-        """Return the names of the splits there are."""
         return list(self._splits)
 
     def load(self, split: str) -> Rows:
-        """Return one split's rows; raise a DataError where it cannot be had."""
         if split not in self._splits:
             there = list(self._splits)
             raise DataError(
@@ -79,44 +70,25 @@ class HFDatasetsSource(DatasetSource):
         self.check()
         place: Place = find(self.options.name, self.options.config)
         if isinstance(place, Files):
-            return {split: _files_loader(paths) for split, paths in place.splits.items()}
-        with no_progress_bars(), _errors_named(self._shown):
-            found = _saved(place) if isinstance(place, Saved) else self._built(place)
-        return {split: _arrow_loader(data) for split, data in found.items()}
-
-    def _built(self, place: Builder) -> dict[str, datasets.Dataset]:
-        """Load every split of a hub data set, or of a folder that is laid out like one."""
+            return {split: partial(_file_rows, paths) for split, paths in place.splits.items()}
         import datasets
 
-        loaded: dict[str, datasets.Dataset] = dict(
-            datasets.load_dataset(place.name, self.options.config, revision=self.options.revision)
-        )
-        return loaded
+        try:
+            with no_progress_bars():
+                if isinstance(place, Saved):
+                    found = datasets.load_from_disk(str(place.folder))
+                else:
+                    options = self.options
+                    found = datasets.load_dataset(place.name, options.config, revision=options.revision)
+        except Exception as error:
+            raise DataError(_explained(self._shown, error)) from error
+        # What ``save_to_disk`` wrote may be a single data set.
+        splits = found if isinstance(found, dict) else {"train": found}
+        return {split: partial(ArrowRows, data) for split, data in splits.items()}
 
 
-def _files_loader(paths: list[Path]) -> Callable[[], Rows]:
-    return lambda: FileRows([read_file(path) for path in paths])
-
-
-def _arrow_loader(data: datasets.Dataset) -> Callable[[], Rows]:
-    return lambda: ArrowRows(data)
-
-
-def _saved(place: Saved) -> dict[str, datasets.Dataset]:
-    """Load what ``save_to_disk`` wrote; a single data set is the split "train"."""
-    import datasets
-
-    loaded = datasets.load_from_disk(str(place.folder))
-    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-
-
-@contextmanager
-def _errors_named(name: str) -> Iterator[None]:
-    """Turn whatever the datasets library raises into a message with a remedy."""
-    try:
-        yield
-    except Exception as error:
-        raise DataError(_explained(name, error)) from error
+def _file_rows(paths: list[Path]) -> FileRows:
+    return FileRows([read_file(path) for path in paths])
 
 
 def _explained(name: str, error: Exception) -> str:
@@ -141,8 +113,4 @@ def _explained(name: str, error: Exception) -> str:
         remedy = "dpotrain runs no code that comes with data. Convert it to parquet or jsonl files."
     else:
         remedy = "Check data.name, data.config and data.revision."
-    return f'data.name = "{name}" could not be loaded: {_shortened(first)}\n{remedy}'
-
-
-def _shortened(text: str, most: int = 400) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return f'data.name = "{name}" could not be loaded: {short(first, 400)}\n{remedy}'

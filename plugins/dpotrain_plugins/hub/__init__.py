@@ -6,15 +6,12 @@ import os
 import shlex
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Exporter, RecipeError, RunError
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Exporter, Finished, RecipeError, RunError, folder_aside
 
 dpotrain_interface = 2
 
@@ -28,7 +25,7 @@ class Hub(Exporter):
 
     name = "hub"
 
-    class Options(Exporter.Options):  # noqa: D106
+    class Options(Exporter.Options):
         repo: str = Field(
             pattern=r"^[^/\s]+(/[^/\s]+)?$",
             description='The repository: "you/name", or "name" for one of yours.',
@@ -49,7 +46,6 @@ class Hub(Exporter):
     options: Options
 
     def check(self) -> None:
-        """Raise a RecipeError for ``mode = "online"`` without a key."""
         if self.options.mode == "online" and not _key_found():
             raise RecipeError(
                 'the "hub" exporter has mode = "online", but there is no key for it\n'
@@ -57,9 +53,6 @@ class Hub(Exporter):
             )
 
     def export(self, run: Finished) -> str:
-        """Write the repository's folder, then push it."""
-        from dpotrain.plugin.api import folder_aside
-
         from .card import card
 
         source = run.folder / self.options.of
@@ -109,5 +102,4 @@ def _key_found() -> bool:
 
 @hookimpl
 def dpotrain_exporters() -> list[type[Exporter]]:
-    """Offer the exporter."""
     return [Hub]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Finished
 
 #: The metrics of an evaluation that a card has room for.
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
@@ -31,9 +30,7 @@ def card(run: Finished, source: Path, repo: str) -> str:
         for plugin in environment.get("plugins", ())
         if plugin.get("distribution") not in (None, "dpotrain")
     }
-    recipe = {
-        name: _without_places(table) for name, table in document.items() if name not in _OF_THIS_MACHINE
-    }
+    recipe = {name: _without_places(document[name]) for name in document if name not in _OF_THIS_MACHINE}
     parts = [
         _metadata(base, document, adapter),
         f"# {repo.rpartition('/')[2]}",
@@ -105,11 +102,8 @@ def _data(table: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation(first: Mapping[str, float], last: Mapping[str, float]) -> Iterator[str]:
-    rows = [
-        f"| {name} | {first[name]:.4f} | {last[name]:.4f} |"
-        for name in _SHOWN
-        if name in first and name in last
-    ]
+    shown = [name for name in _SHOWN if name in first and name in last]
+    rows = [f"| {name} | {first[name]:.4f} | {last[name]:.4f} |" for name in shown]
     if rows:
         yield "\n".join(["| metric | before | after |", "| --- | --- | --- |", *rows])
 

@@ -1,8 +1,7 @@
 """The ``mlflow`` logger: records to an MLflow server, else to files in the run folder; needs the extra ``mlflow``.
 
-Train metrics keep their names, those of evaluations stand under ``eval/``, closing numbers under ``summary/``; the axis
-is the optimizer step. The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data
-ever goes there, nor does source code, the command line or who started the run.
+The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data ever goes there, nor
+does source code, the command line or who started the run.
 
 MLflow keeps every value that it is sent, so of a run that goes on, a value is not sent whose step it has already. A
 parameter cannot be changed there: of a recipe that was changed for resuming, the first value stays.
@@ -15,7 +14,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, req
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
@@ -53,8 +50,6 @@ class MLflowLogger(Logger):
     name = "mlflow"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "mlflow"``."""
-
         experiment: str = Field(
             "dpotrain", min_length=1, description="The experiment that the run appears in."
         )
@@ -95,18 +90,12 @@ class MLflowLogger(Logger):
         store = folder / "mlruns"
         uri = self._uri()
         self._client = MlflowClient(tracking_uri=uri or store.as_uri())
-        made: list[str] = []
-
-        def make() -> str:
-            made.append(self._made(run))
-            return made[0]
-
         kept = folder / "run-id.txt"
-        self._id = kept_id(kept, make)
-        if not made and not self._known():
+        self._steps = {}
+        self._id = kept_id(kept, lambda: self._made(run))
+        if self._steps is not None and not self._known():
             kept.unlink()
-            self._id = kept_id(kept, make)
-        self._steps = None if made else {}
+            self._id = kept_id(kept, lambda: self._made(run))
         self._describe(run)
         if uri is None:
             run.note(
@@ -124,8 +113,7 @@ class MLflowLogger(Logger):
 
     def finish(self, outcome: Outcome) -> None:
         """Send the closing numbers and close the run as FINISHED, KILLED (it was stopped) or FAILED."""
-        numbers = closing_numbers(outcome, "summary/")
-        self._send(numbers, outcome.steps)
+        self._send(closing_numbers(outcome, "summary/"), outcome.steps)
         self._client.set_terminated(self._id, _STATUS[outcome.status])
 
     def _uri(self) -> str | None:
@@ -146,6 +134,7 @@ class MLflowLogger(Logger):
             experiment = self._client.get_experiment_by_name(name)
         shown = mask_values(self.options.name or run.folder.name)
         made = self._client.create_run(experiment.experiment_id, run_name=shown or None)
+        self._steps = None
         return str(made.info.run_id)
 
     def _known(self) -> bool:
@@ -212,6 +201,5 @@ def _allowed(name: str) -> str:
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``mlflow`` logger."""
+def dpotrain_loggers() -> list[type[Logger]]:
     return [MLflowLogger]

@@ -1,22 +1,14 @@
-"""The ``tensorboard`` logger: records as event files in the run folder; needs the extra ``tensorboard``.
-
-Train metrics keep their names, those of evaluations stand under ``eval/``; the axis is the optimizer step.
-"""
+"""The ``tensorboard`` logger: records as event files in the run folder; needs the extra ``tensorboard``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger, require
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, require
 from dpotrain_plugins.loggers.tracking import named, plugin_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
 
@@ -27,8 +19,6 @@ class TensorBoardLogger(Logger):
     name = "tensorboard"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "tensorboard"``."""
-
         flush_seconds: float = Field(
             30.0, gt=0, description="Seconds after which new records are on disk for a reader to see."
         )
@@ -40,7 +30,6 @@ class TensorBoardLogger(Logger):
         self._writer: Any = None
 
     def check(self) -> None:
-        """Raise a RecipeError that names the extra, where the package is not installed."""
         require(self, "tensorboard", extra="tensorboard")
 
     def start(self, run: LoggedRun) -> None:
@@ -56,16 +45,13 @@ class TensorBoardLogger(Logger):
             self._writer.add_text(f"plugins/{plugin['name']}", plugin_text(plugin), run.resumed_from)
 
     def log(self, record: Record) -> None:
-        """Write one record."""
         for name, value in named(record).items():
             self._writer.add_scalar(name, value, record.step)
 
     def finish(self, outcome: Outcome) -> None:
-        """Put everything on disk, however the run ended."""
         self._writer.close()
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``tensorboard`` logger."""
+def dpotrain_loggers() -> list[type[Logger]]:
     return [TensorBoardLogger]

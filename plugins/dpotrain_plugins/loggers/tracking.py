@@ -1,13 +1,15 @@
-"""What loggers share: the run's id at a tracker, names of metrics, closing numbers, texts about plugins."""
+"""What loggers share: the run's id at a tracker, names of metrics, closing numbers, texts about plugins.
+
+Train metrics keep their names, those of evaluations stand under ``eval/``; the axis is the optimizer step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Outcome, Record
+from dpotrain.plugin.api import Outcome, Record
 
 
 def kept_id(path: Path, make: Callable[[], str]) -> str:
@@ -33,17 +35,9 @@ def plugin_text(plugin: Mapping[str, Any]) -> str:
 
 def closing_numbers(outcome: Outcome, prefix: str = "") -> dict[str, float]:
     """Return the outcome's numbers, named behind ``prefix``; no texts, which may quote the data."""
-    values: dict[str, float] = {
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "pairs_per_second": outcome.pairs_per_second,
-        "tokens_per_second": outcome.tokens_per_second,
-        "peak_memory_mb": outcome.peak_memory_mb,
-    }
-    evaluations: dict[str, Mapping[str, float]] = {
-        "eval_first": outcome.first_evaluation,
-        "eval_best": outcome.best_evaluation,
-    }
+    names = ("steps", "seconds", "pairs_per_second", "tokens_per_second", "peak_memory_mb")
+    values: dict[str, float] = {name: getattr(outcome, name) for name in names}
+    evaluations = {"eval_first": outcome.first_evaluation, "eval_best": outcome.best_evaluation}
     for group, metrics in (evaluations | dict(outcome.sections)).items():
         values |= {
             f"{group}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)

@@ -1,8 +1,7 @@
 """The ``trackio`` logger: records to Trackio's local store, or to a Space; needs the extra ``trackio``.
 
-Train metrics keep their names, those of evaluations stand under ``eval/``, closing numbers under ``summary/``; the axis
-is the optimizer step. The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the
-data ever goes there, nor does source code, the command line or who started the run.
+The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the data ever goes there, nor
+does source code, the command line or who started the run.
 
 A record's log id is made of the run's id and the step, and Trackio drops a second record of the same log id: steps that
 a resumed run repeats are there once. ``trackio.init`` is not used: it asks the hub who one is even where it logs to
@@ -14,18 +13,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger, mask_values, require
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, mask_values, require
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
 
@@ -39,8 +33,6 @@ class TrackioLogger(Logger):
     name = "trackio"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "trackio"``."""
-
         project: str = Field("dpotrain", min_length=1, description="The project that the run appears in.")
         name: str | None = Field(None, description="Name of the run; the run folder's name unless set.")
         group: str | None = Field(None, description="Group of runs that this one belongs to.")
@@ -61,7 +53,6 @@ class TrackioLogger(Logger):
         self._described = False
 
     def check(self) -> None:
-        """Raise a RecipeError that names the extra, where the package is not installed."""
         require(self, "trackio", extra="trackio")
 
     def start(self, run: LoggedRun) -> None:
@@ -97,8 +88,7 @@ class TrackioLogger(Logger):
         """Put the closing numbers, and finished, stopped or failed as the config's ``status``."""
         self._config["status"] = outcome.status
         self._described = False
-        numbers = closing_numbers(outcome, "summary/")
-        self._log("summary", outcome.steps, numbers)
+        self._log("summary", outcome.steps, closing_numbers(outcome, "summary/"))
 
     def _log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         from trackio.utils import serialize_values
@@ -145,6 +135,5 @@ def _to_space(space: str) -> Callable[[dict[str, Any]], None]:
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``trackio`` logger."""
+def dpotrain_loggers() -> list[type[Logger]]:
     return [TrackioLogger]

@@ -1,8 +1,7 @@
 """The ``wandb`` logger: records to Weights & Biases, online where it can be reached, else to files for later.
 
-Train metrics keep their names, those of evaluations stand under ``eval/``; the axis is the optimizer step.
-Nothing of the data ever goes there: no prompt, no sample, no table, no console output; nor does source code
-or the command line.
+Nothing of the data ever goes there: no prompt, no sample, no table, no console output; nor does source code or the
+command line.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import netrc
 import os
 import secrets
 import shlex
-import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -23,8 +21,6 @@ from dpotrain.plugin.api import Logger, PluginError, RecipeError, mask_values, r
 from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dpotrain.plugin.api import LoggedRun, Outcome, Record
 
 dpotrain_interface = 2
@@ -44,8 +40,6 @@ class WandbLogger(Logger):
     name = "wandb"
 
     class Options(Logger.Options):
-        """The keys of a ``[[loggers]]`` table with ``use = "wandb"``."""
-
         project: str = Field("dpotrain", min_length=1, description="The project that the run appears in.")
         entity: str | None = Field(None, description="User or team that owns it; yours unless set.")
         name: str | None = Field(None, description="Name of the run; the run folder's name unless set.")
@@ -86,7 +80,8 @@ class WandbLogger(Logger):
             try:
                 self._run = self._init(run, run_id, offline=False)
             except Exception as error:
-                run.note(f"wandb could not be reached ({_first_line(error)})")
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                run.note(f"wandb could not be reached ({first})")
             else:
                 run.note(f"wandb: {self._run.url}")
                 return
@@ -117,26 +112,21 @@ class WandbLogger(Logger):
         if self.options.mode != "auto":
             return self.options.mode
         asked = os.environ.get("WANDB_MODE", "").lower()
-        if asked in {"offline", "disabled", "dryrun"}:
-            return "disabled" if asked == "disabled" else "offline"
-        return "online" if _key_found() else "offline"
+        if asked == "disabled":
+            return asked
+        return "online" if asked not in {"offline", "dryrun"} and _key_found() else "offline"
 
     def _init(self, run: LoggedRun, run_id: str, *, offline: bool) -> Any:
         import wandb
 
         settings = {
-            "console": "off",
-            "silent": True,
-            "save_code": False,
-            "disable_code": True,
+            **{"console": "off", "silent": True, "save_code": False, "disable_code": True},
             "disable_git": True,  # it uploads uncommitted changes, data files among them
             "x_disable_meta": True,  # it uploads the command line, and with it whatever `--set` was given
             "init_timeout": INIT_TIMEOUT,
             "finish_timeout": FINISH_TIMEOUT,
         }
-        known = (
-            wandb.Settings.model_fields
-        )  # finish_timeout is younger than the oldest release that dpotrain takes
+        known = wandb.Settings.model_fields  # the oldest release that dpotrain takes has no finish_timeout
         opened = wandb.init(
             project=self.options.project,
             entity=self.options.entity,
@@ -177,14 +167,9 @@ def _key_found() -> bool:
 
 
 def _new_id() -> str:
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return secrets.token_hex(4)
 
 
 @hookimpl
-def dpotrain_loggers() -> Iterable[type[Logger]]:
-    """Offer the ``wandb`` logger."""
+def dpotrain_loggers() -> list[type[Logger]]:
     return [WandbLogger]

@@ -36,8 +36,6 @@ class Lora(Adapter):
     name: ClassVar[str] = "lora"
 
     class Options(Adapter.Options):
-        """What peft's ``LoraConfig`` is made from."""
-
         rank: int = Field(16, ge=1, description="Rank of the updates.")
         alpha: float | None = Field(
             None, gt=0, description="Updates are scaled by alpha / rank; twice the rank unless set."
@@ -80,7 +78,6 @@ class Lora(Adapter):
         return not self.options.dora
 
     def check(self) -> None:
-        """Compile a regular expression."""
         targets = self.options.target_modules
         if isinstance(targets, str):
             try:
@@ -184,11 +181,9 @@ class Lora(Adapter):
                 weight.requires_grad_(flag)
 
     def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return the trained tensors by their names in the policy."""
         return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
 
     def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
-        """Put the tensors of :meth:`state` back, exactly."""
         present = self.state(policy)
         odd = sorted(present.keys() ^ state.keys())
         odd += [name for name in present.keys() & state.keys() if present[name].shape != state[name].shape]
@@ -215,7 +210,6 @@ class Lora(Adapter):
         return merged(policy)
 
     def how_to_load(self, folder: Path) -> str:
-        """Return the lines that load the adapter on its base, or the merged model."""
         if self.options.merge:
             return f'AutoModelForCausalLM.from_pretrained("{folder}")'
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -229,5 +223,4 @@ class Lora(Adapter):
 
 @hookimpl
 def dpotrain_adapters() -> list[type[Adapter]]:
-    """Offer the adapter."""
     return [Lora]

@@ -20,6 +20,8 @@ def go_on(policy: Any, options: Lora.Options) -> None:
     Raises:
         RunError: the adapter is none that can be trained on, or an option that the recipe sets contradicts it.
     """
+    from torch import nn
+
     config = policy.peft_config[TRAINED]
     if config.peft_type != "LORA":
         raise RunError(
@@ -38,7 +40,7 @@ def go_on(policy: Any, options: Lora.Options) -> None:
     policy.set_adapter(TRAINED)
     config.lora_dropout = options.dropout
     for layer in _lora_layers(policy).values():
-        layer.lora_dropout[TRAINED] = _dropout(options.dropout)
+        layer.lora_dropout[TRAINED] = nn.Dropout(options.dropout) if options.dropout else nn.Identity()
 
 
 def keep_initial(policy: Any) -> None:
@@ -104,9 +106,3 @@ def _plain_names(policy: Any, targets: str | list[str]) -> set[str]:
         head = base.get_output_embeddings()
         found -= {name for name, layer in layers.items() if layer is head}
     return {name for name in found if not any(part in name for part in inside)}
-
-
-def _dropout(probability: float) -> Any:
-    from torch import nn
-
-    return nn.Dropout(probability) if probability else nn.Identity()

@@ -48,10 +48,10 @@ class FusedLinear(Linear):  # type: ignore[misc]
 def fuse(policy: nn.Module) -> None:
     """Make every plain LoRA layer of a peft model a fused one, in place."""
     for module in policy.modules():
-        if type(module) is Linear and type(module.base_layer) is nn.Linear and not _hooked(module.base_layer):
+        # A hook of the base layer may keep the output that is added onto.
+        if (
+            type(module) is Linear
+            and type(base := module.base_layer) is nn.Linear
+            and not base._forward_hooks
+        ):
             module.__class__ = FusedLinear
-
-
-def _hooked(module: nn.Module) -> bool:
-    # A hook may keep the output that is added onto.
-    return bool(module._forward_hooks)

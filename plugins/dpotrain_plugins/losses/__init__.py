@@ -20,5 +20,4 @@ dpotrain_interface = 2
 
 @hookimpl
 def dpotrain_losses() -> list[type[Loss]]:
-    """Offer the losses, in the order of ``dpotrain plugins``."""
     return [Dpo, Ipo, Hinge]

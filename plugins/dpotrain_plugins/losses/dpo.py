@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Loss, PairScores
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.plugin.api import PairScores
 
 
 class Dpo(Loss):
@@ -24,7 +22,7 @@ class Dpo(Loss):
 
     name = "dpo"
 
-    class Options(Loss.Options):  # noqa: D106
+    class Options(Loss.Options):
         label_smoothing: float = Field(
             0.0,
             ge=0,
@@ -34,7 +32,7 @@ class Dpo(Loss):
 
     options: Options
 
-    def __call__(self, scores: PairScores) -> torch.Tensor:  # noqa: D102
+    def __call__(self, scores: PairScores) -> torch.Tensor:
         from torch.nn.functional import logsigmoid
 
         margin = self.options.beta * (scores.chosen_logratio - scores.rejected_logratio).float()

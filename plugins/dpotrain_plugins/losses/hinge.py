@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Loss, PairScores
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.plugin.api import PairScores
 
 
 class Hinge(Loss):
@@ -21,7 +19,7 @@ class Hinge(Loss):
 
     name = "hinge"
 
-    def __call__(self, scores: PairScores) -> torch.Tensor:  # noqa: D102
+    def __call__(self, scores: PairScores) -> torch.Tensor:
         margin = self.options.beta * (scores.chosen_logratio - scores.rejected_logratio).float()
         return (1 - margin).clamp(min=0)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Loss, PairScores
 
 if TYPE_CHECKING:
     import torch
-
-    from dpotrain.plugin.api import PairScores
 
 
 class Ipo(Loss):
@@ -22,7 +20,7 @@ class Ipo(Loss):
 
     name = "ipo"
 
-    def __call__(self, scores: PairScores) -> torch.Tensor:  # noqa: D102
+    def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen = scores.chosen_logratio.float() / scores.chosen_tokens
         rejected = scores.rejected_logratio.float() / scores.rejected_tokens
         return (chosen - rejected - 1 / (2 * self.options.beta)).square()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Exporter
-
-if TYPE_CHECKING:
-    from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Exporter, Finished
 
 dpotrain_interface = 2
 
@@ -27,7 +24,7 @@ class Merge(Exporter):
     name = "merge"
     needs_adapter = True
 
-    class Options(Exporter.Options):  # noqa: D106
+    class Options(Exporter.Options):
         folder: Path = Field(
             Path("merged"), description="Where the model goes; inside the run folder unless absolute."
         )
@@ -39,7 +36,7 @@ class Merge(Exporter):
 
     options: Options
 
-    def export(self, run: Finished) -> str:  # noqa: D102
+    def export(self, run: Finished) -> str:
         from .merging import merge
 
         merged = merge(
@@ -54,5 +51,4 @@ class Merge(Exporter):
 
 @hookimpl
 def dpotrain_exporters() -> list[type[Exporter]]:
-    """Offer the exporter."""
     return [Merge]

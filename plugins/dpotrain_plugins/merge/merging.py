@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import RunError
+from dpotrain.plugin.api import Quantizer, RunError, folder_aside
+from dpotrain_plugins.lora.merging import untie_what_differs
+from dpotrain_plugins.transformers_loader.weights import loading_errors
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from dpotrain.plugin.api import Quantizer
 
 #: What log-probs are compared on. Any text does: the weights are the same for all.
 TEXTS = (
@@ -75,9 +76,6 @@ def merge(
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from dpotrain.plugin.api import folder_aside
-    from dpotrain_plugins.transformers_loader.weights import loading_errors
-
     base = _Base(adapter, quantizer, trust_remote_code)
     with loading_errors(str(adapter), "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(adapter)
@@ -87,7 +85,10 @@ def merge(
             kept = AutoConfig.from_pretrained(base.name, **base.options).dtype
         dtype = str(kept or torch.float32).removeprefix("torch.")
 
-    before, unmerged = _before_and_after_training(base, adapter, rows)
+    model = base.load()
+    before = _log_probs(model, rows)
+    unmerged = _log_probs(_with_adapter(model, adapter), rows)
+    del model  # one is in memory at a time
     with folder_aside(into) as aside:
         model = _merged(base, adapter).to(getattr(torch, dtype))
         model.save_pretrained(aside)
@@ -106,8 +107,6 @@ class _Base:
 
     def __init__(self, adapter: Path, quantizer: Quantizer | None, trust_remote_code: bool) -> None:
         from peft import PeftConfig
-
-        from dpotrain_plugins.transformers_loader.weights import loading_errors
 
         if not (adapter / "adapter_config.json").is_file():
             raise RunError(
@@ -151,8 +150,6 @@ def _load(name: str, **options: Any) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from dpotrain_plugins.transformers_loader.weights import loading_errors
-
     with loading_errors(name, "model"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, **options
@@ -163,23 +160,11 @@ def _load(name: str, **options: Any) -> PreTrainedModel:
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> Any:
     from peft import PeftModel
 
-    from dpotrain_plugins.transformers_loader.weights import loading_errors
-
     with loading_errors(str(adapter), "adapter"):
         return PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
 
 
-def _before_and_after_training(
-    base: _Base, adapter: Path, rows: list[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    model = base.load()
-    before = _log_probs(model, rows)
-    return before, _log_probs(_with_adapter(model, adapter), rows)
-
-
 def _merged(base: _Base, adapter: Path) -> PreTrainedModel:
-    from dpotrain_plugins.lora.merging import untie_what_differs
-
     wrapped = _with_adapter(base.load_to_merge(), adapter)
     if not hasattr(wrapped, "merge_and_unload"):
         kind = wrapped.peft_config["default"].peft_type

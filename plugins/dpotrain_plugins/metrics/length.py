@@ -6,17 +6,15 @@ quality (Park et al. 2024, arXiv 2403.19159).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Metric
+from dpotrain.plugin.api import Measured, Metric, PairScores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
-    from dpotrain.plugin.api import Measured, PairScores
 
 dpotrain_interface = 2
 
@@ -39,7 +37,7 @@ class Length(Metric):
         "rejected_tokens",
     )
 
-    def __call__(self, scores: PairScores) -> Mapping[str, Measured]:  # noqa: D102
+    def __call__(self, scores: PairScores) -> Mapping[str, Measured]:
         margins = (
             scores.chosen_logratio / scores.chosen_tokens - scores.rejected_logratio / scores.rejected_tokens
         )
@@ -61,5 +59,4 @@ def _positive(margins: torch.Tensor) -> torch.Tensor:
 
 @hookimpl
 def dpotrain_metrics() -> list[type[Metric]]:
-    """Offer the metric."""
     return [Length]

@@ -51,7 +51,7 @@ class Bnb4bit(_BitsAndBytes):
 
     name = "bnb-4bit"
 
-    class Options(_BitsAndBytes.Options):  # noqa: D106
+    class Options(_BitsAndBytes.Options):
         quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit NormalFloat, or 4-bit float.")
         double_quant: bool = Field(
             True, description="Quantize the scales too: saves 0.4 bits a weight, costs nothing measurable."
@@ -62,7 +62,7 @@ class Bnb4bit(_BitsAndBytes):
 
     options: Options
 
-    def loading_config(self) -> Any:  # noqa: D102
+    def loading_config(self) -> Any:
         from transformers import BitsAndBytesConfig
 
         compute = self.options.compute_dtype
@@ -78,7 +78,7 @@ class Bnb4bit(_BitsAndBytes):
         """Return 4, and the scales of blocks of 64: 32 bits each, or 8 and 32 for every 256 of them."""
         return self._bits(model, 4 + (8 / 64 + 32 / (64 * 256) if self.options.double_quant else 32 / 64))
 
-    def prepare(self, model: PreTrainedModel) -> None:  # noqa: D102
+    def prepare(self, model: PreTrainedModel) -> None:
         from bitsandbytes.nn import Linear4bit
 
         for layer in self._freeze(model, Linear4bit):
@@ -96,7 +96,7 @@ class Bnb8bit(_BitsAndBytes):
 
     name = "bnb-8bit"
 
-    class Options(_BitsAndBytes.Options):  # noqa: D106
+    class Options(_BitsAndBytes.Options):
         threshold: float = Field(
             6.0,
             ge=0,
@@ -107,7 +107,7 @@ class Bnb8bit(_BitsAndBytes):
 
     options: Options
 
-    def loading_config(self) -> Any:  # noqa: D102
+    def loading_config(self) -> Any:
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(
@@ -120,7 +120,7 @@ class Bnb8bit(_BitsAndBytes):
         """Return 8, and a scale of 32 bits for every row."""
         return self._bits(model, 8, 32)
 
-    def prepare(self, model: PreTrainedModel) -> None:  # noqa: D102
+    def prepare(self, model: PreTrainedModel) -> None:
         from bitsandbytes.nn import Linear8bitLt
 
         self._freeze(model, Linear8bitLt)
@@ -141,9 +141,7 @@ def _follow_precision(layer: Any, args: tuple[torch.Tensor, ...]) -> None:
     layer.compute_dtype = torch.get_autocast_dtype(device) if autocast else args[0].dtype
 
 
-def _outside_autocast(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _outside_autocast(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Compute in the configured dtype with gradients as without; autocast would have its own way with them."""
     import torch
 
@@ -161,5 +159,4 @@ def _not_about_casting(record: logging.LogRecord) -> bool:
 
 @hookimpl
 def dpotrain_quantizers() -> list[type[Quantizer]]:
-    """Offer both."""
     return [Bnb4bit, Bnb8bit]

@@ -24,7 +24,7 @@ class LinearQuantizer(Quantizer):
     library: ClassVar[str]
     """What rounds the weights, for messages."""
 
-    class Options(Quantizer.Options):  # noqa: D106
+    class Options(Quantizer.Options):
         skip_modules: list[str] = Field(
             default_factory=list,
             description="Parts of the names of layers that are not quantized, besides the model's head.",

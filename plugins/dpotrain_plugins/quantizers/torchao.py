@@ -29,14 +29,13 @@ class TorchAoInt8(LinearQuantizer):
     library = "torchao"
 
     def check(self) -> None:
-        """Raise a RecipeError that names the extra, where the package is not installed."""
         require(self, "torchao", extra="torchao")
         from dpotrain.plugin.runtime.requirements import unmet
 
         if (wrong := unmet("torchao>=0.18")) is not None:
             raise RecipeError(f'the "{self.name}" quantizer needs a later torchao: {wrong}')
 
-    def loading_config(self) -> Any:  # noqa: D102
+    def loading_config(self) -> Any:
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
@@ -50,7 +49,7 @@ class TorchAoInt8(LinearQuantizer):
 
         return self._layer_bits(model, (nn.Linear,), 8, 32)
 
-    def prepare(self, model: PreTrainedModel) -> None:  # noqa: D102
+    def prepare(self, model: PreTrainedModel) -> None:
         from dpotrain_plugins.quantizers.int8_linear import convert, dequantized
 
         self._freeze_around(model, convert(model))
@@ -60,5 +59,4 @@ class TorchAoInt8(LinearQuantizer):
 
 @hookimpl
 def dpotrain_quantizers() -> list[type[Quantizer]]:
-    """Offer it."""
     return [TorchAoInt8]

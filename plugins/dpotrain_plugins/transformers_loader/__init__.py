@@ -22,7 +22,7 @@ class TransformersLoader(ModelLoader):
 
     name = "transformers"
 
-    class Options(ModelLoader.Options):  # noqa: D106
+    class Options(ModelLoader.Options):
         name: str = Field(min_length=1, description="A hub name, or the folder of a model or an adapter.")
         revision: str | None = Field(None, description="Branch, tag or commit of a hub name.")
         dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
@@ -42,7 +42,7 @@ class TransformersLoader(ModelLoader):
 
     options: Options
 
-    def check(self) -> None:  # noqa: D102
+    def check(self) -> None:
         name, template = self.options.name, self.options.chat_template
         folder = user_path(name)
         if is_folder(folder):
@@ -62,22 +62,22 @@ class TransformersLoader(ModelLoader):
         if template is not None and template.endswith(files) and not is_file(user_path(template)):
             raise RecipeError(f"model.chat_template = {short(template)!r}: there is no such file")
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
         from .tokenizer import load_tokenizer
 
         return load_tokenizer(self.options)
 
-    def load_model(self, request: LoadRequest) -> PreTrainedModel:  # noqa: D102
+    def load_model(self, request: LoadRequest) -> PreTrainedModel:
         from .weights import load_model
 
         return load_model(self.options, request)
 
-    def blueprint(self, request: LoadRequest) -> PreTrainedModel:  # noqa: D102
+    def blueprint(self, request: LoadRequest) -> PreTrainedModel:
         from .blueprint import blueprint
 
         return blueprint(self.options, request)
 
-    def fingerprint(self, source: str | None = None) -> str:  # noqa: D102
+    def fingerprint(self, source: str | None = None) -> str:
         from .source import fingerprint
 
         revision = self.options.revision if source is None else None
@@ -86,5 +86,4 @@ class TransformersLoader(ModelLoader):
 
 @hookimpl
 def dpotrain_model_loaders() -> list[type[ModelLoader]]:
-    """Offer the loader."""
     return [TransformersLoader]

@@ -1,8 +1,4 @@
-"""Where a model comes from: a folder or a hub name, a whole model or an adapter on a base model.
-
-Nothing here imports torch or transformers; :func:`check_folder` and :func:`looks_like_a_path` use the disk
-alone.
-"""
+"""Where a model comes from: a folder or a hub name, a whole model or an adapter on a base model; without torch."""
 
 from __future__ import annotations
 
@@ -70,13 +66,14 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if adapter is None:
         config = _from_hub(name, "config.json", revision)
         assert config is not None
-        return Source(name, _commit(config))
+        return Source(name, config.parent.name)
     with _hub_errors(name, revision):
         from huggingface_hub import snapshot_download
 
-        snapshot = Path(snapshot_download(name, revision=_commit(adapter), allow_patterns=_ADAPTER_FILES))
+        commit = adapter.parent.name  # in the hub's cache: …/snapshots/<commit>/<file>
+        snapshot = Path(snapshot_download(name, revision=commit, allow_patterns=_ADAPTER_FILES))
     check_folder(snapshot)
-    return Source(str(snapshot), _commit(adapter), _base_of(snapshot))
+    return Source(str(snapshot), commit, _base_of(snapshot))
 
 
 def check_folder(folder: Path) -> None:
@@ -218,11 +215,6 @@ def _no_safetensors(folder: Path, wanted: str) -> str:
     )
 
 
-def _commit(file: Path) -> str:
-    """Return the commit of a file in the hub's cache, ``…/snapshots/<commit>/<file>``."""
-    return file.parent.name
-
-
 def check_shards_on_hub(source: Source) -> None:
     """Raise a RecipeError where a hub model's index names other weight files than safetensors."""
     index = _from_hub(source.path, "model.safetensors.index.json", source.commit, missing_ok=True)
@@ -248,39 +240,25 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into what a person can do about it."""
     from huggingface_hub import constants, errors
 
-    at = f" at revision {revision!r}" if revision else ""
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise RunError(
-            f"the hub does not give out {name} to everyone: accept its terms on its page, then log in with "
-            "`hf auth login` (or set HF_TOKEN)"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise RunError(
-            f"the hub knows no model {name!r}, and there is no folder of that name in {Path.cwd()}. Check "
-            "the spelling; if the model is private, log in with `hf auth login` (or set HF_TOKEN)"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise RunError(
-            f"the hub's {name} has no revision {revision!r}; see its page for those there are"
-        ) from error
-    except errors.HFValidationError as error:
-        raise RunError(f"{name!r} is neither a folder here nor a possible hub name (owner/name)") from error
-    except errors.LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise RunError(
-                f"{name}{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and "
-                "HF_HUB_OFFLINE is set. Unset it, fetch the model beforehand (`hf download`), or name a folder"
-            ) from error
-        raise RunError(
-            f"{name}{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and the hub cannot be "
-            "reached. Check the network, or name a folder"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise RunError(
-            f"the hub's {name}{at} holds no config.json, so it is not a transformers model"
-        ) from error
-    except OSError as error:
-        first = str(error).strip().split("\n")[0]
-        raise RunError(f"{name}{at} could not be fetched from the hub: {first}") from error
+    except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        at = f"{name} at revision {revision!r}" if revision else name
+        nowhere = f"{at} is neither a folder in {Path.cwd()} nor in the hub's cache, and"
+        # A subclass stands before its base.
+        messages = {
+            errors.GatedRepoError: f"the hub does not give out {name} to everyone: accept its terms on its page, then "
+            "log in with `hf auth login` (or set HF_TOKEN)",
+            errors.RepositoryNotFoundError: f"the hub knows no model {name!r}, and there is no folder of that name in "
+            f"{Path.cwd()}. Check the spelling; if the model is private, log in with `hf auth login` (or set HF_TOKEN)",
+            errors.RevisionNotFoundError: f"the hub's {name} has no revision {revision!r}; see its page for those "
+            "there are",
+            errors.HFValidationError: f"{name!r} is neither a folder here nor a possible hub name (owner/name)",
+            errors.LocalEntryNotFoundError: f"{nowhere} HF_HUB_OFFLINE is set. Unset it, fetch the model beforehand "
+            "(`hf download`), or name a folder"
+            if constants.HF_HUB_OFFLINE
+            else f"{nowhere} the hub cannot be reached. Check the network, or name a folder",
+            errors.EntryNotFoundError: f"the hub's {at} holds no config.json, so it is not a transformers model",
+            OSError: f"{at} could not be fetched from the hub: {str(error).strip().partition(chr(10))[0]}",
+        }
+        raise RunError(next(text for kind, text in messages.items() if isinstance(error, kind))) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dpotrain.plugin.api import RecipeError, RunError, is_file, short, user_path
 
 from .source import Source, resolve
+from .weights import load_config, loading_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ def load_tokenizer(options: TransformersLoader.Options) -> PreTrainedTokenizerBa
     """
     source = resolve(options.name, options.revision)
     tokenizer = _load(source, options)
-    _set_pad(tokenizer, _vocabulary(source, options))
+    _set_pad(tokenizer, getattr(load_config(source.model, options).get_text_config(), "vocab_size", None))
     if options.chat_template is not None:
         tokenizer.chat_template = _chat_template(options.chat_template, tokenizer)
         _try_out(tokenizer, options.chat_template)
@@ -40,8 +41,6 @@ def load_tokenizer(options: TransformersLoader.Options) -> PreTrainedTokenizerBa
 
 def _load(source: Source, options: TransformersLoader.Options) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
-
-    from .weights import loading_errors
 
     place = source
     if source.base is not None and not (Path(source.path) / "tokenizer_config.json").is_file():
@@ -56,20 +55,11 @@ def _load(source: Source, options: TransformersLoader.Options) -> PreTrainedToke
     return tokenizer
 
 
-def _vocabulary(source: Source, options: TransformersLoader.Options) -> int | None:
-    """Return how many tokens the model's embedding has."""
-    from .weights import load_config
-
-    size: int | None = getattr(load_config(source.model, options).get_text_config(), "vocab_size", None)
-    return size
-
-
 def _set_pad(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> None:
-    """Give the tokenizer a pad token that it already has.
+    """Give the tokenizer a pad token that it already has, of the ``vocabulary`` tokens that the model's embedding has.
 
-    Padding is masked in attention and never scored, so any token of the embedding will do, and a new one
-    would need a row there, which the model that a user takes away would have to be resized for. A pad token
-    outside the embedding (added to the tokenizer alone) is replaced for the same reason.
+    Padding is masked in attention and never scored, so any will do. A new one, or one that was added to the tokenizer
+    alone, would need a row in the embedding, for which the saved model would have to be resized.
     """
 
     def usable(token: int | None) -> bool:

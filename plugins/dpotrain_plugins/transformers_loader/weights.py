@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import DpotrainError, RunError, short
+from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
 
 from .source import Source, check_shards_on_hub, resolve
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from dpotrain.plugin.api import LoadRequest
-
     from . import TransformersLoader
+
 
 #: Parts of the names under which configs and modules keep what makes a forward pass random in training:
 #: attention_dropout, resid_pdrop, layerdrop, router_jitter_noise, …
@@ -63,9 +62,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
     config = load_config(source, options)
     refuse_already_quantized(config, source, request)
     silence_config(config)
-    kwargs: dict[str, Any] = {}
-    if options.attention != "auto":
-        kwargs["attn_implementation"] = options.attention
+    kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     if request.quantization is not None:
         kwargs |= {"quantization_config": request.quantization, "device_map": {"": request.device}}
     with _no_progress_bars(), loading_errors(source.path, "model"):

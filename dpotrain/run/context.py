@@ -1,0 +1,33 @@
+"""What the parts of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpotrain.core.records import Record, Run
+from dpotrain.core.reporter import Reporter
+from dpotrain.engine.training.trainer import Trainer
+from dpotrain.plugin.runtime.events import RunEvents
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.state import RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """A run, what trains it, where it is, and who is informed of it."""
+
+    recipe: Recipe
+    run: Run
+    trainer: Trainer
+    state: RunState
+    metrics: MetricsFile
+    events: RunEvents
+    reporter: Reporter
+
+    def publish(self, record: Record) -> None:
+        """Write the record to the metrics file (main process alone), then show it and hand it to the loggers."""
+        if self.trainer.parallel.is_main:
+            self.metrics.write(record)
+        self.reporter.logged(record)
+        self.events.loggers.log(record)
