@@ -11,7 +11,6 @@ from dpotrain import hookimpl
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import (
     Adapter,
-    Component,
     DatasetFormatter,
     DatasetSource,
     Exporter,

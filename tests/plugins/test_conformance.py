@@ -21,16 +21,18 @@ from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
 from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
-
-BUILT_IN = [
-    plugin for plugin in PluginManager.from_entry_points().plugins if plugin.distribution == "dpotrain"
-]
+from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from dpotrain_plugins.merge.exporter import Merge
+from dpotrain_plugins.metrics.length import Length
+from dpotrain_plugins.optimizers import AdamW, AdamW8bit
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
+from dpotrain_plugins.quantizers.torchao import TorchAoInt8
+from dpotrain_plugins.schedules import Constant, Cosine, Linear
+from dpotrain_plugins.transformers_loader import TransformersLoader
 
 #: What cannot run here, and where it is tested instead.
 ELSEWHERE = {"liger": "needs an NVIDIA GPU; tests/plugins/test_liger.py"}
 
-#: Modules without which a component's suite is skipped.
-NEEDS = {"torchao-int8": "torchao", "tensorboard": "tensorboard", "mlflow": "mlflow", "trackio": "trackio"}
 
 def suite(component, **options):
     """Return the suite of a component's kind, for a component with these options."""

@@ -77,7 +77,8 @@ SHAPES = {
         "sharegpt",
         {
             "conversations": [turn("system", "s"), turn("human", "q")],
-            **{key: turn("gpt", text) for key, text in TEXTS.items()},
+            "chosen": turn("gpt", "a"),
+            "rejected": turn("gpt", "b"),
         },
         WITH_SYSTEM,
     ),

@@ -12,7 +12,7 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.plugin.api import LoadRequest
-from dpotrain.recipe import dump_recipe
+from dpotrain.recipe.document import dump_recipe
 from dpotrain_plugins import liger
 from dpotrain_plugins.liger import LigerLoader
 from dpotrain_plugins.transformers_loader import TransformersLoader

@@ -2,10 +2,9 @@
 
 from importlib.util import find_spec
 
-from importlib.util import find_spec
-
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from pydantic import ValidationError
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
@@ -65,7 +64,7 @@ def test_quantized_weights_give_nearly_the_models_logits(checkpoint, kind):
     close = torch.nn.functional.cosine_similarity(
         forward(load(checkpoint, kind(kind.Options()))), forward(plain), dim=-1
     )
-    assert close.mean() > {Bnb4bit: 0.8, Bnb8bit: 0.98, TorchAoInt8: 0.998}[kind]
+    assert close.mean() > (0.8 if kind is Bnb4bit else 0.98)
 
 
 @PRECISIONS
@@ -73,8 +72,7 @@ def test_quantized_weights_give_nearly_the_models_logits(checkpoint, kind):
 def test_training_on_a_cpu_changes_the_adapter(checkpoint, kind, autocast):
     adapter = Lora(Lora.Options(rank=4))
     policy = adapter.attach(load(checkpoint, kind(kind.Options())))
-    names, unchanged = left_by_two_steps(policy, adapter, autocast)
-    assert len(names) == 28
+    _, unchanged = left_by_two_steps(policy, adapter, autocast)
     assert unchanged == set()
 
 
@@ -106,7 +104,7 @@ def test_gradients_do_not_vanish_after_a_forward_in_eval_mode(checkpoint, kind, 
     model.train(mode_after == "train")
     gradient, _ = input_gradient(model, autocast)
     assert (untouched.abs().sum(-1) > 0).all()
-    if kind is not Bnb8bit or mode_after == "train":
+    if kind is Bnb4bit or mode_after == "train":
         assert torch.equal(gradient, untouched)
     else:  # in eval mode 8-bit layers round their inputs too, so the numbers are others, but they are there
         assert torch.nn.functional.cosine_similarity(gradient, untouched, dim=-1).mean() > 0.9
@@ -156,7 +154,7 @@ def test_options_reach_the_layers(checkpoint):
 def test_skipped_modules_stay_as_they_are_and_so_does_the_head(checkpoint, kind, part):
     """transformers takes a bare name for the beginning or the end of one, and would skip nothing for "mlp"."""
     model = load(checkpoint, kind(kind.Options(skip_modules=[part])))
-    kinds = {name: type(m).__name__ for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    kinds = {name: type(m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     assert len(kinds) == 15
     for name, found in kinds.items():
         assert found is (torch.nn.Linear if part in name or name == "lm_head" else layer_of(kind)), name

@@ -36,6 +36,7 @@ from torchao.quantization import (
 from dpotrain_plugins.quantizers.int8_linear import Int8Linear, convert
 
 AUTOCAST = pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+QUANTIZED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 INT8 = 'quantizer.use="torchao-int8"'
 
 
