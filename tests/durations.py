@@ -6,8 +6,6 @@ writes anew what it has run. A worker that gets a long file last keeps all other
 files by their number of tests, which says nothing about their time.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fresh environments with packages installed from wheels, which see what dpotrain needs, without a network."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

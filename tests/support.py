@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from click.testing import Result
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
@@ -30,6 +31,15 @@ _CORPUS = [
     "I would be happy to help you with that question. No, I cannot do that for you today.",
     "Numbers such as 0 1 2 3 4 5 6 7 8 9 and punctuation: commas, dots... and (brackets)!",
 ]
+
+
+def dpotrain(*words: str) -> Result:
+    """Give a command in this process."""
+    from click.testing import CliRunner
+
+    from dpotrain.cli import main
+
+    return CliRunner().invoke(main, words)
 
 
 @lru_cache
@@ -85,18 +95,10 @@ def _llama_like(config: str, **own: Any) -> Callable[..., PreTrainedConfig]:
         import transformers
 
         values: dict[str, Any] = {
-            "vocab_size": 384,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 3,
-            "initializer_range": 0.2,
-        }
+            "vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+            "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3, "initializer_range": 0.2,
+        }  # fmt: skip
         values = {name: value for name, value in (values | own).items() if value is not None}
         return getattr(transformers, config)(**(values | overrides))
 
@@ -105,12 +107,8 @@ def _llama_like(config: str, **own: Any) -> Callable[..., PreTrainedConfig]:
 
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 8}
 _GPT = {
-    "hidden_size": None,
-    "num_hidden_layers": None,
-    "num_attention_heads": None,
-    "n_layer": 2,
-    "n_head": 4,
-}
+    "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None, "n_layer": 2, "n_head": 4,
+}  # fmt: skip
 
 #: Config makers by kind. Gemma's alternate window and full attention; Mistral's window is shorter than most
 #: test sequences; Bloom has ALiBi, gpt_oss attention sinks, mamba2 no attention at all, jamba some of both.

@@ -1,16 +1,15 @@
 """The conformance suites find what is wrong: for each of their tests a component that must not pass it."""
 
-from __future__ import annotations
-
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
+import torch
 
+from dpotrain import testing
 from dpotrain.core.errors import PluginError
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.plugin.api import (
-    Adapter,
     DatasetFormatter,
     DatasetSource,
     LoadRequest,
@@ -18,23 +17,18 @@ from dpotrain.plugin.api import (
     Loss,
     Recognition,
 )
-from dpotrain.testing import (
-    AdapterConformance,
-    CommandConformance,
-    DatasetFormatterConformance,
-    DatasetSourceConformance,
-    LoggerConformance,
-    LossConformance,
-    ModelLoaderConformance,
-    QuantizerConformance,
-)
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
-from dpotrain_plugins.transformers_loader import TransformersLoader
+from dpotrain_plugins.transformers_loader import TransformersLoader as Loader
 from tests.plugin.conftest import site
 from tests.plugin.fakes import install
 
 __all__ = ["site"]
+
+
+def variant(base: type, **members: object) -> type:
+    """Return a component that does some things otherwise than the sound one that it is made from."""
+    return type(f"Broken{base.__name__}", (base,), members)
 
 
 def refuted(suite: type, test: str, component: type, *arguments: object, **options: object) -> str:
@@ -44,9 +38,6 @@ def refuted(suite: type, test: str, component: type, *arguments: object, **optio
     with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:
         getattr(made, test)(component(component.Options(**options)), *arguments)
     return str(caught.value)
-
-
-# Losses -------------------------------------------------------------------------------------------
 
 
 class Half(Loss):
@@ -59,174 +50,88 @@ class Half(Loss):
         return 0.0
 
 
-class Mean(Half):
-    def __call__(self, scores):
-        return super().__call__(scores).mean()
-
-
-class ChosenOnly(Half):
-    def __call__(self, scores):
-        return -scores.chosen_logratio
-
-
-class Neighbours(Half):
-    def __call__(self, scores):
-        losses = super().__call__(scores)
-        return losses - losses.mean().detach()
-
-
-class Noisy(Half):
-    def __call__(self, scores):
-        import torch
-
-        losses = super().__call__(scores)
-        return losses + torch.randn_like(losses)
-
-
-class Wrong(Half):
-    def first_loss(self):
-        return 1.0
-
-
-class Liar(Half):
-    needs_reference = False
-
-
-class Exploding(Half):
-    def __call__(self, scores):
-        return super().__call__(scores).exp()
+def computing(change):
+    """A loss that makes something else of what :class:`Half` computes."""
+    return variant(Half, __call__=lambda self, scores: change(Half.__call__(self, scores)))
 
 
 @pytest.mark.parametrize(
     ("component", "test"),
     [
-        (Mean, "test_it_gives_every_pair_one_finite_number"),
-        (ChosenOnly, "test_gradients_reach_both_completions_and_nothing_else"),
-        (Neighbours, "test_a_pair_s_loss_depends_on_its_own_scores_alone"),
-        (Noisy, "test_it_is_a_function"),
-        (Wrong, "test_the_first_loss_is_what_it_says"),
-        (Liar, "test_it_says_truly_whether_it_needs_a_reference"),
-        (Exploding, "test_scores_far_apart_give_no_infinities"),
+        (computing(torch.mean), "test_it_gives_every_pair_one_finite_number"),
+        (
+            variant(Half, __call__=lambda self, scores: -scores.chosen_logratio),
+            "test_gradients_reach_both_completions_and_nothing_else",
+        ),
+        (
+            computing(lambda losses: losses - losses.mean().detach()),
+            "test_a_pair_s_loss_depends_on_its_own_scores_alone",
+        ),
+        (computing(lambda losses: losses + torch.randn_like(losses)), "test_it_is_a_function"),
+        (variant(Half, first_loss=lambda self: 1.0), "test_the_first_loss_is_what_it_says"),
+        (variant(Half, needs_reference=False), "test_it_says_truly_whether_it_needs_a_reference"),
+        (computing(torch.exp), "test_scores_far_apart_give_no_infinities"),
     ],
 )
 def test_a_loss_that_breaks_a_promise_fails_the_test_of_it(component, test):
-    refuted(LossConformance, test, component)
-    made = LossConformance()
+    refuted(testing.LossConformance, test, component)
+    made = testing.LossConformance()
     getattr(made, test)(Half(Half.Options()))
 
 
-# Adapters -----------------------------------------------------------------------------------------
-
-
-class Norms(Adapter):
-    """Trains the norms; the variants below each do one thing wrong."""
-
-    name = "norms"
-
-    def attach(self, policy):
-        for name, weight in policy.named_parameters():
-            weight.requires_grad_("norm" in name)
-            if weight.requires_grad:
-                weight.data = weight.data.float()
-        self._initial = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        return policy
-
+class StuckReference(Lora):
     @contextmanager
     def reference(self, policy):
-        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        self._put(policy, self._initial)
-        try:
-            yield
-        finally:
-            self._put(policy, trained)
-
-    def state(self, policy):
-        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
-
-    def load_state(self, policy, state):
-        self._put(policy, state)
-
-    def _put(self, policy, state):
-        for name, tensor in self.state(policy).items():
-            if name in state:
-                tensor.copy_(state[name])
-
-    def save(self, policy, folder):
-        policy.save_pretrained(folder)
-
-    def how_to_load(self, folder):
-        return f'AutoModelForCausalLM.from_pretrained("{folder}")'
-
-
-class SixteenBits(Norms):
-    def attach(self, policy):
-        super().attach(policy)
-        for weight in policy.parameters():
-            weight.data = weight.data.bfloat16()
-        return policy
-
-
-class NoReference(Norms):
-    @contextmanager
-    def reference(self, policy):
+        policy.disable_adapter_layers()
         yield
+        policy.enable_adapter_layers()
 
 
-class StuckReference(Norms):
-    @contextmanager
-    def reference(self, policy):
-        trained = {name: tensor.clone() for name, tensor in self.state(policy).items()}
-        self._put(policy, self._initial)
-        yield
-        self._put(policy, trained)
-
-
-class Copies(Norms):
-    def state(self, policy):
-        return {name: tensor.clone() for name, tensor in super().state(policy).items()}
-
-
-class Scaled(Norms):
+class Scaled(Lora):
     starts_as_base = True
 
     def attach(self, policy):
-        super().attach(policy)
+        policy = super().attach(policy)
         for tensor in self.state(policy).values():
-            tensor.mul_(1.1)
+            tensor.add_(0.1)
         return policy
 
 
-class Pickled(Norms):
-    def save(self, policy, folder):
-        (folder / "weights.bin").write_bytes(b"")
-
-
-class SaysNothing(Norms):
-    """Takes any state, as :class:`Norms` does."""
+class SaysNothing(Lora):
+    def load_state(self, policy, state):
+        for name, tensor in self.state(policy).items():
+            tensor.copy_(state.get(name, tensor))
 
 
 @pytest.mark.parametrize(
     ("component", "test"),
     [
-        (SixteenBits, "test_it_trains_some_weights_in_float32_and_they_all_get_a_gradient"),
-        (NoReference, "test_training_moves_the_policy_and_not_the_reference"),
+        (
+            variant(Lora, attach=lambda self, policy: Lora.attach(self, policy).bfloat16()),
+            "test_it_trains_some_weights_in_float32_and_they_all_get_a_gradient",
+        ),
+        (
+            variant(Lora, reference=lambda self, policy: nullcontext()),
+            "test_training_moves_the_policy_and_not_the_reference",
+        ),
         (StuckReference, "test_the_reference_ends_with_an_error_too"),
         (Scaled, "test_a_fresh_one_is_the_model_where_it_says_so"),
-        (Copies, "test_its_state_is_the_trained_tensors_themselves"),
+        (
+            variant(Lora, state=lambda self, policy: copy.deepcopy(Lora.state(self, policy))),
+            "test_its_state_is_the_trained_tensors_themselves",
+        ),
         (SaysNothing, "test_the_state_of_another_adapter_is_refused"),
     ],
 )
 def test_an_adapter_that_breaks_a_promise_fails_the_test_of_it(component, test, dpotrain_model):
-    refuted(AdapterConformance, test, component, dpotrain_model)
-    getattr(AdapterConformance(), test)(Lora(Lora.Options(rank=2)), dpotrain_model)
+    refuted(testing.AdapterConformance, test, component, dpotrain_model)
+    getattr(testing.AdapterConformance(), test)(Lora(Lora.Options(rank=2)), dpotrain_model)
 
 
 def test_an_adapter_whose_result_is_a_pickle_fails(dpotrain_model, tmp_path):
     test = "test_the_result_loads_as_it_says_and_computes_the_same"
-    refuted(AdapterConformance, test, Pickled, dpotrain_model, tmp_path)
-
-
-# Quantizers and loaders ---------------------------------------------------------------------------
+    pickled = variant(Lora, save=lambda self, policy, folder: (folder / "weights.bin").write_bytes(b""))
+    refuted(testing.AdapterConformance, test, pickled, dpotrain_model, tmp_path)
 
 
 class NotAtAll(Bnb8bit):
@@ -237,56 +142,48 @@ class NotAtAll(Bnb8bit):
         pass
 
 
-class Eval(NotAtAll):
-    def prepare(self, model):
-        model.requires_grad_(False)
-        model.eval()
-
-
 @pytest.mark.parametrize(
     ("component", "test", "arguments"),
     [
         (NotAtAll, "test_the_model_is_smaller_and_nearly_the_same", True),
         (NotAtAll, "test_what_cannot_be_trained_is_frozen", True),
-        (Eval, "test_what_cannot_be_trained_is_frozen", True),
+        (
+            variant(NotAtAll, prepare=lambda self, model: model.requires_grad_(False).eval()),
+            "test_what_cannot_be_trained_is_frozen",
+            True,
+        ),
         (NotAtAll, "test_a_model_with_nothing_to_quantize_is_refused", False),
     ],
 )
 def test_a_quantizer_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, dpotrain_model):
-    refuted(QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
-
-
-class EvalLoader(TransformersLoader):
-    def load_model(self, request):
-        return super().load_model(request).eval()
-
-
-class OneModel(TransformersLoader):
-    def load_model(self, request):
-        return super().load_model(LoadRequest())
-
-
-class OneFingerprint(TransformersLoader):
-    def fingerprint(self, source=None):
-        return "always"
+    refuted(testing.QuantizerConformance, test, component, *([dpotrain_model] if arguments else []))
 
 
 @pytest.mark.parametrize(
     ("component", "test", "arguments"),
     [
-        (EvalLoader, "test_the_model_is_ready_to_be_trained", False),
-        (OneModel, "test_another_model_can_be_asked_for", True),
-        (OneFingerprint, "test_another_model_can_be_asked_for", True),
+        (
+            variant(Loader, load_model=lambda self, request: Loader.load_model(self, request).eval()),
+            "test_the_model_is_ready_to_be_trained",
+            False,
+        ),
+        (
+            variant(Loader, load_model=lambda self, request: Loader.load_model(self, LoadRequest())),
+            "test_another_model_can_be_asked_for",
+            True,
+        ),
+        (
+            variant(Loader, fingerprint=lambda self, source=None: "always"),
+            "test_another_model_can_be_asked_for",
+            True,
+        ),
     ],
 )
 def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
     component, test, arguments, dpotrain_model, tmp_path
 ):
     more = (dpotrain_model, tmp_path) if arguments else ()
-    refuted(ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
-
-
-# Data ---------------------------------------------------------------------------------------------
+    refuted(testing.ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
 
 
 class Rows(list):
@@ -313,28 +210,21 @@ class Restless(Source):
         return rows
 
 
-class Surplus(Source):
-    def load(self, split):
-        return Rows([{"prompt": split, "more": 1}])
-
-
-class Twice(Source):
-    def splits(self):
-        return ["train", "train"]
-
-
 @pytest.mark.parametrize(
     ("component", "test"),
     [
-        (Twice, "test_it_names_its_splits"),
-        (Surplus, "test_rows_are_plain_data_in_any_order"),
+        (variant(Source, splits=lambda self: ["train", "train"]), "test_it_names_its_splits"),
+        (
+            variant(Source, load=lambda self, split: Rows([{"prompt": split, "more": 1}])),
+            "test_rows_are_plain_data_in_any_order",
+        ),
         (Restless, "test_the_same_rows_come_every_time"),
         (Source, "test_splits_with_other_rows_have_another_fingerprint"),
         (Source, "test_a_split_that_is_not_there_is_answered_with_those_that_are"),
     ],
 )
 def test_a_source_that_breaks_a_promise_fails_the_test_of_it(component, test):
-    refuted(DatasetSourceConformance, test, component)
+    refuted(testing.DatasetSourceConformance, test, component)
 
 
 class Reads(DatasetFormatter):
@@ -350,15 +240,14 @@ class Reads(DatasetFormatter):
         return PreferencePair(*(row[column] for column in self.columns))
 
 
+def format_all(self, row):
+    return PreferencePair(row["prompt"], row["best"], row["worst"])
+
+
 class Changes(Reads):
     def format(self, row):
         row["prompt"] = row["prompt"].strip()
         return super().format(row)
-
-
-class Blind(Reads):
-    def recognises(self, row):
-        return Recognition.NO
 
 
 class Raises(Reads):
@@ -376,42 +265,38 @@ class Quotes(Reads):
         return super().format(row)
 
 
-class Unnamed(Reads):
-    columns = ("prompt", "best")
-
-    def format(self, row):
-        return PreferencePair(row["prompt"], row["best"], row["worst"])
-
-
 @pytest.mark.parametrize(
     ("component", "test"),
     [
         (Changes, "test_it_reads_its_rows"),
-        (Blind, "test_it_recognises_its_rows"),
+        (variant(Reads, recognises=lambda self, row: Recognition.NO), "test_it_recognises_its_rows"),
         (Quotes, "test_no_row_makes_it_fail_otherwise_than_by_unusable_row"),
-        (Unnamed, "test_it_reads_no_column_that_it_does_not_name"),
+        (
+            variant(Reads, columns=("prompt", "best"), format=format_all),
+            "test_it_reads_no_column_that_it_does_not_name",
+        ),
     ],
 )
 def test_a_formatter_that_breaks_a_promise_fails_the_test_of_it(component, test, monkeypatch):
     row = {"prompt": " What is the capital of France?", "best": "It is Paris.", "worst": "No idea."}
-    monkeypatch.setattr(DatasetFormatterConformance, "rows", [row], raising=False)
-    refuted(DatasetFormatterConformance, test, component)
-    made = DatasetFormatterConformance()
+    monkeypatch.setattr(testing.DatasetFormatterConformance, "rows", [row], raising=False)
+    refuted(testing.DatasetFormatterConformance, test, component)
+    made = testing.DatasetFormatterConformance()
     made.component = Reads
-    monkeypatch.setattr(DatasetFormatterConformance, "rows", [copy.deepcopy(row)])
+    monkeypatch.setattr(testing.DatasetFormatterConformance, "rows", [copy.deepcopy(row)])
     getattr(made, test)(Reads(Reads.Options()))
 
 
 def test_a_formatter_that_raises_whatever_comes_fails(monkeypatch):
     monkeypatch.setattr(
-        DatasetFormatterConformance, "rows", [{"prompt": "p", "best": "b", "worst": "w"}], raising=False
+        testing.DatasetFormatterConformance,
+        "rows",
+        [{"prompt": "p", "best": "b", "worst": "w"}],
+        raising=False,
     )
-    made = DatasetFormatterConformance()
+    made = testing.DatasetFormatterConformance()
     with pytest.raises((KeyError, TypeError)):
         made.test_no_row_makes_it_fail_otherwise_than_by_unusable_row(Raises(Raises.Options()))
-
-
-# Loggers ------------------------------------------------------------------------------------------
 
 
 class Leaks(Logger):
@@ -453,7 +338,7 @@ class Shared(Logger):
 )
 def test_a_logger_that_breaks_a_promise_fails_the_test_of_it(component, test, arguments, tmp_path):
     Shared.folders.clear()
-    refuted(LoggerConformance, test, component, tmp_path, *arguments)
+    refuted(testing.LoggerConformance, test, component, tmp_path, *arguments)
 
 
 class OfTokens(Loss):
@@ -465,8 +350,6 @@ class OfTokens(Loss):
     needs_columns = ("weight",)
 
     def __call__(self, scores):
-        import torch
-
         counts = torch.stack([scores.chosen_tokens, scores.rejected_tokens], dim=1).flatten()
         of_pair = torch.arange(len(scores.chosen_tokens)).repeat_interleave(2).repeat_interleave(counts)
         sums = torch.zeros_like(scores.policy_chosen).index_add(0, of_pair, scores.policy_tokens.square())
@@ -474,14 +357,16 @@ class OfTokens(Loss):
 
 
 def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():
-    suite, part = LossConformance(), OfTokens(OfTokens.Options())
-    tests = [name for name in vars(LossConformance) if name.startswith("test_") and "first_loss" not in name]
+    suite, part = testing.LossConformance(), OfTokens(OfTokens.Options())
+    tests = [
+        name
+        for name in vars(testing.LossConformance)
+        if name.startswith("test_") and "first_loss" not in name
+    ]
     for name in tests:
         getattr(suite, name)(part)
     assert len(tests) == 6
 
-
-# Commands --------------------------------------------------------------------------------------------
 
 COMMAND = """
 from pathlib import Path
@@ -506,13 +391,13 @@ RIGHT = {
     "doc": '"""Count the letters of FILE."""',
     "refuse": 'raise RunError(f"there is no {file}")',
 }
-PROMISES = [name for name in vars(CommandConformance) if name.startswith("test_")]
+PROMISES = [name for name in vars(testing.CommandConformance) if name.startswith("test_")]
 
 
 def told_of_a_command(site, tmp_path, monkeypatch, test: str, source: str) -> str:
     """Return what a test of the suite says against a command, "" where it passes."""
     install(site, "dpotrain-count", "1.0", commands={"count": source})
-    suite = CommandConformance()
+    suite = testing.CommandConformance()
     suite.command, suite.wrong = "count", ["none.txt"]
     (empty := tmp_path / "empty").mkdir()
     arguments = (empty, monkeypatch) if "few_lines" in test else ()

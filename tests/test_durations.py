@@ -1,7 +1,5 @@
 """The order of the files of tests, and how long all of them may take, as recorded."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from tests.durations import QUICK_SECONDS, longest_first, recorded

@@ -1,7 +1,5 @@
 """What may stand in a module, read off the source; who may import whom is import-linter's (see pyproject.toml)."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the README tells people to type works, and what it points at is there."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex
@@ -139,13 +137,9 @@ def test_options_and_files_that_are_named_exist(path):
         option for command in commands(main) for parameter in command.params for option in parameter.opts
     }
     known |= {
-        "--help",
-        "--nproc-per-node",
-        "--num_processes",
-        "--write-snapshots",
-        "--record-durations",
+        "--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--record-durations",
         "--dist",
-    }
+    }  # fmt: skip
     # Of a command that the document itself shows.
     known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):

@@ -1,7 +1,5 @@
 """Every recipe in recipes/ runs: as it stands but for its size, its model and its data, which are tiny local ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import random
@@ -109,13 +107,9 @@ def test_the_result_is_trained_and_loads(recipe, places, tmp_path):
 
     # The warm-up and a small learning rate would leave three steps' work to rounding.
     more = [
-        "--set",
-        "optimizer.lr=1e-2",
-        "--set",
-        "schedule.use=constant",
-        "--set",
+        "--set", "optimizer.lr=1e-2", "--set", "schedule.use=constant", "--set",
         "schedule.warmup_fraction=0",
-    ]
+    ]  # fmt: skip
     overrides = [*replaced(recipe, places, tmp_path / "run"), *more]
     assert dpotrain("run", str(recipe), *overrides).exit_code == 0
 
@@ -201,9 +195,3 @@ def test_the_chat_template_of_llama2_lora_writes_llama_2s_format():
     assert write(3) == f"{first} Hi! {end}"
     assert write(5) == f"{first} Hi! {end}<s>[INST] And now? [/INST] Bye. {end}"
     assert write(5).startswith(write(4, add_generation_prompt=True))
-
-
-def test_all_weights_in_4_bits_are_refused_with_the_two_ways_out():
-    done = dpotrain("run", str(FOLDER / "llama2_lora.toml"), "--set", "adapter=false")
-    assert done.exit_code == 2
-    assert "either add an [adapter], or remove [quantizer]" in done.output

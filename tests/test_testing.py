@@ -1,7 +1,5 @@
 """What ``dpotrain.testing`` gives to people who write plugins, used as they use it."""
 
-from __future__ import annotations
-
 import textwrap
 import types
 from pathlib import Path

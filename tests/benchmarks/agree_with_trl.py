@@ -1,14 +1,7 @@
-"""Do dpotrain and TRL take the same steps? Both train on the same pairs in the same order, in float32, and
-the losses of every step are compared.
+"""Do dpotrain and TRL take the same steps? Exits with 1 where a step's losses differ by more than ``--bar``.
 
-    python -m tests.benchmarks.agree_with_trl --model DIR --data PAIRS.jsonl --mode full --trl-python PYTHON
-
-PAIRS.jsonl has ``prompt``, ``chosen`` and ``rejected``, each a list of messages. TRL is no dependency of this project:
-``--trl-python`` names the interpreter of an environment that has it (by default this one). Prints a table and
-exits with 1 where any step differs by more than ``--bar``.
+python -m tests.benchmarks.agree_with_trl --model DIR --data PAIRS.jsonl --mode full --trl-python PYTHON
 """
-
-from __future__ import annotations
 
 import argparse
 import sys

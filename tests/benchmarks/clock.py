@@ -3,8 +3,6 @@
 It runs in TRL's interpreter too, so it imports nothing of dpotrain.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import resource
 import sys

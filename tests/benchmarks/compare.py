@@ -1,13 +1,7 @@
 """How fast are dpotrain and TRL on the same model, pairs, precision and step size, and in how much memory?
 
-    python -m tests.benchmarks.compare                                          # the demo model, dpotrain alone
-    python -m tests.benchmarks.compare --model DIR --data PAIRS.jsonl --trl-python /path/to/python --out result.json
-
-Run it alone on the machine. Each side trains in a fresh process, one after the other, ``--rounds`` times in turn; see
-README.md in this folder for what is measured and how to read it.
+python -m tests.benchmarks.compare --model DIR --data PAIRS.jsonl --trl-python PYTHON --out result.json
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -115,10 +109,7 @@ def _sides(
     run = {
         "dpotrain": lambda: run_dpotrain(workload, options.overrides),
         "trl": lambda: run_trl(
-            workload,
-            options.trl_python,
-            checkpointing=options.checkpointing,
-            precompute=options.precompute,
+            workload, options.trl_python, checkpointing=options.checkpointing, precompute=options.precompute
         ),
     }
     missing = {}

@@ -7,8 +7,6 @@ plan and the store of reference log-probs. It needs no network and no GPU. Every
 that its peak memory is its own; that of worker processes, which does not depend on the size, is not counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -22,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import numpy as np
@@ -120,9 +118,10 @@ def prepared(pairs: int, cache: Path, workers: int) -> tuple[PreparedData, float
     loaded = load_recipe(recipe)
     loaded = dataclasses.replace(loaded, parts={**loaded.parts, "data": (SyntheticSource(pairs),)})
     tokenizer = loaded.model.load_tokenizer()
-    with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed() as clock:
+    taken: dict[str, float] = {}
+    with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed(taken, "seconds"):
         data = prepare_data(loaded, tokenizer, SilentReporter(), cache=cache)
-    return data, clock["seconds"]
+    return data, taken["seconds"]
 
 
 def first_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
@@ -133,42 +132,34 @@ def first_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
 def second_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
     both, seconds = prepared(pairs, cache, workers)
     data, found = both.train, {"second start, s": seconds}
-    with timed() as clock:
+    with timed(found, "identity of the pairs, s"):
         data.keys.tobytes()
-    found["identity of the pairs, s"] = clock["seconds"]
     longest = data.prompt_lengths + np.maximum(data.chosen_lengths, data.rejected_lengths)
     costs = Costs(data.lengths, longest)
     for ranks in (1, 8):
-        with timed() as clock:
-            for _ in BatchPlan(
-                costs, seed=0, pairs_per_step=64, tokens_per_microbatch=4096, ranks=ranks
-            ).steps():
+        plan = BatchPlan(costs, seed=0, pairs_per_step=64, tokens_per_microbatch=4096, ranks=ranks)
+        with timed(found, f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"):
+            for _ in plan.steps():
                 pass
-        found[f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "a pass without gradients, s"):
         batch_by_length(np.arange(len(data)), costs, 1, 8192)
-    found["a pass without gradients, s"] = clock["seconds"]
     sums = np.random.default_rng(0).normal(-100, 10, (len(data), 2)).astype(np.float32)
     store = ReferenceStore(cache / "reference", {"pairs": pairs})
-    with timed() as clock:
+    with timed(found, "reference store: append, s"):
         store.append(data.keys, sums)
-    found["reference store: append, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "reference store: load, s"):
         store.load()
-    found["reference store: load, s"] = clock["seconds"]
-    with timed() as clock:
+    with timed(found, "reference store: look up, s"):
         looked_up = store.lookup(data.keys)
-    found["reference store: look up, s"] = clock["seconds"]
     assert np.array_equal(looked_up, sums)
     return found
 
 
 @contextmanager
-def timed() -> Iterator[dict[str, float]]:
-    clock: dict[str, float] = {}
+def timed(found: dict[str, float], figure: str) -> Iterator[None]:
     began = time.perf_counter()
-    yield clock
-    clock["seconds"] = time.perf_counter() - began
+    yield
+    found[figure] = time.perf_counter() - began
 
 
 class OwnMemory:
@@ -182,7 +173,7 @@ class OwnMemory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> OwnMemory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -3,8 +3,6 @@
 python -m tests.benchmarks.dpotrain_side WORKLOAD.json RESULT.json [--set KEY=VALUE]… [--phases]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

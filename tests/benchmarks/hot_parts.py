@@ -6,8 +6,6 @@ Attention over segments against scaled_dot_product_attention over the same segme
 log-probs against full logits and log_softmax; packing and planning alone. A case takes well under a second.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics
@@ -39,11 +37,7 @@ from tests.engine.pairs import random_pairs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Pairs of a row: many short ones, some, and a long one.
-ROWS = (
-    [PairLengths(32, 16, 16)] * 16,
-    [PairLengths(128, 64, 64)] * 4,
-    [PairLengths(512, 256, 256)],
-)
+ROWS = ([PairLengths(32, 16, 16)] * 16, [PairLengths(128, 64, 64)] * 4, [PairLengths(512, 256, 256)])
 #: Heads and key-value groups.
 HEADS = ((9, 3), (8, 8))
 HEAD_SIZE = 64

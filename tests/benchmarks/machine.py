@@ -1,7 +1,5 @@
 """What the machine is, and how fast it multiplies matrices: the yardstick for model FLOP/s."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

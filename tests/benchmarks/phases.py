@@ -3,8 +3,6 @@
 On CUDA the clock waits for the device before and after each part, which costs speed: never time a run with it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

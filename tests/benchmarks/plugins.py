@@ -1,13 +1,7 @@
-"""How long ``dpotrain plugins`` takes with many light plugins installed.
+"""How long ``dpotrain plugins`` takes with many light plugins installed, each one loss in a distribution of its own.
 
-    python -m tests.benchmarks.plugins
-    python -m tests.benchmarks.plugins --plugins 200 --rounds 9
-
-Each plugin is a distribution of its own that offers one loss. Takes turns between an environment with them and one
-without, each call a fresh process, after one of each that is not counted.
+python -m tests.benchmarks.plugins --plugins 200 --rounds 9
 """
-
-from __future__ import annotations
 
 import argparse
 import os

@@ -5,8 +5,6 @@
 In a process of its own, so that the one that starts the trainers never holds torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

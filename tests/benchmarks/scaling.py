@@ -7,8 +7,6 @@ nothing but tokens times a constant, all cells would be the same; attention make
 tokens cannot fill the machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

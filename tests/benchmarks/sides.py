@@ -1,7 +1,5 @@
 """Starting the sides: each time a fresh process with caches of its own, so that no run profits from an earlier one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 The clock starts at the end of the first step, which warms up, and ends with the last: what lies between steps counts.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@
 A word is one token in most byte-pair vocabularies; a chat template adds its own tokens on top.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

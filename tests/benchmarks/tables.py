@@ -1,7 +1,5 @@
 """The comparison as a person reads it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich import box
@@ -95,9 +93,7 @@ def _ratio(measured: dict[str, Any], figure: str) -> str:
 
 def _phases(seconds: dict[str, float]) -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD,
-        caption="of a run of its own, slowed by being looked at",
-        caption_justify="left",
+        box=box.SIMPLE_HEAD, caption="of a run of its own, slowed by being looked at", caption_justify="left"
     )
     table.add_column("dpotrain's step")
     table.add_column("ms", justify="right")

@@ -1,7 +1,5 @@
 """The comparison says what it measured, and what it could not."""
 
-from __future__ import annotations
-
 import io
 import json
 import statistics
@@ -99,9 +97,6 @@ def test_an_interpreter_without_trl_is_told_with_the_option(tmp_path):
     python.chmod(0o755)
     assert "TRL is not installed" in (why_no_trl(str(python)) or "")
     assert "--trl-python" in (why_no_trl(str(python)) or "")
-
-
-# how sides take turns, with sides made up
 
 
 FACTS = {

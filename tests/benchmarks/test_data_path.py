@@ -1,7 +1,5 @@
 """The benchmark of the data's way measures what it says."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

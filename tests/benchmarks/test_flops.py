@@ -1,7 +1,5 @@
 """The formula counts what torch counts, and attention as the engine cuts it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model

@@ -1,12 +1,7 @@
-"""TRL's side: its DPOTrainer over a workload, in a process of its own.
+"""TRL's side: its DPOTrainer over a workload, in the interpreter of an environment that has TRL.
 
-    python -m tests.benchmarks.trl_side WORKLOAD.json RESULT.json [--checkpointing] [--precompute]
-
-Runs in the interpreter of an environment that has TRL, from the root of this repository. Attention is sdpa; what the
-workload does not say is as TRL has it, but for gradient checkpointing, which is off unless asked for.
+python -m tests.benchmarks.trl_side WORKLOAD.json RESULT.json [--checkpointing] [--precompute]
 """
-
-from __future__ import annotations
 
 import argparse
 import json

@@ -4,12 +4,10 @@ Nothing here imports torch: the process that starts the others stays small, beca
 its parent held when it was started.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 MODES = ("lora", "full", "qlora")
 PRECISIONS = ("bf16", "fp32")
@@ -57,10 +55,7 @@ class Workload:
             "run": {"output_dir": str(output_dir)},
             "model": {"use": "transformers", "name": self.model, "dtype": self.weights},
             "data": {
-                "use": "hf-datasets",
-                "name": self.data,
-                "shuffle": False,
-                "limit": self.pairs,
+                "use": "hf-datasets", "name": self.data, "shuffle": False, "limit": self.pairs,
                 "max_length": self.max_length,
             },
             "loss": {"use": "dpo", "beta": self.beta},
@@ -72,7 +67,7 @@ class Workload:
             "optimizer": {"lr": self.lr},
             "schedule": {"use": "constant"},
             "checkpoints": {"every": False},
-        }
+        }  # fmt: skip
         if self.mode != "full":
             document["adapter"] = {"use": "lora", "rank": self.rank, "alpha": self.alpha}
         if self.mode == "qlora":
@@ -83,5 +78,5 @@ class Workload:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Workload:
+    def read(cls, path: Path) -> Self:
         return cls(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,15 +1,12 @@
 """Bad input meets a message and an exit code, or is counted in the data report; never a traceback."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
+from tests.plugin.fakes import install
 from tests.run.recipes import project
-from tests.support import tiny_tokenizer
+from tests.support import dpotrain, tiny_tokenizer
 
 GOOD = [{"prompt": f"{number} question", "chosen": " yes", "rejected": " no"} for number in range(8)]
 CHAT = [
@@ -35,7 +32,7 @@ def run(recipe, *overrides, command="run"):
     arguments = [command, str(recipe)]
     for override in ("training.steps=1", *overrides):
         arguments += ["--set", override]
-    result = CliRunner().invoke(main, arguments)
+    result = dpotrain(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
     return result
@@ -75,10 +72,6 @@ def test_wrong_recipes(recipe, command, override, code, fragments):
 @pytest.mark.parametrize(
     ("overrides", "fragments"),
     [
-        (
-            ['schedule.use="constant"', "schedule.min_lr_fraction=0.1"],
-            ["[schedule] min_lr_fraction", "constant (dpotrain", "has no option"],
-        ),
         (["data.eval_fraction=false", "evaluation.every=2"], ["[evaluation] every", "no held-out pairs"]),
         (['reference.when="live"', 'reference.store="x"'], ["[reference] store", "nothing is stored"]),
     ],
@@ -90,16 +83,21 @@ def test_no_option_is_silent(recipe, overrides, fragments):
         assert fragment in result.output
 
 
-def test_a_recipe_that_is_not_there(tmp_path):
-    result = run(tmp_path / "nothing.toml")
-    assert result.exit_code == 2
-    assert "nothing.toml" in result.output
-
-
-def test_an_empty_file(recipe):
-    result = run(recipe, rows(recipe))
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        ([], "rows.jsonl is empty"),
+        (
+            [{"prompt": "a", "chosen": "same", "rejected": "same"}],
+            "1 dropped: chosen and rejected are identical",
+        ),
+    ],
+)
+def test_a_file_with_nothing_usable(recipe, command, items, text):
+    result = run(recipe, rows(recipe, *items), command=command)
     assert result.exit_code == 3
-    assert "rows.jsonl is empty" in result.output
+    assert text in result.output
 
 
 def test_rows_without_a_usable_pair_are_counted_and_the_rest_is_trained_on(recipe):
@@ -126,12 +124,6 @@ def test_rows_without_a_usable_pair_are_counted_and_the_rest_is_trained_on(recip
         "prompt fills max_length": (1, [4]),
     }
     assert "5 of 13 rows of train were dropped" in result.output
-
-
-def test_a_file_with_nothing_usable(recipe):
-    result = run(recipe, rows(recipe, {"prompt": "a", "chosen": "same", "rejected": "same"}))
-    assert result.exit_code == 3
-    assert "1 dropped: chosen and rejected are identical (row 0)" in result.output
 
 
 def test_conversations_without_a_chat_template(recipe):
@@ -161,20 +153,13 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
     from tests.support import tiny_checkpoint
 
     tiny_checkpoint(recipe.parent / "model")
-    assert run(recipe).exit_code == 0
-    assert run(recipe).exit_code == 1
+    assert (run(recipe).exit_code, run(recipe).exit_code) == (0, 1)
     assert run(recipe, command="check").exit_code == 0
 
 
-def test_a_plugin_that_breaks(recipe, tmp_path, monkeypatch):
+def test_a_plugin_that_breaks(recipe, site):
     """TRAPS: a plugin that fails to import is logged and training goes on without it."""
-    site = tmp_path / "site"
-    info = site / "dpotrain_broken-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dpotrain]\nbroken = dpotrain_broken\n")
-    (site / "dpotrain_broken.py").write_text("raise RuntimeError('no such luck')\n")
-    monkeypatch.syspath_prepend(str(site))
+    install(site, "dpotrain-broken", "1.0", broken="raise RuntimeError('no such luck')")
     needed = run(recipe, 'loss.use="simpo"')
     assert needed.exit_code == 2
     assert "dpotrain-broken" in needed.output

@@ -1,17 +1,14 @@
 """``dpotrain checkpoints``: what is there, what is sound, and where --resume would go on."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
-from dpotrain.cli import main
 from dpotrain.core.reporter import SilentReporter
 from tests.cli.test_main import HEAVY, imported_by
 from tests.run.recipes import project
+from tests.support import dpotrain
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def run(tmp_path):
 
 
 def listed(run, code=0):
-    result = CliRunner().invoke(main, ["checkpoints", str(run), "--json"])
+    result = dpotrain("checkpoints", str(run), "--json")
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
@@ -50,14 +47,14 @@ def test_a_damaged_one_is_named_with_its_fault_and_ends_in_exit_1(run):
     before = sorted((run / "checkpoints").iterdir())
     entries = listed(run, code=1)
     assert [entry["resumes"] for entry in entries] == [False, True, False]
-    result = CliRunner().invoke(main, ["checkpoints", str(run)])
+    result = dpotrain("checkpoints", str(run))
     assert result.exit_code == 1
     assert "step 6 optimizer.safetensors has changed since it was written" in result.stdout
     assert sorted((run / "checkpoints").iterdir()) == before
 
 
 def test_a_person_sees_a_table(run):
-    result = CliRunner().invoke(main, ["checkpoints", str(run)])
+    result = dpotrain("checkpoints", str(run))
     assert result.exit_code == 0
     rows = [line.split() for line in result.stdout.splitlines() if "valid" in line]
     assert [row[0] for row in rows] == ["2", "4", "6"]
@@ -67,7 +64,7 @@ def test_a_person_sees_a_table(run):
 
 def test_a_folder_that_is_no_run_is_exit_2(tmp_path):
     for folder, why in ((tmp_path, "has no checkpoints/"), (tmp_path / "none", "is no folder")):
-        result = CliRunner().invoke(main, ["checkpoints", str(folder)])
+        result = dpotrain("checkpoints", str(folder))
         assert result.exit_code == 2
         assert f"error: {folder} {why}, so it is no run folder." in result.stderr
         assert "run.output_dir" in result.stderr
@@ -75,7 +72,7 @@ def test_a_folder_that_is_no_run_is_exit_2(tmp_path):
 
 def test_a_run_without_any_yet_says_so(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    result = CliRunner().invoke(main, ["checkpoints", str(tmp_path / "run")])
+    result = dpotrain("checkpoints", str(tmp_path / "run"))
     assert result.exit_code == 0
     assert "has no checkpoint yet" in result.stdout
 

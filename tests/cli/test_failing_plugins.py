@@ -1,7 +1,5 @@
 """A component that fails in any phase is named with its distribution and the phase, and ends in exit code 1."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

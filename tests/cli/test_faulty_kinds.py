@@ -4,16 +4,13 @@ Each raises at import, in its options, as it is built, and in use. Paths stand t
 installed) and HERE (where the recipe is).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from tests.plugin.fakes import DEMO_RECIPE, forget, install
+from tests.support import dpotrain
 
 COMPONENT = """\
 from pydantic import model_validator
@@ -81,29 +78,18 @@ def command(count):
 {build}
 """
 
-#: For each kind its module, and what of the recipe selects it.
+
+def component(base: str, body: str, **more: str) -> tuple[str, dict[str, str]]:
+    return COMPONENT, {"base": base, "hook": f"{base.lower()}s", "body": body, **more}
+
+
+#: For each kind its module.
 KINDS = {
-    "optimizer": (
-        COMPONENT,
-        {"base": "Optimizer", "hook": "optimizers", "body": OPTIMIZER},
-        "optimizer.use=faulty",
-    ),
-    "schedule": (
-        COMPONENT,
-        {"base": "Schedule", "hook": "schedules", "body": SCHEDULE},
-        "schedule.use=faulty",
-    ),
-    "metric": (
-        COMPONENT,
-        {"base": "Metric", "hook": "metrics", "body": METRIC, "head": 'measures = ("one",)'},
-        'metrics=[{use="faulty"}]',
-    ),
-    "exporter": (
-        COMPONENT,
-        {"base": "Exporter", "hook": "exporters", "body": EXPORTER},
-        'exporters=[{use="faulty"}]',
-    ),
-    "command": (COMMAND, {}, ""),
+    "optimizer": component("Optimizer", OPTIMIZER),
+    "schedule": component("Schedule", SCHEDULE),
+    "metric": component("Metric", METRIC, head='measures = ("one",)'),
+    "exporter": component("Exporter", EXPORTER),
+    "command": (COMMAND, {}),
 }
 
 RAISES = 'raise RuntimeError("no way")'
@@ -119,7 +105,7 @@ PHASES = {
 
 def module(kind: str, phase: str) -> str | None:
     """Return a module that raises in one phase, None where the kind has no such phase."""
-    template, parts, _ = KINDS[kind]
+    template, parts = KINDS[kind]
     source = template.replace("{body}", parts.get("body", ""))
     if f"{{{phase}}}" not in source:
         return None
@@ -142,7 +128,8 @@ def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             patch.syspath_prepend(str(site))
-            words = ["faulty"] if kind == "command" else ["run", "r.toml", "--set", KINDS[kind][2]]
+            use = f'{kind}s=[{{use="faulty"}}]' if kind in ("metric", "exporter") else f"{kind}.use=faulty"
+            words = ["faulty"] if kind == "command" else ["run", "r.toml", "--set", use]
             shown.append(
                 f"raises {where}\n{said(['plugins'], tmp_path, site)}\n{said(words, tmp_path, site)}"
             )
@@ -152,7 +139,7 @@ def test_what_a_person_sees(kind, tmp_path, monkeypatch, snapshot):
 
 def said(words: list[str], here: Path, site: Path) -> str:
     """Return a command, what it says of the plugin or of the error, and its exit code."""
-    result = CliRunner().invoke(main, words)
+    result = dpotrain(*words)
     assert "Traceback" not in result.output
     listed = [" ".join(line.split()) for line in result.stdout.splitlines() if line.startswith("faulty ")]
     _, found, error = result.stderr.rpartition("error: ")

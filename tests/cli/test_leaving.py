@@ -1,7 +1,5 @@
 """The process ends when the work is done, whatever a library has left behind."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The group of commands: help, version, what is imported, and how errors end."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -88,24 +86,16 @@ def command_raising(error: BaseException, monkeypatch) -> CommandGroup:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (RecipeError("wrong"), 2),
-        (DataError("wrong"), 3),
-        (PluginError("wrong"), 1),
-        (RunError("wrong"), 1),
-    ],
+    [(RecipeError("wrong"), 2), (DataError("wrong"), 3), (PluginError("wrong"), 1), (RunError("wrong"), 1)],
 )
 def test_an_error_is_its_own_lines_on_stderr_and_its_exit_code(error, code, monkeypatch):
     result = CliRunner().invoke(command_raising(error, monkeypatch), ["go"])
-    assert result.exit_code == code
-    assert result.stderr == "error: wrong\n"
-    assert result.stdout == ""
+    assert (result.exit_code, result.stderr, result.stdout) == (code, "error: wrong\n", "")
 
 
 def test_a_stopped_run_is_exit_75_and_no_error(monkeypatch):
     result = CliRunner().invoke(command_raising(RunStopped("go on with --resume"), monkeypatch), ["go"])
-    assert result.exit_code == 75
-    assert result.stderr == "stopped: go on with --resume\n"
+    assert (result.exit_code, result.stderr) == (75, "stopped: go on with --resume\n")
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "go"], ["go", "--debug"]])
@@ -126,8 +116,7 @@ def test_an_unexpected_error_is_short_and_says_how_to_see_more(monkeypatch):
 
 def test_an_interrupt_is_exit_130_and_one_line(monkeypatch):
     result = CliRunner().invoke(command_raising(KeyboardInterrupt(), monkeypatch), ["go"])
-    assert result.exit_code == 130
-    assert result.stderr == "interrupted\n"
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
 def test_errors_are_plain_where_nobody_watches(tmp_path):

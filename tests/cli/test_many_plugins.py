@@ -1,7 +1,5 @@
 """Fifty installed plugins cost a list what fifty small modules cost, and nothing besides."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

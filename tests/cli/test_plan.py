@@ -1,22 +1,17 @@
 """``dpotrain plan``: memory by part and time, from configurations alone."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain import load_recipe, train
-from dpotrain.cli import main
-from dpotrain.core.reporter import SilentReporter
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from tests.run.recipes import project
+from tests.run.recipes import project, run
+from tests.support import dpotrain
 
 
 def planned(recipe, *options: str) -> dict:
-    result = CliRunner().invoke(main, ["plan", str(recipe), "--json", *options])
+    result = dpotrain("plan", str(recipe), "--json", *options)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -34,7 +29,7 @@ def test_it_reads_no_weights_and_makes_no_run_folder(tmp_path):
 def test_pairs_and_steps_are_those_of_the_run(tmp_path):
     recipe = project(tmp_path, adapter=True)
     plan = planned(recipe)
-    outcome = train(load_recipe(recipe), reporter=SilentReporter())
+    outcome = run(recipe)
     assert (plan["steps"], plan["pairs"], plan["packed"]) == (outcome.steps, 21, True)
     assert plan["tokens_per_microbatch"] == 1024
     assert plan["finished_run"] is None
@@ -51,7 +46,7 @@ def test_a_checkpoint_in_between_is_written_from_a_copy(tmp_path):
 
 
 def test_a_person_sees_a_table_and_facts(tmp_path):
-    result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
+    result = dpotrain("plan", str(project(tmp_path)))
     assert result.exit_code == 0
     for text in (
         "weights",
@@ -66,7 +61,7 @@ def test_a_person_sees_a_table_and_facts(tmp_path):
 
 def test_what_does_not_fit_comes_with_remedies_in_order(tmp_path):
     recipe = project(tmp_path)
-    result = CliRunner().invoke(main, ["plan", str(recipe), "--memory", "601MB"])
+    result = dpotrain("plan", str(recipe), "--memory", "601MB")
     assert result.exit_code == 0
     assert "It does not fit" in result.stdout
     plan = planned(recipe, "--memory", "601MB")
@@ -109,14 +104,14 @@ def test_a_gpu_of_that_size_may_hold_more_tokens_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("size", ["much", "0GB", "-3GB", "24XB"])
 def test_a_size_that_is_none_is_a_wrong_command_line(size, tmp_path):
-    result = CliRunner().invoke(main, ["plan", "recipe.toml", "--memory", size])
+    result = dpotrain("plan", "recipe.toml", "--memory", size)
     assert result.exit_code == 2
     assert "write it as 24GB" in result.stderr
 
 
 def test_a_loader_that_cannot_describe_its_model_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
-    result = CliRunner().invoke(main, ["plan", str(project(tmp_path))])
+    result = dpotrain("plan", str(project(tmp_path)))
     assert result.exit_code == 1
     assert 'the loader "transformers" cannot describe' in result.stderr
     assert "Traceback" not in result.stderr
@@ -125,12 +120,6 @@ def test_a_loader_that_cannot_describe_its_model_is_named(tmp_path, monkeypatch)
 def test_a_quantizer_that_does_not_report_its_bits_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Bnb4bit, "bits", lambda self, model: None)
     recipe = project(tmp_path, adapter=True)
-    result = CliRunner().invoke(main, ["plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"'])
+    result = dpotrain("plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"')
     assert result.exit_code == 1
     assert "--set quantizer=false" in result.stderr
-
-
-def test_a_wrong_recipe_is_exit_2(tmp_path):
-    recipe = project(tmp_path)
-    result = CliRunner().invoke(main, ["plan", str(recipe), "--set", "training.epoch=2"])
-    assert result.exit_code == 2

@@ -1,7 +1,5 @@
 """Commands of plugins: listed and found through entry points, isolated from each other and from ``--help``."""
 
-from __future__ import annotations
-
 import json
 import sys
 
@@ -39,8 +37,7 @@ def test_a_command_is_listed_under_a_heading_of_its_own_and_runs(site):
 def test_its_errors_end_like_those_of_any_command(site):
     install(site, "dpotrain-greet", "1.0", commands={"greet": GREET})
     result = dpotrain("greet", "nobody")
-    assert result.exit_code == 1
-    assert result.stderr == "error: there is nobody\ngreet somebody\n"
+    assert (result.exit_code, result.stderr) == (1, "error: there is nobody\ngreet somebody\n")
     assert "Traceback" in dpotrain("--debug", "greet", "nobody").stderr
     assert dpotrain("greet").exit_code == 2
 

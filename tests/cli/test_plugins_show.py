@@ -1,19 +1,16 @@
 """``dpotrain plugins show``: where a plugin comes from, its options, and a table that works when it is pasted."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import load_recipe
-from dpotrain.cli import main
 from dpotrain.plugin.api import Component, DatasetFormatter, Logger
 from dpotrain.plugin.describe.options import example_table, inline, options_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import EVERYTHING, FakeAdapter, FakeLoader, FakeLogger, fake_plugin, install
+from tests.support import dpotrain
 
 SOURCE = """
 from pydantic import Field
@@ -51,7 +48,7 @@ def dpotrain_step_ended(step):
 
 
 def shown(*words: str):
-    return CliRunner().invoke(main, ["plugins", "show", *words])
+    return dpotrain("plugins", "show", *words)
 
 
 @pytest.fixture
@@ -99,9 +96,9 @@ def test_a_plugin_that_failed_is_shown_with_its_reason(site):
 
 def test_the_first_command_may_be_left_out_and_help_shows_them_all():
     for words in (["plugins"], ["plugins", "list"], ["plugins", "--debug", "list"]):
-        assert "losses: dpo, ipo, hinge" in CliRunner().invoke(main, words).output
-    assert "show  Show one plugin" in CliRunner().invoke(main, ["plugins", "--help"]).output
-    assert "NAME" in CliRunner().invoke(main, ["plugins", "show", "--help"]).output
+        assert "losses: dpo, ipo, hinge" in dpotrain(*words).output
+    assert "show  Show one plugin" in dpotrain("plugins", "--help").output
+    assert "NAME" in dpotrain("plugins", "show", "--help").output
 
 
 @pytest.mark.parametrize("component", EVERYTHING, ids=lambda component: component.name)

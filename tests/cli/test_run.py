@@ -1,18 +1,15 @@
 """``dpotrain run`` and ``dpotrain check``: what they hand on, and what they show."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from dpotrain.core.records import Outcome
-from tests.support import tiny_checkpoint
+from tests.run.recipes import project
+from tests.support import dpotrain
 
 ROWS = [
     {"prompt": f"What is {n}?", "chosen": f"{n} is a fine number.", "rejected": f"No idea about {n}."}
@@ -23,31 +20,9 @@ ROWS = [
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     """A recipe over a tiny model and a few rows."""
-    folder = tmp_path_factory.mktemp("recipe")
-    tiny_checkpoint(folder / "model")
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    file = folder / "r.toml"
-    file.write_text(
-        f"""\
-[run]
-output_dir = "{folder}/run"
-
-[model]
-use = "transformers"
-name = "{folder}/model"
-
-[data]
-use = "hf-datasets"
-name = "{rows}"
-
-[loss]
-use = "dpo"
-
-[optimizer]
-lr = 1e-4
-"""
-    )
+    file = project(tmp_path_factory.mktemp("recipe"))
+    (file.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    file.write_text(file.read_text().replace("eval_fraction = 0.2\n", ""))
     return file
 
 
@@ -59,17 +34,16 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
         return Outcome("finished", 3, Path(), None)
 
     monkeypatch.setattr("dpotrain.ui.train.train", train)
-    assert CliRunner().invoke(main, ["run", str(recipe), "--set", "training.epochs=2"]).exit_code == 0
-    assert CliRunner().invoke(main, ["run", "--resume", str(recipe)]).exit_code == 0
-    assert seen == [(2, recipe, False), (1, recipe, True)]
+    assert dpotrain("run", str(recipe), "--set", "training.epochs=3").exit_code == 0
+    assert dpotrain("run", "--resume", str(recipe)).exit_code == 0
+    assert seen == [(3, recipe, False), (2, recipe, True)]
 
 
 def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
     monkeypatch.setattr(
-        "dpotrain.ui.train.train",
-        lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None),
+        "dpotrain.ui.train.train", lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None)
     )
-    result = CliRunner().invoke(main, ["run", str(recipe)])
+    result = dpotrain("run", str(recipe))
     assert result.exit_code == 75
     assert result.stderr.startswith("stopped: the run was stopped after step 7 and its state is saved\n")
     assert "dpotrain run runs/mine/recipe.toml --resume" in result.stderr
@@ -90,7 +64,7 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported(recipe):
 
 
 def test_check_shows_format_lengths_drops_and_one_pair(recipe):
-    result = CliRunner().invoke(main, ["check", str(recipe)])
+    result = dpotrain("check", str(recipe))
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     assert f"{recipe}: keys, plugins and files are in order\n" in out
@@ -104,28 +78,11 @@ def test_check_shows_format_lengths_drops_and_one_pair(recipe):
     assert not (recipe.parent / "run").exists()
 
 
-def test_check_ends_with_3_where_no_pair_is_usable(recipe, tmp_path):
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text(json.dumps({"prompt": "p", "chosen": "", "rejected": ""}) + "\n")
-    result = CliRunner().invoke(main, ["check", str(recipe), "--set", f"data.name={bad}"])
-    assert result.exit_code == 3
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
-
-
-def test_check_ends_with_3_where_the_data_is_not_there(recipe):
-    result = CliRunner().invoke(main, ["check", str(recipe), "--set", "data.name=nowhere.jsonl"])
-    assert result.exit_code == 3
-    assert "nowhere.jsonl" in result.stderr
-
-
 def test_check_cuts_a_long_text_in_its_middle(recipe, tmp_path):
     long = tmp_path / "long.jsonl"
     row = {"prompt": "begin " + "the lazy dog " * 200 + "end", "chosen": "a", "rejected": "b"}
     long.write_text(json.dumps(row) + "\n")
-    result = CliRunner().invoke(
-        main, ["check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000"]
-    )
+    result = dpotrain("check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("    <s>begin")]
     assert " … " in line
     assert line.endswith(" end")

@@ -1,7 +1,5 @@
 """``dpotrain sync``: a run's records once more, to whoever missed them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -10,10 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import load_recipe, train
-from dpotrain.cli import main
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.folder.lock import RunLock
 from tests.cli.test_main import HEAVY, imported_by
@@ -22,6 +18,21 @@ from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
 from tests.run.noting import install_noting, noted, table
 from tests.run.recipes import project, records
+from tests.support import dpotrain
+
+#: A logger that counts.
+OTHER = """
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Logger
+
+class Other(Logger):
+    name, records = "other", 0
+    def start(self, run): self.run = run
+    def log(self, record): self.records += 1
+    def finish(self, outcome): self.run.note(f"other has {self.records}")
+
+dpotrain_loggers = hookimpl(lambda: [Other])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +54,7 @@ def run(finished, site, tmp_path) -> Path:
 
 
 def sync(run: Path, *arguments: str):
-    return CliRunner().invoke(main, ["sync", str(run), *arguments])
+    return dpotrain("sync", str(run), *arguments)
 
 
 def to(file: Path, **options: str) -> tuple[str, str]:
@@ -126,34 +137,7 @@ def test_a_logger_that_raises_is_named_and_the_others_get_everything(run, tmp_pa
 
 
 def test_to_takes_one_of_the_recipes_loggers_or_one_that_it_does_not_have(run, site, tmp_path):
-    install(
-        site,
-        "dpotrain-other",
-        "1.0",
-        other="""
-from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger
-
-
-class Other(Logger):
-    name = "other"
-
-    def start(self, run):
-        self.records = 0
-        self.run = run
-
-    def log(self, record):
-        self.records += 1
-
-    def finish(self, outcome):
-        self.run.note(f"other has {self.records}")
-
-
-@hookimpl
-def dpotrain_loggers():
-    return [Other]
-""",
-    )
+    install(site, "dpotrain-other", "1.0", other=OTHER)
     file = tmp_path / "notes.jsonl"
     result = sync(run, *to(file), "--to", "other")
     assert result.exit_code == 0, result.output

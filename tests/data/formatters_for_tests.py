@@ -1,14 +1,12 @@
 """Formatters with something about them, in a module of their own so that worker processes can import them."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
-from dpotrain.plugin.api import Component, DatasetFormatter, Recognition
+from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain_plugins.formatters.standard import StandardFormatter
 
 
@@ -61,34 +59,34 @@ class Unsendable(Plain):
         self.lock = threading.Lock()
 
 
-class Watching(Plain):
+class InFolder(Plain):
+    """Leaves files where it works, one a process."""
+
+    class Options(Component.Options):
+        suffix: str = ""
+        folder: str
+
+    @property
+    def file(self) -> Path:
+        return Path(self.options.folder, str(os.getpid()))
+
+
+class Watching(InFolder):
     """Writes down which modules there are where it works."""
 
     name = "watching"
 
-    class Options(Component.Options):
-        suffix: str = ""
-        folder: str
-
     def format(self, row):
-        heavy = [name for name in ("torch", "accelerate", "datasets") if name in sys.modules]
-        Path(self.options.folder, str(os.getpid())).write_text(" ".join(heavy))
+        self.file.write_text(" ".join({"torch", "accelerate", "datasets"} & sys.modules.keys()))
         return super().format(row)
 
 
-class Slow(Plain):
+class Slow(InFolder):
     """Takes its time, and says that it has begun."""
 
     name = "slow"
 
-    class Options(Component.Options):
-        suffix: str = ""
-        folder: str
-
     def format(self, row):
-        Path(self.options.folder, str(os.getpid())).touch()
+        self.file.touch()
         time.sleep(0.01)
         return super().format(row)
-
-
-__all__ = ["Dying", "Failing", "Plain", "Recognition", "Slow", "Unsendable", "Watching"]

@@ -1,11 +1,9 @@
 """What tests of preparing data share: a recipe over small files, and what a person was shown."""
 
-from __future__ import annotations
-
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.sections import DataSection
@@ -13,37 +11,26 @@ from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 from tests.data.tokenizers_for_tests import bpe
 from tests.plugin.fakes import FakeLoss
+from tests.run.recipes import Recording
 
 
-class RecordingReporter(SilentReporter):
-    """Keeps what a person would have seen."""
+class RecordingReporter(Recording):
+    """Keeps the progress bars as well."""
 
     def __init__(self):
-        self.notes, self.warnings, self.phases = [], [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
+        super().__init__()
+        self.phases = []
 
     def phase(self, name, total):
         self.phases.append([name, total, 0])
-        return _Phase(self.phases[-1])
+        return self._advancing(self.phases[-1])
 
-
-class _Phase:
-    def __init__(self, phase):
-        self.phase = phase
-
-    def __enter__(self):
+    @contextmanager
+    def _advancing(self, phase):
         def advance(count=1):
-            self.phase[2] += count
+            phase[2] += count
 
-        return advance
-
-    def __exit__(self, *exc):
-        return None
+        yield advance
 
 
 def write_recipe(folder, train, seed=42, formatter=None, **keys):

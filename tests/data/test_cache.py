@@ -1,7 +1,5 @@
 """The token cache: a second start finds everything, whatever changes a token misses, damage is noticed."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -246,18 +244,6 @@ def test_what_a_kill_left_half_built_goes(recipe, cache):
     entry.rename(partial)
     prepare(recipe(ROWS), cache=cache)
     assert entries(cache) == [entry]
-
-
-def test_a_cache_that_cannot_be_written_is_a_warning(recipe, tmp_path):
-    (tmp_path / "file").write_text("")
-    expected, _ = prepare(recipe(ROWS, **KEYS))
-    prepared, shown = prepare(recipe(ROWS, **KEYS), cache=tmp_path / "file" / "cache")
-    assert everything(prepared) == everything(expected)
-    (line,) = [text for text in shown.warnings if "not cached" in text]
-    assert line == (
-        f"tokenized data is not cached: {tmp_path / 'file' / 'cache'} cannot be written (Not a directory); "
-        "see run.cache_dir"
-    )
 
 
 def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(recipe, cache, monkeypatch):

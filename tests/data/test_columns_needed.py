@@ -1,19 +1,16 @@
 """Losses and metrics are handed numbers of the data's columns; a pair without one is dropped, and counted."""
 
-from __future__ import annotations
-
 import json
 import math
 
 import pytest
 import torch
 
-from dpotrain import hookimpl, load_recipe, train
 from dpotrain.core.errors import DataError, RecipeError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.runtime.manager import PluginManager
-from tests.run.recipes import losses, project
+from tests.plugin.fakes import Offers
+from tests.run.recipes import losses, project, run
 
 
 class Weighted(Loss):
@@ -25,12 +22,6 @@ class Weighted(Loss):
     def __call__(self, scores):
         apart = scores.chosen_logratio - scores.rejected_logratio
         return -scores.columns["weight"] * torch.nn.functional.logsigmoid(self.options.beta * apart)
-
-
-class Plugin:
-    @hookimpl
-    def dpotrain_losses(self):
-        return [Weighted]
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +36,20 @@ def recipe(tmp_path_factory):
     return path
 
 
-def run(recipe, out, *overrides: str, columns: str = 'data.columns.weight="votes"'):
-    more = [columns, 'loss.use="weighted"', f"run.output_dir={str(out)!r}", *overrides]
-    plugins = PluginManager.from_entry_points(extra=[Plugin()])
-    return train(load_recipe(recipe, more, plugins=plugins), reporter=SilentReporter())
+PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted)])
+
+
+def weighted(
+    recipe, out, *overrides: str, columns: str = 'data.columns.weight="votes"', resume: bool = False
+):
+    return run(recipe, columns, 'loss.use="weighted"', *overrides, into=out, plugins=PLUGINS, resume=resume)
 
 
 def test_the_numbers_reach_the_loss_however_steps_are_cut_and_from_the_cache(recipe, tmp_path):
     cache = f"run.cache_dir={str(tmp_path / 'cache')!r}"
     file_order = ["data.shuffle=false", "data.eval_fraction=false", cache]
-    run(recipe, tmp_path / "a", *file_order)
-    run(recipe, tmp_path / "b", *file_order, "training.tokens_per_microbatch=60")
+    weighted(recipe, tmp_path / "a", *file_order)
+    weighted(recipe, tmp_path / "b", *file_order, "training.tokens_per_microbatch=60")
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)  # weights up to 22
     # The first step holds rows 0, 1, 2, 4 and 6: before any update each pair's loss is its weight times ln 2.
     assert losses(tmp_path / "a")[0] == pytest.approx((0 + 1 + 2 + 4 + 6) / 5 * math.log(2), rel=1e-5)
@@ -70,26 +64,21 @@ def test_a_column_that_is_not_there_is_named(recipe, tmp_path):
     with pytest.raises(
         DataError, match=r'loss "weighted" needs the column "weight", which the data does not have'
     ):
-        run(recipe, tmp_path / "a", columns="data.limit=9")
+        weighted(recipe, tmp_path / "a", columns="data.limit=9")
 
 
 def test_a_mapped_column_that_nothing_reads_is_refused(recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"weight"):
-        run(recipe, tmp_path / "a", 'loss.use="dpo"')
+        weighted(recipe, tmp_path / "a", 'loss.use="dpo"')
 
 
-def test_other_numbers_are_other_data_for_a_resumed_run(recipe, tmp_path):
-    run(recipe, tmp_path / "a", "training.steps=2", 'schedule.use="constant"')
+def test_other_numbers_are_other_data_for_a_resumed_weighted(recipe, tmp_path):
+    weighted(recipe, tmp_path / "a", "training.steps=2", 'schedule.use="constant"')
     pairs = recipe.parent / "pairs.jsonl"
     before = pairs.read_text()
     pairs.write_text(before.replace('"votes": 1.0', '"votes": 9.0'))
-    overrides = [
-        *('data.columns.weight="votes"', 'loss.use="weighted"', f"run.output_dir={str(tmp_path / 'a')!r}"),
-        *("training.steps=4", 'schedule.use="constant"'),
-    ]
-    plugins = PluginManager.from_entry_points(extra=[Plugin()])
     try:
         with pytest.raises(Exception, match="data is not the run's"):
-            train(load_recipe(recipe, overrides, plugins=plugins), resume=True, reporter=SilentReporter())
+            weighted(recipe, tmp_path / "a", "training.steps=4", 'schedule.use="constant"', resume=True)
     finally:
         pairs.write_text(before)

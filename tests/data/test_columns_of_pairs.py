@@ -1,7 +1,5 @@
 """Tokenized pairs in flat columns, and the keys that name them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

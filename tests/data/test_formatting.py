@@ -1,7 +1,5 @@
 """Choosing a formatter: many rows are asked, not the first; what is decided is said."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import Field
 

@@ -1,7 +1,5 @@
 """Hashes name caches, stores and seals on disk, so they stay what they are: BLAKE2b, checked by known values."""
 
-from __future__ import annotations
-
 from dpotrain.core.hashing import hash_file, hash_text
 
 #: Of "abc", with 64 (RFC 7693, appendix A), 32 and 16 bytes.

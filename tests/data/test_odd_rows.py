@@ -1,7 +1,5 @@
 """Rows that nobody should have written are dropped and counted, and take neither the run nor the report with them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The packed row: tokens, positions, and which place predicts which token."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from hypothesis import given, settings

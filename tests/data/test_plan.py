@@ -1,7 +1,5 @@
 """The batch plan: which pairs form a step never depends on how they are cut."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

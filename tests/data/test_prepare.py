@@ -1,7 +1,5 @@
 """From files to tokenized pairs, with every row accounted for."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -134,11 +132,6 @@ def test_a_max_length_no_prompt_fits_says_how_long_the_shortest_is(recipe):
         f"max_length = 2, and the shortest prompt has {shortest} tokens: raise data.max_length."
     )
     assert error.value.exit_code == 3
-
-
-def test_only_unusable_rows_end_with_the_counts(recipe):
-    with pytest.raises(DataError, match="2 dropped: chosen and rejected are identical"):
-        prepare(recipe([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 2))
 
 
 def test_an_evaluation_split_without_a_usable_pair_is_an_error_too(recipe):

@@ -1,7 +1,5 @@
 """Held-out prompts: a seeded hash that nothing but the prompt and the seed decides."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

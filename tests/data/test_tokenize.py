@@ -1,7 +1,5 @@
 """Pairs to tokens: boundaries, special tokens, cutting, and whose words are scored."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,14 +57,17 @@ def test_conversation_is_the_templates_own_tokens_prompt_with_generation_prompt(
     assert pair.prompt.dtype == pair.chosen.dtype == np.int32
 
 
-def test_chat_data_gets_no_second_bos_or_eos_from_the_tokenizer():
-    tokenizer = bpe(bos=True, adds="<s> $A </s>", template=LLAMA2)
-    pair = kept(CHAT, tokenizer)
+@pytest.mark.parametrize(
+    ("pair", "template"),
+    [(CHAT, LLAMA2), (PreferencePair("<s>What is", " Paris</s>", " a dog</s>"), None)],
+    ids=["by the template", "in plain text"],
+)
+def test_a_bos_and_an_eos_that_are_there_already_are_not_doubled(pair, template):
+    tokenizer = bpe(bos=True, adds="<s> $A </s>", template=template)
+    pair = kept(pair, tokenizer)
     whole = [*pair.prompt.tolist(), *pair.chosen.tolist()]
-    assert whole.count(tokenizer.bos_token_id) == 1
-    assert whole.count(tokenizer.eos_token_id) == 1
-    assert whole[0] == tokenizer.bos_token_id
-    assert whole[-1] == tokenizer.eos_token_id
+    assert whole.count(tokenizer.bos_token_id) == whole.count(tokenizer.eos_token_id) == 1
+    assert (whole[0], whole[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def test_template_that_ends_in_eos_and_newline_is_left_as_it_is():
@@ -89,14 +90,6 @@ def test_plain_text_has_the_tokenizers_bos_and_exactly_one_eos(adds, leading):
         assert ids.tolist() == [*tokenizer(text, add_special_tokens=False)["input_ids"], eos]
 
 
-def test_plain_text_that_brings_its_own_bos_and_eos_has_none_doubled():
-    tokenizer = bpe(bos=True, adds="<s> $A </s>")
-    pair = kept(PreferencePair("<s>What is", " Paris</s>", " a dog</s>"), tokenizer)
-    whole = [*pair.prompt.tolist(), *pair.chosen.tolist()]
-    assert whole.count(tokenizer.bos_token_id) == 1
-    assert whole.count(tokenizer.eos_token_id) == 1
-
-
 def test_tokenizer_without_bos_eos_or_pad_takes_plain_text():
     tokenizer = bpe(bos=False, eos=False)
     result = tokenize(PLAIN, tokenizer)
@@ -105,26 +98,26 @@ def test_tokenizer_without_bos_eos_or_pad_takes_plain_text():
     assert result.open_ended == 2, "neither answer teaches the model to stop, and the report must know"
 
 
-@pytest.mark.parametrize("rejected", ["a capital", "\n\ncapital"], ids=["both merge", "one merges"])
-def test_tokens_that_merge_across_the_boundary_move_it_back_for_both_answers_alike(rejected):
-    tokenizer = bpe()
-    # " the" is one token, so the prompt's trailing space is no token of prompt + chosen.
-    result = tokenize(PreferencePair("What is ", "the capital", rejected), tokenizer)
-    assert result.boundary_moved
-    assert result.pair is not None
-    assert tokenizer.decode(result.pair.prompt) == "What is"
-    assert tokenizer.decode(result.pair.chosen) == " the capital</s>"
-    assert tokenizer.decode(result.pair.rejected) == f" {rejected}</s>"
+STORY, CAT = "Once upon a time<|im_end|>\n", "a cat<|im_end|>\n"
 
 
-def test_template_whose_prompt_is_not_a_prefix_moves_the_boundary_and_counts_it():
-    tokenizer = bpe(template=THINKING)
-    result = tokenize(CHAT, tokenizer)
+@pytest.mark.parametrize(
+    ("pair", "template", "prompt", "chosen", "rejected"),
+    [
+        # " the" is one token, so the prompt's trailing space is no token of prompt + chosen.
+        (("What is ", "the capital", "a capital"), None, "What is", " the capital</s>", " a capital</s>"),
+        (("What is ", "the capital", "\n\nit"), None, "What is", " the capital</s>", " \n\nit</s>"),
+        ((CHAT.prompt, CHAT.chosen, CHAT.rejected), THINKING, "<|im_start|>assistant\n", STORY, CAT),
+    ],
+    ids=["both answers merge", "one of them", "the template's prompt is no prefix"],
+)
+def test_a_boundary_inside_a_token_moves_back_for_both_answers(pair, template, prompt, chosen, rejected):
+    tokenizer = bpe(template=template)
+    result = tokenize(PreferencePair(*pair), tokenizer)
     assert result.boundary_moved
-    assert result.pair is not None
-    assert tokenizer.decode(result.pair.prompt).endswith("<|im_start|>assistant\n")
-    assert tokenizer.decode(result.pair.chosen) == "Once upon a time<|im_end|>\n"
-    assert tokenizer.decode(result.pair.rejected) == "a cat<|im_end|>\n"
+    assert tokenizer.decode(result.pair.prompt).endswith(prompt)
+    assert tokenizer.decode(result.pair.chosen) == chosen
+    assert tokenizer.decode(result.pair.rejected) == rejected
 
 
 def test_a_prompt_that_is_a_prefix_is_not_counted_as_moved():

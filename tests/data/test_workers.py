@@ -1,7 +1,5 @@
 """Formatting and tokenizing in worker processes: what comes out is what one process would make."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Real tokenizers, built in a moment: byte-level BPE with the special tokens and template a test needs."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

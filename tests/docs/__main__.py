@@ -1,7 +1,5 @@
 """``python -m tests.docs``: write the generated parts of the documents anew."""
 
-from __future__ import annotations
-
 from tests.docs.generated import DOCUMENTS, ROOT, fill
 
 for path, sections in DOCUMENTS.items():

@@ -3,8 +3,6 @@
 A part begins after ``<!-- generated: NAME -->`` and ends before ``<!-- end of NAME -->``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path

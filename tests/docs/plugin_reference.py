@@ -1,7 +1,5 @@
 """The plugin author's reference, from the hook specifications, the component types and what they are handed."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re
@@ -19,22 +17,10 @@ from tests.docs.markdown import prose
 
 #: What hooks and components are handed or return, and where it is defined.
 OBJECTS: tuple[type, ...] = (
-    api.PreferencePair,
-    api.UnusableRow,
-    api.LoadRequest,
-    api.Rows,
-    api.Recognition,
-    api.PairScores,
-    api.Trained,
-    api.Run,
-    api.LoggedRun,
-    api.StepRecord,
-    api.Record,
-    api.CheckpointRecord,
-    api.Outcome,
-    api.Finished,
-    api.Selection,
-)
+    api.PreferencePair, api.UnusableRow, api.LoadRequest, api.Rows, api.Recognition, api.PairScores,
+    api.Trained, api.Run, api.LoggedRun, api.StepRecord, api.Record, api.CheckpointRecord, api.Outcome,
+    api.Finished, api.Selection,
+)  # fmt: skip
 
 #: Special methods that are part of a contract, and attributes of components that only the core looks at.
 _CALLED = {"__call__", "__len__", "__getitem__"}
@@ -58,11 +44,7 @@ def components() -> str:
     """Return the kinds: what is inherited, then each with its attributes and methods."""
     blocks = ["### Every component", *_class(api.Component, level=4)]
     for hook, kind in CATALOGUES.items():
-        blocks += [
-            f"### {kind.__name__}",
-            *_class(kind, 4),
-            f"Offered by `{hook}`.",
-        ]
+        blocks += [f"### {kind.__name__}", *_class(kind, 4), f"Offered by `{hook}`."]
     return "\n\n".join(blocks)
 
 
@@ -84,10 +66,7 @@ def objects() -> str:
     """Return what hooks and components are handed, field by field."""
     blocks = []
     for owner in OBJECTS:
-        blocks += [
-            f"### {owner.__name__}",
-            *_class(owner, level=4),
-        ]
+        blocks += [f"### {owner.__name__}", *_class(owner, level=4)]
     return "\n\n".join(blocks)
 
 

@@ -1,7 +1,5 @@
 """The recipe reference, from the core's sections and the options of the built-in components."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The generated parts of the documents are what the code says today."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The map in dpotrain/README.md names what exists and all of it; so do the documents that are written around it."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 

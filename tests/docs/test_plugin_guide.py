@@ -1,7 +1,5 @@
 """The plugin author's guide works as it stands: its files are built, installed, listed, tested and run."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess
@@ -11,14 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import main
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import CommandConformance
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
+from tests.support import dpotrain
 
 GUIDE = ROOT / "plugins" / "README.md"
 
@@ -49,12 +46,8 @@ def site(project, tmp_path_factory) -> Path:
 def test_the_commands_of_the_guide(project, site, forked):
     commands = [shlex.split(command) for block in blocks(GUIDE, "console") for command in block.commands]
     assert [" ".join(words[:2]) for words in commands] == [
-        "pip install",
-        "dpotrain plugins",
-        "dpotrain check",
-        "dpotrain run",
-        "python -m",
-    ]
+        "pip install", "dpotrain plugins", "dpotrain check", "dpotrain run", "python -m",
+    ]  # fmt: skip
     for words in commands:
         if words[0] == "dpotrain":
             ended = forked.dpotrain(*words[1:], folder=project, path=[site])
@@ -126,12 +119,12 @@ def folder(project, tmp_path, monkeypatch) -> Path:
 
 
 def test_the_example_of_a_command_is_listed_and_runs(folder):
-    assert "Print the losses of a run (dpotrain-losses 1.0)." in CliRunner().invoke(main, ["--help"]).output
+    assert "Print the losses of a run (dpotrain-losses 1.0)." in dpotrain("--help").output
     lines = ['{"kind": "eval", "step": 0, "loss": 0.25}', '{"kind": "train", "step": 3, "loss": 0.5}', "{"]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
-    assert CliRunner().invoke(main, ["losses", str(folder)]).output == "     3 0.5000\n"
-    assert CliRunner().invoke(main, ["losses", "--of", "eval", str(folder)]).output == "     0 0.2500\n"
-    refused = CliRunner().invoke(main, ["losses", str(folder / "none")])
+    assert dpotrain("losses", str(folder)).output == "     3 0.5000\n"
+    assert dpotrain("losses", "--of", "eval", str(folder)).output == "     0 0.2500\n"
+    refused = dpotrain("losses", str(folder / "none"))
     assert (refused.exit_code, "is no run folder" in refused.stderr) == (2, True)
 
 

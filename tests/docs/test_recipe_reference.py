@@ -1,7 +1,5 @@
 """What recipes/README.md says of recipes is so: its examples load, its commands are understood."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex
@@ -9,13 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import load_recipe
-from dpotrain.cli import main
 from dpotrain.recipe.sections import required_tables
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
+from tests.support import dpotrain
 
 GUIDE = ROOT / "recipes" / "README.md"
 TOML = [block.text for block in blocks(GUIDE, "toml")]
@@ -79,7 +76,7 @@ def test_a_command_is_understood(command, folder):
         assert recipe.path == Path(words[2])
         assert len(words) == 3 + 2 * len(overrides)
     else:
-        assert CliRunner().invoke(main, words[1:]).exit_code == 0
+        assert dpotrain(*words[1:]).exit_code == 0
 
 
 def test_every_recipe_is_in_the_table():

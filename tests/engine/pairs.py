@@ -1,7 +1,5 @@
 """Tokenized pairs of random tokens, for tests of the engine."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs

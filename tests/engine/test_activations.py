@@ -1,7 +1,5 @@
 """What a forward pass keeps: measured, counted from shapes alone, and the straight line through both."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest

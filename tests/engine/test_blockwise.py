@@ -1,7 +1,5 @@
 """Segment attention from matrix products equals attention under an explicit mask."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

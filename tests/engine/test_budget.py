@@ -1,7 +1,5 @@
 """How tokens and checkpointed layers follow from what is kept and what is free."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Activation checkpointing of the first k layers: the same numbers, to the last bit."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

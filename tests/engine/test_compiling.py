@@ -1,17 +1,13 @@
 """Compiled layers compute the same, and a machine that cannot compile says so beforehand."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest
 
-from dpotrain import load_recipe, train
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.layers import compiling
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
-from tests.run.recipes import losses, project
+from tests.run.recipes import losses, project, run
 from tests.support import tiny_model
 
 
@@ -19,14 +15,14 @@ from tests.support import tiny_model
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_losses_are_the_same(tmp_path):
     recipe = project(tmp_path, adapter=True)
-    train(load_recipe(recipe), reporter=SilentReporter())
+    run(recipe)
     compiled = [
         f"run.output_dir={str(tmp_path / 'compiled')!r}",
         "training.compile=true",
         "training.tokens_per_microbatch=150",
         "training.activation_checkpointing=1",
     ]
-    train(load_recipe(recipe, compiled), reporter=SilentReporter())
+    run(recipe, *compiled)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
 
 
@@ -34,7 +30,7 @@ def test_without_a_compiler_it_is_refused_before_anything_is_loaded(tmp_path, mo
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     recipe = project(tmp_path)
     with pytest.raises(RecipeError, match=r"needs a compiler \(g\+\+ or clang\+\+ or c\+\+\)"):
-        train(load_recipe(recipe, ["training.compile=true"]), reporter=SilentReporter())
+        run(recipe, "training.compile=true")
 
 
 def test_on_a_gpu_triton_is_needed_too(monkeypatch):

@@ -1,15 +1,11 @@
 """The engine on a CUDA device: flash kernels over segments, pinned copies, bf16."""
 
-from __future__ import annotations
-
 import copy
 import math
 
 import pytest
 import torch
 
-from dpotrain import load_recipe, train
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.batches.packing import PairLengths, pack
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
@@ -19,7 +15,7 @@ from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.scoring.probe import choose_scorer
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
-from tests.run.recipes import losses, project
+from tests.run.recipes import losses, project, run
 
 pytestmark = pytest.mark.cuda
 CUDA = torch.device("cuda")
@@ -70,7 +66,7 @@ def test_bf16_packs(kind):
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_run(adapter, tmp_path):
     recipe = project(tmp_path, adapter=adapter)
-    outcome = train(load_recipe(recipe, ['training.precision="bf16"']), reporter=SilentReporter())
+    outcome = run(recipe, 'training.precision="bf16"')
     got = losses(tmp_path / "run")
     assert got[0] == pytest.approx(math.log(2), abs=2e-3)
     assert got[-1] < got[0]

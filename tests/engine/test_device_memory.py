@@ -1,7 +1,5 @@
 """Free memory of the machine and of the container around the process."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

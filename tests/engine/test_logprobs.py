@@ -1,7 +1,5 @@
 """Log-probs by tiles equal a log-softmax over full logits, for every kind of head."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

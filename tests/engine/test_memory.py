@@ -1,7 +1,5 @@
 """The parts of memory by formula, against the tensors themselves."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

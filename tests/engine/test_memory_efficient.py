@@ -1,7 +1,5 @@
 """Memory-efficient norms and blocks: the model's own bits forward, autograd's gradients backward, less memory."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The recipe's optimizer is over exactly what is trained."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

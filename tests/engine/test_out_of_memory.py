@@ -1,7 +1,5 @@
 """A device that runs out of memory: the same steps in smaller micro-batches, to the last bit."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """The packed forward gives what the model's own forward gives, architecture by architecture."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

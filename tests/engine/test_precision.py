@@ -1,27 +1,17 @@
 """Bfloat16 on a processor without products in it: computed in float32, from weights that are upcast without loss."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpotrain import load_recipe, train
+from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.run.building.build import NO_BFLOAT16
 from dpotrain.run.planning.plan import make_plan
-from tests.run.recipes import losses, project
+from tests.run.recipes import Recording, losses, project, run
 from tests.support import tiny_model
-
-
-class NotesReporter(SilentReporter):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def test_only_a_cpu_can_lack_it(processor):
@@ -56,10 +46,10 @@ def test_steps_are_those_of_float32_and_the_result_is_as_wide_as_the_model_was(a
     rounded = {name: tensor.bfloat16().float() for name, tensor in load_file(weights).items()}
     save_file(rounded, weights, {"format": "pt"})
     merge = ["adapter.merge=true"] if adapter else []
-    reporter, outcomes = NotesReporter(), []
+    reporter, outcomes = Recording(), []
     for name, overrides in (("narrow", BF16), ("wide", [])):
         common = [f"run.output_dir={str(tmp_path / name)!r}", "training.steps=4", *merge]
-        outcomes.append(train(load_recipe(recipe, [*common, *overrides]), reporter=reporter))
+        outcomes.append(run(recipe, *common, *overrides, reporter=reporter))
     assert losses(tmp_path / "narrow") == losses(tmp_path / "wide")
     assert reporter.notes.count(NO_BFLOAT16) == 1
     narrow, wide = (load_file(outcome.final / "model.safetensors") for outcome in outcomes)

@@ -1,7 +1,5 @@
 """Random states survive a checkpoint's JSON."""
 
-from __future__ import annotations
-
 import json
 import random
 

@@ -1,7 +1,5 @@
 """The recipe's own metrics are sums over pairs until a record divides them, once."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

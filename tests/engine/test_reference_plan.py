@@ -1,7 +1,5 @@
 """How each recipe reaches its reference: which model computes it, when, and what that costs."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

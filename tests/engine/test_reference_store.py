@@ -1,7 +1,5 @@
 """Stored reference log-probs: appended as computed, content-addressed, torn or damaged records computed again."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

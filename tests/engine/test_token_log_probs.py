@@ -1,7 +1,5 @@
 """Losses and metrics that ask for it are handed the log-prob of every scored token, with gradients."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

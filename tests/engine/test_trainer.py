@@ -1,7 +1,5 @@
 """The training step against DPO written down plainly: full logits, a frozen copy, one batch."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import itertools
@@ -123,21 +121,6 @@ def test_a_reference_that_is_not_the_initial_policy_stops_the_run_before_the_fir
     with pytest.raises(RunError, match=r"the first loss is .* must be 0\.693147; nothing was updated"):
         next(trainer_of(model, data, reference=wrong).steps())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_numbers_that_are_not_finite_stop_the_run_before_the_update():
-    """TRAPS: NaN gradient norm: gradients dropped silently, schedule advances."""
-    data = random_pairs(SIZES)
-    model = build("llama")
-    trainer = trainer_of(model, data)
-    steps = trainer.steps()
-    next(steps)
-    with torch.no_grad():
-        model.lm_head.weight[5, 0] = torch.inf
-    before = copy.deepcopy(trainer.optimizer.state_dict()["state"])
-    with pytest.raises(RunError, match=r"step 2: the loss is nan.*nothing was updated\.\n.*rows \d"):
-        next(steps)
-    assert before[0]["step"] == trainer.optimizer.state_dict()["state"][0]["step"] == 1
 
 
 def test_an_interrupted_step_changes_nothing():

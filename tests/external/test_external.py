@@ -1,7 +1,5 @@
 """Three packages outside the repository's own: wheels in a fresh environment, found by their entry points alone."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """Run mutated inputs by the thousand, and print what became of them as JSON."""
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
 import json

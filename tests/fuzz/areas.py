@@ -1,7 +1,5 @@
 """What is mutated, and how a number of cases of it is run and counted."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir

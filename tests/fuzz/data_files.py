@@ -1,7 +1,5 @@
 """Files of rows, mutated and then damaged, through the source and everything behind it."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
@@ -40,20 +38,10 @@ lr = 1e-3
 
 INSERTS = st.sampled_from(
     [
-        b"\xef\xbb\xbf",
-        b"\0",
-        b"\xff\xfe",
-        b"\n",
-        b"\r\n",
-        b'"',
-        b"{",
-        b"[" * 5000,
-        b"9" * 5000,
-        b'"\\ud800"',
-        b"null\n",
-        b",",
+        b"\xef\xbb\xbf", b"\0", b"\xff\xfe", b"\n", b"\r\n", b'"', b"{", b"[" * 5000, b"9" * 5000,
+        b'"\\ud800"', b"null\n", b",",
     ]
-) | st.binary(max_size=6)
+) | st.binary(max_size=6)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """Values that nobody asked for, and changes to plain data that put them in."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -14,38 +12,12 @@ Place = tuple[str | int, ...]
 TEXTS = st.sampled_from(
     [
         *(
-            "",
-            " ",
-            "\0",
-            "a\0b",
-            "\n",
-            "\n\n\n",
-            "\t",
-            "a\r\nb",
-            "\x1b[31mred",
-            "\x7f",
-            "\u202e",
-            "é",
-            "e\u0301",
-            "🦊",
+            "", " ", "\0", "a\0b", "\n", "\n\n\n", "\t", "a\r\nb", "\x1b[31mred", "\x7f", "\u202e", "é",
+            "e\u0301", "🦊",
         ),
         *(
-            "None",
-            "null",
-            "nan",
-            "true",
-            "0",
-            "-1",
-            "1e999",
-            "{}",
-            "[]",
-            "auto",
-            "false",
-            "~nobody/x",
-            "~",
-            ".",
-            "..",
-            "/",
+            "None", "null", "nan", "true", "0", "-1", "1e999", "{}", "[]", "auto", "false", "~nobody/x",
+            "~", ".", "..", "/",
         ),
         *(
             "../../etc/passwd",
@@ -57,30 +29,15 @@ TEXTS = st.sampled_from(
             "C:\\x\\y",
         ),
         *(
-            "https://user:hunter22@host/x",
-            "file:///etc/passwd",
-            "{{ 7 * 7 }}",
-            "{% for x in y %}",
-            "<|im_end|>",
-            "%s%n",
+            "https://user:hunter22@host/x", "file:///etc/passwd", "{{ 7 * 7 }}", "{% for x in y %}",
+            "<|im_end|>", "%s%n",
         ),
         *(
-            "*",
-            "?[",
-            "[a-",
-            "**/*",
-            "owner/name",
-            "owner/name/more",
-            "a b/c d",
-            "-",
-            "--set",
-            "'",
-            '"',
-            '"""',
-            "\\",
+            "*", "?[", "[a-", "**/*", "owner/name", "owner/name/more", "a b/c d", "-", "--set", "'", '"',
+            '"""', "\\",
         ),
     ]
-) | st.text(st.characters(exclude_categories=()), max_size=12)
+) | st.text(st.characters(exclude_categories=()), max_size=12)  # fmt: skip
 NUMBERS = (
     st.sampled_from([0, 1, -1, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400, 0.0, -0.0, 1e-320, 1e308, 0.5])
     | st.integers()

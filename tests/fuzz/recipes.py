@@ -1,7 +1,5 @@
 """Mutations of the recipes in ``recipes/``: as documents, as bytes, and by ``--set``."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
@@ -31,21 +29,10 @@ FREE = (("data", "columns"), ("data", "name"))
 
 EXTENDS = st.sampled_from(
     [
-        "recipe.toml",
-        "other.toml",
-        "missing.toml",
-        "recipe",
-        "",
-        ".",
-        "..",
-        "/",
-        "~nobody/x",
-        "a\0b",
-        "x" * 300,
-        5,
-        ["a"],
+        "recipe.toml", "other.toml", "missing.toml", "recipe", "", ".", "..", "/", "~nobody/x", "a\0b",
+        "x" * 300, 5, ["a"],
     ]
-)
+)  # fmt: skip
 JUNK = ANYTHING | DEEP | EXTENDS | st.dates() | st.times() | st.datetimes()
 
 

@@ -1,7 +1,5 @@
 """Mutated rows of every shape through every formatter, the chat template, the tokenizer and the data report."""
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import json

@@ -1,7 +1,5 @@
 """Files of a run folder with anything in them: what they say is used or skipped, and nothing breaks on them."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import io
@@ -29,12 +27,9 @@ from tests.fuzz.junk import ANYTHING, DEEP, damage, mutate
 from tests.fuzz.recipes import check_message
 
 FILES = (
-    "trained.safetensors",
-    "optimizer.safetensors",
-    "components.safetensors",
-    "state.json",
+    "trained.safetensors", "optimizer.safetensors", "components.safetensors", "state.json",
     "manifest.json",
-)
+)  # fmt: skip
 DOCUMENT: dict[str, Any] = {
     "seed": 1,
     "loss": {"use": "dpo", "beta": 0.1},

@@ -1,7 +1,5 @@
 """A few of the cases that ``python -m tests.fuzz`` runs by the thousand."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.fuzz.areas import AREAS, fuzz

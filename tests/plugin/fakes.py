@@ -1,9 +1,7 @@
 """Small plugins that load nothing: a component of each kind, a catalogue object, and fake distributions."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +11,6 @@ from dpotrain import hookimpl
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import (
     Adapter,
-    Component,
     DatasetFormatter,
     DatasetSource,
     Exporter,
@@ -228,22 +225,19 @@ class Offers:
     """A plugin object that offers the given classes."""
 
     def __init__(self, name: str, *components: type) -> None:
-        self.name, self._components = name, components
+        self.name = name
+        for hook, kind in CATALOGUES.items():
+            setattr(self, hook, self._giving([each for each in components if issubclass(each, kind)]))
 
-    def _of(self, kind: type) -> list[type]:
-        return [component for component in self._components if issubclass(component, kind)]
+    @staticmethod
+    def _giving(components: list[type]) -> Callable[[], list[type]]:
+        return hookimpl(lambda: components)
 
 
-for hook, kind in CATALOGUES.items():
-    setattr(Offers, hook, hookimpl(specname=hook)(lambda self, kind=kind: self._of(kind)))
-
-
-#: Every component above.
-EVERYTHING = tuple(
-    each
-    for each in vars(sys.modules[__name__]).copy().values()
-    if isinstance(each, type) and issubclass(each, Component) and each.__module__ == __name__
-)
+EVERYTHING = (
+    FakeLoader, FakeQuantizer, TrainableQuantizer, FakeAdapter, FakeSource, OtherSource, FakeFormatter,
+    FakeLoss, FakeIpo, FakeOptimizer, OtherOptimizer, FakeSchedule, FakeMetric, FakeLogger, FakeExporter,
+)  # fmt: skip
 
 
 def fake_plugin(*, beside_built_ins: bool = False) -> Offers:

@@ -1,7 +1,5 @@
 """The plugin interface as text: every signature that a plugin may count on, and nothing else."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -27,7 +25,9 @@ def interface_text() -> str:
         lines += ["", f"component {owner.__name__}" + (f", offered by {hook}" if hook else "")]
         lines += [f"  {line}" for line in _members(owner)]
         if "Options" in vars(owner):
-            lines += [f"  option {name}: {_option(field)}" for name, field in _own_options(owner)]
+            lines += [
+                f"  option {name}: {_option(field)}" for name, field in owner.Options.model_fields.items()
+            ]
     for owner in OBJECTS:
         lines += ["", f"object {owner.__name__}"]
         lines += [f"  {line}" for line in _members(owner)]
@@ -49,10 +49,6 @@ def _members(owner: type) -> Iterator[str]:
         elif inspect.isfunction(value) and not (name == "__init__" and not issubclass(owner, Component)):
             required = "required " if getattr(value, "__isabstractmethod__", False) else ""
             yield f"{required}{name}{_signature(value)}"
-
-
-def _own_options(owner: type[Component]) -> Iterator[tuple[str, Any]]:
-    yield from owner.Options.model_fields.items()
 
 
 def _option(field: Any) -> str:

@@ -1,7 +1,5 @@
 """Who hears a run event, in which order, and what happens when one of them raises."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 import types
@@ -20,14 +18,7 @@ from dpotrain.plugin.runtime.plugin import load
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import LoggingSection
 from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
-
-
-class Warnings(SilentReporter):
-    def __init__(self):
-        self.texts = []
-
-    def warn(self, text):
-        self.texts.append(text)
+from tests.run.recipes import Recording
 
 
 def run(main: bool = True) -> Run:
@@ -241,13 +232,13 @@ def test_a_logger_that_raises_in_a_run_event_is_dropped_without_ending_the_run()
         def dpotrain_run_started(self, run):
             raise ConnectionError("gone")
 
-    chosen, reporter = recipe(PluginManager.of(Offers("p", FakeLoss, Bad)), loggers=(Bad,)), Warnings()
+    chosen, reporter = recipe(PluginManager.of(Offers("p", FakeLoss, Bad)), loggers=(Bad,)), Recording()
     events = events_of(chosen, reporter)
     events.loggers.start(run())
     events.run_started(run())
     events.loggers.finish(OUTCOME)
     assert [name for name, _ in chosen.loggers[0].heard] == ["start"]
-    (text,) = reporter.texts
+    (text,) = reporter.warnings
     assert "dpotrain_run_started raised ConnectionError: gone" in text
 
 
@@ -256,7 +247,7 @@ def test_a_module_that_is_there_for_its_logger_alone_is_dropped_with_it():
     plugins = PluginManager.of(
         Offers("p", FakeLoss), listening_module("log", heard, FakeLogger, error=ValueError("no"))
     )
-    reporter = Warnings()
+    reporter = Recording()
     events = events_of(recipe(plugins, loggers=(FakeLogger,)), reporter)
     events.run_started(run())
     events.run_started(run())
@@ -267,7 +258,7 @@ def test_a_module_that_is_there_for_its_logger_alone_is_dropped_with_it():
 def test_a_run_begins_by_naming_installed_plugins_that_failed():
     broken = types.ModuleType("broken")
     broken.dpotrain_losses = hookimpl(lambda: None)
-    reporter = Warnings()
+    reporter = Recording()
     events_of(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
-    (text,) = reporter.texts
+    (text,) = reporter.warnings
     assert text.startswith('plugin "broken" failed and is not used: dpotrain_losses must return')

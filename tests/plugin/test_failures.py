@@ -3,8 +3,6 @@
 Paths stand there as SITE (where plugins are installed) and HERE (where the recipe is), seconds as N.N s.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -12,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import __version__
-from dpotrain.cli import main
 from tests.plugin.fakes import DEMO_RECIPE, LOSS_MODULE, install
+from tests.support import dpotrain
 
 #: A loss that works; what is wrong with it is put into one of its places.
 LOSS = """\
@@ -85,10 +82,7 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "raises at import": ({"bad": "raise RuntimeError('no licence found')"}, ("plugins", "check")),
     "lacks a package": ({"bad": "import no_such_package"}, ("plugins", "check")),
     "raises in its options": ({"bad": loss(options=VALIDATOR)}, ("plugins", "check")),
-    "has an option without description": (
-        {"bad": loss(options="delta: float = 1.0")},
-        ("plugins", "check"),
-    ),
+    "has an option without description": ({"bad": loss(options="delta: float = 1.0")}, ("plugins", "check")),
     "raises when it is constructed": ({"bad": loss(body=INIT)}, ("plugins", "check")),
     "raises in a catalogue": (
         {"bad": "from dpotrain import hookimpl\n@hookimpl\ndef dpotrain_losses():\n    return 1 / 0"},
@@ -152,7 +146,7 @@ def test_what_a_person_sees(case, site, tmp_path, snapshot, monkeypatch):
 
 
 def here_and_now(words: list[str], site: Path) -> tuple[str, str, int]:
-    result = CliRunner().invoke(main, words)
+    result = dpotrain(*words)
     return result.stdout, result.stderr, result.exit_code
 
 

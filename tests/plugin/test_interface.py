@@ -1,7 +1,5 @@
 """The version of the plugin interface: it cannot change by accident, and one that does not fit is explained."""
 
-from __future__ import annotations
-
 import sys
 import types
 import warnings

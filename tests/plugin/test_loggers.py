@@ -1,7 +1,5 @@
 """Loggers in threads of their own: what they get, and what becomes of one that raises, hangs or falls behind."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

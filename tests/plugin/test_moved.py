@@ -1,7 +1,5 @@
 """Old addresses of public names go on working, and say where the names are now."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from importlib.util import find_spec
@@ -82,7 +80,7 @@ def test_the_list_of_plugins_notes_old_addresses_that_a_plugin_imports_from(site
     assert infos["old"].offers == {"loss": ["old"]}
     assert infos["old"].notes == [
         "deprecated imports: dpotrain.plugin.components.Loss, dpotrain.plugin.components.Metric, "
-        "dpotrain.errors.RunError; import from dpotrain.plugin.api",
+        "dpotrain.errors.RunError; import from dpotrain.plugin.api"
     ]
     assert infos["new"].notes == []
 

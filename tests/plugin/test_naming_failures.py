@@ -1,7 +1,5 @@
 """Who is named for an error, by its traceback alone."""
 
-from __future__ import annotations
-
 import types
 
 import pytest

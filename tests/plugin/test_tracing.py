@@ -1,19 +1,16 @@
 """What is recorded of the calls of plugins: all of them, in order, and nothing of the data."""
 
-from __future__ import annotations
-
 import types
 
 import pytest
-from click.testing import CliRunner
 
 from dpotrain import hookimpl
-from dpotrain.cli import main
 from dpotrain.plugin.api import DatasetFormatter, Logger
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import run_recipe
 from tests.docs.generated import ROOT
 from tests.plugin.fakes import install
+from tests.support import dpotrain
 
 
 class Quiet(Logger):
@@ -69,7 +66,7 @@ def test_every_row_is_formatted_and_none_of_its_text_recorded(calls):
 
 def test_a_dry_run_says_what_it_calls_and_what_a_run_calls_besides():
     recipe = str(ROOT / "recipes" / "quickstart.toml")
-    result = CliRunner().invoke(main, ["plugins", "--trace", recipe, "--set", 'adapter={use="lora"}'])
+    result = dpotrain("plugins", "--trace", recipe, "--set", 'adapter={use="lora"}')
     assert result.exit_code == 0, result.output
     text = result.output
     order = [
@@ -92,7 +89,7 @@ def test_a_dry_run_says_what_it_calls_and_what_a_run_calls_besides():
 
 def test_with_format_auto_a_dry_run_shows_what_formatters_are_asked_and_what_the_picked_one_is():
     recipe = str(ROOT / "recipes" / "quickstart.toml")
-    lines = CliRunner().invoke(main, ["plugins", "--trace", recipe]).output.splitlines()
+    lines = dpotrain("plugins", "--trace", recipe).output.splitlines()
     told = [line.split(maxsplit=1)[1] for line in lines if "dataset formatter " in line]
     formatters = PluginManager.from_entry_points().names(DatasetFormatter)
     assert [line.partition("(")[0] for line in told] == [
@@ -126,7 +123,7 @@ def dpotrain_dataset_formatters():
     return [Faulty]
 """
     install(site, "dpotrain-faulty", "2.0", faulty=source)
-    result = CliRunner().invoke(main, ["plugins", "--trace", str(ROOT / "recipes" / "quickstart.toml")])
+    result = dpotrain("plugins", "--trace", str(ROOT / "recipes" / "quickstart.toml"))
     assert result.exit_code == 1
     assert (
         'dataset formatter "faulty" of plugin "faulty" (dpotrain-faulty 2.0) raised in recognises'
@@ -135,6 +132,6 @@ def dpotrain_dataset_formatters():
 
 
 def test_a_trace_needs_a_recipe():
-    result = CliRunner().invoke(main, ["plugins", "--trace"])
+    result = dpotrain("plugins", "--trace")
     assert result.exit_code == 2
     assert "--trace needs a RECIPE" in result.stderr

@@ -1,13 +1,11 @@
 """The made-up run that the tests of the loggers share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from dpotrain.plugin.api import Logger
+from dpotrain.plugin.api import Logger, Record
 from dpotrain.testing.conformance.logger import SECRET, ended, evaluation, made_up_run, train
 
-__all__ = ["SECRET", "ended", "evaluation", "logged", "made_up_run", "train"]
+__all__ = ["SECRET", "begun", "ended", "evaluation", "logged", "made_up_run", "train"]
 
 
 def logged(logger: Logger, folder: Path, status: str = "finished") -> list[str]:
@@ -19,3 +17,11 @@ def logged(logger: Logger, folder: Path, status: str = "finished") -> list[str]:
         logger.log(record)
     logger.finish(ended(folder, status))
     return notes
+
+
+def begun(logger: Logger, folder: Path, *records: Record, resumed_from: int = 0) -> Logger:
+    """Give a logger the beginning of a run, and nothing of its end."""
+    logger.start(made_up_run(folder, resumed_from=resumed_from))
+    for record in records:
+        logger.log(record)
+    return logger

@@ -1,7 +1,5 @@
 """Reads what MLflow has of the one run in a run folder, with MLflow's own client."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

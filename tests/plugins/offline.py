@@ -1,19 +1,10 @@
 """What a logger does on the network in a process of its own, which nothing tells that it is being tested."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
-
-import pytest
 
 #: Every connection and every look-up of a name is written down, and refused.
 CODE = """\
@@ -62,38 +53,3 @@ def network_of(module: str, logger: str, folder: Path, **environment: str) -> li
     assert done.returncode == 0, done.stderr
     (tried,) = [line for line in done.stdout.splitlines() if line.startswith("tried ")]
     return list(json.loads(tried.removeprefix("tried ")))
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers any request with the JSON of what :meth:`reply` returns for its body."""
-
-    status = 200
-
-    def reply(self, body: bytes) -> Any:
-        return {}
-
-    def do_GET(self) -> None:
-        answer = self.reply(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def served(handler: type[Handler], patch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Run a server on this machine, past any proxy, and yield its port."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        patch.delenv(name, raising=False)
-    patch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()

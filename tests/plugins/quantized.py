@@ -1,7 +1,5 @@
 """What the tests of the quantizers do with a tiny model on a processor."""
 
-from __future__ import annotations
-
 import torch
 
 IDS = torch.arange(4, 24)[None]

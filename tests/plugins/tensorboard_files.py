@@ -1,7 +1,5 @@
 """Reading event files back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

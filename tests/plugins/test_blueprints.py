@@ -1,13 +1,10 @@
 """Models without weights: what loaders and quantizers tell ``dpotrain plan``, against what they load."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from dpotrain.engine.memory.model_size import count
 from dpotrain.plugin.api import LoadRequest
-from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
@@ -30,11 +27,6 @@ def test_a_blueprint_has_the_shapes_and_dtypes_of_the_model(kind, dtype, tmp_pat
     assert all(weight.is_meta for weight in blueprint.parameters())
     assert shapes(blueprint) == shapes(mine.load_model(LoadRequest()))
     assert blueprint.training
-
-
-def test_the_demo_has_one():
-    demo = DemoLoader(DemoLoader.Options())
-    assert shapes(demo.blueprint(LoadRequest())) == shapes(demo.load_model(LoadRequest()))
 
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}, {"modules_to_save": ["lm_head"]}], ids=str)

@@ -1,7 +1,5 @@
 """The prompt inside both answers: no answer loses text, none becomes empty, no word is cut."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,24 +1,18 @@
 """The ``hub`` exporter: a repository's folder with a true card, and a push to a hub that speaks its protocol."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os
 import subprocess
 import sys
-import threading
 import tomllib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain import load_recipe, train
-from dpotrain.cli import main
-from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import project
+from tests.plugins.serving import Handler, serving
+from tests.run.recipes import project, run
+from tests.support import dpotrain
 
 EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
 
@@ -27,7 +21,7 @@ EXPORTER = 'exporters=[{use="hub", repo="me/mine"}]'
 def finished(tmp_path_factory) -> Path:
     """The run folder of a short LoRA run with the exporter, and no key."""
     recipe = project(tmp_path_factory.mktemp("hub"), adapter=True)
-    train(load_recipe(recipe, ["training.steps=2", EXPORTER]), reporter=SilentReporter())
+    run(recipe, "training.steps=2", EXPORTER)
     return recipe.parent / "run"
 
 
@@ -84,7 +78,7 @@ def test_a_hub_that_does_not_answer_leaves_the_folder(tmp_path, finished):
 def test_online_without_a_key_is_refused_before_the_run(tmp_path):
     recipe = project(tmp_path, adapter=True)
     exporter = 'exporters=[{use="hub", repo="me/mine", mode="online"}]'
-    done = CliRunner().invoke(main, ["run", str(recipe), "--set", exporter])
+    done = dpotrain("run", str(recipe), "--set", exporter)
     assert done.exit_code == 2
     assert '[exporters.0]: the "hub" exporter has mode = "online", but there is no key for it' in done.stderr
 
@@ -125,53 +119,38 @@ def push(finished: Path, endpoint: str, mode: str) -> str:
     return done.stdout
 
 
-class FakeHub(BaseHTTPRequestHandler):
+class FakeHub(Handler):
     """As much of the hub as a push of small files needs."""
 
     heard: list[str] = []  # noqa: RUF012
     files: dict[str, bytes] = {}  # noqa: RUF012
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def post(self, body: bytes) -> None:
         self.heard.append(f"{self.path} {self.headers.get('Authorization')}")
         if self.path == "/api/repos/create":
             self.heard.append(body.decode())
-            self._answer({"url": f"http://{self.headers['Host']}/me/mine", "name": "me/mine", "id": "1"})
+            self.answer({"url": f"http://{self.headers['Host']}/me/mine", "name": "me/mine", "id": "1"})
         elif self.path.endswith("/preupload/main"):
             names = [file["path"] for file in json.loads(body)["files"]]
             how = {"uploadMode": "regular", "shouldIgnore": False}
-            self._answer({"files": [{"path": name, **how} for name in names]})
+            self.answer({"files": [{"path": name, **how} for name in names]})
         elif "/commit/main" in self.path:
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
             url = f"http://{self.headers['Host']}/me/mine/commit/abc"
-            self._answer({"commitUrl": url, "commitOid": "abc", "success": True})
+            self.answer({"commitUrl": url, "commitOid": "abc", "success": True})
         else:
-            self._answer({})
+            self.answer({})
 
-    def do_GET(self) -> None:
-        self._answer({"id": "me/mine", "sha": "0", "siblings": [], "name": "me", "tags": []})
-
-    def _answer(self, data: dict) -> None:
-        text = json.dumps(data).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    def get(self, body: bytes) -> None:
+        self.answer({"id": "me/mine", "sha": "0", "siblings": [], "name": "me", "tags": []})
 
 
 def test_with_a_key_everything_is_pushed_to_a_private_repository(finished, repository):
-    with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        said = push(finished, f"http://127.0.0.1:{server.server_port}", "auto")
-        server.shutdown()
+    with serving(FakeHub) as place:
+        said = push(finished, f"http://{place}", "auto")
     assert said.strip().endswith("/me/mine/commit/abc"), said
     created = json.loads(next(text for text in FakeHub.heard if text.startswith("{")))
     assert created.get("private") is True or created.get("visibility") == "private"

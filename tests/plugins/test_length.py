@@ -1,7 +1,5 @@
 """The ``length`` metrics by hand, and in a run."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -11,8 +9,7 @@ from dpotrain.core.scores import PairScores
 from dpotrain.engine.training.metrics import means_of
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain_plugins.metrics.length import Length
-from tests.run.recipes import project, records
-from tests.run.test_resume import StopAt
+from tests.run.recipes import Recording, project, records, run
 
 METRICS = '\n[[metrics]]\nuse = "length"\n'
 
@@ -48,7 +45,7 @@ def numbers(run) -> list[dict[str, float]]:
 def finished(tmp_path_factory):
     recipe = project(tmp_path_factory.mktemp("length"))
     recipe.write_text(recipe.read_text().replace("every = 1", "every = 3") + METRICS)
-    train(load_recipe(recipe), reporter=SilentReporter())
+    run(recipe)
     return recipe
 
 
@@ -72,15 +69,15 @@ def test_they_are_the_same_however_steps_are_cut(finished, way, tmp_path):
 
 def test_a_record_whose_steps_a_stop_parted_is_the_same(finished, tmp_path):
     recipe = load_recipe(finished, [f"run.output_dir={str(tmp_path / 'run')!r}"])
-    assert train(recipe, reporter=StopAt(4)).status == "stopped"
+    assert train(recipe, reporter=Recording(stop_at=4)).status == "stopped"
     train(recipe, resume=True, reporter=SilentReporter())
     assert numbers(tmp_path / "run") == numbers(finished.parent / "run")
 
 
 def test_a_resumed_run_may_have_other_metrics(finished, tmp_path):
     place = f"run.output_dir={str(tmp_path / 'run')!r}"
-    assert train(load_recipe(finished, [place, "metrics=[]"]), reporter=StopAt(4)).status == "stopped"
-    train(load_recipe(finished, [place]), resume=True, reporter=SilentReporter())
+    assert run(finished, place, "metrics=[]", reporter=Recording(stop_at=4)).status == "stopped"
+    run(finished, place, resume=True)
     trained = records(tmp_path / "run")
     assert ["length/margins" in line for line in trained] == [False, True, True, True]
     # Of steps 4 to 6, the metric saw the last two.

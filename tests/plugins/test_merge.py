@@ -1,24 +1,19 @@
 """Merging an adapter: the result is a plain model that computes what the adapter on its base does, or there is none."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpotrain import load_recipe, train
-from dpotrain.cli import main
 from dpotrain.core.errors import RunError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain_plugins.merge import merging
 from dpotrain_plugins.merge.merging import merge
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
-from tests.run.recipes import project
+from tests.run.recipes import project, run
+from tests.support import dpotrain
 
 IDS = torch.arange(4, 24)[None]
 FAST = ["optimizer.lr=2e-2", "schedule.use=constant", "schedule.warmup_fraction=0", "training.steps=4"]
@@ -37,7 +32,7 @@ def load(folder, **more):
 def plain(tmp_path_factory) -> Path:
     """The run folder of a LoRA run with the exporter."""
     recipe = project(tmp_path_factory.mktemp("plain"), adapter=True)
-    train(load_recipe(recipe, [*FAST, 'exporters=[{use="merge"}]']), reporter=SilentReporter())
+    run(recipe, *FAST, 'exporters=[{use="merge"}]')
     return recipe.parent / "run"
 
 
@@ -47,7 +42,7 @@ def quantized(tmp_path_factory) -> Path:
     recipe = project(
         tmp_path_factory.mktemp("quantized"), adapter=True, hidden_size=64, intermediate_size=128
     )
-    train(load_recipe(recipe, [*FAST, 'quantizer.use="bnb-4bit"']), reporter=SilentReporter())
+    run(recipe, *FAST, 'quantizer.use="bnb-4bit"')
     return recipe.parent / "run"
 
 
@@ -93,7 +88,7 @@ def test_8_bit_weights_are_merged_as_they_were_rounded(quantized, tmp_path):
 def test_a_head_that_shares_the_embeddings_weight_is_parted_from_it(tmp_path):
     recipe = project(tmp_path, adapter=True, tie_word_embeddings=True)
     targets = 'adapter.target_modules=["q_proj", "lm_head"]'
-    train(load_recipe(recipe, [*FAST, targets, 'exporters=[{use="merge"}]']), reporter=SilentReporter())
+    run(recipe, *FAST, targets, 'exporters=[{use="merge"}]')
     unmerged = PeftModel.from_pretrained(load(tmp_path / "model"), tmp_path / "run" / "final")
     merged = load(tmp_path / "run" / "merged")
     torch.testing.assert_close(log_probs(merged), log_probs(unmerged), atol=1e-4, rtol=0)
@@ -111,7 +106,7 @@ def test_the_dtype_is_the_bases_or_what_is_asked_for(plain, tmp_path):
 def test_a_merge_that_rounds_the_training_away_is_refused(tmp_path):
     """TRAPS: adapters in bf16 at a learning rate of 5e-7 lose their updates."""
     recipe = project(tmp_path, adapter=True)
-    train(load_recipe(recipe, ["optimizer.lr=1e-6", "training.steps=3"]), reporter=SilentReporter())
+    run(recipe, "optimizer.lr=1e-6", "training.steps=3")
     final = tmp_path / "run" / "final"
     with pytest.raises(RunError) as caught:
         merge(final, tmp_path / "merged", dtype="bfloat16")
@@ -142,10 +137,10 @@ def test_a_folder_without_an_adapter_is_refused(plain, tmp_path):
 
 
 def test_the_command_takes_the_quantizer_of_the_run(quantized, tmp_path):
-    done = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
+    done = dpotrain("merge", str(quantized / "final"), str(tmp_path / "command"))
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith(f"{tmp_path / 'command'} (float32; log-probs within ")
     merge(quantized / "final", tmp_path / "same", quantizer=Bnb4bit(Bnb4bit.Options()))
     assert torch.equal(log_probs(load(tmp_path / "command")), log_probs(load(tmp_path / "same")))
-    again = CliRunner().invoke(main, ["merge", str(quantized / "final"), str(tmp_path / "command")])
+    again = dpotrain("merge", str(quantized / "final"), str(tmp_path / "command"))
     assert (again.exit_code, "is there already" in again.stderr) == (2, True)

@@ -1,7 +1,5 @@
 """The real MLflow with its file store; what it wrote is read back with MLflow's own client."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -16,9 +14,10 @@ pytest.importorskip("mlflow")
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import mlflow as mlflow_logger
 from dpotrain_plugins.loggers.mlflow import SETTINGS, MLflowLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
 from tests.plugins.mlflow_files import metrics, the_run
-from tests.plugins.offline import Handler, network_of, served
+from tests.plugins.offline import network_of
+from tests.plugins.serving import Handler, serving
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +69,7 @@ def test_the_resolved_recipe_the_plugins_and_the_options_arrive(finished):
         "optimizer.lr": "5e-06",
     }
     assert run.data.tags["plugins.losses"] == "dpotrain 0.1.0: loss dpo"
-    assert run.data.tags["team"] == "a"
-    assert run.info.run_name == "my run"
+    assert (run.data.tags["team"], run.info.run_name) == ("a", "my run")
 
 
 def test_the_closing_numbers_stand_under_summary(finished):
@@ -105,10 +103,7 @@ def test_how_the_run_ended_is_its_status(tmp_path, status, told):
 
 
 def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
-        killed.log(record)
+    begun(_logger(), tmp_path, evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7))
     resumed = _logger()
     resumed.start(made_up_run(tmp_path, resumed_from=2))
     assert the_run(tmp_path).info.status == "RUNNING"
@@ -143,18 +138,13 @@ def test_a_recipe_of_many_keys_and_strange_ones_arrives(tmp_path):
     )
     logger.start(run)
     found = the_run(tmp_path).data.params
-    assert found["data.columns.prompt _short_"] == "q"
-    assert found["loggers.0.use"] == "mlflow"
-    assert found["betas"] == "[0.9, 0.95]"
-    assert found["many.key249"] == "249"
+    assert (found["data.columns.prompt _short_"], found["loggers.0.use"]) == ("q", "mlflow")
+    assert (found["betas"], found["many.key249"]) == ("[0.9, 0.95]", "249")
     assert found["long"].startswith("xxx")
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
-        logger.log(train(step, loss))
+    begun(_logger(), tmp_path, train(1, math.nan), train(2, math.inf), train(3, -math.inf))
     (nan, *rest) = [value for _, value in metrics(tmp_path)["loss"]]
     assert math.isnan(nan)
     assert rest == [math.inf, -math.inf]
@@ -188,9 +178,9 @@ def test_nothing_goes_over_the_network_without_a_server(tmp_path):
 class _Server(Handler):
     """Answers as a tracking server that knows one experiment and one run, and keeps what it is told."""
 
-    told: list[tuple[str, dict[str, Any], dict[str, str]]]
+    told: list[tuple[str, dict[str, Any]]]
 
-    def reply(self, body: bytes) -> Any:
+    def get(self, body: bytes) -> None:
         info = {"run_id": "r1", "run_uuid": "r1", "experiment_id": "1", "status": "RUNNING", "start_time": 1}
         answers = {
             "get-by-name": {"experiment": {"experiment_id": "1", "name": "dpotrain"}},
@@ -199,31 +189,27 @@ class _Server(Handler):
             "update": {"run_info": info},
         }
         what = self.path.partition("?")[0].rsplit("/", 1)[1]
-        self.told.append((what, json.loads(body or b"{}"), dict(self.headers)))
-        return answers.get(what, {})
+        self.told.append((what, json.loads(body or b"{}")))
+        self.answer(answers.get(what, {}))
 
 
-def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path, monkeypatch):
+def test_a_server_is_sent_the_run_and_its_password_is_not_shown(tmp_path):
     told: list[Any] = []
-    with served(type("Server", (_Server,), {"told": told}), monkeypatch) as port:
-        uri = f"http://me:hunter2hunter2@127.0.0.1:{port}"
+    with serving(type("Server", (_Server,), {"told": told})) as place:
+        uri = f"http://me:hunter2hunter2@{place}"
         notes = _logged(tmp_path / "run", tracking_uri=uri)
         big = made_up_run(tmp_path / "big")
         object.__setattr__(big, "config", {f"key{number}": number for number in range(250)})
         _logger(tracking_uri=uri).start(big)
-    assert notes == [f"mlflow: run r1 of dpotrain at http://***@127.0.0.1:{port}"]
-    sent = [
-        (metric["key"], metric["step"], metric["value"])
-        for what, body, _ in told
-        if what == "log-batch"
-        for metric in body.get("metrics", [])
-    ]
-    assert ("eval/loss", 0, 0.69) in [(key, int(step), value) for key, step, value in sent]
-    closed = [body["status"] for what, body, _ in told if what == "update"]
+    assert notes == [f"mlflow: run r1 of dpotrain at http://***@{place}"]
+    batches = [body for what, body in told if what == "log-batch"]
+    sent = [metric for body in batches for metric in body.get("metrics", [])]
+    assert ("eval/loss", 0, 0.69) in [(each["key"], int(each["step"]), each["value"]) for each in sent]
+    closed = [body["status"] for what, body in told if what == "update"]
     assert closed == ["RUNNING", "FINISHED", "RUNNING"]
-    batches = [len(body.get("params", [])) for what, body, _ in told if what == "log-batch"]
-    assert sum(batches) == 254
-    assert max(batches) == 100, "a server refuses more at once"
+    params = [len(body.get("params", [])) for body in batches]
+    assert sum(params) == 254
+    assert max(params) == 100, "a server refuses more at once"
     assert SECRET not in json.dumps(told)
 
 

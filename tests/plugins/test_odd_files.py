@@ -1,7 +1,5 @@
 """Data files, folders and names that are not what they should be: each named in a few lines."""
 
-from __future__ import annotations
-
 import gzip
 
 import pyarrow

@@ -1,7 +1,5 @@
 """The built-in optimizers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -11,10 +9,7 @@ from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 
 def weights() -> dict[str, torch.nn.Parameter]:
     torch.manual_seed(0)
-    return {
-        "matrix": torch.nn.Parameter(torch.randn(4, 3)),
-        "vector": torch.nn.Parameter(torch.randn(5)),
-    }
+    return {"matrix": torch.nn.Parameter(torch.randn(4, 3)), "vector": torch.nn.Parameter(torch.randn(5))}
 
 
 def step(optimizer: torch.optim.Optimizer, trained: dict[str, torch.nn.Parameter], gradient: float) -> None:

@@ -1,7 +1,5 @@
 """Learning-rate schedules."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,10 +45,7 @@ def test_two_warmups_are_refused(shape):
 
 
 @given(
-    total=st.integers(1, 50),
-    shape=st.sampled_from(SHAPES),
-    warmup=st.integers(0, 60),
-    floor=st.floats(0, 1),
+    total=st.integers(1, 50), shape=st.sampled_from(SHAPES), warmup=st.integers(0, 60), floor=st.floats(0, 1)
 )
 def test_every_step_learns_and_none_exceeds_the_peak(total, shape, warmup, floor):
     more = {} if shape is Constant else {"min_lr_fraction": floor}

@@ -1,11 +1,9 @@
-from __future__ import annotations
-
 import pytest
 
 pytest.importorskip("tensorboard")
 
 from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import begun, ended, evaluation, logged, made_up_run, train
 from tests.plugins.tensorboard_files import scalars
 
 
@@ -37,22 +35,18 @@ def test_the_plugins_that_ran_are_in_it(tmp_path):
 
 
 def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (
+    killed = begun(
+        _logger(),
+        tmp_path,
         evaluation(0),
         train(1, 0.9),
         train(2, 0.8),
         evaluation(2),
         train(3, 99.0),
         evaluation(3, 99.0),
-    ):
-        killed.log(record)
+    )
     killed._writer.flush()  # killed at step 3, after the checkpoint of step 2
-    resumed = _logger()
-    resumed.start(made_up_run(tmp_path, resumed_from=2))
-    for record in (train(3, 0.7), evaluation(3), train(4, 0.6)):
-        resumed.log(record)
+    resumed = begun(_logger(), tmp_path, train(3, 0.7), evaluation(3), train(4, 0.6), resumed_from=2)
     resumed.finish(ended(tmp_path))
     written = scalars(tmp_path)
     assert written["loss"] == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
@@ -60,34 +54,15 @@ def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (evaluation(0, 99.0), train(1, 99.0)):
-        killed.log(record)
+    killed = begun(_logger(), tmp_path, evaluation(0, 99.0), train(1, 99.0))
     killed._writer.flush()
-    again = _logger()
-    again.start(made_up_run(tmp_path))
-    for record in (evaluation(0, 0.7), train(1, 0.6)):
-        again.log(record)
+    again = begun(_logger(), tmp_path, evaluation(0, 0.7), train(1, 0.6))
     again.finish(ended(tmp_path))
-    assert scalars(tmp_path)["loss"] == [(1, 0.6)]
-    assert scalars(tmp_path)["eval/loss"] == [(0, 0.7)]
+    assert (scalars(tmp_path)["loss"], scalars(tmp_path)["eval/loss"]) == ([(1, 0.6)], [(0, 0.7)])
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
 def test_the_last_record_is_on_disk_however_the_run_ends(tmp_path, status):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    logger.log(train(4))
+    logger = begun(_logger(), tmp_path, train(4))
     logger.finish(ended(tmp_path, status))
     assert scalars(tmp_path)["loss"] == [(4, 0.5)]
-
-
-def test_nothing_of_the_data_is_written(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    logger.log(train(1))
-    logger.finish(ended(tmp_path))
-    files = list((tmp_path / "tensorboard").iterdir())
-    assert files
-    assert not any(SECRET.encode() in file.read_bytes() for file in files)

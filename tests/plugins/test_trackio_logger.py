@@ -1,7 +1,5 @@
 """The real Trackio with its local store; what it wrote is read back with Trackio's own reader."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -13,8 +11,9 @@ import pytest
 pytest.importorskip("trackio")
 
 from dpotrain_plugins.loggers.trackio import TrackioLogger
-from tests.plugins.logging_run import SECRET, ended, evaluation, logged, made_up_run, train
-from tests.plugins.offline import Handler, network_of, served
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
+from tests.plugins.offline import network_of
+from tests.plugins.serving import Handler, serving
 from tests.plugins.trackio_files import config, kept_id, rows
 
 
@@ -48,8 +47,7 @@ def test_metrics_keep_their_names_and_the_axis_is_the_step(tmp_path):
         {"step": 4, "loss": 0.4, **trained},
         {"step": 4, "eval/loss": 0.6, "eval/rewards/accuracies": 0.75},
     ]
-    assert summary["step"] == 4
-    assert summary["summary/eval_best/loss"] == 0.58
+    assert (summary["step"], summary["summary/eval_best/loss"]) == (4, 0.58)
     assert summary["summary/demo/preferred_after"] == 0.96
     assert summary["summary/tokens_per_second"] == 700.0
     assert notes == ['trackio logs to files; look at them with: trackio show --project "dpotrain"']
@@ -60,8 +58,7 @@ def test_the_recipe_the_plugins_and_how_it_ended_are_the_config(tmp_path, status
     _logged(tmp_path / "run", status, project="p", group="g")
     found = config("p", tmp_path / "run")
     assert found["model"] == {"use": "transformers", "name": "tiny"}
-    assert found["optimizer"] == {"lr": 5e-6}
-    assert found["plugins"][0]["selected"] == ["loss dpo"]
+    assert (found["optimizer"], found["plugins"][0]["selected"]) == ({"lr": 5e-6}, ["loss dpo"])
     assert (found["status"], found["_Group"]) == (status, "g")
     assert "_Username" not in found
 
@@ -75,15 +72,9 @@ def test_the_run_is_called_like_its_folder_unless_it_has_a_name(tmp_path):
 
 
 def test_a_resumed_run_goes_on_and_no_step_is_there_twice(tmp_path):
-    killed = _logger()
-    killed.start(made_up_run(tmp_path))
-    for record in (evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7)):
-        killed.log(record)
+    begun(_logger(), tmp_path, evaluation(0), train(1, 0.9), train(2, 0.8), train(3, 0.7))
     assert config("dpotrain", tmp_path)["status"] == "running"
-    resumed = _logger()
-    resumed.start(made_up_run(tmp_path, resumed_from=2))
-    for record in (train(3, 0.7), train(4, 0.6), evaluation(4)):
-        resumed.log(record)
+    resumed = begun(_logger(), tmp_path, train(3, 0.7), train(4, 0.6), evaluation(4), resumed_from=2)
     resumed.finish(ended(tmp_path))
     found = rows("dpotrain", tmp_path)
     assert [(row["step"], row["loss"]) for row in found if "loss" in row] == [
@@ -104,10 +95,7 @@ def test_two_runs_of_one_name_stay_two(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path):
-    logger = _logger()
-    logger.start(made_up_run(tmp_path))
-    for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1):
-        logger.log(train(step, loss))
+    begun(_logger(), tmp_path, train(1, math.nan), train(2, math.inf), train(3, -math.inf))
     nan, *rest = [row["loss"] for row in rows("dpotrain", tmp_path)]
     assert math.isnan(nan)
     assert rest == [math.inf, -math.inf]
@@ -150,19 +138,20 @@ class _Space(Handler):
 
     told: list[tuple[str, dict[str, Any]]]
 
-    def reply(self, body: bytes) -> Any:
-        if not body:
-            return {"api_version": 1}
+    def get(self, body: bytes) -> None:
+        self.answer({"api_version": 1})
+
+    def post(self, body: bytes) -> None:
         self.told.append((self.path, json.loads(body)["kwargs"]))
-        return {"data": None}
+        self.answer({"data": None})
 
 
 def test_a_space_is_sent_every_record(tmp_path, store, monkeypatch):
     from trackio import remote_client
 
     told: list[Any] = []
-    with served(type("Space", (_Space,), {"told": told}), monkeypatch) as port:
-        monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: f"http://127.0.0.1:{port}/")
+    with serving(type("Space", (_Space,), {"told": told})) as place:
+        monkeypatch.setattr(remote_client, "_space_id_to_url", lambda space: f"http://{place}/")
         notes = _logged(tmp_path / "run", space_id="you/space")
         diverged = _logger(space_id="you/space")
         diverged.start(made_up_run(tmp_path / "diverged"))

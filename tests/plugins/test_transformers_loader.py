@@ -1,7 +1,5 @@
 """The transformers loader: what it loads, in what state, and what it says when it cannot."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -66,9 +64,6 @@ def rewrite(file, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-# what is loaded
-
-
 def test_the_model_is_the_one_in_the_folder(checkpoint):
     model = loader(checkpoint).load_model(LoadRequest())
     assert torch.equal(logits(model), logits(tiny_model("llama")))
@@ -88,12 +83,6 @@ def test_the_attention_implementation_is_the_asked_one(checkpoint):
         loader(checkpoint, attention="eager").load_model(LoadRequest()).config._attn_implementation == "eager"
     )
     assert loader(checkpoint).load_model(LoadRequest()).config._attn_implementation == "sdpa"
-
-
-def test_a_source_in_the_request_takes_the_place_of_the_loaders_own(checkpoint, tmp_path):
-    other = tiny_checkpoint(tmp_path, "gpt2")
-    model = loader(checkpoint).load_model(LoadRequest(source=str(other)))
-    assert type(model).__name__ == "GPT2LMHeadModel"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +116,6 @@ def test_the_config_stays_as_it_was_and_generates_with_its_cache(checkpoint):
     assert answer.past_key_values is not None
     expected = tiny_model("llama").generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert torch.equal(answer.sequences, expected)
-
-
-# adapters
 
 
 def test_an_adapter_is_merged_into_its_base(checkpoint, adapter):
@@ -200,9 +186,6 @@ def test_an_adapter_of_another_shape_or_with_weights_missing_is_refused(adapter,
     save_file({name: weight[:1] for name, weight in weights.items()}, folder / "adapter_model.safetensors")
     with pytest.raises(RunError, match=r"the adapter of .* cannot be loaded"):
         loader(folder).load_model(LoadRequest())
-
-
-# bad folders and names, known before anything is loaded
 
 
 @pytest.mark.parametrize(
@@ -296,16 +279,6 @@ def test_meaningless_options_are_refused(options):
         TransformersLoader.Options(**options)
 
 
-# what only loading can tell
-
-
-def test_a_truncated_file_is_named(copied):
-    whole = (copied / "model.safetensors").read_bytes()
-    (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunError, match=r"the model of .*/model cannot be loaded"):
-        loader(copied).load_model(LoadRequest())
-
-
 def test_weights_that_would_be_left_random_are_an_error(copied):
     weights = load_file(copied / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -360,9 +333,6 @@ def test_weights_that_are_already_quantized_need_the_quantizer_table(copied):
     rewrite(copied / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(RunError, match=r"already quantized \(gptq\)"):
         loader(copied).load_model(LoadRequest())
-
-
-# the tokenizer
 
 
 def test_a_tokenizer_with_a_pad_token_keeps_it(checkpoint):
@@ -442,9 +412,6 @@ def test_a_chat_template_that_is_none_is_an_error_that_says_what_there_is(checkp
         loader(checkpoint, chat_template="{{ bos_token }}\n{% for x %}").load_tokenizer()
 
 
-# fingerprints
-
-
 def test_the_fingerprint_changes_with_the_weights_and_nothing_else(checkpoint, copied):
     before = loader(copied).fingerprint()
     assert before == loader(checkpoint).fingerprint()
@@ -473,9 +440,6 @@ def test_an_adapters_fingerprint_is_of_the_adapter_and_its_base(adapter, checkpo
     rewrite(copied / "config.json", rms_norm_eps=0.1)
     rewrite(folder / "adapter_config.json", base_model_name_or_path=str(copied))
     assert loader(folder).fingerprint().split(" on ")[1] != before.split(" on ")[1]
-
-
-# the hub
 
 
 def hub_cache(cache, repository, folder):

@@ -1,7 +1,5 @@
 """The real wandb package, offline; what it wrote is read back from its own record file."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys
@@ -14,8 +12,8 @@ import pytest
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import wandb as wandb_logger
 from dpotrain_plugins.loggers.wandb import WandbLogger
-from tests.plugins.logging_run import SECRET, ended, logged, made_up_run, train
-from tests.plugins.offline import Handler, served
+from tests.plugins.logging_run import SECRET, begun, ended, logged, train
+from tests.plugins.serving import Handler, serving
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
 KEY = "0123456789" * 4
@@ -90,8 +88,7 @@ def test_the_options_and_the_resolved_recipe_arrive(finished):
     assert run.display_name == "my run"
     config = values(run.config.update)
     assert config["model"] == {"use": "transformers", "name": "tiny"}
-    assert config["optimizer"] == {"lr": 5e-6}
-    assert config["plugins"][0]["distribution"] == "dpotrain"
+    assert (config["optimizer"], config["plugins"][0]["distribution"]) == ({"lr": 5e-6}, "dpotrain")
     assert config["plugins"][0]["selected"] == ["loss dpo"]
 
 
@@ -100,10 +97,8 @@ def test_the_closing_numbers_are_in_the_summary(finished):
     summary = {}
     for record in of_kind(record_file(files), "summary"):
         summary |= values(record.summary.update)
-    assert summary["status"] == "finished"
-    assert summary["eval_best/loss"] == 0.58
-    assert summary["demo/preferred_after"] == 0.96
-    assert summary["tokens_per_second"] == 700.0
+    assert (summary["status"], summary["eval_best/loss"]) == ("finished", 0.58)
+    assert (summary["demo/preferred_after"], summary["tokens_per_second"]) == (0.96, 700.0)
 
 
 def test_no_prompt_no_sample_and_no_command_line_in_any_file(finished):
@@ -129,14 +124,10 @@ def test_how_the_run_ended_is_how_it_is_closed(tmp_path, status, code, preemptin
 
 
 def test_a_resumed_run_goes_on_under_the_same_id(tmp_path):
-    first = _logger(mode="offline")
-    first.start(made_up_run(tmp_path))
-    first.log(train(1))
+    first = begun(_logger(mode="offline"), tmp_path, train(1))
     first.finish(ended(tmp_path, "stopped"))
     time.sleep(1.1)  # wandb names its folders by the second
-    second = _logger(mode="offline")
-    second.start(made_up_run(tmp_path, resumed_from=1))
-    second.log(train(2))
+    second = begun(_logger(mode="offline"), tmp_path, train(2), resumed_from=1)
     second.finish(ended(tmp_path))
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()
     one, two = offline_folders(tmp_path)
@@ -166,7 +157,8 @@ def test_disabled_logs_nothing(tmp_path, monkeypatch):
 class _Refusing(Handler):
     """A server that knows neither the key nor anything else."""
 
-    status = 404
+    def get(self, body: bytes) -> None:
+        self.answer({}, 404)
 
 
 def test_with_a_key_but_no_service_it_goes_on_offline_under_the_run_s_id(tmp_path, monkeypatch):
@@ -174,12 +166,10 @@ def test_with_a_key_but_no_service_it_goes_on_offline_under_the_run_s_id(tmp_pat
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(wandb_logger, "INIT_TIMEOUT", 3.0)
-    with served(_Refusing, monkeypatch) as port:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-        try:
-            notes = _logged(tmp_path, mode="online")
-        finally:
-            wandb.teardown()  # its session remembers the key and the address
+    with serving(_Refusing) as place:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://{place}")
+        notes = _logged(tmp_path, mode="online")
+    wandb.teardown()  # its session remembers the key and the address
     assert notes[0].startswith("wandb could not be reached (")
     assert "\n" not in notes[0]
     kept = (tmp_path / "wandb" / "run-id.txt").read_text().strip()

@@ -1,7 +1,5 @@
 """Reads what Trackio's local store has, with Trackio's own reader."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading what wandb wrote offline, from its own record files."""
 
-from __future__ import annotations
-
 import json
 import struct
 import time

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ def plugins() -> PluginManager:
     return PluginManager.of(fake_plugin())
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a minimal recipe ``base.toml`` in it."""
     monkeypatch.chdir(tmp_path)

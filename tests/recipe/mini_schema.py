@@ -1,42 +1,14 @@
 """The part of JSON Schema that recipe schemas use, so that the tests need no further package."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 _KNOWN = {
-    "$schema",
-    "$defs",
-    "$ref",
-    "title",
-    "description",
-    "default",
-    "format",
-    "writeOnly",
-    "type",
-    "const",
-    "enum",
-    "anyOf",
-    "oneOf",
-    "if",
-    "then",
-    "else",
-    "required",
-    "properties",
-    "additionalProperties",
-    "items",
-    "prefixItems",
-    "minItems",
-    "maxItems",
-    "uniqueItems",
-    "minLength",
-    "pattern",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-}
+    "$schema", "$defs", "$ref", "title", "description", "default", "format", "writeOnly", "type", "const",
+    "enum", "anyOf", "oneOf", "if", "then", "else", "required", "properties", "additionalProperties",
+    "items", "prefixItems", "minItems", "maxItems", "uniqueItems", "minLength", "pattern", "minimum",
+    "maximum", "exclusiveMinimum", "exclusiveMaximum",
+}  # fmt: skip
 _TYPES: dict[str, Any] = {
     "object": dict,
     "array": list,

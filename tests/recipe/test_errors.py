@@ -1,7 +1,5 @@
 """Everything that is wrong is said at once: file, table, key, plugin, what was expected, and the nearest name."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import Field
 
@@ -20,11 +18,6 @@ from tests.plugin.fakes import (
     install,
 )
 from tests.recipe.writing import MINIMAL, refused
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 def test_all_errors_come_at_once(plugins):
@@ -177,6 +170,7 @@ r.toml: 5 errors
         ("model=false", "[model]: expected a table [model]"),
         ("adapter=true", "[adapter]: expected a table [adapter], or false for none"),
         ("loggers=3", "[loggers]: expected tables that each begin with [[loggers]]"),
+        ("loggers={use='fake-log'}", "[loggers]: expected tables that each begin with [[loggers]]"),
         ("loggers=[3]", "[loggers]: expected tables that each begin with [[loggers]]"),
         ("loss.use=3", '[loss] use: expected a name in quotes; use picks the loss: "fake-dpo", "fake-ipo"'),
         ("data.format=3", "[data] format: expected text or a table, got 3"),
@@ -196,12 +190,6 @@ r.toml: 5 errors
 )
 def test_a_value_of_another_type_says_what_was_expected(plugins, override, text):
     assert refused(MINIMAL, override, plugins=plugins) == f"--set: 1 error\n  {text}"
-
-
-def test_a_table_of_loggers_without_double_brackets_is_explained(plugins):
-    assert "expected tables that each begin with [[loggers]]" in refused(
-        MINIMAL + '[loggers]\nuse = "fake-log"\n', plugins=plugins
-    )
 
 
 def test_quantized_weights_without_an_adapter_are_refused_with_the_two_ways_out(plugins):
@@ -271,9 +259,6 @@ def test_a_secret_of_a_wrong_type_is_not_shown(plugins):
     text = refused(MINIMAL + '[[loggers]]\nuse = "fake-log"\ntoken = 918273\n', plugins=plugins)
     assert "token" in text
     assert "918273" not in text
-
-
-# Plugins -------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
@@ -357,12 +342,3 @@ def test_a_required_plugin_that_is_blocked_is_an_error(site):
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = refused('requires = ["dpotrain-simpo"]\nblock = ["simpo"]\n' + MINIMAL, plugins=manager)
     assert 'plugin "simpo" (dpotrain-simpo 0.3) is both required and blocked; keep one of the two' in text
-
-
-def test_a_kind_that_no_plugin_offers_says_so():
-    manager = PluginManager.of(
-        Offers("half", *(kind for kind in EVERYTHING if not issubclass(kind, FakeLoss)))
-    )
-    assert 'there is no loss "fake-dpo"; no plugin offers a loss' in refused(MINIMAL, plugins=manager)
-    with pytest.raises(PluginError):
-        manager.find(FakeLoss.__mro__[1], "x")

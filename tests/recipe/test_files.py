@@ -1,18 +1,11 @@
 """Recipe files: syntax, what is missing, and ``extends``."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.load import load_recipe
 from tests.plugin.fakes import FakeIpo, OtherSource
 from tests.recipe.writing import MINIMAL, load, refused
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 def message(path) -> str:
@@ -83,8 +76,7 @@ def test_the_cores_keys_of_data_outlive_a_change_of_source(plugins):
         name="base.toml",
     )
     recipe = load('extends = "base.toml"\n[data]\nuse = "other-rows"\n', plugins=plugins)
-    assert recipe.source.options == OtherSource.Options()
-    assert recipe.data.max_length == 77
+    assert (recipe.source.options, recipe.data.max_length) == (OtherSource.Options(), 77)
 
 
 def test_errors_in_keys_that_outlive_a_change_of_source_name_their_own_file(plugins, folder):

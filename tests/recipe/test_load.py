@@ -1,16 +1,12 @@
 """A recipe that is right, and what is constructed from it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
-import dpotrain
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.sections import DataSection
 from tests.plugin.fakes import (
     EVERYTHING,
@@ -25,21 +21,10 @@ from tests.plugin.fakes import (
 from tests.recipe.writing import MINIMAL, load
 
 
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
-
-
-def test_the_public_name_is_the_same_function():
-    assert dpotrain.load_recipe is load_recipe
-
-
 def test_a_minimal_recipe_gets_every_default(plugins):
     recipe = load(MINIMAL, plugins=plugins)
-    assert recipe.seed == 42
-    assert recipe.run.output_dir == Path("runs/x")
-    assert recipe.training.pairs_per_step == 64
-    assert recipe.optimizer.options.lr == 1e-5
+    assert (recipe.seed, recipe.run.output_dir) == (42, Path("runs/x"))
+    assert (recipe.training.pairs_per_step, recipe.optimizer.options.lr) == (64, 1e-5)
     assert type(recipe.model) is FakeLoader
     assert recipe.model.options.name == "m"
     assert type(recipe.source) is FakeSource

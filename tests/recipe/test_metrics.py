@@ -1,7 +1,5 @@
 """``[[metrics]]``: what their numbers are called, and what is refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -10,11 +8,6 @@ from tests.plugin.fakes import EVERYTHING, FakeMetric, Offers
 from tests.recipe.writing import MINIMAL, load, refused
 
 ONE = '[[metrics]]\nuse = "fake-metric"\n'
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 def test_numbers_stand_behind_the_name_of_the_plugin(plugins):

@@ -1,7 +1,5 @@
 """``--set``: what a value may be, where it goes, and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,6 @@ from tests.plugin.fakes import FakeIpo, FakeOptimizer, OtherOptimizer
 from tests.recipe.writing import MINIMAL, load, refused
 
 LOGGERS = '[[loggers]]\nuse = "fake-log"\nproject = "one"\n[[loggers]]\nuse = "fake-log"\nproject = "two"\n'
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -75,8 +68,7 @@ def test_the_last_of_two_overrides_holds(plugins):
 
 def test_overrides_reach_tables_that_the_file_does_not_have(plugins):
     recipe = load(MINIMAL, "training.epochs=3", "adapter.use=fake-lora", "adapter.rank=2", plugins=plugins)
-    assert recipe.training.epochs == 3
-    assert recipe.adapter.options.rank == 2
+    assert (recipe.training.epochs, recipe.adapter.options.rank) == (3, 2)
 
 
 def test_a_changed_use_begins_the_table_anew_whatever_the_order(plugins):
@@ -147,8 +139,7 @@ def test_from_python_overrides_may_be_a_mapping(plugins):
         "loggers.0.project": "p",
     }
     recipe = load_recipe("r.toml", overrides, plugins=plugins)
-    assert recipe.run.output_dir == Path("elsewhere")
-    assert recipe.training.epochs == 2
+    assert (recipe.run.output_dir, recipe.training.epochs) == (Path("elsewhere"), 2)
     assert recipe.adapter is None
     assert recipe.optimizer.options.betas == (0.9, 0.95)
     with pytest.raises(RecipeError, match=r"^overrides: 1 error\n  \[training\] epochs"):

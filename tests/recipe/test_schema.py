@@ -1,7 +1,5 @@
 """The JSON schema says what the loader says."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path
@@ -15,11 +13,6 @@ from tests.recipe.mini_schema import valid
 from tests.recipe.writing import MINIMAL, load
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 @pytest.fixture(scope="module")

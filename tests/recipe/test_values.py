@@ -1,7 +1,5 @@
 """What TOML can say and no recipe can mean is refused where it stands, and breaks nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -10,11 +8,6 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.overrides import override_layer
 from tests.recipe.writing import MINIMAL, load, refused
-
-
-@pytest.fixture(autouse=True)
-def _in_folder(folder):
-    pass
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Recipes of the fake plugin, written and read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

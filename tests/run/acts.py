@@ -5,8 +5,6 @@ stays for the child's life. Wherever the system can do it the fault is real: a l
 short and then fail, permissions bind because root's power over them is given up.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import math

@@ -7,8 +7,6 @@ the uninterrupted one, bit for bit: final weights, optimizer state, every line o
 next run begins, until there were as many kills as asked for. Prints one JSON object; exits with 1 if anything differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

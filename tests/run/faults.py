@@ -1,9 +1,7 @@
 """What may go wrong with files while a run uses them, and what must come of it: one list for tests and documents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tests.docs.markdown import table
@@ -12,6 +10,10 @@ MEND = "Free disk space or fix the permissions; --resume then continues from the
 MEND_CHECKPOINT = (
     "Free disk space or fix the permissions; --resume then continues from the checkpoint before it."
 )
+
+
+#: Checkpoints of a run of four steps that saves every two.
+ALL, TWO, NONE = ("step-00000002", "step-00000004"), ("step-00000002",), ()
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Fault:
     ends: bool = True
     """Whether the run ends of it, with exit code 1."""
     settings: Sequence[str] = ()
-    left: Sequence[str] = ()
+    left: Sequence[str] = ALL
     """Checkpoints that are there afterwards."""
-    mended: Sequence[str] = field(default=())
+    mended: Sequence[str] = ()
     """Folders that are made writable again before the run is resumed."""
     soak: bool = False
     """Whether it is like another one, and only tried in the long tests."""
@@ -40,38 +42,31 @@ def _full(pattern: str, room: int = 100, only: str = "") -> list[list[Any]]:
     return [["no_room", pattern, room, only] if only else ["no_room", pattern, room]]
 
 
-ALL, TWO, NONE = ["step-00000002", "step-00000004"], ["step-00000002"], []
 _CACHE = ['run.cache_dir="{cache}"']
 _GOES_ON = "a warning; the run goes on and finishes"
+
+_NOTHING_STAYS = "error with the checkpoint's name; nothing of it stays, the one before it does"
+
+
+def _checkpoint(
+    what: str, acts: Sequence[Sequence[Any]], seen: str = "the same", soak: bool = False
+) -> Fault:
+    says = (
+        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}"
+    )
+    return Fault(f"{what} of a checkpoint", seen, acts, says, left=TWO, soak=soak)
+
 
 #: A run of four steps in which all weights are trained, with a checkpoint every two steps. Wherever "full" stands, no
 #: file can grow beyond some bytes from that moment on, so that the write is short and everything after it fails too.
 FAULTS = [
-    Fault(
-        "disk full in `trained.safetensors` of a checkpoint",
-        "error with the checkpoint's name; nothing of it stays, the one before it does",
-        _full(r"/\.step-00000004[^/]*$"),
-        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-        left=TWO,
-    ),
-    Fault(
-        "disk full in `optimizer.safetensors` of a checkpoint",
-        "the same",
-        # Larger than the weights, which are written before it, and smaller than the optimizer's state.
-        _full(r"/\.step-00000004[^/]*$", 250_000),
-        f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-        left=TWO,
-        soak=True,
-    ),
+    _checkpoint("disk full in `trained.safetensors`", _full(r"/\.step-00000004[^/]*$"), seen=_NOTHING_STAYS),
+    # Larger than the weights, which are written before it, and smaller than the optimizer's state.
+    _checkpoint("disk full in `optimizer.safetensors`", _full(r"/\.step-00000004[^/]*$", 250_000), soak=True),
     *(
-        Fault(
-            f"disk full in `{name}` of a checkpoint",
-            "the same",
-            # The last one: the others are written while training goes on, which would run out of room as well.
-            _full(rf"/\.step-00000004.*/{name}"),
-            f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: File too large.\n{MEND_CHECKPOINT}",
-            left=TWO,
-            soak=name != "manifest.json",
+        # The last one: the others are written while training goes on, which would run out of room as well.
+        _checkpoint(
+            f"disk full in `{name}`", _full(rf"/\.step-00000004.*/{name}"), soak=name != "manifest.json"
         )
         for name in ("state.json", "manifest.json")
     ),
@@ -88,7 +83,6 @@ FAULTS = [
         _full(r"/run\.log$", only=r"/run\.log$"),
         "cannot write {run}/run.log: File too large; the run goes on without a log",
         ends=False,
-        left=ALL,
     ),
     *(
         Fault(
@@ -113,14 +107,12 @@ FAULTS = [
         "error; no `final/`; the last checkpoint holds everything",
         _full(r"/\.final[^/]*$"),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk full in the tokenizer of `final/`",
         "the same",
         _full(r"/\.final.*/tokenizer_config\.json$", 10_000),
         f"training is done, but {{run}}/final cannot be written: File too large.\n{MEND}",
-        left=ALL,
         soak=True,
     ),
     Fault(
@@ -128,14 +120,13 @@ FAULTS = [
         "error; `final/` is there",
         _full(r"/\.summary\.json"),
         f"cannot write {{run}}/summary.json: File too large.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk full in `nonfinite_pairs.jsonl`",
         "the error about the numbers says that, too",
         [*_full(r"/nonfinite_pairs\.jsonl$", only=r"/nonfinite_pairs\.jsonl$"), ["spoil", 3]],
         "step 3: the loss is nan…They cannot be written to {run}/nonfinite_pairs.jsonl: File too large.…",
-        left=["step-00000002"],
+        left=TWO,
     ),
     Fault(
         "disk full before the run begins",
@@ -151,21 +142,20 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (File too large); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     Fault(
         "disk full in the cache's reference log-probs",
         f"{_GOES_ON}",
         _full(r"/cache/reference/", only="/cache/"),
-        "reference log-probs cannot be stored in {cache}/reference/… (File too large); the run continues without storing them",
+        "reference log-probs cannot be stored in {cache}/reference/… (File too large); "
+        "the run continues without storing them",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     *(
         Fault(
             f"disk error (EIO) as `{name}` of a checkpoint is synced",
-            "error with the checkpoint's name; nothing of it stays, the one before it does",
+            _NOTHING_STAYS,
             [["disk_error", rf"/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
@@ -178,7 +168,6 @@ FAULTS = [
         "error; no `final/`; the last checkpoint holds everything",
         [["disk_error", r"/\.final.*/model\.safetensors"]],
         f"training is done, but {{run}}/final cannot be written: Input/output error.\n{MEND}",
-        left=ALL,
     ),
     Fault(
         "disk error (EIO) as a small file of the run (`recipe.toml`, `summary.json`, …) is synced",
@@ -194,7 +183,6 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (Input/output error); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
     ),
     Fault(
         "a run folder that cannot be written to",
@@ -228,7 +216,6 @@ FAULTS = [
         "tokenized data is not cached: {cache} cannot be written (Permission denied); see run.cache_dir",
         ends=False,
         settings=_CACHE,
-        left=ALL,
         mended=["{cache}"],
     ),
     Fault(
@@ -237,7 +224,6 @@ FAULTS = [
         [["clock_goes_backwards"]],
         "",
         ends=False,
-        left=ALL,
     ),
 ]
 

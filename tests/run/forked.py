@@ -5,8 +5,6 @@ a launcher gives. A child does what the command does, down to its exit code and 
 entry points anew. What is done to it (see :mod:`tests.run.acts`) ends with it.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

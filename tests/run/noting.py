@@ -1,7 +1,5 @@
 """Loggers that note what they are told in a file, and that raise or hang on the way; installed like anyone's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

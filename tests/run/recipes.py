@@ -1,12 +1,13 @@
 """Small real runs: a tiny checkpoint, a file of pairs, a recipe over both."""
 
-from __future__ import annotations
-
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
+from dpotrain.core.reporter import SilentReporter
 from tests.support import tiny_checkpoint
 
 WORDS = [
@@ -82,17 +83,53 @@ def project(folder: Path, *, adapter: bool = False, kind: str = "llama", **model
     return recipe
 
 
+class Recording(SilentReporter):
+    """Keeps what a person would have seen, and sends this process a signal as some steps are shown."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.facts: dict[str, str] = {}
+        self.outcome: Any = None
+        self.stop_at = stop_at
+
+    def started(self, title: str, info: dict[str, str]) -> None:
+        self.facts = info
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def step(self, record: Any) -> None:
+        if record.step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def finished(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+
 def run(
-    recipe: Path, *overrides: str, into: Path | None = None, resume: bool = False, reporter: Any = None
+    recipe: Path,
+    *overrides: str,
+    into: Path | None = None,
+    plugins: Any = None,
+    resume: bool = False,
+    reporter: Any = None,
 ) -> Any:
     """Train as a recipe says, in silence, ``into`` a folder of its own where one is given; return the outcome."""
     from dpotrain import load_recipe, train
-    from dpotrain.core.reporter import SilentReporter
 
     place = [] if into is None else [f"run.output_dir={str(into)!r}"]
-    return train(
-        load_recipe(recipe, [*place, *overrides]), resume=resume, reporter=reporter or SilentReporter()
-    )
+    recipe = load_recipe(recipe, [*place, *overrides], plugins=plugins)
+    return train(recipe, resume=resume, reporter=reporter or SilentReporter())
+
+
+def weights(folder: Path) -> bytes:
+    """Return the weights of a result, as they are in its file."""
+    (file,) = folder.glob("*.safetensors")
+    return file.read_bytes()
 
 
 def records(run: Path, kind: str = "train") -> list[dict[str, Any]]:

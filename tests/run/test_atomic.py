@@ -1,7 +1,5 @@
 """Files and folders are there whole or not at all."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.core.atomic import folder_aside, write_text

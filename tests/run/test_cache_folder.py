@@ -1,7 +1,5 @@
 """Where the cache is: what the recipe says, or what the system's convention is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoints are whole or not there, and come back exactly."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -64,11 +62,6 @@ def test_only_safetensors_and_json_are_written(tmp_path):
     assert sorted(file.name for file in path.iterdir()) == [
         "components.safetensors", "manifest.json", "optimizer.safetensors", "state.json", "trained.safetensors",
     ]  # fmt: skip
-
-
-def test_nothing_is_left_beside_a_complete_checkpoint(tmp_path):
-    write(tmp_path, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,18 @@
 """A component keeps what it has seen over a resume, and a run knows which packages it was begun with."""
 
-from __future__ import annotations
-
 import json
-from types import ModuleType
 
 import pytest
 import torch
 
-from dpotrain import hookimpl, load_recipe, train
+from dpotrain import load_recipe
 from dpotrain.core.errors import PluginError, RunError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint import versions
-from tests.run.recipes import project
-from tests.run.test_resume import StopAt
+from tests.plugin.fakes import Offers
+from tests.run.recipes import Recording, project, run
 
 
 class MovingMargin(Loss):
@@ -69,21 +65,7 @@ class Total(Logger):
         self.records = state["records"]
 
 
-def module(**hooks) -> ModuleType:
-    made = ModuleType("dpotrain_moving")
-    for name, offered in hooks.items():
-
-        def offer(offered=offered):
-            return offered
-
-        offer.__name__ = name
-        setattr(made, name, hookimpl(offer))
-    return made
-
-
-PLUGINS = PluginManager.from_entry_points(
-    extra=[module(dpotrain_losses=[MovingMargin], dpotrain_loggers=[Total])]
-)
+PLUGINS = PluginManager.from_entry_points(extra=[Offers("moving", MovingMargin, Total)])
 OVERRIDES = ["loss.use=moving-margin", "checkpoints.every=3"]
 
 
@@ -99,12 +81,10 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
     runs = {}
     for name, stops in (("whole", ()), ("stopped", (4,))):
         overrides = [*OVERRIDES, f"run.output_dir={str(tmp_path / name)!r}"]
-        outcome = train(load_recipe(recipe, overrides, plugins=PLUGINS), reporter=StopAt(*stops))
+        outcome = run(recipe, *overrides, plugins=PLUGINS, reporter=Recording(*stops))
         if stops:
             assert outcome.status == "stopped"
-            outcome = train(
-                load_recipe(recipe, overrides, plugins=PLUGINS), resume=True, reporter=SilentReporter()
-            )
+            outcome = run(recipe, *overrides, plugins=PLUGINS, resume=True)
         assert outcome.status == "finished"
         newest, _ = checkpoints.newest(tmp_path / name / "checkpoints")
         runs[name] = checkpoints.load(newest)
@@ -116,23 +96,11 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
     assert total == (tmp_path / "stopped" / "total.txt").read_text() == str(whole.step)
 
 
-def divides(self):
-    return 1 / 0
-
-
-def lists(self):
-    return [1]
-
-
-def holds_an_object(self):
-    return {"odd": object()}
-
-
 @pytest.mark.parametrize(
     ("state_dict", "message"),
     [
-        (divides, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
-        (lists, r"returned list, which is not a mapping, from state_dict"),
+        (lambda self: 1 / 0, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
+        (lambda self: [1], r"returned list, which is not a mapping, from state_dict"),
         (
             lambda self: {"odd": object()},
             r"returned an object of type object, which a checkpoint cannot hold, from",
@@ -147,44 +115,33 @@ def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, m
     Broken.state_dict = state_dict
 
     recipe = project(tmp_path)
-    plugins = PluginManager.from_entry_points(extra=[module(dpotrain_losses=[Broken])])
+    plugins = PluginManager.from_entry_points(extra=[Offers("moving", Broken)])
     with pytest.raises(PluginError, match=message):
-        train(
-            load_recipe(recipe, OVERRIDES, plugins=plugins),
-            reporter=SilentReporter(),
-        )
-
-
-class Hears(SilentReporter):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
+        run(recipe, *OVERRIDES, plugins=plugins)
 
 
 def test_a_state_that_nobody_owns_any_more_is_told_of(tmp_path):
     recipe = prepared(tmp_path)
-    train(load_recipe(recipe, OVERRIDES, plugins=PLUGINS), reporter=StopAt(4))
-    reporter = Hears()
-    train(load_recipe(recipe, [*OVERRIDES, "loggers=[]"], plugins=PLUGINS), resume=True, reporter=reporter)
+    run(recipe, *OVERRIDES, plugins=PLUGINS, reporter=Recording(stop_at=4))
+    reporter = Recording()
+    run(recipe, *OVERRIDES, "loggers=[]", plugins=PLUGINS, resume=True, reporter=reporter)
     assert 'the checkpoint holds a state of logger "total", which this recipe does not use' in reporter.notes
 
 
 def test_a_loss_of_the_same_name_from_another_package_is_refused(tmp_path):
     recipe = project(tmp_path)
-    train(load_recipe(recipe), reporter=StopAt(4))
+    run(recipe, reporter=Recording(stop_at=4))
     (path,) = checkpoints.complete(tmp_path / "run" / "checkpoints")
     edit(path, lambda state: state["versions"]["components"]['loss "dpo"'].__setitem__(0, "dpotrain-other"))
     with pytest.raises(RunError) as caught:
-        train(load_recipe(recipe), resume=True, reporter=SilentReporter())
+        run(recipe, resume=True)
     assert 'loss "dpo": of dpotrain-other then, of dpotrain now' in str(caught.value)
     assert "run.output_dir" in str(caught.value)
 
 
 def test_another_version_is_told_of_and_the_run_goes_on(tmp_path):
     recipe = project(tmp_path)
-    train(load_recipe(recipe), reporter=StopAt(4))
+    run(recipe, reporter=Recording(stop_at=4))
     (path,) = checkpoints.complete(tmp_path / "run" / "checkpoints")
 
     def older(state):
@@ -192,8 +149,8 @@ def test_another_version_is_told_of_and_the_run_goes_on(tmp_path):
         state["versions"]["packages"]["torch"] = "1.0"
 
     edit(path, older)
-    reporter = Hears()
-    outcome = train(load_recipe(recipe), resume=True, reporter=reporter)
+    reporter = Recording()
+    outcome = run(recipe, resume=True, reporter=reporter)
     assert outcome.status == "finished"
     now = versions.package_versions(load_recipe(recipe))
     version = now["components"]['loss "dpo"'][1]

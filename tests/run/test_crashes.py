@@ -1,7 +1,5 @@
 """SIGKILL at random instants and at every named point of a save: the run that is resumed is the uninterrupted one."""
 
-from __future__ import annotations
-
 import random
 import signal
 from pathlib import Path

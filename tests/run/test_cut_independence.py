@@ -1,7 +1,5 @@
 """The recipe decides the mathematics, the engine only the speed: one sequence of losses, however it is computed."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """environment.json holds no secret."""
 
-from __future__ import annotations
-
 from dpotrain.run.building.environment import _without_secrets
 
 DOCUMENT = {"loss": {"beta": 0.1}, "loggers": [{"use": "x", "project": "p"}]}

@@ -1,7 +1,5 @@
 """Exporters run once a run has finished, each isolated from the run and from the others."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import weakref
@@ -9,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain import hookimpl, load_recipe, train
+from dpotrain import hookimpl
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.api import Exporter
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.run.folder.lock import RunLock
 from tests.plugin.fakes import Offers
-from tests.run.recipes import project
+from tests.run.recipes import Recording, project, run
 
 HEARD: list[str] = []
 
@@ -49,21 +46,10 @@ class Fails(Exporter):
         return "somewhere"
 
 
-class Said(SilentReporter):
-    def __init__(self):
-        self.texts, self.outcome = [], None
-
-    def note(self, text):
-        self.texts.append(text)
-
-    def finished(self, outcome):
-        self.outcome = outcome
-
-
-def recipe(path: Path, *exporters: str, more: tuple[str, ...] = ()):
+def exported(path: Path, *exporters: str, more: tuple[str, ...] = (), **how):
     tables = ", ".join(f'{{use = "{name}"}}' for name in exporters)
     plugins = PluginManager.from_entry_points(extra=[Offers("mine", Copies, Fails)])
-    return load_recipe(path, [f"exporters=[{tables}]", *more], plugins=plugins)
+    return run(path, f"exporters=[{tables}]", *more, plugins=plugins, **how)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +57,9 @@ def failed(tmp_path_factory):
     """The folder of a run whose first exporter failed, and what was said."""
     HEARD.clear()
     path = project(tmp_path_factory.mktemp("exporting"), adapter=True)
-    said = Said()
+    said = Recording()
     with pytest.raises(RunError) as caught:
-        train(recipe(path, "fails", "copies"), reporter=said)
+        exported(path, "fails", "copies", reporter=said)
     return path, said, str(caught.value), list(HEARD)
 
 
@@ -92,7 +78,7 @@ def test_one_that_fails_takes_nothing_away_and_the_error_says_how_to_run_it_agai
         f"dpotrain run {run / 'recipe.toml'} --resume",
     ]
     assert said.outcome.status == json.loads((run / "summary.json").read_text())["status"] == "finished"
-    assert f"copies: {run / 'copy'}" in said.texts
+    assert f"copies: {run / 'copy'}" in said.notes
     assert (run / "final" / "adapter_config.json").read_bytes() == (
         run / "copy" / "adapter_config.json"
     ).read_bytes()
@@ -105,11 +91,11 @@ def test_resuming_runs_what_failed_and_nothing_else(failed, tmp_path):
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     HEARD.clear()
     with pytest.raises(RunError, match="nobody answers"):
-        train(recipe(path, "fails", "copies", more=place), resume=True, reporter=SilentReporter())
+        exported(path, "fails", "copies", more=place, resume=True)
     (tmp_path / "run" / "mended").touch()
-    outcome = train(recipe(path, "fails", "copies", more=place), resume=True, reporter=SilentReporter())
+    outcome = exported(path, "fails", "copies", more=place, resume=True)
     assert outcome.status == "finished"
-    train(recipe(path, "fails", "copies", more=place), resume=True, reporter=SilentReporter())
+    exported(path, "fails", "copies", more=place, resume=True)
     assert HEARD == ["fails", "fails"]
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
     done = json.loads((tmp_path / "run" / "exports.json").read_text())
@@ -123,28 +109,27 @@ def test_resuming_runs_what_failed_and_nothing_else(failed, tmp_path):
 def test_a_finished_run_is_exported_by_one_process_at_a_time(failed):
     path, _, _, _ = failed
     with RunLock(path.parent / "run"), pytest.raises(RunError, match="is in use"):
-        train(recipe(path, "fails"), resume=True, reporter=SilentReporter())
+        exported(path, "fails", resume=True)
 
 
 def test_a_run_that_is_given_more_steps_is_exported_anew(tmp_path):
     path = project(tmp_path, adapter=True)
     HEARD.clear()
     for steps in (1, 2):
-        made = recipe(path, "copies", more=(f"training.steps={steps}",))
-        train(made, resume=True, reporter=SilentReporter())
+        exported(path, "copies", more=(f"training.steps={steps}",), resume=True)
     assert [f"copies, no model, finished after {steps}" for steps in (1, 2)] == HEARD
 
 
 def test_a_run_that_has_not_finished_is_not_exported(tmp_path):
     HEARD.clear()
-    made = recipe(project(tmp_path, adapter=True), "copies", more=("run.max_minutes=1e-9",))
-    assert train(made, reporter=SilentReporter()).status == "stopped"
+    path = project(tmp_path, adapter=True)
+    assert exported(path, "copies", more=("run.max_minutes=1e-9",)).status == "stopped"
     assert HEARD == []
 
 
 def test_an_exporter_of_adapters_is_refused_where_all_weights_are_trained(tmp_path):
     with pytest.raises(RecipeError) as caught:
-        recipe(project(tmp_path), "fails", "copies")
+        exported(project(tmp_path), "fails", "copies")
     assert str(caught.value) == (
         "--set: 1 error\n  [exporters.1]: copies needs an [adapter], and without one final/ is a whole model; leave "
         "it out"

@@ -1,7 +1,5 @@
 """Faults of disks, folders and clocks: a clear error or a run that goes on, nothing half-written, nothing lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -11,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain import load_recipe, train
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.checkpoint import files as checkpoints
 from tests.run import faults
 from tests.run.faults import FAULTS, OTHERS, Fault
-from tests.run.recipes import project
+from tests.run.recipes import project, run
 from tests.run.test_resume_matrix import STOPPED, differences, into, saved, stops_at
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are made with what Linux has")
@@ -51,11 +48,7 @@ def half_written(run: Path) -> list[Path]:
 )
 def test_fault(fault: Fault, whole, forked, tmp_path):
     """TRAPS: no trainer surveyed tests a truncated shard or a full disk."""
-    places = {
-        "parent": tmp_path / "place",
-        "run": tmp_path / "place" / "run",
-        "cache": tmp_path / "cache",
-    }
+    places = {"parent": tmp_path / "place", "run": tmp_path / "place" / "run", "cache": tmp_path / "cache"}
 
     def filled(text):
         for name, place in places.items():
@@ -149,9 +142,7 @@ def test_a_second_process_is_refused_while_the_first_goes_on(whole, forked, tmp_
             if record.step in (1, 3):
                 refused.append(forked.run(whole, [*FOUR_STEPS, into(tmp_path)], resume=record.step == 3))
 
-    assert (
-        train(load_recipe(whole, [*FOUR_STEPS, into(tmp_path)]), reporter=SecondStarts()).status == "finished"
-    )
+    assert run(whole, *FOUR_STEPS, into(tmp_path), reporter=SecondStarts()).status == "finished"
     for ended in refused:
         assert ended.code == 1
         assert ended.told.startswith(f"{tmp_path} is in use: process {os.getpid()} on ")

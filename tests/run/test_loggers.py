@@ -1,7 +1,5 @@
 """Whole runs with loggers that hang, raise or draw random numbers: the run is what it is without them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence
@@ -9,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain import hookimpl, load_recipe, train
-from dpotrain.core.reporter import SilentReporter
+from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.conftest import site
+from tests.plugin.fakes import Offers
 from tests.plugins import mlflow_files, trackio_files
 from tests.plugins.tensorboard_files import scalars
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file
 from tests.run.forked import Ended
 from tests.run.noting import install_noting, noted, table
-from tests.run.recipes import losses, project
+from tests.run.recipes import losses, project, run
 
 __all__ = ["site"]
 
@@ -117,23 +115,15 @@ class Gambler(Logger):
         np.random.seed(int(np.random.randint(2**31)))
 
 
-class Casino:
-    name = "casino"
-
-    @hookimpl
-    def dpotrain_loggers(self):
-        return [Gambler]
-
-
 def test_what_a_logger_draws_changes_nothing(tmp_path):
     """The run draws from torch's global generator alone: it has dropout here. A logger is told to leave that one be."""
     recipe = project(tmp_path, adapter=True)
-    plugins = PluginManager.from_entry_points(extra=[Casino()])
+    plugins = PluginManager.from_entry_points(extra=[Offers("casino", Gambler)])
     weights = []
     for name, loggers in (("without", "[]"), ("with", '[{use="gambler"}]')):
         folder = tmp_path / name
         overrides = [f"run.output_dir={json.dumps(str(folder))}", "adapter.dropout=0.3", f"loggers={loggers}"]
-        train(load_recipe(recipe, overrides, plugins=plugins), reporter=SilentReporter())
+        run(recipe, *overrides, plugins=plugins)
         weights.append((folder / "final" / "adapter_model.safetensors").read_bytes())
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
     assert weights[0] == weights[1]
@@ -151,7 +141,7 @@ def test_the_built_in_loggers_log_a_whole_run_from_their_threads(tmp_path, monke
         '{use="trackio", project="threads"}]'
     )
     try:
-        train(load_recipe(project(tmp_path), ["training.steps=3", tables]), reporter=SilentReporter())
+        run(project(tmp_path), "training.steps=3", tables)
         (folder,) = offline_folders(tmp_path / "run")
         rows = history(record_file(folder))
         (closed,) = of_kind(record_file(folder), "exit")

@@ -1,7 +1,5 @@
 """metrics.jsonl."""
 
-from __future__ import annotations
-
 import json
 import math
 

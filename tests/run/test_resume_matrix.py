@@ -1,7 +1,5 @@
 """Stopped anywhere, however it trains and in however many processes, a resumed run is the one that nobody stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -190,8 +188,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     run = [*settings, into(tmp_path)]
     acts = [[killed, "signal_after", 5, "SIGKILL"]]
     ended = forked.ranks(recipe, [*run, "checkpoints.every=2"], acts=acts)
-    assert ended[killed].code == -signal.SIGKILL
-    assert ended[1 - killed].code == 1
+    assert (ended[killed].code, ended[1 - killed].code) == (-signal.SIGKILL, 1)
     assert ended[1 - killed].told.splitlines() == [
         "another process of this run has ended; its last message, or its launcher's, says why.",
         "--resume continues from the last checkpoint.",

@@ -1,7 +1,5 @@
 """What a resumed run may change, and what not."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

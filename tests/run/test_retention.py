@@ -1,7 +1,5 @@
 """Which checkpoints stay: the newest, and the best by the metric that the recipe names."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -16,7 +14,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.recipe.sections import CheckpointsSection
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.state import Progress
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 
 VALUES = st.floats(-5, 5) | st.just(math.nan)
 
@@ -62,14 +60,13 @@ def test_a_run_keeps_the_newest_and_the_best_evaluated_one(tmp_path, best):
         # Down and up again, so that the best is neither the first nor the last.
         "optimizer.lr=0.02", "loss.beta=1.0",
     ]  # fmt: skip
-    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    outcome = run(recipe, *overrides)
     evaluated = {line["step"]: line[best] for line in records(tmp_path / "run", "eval")}
     pick = min if best == "loss" else max
     saved = pick([2, 4, 6, 8], key=evaluated.__getitem__)
     kept = {checkpoints.step_of(path) for path in checkpoints.complete(tmp_path / "run" / "checkpoints")}
     assert kept == {saved, 8}
-    assert outcome.best_by == best
-    assert outcome.best_evaluation[best] == pick(evaluated.values())
+    assert (outcome.best_by, outcome.best_evaluation[best]) == (best, pick(evaluated.values()))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_by"] == best
 
 

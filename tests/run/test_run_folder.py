@@ -1,7 +1,5 @@
 """What a run leaves: DESIGN of the run folder, and a result that plain libraries load."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -9,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpotrain import load_recipe, train
+from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.runtime.interface import INTERFACE
-from tests.run.recipes import project, records
+from tests.run.recipes import project, records, run
 
 METRICS = [
     "loss", "grad_norm", "learning_rate", "epoch", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
@@ -25,7 +23,7 @@ METRICS = [
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     recipe = project(folder, adapter=request.param == "lora")
-    outcome = train(load_recipe(recipe, ["checkpoints.every=4"]), reporter=SilentReporter())
+    outcome = run(recipe, "checkpoints.every=4")
     return request.param, recipe, outcome
 
 
@@ -55,8 +53,7 @@ def test_the_summary_is_the_outcome(finished):
     _, recipe, outcome = finished
     summary = json.loads((recipe.parent / "run" / "summary.json").read_text())
     assert summary["status"] == outcome.status == "finished"
-    assert summary["steps"] == 10
-    assert summary["final"] == str(outcome.final)
+    assert (summary["steps"], summary["final"]) == (10, str(outcome.final))
     assert summary["last_evaluation"] == outcome.last_evaluation
     assert summary["best_evaluation"]["loss"] <= summary["first_evaluation"]["loss"]
     assert summary["pairs_per_second"] > 0
@@ -76,17 +73,14 @@ def test_the_environment_tells_versions_and_plugins(finished):
 def test_the_recipe_in_the_folder_repeats_the_run(finished, tmp_path):
     _, recipe, _ = finished
     kept = recipe.parent / "run" / "recipe.toml"
-    train(load_recipe(kept, [f"run.output_dir={str(tmp_path / 'run')!r}"]), reporter=SilentReporter())
+    run(kept, into=tmp_path / "run")
     again, before = records(tmp_path / "run"), records(recipe.parent / "run")
     assert [line["loss"] for line in again] == [line["loss"] for line in before]
 
 
 def log_probs(model, tokenizer, prompt: str, completion: str) -> float:
     prompt_ids = tokenizer(prompt)["input_ids"]
-    completion_ids = [
-        *tokenizer(completion, add_special_tokens=False)["input_ids"],
-        tokenizer.eos_token_id,
-    ]
+    completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ids = torch.tensor([prompt_ids + completion_ids])
     with torch.no_grad():
         table = model(ids).logits[0].float().log_softmax(-1)
@@ -144,7 +138,7 @@ def test_the_policy_runs_under_the_references_numerics(tmp_path):
     """TRAPS: reference computed without the autocast that the policy runs under: step-0 rewards are not zero."""
     recipe = project(tmp_path)
     overrides = ['training.precision="bf16"', "training.steps=1"]
-    outcome = train(load_recipe(recipe, overrides), reporter=SilentReporter())
+    outcome = run(recipe, *overrides)
     assert outcome.train["loss"] == pytest.approx(math.log(2), abs=2e-3)
     assert outcome.first_evaluation["rewards/chosen"] == pytest.approx(0, abs=1e-2)
 
@@ -161,7 +155,7 @@ def test_another_model_as_reference(tmp_path):
             f'reference.when="{when}"',
             f"run.output_dir={str(tmp_path / when)!r}",
         ]
-        train(load_recipe(recipe, overrides), reporter=SilentReporter())
+        run(recipe, *overrides)
         results.append([line["loss"] for line in records(tmp_path / when)])
     assert results[0] == pytest.approx(results[1], abs=1e-5)
     assert abs(results[0][0] - math.log(2)) > 1e-3

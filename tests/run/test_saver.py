@@ -1,20 +1,17 @@
 """A checkpoint is of the moment at which it was asked for, wherever and however long it is written."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest
 import torch
 
-from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint import saver
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
-from tests.run.recipes import project, records
+from tests.run.recipes import project, run
 from tests.run.test_checkpoints import trained_model
 
 
@@ -146,7 +143,7 @@ class OpensAt(SilentReporter):
 def test_a_run_goes_on_while_it_saves_and_tells_of_checkpoints_that_are_complete(tmp_path, gate):
     recipe = project(tmp_path)
     reporter = OpensAt(gate, 3)
-    train(load_recipe(recipe, ["checkpoints.every=2", "training.steps=5"]), reporter=reporter)
+    run(recipe, "checkpoints.every=2", "training.steps=5", reporter=reporter)
     assert [step for step, _ in reporter.told] == [2, 4, 5]
     assert reporter.told[0][1] > 2
     assert reporter.told[-1] == (5, 5)
@@ -168,22 +165,6 @@ class Fails(SilentReporter):
 def test_a_run_that_fails_waits_for_its_checkpoint(tmp_path, gate):
     recipe = project(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=Fails(gate))
+        run(recipe, "checkpoints.every=2", reporter=Fails(gate))
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert gate.writing == 0
-
-
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_a_few_lines(tmp_path, monkeypatch):
-    recipe = project(tmp_path)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full)
-        with pytest.raises(RunError, match=r"cannot write the checkpoint .*step-0000000\d: No space"):
-            train(load_recipe(recipe, ["checkpoints.every=2"]), reporter=SilentReporter())
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    outcome = train(load_recipe(recipe), resume=True, reporter=SilentReporter())
-    assert outcome.status == "finished"
-    assert [line["step"] for line in records(tmp_path / "run")] == list(range(1, outcome.steps + 1))

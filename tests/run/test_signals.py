@@ -1,7 +1,5 @@
 """Signals ask for an orderly end; what asked is put back afterwards."""
 
-from __future__ import annotations
-
 import os
 import signal
 

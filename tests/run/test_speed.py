@@ -1,7 +1,5 @@
 """The predicted time of a run: operations counted as torch counts them, reference passes when they are computed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,17 +1,13 @@
 """A loss that jumps is told of once; noise and a loss that falls are not."""
 
-from __future__ import annotations
-
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpotrain import load_recipe, train
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.spikes import ENOUGH, SpikeWatch
-from tests.run.recipes import project
+from tests.run.recipes import Recording, project, run
 
 
 def told(losses):
@@ -64,18 +60,10 @@ def test_steps_that_were_left_out_change_nothing(odd, draw):
     assert watch.warning(41, 2.75) == plain.warning(41, 2.75) != ""
 
 
-class Hears(SilentReporter):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-
 def test_a_run_tells_of_it(tmp_path):
     """With a learning rate a thousand times too high the loss jumps."""
     recipe = project(tmp_path)
-    reporter = Hears()
+    reporter = Recording()
     overrides = ["training.epochs=12", "schedule.warmup_fraction=0.5", "optimizer.lr=0.5", "loss.beta=2.0"]
-    train(load_recipe(recipe, overrides), reporter=reporter)
+    run(recipe, *overrides, reporter=reporter)
     assert any("the loss jumped to" in warning for warning in reporter.warnings)

@@ -1,7 +1,5 @@
 """summary.json read back: what no run wrote says nothing, and breaks nothing that would show it."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 

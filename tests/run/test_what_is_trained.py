@@ -1,17 +1,12 @@
 """Every way of training a policy, end to end: it begins at ln 2 and learns, and the reference stands still."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpotrain import load_recipe
-from dpotrain.core.errors import RecipeError
-from dpotrain.core.reporter import SilentReporter
-from tests.run.recipes import losses, project, records, run
+from tests.run.recipes import Recording, losses, project, records, run
 
 #: Overrides, and how far the first loss may be from ln 2.
 WAYS = {
@@ -87,13 +82,6 @@ def test_training_all_weights_of_a_model_with_an_adapter_merges_it(recipe, tmp_p
     assert begun == pytest.approx(records(tmp_path / "first", "eval")[-1]["logps/chosen"], abs=1e-3)
 
 
-def test_4_bit_weights_cannot_be_trained_themselves(recipe):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(recipe, ["adapter=false", 'quantizer.use="bnb-4bit"'])
-    assert "[adapter]" in str(caught.value)
-    assert "[quantizer]" in str(caught.value)
-
-
 def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, tmp_path):
     """TRAPS: "disable dropout" that also disables the LoRA dropout the user asked for."""
     results = []
@@ -111,15 +99,10 @@ def test_dropout_the_user_asked_for_is_on_in_training_and_off_elsewhere(recipe, 
 def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path, processor):
     """TRAPS: adapters in bf16 lose their updates; so do pure-bf16 full weights."""
     processor("with bfloat16")
-    warned = []
-
-    class Listening(SilentReporter):
-        def warn(self, text) -> None:
-            warned.append(text)
-
+    reporter = Recording()
     overrides = ["adapter=false", 'model.dtype="bfloat16"', "training.steps=1", 'training.precision="bf16"']
-    run(recipe, *overrides, into=tmp_path / "run", reporter=Listening())
-    assert any("trained in 16 bits" in text for text in warned)
+    run(recipe, *overrides, into=tmp_path / "run", reporter=reporter)
+    assert any("trained in 16 bits" in text for text in reporter.warnings)
 
 
 def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):

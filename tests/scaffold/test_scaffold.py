@@ -1,7 +1,5 @@
 """``dpotrain plugins new``: every kind's package is built, installed in an environment of its own, tested and run."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -10,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dpotrain.cli import COMMANDS, main
+from dpotrain.cli import COMMANDS
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.scaffold.kinds import kinds
 from dpotrain.testing import build_tiny_model
 from tests.environments import environment_with, plain_environ, run
 from tests.run.forked import Forked
+from tests.support import dpotrain
 
 KINDS = list(kinds(COMMANDS))
 
@@ -32,7 +30,7 @@ some_kinds = pytest.mark.parametrize(
 
 
 def new(*words: str):
-    return CliRunner().invoke(main, ["plugins", "new", *words])
+    return dpotrain("plugins", "new", *words)
 
 
 def name(kind: str) -> str:

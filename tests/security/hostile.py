@@ -1,7 +1,5 @@
 """Things that would leave a mark if they were run, and files that say what is not so."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A chat template is a program that comes with a model: it sees the conversation, and nothing else."""
 
-from __future__ import annotations
-
 import pytest
 
 from dpotrain.core.errors import DataError

@@ -1,20 +1,16 @@
 """A checkpoint whose hashes are right and whose content no run wrote: refused by what it says, before it is read."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
 import pytest
 import torch
 
-import dpotrain
 from dpotrain.core.errors import RunError
-from dpotrain.core.reporter import SilentReporter
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint.tensor_files import check_fits, described
 from tests.fuzz.run_files import seal
-from tests.run.recipes import project
+from tests.run.recipes import project, run
 from tests.run.test_checkpoints import write
 from tests.security.hostile import promising, safetensors
 
@@ -24,6 +20,10 @@ GOOD = promising(w=("F32", [4, 8], 128))
 STATE = promising(
     **{"optimizer.state.0.exp_avg": ("F32", [4, 8], 128), "optimizer.state.0.step": ("F32", [], 4)}
 )
+
+
+def moments(name, *tensor):
+    return promising(**{f"optimizer.state.{name}": tensor})
 
 
 @pytest.mark.parametrize(
@@ -58,44 +58,21 @@ def test_a_header_longer_than_its_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("trained", "optimizer", "size", "words"),
     [
-        (
-            promising(w=("F32", [2**38], 2**40)),
-            STATE,
-            2**40,
-            "does not fit the model: it holds w as F32 [274877906944]",
-        ),
+        (promising(w=("F32", [2**38], 2**40)), STATE, 2**40, "the model: it holds w as F32 [274877906944]"),
         (promising(w=("F32", [8, 4], 128)), STATE, 128, "does not fit the model: it holds w as F32 [8, 4]"),
         (promising(w=("I64", [4, 8], 256)), STATE, 256, "does not fit the model: it holds w as I64 [4, 8]"),
         (promising(v=("F32", [4, 8], 128)), STATE, 128, "is of another model: 2 tensors"),
-        (
-            GOOD,
-            promising(**{"optimizer.state.0.exp_avg": ("F32", [8], 32)}),
-            128,
-            "does not fit the optimizer",
-        ),
-        (
-            GOOD,
-            promising(**{"optimizer.state.7.exp_avg": ("F32", [4, 8], 128)}),
-            128,
-            "does not fit the optimizer",
-        ),
-        (
-            GOOD,
-            promising(**{"optimizer.state.0.x": ("U8", [2**12], 2**12)}),
-            128,
-            "does not fit the optimizer",
-        ),
+        (GOOD, moments("0.exp_avg", "F32", [8], 32), 128, "does not fit the optimizer"),
+        (GOOD, moments("7.exp_avg", "F32", [4, 8], 128), 128, "does not fit the optimizer"),
+        (GOOD, moments("0.x", "U8", [2**12], 2**12), 128, "does not fit the optimizer"),
         (GOOD, promising(x=("U8", [2**12], 2**12)), 128, "does not fit the optimizer"),
     ],
 )
 def test_tensors_that_the_run_has_no_place_for_are_refused_unread(trained, optimizer, size, words, tmp_path):
     """The first one is a terabyte that a sparse file really has: reading it would be the end of the machine."""
     safetensors(tmp_path / "trained.safetensors", trained, size)
-    safetensors(
-        tmp_path / "optimizer.safetensors",
-        optimizer,
-        max(each["data_offsets"][1] for each in optimizer.values()),
-    )
+    end = max(each["data_offsets"][1] for each in optimizer.values())
+    safetensors(tmp_path / "optimizer.safetensors", optimizer, end)
     with pytest.raises(RunError) as caught:
         check_fits(tmp_path, WEIGHTS, GROUPS)
     assert words in str(caught.value)
@@ -113,20 +90,17 @@ def begun(tmp_path_factory):
     """A run that was stopped after its second step's checkpoint."""
     folder = tmp_path_factory.mktemp("begun")
     recipe = project(folder)
-    overrides = {"training.steps": 2, "checkpoints.every": 2, "run.cache_dir": False}
-    dpotrain.train(dpotrain.load_recipe(recipe, overrides), reporter=SilentReporter())
+    run(recipe, "training.steps=2", "checkpoints.every=2", "run.cache_dir=false")
     return recipe
 
 
 def resumed(recipe, tmp_path, change):
     """Go on with a copy of the run whose checkpoint was changed, and sealed again."""
-    run = tmp_path / "run"
-    shutil.copytree(recipe.parent / "run", run)
-    [path] = checkpoints.complete(run / "checkpoints")
+    shutil.copytree(recipe.parent / "run", tmp_path / "run")
+    [path] = checkpoints.complete(tmp_path / "run" / "checkpoints")
     change(path)
     seal(path)
-    overrides = {"run.output_dir": str(run), "training.steps": 3, "run.cache_dir": False}
-    return dpotrain.train(dpotrain.load_recipe(recipe, overrides), resume=True, reporter=SilentReporter())
+    return run(recipe, "training.steps=3", "run.cache_dir=false", into=tmp_path / "run", resume=True)
 
 
 def state(change):
@@ -151,15 +125,9 @@ def transposed(path):
     ("change", "words"),
     [
         (transposed, "does not fit the model"),
-        (
-            state(lambda content: content.update(random=[{}])),
-            "holds what no run of this version writes (KeyError",
-        ),
+        (state(lambda content: content.update(random=[{}])), "what no run of this version writes (KeyError"),
         (state(lambda content: content["random"][0].update(torch_cpu="00")), "holds what no run"),
-        (
-            state(lambda content: content.update(optimizer={"items": [["state", {"tensor": "x"}]]})),
-            "holds what no run",
-        ),
+        (state(lambda content: content.update(optimizer={"items": [["state", {"tensor": "x"}]]})), "no run"),
         (state(lambda content: content["progress"].update(step="many")), "progress.step"),
         (state(lambda content: content.update(window=[])), "window"),
         (state(lambda content: content.update(step=7)), "another step than its folder"),

@@ -1,7 +1,5 @@
 """Data sets that come with more than data."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

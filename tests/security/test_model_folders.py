@@ -1,7 +1,5 @@
 """Folders of models, tokenizers and adapters that were made by somebody else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Files of a run are its user's own, and links do not lead it astray."""
 
-from __future__ import annotations
-
 import os
 import stat
 

@@ -1,7 +1,5 @@
 """Tokens, keys and passwords stay where they were put: out of the run folder, the log and every message."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -10,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from dpotrain.cli import main
 from dpotrain.core.errors import RunError
 from dpotrain.core.masking import mask, mask_values
 from dpotrain.ui.errors import print_error
+from tests.plugin.fakes import install
 from tests.run.recipes import project
+from tests.support import dpotrain
 
 HUB, WANDB, PASSWORD, OPTION, MLFLOW = (
     "hf_aBcDeFgHiJkLmNoPqRsT",
@@ -63,11 +61,7 @@ def dpotrain_loggers():
 def ran(tmp_path_factory):
     """A run with everything at once: secrets wherever they can be, and a umask that keeps nobody out."""
     folder = tmp_path_factory.mktemp("ran")
-    info = folder / "site" / "dpotrain_leaky-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dpotrain-leaky\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dpotrain]\nleaky = dpotrain_leaky\n")
-    (folder / "site" / "dpotrain_leaky.py").write_text(LEAKY)
+    install(folder / "site", "dpotrain-leaky", "1.0", leaky=LEAKY)
     recipe = project(folder)
     overrides = [
         "training.steps=2", "checkpoints.every=1", "model.trust_remote_code=true", f"run.cache_dir='{folder}/cache'",
@@ -76,24 +70,16 @@ def ran(tmp_path_factory):
         f'loggers.2={{use="mlflow", name="https://me:{PASSWORD}@host/x", tags={{of="https://me:{PASSWORD}@host/x"}}}}',
         f'loggers.3={{use="trackio", group="https://me:{PASSWORD}@host/x", name="{HUB}"}}',
     ]  # fmt: skip
+    settings = [part for one in overrides for part in ("--set", one)]
+    secrets = {"HF_TOKEN": HUB, "WANDB_API_KEY": WANDB, "MLFLOW_TRACKING_TOKEN": MLFLOW}
+    places = {
+        "TRACKIO_DIR": str(folder / "trackio"),
+        "PYTHONPATH": str(folder / "site"),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dpotrain",
-            "run",
-            str(recipe),
-            *(part for one in overrides for part in ("--set", one)),
-        ],
-        env={
-            **os.environ,
-            "HF_TOKEN": HUB,
-            "WANDB_API_KEY": WANDB,
-            "MLFLOW_TRACKING_TOKEN": MLFLOW,
-            "TRACKIO_DIR": str(folder / "trackio"),
-            "PYTHONPATH": str(folder / "site"),
-            "OMP_NUM_THREADS": "1",
-        },
+        [sys.executable, "-m", "dpotrain", "run", str(recipe), *settings],
+        env={**os.environ, **secrets, **places},
         capture_output=True,
         text=True,
         umask=0,
@@ -205,7 +191,7 @@ def test_a_wrong_recipe_is_refused_without_its_secrets(text, overrides, debug, t
         + text
     )
     arguments = [part for one in overrides for part in ("--set", one)]
-    result = CliRunner().invoke(main, ["check", str(file), *arguments, *debug])
+    result = dpotrain("check", str(file), *arguments, *debug)
     assert result.exit_code in (2, 3)
     assert "error: " in result.output
     assert OPTION not in result.output

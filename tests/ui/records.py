@@ -1,7 +1,5 @@
 """Records of a made-up run, and a clock that a test moves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +21,10 @@ class Clock:
 
 def metrics(**changes: float) -> dict[str, float]:
     return {
-        "loss": 0.5312,
-        "grad_norm": 1.25,
-        "learning_rate": 5e-7,
-        "rewards/chosen": -0.25,
-        "rewards/rejected": -0.75,
-        "rewards/accuracies": 0.75,
-        "rewards/margins": 0.5,
-        "pairs_per_second": 12.3,
-        "tokens_per_second": 2345.0,
-        "peak_memory_mb": 3220.0,
-    } | changes
+        "loss": 0.5312, "grad_norm": 1.25, "learning_rate": 5e-7, "rewards/chosen": -0.25,
+        "rewards/rejected": -0.75, "rewards/accuracies": 0.75, "rewards/margins": 0.5,
+        "pairs_per_second": 12.3, "tokens_per_second": 2345.0, "peak_memory_mb": 3220.0,
+    } | changes  # fmt: skip
 
 
 def step(number: int, total: int = 470, **changes: float) -> StepRecord:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -55,14 +53,9 @@ def test_a_value_is_written_as_people_read_it(write, value, text):
 @settings(max_examples=200, deadline=None)
 def test_no_value_is_too_odd_to_be_written_on_one_short_line(value):
     writers = (
-        formats.number,
-        formats.signed,
-        formats.learning_rate,
-        formats.share,
-        formats.rate,
-        formats.duration,
-        formats.megabytes,
-    )
+        formats.number, formats.signed, formats.learning_rate, formats.share, formats.rate,
+        formats.duration, formats.megabytes,
+    )  # fmt: skip
     for write in writers:
         text = write(value)
         assert text

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import re
 from pathlib import Path
@@ -75,8 +73,7 @@ def test_a_phase_says_start_progress_at_a_sane_rate_and_done(plain, stream, cloc
             clock.sleep(0.9)
             advance()
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "tokenizing: start total=100"
-    assert lines[1] == "tokenizing: 12/100 eta=1m19s"
+    assert (lines[0], lines[1]) == ("tokenizing: start total=100", "tokenizing: 12/100 eta=1m19s")
     assert lines[-1] == "tokenizing: done 100/100 in 1m30s"
     assert len(lines) == 2 + 8
 

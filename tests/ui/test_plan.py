@@ -1,7 +1,5 @@
 """What ``dpotrain plan`` shows, for a person."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dpotrain.plugin.api import Component, LoadRequest
+from dpotrain.plugin.api import LoadRequest
 from dpotrain_plugins.demo.grammar import Request, requests, style
 from dpotrain_plugins.demo.loader import MODEL_FOLDER, DemoLoader
 from dpotrain_plugins.demo.sampling import sample_replies
@@ -83,13 +83,3 @@ def test_the_tokenizer_takes_any_text_back_and_forth(tokenizer):
 def test_a_role_the_model_does_not_know_is_refused_by_name(tokenizer):
     with pytest.raises(Exception, match="not system"):
         tokenizer.apply_chat_template([{"role": "system", "content": "Be kind."}], tokenize=False)
-
-
-def test_the_fingerprint_names_the_shipped_weights(loader):
-    assert loader.fingerprint() == DemoLoader(DemoLoader.Options()).fingerprint()
-    assert loader.fingerprint()
-
-
-def test_the_loader_has_no_options():
-    assert not DemoLoader.Options.model_fields
-    assert issubclass(DemoLoader.Options, Component.Options)

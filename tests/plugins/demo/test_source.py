@@ -3,7 +3,6 @@
 import pytest
 from pydantic import ValidationError
 
-from dpotrain.core.errors import DataError
 from dpotrain_plugins.demo.grammar import requests, style
 from dpotrain_plugins.demo.source import DemoSource
 
@@ -68,13 +67,6 @@ def test_a_row_beyond_the_end_is_an_index_error():
     rows = _source(pairs=5).load("train")
     with pytest.raises(IndexError):
         rows[5]
-
-
-def test_an_unknown_split_names_those_there_are():
-    source = _source()
-    with pytest.raises(DataError, match='no split "validation"') as caught:
-        source.load("validation")
-    assert all(split in str(caught.value) for split in source.splits())
 
 
 @pytest.mark.parametrize(
