@@ -34,6 +34,7 @@ from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.data.tokens.workers import cores
 from dpotrain.engine.reference.store import ReferenceStore
+from dpotrain.plugin.api import DatasetSource
 from tests.benchmarks.synthetic import WORDS
 
 #: Smaller sizes that are measured besides, to see what grows.
@@ -101,11 +102,17 @@ class SyntheticRows:
         return " ".join(self._words[start : start + 8 + number * 31 % 48])
 
 
-class SyntheticSource:
+class SyntheticSource(DatasetSource):
     """Has one split."""
 
+    name = "synthetic"
+
     def __init__(self, count: int) -> None:
+        super().__init__(self.Options())
         self.count = count
+
+    def splits(self) -> list[str]:
+        return ["train"]
 
     def load(self, split: str) -> SyntheticRows:
         return SyntheticRows(self.count)
