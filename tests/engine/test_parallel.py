@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 #: What every process does: each method once, its results as JSON.
 SCRIPT = """
-import json, sys, torch
+import json, os, sys, torch
 from dpotrain.engine.parallel.start import start
 from dpotrain.engine.training.all_weights import AllWeights
 
@@ -57,7 +57,10 @@ found = {
 parallel.free()
 all_found = parallel.gather_objects(found)
 if rank == 0:
-    open(sys.argv[1], "w").write(json.dumps(all_found))
+    with open(sys.argv[1], "w") as file:
+        file.write(json.dumps(all_found))
+parallel.wait()
+os._exit(0)  # as the command does: threads of the backend may still be running
 """
 
 
