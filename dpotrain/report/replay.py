@@ -109,7 +109,7 @@ class _Recipients:
 
 
 def _told(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None]) -> LoggedRun:
-    """Return what a logger was told of the run when it began, as far as files of the run say so."""
+    """Return the run as its loggers saw it at the start, as far as its files say."""
     try:
         pairs = json.loads(folder.data_report.read_text(encoding="utf-8"))["pairs"]
         train, evaluation = int(pairs["train"]), int(pairs["evaluation"] or 0)

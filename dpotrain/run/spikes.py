@@ -1,4 +1,4 @@
-"""Losses that stand out from the steps before them are told of; nothing is done about them."""
+"""Loss spikes: a loss far above those of the steps before it is reported; nothing is done about it."""
 
 from __future__ import annotations
 
