@@ -53,6 +53,7 @@ for _name in (
     "HF_HUB_CACHE",
     "HUGGINGFACE_HUB_CACHE",
     "ACCELERATE_MIXED_PRECISION",
+    "PYTEST_ADDOPTS",  # read by now, and not meant for the suites of packages that tests run
 ):
     os.environ.pop(_name, None)
 
