@@ -53,7 +53,6 @@ for _name in (
     "HF_HUB_CACHE",
     "HUGGINGFACE_HUB_CACHE",
     "ACCELERATE_MIXED_PRECISION",
-    "PYTEST_ADDOPTS",  # read by now, and not meant for the suites of packages that tests run
 ):
     os.environ.pop(_name, None)
 
@@ -128,6 +127,8 @@ def _no_tracker_left_behind() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``cuda`` where there is no GPU; torch is only imported to find out if there are any."""
+    # Read by now, here and by xdist's workers, and not meant for the suites of packages that tests run.
+    os.environ.pop("PYTEST_ADDOPTS", None)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return
