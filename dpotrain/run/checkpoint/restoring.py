@@ -8,7 +8,7 @@ from dpotrain.engine.training.metrics import Window
 from dpotrain.plugin.runtime.states import restore_component_states
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.resuming import Found
-from dpotrain.run.checkpoint.saving import CheckpointSaver, data_identity
+from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.checkpoint.tensor_files import check_fits
 from dpotrain.run.checkpoint.versions import version_changes
 from dpotrain.run.context import RunContext
@@ -41,7 +41,7 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     check_fits(path, saver.adapter.state(run.policy), trainer.optimizer.param_groups)
     checkpoint = files.load(path)
     state = checkpoint.state
-    if state["data"] != data_identity(trainer.data):
+    if state["data"] != saver.data_identity:
         raise RunError(
             "the data is not the run's: the training pairs, or their order, have changed since it began.\n"
             "Restore the data, or begin a new run: --set run.output_dir=…"

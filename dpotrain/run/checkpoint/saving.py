@@ -10,7 +10,6 @@ from typing import Any
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import CheckpointRecord
-from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.states import component_states
 from dpotrain.run.checkpoint import files
@@ -36,6 +35,12 @@ class CheckpointSaver:
         """What computes the run: looked up once, and kept in every checkpoint."""
         return package_versions(self.context.recipe)
 
+    @cached_property
+    def data_identity(self) -> str:
+        """A hash over the training pairs in order, and their numbers: a resumed run must have the same."""
+        pairs = self.context.trainer.data
+        return hashlib.blake2b(pairs.keys.tobytes() + pairs.numbers.tobytes(), digest_size=16).hexdigest()
+
     def save(self, *, in_background: bool) -> None:
         """Save the present state, in a thread while training goes on, or before this returns.
 
@@ -51,7 +56,7 @@ class CheckpointSaver:
             state = {
                 "resume_config": resume_config(recipe.document),
                 "versions": self.versions,
-                "data": data_identity(trainer.data),
+                "data": self.data_identity,
                 "total_steps": trainer.plan.total_steps,
                 "microbatches": asdict(MicrobatchSize.of(recipe, tokens, self._checkpointed_layers)),
                 "window": asdict(now.window),
@@ -93,8 +98,3 @@ class CheckpointSaver:
         evaluated = map(files.step_of, files.complete(self.folder))
         best = self.context.state.progress.best_of(evaluated, self.context.recipe.checkpoints.best_by)
         files.prune(self.folder, self.context.recipe.checkpoints.keep, but={best})
-
-
-def data_identity(pairs: TokenizedPairs) -> str:
-    """Return a hash over the training pairs in order, and their numbers: a resumed run must have the same."""
-    return hashlib.blake2b(pairs.keys.tobytes() + pairs.numbers.tobytes(), digest_size=16).hexdigest()
