@@ -95,7 +95,15 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     sample = [index * len(rows) // count for index in range(count)]
     looked_at = [(number, rows[number]) for number in sample]
     asked = [formatter for formatter in map(_constructed, classes) if formatter is not None]
-    votes = [_Vote(each, [_opinion(each, row, number) for number, row in looked_at]) for each in asked]
+    levels = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
+    votes = [
+        _Vote(
+            each,
+            [_opinion(each, row, number, level) for (number, row), level in zip(looked_at, of, strict=True)],
+        )
+        for each, of in zip(asked, levels, strict=True)
+        if any(of)
+    ]
     best = [max((vote.opinions[row].level for vote in votes), default=0) for row in range(len(sample))]
     candidates = [vote for vote in votes if vote.claims(best)]
     if not candidates:
@@ -118,7 +126,8 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
         return Decision(winner.formatter, text)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
-    mixed = f'The data has rows of several formats: "{name}" fits {fitting} of {recognised} rows sampled ({counts}).'
+    fits = f'"{name}" fits {fitting} of {recognised} rows sampled ({counts})'
+    mixed = f"The data has rows for several formatters: {fits}."
     if fitting < _ENOUGH * recognised:
         examples = [
             f'row {sample[vote.claims(best)[0]]} is "{vote.formatter.name}": '
@@ -132,8 +141,7 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     return Decision(winner.formatter, text, f"{mixed} Rows that it cannot read are dropped and counted.")
 
 
-def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> _Opinion:
-    level = _recognition(formatter, row, number)
+def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int, level: int) -> _Opinion:
     try:
         read = read_row(formatter, row, number)
     except UnreadColumn:

@@ -43,7 +43,7 @@ class ReadRow:
     """How many of the row's columns the formatter read."""
 
 
-class _Watched(dict[str, Any]):
+class WatchedRow(dict[str, Any]):
     """A row that notes which columns are read."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -54,23 +54,23 @@ class _Watched(dict[str, Any]):
         self.seen.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: D102
         self.seen.add(key)
         return super().get(key, default)
 
+    # Whoever goes through the row reads it all.
     def __iter__(self) -> Iterator[str]:
-        self.seen.update(super().keys())
-        return super().__iter__()
+        return iter(self.keys())
 
-    def keys(self) -> Any:
+    def keys(self) -> Any:  # noqa: D102
         self.seen.update(super().keys())
         return super().keys()
 
-    def items(self) -> Any:
+    def items(self) -> Any:  # noqa: D102
         self.seen.update(super().keys())
         return super().items()
 
-    def values(self) -> Any:
+    def values(self) -> Any:  # noqa: D102
         self.seen.update(super().keys())
         return super().values()
 
@@ -81,7 +81,7 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     Raises UnusableRow where the row gives no pair, or holds text in a column that belongs to a pair and is not read. An
     exception of the formatter of another kind gets a note that names the row.
     """
-    watched = _Watched(row)
+    watched = WatchedRow(row)
     try:
         found = formatter.format(watched)
     except (UnusableRow, DpotrainError):

@@ -30,7 +30,7 @@ class ConversationalFormatter(ShapeFormatter):
     """Columns that may hold the prompt, the first one that holds something."""
     columns = (*prompts, "chosen", "rejected", *CONTEXT)
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         name, prompt = the_column(row, self.prompts)
         values = answers(row)
         if prompt is None or is_text(prompt):

@@ -27,7 +27,7 @@ class HHFormatter(ShapeFormatter):
     name = "hh"
     columns = ("prompt", "chosen", "rejected", *CONTEXT)
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         values, prompt = answers(row), column(row, "prompt")
         if not are_texts(values) or not (prompt is None or is_dialogue(prompt)):
             raise OtherShape("prompt or answers are not dialogues")

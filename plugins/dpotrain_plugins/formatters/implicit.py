@@ -67,7 +67,7 @@ class ImplicitPromptFormatter(ShapeFormatter):
 
     def recognises(self, row: Row) -> Recognition:
         try:
-            asked = self.format(row).prompt
+            asked = self.read(row).prompt
         except UnusableRow:
             return super().recognises(row)
         if not isinstance(asked, str):
@@ -80,7 +80,7 @@ class ImplicitPromptFormatter(ShapeFormatter):
         guessed = boundary is Boundary.WORD or any(_may_be_a_prompt(value, asked) for value in others)
         return Recognition.NO if guessed else Recognition.SHAPE
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         values = answers(row)
         if not are_texts(values):
             chosen, rejected = both(values, row)
@@ -91,7 +91,7 @@ class ImplicitPromptFormatter(ShapeFormatter):
             raise OtherShape("one answer alone does not show what the two share")
         first, second = values
         if first == second:
-            raise UnusableRow("chosen and rejected are identical")
+            raise OtherShape("chosen and rejected are identical")
         cut, _ = prompt_cut(first, second, self.options.answer_marker)
         return PreferencePair(first[:cut], first[cut:], second[cut:])
 

@@ -30,7 +30,7 @@ class AlpacaFormatter(ShapeFormatter):
     name = "alpaca"
     columns = ("instruction", "input", "chosen", "rejected", "output", *CONTEXT)
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         if not is_text(row.get("instruction")):
             raise OtherShape("instruction is not text")
         instruction, more = column(row, "instruction"), column(row, "input")
@@ -65,7 +65,7 @@ class QuestionFormatter(ShapeFormatter):
             return Recognition.NO
         return super().recognises(row)
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         values = answers(row)
         name, question = the_column(row, _QUESTIONS)
         if question is None and column(row, "prompt") is not None:

@@ -17,7 +17,7 @@ class OpenAIFormatter(ShapeFormatter):
     name = "openai"
     columns = ("input", *_ANSWERS)
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         values, given = answers(row, _ANSWERS), row.get("input")
         if not isinstance(given, Mapping) or column(given, "messages") is None:
             raise OtherShape("input is not an object with messages")

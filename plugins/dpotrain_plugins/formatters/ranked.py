@@ -53,7 +53,7 @@ class RankedFormatter(ShapeFormatter):
 
     options: Options
 
-    def format(self, row: Row) -> list[PreferencePair]:
+    def read(self, row: Row) -> list[PreferencePair]:
         (name, prompt), (where, answers) = the_column(row, _PROMPTS), the_column(row, _ANSWERS)
         if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
             raise OtherShape(f"{where} is not a list of answers")

@@ -32,15 +32,18 @@ class ShapeFormatter(DatasetFormatter):
 
     def recognises(self, row: Row) -> Recognition:
         try:
-            self.format(row)
+            self.read(row)
         except OtherShape:
             return Recognition.NO
         except UnusableRow:
             pass
         return self.certainty
 
-    @abstractmethod
     def format(self, row: Row) -> PreferencePair | Sequence[PreferencePair]:
+        return self.read(row)
+
+    @abstractmethod
+    def read(self, row: Row) -> PreferencePair | Sequence[PreferencePair]:
         """Return the pair or pairs; raise OtherShape for a row of another shape, UnusableRow for a faulty one."""
 
 

@@ -26,10 +26,12 @@ class StandardFormatter(ShapeFormatter):
     columns = ("prompt", "chosen", "rejected")
     certainty = Recognition.SHAPE
 
-    def format(self, row: Row) -> PreferencePair:
+    def read(self, row: Row) -> PreferencePair:
         values, prompt = answers(row), column(row, "prompt")
-        if "prompt" not in row or not are_texts(values) or not (prompt is None or is_text(prompt)):
-            raise OtherShape("prompt, chosen and rejected are not text")
+        if "prompt" not in row or not (prompt is None or is_text(prompt)):
+            raise OtherShape("prompt is not text")
+        if not are_texts(values):
+            raise OtherShape("chosen or rejected is not text")
         chosen, rejected = both(values, row)
         if prompt is None:
             raise UnusableRow(f"prompt is {'missing' if row.get('prompt') is None else 'empty'}")
