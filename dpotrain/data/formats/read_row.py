@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.core.messages.message import normalised
+from dpotrain.core.messages.message import normalised, read_messages
 from dpotrain.core.messages.values import is_empty
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.formats.check_pair import check_pair
@@ -23,6 +24,9 @@ PAIR_COLUMNS = frozenset(
         *("system", "system_prompt", "history", "tools", "functions", "chosen", "rejected"),
     )
 )
+
+#: Those that hold a whole conversation, perhaps with an answer.
+_CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 class UnreadColumn(UnusableRow):
@@ -105,10 +109,10 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     if not pairs:
         raise UnusableRow(refused[0] if refused else "the row gives no pair")
     unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
-    unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(row[name], pairs)]
+    unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(name, row[name], pairs)]
     for name in unused:
         # A formatter that declares no columns may have its own way to the row.
-        if name in PAIR_COLUMNS and formatter.columns:
+        if name.lower() in PAIR_COLUMNS and formatter.columns:
             raise UnreadColumn(
                 f'column "{name}" is not read by format "{formatter.name}" '
                 f'(data.ignore_columns = ["{name}"] leaves it out)'
@@ -137,15 +141,32 @@ def _has_text(value: Any) -> bool:
     return next(_texts(value), None) is not None
 
 
-def _is_repeated(value: Any, pairs: Sequence[PreferencePair]) -> bool:
-    """Whether every text in the value stands in the pairs too, so that nothing is lost."""
-    known = "\n".join(
+def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool:
+    """Whether every text in a column stands in the pairs too, so that nothing is lost.
+
+    What an answer says does not stand in for a question; a whole conversation may end with either answer.
+    """
+    whole = name.lower() in _CONVERSATIONS
+    known = " ".join(
         " ".join(text.split())
         for pair in pairs
-        for part in (pair.prompt, pair.chosen, pair.rejected, list(pair.tools))
+        for part in (pair.prompt, list(pair.tools), *((pair.chosen, pair.rejected) if whole else ()))
         for text in _texts(part)
     )
-    return all(" ".join(text.split()) in known for text in _texts(value))
+    return all(_stands_in(" ".join(text.split()), known) for text in _texts(_as_messages(value)))
+
+
+def _as_messages(value: Any) -> Any:
+    """Return a conversation in any form as the pairs have it, any other value as it is."""
+    try:
+        return read_messages(value, "")
+    except UnusableRow:
+        return value
+
+
+def _stands_in(words: str, text: str) -> bool:
+    """Whether the text has these words, not only as a part of other words."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 #: Keys of a message whose texts say who speaks, not what is said.
