@@ -39,8 +39,6 @@ class ReadRow:
     """Why each of the others is not usable."""
     unused: tuple[str, ...] = ()
     """Other columns with text that the formatter did not read."""
-    read: int = 0
-    """How many of the row's columns the formatter read."""
 
 
 class WatchedRow(dict[str, Any]):
@@ -110,10 +108,10 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
         # A formatter that declares no columns may have its own way to the row.
         if name in PAIR_COLUMNS and formatter.columns:
             raise UnreadColumn(
-                f'column "{name}" is not read by format "{formatter.name}" '
-                f'(data.ignore_columns = ["{name}"] leaves it out)'
+                f'column "{name}" is not read by format "{formatter.name}": map it in [data.columns], or leave it out '
+                f'with data.ignore_columns = ["{name}"]'
             )
-    return ReadRow(tuple(pairs), tuple(refused), tuple(unused), len(watched.seen & row.keys()))
+    return ReadRow(tuple(pairs), tuple(refused), tuple(unused))
 
 
 def _normalised(pair: PreferencePair) -> PreferencePair:

@@ -122,6 +122,8 @@ def _apart(turns: Messages, first: Messages, second: Messages) -> tuple[Messages
             own = first[_overlap(shared, first) :], second[_overlap(shared, second) :]
             if _are_answers(shared, *own):
                 return shared, *own
+    elif turns and turns[-1]["role"] == "assistant":
+        raise UnusableRow("the prompt ends with an assistant turn")
     raise UnusableRow("the answers begin with turns that are not the prompt's")
 
 
