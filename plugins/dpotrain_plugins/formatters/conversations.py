@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, read_messages, read_tools
+from dpotrain.plugin.api import (
+    Messages,
+    PreferencePair,
+    UnusableRow,
+    is_message,
+    is_messages,
+    read_messages,
+    read_tools,
+)
 from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
@@ -157,6 +165,8 @@ def _system(row: Row) -> Messages:
         value = value[0]
     if is_text(value):
         return [{"role": "system", "content": value}]
+    if not is_message(value) and not is_messages(value):
+        raise UnusableRow("system is neither text nor a system message")
     messages = read_messages(value, "system")
     if any(message["role"] not in _INSTRUCTS for message in messages):
         raise UnusableRow("system holds a turn of another speaker")
@@ -176,8 +186,10 @@ def _history(row: Row) -> Messages:
     value = column(row, "history")
     if value is None:
         return []
-    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+    if is_messages(value):
         return read_messages(value, "history")
+    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+        raise UnusableRow("history is neither messages nor a list of [user, assistant] texts")
     return [
         {"role": role, "content": text}
         for exchange in value
