@@ -155,7 +155,7 @@ WORDS = st.lists(st.sampled_from(["Name", "a", "bird", "now."]), min_size=3, max
     words=WORDS,
     first=st.text(max_size=6),
     second=st.text(max_size=6),
-    spaces=st.lists(SPACE, min_size=2, max_size=2),
+    spaces=SPACES,
 )
 def test_a_repeated_prompt_comes_off_both_answers_whatever_the_white_space(words, first, second, spaces):
     first, second = f"{spaces[0]}1{first}", f"{spaces[1]}2{second}"
