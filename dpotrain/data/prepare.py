@@ -112,6 +112,12 @@ def prepare_data(
     report.evaluation_pairs = None if evaluation is None else len(evaluation)
     for warning in report.warnings():
         reporter.warn(warning)
+    plain = sum(split.plain_text for split in report.splits.values())
+    if plain and tokenizer.chat_template:
+        reporter.warn(
+            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template. "
+            'If prompts are questions of a chat, set data.format = "question".'
+        )
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
 
 

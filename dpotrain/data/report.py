@@ -15,7 +15,10 @@ _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
 
 #: Fields of a split's report that add up.
-_COUNTS = ("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended")
+_COUNTS = (
+    *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
+    "plain_text",
+)
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 Lengths = dict[str, dict[str, float]]
@@ -44,6 +47,8 @@ class SplitReport:
     """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions of the pairs kept that do not end in a special token."""
+    plain_text: int = 0
+    """Pairs kept that are plain text, to which no chat template is applied."""
     unused_columns: dict[str, int] = field(default_factory=dict)
     """Columns with text that nothing reads, with the rows of the pairs kept or dropped that have some."""
     shortest_prompt: int | None = None

@@ -84,7 +84,8 @@ def conversations(draw: st.DrawFn, *, system: bool = True, history: bool = True,
     def text() -> str:
         nonlocal count
         count += 1
-        return f"{draw(st.sampled_from(ODD))}mark{count}end{draw(st.sampled_from((*ODD, *ENDINGS)))}"
+        begin, end = draw(st.sampled_from(ODD)), draw(st.sampled_from((*ODD, *ENDINGS)))
+        return f"{begin}mark{count}end{'' if end in ENDINGS and begin[:1] in ('{', '[') else end}"
 
     def call() -> Message:
         nonlocal count
@@ -398,12 +399,11 @@ def question(draw: st.DrawFn) -> tuple[Meant, Written]:
     row, turns = history_column(draw, meant, written)
     if len(turns) > 1:
         row = {"history": write(draw, turns[:-1], written)}
-    names = ["question", "query", "input", *(["prompt"] if meant.system or row.get("history") else [])]
+    texts = draw(st.booleans())
+    names = ["question", "query", "input"]
+    names += ["prompt"] if texts and (meant.system or row.get("history")) else []
     row |= {draw(st.sampled_from(names)): meant.turns[-1]["content"], **system_column(draw, meant)}
-    alone = [meant.turns[-1]]
-    row |= draw(
-        st.sampled_from([text_answers(meant), text_answers(meant), answers(draw, meant, written, alone)])
-    )
+    row |= text_answers(meant) if texts else answers(draw, meant, written, [meant.turns[-1]])
     written.row = around(draw, row)
     return meant, written
 

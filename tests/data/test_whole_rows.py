@@ -62,3 +62,50 @@ def test_a_conversation_in_another_form_is_not_a_column_that_is_lost():
         "rejected": [*opening, assistant("Far.")],
     }
     assert read(row).chosen == [assistant("Seven.")]
+
+
+# Dialogues in one string
+
+DIALOGUES = {
+    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Does it rain?\n\nAssistant: Yes.",
+    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Does it rain?\n\nAssistant: No.",
+}
+TURNS = [user("Hi"), assistant("Hello"), user("Does it rain?")]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"prompt": "Does it rain?"},
+        {"prompt": "Hi"},
+        {"prompt": "\n\nHuman: Does it rain?"},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Does it rain?\n\nAssistant:"},
+        {"question": "Does it rain?"},
+        {"messages": TURNS},
+        {"conversations": [{"from": "human", "value": "Does it rain?"}]},
+    ],
+)
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_question_beside_dialogues_stands_once(question, system):
+    pair = read({**question, **DIALOGUES, "system": system})
+    assert pair.prompt == [*([{"role": "system", "content": system}] if system else []), *TURNS]
+    assert (pair.chosen, pair.rejected) == ([assistant("Yes.")], [assistant("No.")])
+
+
+def test_another_question_than_the_dialogues_is_refused():
+    with pytest.raises(UnusableRow, match="prompt is none of the turns"):
+        read({"prompt": "Does it snow?", **DIALOGUES})
+
+
+@pytest.mark.parametrize("said", ["Assistant: ", "\n\nAssistant: "])
+def test_a_dialogue_may_stand_in_two_columns(said):
+    row = {"prompt": "\n\nHuman: Does it rain?\n\n", "chosen": f"{said}Yes.", "rejected": f"{said}No."}
+    pair = read(row)
+    assert pair.prompt == [user("Does it rain?")]
+    assert (pair.chosen, pair.rejected) == ([assistant("Yes.")], [assistant("No.")])
+
+
+def test_a_dialogue_beside_a_system_text_is_read_as_a_dialogue():
+    row = {"system": "Be brief.", "prompt": "\n\nHuman: Does it rain?\n\nAssistant:", **ANSWERS}
+    pair = read(row)
+    assert [turn["content"] for turn in pair.prompt] == ["Be brief.", "Does it rain?"]

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean, short
+from dpotrain.core.messages.values import is_empty
 from dpotrain.data.formats.read_row import UnreadColumn, read_row
 from dpotrain.plugin.api import DatasetFormatter, Recognition, Rows
 
@@ -38,8 +39,8 @@ class _Opinion:
     """How sure it is that the row is of its shape; NO where it would leave out a column of the pair."""
     reads: bool
     """Whether it gives a usable pair."""
-    columns: int = 0
-    """Columns that it reads."""
+    fault: str = ""
+    """Why it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class _Vote:
 
     formatter: DatasetFormatter
     opinions: Sequence[_Opinion]
+    columns: int
+    """Columns of the sampled rows that hold something and that it reads."""
 
     def claims(self, best: Sequence[int]) -> list[int]:
         """Return the rows of which no formatter is more certain than this one."""
@@ -63,9 +66,9 @@ class _Vote:
         ]
 
     def rank(self, best: Sequence[int]) -> tuple[int, int, int]:
-        """Rows that fit first, then certainty, then the columns read."""
+        """Rows that fit first, then certainty, then how many of their columns have a name that it reads."""
         opinions = [self.opinions[row] for row in self.fits(best)]
-        return len(opinions), sum(one.level for one in opinions), sum(one.columns for one in opinions)
+        return len(opinions), sum(one.level for one in opinions), self.columns
 
 
 def choose_formatter(
@@ -100,6 +103,7 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
         _Vote(
             each,
             [_opinion(each, row, number, level) for (number, row), level in zip(looked_at, of, strict=True)],
+            len({name for _, row in looked_at for name in each.columns if not is_empty(row.get(name))}),
         )
         for each, of in zip(asked, levels, strict=True)
         if any(of)
@@ -107,9 +111,10 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     best = [max((vote.opinions[row].level for vote in votes), default=0) for row in range(len(sample))]
     candidates = [vote for vote in votes if vote.claims(best)]
     if not candidates:
-        raise DataError(
-            f"No formatter recognises the data ({len(sample)} rows sampled).\n" + _help(rows, sample, classes)
-        )
+        faults = [(vote.formatter.name, one.fault) for vote in votes for one in vote.opinions if one.fault]
+        refused = [f"  {name}: {fault}" for name, fault in dict(faults).items()]
+        found = f"No formatter recognises the data ({len(sample)} rows sampled)."
+        raise DataError("\n".join([found, *refused, _help(rows, sample, classes)]))
     first = max(vote.rank(best) for vote in candidates)
     winners = [vote for vote in candidates if vote.rank(best) == first]
     if len(winners) > 1:
@@ -143,13 +148,13 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
 
 def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int, level: int) -> _Opinion:
     try:
-        read = read_row(formatter, row, number)
-    except UnreadColumn:
-        return _Opinion(0, reads=False)
-    except Exception:
+        read_row(formatter, row, number)
+    except UnreadColumn as error:
+        return _Opinion(0, reads=False, fault=str(error))
+    except Exception as error:
         # What is wrong with the row, or with the formatter, is reported when the row is read in earnest.
-        return _Opinion(level, reads=False)
-    return _Opinion(level, reads=True, columns=read.read)
+        return _Opinion(level, reads=False, fault=str(error))
+    return _Opinion(level, reads=True)
 
 
 def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:

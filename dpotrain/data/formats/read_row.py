@@ -25,9 +25,6 @@ PAIR_COLUMNS = frozenset(
     )
 )
 
-#: Those that hold a whole conversation, perhaps with an answer.
-_CONVERSATIONS = ("messages", "conversations", "conversation")
-
 
 class UnreadColumn(UnusableRow):
     """The row holds something in a column that belongs to a pair and that the formatter does not read."""
@@ -43,8 +40,6 @@ class ReadRow:
     """Why each of the others is not usable."""
     unused: tuple[str, ...] = ()
     """Other columns with text that the formatter did not read."""
-    read: int = 0
-    """How many of the row's columns the formatter read."""
 
 
 class WatchedRow(dict[str, Any]):
@@ -114,10 +109,10 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
         # A formatter that declares no columns may have its own way to the row.
         if name.lower() in PAIR_COLUMNS and formatter.columns:
             raise UnreadColumn(
-                f'column "{name}" is not read by format "{formatter.name}" '
-                f'(data.ignore_columns = ["{name}"] leaves it out)'
+                f'column "{name}" is not read by format "{formatter.name}": map it in [data.columns], or leave it out '
+                f'with data.ignore_columns = ["{name}"]'
             )
-    return ReadRow(tuple(pairs), tuple(refused), tuple(unused), len(watched.seen & row.keys()))
+    return ReadRow(tuple(pairs), tuple(refused), tuple(unused))
 
 
 def _normalised(pair: PreferencePair) -> PreferencePair:
@@ -144,10 +139,11 @@ def _has_text(value: Any) -> bool:
 def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool:
     """Whether every text in a column stands in the pairs too, so that nothing is lost.
 
-    What an answer says does not stand in for a question; a whole conversation may end with either answer.
+    A conversation may repeat prompt and answers. What any other column asks stands in the prompt; that an answer says
+    it too is chance.
     """
-    whole = name.lower() in _CONVERSATIONS
-    known = " ".join(
+    whole = name.lower() in ("messages", "conversations", "conversation")
+    known = "\n".join(
         " ".join(text.split())
         for pair in pairs
         for part in (pair.prompt, list(pair.tools), *((pair.chosen, pair.rejected) if whole else ()))
@@ -157,20 +153,23 @@ def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool
 
 
 def _as_messages(value: Any) -> Any:
-    """Return a conversation in any form as the pairs have it, any other value as it is."""
+    """Return what the turns of a conversation say, as the pairs have it; any other value as it is."""
     try:
-        return read_messages(value, "")
+        messages = read_messages(value, "")
     except UnusableRow:
         return value
+    return [{key: one for key, one in message.items() if key in _SAID} for message in messages]
 
 
-def _stands_in(words: str, text: str) -> bool:
-    """Whether the text has these words, not only as a part of other words."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+def _stands_in(text: str, known: str) -> bool:
+    """Whether ``known`` has these words, and not as part of longer ones."""
+    return text in known and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", known) is not None
 
 
-#: Keys of a message whose texts say who speaks, not what is said.
-_LABELS = ("role", "from", "type")
+#: Keys of a message that say something, of those in the form that chat templates take.
+_SAID = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
+#: Keys of a message or a call whose texts say who speaks, not what is said.
+_LABELS = ("role", "from", "type", "id")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -85,6 +85,7 @@ class RowTokenizer:
             report.completions_cut += result.completions_cut
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
+            report.plain_text += not pair.conversational
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
             if len(preview) < self.preview:

@@ -34,6 +34,7 @@ class DatasetFormatterConformance(ComponentConformance):
             assert read.pairs
             assert not read.refused
             assert read_row(part, row, 0) == read
+            part.format(row)
             assert dict(row) == before, "format() changes the row"
 
     def test_it_recognises_its_rows(self, part: Any) -> None:

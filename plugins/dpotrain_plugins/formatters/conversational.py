@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
-from dpotrain_plugins.formatters.conversations import CONTEXT, as_messages, pair_of
+from dpotrain.plugin.api import PreferencePair, UnusableRow, is_message, is_messages, read_messages
+from dpotrain_plugins.formatters.conversations import CONTEXT, as_messages, pair_of, pair_of_whole
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -31,11 +31,13 @@ class ConversationalFormatter(ShapeFormatter):
     columns = (*prompts, "chosen", "rejected", *CONTEXT)
 
     def read(self, row: Row) -> PreferencePair:
+        if not any(name in row for name in self.prompts):
+            raise OtherShape(f"there is no column {self.prompts[0]}")
         name, prompt = the_column(row, self.prompts)
         values = answers(row)
         if prompt is None or is_text(prompt):
             # Text answers beside it are plain text.
-            if name not in row or are_texts(values) or (is_text(prompt) and name != "prompt"):
+            if are_texts(values) or (is_text(prompt) and name != "prompt"):
                 raise OtherShape(f"{name} holds no messages")
         elif not is_message(prompt) and not is_messages(prompt):
             raise OtherShape(f"{name} holds no messages")
@@ -47,15 +49,7 @@ class ConversationalFormatter(ShapeFormatter):
         first, second = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
         if first[0]["role"] == "assistant" or second[0]["role"] == "assistant":
             return pair_of(row, [{"role": "user", "content": prompt}], first, second)
-        if not (_says(first, prompt) and _says(second, prompt)):
-            raise UnusableRow("prompt is none of the turns that the answers begin with")
-        return pair_of(row, None, first, second)
-
-
-def _says(conversation: Messages, prompt: str) -> bool:
-    """Whether one of the turns says what the prompt column says, give or take white space."""
-    words = prompt.split()
-    return any(turn["content"].split() == words for turn in conversation if turn["role"] != "assistant")
+        return pair_of_whole(row, prompt, first, second)
 
 
 class ShareGPTFormatter(ConversationalFormatter):

@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, read_messages, read_tools
+from dpotrain.plugin.api import (
+    Messages,
+    PreferencePair,
+    UnusableRow,
+    is_message,
+    is_messages,
+    read_messages,
+    read_tools,
+)
+from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
@@ -58,8 +67,23 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
 
 
+def pair_of_whole(row: Row, question: str, first: Messages, second: Messages) -> PreferencePair:
+    """Return the pair of two whole conversations and a text beside them, which is one of the turns that they share."""
+    if not (_says(first, question) and _says(second, question)):
+        raise UnusableRow("prompt is none of the turns that the answers begin with")
+    return pair_of(row, None, first, second)
+
+
+def _says(conversation: Messages, question: str) -> bool:
+    """Whether a turn of another than the assistant is this text, give or take white space."""
+    words = question.split()
+    return any(turn["content"].split() == words for turn in conversation if turn["role"] != "assistant")
+
+
 def as_messages(answer: Any, what: str) -> Messages:
-    """Return an answer's messages; text is one assistant turn."""
+    """Return an answer's messages; text is one assistant turn, or a dialogue from the human's first turn on."""
+    if is_whole_dialogue(answer):
+        return turns_of(answer, what)
     return [{"role": "assistant", "content": answer}] if is_text(answer) else read_messages(answer, what)
 
 
@@ -122,6 +146,8 @@ def _apart(turns: Messages, first: Messages, second: Messages) -> tuple[Messages
             own = first[_overlap(shared, first) :], second[_overlap(shared, second) :]
             if _are_answers(shared, *own):
                 return shared, *own
+    elif turns and turns[-1]["role"] == "assistant":
+        raise UnusableRow("the prompt ends with an assistant turn")
     raise UnusableRow("the answers begin with turns that are not the prompt's")
 
 
@@ -155,6 +181,8 @@ def _system(row: Row) -> Messages:
         value = value[0]
     if is_text(value):
         return [{"role": "system", "content": value}]
+    if not is_message(value) and not is_messages(value):
+        raise UnusableRow("system is neither text nor a system message")
     messages = read_messages(value, "system")
     if any(message["role"] not in _INSTRUCTS for message in messages):
         raise UnusableRow("system holds a turn of another speaker")
@@ -174,8 +202,10 @@ def _history(row: Row) -> Messages:
     value = column(row, "history")
     if value is None:
         return []
-    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+    if is_messages(value):
         return read_messages(value, "history")
+    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+        raise UnusableRow("history is neither messages nor a list of [user, assistant] texts")
     return [
         {"role": role, "content": text}
         for exchange in value

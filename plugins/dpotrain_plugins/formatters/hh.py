@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow
-from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain.plugin.api import PreferencePair, is_empty
+from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of, pair_of_whole
+from dpotrain_plugins.formatters.dialogues import is_dialogue, opens_with_speaker, turns_of
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -14,11 +12,8 @@ from dpotrain_plugins.formatters.shape import (
     answers,
     are_texts,
     both,
-    column,
+    is_text,
 )
-
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 class HHFormatter(ShapeFormatter):
@@ -28,40 +23,20 @@ class HHFormatter(ShapeFormatter):
     columns = ("prompt", "chosen", "rejected", *CONTEXT)
 
     def read(self, row: Row) -> PreferencePair:
-        values, prompt = answers(row), column(row, "prompt")
-        if not are_texts(values) or not (prompt is None or is_dialogue(prompt)):
-            raise OtherShape("prompt or answers are not dialogues")
-        if prompt is None and not all(value is None or is_dialogue(value) for value in values):
-            raise OtherShape("the answers are not dialogues")
+        prompt, given = row.get("prompt"), [row[name] for name in ("chosen", "rejected") if row.get(name)]
+        prompt = None if is_empty(prompt) else prompt
+        whole = bool(given) and all(map(is_dialogue, given))
+        if not whole and not is_dialogue(prompt):
+            raise OtherShape("neither the prompt nor the answers are dialogues")
+        values = answers(row)
+        if not are_texts(values) or not (prompt is None or is_text(prompt)):
+            raise OtherShape("prompt or answers are not text")
         chosen, rejected = both(values, row)
-        if prompt is None:
-            return pair_of(row, None, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
-        if not (is_dialogue(chosen) and is_dialogue(rejected)):
+        if prompt is not None and not whole:
             chosen, rejected = prompt + chosen, prompt + rejected
-            return pair_of(row, None, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
-        asked = turns_of(prompt, "prompt", answered=False)
-        return pair_of(row, asked, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
-
-
-def is_dialogue(value: Any) -> bool:
-    """Whether a text opens with a speaker and lets the assistant speak."""
-    if not isinstance(value, str):
-        return False
-    speakers = _SPEAKER.findall(value)
-    return bool(speakers) and bool(_SPEAKER.match(value)) and "Assistant" in speakers
-
-
-def turns_of(text: str, what: str, *, answered: bool = True) -> Messages:
-    """Cut a dialogue into messages; one that is not ``answered`` ends with the human, or opens the assistant's turn."""
-    before, *parts = _SPEAKER.split(text)
-    if before.strip() or not parts:
-        raise UnusableRow(f"{what} is not a Human/Assistant dialogue")
-    turns = [
-        {"role": _ROLES[speaker], "content": words.strip()}
-        for speaker, words in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    if answered and turns[-1]["role"] != "assistant":
-        raise UnusableRow(f"{what} does not end with the assistant")
-    if not answered and turns[-1] == {"role": "assistant", "content": ""}:
-        turns.pop()
-    return turns
+        first, second = turns_of(chosen, "chosen"), turns_of(rejected, "rejected")
+        if prompt is None or not whole:
+            return pair_of(row, None, first, second)
+        if not opens_with_speaker(prompt):
+            return pair_of_whole(row, prompt, first, second)
+        return pair_of(row, turns_of(prompt, "prompt", answered=False), first, second)

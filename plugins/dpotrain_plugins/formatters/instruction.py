@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.dialogues import is_dialogue
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -66,14 +67,18 @@ class QuestionFormatter(ShapeFormatter):
         return super().recognises(row)
 
     def read(self, row: Row) -> PreferencePair:
+        if not any(name in row for name in (*_QUESTIONS, "prompt")):
+            raise OtherShape("there is no question")
         values = answers(row)
         name, question = the_column(row, _QUESTIONS)
         if question is None and column(row, "prompt") is not None:
             name, question = "prompt", column(row, "prompt")
-            if not are_texts(values):
-                raise OtherShape("the answers are not text")
+            if not are_texts(values) or any(map(is_dialogue, values)):
+                raise OtherShape("the answers are not plain text")
         if name not in row or not (question is None or is_text(question)):
             raise OtherShape(f"{name} is not text")
+        if is_dialogue(question):
+            raise OtherShape(f"{name} is a dialogue")
         chosen, rejected = both(values, row)
         if question is None:
             raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
-from dpotrain_plugins.formatters.hh import is_dialogue, turns_of
+from dpotrain_plugins.formatters.dialogues import is_dialogue, turns_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, is_text, the_column
 
 _PROMPTS = ("prompt", "instruction", "question", "messages")
@@ -54,7 +54,7 @@ class RankedFormatter(ShapeFormatter):
     options: Options
 
     def read(self, row: Row) -> list[PreferencePair]:
-        (name, prompt), (where, answers) = the_column(row, _PROMPTS), the_column(row, _ANSWERS)
+        where, answers = the_column(row, _ANSWERS)
         if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
             raise OtherShape(f"{where} is not a list of answers")
         score = self.options.score or next(
@@ -62,6 +62,7 @@ class RankedFormatter(ShapeFormatter):
         )
         if score is None or not all(_said(one) for one in answers):
             raise OtherShape(f"{where} has no text and score for every answer")
+        name, prompt = the_column(row, _PROMPTS)
         if prompt is None:
             raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
         turns = _turns(prompt, name)
