@@ -109,3 +109,27 @@ def test_a_dialogue_beside_a_system_text_is_read_as_a_dialogue():
     row = {"system": "Be brief.", "prompt": "\n\nHuman: Does it rain?\n\nAssistant:", **ANSWERS}
     pair = read(row)
     assert [turn["content"] for turn in pair.prompt] == ["Be brief.", "Does it rain?"]
+
+
+def test_an_answer_wrapped_in_an_object_breaks_no_formatter():
+    row = {"chosen": "Q: why?\nSo.", "rejected": {"messages": "Q: why?\nNo."}}
+    assert read(row).prompt == "Q: why?\n"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_answers_that_are_json_of_json_are_read_as_the_messages_that_they_are(times):
+    chosen, rejected = [assistant("Yes.")], [assistant("No.")]
+    for _ in range(times):
+        chosen, rejected = json.dumps(chosen), json.dumps(rejected)
+    pair = read({"prompt": "Does it rain?", "chosen": chosen, "rejected": rejected})
+    assert (pair.prompt, pair.chosen) == ([user("Does it rain?")], [assistant("Yes.")])
+
+
+def test_a_dialogue_beside_an_answer_that_is_none_is_refused():
+    row = {
+        "prompt": "\n\nHuman: Hi\n\nAssistant:",
+        "chosen": " Yes.",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: No.",
+    }
+    with pytest.raises(UnusableRow, match="only one of the answers is a dialogue"):
+        read(row)

@@ -20,10 +20,10 @@ ROLES = {
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
 
-#: Text that is an object or a list of them, as JSON or as Python prints it …
-_OBJECTS = re.compile(r"""\s*(?:\[\s*)?\{\s*(['"])\w+\1\s*:""")
+#: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
+_OBJECTS = re.compile(r"""\s*"?\s*(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
-_SPEAKER = re.compile(r"""(['"])(?:role|from|messages|conversations?)\1\s*:""")
+_SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
 
 _EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
 

@@ -40,6 +40,6 @@ def is_whole_dialogue(value: Any) -> bool:
     return is_dialogue(value) and _SPEAKER.findall(value)[0] == "Human"
 
 
-def opens_with_speaker(text: str) -> bool:
+def opens_with_speaker(value: Any) -> bool:
     """Whether a text begins with somebody's turn."""
-    return _SPEAKER.match(text) is not None
+    return isinstance(value, str) and _SPEAKER.match(value) is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dpotrain.plugin.api import PreferencePair, is_empty
+from dpotrain.plugin.api import PreferencePair, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of, pair_of_whole
-from dpotrain_plugins.formatters.dialogues import is_dialogue, opens_with_speaker, turns_of
+from dpotrain_plugins.formatters.dialogues import is_dialogue, is_whole_dialogue, opens_with_speaker, turns_of
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -25,7 +25,9 @@ class HHFormatter(ShapeFormatter):
     def read(self, row: Row) -> PreferencePair:
         prompt, given = row.get("prompt"), [row[name] for name in ("chosen", "rejected") if row.get(name)]
         prompt = None if is_empty(prompt) else prompt
-        whole = bool(given) and all(map(is_dialogue, given))
+        # The human may speak in the column prompt, and both answers begin with "Assistant:".
+        spoken = is_dialogue if opens_with_speaker(prompt) else is_whole_dialogue
+        whole = bool(given) and all(map(spoken, given))
         if not whole and not is_dialogue(prompt):
             raise OtherShape("neither the prompt nor the answers are dialogues")
         values = answers(row)
@@ -33,6 +35,8 @@ class HHFormatter(ShapeFormatter):
             raise OtherShape("prompt or answers are not text")
         chosen, rejected = both(values, row)
         if prompt is not None and not whole:
+            if any(map(is_whole_dialogue, given)):
+                raise UnusableRow("only one of the answers is a dialogue")
             chosen, rejected = prompt + chosen, prompt + rejected
         first, second = turns_of(chosen, "chosen"), turns_of(rejected, "rejected")
         if prompt is None or not whole:

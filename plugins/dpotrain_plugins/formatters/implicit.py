@@ -72,7 +72,8 @@ class ImplicitPromptFormatter(ShapeFormatter):
             return super().recognises(row)
         if not isinstance(asked, str):
             return Recognition.CERTAIN
-        _, boundary = prompt_cut(row["chosen"], row["rejected"], self.options.answer_marker)
+        chosen, rejected = answers(row)
+        _, boundary = prompt_cut(chosen, rejected, self.options.answer_marker)
         if boundary is Boundary.MARKER and len(asked.split()) > _LONGEST_MARKER:
             return Recognition.SHAPE
         # Words that two answers share may as well be how both begin, to a prompt in another column.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
-from dpotrain_plugins.formatters.dialogues import is_dialogue
+from dpotrain_plugins.formatters.dialogues import is_whole_dialogue
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -73,11 +73,11 @@ class QuestionFormatter(ShapeFormatter):
         name, question = the_column(row, _QUESTIONS)
         if question is None and column(row, "prompt") is not None:
             name, question = "prompt", column(row, "prompt")
-            if not are_texts(values) or any(map(is_dialogue, values)):
+            if not are_texts(values) or any(map(is_whole_dialogue, values)):
                 raise OtherShape("the answers are not plain text")
         if name not in row or not (question is None or is_text(question)):
             raise OtherShape(f"{name} is not text")
-        if is_dialogue(question):
+        if is_whole_dialogue(question):
             raise OtherShape(f"{name} is a dialogue")
         chosen, rejected = both(values, row)
         if question is None:

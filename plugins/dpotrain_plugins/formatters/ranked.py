@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
-from dpotrain_plugins.formatters.dialogues import is_dialogue, turns_of
+from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, is_text, the_column
 
 _PROMPTS = ("prompt", "instruction", "question", "messages")
@@ -104,7 +104,7 @@ def _turns(prompt: Any, name: str) -> Messages:
         # Nectar's prompts are dialogues that end where the assistant is to speak.
         return (
             turns_of(prompt, name, answered=False)
-            if is_dialogue(prompt)
+            if is_whole_dialogue(prompt)
             else [{"role": "user", "content": prompt}]
         )
     if not is_message(prompt) and not is_messages(prompt):
