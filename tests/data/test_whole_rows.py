@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dpotrain.core.errors import DataError
 from dpotrain.core.pair import UnusableRow
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.read_row import read_row
@@ -116,7 +117,7 @@ def test_an_answer_wrapped_in_an_object_breaks_no_formatter():
     assert read(row).prompt == "Q: why?\n"
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("times", [1, 2])
 def test_answers_that_are_json_of_json_are_read_as_the_messages_that_they_are(times):
     chosen, rejected = [assistant("Yes.")], [assistant("No.")]
     for _ in range(times):
@@ -133,3 +134,105 @@ def test_a_dialogue_beside_an_answer_that_is_none_is_refused():
     }
     with pytest.raises(UnusableRow, match="only one of the answers is a dialogue"):
         read(row)
+
+
+# What stands in the prompt twice, or not at all
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Does it rain today?", "Does it?", "Question:", "明天会下雨吗\uff1f", "请写一首关于春天的诗"]
+)
+@pytest.mark.parametrize("question", ["prompt", "question"])
+def test_text_answers_that_begin_with_the_prompt_are_read_without_it(prompt, question):
+    row = {question: prompt, "chosen": f"{prompt}\nYes.", "rejected": f"{prompt} \n No."}
+    pair = read(row)
+    texts = [
+        part if isinstance(part, str) else part[-1]["content"]
+        for part in (pair.prompt, pair.chosen, pair.rejected)
+    ]
+    assert [text.strip() for text in texts] == [prompt, "Yes.", "No."]
+
+
+@pytest.mark.parametrize("prompt", ["Hello", "Hi!", "你好"])
+def test_an_answer_may_begin_with_a_short_greeting(prompt):
+    row = {"prompt": prompt, "chosen": f"{prompt} you.", "rejected": f"{prompt} there."}
+    assert read(row).chosen == f"{prompt} you."
+
+
+@pytest.mark.parametrize(
+    "history", [[user("Hi"), assistant("Hello"), user("Rain?")], [user("Hi"), assistant("Hello")]]
+)
+@pytest.mark.parametrize("system", [{"system": "Be brief."}, {}])
+@pytest.mark.parametrize(
+    "asked", [{"prompt": "Rain?"}, {"prompt": [user("Rain?")]}, {"instruction": "Rain?"}]
+)
+def test_history_may_begin_with_the_system_text_and_end_with_the_question(history, system, asked):
+    told = {"role": "system", "content": "Be brief."}
+    pair = read({"history": [told, *history], **system, **asked, **ANSWERS})
+    assert pair.prompt == [told, user("Hi"), assistant("Hello"), user("Rain?")]
+
+
+@pytest.mark.parametrize("answer", ["None", "null", "[]", "{}", "none"])
+def test_words_for_nothing_are_answers(answer):
+    assert read({"prompt": "What is left?", "chosen": answer, "rejected": "Seven."}).chosen == answer
+    row = {"instruction": "Sort this.", "input": answer, "chosen": answer, "rejected": "Seven."}
+    assert read(row).prompt == [user(f"Sort this.\n\n{answer}")]
+
+
+@pytest.mark.parametrize("name", ["system", "tools", "history", "prompt"])
+@pytest.mark.parametrize("wrapped", ["prompt", "chosen"])
+def test_what_stands_beside_wrapped_messages_is_not_lost(name, wrapped):
+    row = {"prompt": [user("Rain?")], "chosen": [assistant("Yes.")], "rejected": [assistant("No.")]}
+    row[wrapped] = {"messages": row[wrapped], name: [{"role": "system", "content": "Be brief."}], "id": "x"}
+    with pytest.raises(UnusableRow, match=f"{wrapped} holds {name} beside its messages"):
+        read(row, "conversational")
+
+
+def test_what_stands_beside_the_messages_of_an_openai_file_is_not_lost():
+    row = {
+        "input": {"messages": [user("Rain?")], "instructions": "Be brief."},
+        "preferred_output": [assistant("Yes.")],
+        "non_preferred_output": [assistant("No.")],
+    }
+    with pytest.raises(UnusableRow, match="input holds instructions beside its messages"):
+        read(row)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"), [({"value": "other"}, "both content and value"), ({"from": "gpt"}, "two speakers")]
+)
+def test_a_turn_that_says_two_things_is_refused(more, reason):
+    with pytest.raises(UnusableRow, match=reason):
+        read({"prompt": [user("Rain?", **more)], **ANSWERS}, "conversational")
+
+
+def test_answers_that_end_in_a_labelled_line_hide_no_prompt_in_another_column():
+    row = {
+        "text": "How much is 2 + 2?",
+        "chosen": "Let me think.\nAnswer: 4",
+        "rejected": "Let me think.\nAnswer: 5",
+    }
+    with pytest.raises(DataError, match="No formatter recognises the data"):
+        read(row)
+    del row["text"]
+    assert read(row).prompt == "Let me think.\nAnswer:"
+
+
+def test_the_assistants_label_is_no_part_of_an_answer():
+    pair = read({"chosen": "User: Rain?\nAssistant: Yes.", "rejected": "User: Rain?\nAssistant: No."})
+    assert (pair.prompt, pair.chosen) == ("User: Rain?\nAssistant:", " Yes.")
+
+
+@pytest.mark.parametrize("value", [["a.png"], [b"png"], {"bytes": b"png", "path": None}])
+def test_rows_with_pictures_are_refused(value):
+    row = {"images": value, "prompt": "What is this?", **ANSWERS}
+    with pytest.raises(UnusableRow, match='column "images" is not text'):
+        read(row, "standard")
+    assert read({**row, "images": []}).prompt == "What is this?"
+
+
+@pytest.mark.parametrize(("name", "known"), [("system_prompt", "system"), ("functions", "tools")])
+def test_a_known_column_of_another_name_is_shown_as_the_one_to_map(name, known):
+    with pytest.raises(DataError) as error:
+        read({name: "Be brief.", "prompt": "Rain?", **ANSWERS})
+    assert f'map the data\'s columns in [data.columns], as in {known} = "{name}".' in str(error.value)

@@ -46,14 +46,18 @@ def read_answer(value: Any, what: str) -> Messages:
 def _read(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a message with the speaker's name and the keys that chat templates have."""
     message = dict(message)
-    speaker = str(message.pop("role", None) or message.pop("from", ""))
-    message.pop("from", None)
+    named = [one for one in (message.pop("role", None), message.pop("from", None)) if one]
+    speaker = str(named[0]) if named else ""
     role = ROLES.get(speaker.strip().lower())
+    if any(ROLES.get(str(one).strip().lower()) != role for one in named):
+        raise UnusableRow(f"{what} has a turn of two speakers")
     if role is None:
         raise UnusableRow(f'{what} has a turn of unknown role "{speaker}"')
     said = message.pop("value", None)
     if message.get("content") is None:
         message["content"] = said
+    elif said not in (None, "", message["content"]):
+        raise UnusableRow(f"{what} has a turn with both content and value")
     if speaker == "function_call" and message.get("tool_calls") is None:
         calls = _calls_in(message["content"])
         if calls:

@@ -20,8 +20,11 @@ ROLES = {
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
 
+#: Keys beside a wrapped list of messages that belong to the pair, and that nothing would read.
+_BESIDE = ("system", "system_prompt", "instructions", "prompt", "history", "tools", "functions")
+
 #: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
-_OBJECTS = re.compile(r"""\s*"?\s*(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
+_OBJECTS = re.compile(r"""\s*(?:"\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
 _SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
 
@@ -79,6 +82,9 @@ def unwrapped(value: Any, what: str) -> Any:
     if isinstance(value, Mapping):
         inner = [value[key] for key in _WRAPPERS if not is_empty(value.get(key))]
         if len(inner) == 1 and not is_message(value):
+            for key in _BESIDE:
+                if not is_empty(value.get(key)):
+                    raise UnusableRow(f"{what} holds {key} beside its messages")
             return unwrapped(inner[0], what)
         return _rows_of(value)
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):

@@ -205,19 +205,32 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
     for cls in classes:
         summary = (cls.__doc__ or "").strip().partition("\n")[0].strip() or ", ".join(cls.columns)
         lines.append(f"  {cls.name}: {summary}")
-    prompt = _likely_prompt([rows[number] for number in sample])
-    remedy = "Set data.format to a formatter, or map the data's columns in [data.columns]"
-    return "\n".join([*lines, f'{remedy}, as in prompt = "{prompt}".'])
+    example = _example([rows[number] for number in sample])
+    return "\n".join(
+        [*lines, f"Set data.format to a formatter, or map the data's columns in [data.columns]{example}."]
+    )
 
 
-def _likely_prompt(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the column whose texts differ most between the rows, for an example; the answers aside."""
+#: What formatters call columns that data sets have under another name.
+_OTHER_NAMES = {"system_prompt": "system", "functions": "tools"}
+
+
+def _example(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an example of a mapping: a known column of another name, or the likely prompt."""
+    names = {name for row in rows for name, value in row.items() if not is_empty(value)}
+    for name, formatters_name in _OTHER_NAMES.items():
+        if name in names and formatters_name not in names:
+            return f', as in {formatters_name} = "{name}"'
+    if "prompt" in names:
+        return ""
+    # The column whose texts differ most between the rows, the answers aside.
     texts: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.items():
             if isinstance(value, str) and len(value.split()) > 1 and name not in ("chosen", "rejected"):
                 texts.setdefault(name, set()).add(value)
-    return _some([max(texts, key=lambda name: len(texts[name]))]) if texts else "question"
+    prompt = _some([max(texts, key=lambda name: len(texts[name]))]) if texts else "question"
+    return f', as in prompt = "{prompt}"'
 
 
 def describe(value: Any, depth: int = 0) -> str:

@@ -25,6 +25,9 @@ PAIR_COLUMNS = frozenset(
     )
 )
 
+#: Columns with what a text model can't be shown: without it, the rest of the row means something else.
+MEDIA_COLUMNS = frozenset(("image", "images", "video", "videos", "audio", "audios"))
+
 
 class UnreadColumn(UnusableRow):
     """The row holds something in a column that belongs to a pair and that the formatter does not read."""
@@ -104,6 +107,11 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     if not pairs:
         raise UnusableRow(refused[0] if refused else "the row gives no pair")
     unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
+    for name in unread:
+        if name.lower() in MEDIA_COLUMNS and formatter.columns:
+            raise UnreadColumn(
+                f'column "{name}" is not text, and no format reads it (data.ignore_columns = ["{name}"] leaves it out)'
+            )
     unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(name, row[name], pairs)]
     for name in unused:
         # A formatter that declares no columns may have its own way to the row.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dpotrain.plugin.api import PreferencePair, UnusableRow, is_message, is_messages, read_messages
-from dpotrain_plugins.formatters.conversations import CONTEXT, as_messages, pair_of, pair_of_whole
+from dpotrain_plugins.formatters.conversations import as_messages, pair_of, pair_of_whole
 from dpotrain_plugins.formatters.shape import (
+    CONTEXT,
     OtherShape,
     Row,
     ShapeFormatter,

@@ -25,8 +25,6 @@ from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
 _INSTRUCTS = ("system", "developer")
-#: Columns beside prompt and answers that belong to a conversation.
-CONTEXT = ("system", "history", "tools")
 
 
 def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> PreferencePair:
@@ -46,10 +44,10 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     if not first or not second:
         raise UnusableRow("an answer has no turn but the system's")
     own, turns = _parted(prompt or [])
-    given = [*_system(row), *own]
+    history_system, earlier = _parted(_history(row))
+    given = [*_system(row), *own, *history_system]
     if not given and bool(first_system) != bool(second_system):
         raise UnusableRow("only one of chosen and rejected has a system turn")
-    earlier = _history(row)
     if prompt is None:
         shared = _shared(first, second)
         if not shared:
@@ -57,11 +55,10 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
             alone = first[0]["role"] == "assistant" or second[0]["role"] == "assistant"
             raise (OtherShape if alone else UnusableRow)("chosen and rejected share no leading turn")
         first, second = (_without(shared, answer) for answer in (first, second))
-        turns = shared if _begins(shared, earlier) else [*earlier, *shared]
+        turns = _joined(earlier, shared)
     else:
-        turns = turns if _begins(turns, earlier) else [*earlier, *turns]
-        turns, first, second = _apart(turns, first, second)
-    system = _one_system(_system(row), own, first_system, second_system)
+        turns, first, second = _apart(_joined(earlier, turns), first, second)
+    system = _one_system(_system(row), own, history_system, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
         raise UnusableRow("the prompt ends with an assistant turn" if turns else "prompt is empty")
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
@@ -155,6 +152,13 @@ def _are_answers(turns: Messages, *answers: Messages) -> bool:
     """Whether all answers begin with the assistant, and the prompt's turns do not end with it."""
     asked = bool(turns) and turns[-1]["role"] != "assistant"
     return asked and all(answer and answer[0]["role"] == "assistant" for answer in answers)
+
+
+def _joined(earlier: Messages, turns: Messages) -> Messages:
+    """Return earlier turns and these, where what both have in the middle stands once."""
+    most = min(len(earlier), len(turns))
+    common = next((count for count in range(most, 0, -1) if same(earlier[-count:], turns[:count])), 0)
+    return [*earlier[: len(earlier) - common], *turns]
 
 
 def _overlap(turns: Messages, answer: Messages) -> int:

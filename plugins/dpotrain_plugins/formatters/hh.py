@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, UnusableRow, is_empty
-from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of, pair_of_whole
+from dpotrain_plugins.formatters.conversations import pair_of, pair_of_whole
 from dpotrain_plugins.formatters.dialogues import is_dialogue, is_whole_dialogue, opens_with_speaker, turns_of
 from dpotrain_plugins.formatters.shape import (
+    CONTEXT,
     OtherShape,
     Row,
     ShapeFormatter,

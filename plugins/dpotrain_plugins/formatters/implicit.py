@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, read_messages
-from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.conversations import pair_of
 from dpotrain_plugins.formatters.shape import (
+    CONTEXT,
     OtherShape,
     Row,
     ShapeFormatter,
@@ -31,7 +32,7 @@ _ANSWER_BEGINS = re.compile(
     r"|<\|assistant\|>\n?"
     r"|<start_of_turn>model\n"
     r"|\[/INST\]"
-    r"|(?:^|\n)(?:A|Answer|Response|TL;DR):"
+    r"|(?P<label>(?:^|\n)(?:A|Answer|Response|TL;DR|Assistant):)"
 )
 #: Words of the longest marker: a prompt of more has something before it.
 _LONGEST_MARKER = 2
@@ -41,6 +42,7 @@ class Boundary(Enum):
     """What shows where the prompt of two texts ends."""
 
     MARKER = "a known prompt format lets the assistant speak"
+    LABEL = "a line begins with a word that answers may have as well"
     LINE = "the last line break that both share"
     WORD = "the last word that both share"
 
@@ -130,7 +132,7 @@ def _cuts(shared: str, first: str, second: str, marker: str | None) -> Iterator[
     """Yield places to cut, the best first."""
     begins = _ANSWER_BEGINS if marker is None else re.compile(re.escape(marker))
     for match in reversed(list(begins.finditer(shared))):
-        yield match.end(), Boundary.MARKER
+        yield match.end(), Boundary.LABEL if match.lastgroup == "label" else Boundary.MARKER
     if marker is not None:
         return
     for match in reversed(list(re.finditer(r"\n", shared))):

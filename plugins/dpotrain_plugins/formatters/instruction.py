@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, is_empty
-from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.conversations import pair_of
 from dpotrain_plugins.formatters.dialogues import is_whole_dialogue
 from dpotrain_plugins.formatters.shape import (
+    CONTEXT,
     OtherShape,
     Row,
     ShapeFormatter,

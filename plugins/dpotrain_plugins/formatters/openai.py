@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dpotrain.plugin.api import PreferencePair, read_messages
+from dpotrain.plugin.api import PreferencePair, UnusableRow, is_empty, read_messages
 from dpotrain_plugins.formatters.conversations import pair_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, answers, both, column
 
+#: What may stand in ``input`` and would be lost.
+_UNREAD = ("system", "system_prompt", "instructions", "prompt", "history", "functions")
 _ANSWERS = ("preferred_output", "non_preferred_output")
 
 
@@ -21,6 +23,9 @@ class OpenAIFormatter(ShapeFormatter):
         values, given = answers(row, _ANSWERS), row.get("input")
         if not isinstance(given, Mapping) or column(given, "messages") is None:
             raise OtherShape("input is not an object with messages")
+        for name in _UNREAD:
+            if not is_empty(given.get(name)):
+                raise UnusableRow(f"input holds {name} beside its messages")
         chosen, rejected = both(values, row, _ANSWERS)
         context = {"tools": given.get("tools")}
         return pair_of(context, read_messages(given["messages"], "input"), chosen, rejected)

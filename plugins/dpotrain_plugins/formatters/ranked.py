@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
-from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.conversations import pair_of
 from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
-from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, is_text, the_column
+from dpotrain_plugins.formatters.shape import CONTEXT, OtherShape, Row, ShapeFormatter, is_text, the_column
 
 _PROMPTS = ("prompt", "instruction", "question", "messages")
 _ANSWERS = ("answers", "completions", "responses")

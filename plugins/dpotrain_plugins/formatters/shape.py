@@ -19,6 +19,9 @@ from dpotrain.plugin.api import (
 
 Row: TypeAlias = Mapping[str, Any]
 
+#: Columns beside prompt and answers that belong to a conversation.
+CONTEXT = ("system", "history", "tools")
+
 
 class OtherShape(UnusableRow):
     """The row is not of the formatter's shape, as opposed to one of its shape that something is wrong with."""
@@ -50,6 +53,8 @@ class ShapeFormatter(DatasetFormatter):
 def column(row: Row, name: str) -> Any:
     """Return a column's value, a conversation in another form as messages, and None where it holds nothing."""
     value = unwrapped(row.get(name), name)
+    if is_text(value) and name not in CONTEXT:
+        return value if value.strip() else None  # "None" and "[]" are answers
     return None if is_empty(value) else value
 
 

@@ -6,22 +6,27 @@ import re
 
 from dpotrain.plugin.api import UnusableRow
 
-#: A prompt of fewer words is what an answer may well begin with ("Hello" and "Hello there").
-_FEWEST_WORDS = 3
+#: A prompt of fewer words, or of fewer letters where words are written without spaces, is what an answer may well begin
+#: with ("Hello" and "Hello there"), unless it asks.
+_FEWEST_WORDS, _FEWEST_LETTERS = 3, 8
+_ASKS = ("?", "？", ":", "：")  # noqa: RUF001
+_WRITTEN_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 
 
 def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str, str]:
     """Return prompt and answers, the answers without the prompt where both begin with it.
 
     The prompt is compared word by word, so that a trailing space or another line break makes no difference, and counts
-    as repeated from three words on. Raises UnusableRow where one answer alone begins with the prompt, and where nothing
-    follows it.
+    as repeated from three words on, or where it asks a question and both repeat it. Raises UnusableRow where one answer
+    alone begins with the prompt, and where nothing follows it.
     """
     ends = [_end_of(prompt, answer) for answer in (chosen, rejected)]
     if not any(ends):
         return prompt, chosen, rejected
     first, second = ends
     if first is None or second is None:
+        if not _is_long(prompt):
+            return prompt, chosen, rejected
         raise UnusableRow("only one of the answers begins with the prompt")
     if not chosen[first:].strip() or not rejected[second:].strip():
         raise UnusableRow("an answer is nothing but the prompt")
@@ -33,7 +38,7 @@ def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[st
 def _end_of(prompt: str, answer: str) -> int | None:
     """Return where the prompt ends in an answer that begins with it."""
     words = prompt.split()
-    if len(words) < _FEWEST_WORDS:
+    if not words or not (_is_long(prompt) or words[-1].endswith(_ASKS)):
         return None
     last, place = len(words) - 1, -1
     for place, (word, found) in enumerate(zip(words, re.finditer(r"\S+", answer), strict=False)):
@@ -46,3 +51,9 @@ def _end_of(prompt: str, answer: str) -> int | None:
             return None
         return None if word[-1].isalnum() and answer[end].isalnum() else end
     return end if place == last else None
+
+
+def _is_long(prompt: str) -> bool:
+    """Whether an answer would hardly begin with the prompt by chance."""
+    letters = len(_WRITTEN_WITHOUT_SPACES.findall(prompt))
+    return len(prompt.split()) >= _FEWEST_WORDS or letters >= _FEWEST_LETTERS
