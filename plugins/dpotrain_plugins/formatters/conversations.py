@@ -188,6 +188,11 @@ def _history(row: Row) -> Messages:
         return []
     if is_messages(value):
         return read_messages(value, "history")
+    if is_text(value):  # a table in a text file has nothing else
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
     if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
         raise UnusableRow("history is neither messages nor a list of [user, assistant] texts")
     return [
