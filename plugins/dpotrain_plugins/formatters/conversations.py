@@ -45,8 +45,8 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     if not first or not second:
         raise UnusableRow("an answer has no turn but the system's")
     own, turns = _parted(prompt or [])
-    given = [*_system(row), *own]
-    if not given and bool(first_system) != bool(second_system):
+    column_system = _system(row)
+    if not column_system and not own and bool(first_system) != bool(second_system):
         raise UnusableRow("only one of chosen and rejected has a system turn")
     earlier = _history(row)
     if prompt is None:
@@ -60,7 +60,7 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     else:
         turns = turns if _begins(turns, earlier) else [*earlier, *turns]
         turns, first, second = _apart(turns, first, second)
-    system = _one_system(_system(row), own, first_system, second_system)
+    system = _one_system(column_system, own, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
         raise UnusableRow("the prompt ends with an assistant turn" if turns else "prompt is empty")
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
