@@ -51,6 +51,11 @@ class Meant:
         return not any("calls" in one or one["role"] == "tool" for one in self.everything)
 
     @property
+    def is_spoken(self) -> bool:
+        """Whether a text begins with the name of a speaker."""
+        return any(one["content"].startswith(("Human:", "Assistant:")) for one in self.everything)
+
+    @property
     def everything(self) -> list[Message]:
         return [*self.prompt, *self.chosen, *self.rejected]
 
@@ -272,8 +277,10 @@ def around(draw: st.DrawFn, row: Row) -> Row:
 
 
 def standard(draw: st.DrawFn) -> tuple[Meant, Written]:
-    """Texts, trained on as they stand."""
-    meant = draw(conversations(system=False, history=False, calls=False))
+    """Texts, trained on as they stand; those that begin with a speaker would be a dialogue's."""
+    meant = draw(
+        conversations(system=False, history=False, calls=False).filter(lambda one: not one.is_spoken)
+    )
     written = Written({}, "standard", as_text=True)
     row: Row = {"prompt": meant.turns[0]["content"], **text_answers(meant)}
     written.row = around(draw, {**row, **system_column(draw, meant), **tools_column(draw, meant)})

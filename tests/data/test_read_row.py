@@ -1,5 +1,7 @@
 """Every column that belongs to a pair is read, or the row is refused by the column's name."""
 
+import json
+
 import pytest
 
 from dpotrain.core.errors import DataError
@@ -7,6 +9,7 @@ from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import map_columns
 from dpotrain.data.formats.read_row import read_row
+from dpotrain.data.tokens.keys import prompt_key
 from dpotrain.plugin.api import DatasetFormatter, Recognition
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from tests.data.test_formatting import ListRows, decide
@@ -157,14 +160,38 @@ def test_data_of_two_formats_is_refused_with_a_row_of_each():
     with pytest.raises(DataError) as error:
         decide(rows)
     assert str(error.value) == (
-        'The data has rows for several formatters: "standard" fits 6 of 9 rows sampled ("conversational" 3).\n'
+        'No formatter fits the data: "standard" fits 6 of 9 rows sampled ("conversational" 3).\n'
         '  row 0 is "standard": object with prompt, chosen, rejected\n'
         '  row 6 is "conversational": object with prompt, chosen, rejected\n'
         'Set data.format = "standard" to drop what it does not read, or give each format a file of its own.'
     )
 
 
+def test_data_most_of_whose_rows_have_a_column_that_nobody_reads_is_refused():
+    rows = [{"prompt": "How many?", "input": "eggs", **ANSWERS}] * 3 + [{"prompt": "How many?", **ANSWERS}]
+    with pytest.raises(DataError) as error:
+        decide(rows)
+    assert 'No formatter fits the data: "standard" fits 1 of 4 rows sampled' in str(error.value)
+    assert 'standard: column "input" is not read by format "standard"' in str(error.value)
+
+
 def test_where_no_formatter_reads_all_of_a_row_each_says_why():
     with pytest.raises(DataError) as error:
         decide([{"question": "How many?", "system_prompt": "Be brief.", **ANSWERS}])
     assert 'question: column "system_prompt" is not read by format "question"' in str(error.value)
+
+
+@pytest.mark.parametrize("stored", [json.dumps, dict])
+def test_a_pair_stored_in_one_column_is_its_columns(stored):
+    rows = ListRows([{"id": 7, "record": stored({"prompt": ASKED, "system": "Be brief.", **TALK})}])
+    mapped = map_columns(rows, {}, None, "train")
+    assert mapped[0] == {"id": 7, "prompt": ASKED, "system": "Be brief.", **TALK}
+    assert (
+        choose_formatter(mapped, dpotrain_dataset_formatters(), None, {}).formatter.name == "conversational"
+    )
+
+
+def test_what_a_message_has_beside_what_is_said_makes_no_other_prompt():
+    (first,) = ASKED
+    assert prompt_key([{**first, "id": 1}]) == prompt_key([{**first, "id": 2}]) == prompt_key(ASKED)
+    assert prompt_key([{**first, "name": "Ann"}]) != prompt_key(ASKED)

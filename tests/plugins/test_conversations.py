@@ -112,7 +112,10 @@ def test_a_system_text_that_is_not_certain_is_refused(columns, prompt, chosen, r
         read(prompt, chosen, rejected, **columns)
 
 
-@pytest.mark.parametrize("history", [[["Which way?", "Up."]], [Q, GOLD], [turn("human", "Which way?"), GOLD]])
+@pytest.mark.parametrize(
+    "history",
+    ['[["Which way?", "Up."]]', [["Which way?", "Up."]], [Q, GOLD], [turn("human", "Which way?"), GOLD]],
+)
 @pytest.mark.parametrize("prompt", [[R], [Q, GOLD, R]])
 def test_history_stands_before_the_prompt_once(history, prompt):
     assert read(prompt, [A], [B], history=history).prompt == [Q, GOLD, R]

@@ -17,6 +17,11 @@ ROLES = {
     **dict.fromkeys(("tool", "observation", "function_response", "function", "ipython"), "tool"),
 }
 
+#: Keys under which a message may hold its reasoning.
+REASONING = ("reasoning_content", "reasoning", "thinking")
+#: Keys of a message that chat templates write.
+WRITTEN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
+
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
 

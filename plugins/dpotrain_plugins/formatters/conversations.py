@@ -44,8 +44,9 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     if not first or not second:
         raise UnusableRow("an answer has no turn but the system's")
     own, turns = _parted(prompt or [])
+    column_system = _system(row)
     history_system, earlier = _parted(_history(row))
-    given = [*_system(row), *own, *history_system]
+    given = [*column_system, *own, *history_system]
     if not given and bool(first_system) != bool(second_system):
         raise UnusableRow("only one of chosen and rejected has a system turn")
     if prompt is None:
@@ -58,7 +59,7 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
         turns = _joined(earlier, shared)
     else:
         turns, first, second = _apart(_joined(earlier, turns), first, second)
-    system = _one_system(_system(row), own, history_system, first_system, second_system)
+    system = _one_system(column_system, own, history_system, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
         raise UnusableRow("the prompt ends with an assistant turn" if turns else "prompt is empty")
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
@@ -208,6 +209,11 @@ def _history(row: Row) -> Messages:
         return []
     if is_messages(value):
         return read_messages(value, "history")
+    if is_text(value):  # a table in a text file has nothing else
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
     if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
         raise UnusableRow("history is neither messages nor a list of [user, assistant] texts")
     return [
