@@ -179,9 +179,7 @@ def _turn(draw: st.DrawFn, one: Message, way: str, written: Written, other: bool
         named = [{"id": "c1", "type": "function", "function": function} for function in functions]
         return {"role": role, **nothing, **extra, "tool_calls": named}
     if role == "tool" and way == "list":
-        # Templates write the name: with it in one place and without it in another, the turns are not the same.
         extra |= draw(st.sampled_from([{}, {"tool_call_id": "c1"}, {"tool_call_id": "c1", "name": "f"}]))
-        written.clear = written.clear and "name" not in extra
     if way == "parts":
         middle = draw(st.integers(0, len(content)))
         if not content[:middle].strip() or not content[middle:].strip() or draw(st.booleans()):
@@ -408,7 +406,7 @@ def question(draw: st.DrawFn) -> tuple[Meant, Written]:
         row = {"history": write(draw, turns[:-1], written)}
     texts = draw(st.booleans())
     names = ["question", "query", "input"]
-    names += ["prompt"] if texts and (meant.system or row.get("history")) else []
+    names += ["prompt"] if texts and not meant.is_spoken and (meant.system or row.get("history")) else []
     row |= {draw(st.sampled_from(names)): meant.turns[-1]["content"], **system_column(draw, meant)}
     row |= text_answers(meant) if texts else answers(draw, meant, written, [meant.turns[-1]])
     written.row = around(draw, row)

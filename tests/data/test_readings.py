@@ -62,7 +62,7 @@ def test_a_row_is_read_as_it_was_meant(data, writer):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=3000, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=1500, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_thousands_of_rows_are_read_as_they_were_meant(data, writer):
     check_reading(data, writer)
@@ -131,7 +131,7 @@ def check_nothing_is_lost(data: st.DataObject, writer: str) -> None:
             # Texts that a recipe takes for plain ones are as they stand, whatever they repeat.
             for answer in (chosen, rejected) if name != "standard" else ():
                 said = [*prompt, *answer]
-                twice = {marker for marker in said if said.count(marker) > 1}
+                twice = {marker for marker in said if said.count(marker) > 1} - given.get("system", set())
                 assert not twice, f"{twice} stands twice: {where}"
 
 
@@ -144,7 +144,7 @@ def test_a_changed_row_loses_and_doubles_nothing(data, writer):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("writer", sorted({*WRITERS} - {"ranked"}))
-@settings(max_examples=3000, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=1500, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_thousands_of_changed_rows_lose_and_double_nothing(data, writer):
     check_nothing_is_lost(data, writer)

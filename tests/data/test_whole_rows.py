@@ -236,3 +236,70 @@ def test_a_known_column_of_another_name_is_shown_as_the_one_to_map(name, known):
     with pytest.raises(DataError) as error:
         read({name: "Be brief.", "prompt": "Rain?", **ANSWERS})
     assert f'map the data\'s columns in [data.columns], as in {known} = "{name}".' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Question: {}\nAnswer:",
+        "[INST] {} [/INST]",
+        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+        "USER: {} ASSISTANT:",
+    ],
+)
+@pytest.mark.parametrize("asked", ["prompt", "question", "instruction"])
+def test_answers_that_begin_with_the_prompt_in_a_template_are_refused(template, asked):
+    opening = template.format("Does it rain today?")
+    row = {asked: "Does it rain today?", "chosen": f"{opening} Yes.", "rejected": f"{opening} No."}
+    with pytest.raises(UnusableRow, match="both answers begin with a text that holds the prompt"):
+        read(row)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "[HumanMessage(content='{}'), AIMessage(content='Yes.')]",
+        "ChatCompletionMessage(content='{}', role='assistant')",
+    ],
+)
+def test_messages_as_a_library_prints_them_are_no_prose(printed):
+    row = {"prompt": "Rain?", "chosen": printed.format("a"), "rejected": printed.format("b")}
+    with pytest.raises(UnusableRow, match="text that looks like messages and is not JSON"):
+        read(row, "standard")
+
+
+def test_json_after_a_byte_order_mark_is_read():
+    row = {
+        "prompt": "Rain?",
+        "chosen": "\ufeff" + json.dumps([assistant("Yes.")]),
+        "rejected": json.dumps([assistant("No.")]),
+    }
+    assert read(row).chosen == [assistant("Yes.")]
+
+
+def test_an_empty_prompt_beside_whole_conversations_says_nothing():
+    row = {
+        "prompt": "",
+        "chosen": [user("Rain?"), assistant("Yes.")],
+        "rejected": [user("Rain?"), assistant("No.")],
+    }
+    assert read(row).prompt == [user("Rain?")]
+
+
+def test_a_column_of_unknown_meaning_that_repeats_the_answers_is_not_reported():
+    row = {
+        "prompt": "Does it rain?",
+        **ANSWERS,
+        "generations": list(ANSWERS.values()),
+        "note": "from a forum",
+    }
+    assert read_row(FORMATTERS["standard"], row, 0).unused == ("note",)
+
+
+def test_a_tool_that_is_named_in_one_column_only_stands_once():
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    told, named = {"role": "tool", "content": "7"}, {"role": "tool", "content": "7", "name": "f"}
+    opening = [user("How far?"), call]
+    row = {"history": [*opening, told], "chosen": [*opening, named, assistant("Seven.")]}
+    row["rejected"] = [*opening, told, assistant("Far.")]
+    assert [turn["role"] for turn in read(row, "implicit-prompt").prompt] == ["user", "assistant", "tool"]

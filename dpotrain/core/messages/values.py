@@ -29,9 +29,11 @@ _WRAPPERS = ("messages", "conversations", "conversation")
 _BESIDE = ("system", "system_prompt", "instructions", "prompt", "history", "tools", "functions")
 
 #: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
-_OBJECTS = re.compile(r"""\s*(?:"\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
+_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
 _SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
+#: Text that is a message of a library, or a list of them, as Python prints it: ``[HumanMessage(content='x')]``.
+_PRINTED = re.compile(r"\s*(?:\[\s*)?\w{0,40}?Message\w{0,40}?\(\w+=")
 
 _EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
 
@@ -75,10 +77,10 @@ def unwrapped(value: Any, what: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, str):
-        if not (_OBJECTS.match(value) and _SPEAKER.search(value)):
+        if not _PRINTED.match(value) and not (_OBJECTS.match(value) and _SPEAKER.search(value)):
             return value
         try:
-            parsed = json.loads(value)
+            parsed = json.loads(value.lstrip("\ufeff"))
         except (ValueError, RecursionError):
             raise UnusableRow(f"{what} is text that looks like messages and is not JSON") from None
         found = unwrapped(parsed, what)

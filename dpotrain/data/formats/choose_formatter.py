@@ -71,10 +71,11 @@ class _Vote:
             if best[row] and (one.level == best[row] or (one.reads and best[row] < certain))
         ]
 
-    def rank(self, best: Sequence[int]) -> tuple[int, int, int]:
-        """Rows that fit first, then certainty, then how many of their columns have a name that it reads."""
+    def rank(self, best: Sequence[int]) -> tuple[int, int, int, int]:
+        """Rows that fit first, then certainty, then how many of their columns it reads, then usable pairs."""
         opinions = [self.opinions[row] for row in self.fits(best)]
-        return len(opinions), sum(one.level for one in opinions), self.columns
+        levels, read = sum(one.level for one in opinions), sum(one.reads for one in opinions)
+        return len(opinions), levels, self.columns, read
 
 
 def choose_formatter(

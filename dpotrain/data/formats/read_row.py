@@ -147,10 +147,10 @@ def _has_text(value: Any) -> bool:
 def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool:
     """Whether every text in a column stands in the pairs too, so that nothing is lost.
 
-    A conversation may repeat prompt and answers. What any other column asks stands in the prompt; that an answer says
-    it too is chance.
+    A conversation, or a column of unknown meaning, may repeat prompt and answers. What any other column asks stands in
+    the prompt; that an answer says it too is chance.
     """
-    whole = name.lower() in ("messages", "conversations", "conversation")
+    whole = name.lower() not in PAIR_COLUMNS or name.lower() in ("messages", "conversations", "conversation")
     known = "\n".join(
         " ".join(text.split())
         for pair in pairs

@@ -34,7 +34,8 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     its own messages, or the conversation from the prompt's beginning, or from any of its turns, on. Raises
     UnusableRow where it is not certain which turns are the prompt.
     """
-    if is_text(chosen) and is_text(rejected) and prompt and prompt[-1]["role"] == "user":
+    plain = all(is_text(answer) and not is_whole_dialogue(answer) for answer in (chosen, rejected))
+    if plain and prompt and prompt[-1]["role"] == "user":
         _, own_chosen, own_rejected = without_repeated_prompt(prompt[-1]["content"], chosen, rejected)
         if own_chosen is not chosen:
             chosen, rejected = own_chosen.lstrip(), own_rejected.lstrip()
@@ -86,12 +87,17 @@ def as_messages(answer: Any, what: str) -> Messages:
 
 
 def same(first: Messages, second: Messages) -> bool:
-    """Whether a chat template writes the same, give or take white space."""
-    return list(map(_written, first)) == list(map(_written, second))
+    """Whether a chat template writes the same, give or take white space, and a name that only one of two turns has."""
+    return len(first) == len(second) and all(map(_alike, first, second))
+
+
+def _alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    names = {str(message["name"]) for message in (first, second) if message.get("name")}
+    return len(names) < 2 and _written(first) == _written(second)
 
 
 def _written(message: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a chat template writes of a message, in a form that compares."""
+    """Return what a chat template writes of a message, its name aside, in a form that compares."""
     calls = [
         (call["function"]["name"], call["function"].get("arguments"))
         for call in message.get("tool_calls", ())
@@ -102,7 +108,7 @@ def _written(message: Mapping[str, Any]) -> tuple[Any, ...]:
     role = "system" if message["role"] in _INSTRUCTS else message["role"]
     words = message["content"].split()
     called = json.dumps(calls, sort_keys=True, default=str) if calls else ""
-    return role, words, str(reasoning).split(), called, message.get("name")
+    return role, words, str(reasoning).split(), called
 
 
 def _parted(messages: Messages) -> tuple[Messages, Messages]:

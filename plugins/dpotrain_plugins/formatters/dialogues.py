@@ -43,3 +43,8 @@ def is_whole_dialogue(value: Any) -> bool:
 def opens_with_speaker(value: Any) -> bool:
     """Whether a text begins with somebody's turn."""
     return isinstance(value, str) and _SPEAKER.match(value) is not None
+
+
+def ends_with_human(value: Any) -> bool:
+    """Whether a text is a dialogue, or its beginning, in which the human speaks last."""
+    return opens_with_speaker(value) and _SPEAKER.findall(value)[-1] == "Human"

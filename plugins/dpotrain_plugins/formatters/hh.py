@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import pair_of, pair_of_whole
-from dpotrain_plugins.formatters.dialogues import is_dialogue, is_whole_dialogue, opens_with_speaker, turns_of
+from dpotrain_plugins.formatters.dialogues import (
+    ends_with_human,
+    is_dialogue,
+    is_whole_dialogue,
+    opens_with_speaker,
+    turns_of,
+)
 from dpotrain_plugins.formatters.shape import (
     CONTEXT,
     OtherShape,
@@ -26,8 +32,8 @@ class HHFormatter(ShapeFormatter):
     def read(self, row: Row) -> PreferencePair:
         prompt, given = row.get("prompt"), [row[name] for name in ("chosen", "rejected") if row.get(name)]
         prompt = None if is_empty(prompt) else prompt
-        # The human may speak in the column prompt, and both answers begin with "Assistant:".
-        spoken = is_dialogue if opens_with_speaker(prompt) else is_whole_dialogue
+        # The human's turn may be in the column prompt, and both answers begin with "Assistant:".
+        spoken = is_dialogue if ends_with_human(prompt) else is_whole_dialogue
         whole = bool(given) and all(map(spoken, given))
         if not whole and not is_dialogue(prompt):
             raise OtherShape("neither the prompt nor the answers are dialogues")

@@ -21,6 +21,7 @@ from dpotrain_plugins.formatters.shape import (
     both,
     is_text,
 )
+from dpotrain_plugins.formatters.texts import shared_beginning
 
 #: Where an answer begins in the prompt formats that plain-text data uses.
 _ANSWER_BEGINS = re.compile(
@@ -104,9 +105,7 @@ def prompt_cut(first: str, second: str, marker: str | None = None) -> tuple[int,
 
     Raises OtherShape where they share none.
     """
-    length = min(len(first), len(second))
-    differs = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-    shared = first[: next(differs, length)]
+    shared = shared_beginning(first, second)
     # Something other than white space is before the cut, and after it in both.
     least = len(shared) - len(shared.lstrip()) + 1
     most = min(len(first.rstrip()), len(second.rstrip())) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import pair_of
-from dpotrain_plugins.formatters.dialogues import is_whole_dialogue
+from dpotrain_plugins.formatters.dialogues import ends_with_human, is_dialogue, is_whole_dialogue
 from dpotrain_plugins.formatters.shape import (
     CONTEXT,
     OtherShape,
@@ -74,7 +74,8 @@ class QuestionFormatter(ShapeFormatter):
         name, question = the_column(row, _QUESTIONS)
         if question is None and column(row, "prompt") is not None:
             name, question = "prompt", column(row, "prompt")
-            if not are_texts(values) or any(map(is_whole_dialogue, values)):
+            spoken = is_dialogue if ends_with_human(question) else is_whole_dialogue
+            if not are_texts(values) or any(map(spoken, values)):
                 raise OtherShape("the answers are not plain text")
         if name not in row or not (question is None or is_text(question)):
             raise OtherShape(f"{name} is not text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 
 from dpotrain.plugin.api import UnusableRow
 
@@ -18,10 +19,13 @@ def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[st
 
     The prompt is compared word by word, so that a trailing space or another line break makes no difference, and counts
     as repeated from three words on, or where it asks a question and both repeat it. Raises UnusableRow where one answer
-    alone begins with the prompt, and where nothing follows it.
+    alone begins with the prompt, where nothing follows it, and where both begin with it in another form, such as a
+    template's.
     """
     ends = [_end_of(prompt, answer) for answer in (chosen, rejected)]
     if not any(ends):
+        if _is_telling(prompt) and _holds(shared_beginning(chosen, rejected), prompt):
+            raise UnusableRow("both answers begin with a text that holds the prompt")
         return prompt, chosen, rejected
     first, second = ends
     if first is None or second is None:
@@ -38,7 +42,7 @@ def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[st
 def _end_of(prompt: str, answer: str) -> int | None:
     """Return where the prompt ends in an answer that begins with it."""
     words = prompt.split()
-    if not words or not (_is_long(prompt) or words[-1].endswith(_ASKS)):
+    if not _is_telling(prompt):
         return None
     last, place = len(words) - 1, -1
     for place, (word, found) in enumerate(zip(words, re.finditer(r"\S+", answer), strict=False)):
@@ -57,3 +61,20 @@ def _is_long(prompt: str) -> bool:
     """Whether an answer would hardly begin with the prompt by chance."""
     letters = len(_WRITTEN_WITHOUT_SPACES.findall(prompt))
     return len(prompt.split()) >= _FEWEST_WORDS or letters >= _FEWEST_LETTERS
+
+
+def _is_telling(prompt: str) -> bool:
+    """Whether two answers that begin with the prompt repeat it."""
+    return bool(prompt.strip()) and (_is_long(prompt) or prompt.rstrip().endswith(_ASKS))
+
+
+def _holds(text: str, prompt: str) -> bool:
+    """Whether the prompt stands in a text, whose last word may be cut."""
+    cut = sum(1 for _ in takewhile(str.isalnum, reversed(text)))
+    return " ".join(prompt.split()) in " ".join(text[: len(text) - cut].split())
+
+
+def shared_beginning(first: str, second: str) -> str:
+    """Return the characters that two texts begin with."""
+    differs = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    return first[: next(differs, min(len(first), len(second)))]
