@@ -18,7 +18,7 @@ from dpotrain.engine.memory.model_size import ModelSize, count
 from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
-from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
+from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
@@ -157,8 +157,7 @@ def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTra
             f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
             "planned.\ndpotrain run measures it before the first step and shows it."
         )
-    if not multiplies_bfloat16(device.type):
-        UpcastWeights(model)
+    upcast = UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
     bits: dict[int, float] = {}
     if recipe.quantizer is not None:
         named = recipe.quantizer.bits(model)
@@ -176,6 +175,7 @@ def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTra
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
         policy = adapter.attach(model)
+    upcast.upcast_trained(policy)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
     return policy, bits
@@ -192,6 +192,5 @@ def _reference_bytes(
     model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
     if model is None:
         return 0
-    if not multiplies_bfloat16(device.type):
-        UpcastWeights(model)
+    UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
     return count(model).bytes
