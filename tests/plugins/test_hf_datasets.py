@@ -135,6 +135,28 @@ def test_rows_of_differing_shape_keep_their_own_keys_and_types(tmp_path):
     assert source(path).load("train").columns == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_keys_that_arrow_adds_to_a_struct_are_taken_away_again(form, tmp_path):
+    """Arrow has one set of keys a column, and fills what a turn or a tool does not have with None."""
+    calls = [{"name": "look", "arguments": {"at": "sky"}}, {"name": "wait", "arguments": {"hours": 2}}]
+    ragged = [
+        {"chosen": [{"role": "assistant", "tool_calls": calls}], "note": None},
+        {"chosen": [{"role": "user", "content": "Hi", "tool_calls": []}, None], "note": "n"},
+    ]
+    data = datasets.Dataset.from_list(ragged)
+    assert data[1]["chosen"][0].keys() == {"role", "content", "tool_calls"}
+    data.save_to_disk(tmp_path / "saved")
+    data.to_parquet(tmp_path / "parquet.parquet")
+    assert rows(tmp_path / {"saved": "saved", "parquet": "parquet.parquet"}[form]) == ragged
+
+
+def test_nulls_that_were_written_into_a_column_of_json_stay(tmp_path):
+    tools = [{"name": "look", "default": None}]
+    features = datasets.Features({"tools": datasets.List(datasets.Json())})
+    datasets.Dataset.from_dict({"tools": [tools]}, features=features).save_to_disk(tmp_path / "saved")
+    assert rows(tmp_path / "saved") == [{"tools": tools}]
+
+
 def test_csv_numbers_stay_the_text_they_were(tmp_path):
     path = write(tmp_path / "n.csv", 'prompt,chosen,rejected\n1,"007","1,5"\n')
     assert rows(path) == [{"prompt": "1", "chosen": "007", "rejected": "1,5"}]
