@@ -14,6 +14,7 @@ from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
@@ -97,8 +98,14 @@ class EngineBuilder:
         self._check_vocabulary(model, what)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
-        sample = self._sample().to(self.parallel.device)
-        chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
+        device = self.parallel.device
+        chosen = choose_scorer(
+            model,
+            self._sample().to(device),
+            packing=self.recipe.training.packing,
+            bf16=self.bf16,
+            extremes=self._extremes().to(device),
+        )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         return chosen.scorer
@@ -123,6 +130,11 @@ class EngineBuilder:
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+
+    def _extremes(self) -> PackedPairs:
+        """Return the shortest pair, and the one with the longest sequence of all that are scored."""
+        train = self.data.train
+        return pack(TokenizedPairs.of([train[int(train.lengths.argmin())], self.data.longest()]), [0, 1])
 
 
 def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:

@@ -19,6 +19,7 @@ from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, p
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
+from dpotrain.engine.scoring.rope_scaling import length_rules
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
@@ -91,8 +92,9 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
+    apart = length_rules(policy, data.longest().longest())
     activations, packs = activations_from_shapes(policy, one, two, bf16)
-    packs = packs and training.packing != "off"
+    packs = packs and training.packing != "off" and not apart
     costs = Costs.of_data(data.train, padded=not packs)
 
     if memory is not None:
