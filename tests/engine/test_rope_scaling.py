@@ -76,7 +76,9 @@ def test_log_probs_are_the_models_own_whoever_shares_the_micro_batch(name, check
     found = []
     for batches in ([range(6)], [[5, 4], [3, 2], [1, 0]], [[1], [0], [2], [3], [4], [5]]):
         parts = {
-            int(pair): row for pairs in batches for pair, row in zip(pairs, chosen.scorer(pack(data, pairs)))
+            int(pair): row
+            for pairs in batches
+            for pair, row in zip(pairs, chosen.scorer(pack(data, pairs)), strict=True)
         }
         sums = torch.stack([parts[pair] for pair in range(len(data))])
         torch.testing.assert_close(sums, expected, atol=5e-5, rtol=1e-5)

@@ -126,8 +126,8 @@ def _shares(scorer: Scorer, apart: Scorer, extremes: PackedPairs, exact: bool) -
     if not _agree(again, expected, exact):
         raise RunError(
             f"the log-probs that {type(causal_lm(scorer.policy)).__name__} computes of a sequence depend on longer "
-            "ones computed before, so no order of the pairs is right.\nIts code keeps something between forward passes, "
-            "such as frequencies of its rotary embedding; lower data.max_length to where it does not."
+            "ones computed before, so no order of the pairs is right.\nIts code keeps something between forward "
+            "passes, such as frequencies of its rotary embedding; lower data.max_length to where it does not."
         )
     return _agree(together, expected, exact)
 
