@@ -17,6 +17,7 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
@@ -96,6 +97,8 @@ class EngineBuilder:
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
         self._check_vocabulary(model, what)
+        if warning := check_positions(causal_lm(model), what, self.data, self.recipe.data.max_length):
+            self.reporter.warn(warning)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
         device = self.parallel.device

@@ -18,8 +18,10 @@ from dpotrain.engine.memory.model_size import ModelSize, count
 from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
 from dpotrain.engine.scoring.rope_scaling import length_rules
+from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
@@ -88,6 +90,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     training, reference = recipe.training, ReferencePlan.of(recipe)
     bf16 = compute_precision(training.precision, device.type) == "bf16"
     policy, bits = _blueprint(recipe, device, bf16)
+    check_positions(causal_lm(policy), "the policy", data, recipe.data.max_length)
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
