@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dpotrain.plugin.api import DataError, did_you_mean, is_file, is_folder, short, user_path
+from dpotrain_plugins.hf_datasets.compressed import FORMATS
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 
 #: File names that are read, by their end.
-ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".csv", ".tsv", ".parquet")
+JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
+_COMPRESSED = tuple(one + form for one in (*JSON, *_TABLES) for form in FORMATS)
+ENDINGS = (*JSON, *_TABLES, ".parquet", *_COMPRESSED)
 
 #: JSON files that describe a data set and hold no rows.
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
