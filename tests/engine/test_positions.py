@@ -104,8 +104,21 @@ def test_shorter_data_is_trained_on_whatever_max_length_is(tmp_path):
 
 
 def test_beyond_what_a_rotary_model_is_made_for_is_a_warning(tmp_path):
-    recipe = project(tmp_path, adapter=True, kind="llama", max_position_embeddings=16)
-    reporter = Recording()
-    assert run(recipe, into=tmp_path / "run", reporter=reporter).status == "finished"
-    (told,) = reporter.warnings
+    told = []
+    for rope_type in ("linear", "dynamic"):
+        scaling = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 4.0}
+        (tmp_path / rope_type).mkdir()
+        recipe = project(
+            tmp_path / rope_type,
+            adapter=True,
+            kind="llama",
+            max_position_embeddings=16,
+            rope_parameters=scaling,
+        )
+        reporter = Recording()
+        assert run(recipe, into=tmp_path / rope_type / "run", reporter=reporter).status == "finished"
+        told.append(reporter.warnings)
+    (told,), (about_packing,) = told
+    # Dynamic NTK is made for longer sequences.
+    assert "padded instead of packed" in about_packing
     assert "the policy is made for 16 tokens (max_position_embeddings), and the longest sequence has" in told

@@ -88,9 +88,10 @@ def half_precision(tmp_path, **options):
 FLOAT16 = 'model.dtype="float16"'
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
-@pytest.mark.parametrize("when", ["precomputed", "live"])
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "when"),
+    [("bf16", "adamw", "precomputed"), ("bf16", "adamw-8bit", "live"), ("fp32", "adamw", "live")],
+)
 def test_float16_weights_are_trained_in_float32(precision, optimizer, when, tmp_path, processor):
     """TRAPS: float16 moments that underflow: weights wrecked, loss falling."""
     processor("with bfloat16")
@@ -150,8 +151,35 @@ def test_frozen_float16_weights_of_linear_layers_stay_under_autocast(processor):
         name for name in held if "norm" in name or "embed" in name
     }
     model.lm_head.weight.requires_grad_(True)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert upcast.float16_bytes == sum(each.nbytes for each in tensors if each.dtype == torch.float32)
     upcast.upcast_trained(model)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_buffers_of_a_quantized_model_stay(processor):
+    processor("with bfloat16")
+    model = tiny_model("llama").half()
+    model.register_buffer("scales", torch.ones(4, dtype=torch.float16))
+    model.is_quantized = True
+    UpcastWeights(model, "fp32", "cpu")
+    assert model.scales.dtype == torch.float16
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+def test_resuming_and_merging_with_a_float16_model(merge, tmp_path, processor):
+    processor("with bfloat16")
+    recipe, _ = half_precision(tmp_path, adapter=True)
+    common = [FLOAT16, 'training.precision="bf16"', "training.steps=4", f"adapter.merge={str(merge).lower()}"]
+    whole = run(recipe, *common, into=tmp_path / "whole")
+    stopped = run(recipe, *common, into=tmp_path / "stopped", reporter=Recording(stop_at=2))
+    assert stopped.status == "stopped"
+    resumed = run(recipe, *common, into=tmp_path / "stopped", resume=True)
+    (file,) = whole.final.glob("*.safetensors")
+    one, two = load_file(file), load_file(resumed.final / file.name)
+    assert all(tensor.equal(two[name]) for name, tensor in one.items())
+    assert {tensor.dtype for tensor in one.values()} == {torch.float16 if merge else torch.float32}
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from dpotrain.core.errors import RunError
+from dpotrain.engine.scoring.rope_scaling import length_rules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +64,8 @@ def check_positions(model: PreTrainedModel, what: str, data: PreparedData, max_l
             "a model with more positions."
         )
     trained_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(trained_for, int) and length > trained_for:
+    # Some rotary embeddings are made to be longer than that.
+    if isinstance(trained_for, int) and length > trained_for and not length_rules(model, length):
         return (
             f"{what} is made for {trained_for} tokens (max_position_embeddings), and the longest sequence has "
             f"{length} (row {longest.row}).\nWhat it computes beyond is often poor; data.max_length = {trained_for} "

@@ -50,18 +50,18 @@ class UpcastWeights:
         if not multiplies_bfloat16(device):
             self._upcast(_tensors(model, *_16_BITS))
             return
-        under_autocast = set()
+        held = _tensors(model, torch.float16)
         if precision == "bf16":
-            linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-            elsewhere = {
-                id(weight)
-                for module in model.modules()
-                if not isinstance(module, nn.Linear)
-                for weight in module.parameters(recurse=False)
-            }
             # A head may be tied to the embedding, which is not a product.
-            under_autocast = {id(each) for layer in linear for each in layer.parameters(False)} - elsewhere
-        self._upcast(each for each in _tensors(model, torch.float16) if id(each) not in under_autocast)
+            others = [module for module in model.modules() if not isinstance(module, nn.Linear)]
+            outside = {
+                id(each) for module in others for each in (*module.parameters(False), *module.buffers(False))
+            }
+            held = [each for each in held if id(each) in outside]
+        if getattr(model, "is_quantized", False):
+            # Its buffers may be the scales of weights, whose kernels ask for their dtype.
+            held = [each for each in held if isinstance(each, nn.Parameter)]
+        self._upcast(held)
 
     def upcast_trained(self, policy: nn.Module) -> None:
         """Upcast the float16 weights of a policy that require gradients."""
