@@ -114,7 +114,7 @@ def test_float16_weights_are_trained_in_float32(precision, optimizer, when, tmp_
         most = 1.1 * 1e-5 * outcome.steps + torch.finfo(torch.float16).eps * before[name].abs() / 2
         assert ((tensor.float() - before[name]).abs() <= most).all(), name
     assert [note for note in reporter.notes if "float16 weights are held in float32" in note]
-    assert not reporter.warnings
+    assert not [text for text in reporter.warnings if "weights" in text]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
