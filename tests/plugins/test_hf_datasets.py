@@ -350,6 +350,14 @@ def test_files_of_unknown_kind_and_empty_folders_are_refused(tmp_path):
         source([]).check()
 
 
+def test_a_file_beside_its_compressed_copy_is_not_read_twice(tmp_path):
+    plain = jsonl(tmp_path / "data" / "pairs.jsonl").read_bytes()
+    (tmp_path / "data" / "pairs.jsonl.gz").write_bytes(gzip.compress(plain))
+    with pytest.raises(DataError, match=r"holds pairs\.jsonl and pairs\.jsonl\.gz\.\nBoth would be read"):
+        source(tmp_path).check()
+    assert len(rows(tmp_path / "data" / "pairs.jsonl.gz")) == len(ROWS)
+
+
 def test_options_that_would_have_no_effect_are_refused(tmp_path):
     path = jsonl(tmp_path / "a.jsonl")
     with pytest.raises(RecipeError, match=r"data\.revision"):

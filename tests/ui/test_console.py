@@ -44,6 +44,16 @@ def test_columns_that_are_set_hold(monkeypatch):
     assert open_console(stderr=True).width == 33
 
 
+def test_one_place_opens_the_terminal():
+    opened = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("dpotrain", "plugins")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"\bConsole\((stderr=\w+)?\)", path.read_text(encoding="utf-8"))
+    ]
+    assert opened == [], "open_console() knows what a size of 0 means"
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_an_error_is_shown_in_files_too(command, tmp_path):
     recipe = tmp_path / "recipe.toml"

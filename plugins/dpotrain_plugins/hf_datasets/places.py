@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dpotrain.plugin.api import DataError, did_you_mean, is_file, is_folder, short, user_path
-from dpotrain_plugins.hf_datasets.compressed import FORMATS
+from dpotrain_plugins.hf_datasets.compressed import FORMATS, plain_name
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 
@@ -109,6 +109,7 @@ def _folder(folder: Path, config: str | None) -> Place:
             f'data.name = "{short(str(folder))}": the folder holds no data files.\n'
             f"Files that end in {', '.join(ENDINGS)} are read, and folders made by save_to_disk."
         )
+    _refuse_twice(files)
     splits: dict[str, list[Path]] = {}
     others: list[Path] = []
     for path in files:
@@ -117,6 +118,18 @@ def _folder(folder: Path, config: str | None) -> Place:
     if others and "train" not in splits:
         splits = {"train": others, **splits}
     return Files(splits)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """Refuse a file beside its compressed copy: both would be read."""
+    seen: dict[Path, Path] = {}
+    for path in files:
+        other = seen.setdefault(path.with_name(plain_name(path)), path)
+        if other != path:
+            raise DataError(
+                f'data.name: the folder "{short(str(path.parent))}" holds {other.name} and {path.name}.\n'
+                "Both would be read: remove one, or name the files in data.name."
+            )
 
 
 def _split_of(path: Path) -> str | None:
