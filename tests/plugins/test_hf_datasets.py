@@ -353,8 +353,11 @@ def test_files_of_unknown_kind_and_empty_folders_are_refused(tmp_path):
 def test_a_file_beside_its_compressed_copy_is_not_read_twice(tmp_path):
     plain = jsonl(tmp_path / "data" / "pairs.jsonl").read_bytes()
     (tmp_path / "data" / "pairs.jsonl.gz").write_bytes(gzip.compress(plain))
-    with pytest.raises(DataError, match=r"holds pairs\.jsonl and pairs\.jsonl\.gz\.\nBoth would be read"):
-        source(tmp_path).check()
+    for name in (tmp_path, tmp_path / "data" / "*"):
+        with pytest.raises(
+            DataError, match=r"holds pairs\.jsonl and pairs\.jsonl\.gz, and both would be read"
+        ):
+            source(name).check()
     assert len(rows(tmp_path / "data" / "pairs.jsonl.gz")) == len(ROWS)
 
 

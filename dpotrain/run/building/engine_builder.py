@@ -81,7 +81,7 @@ class EngineBuilder:
         if multiplies_bfloat16(self.parallel.device.type) and upcast.float16_bytes:
             self.reporter.note(
                 f"float16 weights are held in float32 ({megabytes(upcast.float16_bytes / 2**20)}), because small "
-                "gradients and optimizer moments become 0 in float16; they are saved in float16"
+                "gradients and optimizer moments become 0 in float16; what is saved of them is float16 again"
             )
         if recipe.adapter is None and any(weight.dtype != torch.float32 for weight in policy.parameters()):
             self.reporter.warn(

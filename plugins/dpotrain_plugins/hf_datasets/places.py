@@ -127,8 +127,8 @@ def _refuse_twice(files: Sequence[Path]) -> None:
         other = seen.setdefault(path.with_name(plain_name(path)), path)
         if other != path:
             raise DataError(
-                f'data.name: the folder "{short(str(path.parent))}" holds {other.name} and {path.name}.\n'
-                "Both would be read: remove one, or name the files in data.name."
+                f'data.name: the folder "{short(str(path.parent))}" holds {other.name} and {path.name}, and both would '
+                "be read.\nRemove one, or name the files in data.name."
             )
 
 
@@ -178,6 +178,7 @@ def _matches(name: str) -> Iterator[Path]:
             raise DataError(
                 f'data.name: no file matches "{short(name)}".\nRelative paths start at {Path.cwd()}.'
             )
+        _refuse_twice(found)
         yield from map(_with_ending, found)
     else:
         raise DataError(f'data.name: there is no file "{short(name)}"' + _near(path))
