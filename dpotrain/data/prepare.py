@@ -118,10 +118,11 @@ def prepare_data(
     for warning in report.warnings():
         reporter.warn(warning)
     plain = sum(split.plain_text for split in report.splits.values())
-    if plain and tokenizer.chat_template:
+    if plain and tokenizer.chat_template and recipe.formatter is None:
         reporter.warn(
-            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template. "
-            'If prompts are questions of a chat, set data.format = "question".'
+            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template.\n"
+            'Set data.format = "question" if the prompts are questions of a chat, '
+            f'or data.format = "{formatter.name}" if they are not.'
         )
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
 
