@@ -82,6 +82,9 @@ class RowTokenizer:
             report.completions_cut += result.completions_cut
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
+            report.by_template += result.by_template
+            for note in result.notes:
+                report.note(number, note)
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
             if len(preview) < self.preview:
