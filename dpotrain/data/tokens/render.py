@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpotrain.core.pair import Message, PreferencePair, UnusableRow
+from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.tokens.chat_template import REASONING, ChatTemplate, TemplateInputs, Tools, template_source
 from dpotrain.data.tokens.control_tokens import ControlTokens, turn_markers
 from dpotrain.data.tokens.written import TEXT, THOUGHT, Part, Written, arguments_as_text, nothing_to_write
@@ -112,18 +112,17 @@ class _Conversations:
         self._control = ControlTokens(tokenizer, _markers(tokenizer, template))
 
     def __call__(self, pair: PreferencePair) -> Rendering:
-        prompt, chosen, rejected = map(list, (pair.prompt, pair.chosen, pair.rejected))
-        tools = list(pair.tools)
-        quoted = self._control.quoted([prompt, chosen, rejected, tools])
+        tools: Tools = pair.tools
+        parts: list[list[Message]] = [_messages(part) for part in (pair.prompt, pair.chosen, pair.rejected)]
+        quoted = self._control.quoted([parts, tools])
         if quoted:
-            prompt, chosen, rejected, tools = map(self._control.broken, (prompt, chosen, rejected, tools))
-        prompt, chosen, rejected = ([self._renamed(m) for m in part] for part in (prompt, chosen, rejected))
-        if any(message.get("tool_calls") for message in [*prompt, *chosen, *rejected]):
-            shapes = [self._written.shape([*prompt, *answer], tools) for answer in (chosen, rejected)]
+            parts, tools = self._control.broken(parts), self._control.broken(tools)
+        parts = [[self._renamed(message) for message in part] for part in parts]
+        if any(message.get("tool_calls") for part in parts for message in part):
+            shapes = [self._written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
             if any(shape.arguments_as_text for shape in shapes):
-                prompt, chosen, rejected = (
-                    [arguments_as_text(m) for m in p] for p in (prompt, chosen, rejected)
-                )
+                parts = [list(map(arguments_as_text, part)) for part in parts]
+        prompt, chosen, rejected = parts
         # The generation prompt belongs to the prompt only where an assistant message follows.
         opens = chosen[0]["role"] == "assistant" and rejected[0]["role"] == "assistant"
         text = self._template(prompt, tools, opens=opens)
@@ -134,8 +133,14 @@ class _Conversations:
             notes += self._check(full, start, name, prompt, answer, tools)
             answers.append(Answer(full, self._turns(text, full, start, prompt, answer, tools)))
         notes += [f"the control token {name} in a message is tokenized as text" for name in quoted]
-        control = self._control if quoted else None
-        return Rendering(text, *answers, plain=False, control=control, notes=tuple(dict.fromkeys(notes)))
+        return Rendering(
+            text,
+            answers[0],
+            answers[1],
+            plain=False,
+            control=self._control if quoted else None,
+            notes=tuple(dict.fromkeys(notes)),
+        )
 
     def _renamed(self, message: Message) -> Message:
         """Return the message with its reasoning under every name by which the template reads it."""
@@ -178,27 +183,35 @@ class _Conversations:
         Raises UnusableRow where an only turn cannot be told from a prompt that the template writes otherwise.
         """
         if len(answer) == 1:
-            if start == len(text):
-                return None
-            # The template writes the prompt, or its end, otherwise once it is answered.
-            before = self._template(prompt, tools, opens=False)
-            if start >= len(before):
-                return None
-            begins = _after_header(text, full, start, before)
-            if begins is None and not _ends_before(prompt, before, start):
-                raise UnusableRow("the chat template writes the prompt otherwise once it is answered")
-            return None if begins is None else (Turn("", full[:begins], None),)
+            return None if start == len(text) else self._only_turn(text, full, start, prompt, tools)
         turns = []
         for index, message in enumerate(answer):
             if message["role"] != "assistant":
                 continue
-            before = [*prompt, *answer[:index]]
-            closed = (
-                None if index == len(answer) - 1 else self._template([*before, message], tools, opens=False)
-            )
+            before, last = [*prompt, *answer[:index]], index == len(answer) - 1
+            closed = None if last else self._template([*before, message], tools, opens=False)
             unopened, opened = (self._template(before, tools, opens=opens) for opens in (False, True))
             turns.append(Turn(unopened, opened, closed))
         return tuple(turns)
+
+    def _only_turn(
+        self, text: str, full: str, start: int, prompt: list[Message], tools: Tools
+    ) -> tuple[Turn, ...] | None:
+        """Return where the answer is after a prompt that the template writes otherwise once it is answered."""
+        before = self._template(prompt, tools, opens=False)
+        if start >= len(before):  # all but the generation prompt
+            return None
+        begins = _after_header(text, full, start, before)
+        if begins is not None:
+            return (Turn("", full[:begins], None),)
+        if not _ends_before(prompt, before, start):
+            raise UnusableRow("the chat template writes the prompt otherwise once it is answered")
+        return None
+
+
+def _messages(part: Text) -> list[Message]:
+    assert not isinstance(part, str)
+    return list(part)
 
 
 def common_start(a: str, b: str) -> int:

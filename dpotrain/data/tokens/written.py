@@ -268,11 +268,15 @@ def _missing(message: Message, search: _Search) -> Iterator[str]:
 def _shape_of(message: Message) -> tuple[Any, ...]:
     """Return what a template may decide by, besides the words of a message."""
     content = message.get("content")
-    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else [content]
+    parts = (
+        [part["text"] if _is_text(part) else part for part in content]
+        if isinstance(content, list)
+        else [content]
+    )
     return (
         message.get("role"),
         tuple(sorted(key for key, value in message.items() if value)),
-        tuple(_shape_of_text(part["text"] if _is_text(part) else part) for part in parts),
+        tuple(map(_shape_of_text, parts)),
         tuple(
             (type(call.get("arguments")).__name__, bool(call.get("arguments"))) for call in _calls(message)
         ),

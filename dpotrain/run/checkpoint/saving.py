@@ -27,7 +27,7 @@ class CheckpointSaver:
     def __init__(
         self, context: RunContext, folder: Path, adapter: Adapter, checkpointed_layers: int, clock: str
     ) -> None:
-        """Save into ``folder``, ``checkpoints/`` of the run folder; ``clock`` is the time that a chat template reads."""
+        """Save into ``folder``, ``checkpoints/`` of the run folder; ``clock`` is what chat templates read."""
         self.context, self.folder, self.adapter = context, folder, adapter
         self._checkpointed_layers = checkpointed_layers
         self._clock = clock
