@@ -211,12 +211,15 @@ def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Token
         return flags, 0
     hidden = 0
     for turn in answer.turns:
-        before, closed = encoded[turn.before], ids if turn.closed is None else encoded[turn.closed]
-        if common_prefix(before, ids) < len(before):
+        before, opened = encoded[turn.before], encoded[turn.opened]
+        closed = ids if turn.closed is None else encoded[turn.closed]
+        start = common_prefix(opened, ids)
+        # A template may end what stops before the turn with an end of its own: either rendering will do.
+        if start < len(opened) and common_prefix(before, ids) < len(before):
             hidden += 1
             continue
         end = common_prefix(closed, ids)
-        flags[max(boundary, common_prefix(encoded[turn.opened], ids)) : end] = True
+        flags[max(boundary, start) : end] = True
         hidden += end < len(closed)
     return flags, hidden
 
