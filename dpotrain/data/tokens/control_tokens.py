@@ -75,8 +75,9 @@ class ControlTokens:
 
     def _checked(self, text: str, ids: list[int]) -> list[int] | None:
         """Return the ids if their control tokens are those that stand whole in the text, in this order."""
-        own = [self._ids[name] for name in self._pattern.findall(text)]
-        control = set(self._ids.values())
+        # Text that the vocabulary lacks becomes the unknown token, which says nothing.
+        control = set(self._ids.values()) - {self._tokenizer.unk_token_id}
+        own = [token for token in map(self._ids.__getitem__, self._pattern.findall(text)) if token in control]
         return ids if [token for token in ids if token in control] == own else None
 
     @cached_property
