@@ -11,6 +11,7 @@ from dpotrain.core.errors import RunError, RunStopped
 from dpotrain.core.reporter import SilentReporter
 from tests.run.crashing import SPEED
 from tests.run.recipes import Recording, project, records, run, weights
+from tests.support import CHAT_TEMPLATE, tiny_tokenizer
 
 
 def story(run: Path) -> list[dict]:
@@ -154,3 +155,37 @@ def test_a_falling_schedule_over_another_number_of_steps_is_pointed_out(tmp_path
     reporter = Recording()
     run(recipe, "training.epochs=3", resume=True, reporter=reporter)
     assert any("15 steps instead of 10" in text for text in reporter.warnings)
+
+
+#: Another text at every call.
+CLOCK = "<|im_start|>system\n{{ strftime_now('%H:%M:%S.%f') }}<|im_end|>\n"
+
+
+def test_a_template_that_reads_the_clock_reads_the_time_of_the_runs_start_on_another_day(forked, tmp_path):
+    """TRAPS: an uncached run that was refused the next day, since its tokens had another date in them."""
+    recipe = project(tmp_path)
+    tiny_tokenizer(tmp_path / "model", chat_template=CLOCK + CHAT_TEMPLATE)
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": pair["prompt"]}],
+            "chosen": [{"role": "assistant", "content": pair["chosen"]}],
+            "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+        }
+        for pair in pairs
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    chat = [
+        "run.cache_dir=false",
+        'data.format="conversational"',
+        "data.max_length=200",
+        "checkpoints.every=2",
+    ]
+    assert forked.run(recipe, chat, acts=[["signal_after", 5, "SIGTERM"]]).code == 75
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    ended = forked.run(recipe, chat)
+    assert ended.code == 0, ended.output
+    assert json.loads((tmp_path / "run" / "data_report.json").read_text()) == report
+    whole = [*chat, f"data.clock={report['clock']!r}"]
+    assert run(recipe, *whole, into=tmp_path / "whole").status == "finished"
+    assert weights(tmp_path / "run" / "final") == weights(tmp_path / "whole" / "final")

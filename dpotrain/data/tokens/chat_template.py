@@ -23,6 +23,11 @@ Tools: TypeAlias = Sequence[Mapping[str, Any]]
 #: Names under which a message has the reasoning before its answer.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
+#: Words of every conversation, which an error may name.
+KEYS = frozenset(
+    {"role", "content", "user", "assistant", "system", "tool", "type", "function", "name", "arguments"}
+)
+
 #: The function through which a template reads the clock. This macro takes its place: transformers passes templates no
 #: functions of ours, and its own returns another time at every call.
 _CLOCK = "strftime_now"
@@ -89,7 +94,8 @@ class ChatTemplate:
         text = " ".join(str(error).split())
         if type(error) is jinja2.TemplateError:  # the template's own words, by raise_exception
             return text
-        quotes = any(len(value) > 1 and value in text for value in strings(list(given)))
+        known = {*KEYS, *(name for message in given for name in message)}
+        quotes = any(len(one) > 1 and one in text and one not in known for one in strings(given))
         reason = type(error).__name__ if quotes or not text else f"{type(error).__name__}: {text}"
         lines = [
             frame.lineno
@@ -155,11 +161,12 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Yield every text inside plain data, keys of objects left out."""
+    """Yield every text inside plain data, names of keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for name, item in value.items():
+            yield from strings(name)
             yield from strings(item)
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         for item in value:

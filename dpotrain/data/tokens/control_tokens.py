@@ -59,7 +59,7 @@ class ControlTokens:
                 value = self._pattern.sub(lambda found: f"{found[0][0]}{_BREAK}{found[0][1:]}", value)
             return value
         if isinstance(value, Mapping):
-            return {key: self.broken(item) for key, item in value.items()}
+            return {self.broken(name): self.broken(item) for name, item in value.items()}
         return [self.broken(item) for item in value] if isinstance(value, Sequence) else value
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:

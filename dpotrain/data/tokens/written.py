@@ -6,11 +6,12 @@ template never writes; it is rendered once for each shape. A search for the part
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import markupsafe
 
 from dpotrain.core.pair import Message, UnusableRow
 from dpotrain.data.tokens.chat_template import REASONING, ChatTemplate, Tools
@@ -218,7 +219,7 @@ class _Search:
             yield value
         yield json.dumps(value, ensure_ascii=False)[1:-1]
         yield json.dumps(value)[1:-1]
-        yield html.escape(value)
+        yield str(markupsafe.escape(value))
 
 
 def nothing_to_write(message: Message) -> list[str]:
