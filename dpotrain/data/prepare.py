@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
-from dpotrain.plugin.api import Loss, Metric
+from dpotrain.plugin.api import DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -82,17 +83,20 @@ def prepare_data(
     check_default(tokenizer)
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     rows = _load(recipe, data.train_split, limit)
-    needed = _columns_needed(recipe, rows)
+    needed = _columns_needed(recipe)
     for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
     decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
     reporter.note(decision.text)
     if decision.warning:
         reporter.warn(decision.warning)
     formatter = decision.formatter
+    _check_needed(needed, formatter, rows)
     previewed = 0 if preview is None else _PREVIEWED
     clock = data.clock or clock or datetime.now().isoformat()
     inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length, inputs), previewed, needed)
+    tokenize = RowTokenizer(
+        formatter, PairTokenizer(tokenizer, data.max_length, inputs), previewed, tuple(needed)
+    )
     source = _Source(recipe, tokenizer, tokenize, inputs, None if preview is not None else cache, reporter)
 
     split = source.split(rows, data.train_split)
@@ -113,27 +117,38 @@ def prepare_data(
         report.splits[data.eval_split] = held.report
         report.fingerprints[data.eval_split] = rows.fingerprint
         report.shared_prompts = len(np.intersect1d(sortable(split.prompts), sortable(held.prompts)))
-    if reads_clock(tokenizer) and any(split.by_template for split in report.splits.values()):
+    if reads_clock(tokenizer) and any(
+        split.pairs_kept > split.plain_text for split in report.splits.values()
+    ):
         report.clock = clock
     report.train_pairs = len(train)
     report.evaluation_pairs = None if evaluation is None else len(evaluation)
     for warning in report.warnings():
         reporter.warn(warning)
+    plain = sum(split.plain_text for split in report.splits.values())
+    if plain and tokenizer.chat_template:
+        reporter.warn(
+            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template. "
+            'If prompts are questions of a chat, set data.format = "question".'
+        )
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
 
 
-def _columns_needed(recipe: Recipe, rows: MappedRows) -> tuple[str, ...]:
-    """Return the columns whose numbers losses and metrics ask for; raise a DataError for one that is missing."""
+def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric]:
+    """Return the columns whose numbers losses and metrics ask for, each with the first that does."""
     parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    needed = [(name, part) for part in parts for name in part.needs_columns]
-    for name, part in needed:
-        if rows.columns and name not in rows.columns:
+    return {name: part for part in reversed(parts) for name in reversed(part.needs_columns)}
+
+
+def _check_needed(needed: Mapping[str, Loss | Metric], formatter: DatasetFormatter, rows: MappedRows) -> None:
+    """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
+    for name, part in needed.items():
+        if rows.columns and name not in rows.columns and name not in formatter.numbers:
             raise DataError(
                 f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
                 f"{did_you_mean(name, rows.columns)}\n"
                 f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
             )
-    return tuple(dict.fromkeys(name for name, _ in needed))
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -141,7 +156,7 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
     rows = recipe.source.load(split)
     if not len(rows):
         raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    return map_columns(rows, recipe.data.columns, limit, split)
+    return map_columns(rows, recipe.data.columns, limit, split, recipe.data.ignore_columns)
 
 
 @dataclass(frozen=True, slots=True)

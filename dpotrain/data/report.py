@@ -15,22 +15,15 @@ _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
 
 #: How reasons begin for which a chat template is at fault that does not write what it is given.
-UNWRITTEN = ("the chat template leaves out", "the chat template writes nothing")
+UNWRITTEN = "the chat template leaves out"
 _WRITE_ALL = (
     "Set model.chat_template to a template that writes these parts, or take them out of the data: a model is trained "
     "on what the template writes."
 )
 #: Fields of a split's report that add up.
 _COUNTS = (
-    *(
-        "rows_read",
-        "pairs_kept",
-        "by_template",
-        "boundaries_moved",
-        "completions_cut",
-        "turns_unscored",
-        "open_ended",
-    ),
+    *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
+    "plain_text",
 )
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
@@ -61,8 +54,6 @@ class SplitReport:
     """By the reason."""
     notes: dict[str, Counted] = field(default_factory=dict)
     """Pairs kept, by what the person should know of them."""
-    by_template: int = 0
-    """Pairs kept that the chat template wrote."""
     boundaries_moved: int = 0
     """Pairs kept whose prompt was not a token prefix of both answers."""
     completions_cut: int = 0
@@ -71,6 +62,10 @@ class SplitReport:
     """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions of the pairs kept that do not end in a special token."""
+    plain_text: int = 0
+    """Pairs kept that are plain text, to which no chat template is applied."""
+    unused_columns: dict[str, int] = field(default_factory=dict)
+    """Columns with text that nothing reads, with the rows of the pairs kept or dropped that have some."""
     shortest_prompt: int | None = None
     """Tokens of the shortest prompt of all tokenized pairs."""
     lengths: Lengths = field(default_factory=dict)
@@ -86,11 +81,19 @@ class SplitReport:
         """Count a pair that is kept."""
         _count(self.notes, text, [row])
 
+    def leave_unused(self, column: str, rows: int = 1) -> None:
+        """Count rows with text in a column that nothing reads."""
+        column = " ".join(column[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
+        if column in self.unused_columns or len(self.unused_columns) < _MOST_REASONS:
+            self.unused_columns[column] = self.unused_columns.get(column, 0) + rows
+
     def add(self, part: SplitReport) -> None:
         """Add the counts of the rows that follow; lengths are not merged."""
         for mine, theirs in ((self.dropped, part.dropped), (self.notes, part.notes)):
             for text, counted in theirs.items():
                 _count(mine, text, counted.first_rows, counted.count)
+        for column, rows in part.unused_columns.items():
+            self.leave_unused(column, rows)
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
@@ -129,7 +132,8 @@ def _count(counts: dict[str, Counted], text: str, rows: list[int], count: int = 
         text = OTHER_REASONS
     found = counts.setdefault(text, Counted())
     found.count += count
-    found.first_rows += rows[: _FIRST_ROWS - len(found.first_rows)]
+    new = [row for row in rows if row not in found.first_rows]  # a row may give several pairs
+    found.first_rows += new[: _FIRST_ROWS - len(found.first_rows)]
 
 
 @dataclass(slots=True)
@@ -195,6 +199,9 @@ class DataReport:
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
+        if split.unused_columns:
+            columns = ", ".join(f"{column} ({rows} rows)" for column, rows in split.unused_columns.items())
+            lines.append(f"{name}: columns with text that are not used: {columns}")
         if split.completions_cut:
             lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
         if split.boundaries_moved:

@@ -249,7 +249,7 @@ def test_the_report_names_tokens_and_rows_and_plain_text_keeps_its_tokens(recipe
     ]
     prepared, _ = prepare(recipe(rows), bpe(template=CHATML))
     report = prepared.report.splits["train"]
-    assert (report.pairs_kept, report.by_template) == (4, 4)
+    assert report.pairs_kept == 4
     assert prepared.report.changes() == [
         "train: 2 pairs: the control token <|im_end|> in a message is tokenized as text (rows 1, 3)",
         "train: 1 pair: the control token <s> in a message is tokenized as text (row 2)",
@@ -261,4 +261,3 @@ def test_the_report_names_tokens_and_rows_and_plain_text_keeps_its_tokens(recipe
         "train: 1 pair: the control token </s> in plain text is kept as a control token (row 0)"
     ]
     assert prepared.train[0].chosen[-1] == tokenizer.eos_token_id
-    assert prepared.report.splits["train"].by_template == 0

@@ -80,13 +80,6 @@ NO_REASON = PreferencePair(ASKED, OTHER, [{**assistant("4"), "reasoning": "Two a
             CHATML,
             "prompt (tool calls)",
         ),
-        (
-            PreferencePair(
-                ASKED, [{**assistant(""), "function_call": {"name": "add", "arguments": "{}"}}], OTHER
-            ),
-            CHATML,
-            "chosen answer (tool calls)",
-        ),
     ],
     ids=[
         *(
@@ -103,17 +96,11 @@ NO_REASON = PreferencePair(ASKED, OTHER, [{**assistant("4"), "reasoning": "Two a
             "arguments",
             "tools",
             "calls of the prompt",
-            "old calls",
         ),
     ],
 )
 def test_a_part_that_is_not_written_drops_the_pair_by_name(pair, template, left_out):
     assert reason(pair, template) == LEFT_OUT + left_out
-
-
-def test_an_answer_of_which_nothing_is_written_is_no_answer_of_an_end_token():
-    pair = PreferencePair(ASKED, [{**assistant(""), "refusal": "I will not."}], OTHER)
-    assert reason(pair, CHATML) == "the chat template writes nothing of the chosen answer (refusal)"
 
 
 JSON = '<call>{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}}</call>'

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jinja2
 
 from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import Message, UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tools: TypeAlias = Sequence[Mapping[str, Any]]
-
-#: Names under which a message has the reasoning before its answer.
-REASONING = ("reasoning_content", "thinking", "reasoning")
 
 #: Words of every conversation, which an error may name.
 KEYS = frozenset(
@@ -36,6 +34,8 @@ _MACRO = (
     "{%- for code, value in dpotrain_clock -%}{%- set clock.text = clock.text.replace(code, value) -%}{%- endfor -%}"
     "{{- clock.text -}}{%- endmacro %}\n"
 )
+#: ``text.replace("…", …)`` in a template.
+_REMOVES = re.compile(r"""\.replace\(\s*(['"])(.+?)\1\s*,""")
 _CODES = tuple(f"%{flag}{letter}" for flag in ("", "-", "_", "^", "#") for letter in string.ascii_letters)
 
 
@@ -65,8 +65,8 @@ class ChatTemplate:
             self._arguments["dpotrain_clock"] = self.clock
         self.reasoning_names = tuple(name for name in REASONING if _reads(source, name))
         """The names under which it looks for reasoning."""
-        self.removed = tuple(set(re.findall(r"""replace\(\s*(?:'([^']+)'|"([^"]+)")\s*,""", source)))
-        """Texts that it takes out of messages, such as ``/no_think``; of each two, one is empty."""
+        self.removed = tuple(dict.fromkeys(text for _, text in _REMOVES.findall(source)))
+        """Texts that it takes out of messages, such as ``/no_think``, in its order."""
 
     def __call__(self, messages: Sequence[Message], tools: Tools, *, opens: bool) -> str:
         """Render the messages; ``opens`` adds the generation prompt.

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
-from dpotrain.data.tokens.chat_template import REASONING, ChatTemplate, TemplateInputs, Tools, template_source
+from dpotrain.data.tokens.chat_template import ChatTemplate, TemplateInputs, Tools, template_source
 from dpotrain.data.tokens.control_tokens import ControlTokens, turn_markers
-from dpotrain.data.tokens.written import TEXT, THOUGHT, Part, Written, arguments_as_text, nothing_to_write
+from dpotrain.data.tokens.parts import TEXT, THOUGHT, Part, arguments_as_text, text_of
+from dpotrain.data.tokens.written import Written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,11 +158,6 @@ class _Conversations:
         self, full: str, start: int, name: str, prompt: list[Message], answer: list[Message], tools: Tools
     ) -> list[str]:
         """Raise UnusableRow where the template leaves out what must be trained on; return notes for the report."""
-        for message in answer:
-            if message["role"] == "assistant" and (unknown := nothing_to_write(message)):
-                raise UnusableRow(
-                    f"the chat template writes nothing of the {name} answer ({', '.join(unknown)})"
-                )
         messages = [*prompt, *answer]
         missing = self._written.unwritten(full, start, messages, len(prompt), tools)
         if not missing:
@@ -244,9 +241,7 @@ def _after_header(text: str, full: str, start: int, before: str) -> int | None:
 
 def _ends_before(prompt: Sequence[Message], rendered: str, start: int) -> bool:
     """Whether the last words of the prompt stand in its rendering before ``start``."""
-    said = [
-        m["content"].strip() for m in prompt if isinstance(m.get("content"), str) and m["content"].strip()
-    ]
+    said = [text.strip() for text in map(text_of, prompt) if text]
     at = rendered.rfind(said[-1]) if said else -1
     return at >= 0 and at + len(said[-1]) <= start
 

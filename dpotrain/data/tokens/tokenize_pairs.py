@@ -44,8 +44,6 @@ class PairResult:
     """Assistant turns that are not scored, wholly or in part, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions that do not end in a special token, and so do not teach the model to stop."""
-    by_template: bool = False
-    """Whether the chat template wrote the pair."""
     notes: tuple[str, ...] = ()
     """What the data report says of the pair, if it is kept."""
 
@@ -135,7 +133,6 @@ class PairTokenizer:
             "boundary_moved": boundary < len(prompt),
             "completions_cut": sum(len(ids) > self._max_length for ids in (chosen, rejected)),
             "turns_unscored": chosen_unscored + rejected_unscored,
-            "by_template": not rendering.plain,
             "notes": rendering.notes,
             "open_ended": sum(self._special.isdisjoint(ids[-2:].tolist()) for ids in (chosen, rejected)),
         }
