@@ -157,6 +157,22 @@ def test_arguments_are_objects_where_a_template_takes_them_and_text_where_it_tak
         assert tokenizer.decode(result.pair.chosen) == f"add{wanted}<|im_end|>\n"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{% for part in m.content if part is mapping %}{{ part.text }}{% endfor %}",
+        "{% for part in m.content %}{{ part.text + '' }}{% endfor %}",
+        "{{ m.content[0].text | trim }}",
+    ],
+    ids=["nothing of a text", "raises for a text", "the first part"],
+)
+def test_content_is_in_parts_where_a_template_takes_that_alone(content):
+    """Templates of models that also see pictures."""
+    result, tokenizer = result_of(ANSWER, CHATML.replace("{{ m['content'] }}", content))
+    assert result.pair is not None, result.reason
+    assert tokenizer.decode(result.pair.chosen) == "It is 4, surely.<|im_end|>\n"
+
+
 def test_inner_turns_that_lose_their_reasoning_are_reported_and_the_last_turn_must_keep_it():
     strips = with_content("m['content'] if loop.last else m['content'].split('</think>')[-1]")
     pair = PreferencePair(

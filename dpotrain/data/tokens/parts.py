@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dpotrain.core.messages.values import REASONING
@@ -56,14 +57,31 @@ def with_function(schema: Mapping[str, Any], **changed: Any) -> Mapping[str, Any
     return {**schema, "function": function} if "function" in schema else function
 
 
-def arguments_as_text(message: Message) -> Message:
-    """Return a message with the arguments of its tool calls as JSON text."""
-    if not message.get("tool_calls"):
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a template takes messages, where it does not take them as they are."""
+
+    arguments_as_text: bool = False
+    """The arguments of tool calls as JSON text, not as objects."""
+    content_in_parts: bool = False
+    """Content as a list of one part, not as text: templates of models that also see."""
+
+    def of(self, message: Message) -> Message:
+        """Return a message in this form."""
+        if self.arguments_as_text and message.get("tool_calls"):
+            message = {**message, "tool_calls": list(map(_with_text, message["tool_calls"]))}
+        if self.content_in_parts and isinstance(message.get("content"), str):
+            message = {**message, "content": [{"type": "text", "text": message["content"]}]}
         return message
-    as_text = [
-        with_function(call, arguments=json.dumps(arguments, ensure_ascii=False))
-        if isinstance(arguments := function_of(call).get("arguments"), Mapping)
-        else call
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": as_text}
+
+    def __or__(self, other: Form) -> Form:
+        return Form(
+            self.arguments_as_text or other.arguments_as_text, self.content_in_parts or other.content_in_parts
+        )
+
+
+def _with_text(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    arguments = function_of(call).get("arguments")
+    if not isinstance(arguments, Mapping):
+        return call
+    return with_function(call, arguments=json.dumps(arguments, ensure_ascii=False))

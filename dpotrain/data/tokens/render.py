@@ -13,7 +13,7 @@ from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.tokens.chat_template import ChatTemplate, TemplateInputs, Tools, template_source
 from dpotrain.data.tokens.control_tokens import ControlTokens, turn_markers
-from dpotrain.data.tokens.parts import TEXT, THOUGHT, Part, arguments_as_text, text_of
+from dpotrain.data.tokens.parts import TEXT, THOUGHT, Part, text_of
 from dpotrain.data.tokens.written import Written
 
 if TYPE_CHECKING:
@@ -120,20 +120,22 @@ class _Conversations:
         if quoted:
             parts, tools = self._control.broken(parts), self._control.broken(tools)
         parts = [[self._renamed(message) for message in part] for part in parts]
-        if any(message.get("tool_calls") for part in parts for message in part):
-            shapes = [self._written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
-            if any(shape.arguments_as_text for shape in shapes):
-                parts = [list(map(arguments_as_text, part)) for part in parts]
-        prompt, chosen, rejected = parts
+        shapes = [self._written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
+        form = shapes[0].form | shapes[1].form
+        prompt, chosen, rejected = ([form.of(message) for message in part] for part in parts)
         # The generation prompt belongs to the prompt only where an assistant message follows.
         opens = chosen[0]["role"] == "assistant" and rejected[0]["role"] == "assistant"
         text = self._template(prompt, tools, opens=opens)
-        answers, notes = [], []
-        for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        answers: list[Answer] = []
+        notes: list[str] = []
+        for name, answer, as_given, shape in zip(
+            ("chosen", "rejected"), (chosen, rejected), parts[1:], shapes, strict=True
+        ):
             full = self._template([*prompt, *answer], tools, opens=False)
             start = common_start(text, full)
-            notes += self._check(full, start, name, prompt, answer, tools)
-            answers.append(Answer(full, self._turns(text, full, start, prompt, answer, tools)))
+            missing = self._written.unwritten(shape, full, start, (parts[0], as_given), tools)
+            notes += _note_or_refuse(missing, name, [*parts[0], *as_given], len(prompt))
+            answers.append(Answer(full, self._turns(text, full, start, (prompt, answer), tools)))
         notes += [f"the control token {name} in a message is tokenized as text" for name in quoted]
         return Rendering(
             text,
@@ -154,31 +156,14 @@ class _Conversations:
             **{name: given[0] for name in self._template.reasoning_names if not message.get(name)},
         }
 
-    def _check(
-        self, full: str, start: int, name: str, prompt: list[Message], answer: list[Message], tools: Tools
-    ) -> list[str]:
-        """Raise UnusableRow where the template leaves out what must be trained on; return notes for the report."""
-        messages = [*prompt, *answer]
-        missing = self._written.unwritten(full, start, messages, len(prompt), tools)
-        if not missing:
-            return []
-        last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
-        earlier = {part for part in missing if part[1] == THOUGHT and part[0] < last}
-        missing -= earlier
-        in_answer = {part for part in missing if part[0] >= len(prompt)}
-        for parts, where in ((missing - in_answer, "prompt"), (in_answer, f"{name} answer")):
-            if parts:
-                kinds = ", ".join(sorted({_name_of(part, messages, len(prompt)) for part in parts}))
-                raise UnusableRow(f"the chat template leaves out part of the {where} ({kinds})")
-        return [REASONING_LEFT_OUT] if earlier else []
-
     def _turns(
-        self, text: str, full: str, start: int, prompt: list[Message], answer: list[Message], tools: Tools
+        self, text: str, full: str, start: int, sides: tuple[list[Message], list[Message]], tools: Tools
     ) -> tuple[Turn, ...] | None:
         """Return where the model's own turns are; None where all that follows the prompt is one.
 
         Raises UnusableRow where an only turn cannot be told from a prompt that the template writes otherwise.
         """
+        prompt, answer = sides
         if len(answer) == 1:
             return None if start == len(text) else self._only_turn(text, full, start, prompt, tools)
         turns = []
@@ -209,6 +194,25 @@ class _Conversations:
 def _messages(part: Text) -> list[Message]:
     assert not isinstance(part, str)
     return list(part)
+
+
+def _note_or_refuse(
+    missing: set[Part], name: str, messages: Sequence[Message], prompt: int
+) -> tuple[str, ...]:
+    """Raise UnusableRow where the template leaves out what must be trained on; return notes for the report.
+
+    The first ``prompt`` messages are the prompt, the others the answer of this name.
+    """
+    if not missing:
+        return ()
+    last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
+    earlier = {part for part in missing if part[1] == THOUGHT and part[0] < last}
+    in_answer = {part for part in missing - earlier if part[0] >= prompt}
+    for parts, where in ((missing - earlier - in_answer, "prompt"), (in_answer, f"{name} answer")):
+        if parts:
+            kinds = ", ".join(sorted({_name_of(part, messages, prompt) for part in parts}))
+            raise UnusableRow(f"the chat template leaves out part of the {where} ({kinds})")
+    return (REASONING_LEFT_OUT,)
 
 
 def common_start(a: str, b: str) -> int:

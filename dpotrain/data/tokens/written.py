@@ -22,8 +22,8 @@ from dpotrain.data.tokens.parts import (
     TEXT,
     THOUGHT,
     TOOLS,
+    Form,
     Part,
-    arguments_as_text,
     calls,
     function_of,
     split_thought,
@@ -31,6 +31,7 @@ from dpotrain.data.tokens.parts import (
     thoughts,
 )
 
+_FORMS = (Form(), Form(arguments_as_text=True), Form(content_in_parts=True), Form(True, True))
 #: Shapes of conversations that are remembered; data sets have a few dozen.
 _MOST_SHAPES = 10_000
 
@@ -39,8 +40,8 @@ _MOST_SHAPES = 10_000
 class Shape:
     """What a template makes of conversations of one shape."""
 
-    arguments_as_text: bool
-    """Whether it takes the arguments of tool calls as JSON text only, and not as objects."""
+    form: Form
+    """How it takes their messages."""
     unwritten: frozenset[Part]
     """The parts that it does not write."""
 
@@ -59,22 +60,28 @@ class Written:
         if found is None:
             found = self._try_out(messages, tools)
             if found is None:  # refused, perhaps for what is in this row alone
-                return Shape(arguments_as_text=False, unwritten=frozenset())
+                return Shape(Form(), frozenset())
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.clear()
             self._shapes[key] = found
         return found
 
     def unwritten(
-        self, full: str, start: int, messages: Sequence[Message], prompt: int, tools: Tools
+        self,
+        shape: Shape,
+        full: str,
+        start: int,
+        sides: tuple[Sequence[Message], Sequence[Message]],
+        tools: Tools,
     ) -> set[Part]:
-        """Return the parts of a conversation that its rendering does not hold.
+        """Return the parts of a conversation of this shape, prompt and answer, that its rendering does not hold.
 
-        Its first ``prompt`` messages are the prompt; the answer begins at ``start`` of the rendering ``full``.
+        The answer begins at ``start`` of the rendering ``full``.
         """
-        missing = set(self.shape(messages, tools).unwritten)
+        missing = set(shape.unwritten)
+        prompt = len(sides[0])
         whole, answer = _Search(full, self._template.removed), _Search(full[start:], self._template.removed)
-        for at, message in enumerate(messages):
+        for at, message in enumerate((*sides[0], *sides[1])):
             text = text_of(message)
             if at >= prompt and full.find(text, max(0, start - len(text))) >= 0:
                 text = ""  # it is there; the generation prompt may have written how it begins
@@ -85,21 +92,29 @@ class Written:
         return missing
 
     def _try_out(self, messages: Sequence[Message], tools: Tools) -> Shape | None:
-        """Render markers in place of the parts, tool arguments as objects first; None where that is refused."""
+        """Render markers in place of the parts, first as they are; None where every form is refused.
+
+        The first form is taken that leaves out fewest of texts and tool calls, and does not come out as Python writes
+        objects and lists, which is what becomes of them where a template puts them into a text as they stand.
+        """
         markers = Markers(messages, tools)
-        best = None
-        for as_text in (False, True) if markers.arguments else (False,):
-            marked = list(map(arguments_as_text, markers.messages)) if as_text else markers.messages
+        best, least = None, (True, len(messages))
+        for form in _FORMS:
+            if form.arguments_as_text and not markers.arguments:
+                continue
             try:
-                rendered = self._template(marked, markers.tools, opens=False)
+                rendered = self._template(list(map(form.of, markers.messages)), markers.tools, opens=False)
             except UnusableRow:
                 continue
-            shape = Shape(as_text, markers.missing_in(rendered))
-            # An object that a template puts into a text as it stands comes out as Python writes it.
-            as_python = not as_text and any(repr(one) in rendered for one in markers.arguments)
-            if not as_python and not any(kind == CALLS for _, kind in shape.unwritten):
-                return shape
-            best = best or shape
+            shape = Shape(form, markers.missing_in(rendered))
+            as_python = (
+                any(repr(one) in rendered for one in markers.arguments) or "{'type': 'text'" in rendered
+            )
+            rank = (as_python, sum(kind in (TEXT, CALLS) for _, kind in shape.unwritten))
+            if best is None or rank < least:
+                best, least = shape, rank
+            if least == (False, 0):
+                break
         return best
 
 
