@@ -156,7 +156,7 @@ def test_tokens_inside_tokens_are_all_text():
     said = "<|<<s>>|> <<s>> <s> <<s>"
     result = tokenize(PreferencePair([user("hi")], [assistant(said)], OTHER), tokenizer)
     assert tokenizer.decode(result.pair.chosen) == f"{said}<|im_end|>\n"
-    assert [token for token in result.pair.chosen if token in tokenizer.all_special_ids] == [
+    assert [token for token in result.pair.chosen if token in tokenizer.added_tokens_decoder] == [
         tokenizer.convert_tokens_to_ids("<|im_end|>")
     ]
 
@@ -205,7 +205,7 @@ def sentencepiece(kind, scheme):
 def test_tokenizers_of_sentencepiece_read_quoted_tokens_in_place(kind, scheme):
     """``<s>`` is also how HTML strikes through; what stands around it is tokenized as it would be without it."""
     tokenizer = sentencepiece(kind, scheme)
-    asked, said = "tell me a <s>story</s> about a dog", "a dog and a <s>cat</s> hello"
+    asked, said = "tell me a <s>story</s> about a dog", "a dog and a <s>cat</s> hello é"
     result = tokenize(PreferencePair([user(asked)], [assistant(said)], OTHER), tokenizer)
     assert result.pair is not None, result.reason
     ids = ids_of(result)

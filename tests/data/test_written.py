@@ -173,6 +173,13 @@ def test_content_is_in_parts_where_a_template_takes_that_alone(content):
     assert tokenizer.decode(result.pair.chosen) == "It is 4, surely.<|im_end|>\n"
 
 
+def test_a_list_that_a_template_would_write_as_python_does_is_not_how_it_takes_content():
+    assert (
+        reason(ANSWER, with_content("'' if m.content is string else m.content"))
+        == f"{LEFT_OUT}prompt (user text)"
+    )
+
+
 def test_inner_turns_that_lose_their_reasoning_are_reported_and_the_last_turn_must_keep_it():
     strips = with_content("m['content'] if loop.last else m['content'].split('</think>')[-1]")
     pair = PreferencePair(
