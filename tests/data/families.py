@@ -64,6 +64,8 @@ class Family:
     """Why, by conversation: what the template cannot write."""
     bos: str = "<s>"
     eos: str = "</s>"
+    reasoning: str = "reasoning_content"
+    """Under which key of a message it reads reasoning, if it does."""
     calls_as_text: bool = False
     """Whether it takes the arguments of tool calls as JSON text alone."""
 
@@ -138,5 +140,7 @@ FAMILIES = {
     ),
     "OLMo 2": Family("olmo2", refuses=_NO_REASONING | _NO_RESULTS),
     "Command R": Family("command_r", _COMMAND_R, refuses=_NO_REASONING | _ALTERNATE),
-    "gpt-oss": Family("gpt_oss", _CHANNELS, refuses={"two tool calls": _NO_TOOLS["two tool calls"]}),
+    "gpt-oss": Family(
+        "gpt_oss", _CHANNELS, refuses={"two tool calls": _NO_TOOLS["two tool calls"]}, reasoning="thinking"
+    ),
 }

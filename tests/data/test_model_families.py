@@ -85,7 +85,7 @@ class Plainly:
         )
 
     def as_taken(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        message = json.loads(json.dumps(message))
+        message = json.loads(json.dumps(message).replace("reasoning_content", self.family.reasoning))
         for each in message.get("tool_calls", []) if self.family.calls_as_text else []:
             each["function"]["arguments"] = json.dumps(each["function"]["arguments"], ensure_ascii=False)
         return message

@@ -173,6 +173,20 @@ def test_content_is_in_parts_where_a_template_takes_that_alone(content):
     assert tokenizer.decode(result.pair.chosen) == "It is 4, surely.<|im_end|>\n"
 
 
+def test_a_call_without_arguments_is_text_where_a_template_takes_that_alone():
+    bare = call()
+    bare["tool_calls"][0]["function"]["arguments"] = {}
+    for written in ("{{ c.name + c.arguments }}", "{{ c.name }}{{ c.arguments | tojson }}"):
+        result, tokenizer = result_of(choosing(bare), with_calls(written))
+        assert result.pair is not None, result.reason
+        assert tokenizer.decode(result.pair.chosen) == "add{}<|im_end|>\n"
+
+
+def test_a_template_that_draws_at_random_is_an_error():
+    with pytest.raises(DataError, match=r"draws at random.*\nSet model.chat_template"):
+        reason(ANSWER, "{{ ['Hi', 'Hello'] | random }}" + CHATML)
+
+
 def test_a_list_that_a_template_would_write_as_python_does_is_not_how_it_takes_content():
     assert (
         reason(ANSWER, with_content("'' if m.content is string else m.content"))

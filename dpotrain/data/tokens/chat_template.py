@@ -34,6 +34,8 @@ _MACRO = (
     "{%- for code, value in dpotrain_clock -%}{%- set clock.text = clock.text.replace(code, value) -%}{%- endfor -%}"
     "{{- clock.text -}}{%- endmacro %}\n"
 )
+#: What Jinja offers that draws at random.
+_DRAWS = re.compile(r"\|\s*random\b|\blipsum\(")
 #: ``text.replace("…", …)`` in a template.
 _REMOVES = re.compile(r"""\.replace\(\s*(['"])(.+?)\1\s*,""")
 _CODES = tuple(f"%{flag}{letter}" for flag in ("", "-", "_", "^", "#") for letter in string.ascii_letters)
@@ -53,6 +55,12 @@ class ChatTemplate:
     """One of a tokenizer's chat templates."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str, inputs: TemplateInputs) -> None:
+        """Raise a DataError for a template that draws at random."""
+        if _DRAWS.search(source):
+            raise DataError(
+                f"The chat template of {tokenizer.name_or_path or 'this model'} draws at random, so no two renderings "
+                "of a prompt are alike.\nSet model.chat_template to one that does not."
+            )
         self._tokenizer = tokenizer
         self._arguments = dict(inputs.arguments)
         self._text = source

@@ -76,11 +76,11 @@ class Markers:
     def _call(self, part: Part, call: Mapping[str, Any]) -> Mapping[str, Any]:
         arguments = function_of(call).get("arguments")
         call = self._named(part, call)
-        if not arguments:
-            return call
-        marked = {self._new(part): self._new(part)}
+        marked = {self._new(part): self._new(part)} if arguments else {}
         if isinstance(arguments, str):
-            return with_function(call, arguments=json.dumps(marked))
+            return with_function(call, arguments=json.dumps(marked)) if arguments else call
+        if arguments is None:
+            return call
         self.arguments.append(marked)
         return with_function(call, arguments=marked)
 

@@ -108,7 +108,8 @@ class Written:
                 continue
             shape = Shape(form, markers.missing_in(rendered))
             as_python = (
-                any(repr(one) in rendered for one in markers.arguments) or "{'type': 'text'" in rendered
+                any(one and repr(one) in rendered for one in markers.arguments)
+                or "{'type': 'text'" in rendered
             )
             rank = (as_python, sum(kind in (TEXT, CALLS) for _, kind in shape.unwritten))
             if best is None or rank < least:
