@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
 from dpotrain.data.prepare import prepare_data
+from dpotrain.engine.scoring.positions import check_positions
+from dpotrain.plugin.api import LoadRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +31,10 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
         reporter.warn(warning)
     tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
+    quantization = None if recipe.quantizer is None else recipe.quantizer.loading_config()
+    model = recipe.model.blueprint(LoadRequest(quantization=quantization, device="meta"))
+    if model is not None and (warning := check_positions(model, "the policy", data, recipe.data.max_length)):
+        reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 dpotrain_interface = 2
 
+#: What transformers' apply_chat_template is called with; the rest goes to the template.
+_RENDERING = frozenset(
+    {
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *(
+            "continue_final_message",
+            "tokenize",
+            "sanitize_control_tokens",
+            "padding",
+            "truncation",
+            "max_length",
+        ),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
+
 
 class TransformersLoader(ModelLoader):
     """Loads safetensors weights through transformers, and adapters through peft."""
@@ -28,7 +45,8 @@ class TransformersLoader(ModelLoader):
         dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
             "auto",
             description='What the weights are held in; "auto" is what they were saved in. Training all '
-            'weights wants "float32": small updates get lost in 16 bits.',
+            'weights wants "float32": small updates get lost in bfloat16. Trained float16 weights are held in '
+            "float32 and saved in float16.",
         )
         attention: Literal[
             "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
@@ -38,6 +56,10 @@ class TransformersLoader(ModelLoader):
             None,
             description='For models without one, or to replace it: a Jinja file, "chatml", the name of one '
             "of the tokenizer's own templates, or the Jinja text itself.",
+        )
+        chat_template_arguments: dict[str, Any] = Field(
+            default_factory=dict,
+            description="Variables for the chat template: `{ enable_thinking = false }`.",
         )
 
     options: Options
@@ -61,6 +83,12 @@ class TransformersLoader(ModelLoader):
         files = (".jinja", ".jinja2", ".j2")
         if template is not None and template.endswith(files) and not is_file(user_path(template)):
             raise RecipeError(f"model.chat_template = {short(template)!r}: there is no such file")
+        for name in self.options.chat_template_arguments.keys() & _RENDERING:
+            raise RecipeError(f"model.chat_template_arguments.{name}: every pair has its own; remove it")
+
+    @property
+    def chat_template_arguments(self) -> Mapping[str, Any]:
+        return self.options.chat_template_arguments
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         from .tokenizer import load_tokenizer
