@@ -303,3 +303,48 @@ def test_a_tool_that_is_named_in_one_column_only_stands_once():
     row = {"history": [*opening, told], "chosen": [*opening, named, assistant("Seven.")]}
     row["rejected"] = [*opening, told, assistant("Far.")]
     assert [turn["role"] for turn in read(row, "implicit-prompt").prompt] == ["user", "assistant", "tool"]
+
+
+def test_answers_that_begin_with_instruction_and_input_in_a_template_are_refused():
+    opening = "### Instruction:\nName the colour of this.\n\n### Input:\nthe sky\n\n### Response:\n"
+    row = {
+        "instruction": "Name the colour of this.",
+        "input": "the sky",
+        "chosen": f"{opening}Blue.",
+        "rejected": f"{opening}Red.",
+    }
+    with pytest.raises(UnusableRow, match="both answers begin with a text that holds the prompt"):
+        read(row)
+
+
+def test_a_dialogue_as_prompt_beside_messages_is_read_as_one():
+    row = {
+        "prompt": "\n\nHuman: Rain?\n\nAssistant:",
+        "chosen": [assistant("Yes.")],
+        "rejected": [assistant("No.")],
+    }
+    assert read(row).prompt == [user("Rain?")]
+
+
+PARTS = [{"type": "text", "text": "Rain?"}]
+
+
+def test_parts_that_are_json_text_are_read_as_parts():
+    assert read({"prompt": [user(json.dumps(PARTS))], **ANSWERS}).prompt == [user("Rain?")]
+    with pytest.raises(UnusableRow, match="content of prompt is text that looks like parts and is not JSON"):
+        read({"prompt": [user(str(PARTS))], **ANSWERS})
+    asked = '[{"type": "object"}]'  # a schema that somebody asked for
+    assert read({"prompt": [user("A schema?")], **ANSWERS, "chosen": asked}).chosen == [assistant(asked)]
+
+
+@pytest.mark.parametrize("printed", ["({},)", "array([{}], dtype=object)", "[{}]", "{}"])
+def test_messages_as_python_prints_them_are_no_prose(printed):
+    row = {"prompt": "Rain?"}
+    row |= {name: printed.replace("{}", str(assistant(text))) for name, text in ANSWERS.items()}
+    with pytest.raises(UnusableRow, match="text that looks like messages and is not JSON"):
+        read(row, "standard")
+
+
+@pytest.mark.parametrize("tools", ["none", "null", "[]", " ", None])
+def test_words_for_nothing_are_no_tools(tools):
+    assert read({"prompt": [user("Rain?")], **ANSWERS, "tools": tools}).tools == []

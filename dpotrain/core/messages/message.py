@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -15,6 +16,10 @@ Messages: TypeAlias = list[dict[str, Any]]
 #: Types of a content part that hold text, with the key that holds it.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _REASONING_PARTS = {"thinking": "thinking", "reasoning": "text"}
+#: Text that is a list of parts, as JSON or as Python prints it.
+_PARTS = re.compile(
+    r"""\s*\[\s*\{\s*(['"])type\1\s*:\s*(['"])(?:text|input_text|output_text|image|image_url)\2\s*,"""
+)
 
 
 def read_messages(value: Any, what: str) -> Messages:
@@ -90,7 +95,12 @@ def _content(value: Any, what: str) -> tuple[str, str]:
     if value is None:
         return "", ""
     if isinstance(value, str):
-        return value, ""
+        if not _PARTS.match(value):
+            return value, ""
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableRow(f"content of {what} is text that looks like parts and is not JSON") from None
     parts = [value] if isinstance(value, Mapping) else value
     if not isinstance(parts, list | tuple):
         raise UnusableRow(f"content of {what} is not text")

@@ -15,7 +15,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
 
     Raises UnusableRow for anything else.
     """
-    tools = parsed(value, "tools")
+    tools = None if is_empty(value) else parsed(value, "tools")
     if is_empty(tools):
         return []
     tools = [parsed(tool, "tools") for tool in (tools if isinstance(tools, list | tuple) else [tools])]

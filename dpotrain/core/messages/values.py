@@ -29,7 +29,7 @@ _WRAPPERS = ("messages", "conversations", "conversation")
 _BESIDE = ("system", "system_prompt", "instructions", "prompt", "history", "tools", "functions")
 
 #: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
-_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
+_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:(?:array)?\(\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
 _SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
 #: Text that is a message of a library, or a list of them, as Python prints it: ``[HumanMessage(content='x')]``.

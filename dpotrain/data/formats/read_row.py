@@ -108,14 +108,14 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
         raise UnusableRow(refused[0] if refused else "the row gives no pair")
     unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
     for name in unread:
-        if name.lower() in MEDIA_COLUMNS and formatter.columns:
+        if name.strip().lower() in MEDIA_COLUMNS and formatter.columns:
             raise UnreadColumn(
                 f'column "{name}" is not text, and no format reads it (data.ignore_columns = ["{name}"] leaves it out)'
             )
     unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(name, row[name], pairs)]
     for name in unused:
         # A formatter that declares no columns may have its own way to the row.
-        if name.lower() in PAIR_COLUMNS and formatter.columns:
+        if name.strip().lower() in PAIR_COLUMNS and formatter.columns:
             raise UnreadColumn(
                 f'column "{name}" is not read by format "{formatter.name}": map it in [data.columns], or leave it out '
                 f'with data.ignore_columns = ["{name}"]'
@@ -150,7 +150,11 @@ def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool
     A conversation, or a column of unknown meaning, may repeat prompt and answers. What any other column asks stands in
     the prompt; that an answer says it too is chance.
     """
-    whole = name.lower() not in PAIR_COLUMNS or name.lower() in ("messages", "conversations", "conversation")
+    whole = name.strip().lower() not in PAIR_COLUMNS or name.strip().lower() in (
+        "messages",
+        "conversations",
+        "conversation",
+    )
     known = "\n".join(
         " ".join(text.split())
         for pair in pairs

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from dpotrain.plugin.api import PreferencePair, UnusableRow, is_message, is_messages, read_messages
 from dpotrain_plugins.formatters.conversations import as_messages, pair_of, pair_of_whole
+from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
 from dpotrain_plugins.formatters.shape import (
     CONTEXT,
     OtherShape,
@@ -47,6 +48,8 @@ class ConversationalFormatter(ShapeFormatter):
             raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
         if not is_text(prompt):
             return pair_of(row, read_messages(prompt, name), chosen, rejected)
+        if is_whole_dialogue(prompt):
+            return pair_of(row, turns_of(prompt, name, answered=False), chosen, rejected)
         first, second = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
         if first[0]["role"] == "assistant" or second[0]["role"] == "assistant":
             return pair_of(row, [{"role": "user", "content": prompt}], first, second)

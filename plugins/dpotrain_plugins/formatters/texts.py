@@ -69,9 +69,10 @@ def _is_telling(prompt: str) -> bool:
 
 
 def _holds(text: str, prompt: str) -> bool:
-    """Whether the prompt stands in a text, whose last word may be cut."""
+    """Whether every paragraph of the prompt stands in a text, whose last word may be cut."""
     cut = sum(1 for _ in takewhile(str.isalnum, reversed(text)))
-    return " ".join(prompt.split()) in " ".join(text[: len(text) - cut].split())
+    words = " ".join(text[: len(text) - cut].split())
+    return all(" ".join(part.split()) in words for part in prompt.split("\n\n"))
 
 
 def shared_beginning(first: str, second: str) -> str:
