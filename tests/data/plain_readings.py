@@ -29,6 +29,9 @@ ODD = (
 #: What a text that begins with it may be refused for: it looks like a message that somebody printed.
 ENDINGS = ('{"role": "user"}', "[{'from': 'human', 'value': 'x'}]", '{"content": ""}')
 
+#: Ends a question that answers may repeat.
+TELLING = " What is it about?"
+
 
 @dataclass
 class Meant:
@@ -280,13 +283,25 @@ def standard(draw: st.DrawFn) -> tuple[Meant, Written]:
         conversations(system=False, history=False, calls=False).filter(lambda one: not one.is_spoken)
     )
     written = Written({}, "standard", as_text=True)
-    row: Row = {"prompt": meant.turns[0]["content"], **text_answers(meant)}
+    row = repeating_answers(draw, meant, written)
+    row["prompt"] = meant.turns[0]["content"]
     written.row = around(draw, {**row, **system_column(draw, meant), **tools_column(draw, meant)})
     return meant, written
 
 
 def text_answers(meant: Meant) -> Row:
     return {"chosen": meant.chosen[0]["content"], "rejected": meant.rejected[0]["content"]}
+
+
+def repeating_answers(draw: st.DrawFn, meant: Meant, written: Written) -> Row:
+    """Write text answers that may begin with the question, which is long enough for that to be no chance."""
+    if draw(st.integers(0, 2)):
+        return text_answers(meant)
+    written.loose = True
+    asked = f"{meant.turns[-1]['content']}{TELLING}"
+    meant.turns[-1] = message("user", asked)
+    repeated = draw(st.sampled_from([f"{asked}\n", f"{asked} ", f" {' '.join(asked.split())}\n\n"]))
+    return {name: f"{repeated}{text}" for name, text in text_answers(meant).items()}
 
 
 def conversational(draw: st.DrawFn) -> tuple[Meant, Written]:
@@ -407,8 +422,10 @@ def question(draw: st.DrawFn) -> tuple[Meant, Written]:
     texts = draw(st.booleans())
     names = ["question", "query", "input"]
     names += ["prompt"] if texts and not meant.is_spoken and (meant.system or row.get("history")) else []
+    row |= (
+        repeating_answers(draw, meant, written) if texts else answers(draw, meant, written, [meant.turns[-1]])
+    )
     row |= {draw(st.sampled_from(names)): meant.turns[-1]["content"], **system_column(draw, meant)}
-    row |= text_answers(meant) if texts else answers(draw, meant, written, [meant.turns[-1]])
     written.row = around(draw, row)
     return meant, written
 
