@@ -100,7 +100,7 @@ def changed(draw: st.DrawFn, row: Row) -> Row:
             row[other] = [turn]
         elif way == "wrap":
             row[name] = [row[name]] if draw(st.booleans()) else {"messages": row[name]}
-        elif way == "json":
+        elif way == "json" and not isinstance(row[name], str):
             row[name] = json.dumps(row[name])
         elif way == "nothing":
             row[name] = None

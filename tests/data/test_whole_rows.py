@@ -348,3 +348,12 @@ def test_messages_as_python_prints_them_are_no_prose(printed):
 @pytest.mark.parametrize("tools", ["none", "null", "[]", " ", None])
 def test_words_for_nothing_are_no_tools(tools):
     assert read({"prompt": [user("Rain?")], **ANSWERS, "tools": tools}).tools == []
+
+
+def test_history_that_stands_in_the_conversations_stands_once():
+    opening = [user("Hi"), assistant("Hello"), user("Rain?")]
+    row = {"chosen": [*opening, assistant("Yes.")], "rejected": [*opening, assistant("No.")]}
+    for history in (opening[:2], opening[1:2], opening[2:], opening):
+        assert read({**row, "history": history}, "implicit-prompt").prompt == opening
+    with pytest.raises(UnusableRow, match="history holds turns of the prompt"):
+        read({**row, "history": [*opening, assistant("Yes.")]}, "implicit-prompt")

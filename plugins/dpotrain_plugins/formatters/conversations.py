@@ -162,10 +162,22 @@ def _are_answers(turns: Messages, *answers: Messages) -> bool:
 
 
 def _joined(earlier: Messages, turns: Messages) -> Messages:
-    """Return earlier turns and these, where what both have in the middle stands once."""
+    """Return earlier turns and these, where what both have stands once.
+
+    Raises UnusableRow where the earlier turns hold these and go on: which of them are the prompt is not certain.
+    """
+    if earlier and _stand_in(earlier, turns):
+        return turns
     most = min(len(earlier), len(turns))
     common = next((count for count in range(most, 0, -1) if same(earlier[-count:], turns[:count])), 0)
+    if not common and len(turns) > 1 and _stand_in(turns, earlier):
+        raise UnusableRow("history holds turns of the prompt")
     return [*earlier[: len(earlier) - common], *turns]
+
+
+def _stand_in(part: Messages, turns: Messages) -> bool:
+    """Whether some turns stand in others, one after the other."""
+    return any(same(part, turns[start : start + len(part)]) for start in range(len(turns) - len(part) + 1))
 
 
 def _overlap(turns: Messages, answer: Messages) -> int:
