@@ -12,6 +12,7 @@ from dpotrain.core.errors import (
     PluginError,
     RecipeError,
     RunError,
+    RunWarning,
     did_you_mean,
     short,
 )
@@ -20,6 +21,7 @@ from dpotrain.core.masking import mask, mask_data, mask_values
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
 from dpotrain.plugin.api.component import Component, Options, hookimpl, require
@@ -70,6 +72,7 @@ __all__ = [
     "Rows",
     "Run",
     "RunError",
+    "RunWarning",
     "Schedule",
     "Selection",
     "StepRecord",
@@ -87,6 +90,7 @@ __all__ = [
     "mask_data",
     "mask_values",
     "require",
+    "save_model",
     "short",
     "user_path",
     "write_json",
