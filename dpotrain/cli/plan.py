@@ -36,7 +36,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     Tokenizes the data and counts the model from its configuration; no weights are loaded. Where the run does not
     fit, it lists what to change.
     """
-    from dpotrain.core.reporter import SilentReporter
+    from dpotrain.core.reporter import SilentReporter, showing_warnings
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
@@ -47,10 +47,14 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.run.planning.plan import make_plan
 
-    with naming_components(loaded, loaded.plugins), restrict_umask():
-        with SilentReporter() if as_json else reporter() as shown:
-            cache = cache_folder(loaded.run.cache_dir)
-            data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+    with (
+        naming_components(loaded, loaded.plugins),
+        restrict_umask(),
+        SilentReporter() if as_json else reporter() as shown,
+        showing_warnings(shown),
+    ):
+        cache = cache_folder(loaded.run.cache_dir)
+        data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
         plan = make_plan(loaded, data, memory)
     if as_json:
         import json

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
+from dpotrain.core.reporter import showing_warnings
 from dpotrain.data.prepare import prepare_data
+from dpotrain.run.planning.dry_run import attach_without_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,12 +25,14 @@ _SHOWN = 600
 def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """Put the first rows through formatter and tokenizer, and return what came of it.
 
-    Raises whatever the run itself would raise for these rows.
+    Raises whatever the run itself would raise for these rows, and for the files of the model.
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
     tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
+    with showing_warnings(reporter):
+        attach_without_weights(recipe)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")

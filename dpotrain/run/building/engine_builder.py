@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpotrain.core.errors import RunError
-from dpotrain.core.reporter import Reporter
+from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
@@ -58,17 +58,13 @@ class EngineBuilder:
     def load_policy(self, adapter: Adapter) -> PreTrainedModel:
         """Load the policy, quantized if the recipe says so, with its adapter attached."""
         recipe, quantizer = self.recipe, self.recipe.quantizer
-        request = LoadRequest(
-            quantization=None if quantizer is None else quantizer.loading_config(),
-            keep_adapter=recipe.adapter is not None,
-            device=str(self.parallel.device),
-        )
-        with self.reporter.phase("loading the model", None):
-            policy = recipe.model.load_model(request)
-        if quantizer is not None:
-            quantizer.prepare(policy)
-        self.upcast_weights = self.upcast(policy)
-        policy = adapter.attach(policy)
+        with showing_warnings(self.reporter):
+            with self.reporter.phase("loading the model", None):
+                policy = recipe.model.load_model(policy_request(recipe, self.parallel.device))
+            if quantizer is not None:
+                quantizer.prepare(policy)
+            self.upcast_weights = self.upcast(policy)
+            policy = adapter.attach(policy)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise RunError(
                 f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
@@ -115,6 +111,17 @@ class EngineBuilder:
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+
+
+def policy_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:
+    """Return what the loader is asked for to get the policy of a recipe, or its blueprint (device "meta")."""
+    quantizer = recipe.quantizer
+    return LoadRequest(
+        quantization=None if quantizer is None else quantizer.loading_config(),
+        quantizer=quantizer,
+        keep_adapter=recipe.adapter is not None,
+        device=str(device),
+    )
 
 
 def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:

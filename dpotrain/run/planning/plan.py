@@ -22,7 +22,7 @@ from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, 
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan
+from dpotrain.run.building.engine_builder import batch_plan, policy_request
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
 from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
@@ -150,8 +150,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
 
 def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
     """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
-    request = LoadRequest(keep_adapter=recipe.adapter is not None, device="meta")
-    model = recipe.model.blueprint(request)
+    model = recipe.model.blueprint(policy_request(recipe, "meta"))
     if model is None:
         raise RunError(
             f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
