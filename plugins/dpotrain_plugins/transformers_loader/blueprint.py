@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from dpotrain_plugins.lora.merging import untie_what_differs
+
 from .checks import adapter_shapes, check_adapter_config, check_adapter_weights, check_quantization
 from .source import Source, resolve
 from .weights import load_config, loading_errors, silence, silence_config
@@ -62,4 +64,7 @@ def _with_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) 
             with torch.device("meta"):
                 wrapped = get_peft_model(model, adapter)
             check_adapter_weights(wrapped, source)
-    return wrapped if request.keep_adapter else wrapped.unload()
+    if request.keep_adapter:
+        return wrapped
+    untie_what_differs(wrapped.get_base_model())
+    return wrapped.unload()

@@ -118,18 +118,21 @@ def check_adapter_config(source: Source) -> None:
         )
 
 
-def check_adapter_weights(wrapped: Any, source: Source) -> None:
+def check_adapter_weights(wrapped: Any, source: Source, changed: Collection[str] = ()) -> None:
     """Put the weights of an adapter's file on a peft model, and raise unless each has its place, and each place one.
 
     Args:
         wrapped: the base model with the adapter of this source; it may be on the meta device.
         source: the adapter.
+        changed: tensors of the file that are not the base model's, where the adapter is to be trained on.
 
     Raises:
-        RunError: tensors are missing, of another shape, not finite, or belong to nothing in the model.
+        RunError: tensors are missing, not finite, or belong to nothing in the model, or they change the base model,
+            which the trained adapter would be saved without.
     """
     import torch
     from peft import load_peft_weights, set_peft_model_state_dict
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
     config = wrapped.peft_config[_ADAPTER]
     if config.is_prompt_learning or config.is_adaption_prompt:
@@ -145,8 +148,10 @@ def check_adapter_weights(wrapped: Any, source: Source) -> None:
     if any(parameter.is_meta for parameter in wrapped.parameters()):
         weights = {name: tensor.to("meta") for name, tensor in weights.items()}
     result = set_peft_model_state_dict(wrapped, weights, adapter_name=_ADAPTER)
-    missing = [name for name in result.missing_keys if _ADAPTER in name.split(".")]
-    surplus = list(result.unexpected_keys)
+    own = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
+    missing = [name for name in result.missing_keys if _ADAPTER in name.split(".") and own in name]
+    # Some other types share tensors between layers, which have no place of their own.
+    surplus = [name for name in result.unexpected_keys if config.peft_type == "LORA" or own in name]
     where = f"adapter_config.json and the base model {source.model.path}"
     if surplus:
         raise RunError(
@@ -160,6 +165,32 @@ def check_adapter_weights(wrapped: Any, source: Source) -> None:
             "weights are missing.\nCorrect target_modules, modules_to_save or base_model_name_or_path in "
             "adapter_config.json"
         )
+    base = [name for name, _ in wrapped.named_parameters() if name in changed]
+    if base:
+        raise RunError(
+            f"{file} has changed weights of the base model itself ({_some(base)}), which an adapter trained on from it "
+            "would be saved without.\nMerge it into its base model first (peft's merge_and_unload) and name the result "
+            "in model.name"
+        )
+
+
+def changed_weights(base: PreTrainedModel, source: Source) -> set[str]:
+    """Return the names of tensors in an adapter's file that have other values than the base model's own weights.
+
+    Modules trained in full are among them.
+    """
+    import torch
+    from safetensors import safe_open
+
+    own, changed = dict(base.named_parameters()), set()
+    with safe_open(Path(source.path) / "adapter_model.safetensors", framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            weight = own.get(name.removeprefix("base_model.model.").replace(".base_layer.", "."))
+            if weight is None or list(weight.shape) != tensors.get_slice(name).get_shape():
+                continue
+            if not torch.equal(tensors.get_tensor(name).to(weight), weight):
+                changed.add(name)
+    return changed
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
+from dpotrain_plugins.lora.merging import untie_what_differs
 
 from .checks import (
     adapter_shapes,
+    changed_weights,
     check_adapter_config,
     check_adapter_weights,
     check_quantization,
@@ -102,16 +104,18 @@ def _put_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -
     from peft import PeftModel
 
     check_adapter_config(source)
+    changed = changed_weights(model, source) if request.keep_adapter else ()
     with loading_errors(source.path, "adapter"), adapter_shapes(model, source):
         wrapped: Any = PeftModel.from_pretrained(
             model, source.path, is_trainable=request.keep_adapter, torch_device=request.device
         )
-        check_adapter_weights(wrapped, source)
+        check_adapter_weights(wrapped, source, changed)
     if request.keep_adapter:
         return wrapped
     if not hasattr(wrapped, "merge_and_unload"):
         kind = wrapped.peft_config["default"].peft_type
         raise RunError(f"{source.path} is an adapter of type {kind}, which cannot be merged into the weights")
+    untie_what_differs(wrapped.get_base_model())
     with loading_errors(source.path, "adapter"):
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
     return merged
