@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain_plugins.lora.merging import untie_what_differs
 
-from .checks import adapter_shapes, check_adapter_config, check_adapter_weights, check_quantization
+from .adapter_checks import adapter_shapes, check_adapter_config, check_adapter_weights
+from .checks import check_files, check_quantization
 from .source import Source, resolve
 from .weights import load_config, loading_errors, silence, silence_config
 
@@ -28,6 +29,7 @@ def blueprint(options: TransformersLoader.Options, request: LoadRequest) -> PreT
     from transformers import AutoModelForCausalLM
 
     source = resolve(request.source or options.name, options.revision if request.source is None else None)
+    check_files(source.model)
     config = load_config(source.model, options)
     check_quantization(config, source.model, request)
     silence_config(config)
@@ -53,6 +55,7 @@ def _with_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) 
     import torch
     from peft import PeftConfig, get_peft_model
 
+    check_files(source)
     check_adapter_config(source)
     with loading_errors(source.path, "adapter"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -87,7 +87,17 @@ def check_folder(folder: Path) -> None:
             )
         if not (folder / "adapter_model.safetensors").is_file():
             raise RecipeError(_no_safetensors(folder, "adapter_model.safetensors"))
+        if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+            raise RecipeError(
+                f"{folder} holds both an adapter and a whole model, and which one is meant is not clear; move one of "
+                "them to a folder of its own"
+            )
         base_folder = _base_folder(folder, base)
+        if base_folder == folder.resolve():
+            raise RecipeError(
+                f"{folder / 'adapter_config.json'} names its own folder as base_model_name_or_path; "
+                "write there which model the adapter belongs to"
+            )
         if base_folder is not None:
             check_folder(base_folder)
         elif looks_like_a_path(base):
@@ -174,8 +184,10 @@ def _base_of(adapter: Path) -> Source:
 def _base_folder(adapter: Path, base: str) -> Path | None:
     """Return the base model's folder, where it is one: as written, or relative to the adapter's."""
     path = user_path(base)
-    places = (path, adapter / path, adapter.parent / path)
-    return next((place.resolve() for place in places if is_folder(place)), None)
+    folders = [place.resolve() for place in (path, adapter / path, adapter.parent / path) if is_folder(place)]
+    # A folder that merely has the name may stand in the current one.
+    models = [folder for folder in folders if any((folder / file).is_file() for file in _MODEL_FILES)]
+    return next(iter(models or folders), None)
 
 
 def read_json(file: Path) -> dict[str, Any]:

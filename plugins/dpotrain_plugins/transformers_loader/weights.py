@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
 from dpotrain_plugins.lora.merging import untie_what_differs
 
-from .checks import (
-    adapter_shapes,
-    changed_weights,
-    check_adapter_config,
-    check_adapter_weights,
-    check_quantization,
-    check_weights_used,
-)
+from .adapter_checks import adapter_shapes, changed_weights, check_adapter_config, check_adapter_weights
+from .checks import check_files, check_quantization, check_weights
 from .source import Source, check_shards_on_hub, resolve
 
 if TYPE_CHECKING:
@@ -67,6 +61,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
 
     if source.commit is not None:
         check_shards_on_hub(source)
+    check_files(source)
     config = load_config(source, options)
     check_quantization(config, source, request)
     silence_config(config)
@@ -82,15 +77,10 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **kwargs,
         )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise RunError(
-            f"{source.path} lacks {len(missing)} of the weights of a {config.model_type} model "
-            f"({', '.join(missing[:3])}), which would be left random; is it a whole causal language model?"
-        )
-    check_weights_used(model, info["unexpected_keys"], source)
+    check_weights(model, info, source)
     for module in model.modules():
         silence(module)
     # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
@@ -103,6 +93,7 @@ def _put_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -
     """Put the source's adapter on its base: trainable, or merged into the weights."""
     from peft import PeftModel
 
+    check_files(source)
     check_adapter_config(source)
     changed = changed_weights(model, source) if request.keep_adapter else ()
     with loading_errors(source.path, "adapter"), adapter_shapes(model, source):
