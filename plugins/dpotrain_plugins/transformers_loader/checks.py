@@ -101,17 +101,20 @@ def check_weights(model: PreTrainedModel, info: Mapping[str, Any], source: Sourc
     if unused:
         warnings.warn(
             f"{len(unused)} of the weights in {source.path} are used by nothing in a {type(model).__name__} "
-            f"({some(unused)}).\nIf they are part of the model, its config.json is wrong, in its count of layers perhaps.",
+            f"({some(unused)}).\nIf they are part of the model, its config.json is wrong (its count of layers?).",
             RunWarning,
             stacklevel=2,
         )
-    broken = [
-        name
+    floats = {
+        name: weight.detach()
         for name, weight in model.named_parameters()
+        # Quantized weights are integers, or tensors of a class of their own.
         if weight.is_floating_point()
+        and weight.dtype.itemsize > 1
+        and type(weight.data) is torch.Tensor
         and weight.numel()
-        and not torch.stack(torch.aminmax(weight)).isfinite().all()
-    ]
+    }
+    broken = [name for name, weight in floats.items() if not torch.stack(weight.aminmax()).isfinite().all()]
     if broken:
         raise RunError(
             f"{len(broken)} of the weights in {source.path} hold numbers that are not finite ({some(broken)}); fetch "
