@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from dpotrain.core.errors import DpotrainError, RecipeError, RunError, RunWarning
 from dpotrain.plugin.api import LoadRequest
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from tests.support import tiny_checkpoint, tiny_model, tiny_tokenizer
+from tests.run.recipes import Recording, project, run
+from tests.support import dpotrain, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(4, 24)[None]
 KEPT, MERGED = LoadRequest(keep_adapter=True), LoadRequest()
@@ -108,6 +109,21 @@ def test_a_key_that_this_peft_does_not_know_is_named_and_an_empty_one_is_not(ada
             )
             assert "pip install -U peft" in text
             assert "other" not in text
+
+
+def test_check_plan_and_run_show_it_to_the_person(adapter, tmp_path):
+    rewrite(adapter / "adapter_config.json", use_rotation=True)
+    (tmp_path / "project").mkdir()
+    recipe = project(tmp_path / "project", adapter=True)
+    overrides = [f"model.name={str(adapter)!r}", "adapter={use='lora'}", "training.steps=1"]
+    words = [word for each in overrides for word in ("--set", each)]
+    for command in ("check", "plan"):
+        shown = dpotrain(command, str(recipe), *words)
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.count("use_rotation") == 1
+    reporter = Recording()
+    run(recipe, *overrides, into=tmp_path / "run", reporter=reporter)
+    assert [text for text in reporter.warnings if "use_rotation" in text]
 
 
 def test_an_adapter_of_a_type_that_this_peft_does_not_know_is_named(adapter):
