@@ -110,7 +110,7 @@ def test_an_adapter_that_arrives_on_the_tower_is_told_of(recipe, tmp_path):
     wrapped.base_model.model.name_or_path = str(recipe.parent / "model")
     wrapped.peft_config["default"].base_model_name_or_path = str(recipe.parent / "model")
     wrapped.save_pretrained(tmp_path / "sft")
-    overrides = [f"model.name={str(tmp_path / 'sft')!r}", "adapter={use='lora'}", "training.steps=1"]
+    overrides = [f"model.name={str(tmp_path / 'sft')!r}", "training.steps=1"]
     run(recipe, *overrides, into=tmp_path / "run", reporter=reporter)
     (text,) = [text for text in reporter.warnings if "vision_tower" in text]
     assert f"{TOWER:,} of {TEXT + TOWER:,}" in text
