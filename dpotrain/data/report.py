@@ -15,7 +15,10 @@ _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
 
 #: Fields of a split's report that add up.
-_COUNTS = ("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended")
+_COUNTS = (
+    *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
+    "plain_text",
+)
 _QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 Lengths = dict[str, dict[str, float]]
@@ -44,6 +47,10 @@ class SplitReport:
     """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions of the pairs kept that do not end in a special token."""
+    plain_text: int = 0
+    """Pairs kept that are plain text, to which no chat template is applied."""
+    unused_columns: dict[str, int] = field(default_factory=dict)
+    """Columns with text that nothing reads, with the rows of the pairs kept or dropped that have some."""
     shortest_prompt: int | None = None
     """Tokens of the shortest prompt of all tokenized pairs."""
     lengths: Lengths = field(default_factory=dict)
@@ -58,6 +65,12 @@ class SplitReport:
         if len(dropped.first_rows) < _FIRST_ROWS:
             dropped.first_rows.append(row)
 
+    def leave_unused(self, column: str, rows: int = 1) -> None:
+        """Count rows with text in a column that nothing reads."""
+        column = " ".join(column[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
+        if column in self.unused_columns or len(self.unused_columns) < _MOST_REASONS:
+            self.unused_columns[column] = self.unused_columns.get(column, 0) + rows
+
     def _dropped(self, reason: str) -> Dropped:
         """Return the count of this reason, or of all others where there are too many."""
         reason = " ".join(reason[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
@@ -71,6 +84,8 @@ class SplitReport:
             mine = self._dropped(reason)
             mine.count += dropped.count
             mine.first_rows += dropped.first_rows[: _FIRST_ROWS - len(mine.first_rows)]
+        for column, rows in part.unused_columns.items():
+            self.leave_unused(column, rows)
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
@@ -155,6 +170,9 @@ class DataReport:
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
+        if split.unused_columns:
+            columns = ", ".join(f"{column} ({rows} rows)" for column, rows in split.unused_columns.items())
+            lines.append(f"{name}: columns with text that are not used: {columns}")
         if split.completions_cut:
             lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
         if split.boundaries_moved:

@@ -1,13 +1,15 @@
 """Each published shape of preference data, read by the formatter it is meant for, and found by ``auto``."""
 
+import json
+
 import datasets
 import pytest
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.data.formats.choose_formatter import choose_formatter
+from dpotrain.data.formats.read_row import read_row
+from dpotrain.plugin.api import read_messages
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
-from dpotrain_plugins.formatters.messages import read_messages
 
 FORMATTERS = {cls.name: cls(cls.Options()) for cls in dpotrain_dataset_formatters()}
 
@@ -101,6 +103,30 @@ SHAPES = {
     ),
     "Orca pairs": ("question", {"system": "s", "question": "q", **TEXTS}, WITH_SYSTEM),
     "Orca pairs with an empty system text": ("question", {"system": "", "question": "q", **TEXTS}, CHAT),
+    "texts beside a query and a system text": (
+        "question",
+        {"query": "q", "system": "s", **TEXTS},
+        WITH_SYSTEM,
+    ),
+    "texts beside an input": ("question", {"input": "q", **TEXTS}, CHAT),
+    "answers as messages beside a question": ("question", {"question": "q", **MESSAGES}, CHAT),
+    "answers as text beside messages": (
+        "conversational",
+        {"messages": [system("s"), Q], **TEXTS},
+        WITH_SYSTEM,
+    ),
+    "conversations as JSON text": ("implicit-prompt", {key: json.dumps(TURNS[key]) for key in TURNS}, LONG),
+    "answers as JSON text beside a prompt text": (
+        "conversational",
+        {"prompt": "q", **{key: json.dumps(MESSAGES[key]) for key in MESSAGES}},
+        CHAT,
+    ),
+    "OpenAI's preference files": (
+        "openai",
+        {"input": {"messages": [Q], "tools": []}, "preferred_output": [A], "non_preferred_output": [B]},
+        CHAT,
+    ),
+    "prompt beside history": ("question", {"history": [["q", "x"]], "prompt": "r", **TEXTS}, LONG),
     "system beside prompt": ("question", {"system": "s", "prompt": "q", **TEXTS}, WITH_SYSTEM),
 }
 
@@ -115,8 +141,7 @@ def test_auto_decides_on_the_right_formatter_and_it_reads_the_pair(shape):
     name, row, pair = SHAPES[shape]
     decision = choose_formatter(Rows([row] * 3), dpotrain_dataset_formatters(), None, {})
     assert decision.formatter.name == name
-    assert decision.formatter.format(row) == pair
-    check_pair(pair)
+    assert read_row(decision.formatter, row, 0).pairs == (pair,)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +151,7 @@ def test_auto_decides_on_the_right_formatter_and_it_reads_the_pair(shape):
 )
 def test_a_row_with_one_answer_missing_is_judged_by_the_rest(shape):
     name, row, _ = SHAPES[shape]
-    for answer in ("chosen", "rejected"):
+    for answer in [key for key in row if key in ("chosen", "rejected", "preferred_output")]:
         for nothing in (None, "" if isinstance(row[answer], str) else None):
             judged = FORMATTERS[name].recognises(row | {answer: nothing})
             assert judged, answer
@@ -182,9 +207,7 @@ def test_an_unknown_speaker_is_a_reason():
         FORMATTERS["sharegpt"].format({"conversations": [turn("narrator", "q")], **TEXTS})
 
 
-@pytest.mark.parametrize(
-    "tools", [[{"name": "f", "x": None}], '[{"name": "f"}]', ['{"name": "f"}'], {"name": "f"}]
-)
+@pytest.mark.parametrize("tools", [[{"name": "f"}], '[{"name": "f"}]', ['{"name": "f"}'], {"name": "f"}])
 def test_tools_come_as_objects_or_as_json_text(tools):
     row = SHAPES["ShareGPT"][1] | {"tools": tools}
     assert FORMATTERS["sharegpt"].format(row).tools == [{"name": "f"}]
@@ -206,14 +229,15 @@ def test_messages_as_a_struct_of_lists_are_read():
     assert FORMATTERS["conversational"].format(row) == CHAT
 
 
-def test_standard_does_not_lose_a_system_text():
-    assert not FORMATTERS["standard"].recognises({"system": "s", "prompt": "q", **TEXTS})
-
-
 def test_a_prompt_that_the_conversations_do_not_contain_is_a_reason():
     row = {"prompt": "z", **WHOLE}
     with pytest.raises(UnusableRow, match="prompt is none of the turns"):
         FORMATTERS["conversational"].format(row)
+
+
+def test_hh_dialogues_keep_the_system_text():
+    row = {"system": "s", "chosen": f"{HH} a", "rejected": f"{HH} b"}
+    assert FORMATTERS["hh"].format(row) == WITH_SYSTEM
 
 
 def test_hh_dialogue_that_ends_with_the_human_is_a_reason():
