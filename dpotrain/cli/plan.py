@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     loaded = load_recipe(recipe, overrides)
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
+    from dpotrain.run.folder.log import logging_to
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.run.planning.plan import make_plan
 
@@ -51,6 +53,8 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
         naming_components(loaded, loaded.plugins),
         restrict_umask(),
         SilentReporter() if as_json else reporter() as shown,
+        # What libraries say of themselves is in a run's log; here there is none.
+        logging_to(Path(os.devnull), shown.warn),
         showing_warnings(shown),
     ):
         cache = cache_folder(loaded.run.cache_dir)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
 from dpotrain.core.reporter import showing_warnings
 from dpotrain.data.prepare import prepare_data
+from dpotrain.run.folder.log import logging_to
 from dpotrain.run.planning.dry_run import attach_without_weights
 
 if TYPE_CHECKING:
@@ -31,8 +34,9 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
         reporter.warn(warning)
     tokenizer = recipe.model.load_tokenizer()
     data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
-    with showing_warnings(reporter):
-        attach_without_weights(recipe)
+    # What libraries say of themselves is in a run's log; here there is none.
+    with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
+        attach_without_weights(recipe, data)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")

@@ -143,25 +143,34 @@ def test_another_rank_than_the_config_says_is_told_with_both_shapes(adapter):
     assert "and the base needs [3, " in text
 
 
-def test_an_adapter_with_more_tokens_than_its_base_gets_the_command_that_joins_them(
-    base, tmp_path, monkeypatch
-):
+GROWN = {
+    "in full": LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]
+    ),
+    "low rank": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "embed_tokens", "lm_head"]),
+    "the head": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"]),
+}
+
+
+@pytest.mark.parametrize("trained", GROWN)
+def test_an_adapter_with_more_tokens_than_its_base_gets_the_command_that_joins_them(base, tmp_path, trained):
     tokenizer, model = tiny_tokenizer(), tiny_model()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|plan|>", "<|act|>"]})
     model.resize_token_embeddings(len(tokenizer))
-    config = LoraConfig(
-        task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]
-    )
     folder = tmp_path / "sft"
-    wrapped = get_peft_model(model, config)
-    wrapped.save_pretrained(folder)
+    wrapped = get_peft_model(model, GROWN[trained])
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
     rewrite(folder / "adapter_config.json", base_model_name_or_path=str(base))
     text = raised(folder)
     assert f"trained with an embedding of 386 tokens, and its base model {base} has 384" in text
     assert f"name the result ({folder}-merged) in model.name" in text
     exec(text.split('python -c "')[1].removesuffix('"'))
-    assert torch.allclose(logits(loader(f"{folder}-merged").load_model(MERGED)), logits(wrapped), atol=1e-5)
+    assert torch.allclose(
+        logits(loader(f"{folder}-merged").load_model(MERGED))[..., :384],
+        logits(wrapped)[..., :384],
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 
 from dpotrain.core.errors import RunError
 from tests.plugins.model_files import MERGED, change, loader, raised, rewrite, warned
-from tests.support import tiny_checkpoint
+from tests.run.recipes import project, run
+from tests.support import dpotrain, tiny_checkpoint, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,17 @@ def test_a_file_that_is_cut_off_is_named(model):
     (file,) = model.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert f"{file} is damaged" in raised(model)
+
+
+def test_check_plan_and_run_refuse_tokens_that_the_embedding_has_no_row_for(tmp_path):
+    recipe = project(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["fox"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    said = "the data has token 384, but the policy has an embedding of 384 tokens"
+    for command in ("check", "plan"):
+        result = dpotrain(command, str(recipe))
+        assert result.exit_code == 1
+        assert said in result.output
+    with pytest.raises(RunError, match=said):
+        run(recipe, into=tmp_path / "run")

@@ -82,7 +82,7 @@ class EngineBuilder:
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
-        self._check_vocabulary(model, what)
+        check_vocabulary(model, self.data, what)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
         sample = self._sample().to(self.parallel.device)
@@ -95,22 +95,24 @@ class EngineBuilder:
         """Return the tokens of a micro-batch that keeps no activations; what the recipe sets holds there, too."""
         return 2 * tokens if self.recipe.training.tokens_per_microbatch == "auto" else tokens
 
-    def _check_vocabulary(self, model: PreTrainedModel, what: str) -> None:
-        """Refuse token ids beyond the embedding: on a GPU they fail with a device assertion that names neither."""
-        rows = causal_lm(model).get_input_embeddings().weight.shape[0]
-        largest = max(pairs.largest_token for pairs in (self.data.train, self.data.evaluation) if pairs)
-        if largest >= rows:
-            raise RunError(
-                f"the data has token {largest}, but {what} has an embedding of {rows} tokens: the data was tokenized "
-                "with another model's tokenizer.\nUse a model and a tokenizer that belong together."
-            )
-
     def _sample(self) -> PackedPairs:
         """Return a few of the shortest pairs, for the probe."""
         by_length = np.argsort(self.data.train.lengths, kind="stable")
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+
+
+def check_vocabulary(model: PreTrainedModel, data: PreparedData, what: str) -> None:
+    """Refuse token ids beyond the embedding: on a GPU they fail with a device assertion that names neither."""
+    rows = causal_lm(model).get_input_embeddings().weight.shape[0]
+    largest = max(pairs.largest_token for pairs in (data.train, data.evaluation) if pairs)
+    if largest >= rows:
+        raise RunError(
+            f"the data has token {largest}, but {what} has an embedding of {rows} tokens: the data was tokenized with "
+            "another model's tokenizer, or with tokens that were added to it.\nUse a model and a tokenizer that belong "
+            "together: give added tokens rows in the embedding (resize_token_embeddings), and train those first."
+        )
 
 
 def policy_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:

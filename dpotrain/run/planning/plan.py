@@ -22,7 +22,7 @@ from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, 
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan, policy_request
+from dpotrain.run.building.engine_builder import batch_plan, check_vocabulary, policy_request
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
 from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
@@ -87,6 +87,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     training, reference = recipe.training, ReferencePlan.of(recipe)
     bf16 = compute_precision(training.precision, device.type) == "bf16"
     policy, bits = _blueprint(recipe, device, bf16)
+    check_vocabulary(policy, data, "the policy")
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.

@@ -147,8 +147,11 @@ def adapter_shapes(base: PreTrainedModel, source: Source) -> Iterator[None]:
         if not found:
             raise
         for name, has, wants in found:
-            if any(f".{end}." in name for end in ends) and has[1:] == wants[1:]:
-                raise RunError(_grown(source, has[0], wants[0])) from error
+            # The low-rank matrix of an embedding has a column a token; everything else of both ends has a row.
+            turn = -1 if "lora_embedding_A" in name else 1
+            (tokens, *rest), (rows, *needed) = has[::turn], wants[::turn]
+            if any(f".{end}." in name for end in ends) and rest == needed:
+                raise RunError(_resized(source, tokens, rows)) from error
         name, has, wants = found[0]
         raise RunError(
             f"the adapter in {source.path} does not fit its base model {source.model.path}: {len(found)} of its "
@@ -157,7 +160,7 @@ def adapter_shapes(base: PreTrainedModel, source: Source) -> Iterator[None]:
         ) from error
 
 
-def _grown(source: Source, tokens: int, rows: int) -> str:
+def _resized(source: Source, tokens: int, rows: int) -> str:
     base, adapter = source.model.path, source.path
     merged = f"{adapter}-merged" if source.commit is None else "merged-adapter"
     command = (
@@ -168,7 +171,7 @@ def _grown(source: Source, tokens: int, rows: int) -> str:
     )
     return (
         f"the adapter in {adapter} was trained with an embedding of {tokens} tokens, and its base model {base} has "
-        f"{rows}. Grow the base, merge the adapter into it once, and name the result ({merged}) in model.name:\n"
+        f"{rows}. Resize the base, merge the adapter into it once, and name the result ({merged}) in model.name:\n"
         f'  python -c "{command}"'
     )
 
