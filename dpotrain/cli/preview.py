@@ -36,7 +36,8 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
     # What libraries say of themselves is in a run's log; here there is none.
     with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
-        attach_without_weights(recipe, data)
+        if warning := attach_without_weights(recipe, data):
+            reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")

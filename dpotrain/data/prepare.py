@@ -28,7 +28,7 @@ from dpotrain.data.tokens.keys import sortable
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
-from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 from dpotrain.data.tokens.workers import cores
 from dpotrain.plugin.api import DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
@@ -51,6 +51,11 @@ class PreparedData:
     """Name of the formatter, the recipe's own or the one that ``format = "auto"`` chose."""
     preview: tuple[PreferencePair, ...] = ()
     """The first few pairs as formatted, where a preview was asked for."""
+
+    def longest(self) -> TokenizedPair:
+        """Return the pair with the longest sequence of all that are trained or evaluated on."""
+        sets = [self.train, *[data for data in [self.evaluation] if data is not None]]
+        return max((data[int(data.longest_sequences.argmax())] for data in sets), key=TokenizedPair.longest)
 
 
 def prepare_data(
@@ -113,10 +118,11 @@ def prepare_data(
     for warning in report.warnings():
         reporter.warn(warning)
     plain = sum(split.plain_text for split in report.splits.values())
-    if plain and tokenizer.chat_template:
+    if plain and tokenizer.chat_template and recipe.formatter is None:
         reporter.warn(
-            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template. "
-            'If prompts are questions of a chat, set data.format = "question".'
+            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template.\n"
+            'Set data.format = "question" if the prompts are questions of a chat, '
+            f'or data.format = "{formatter.name}" if they are not.'
         )
     return PreparedData(train, evaluation, report, formatter.name, split.preview)
 

@@ -15,7 +15,7 @@ from dpotrain.plugin.describe.tracing import Call, methods_of, trace
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import naming_components
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import check_vocabulary, policy_request
+from dpotrain.run.building.engine_builder import check_data, policy_request
 
 #: Rows of each split that go through formatter and tokenizer.
 ROWS = 20
@@ -46,21 +46,22 @@ def _prepare(recipe: Recipe) -> None:
     attach_without_weights(recipe, data)
 
 
-def attach_without_weights(recipe: Recipe, data: PreparedData) -> None:
+def attach_without_weights(recipe: Recipe, data: PreparedData) -> str:
     """Build the policy without its weights and attach the adapter, as far as the loader can.
 
-    Raises what the run would raise while it loads the policy for this data, but for what only the weights tell.
+    Returns a warning about the data, or "". Raises what the run would raise while it loads the policy for this data,
+    but for what only the weights tell.
     """
     model = recipe.model.blueprint(policy_request(recipe, "meta"))
     if model is None:
-        return
+        return ""
     if recipe.quantizer is not None:
         recipe.quantizer.bits(model)
         model.requires_grad_(False)
     if recipe.adapter is not None:
         with torch.device("meta"):
             model = recipe.adapter.attach(model)
-    check_vocabulary(model, data, "the policy")
+    return check_data(model, "the policy", data, recipe.data.max_length)
 
 
 def _numbered(calls: Sequence[Call]) -> Iterator[str]:
