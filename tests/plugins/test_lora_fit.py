@@ -152,6 +152,20 @@ def test_what_experts_cannot_have_is_named_by_its_key(kind, options, key):
     assert said == []
 
 
+def test_dropout_that_an_embedding_does_not_get_is_told_of():
+    options = {"target_modules": ["embed_tokens", "q_proj"]}
+    _, said = attach(tiny_model().train(), **options, dropout=0.5)
+    assert said == [
+        "adapter.dropout = 0.5 has no effect on model.embed_tokens: peft drops nothing of embeddings."
+    ]
+    policy, said = attach(tiny_model().train(), target_modules=["embed_tokens"], dropout=0.5)
+    for weight in trained(policy).values():
+        nn.init.normal_(weight)
+    assert torch.equal(policy(IDS).logits, policy(IDS).logits)
+    _, said = attach(tiny_model().train(), **options)
+    assert said == []
+
+
 def test_dropout_is_not_dropped_where_training_goes_on_on_experts(tmp_path):
     tiny_model("qwen3_moe").save_pretrained(tmp_path / "base")
     lora().attach(AutoModelForCausalLM.from_pretrained(tmp_path / "base")).save_pretrained(tmp_path / "sft")

@@ -97,7 +97,7 @@ class Lora(Adapter):
         """
         from peft import PeftModel
 
-        from .fit import warn_of_idle
+        from .fit import warn_of_dropout, warn_of_idle
 
         if self.options.merge and getattr(policy, "quantization_method", None) is not None:
             raise RunError(
@@ -115,6 +115,7 @@ class Lora(Adapter):
         if not trained:
             raise RunError("the adapter has no parameter that is trained; check adapter.target_modules")
         warn_of_idle(wrapped)
+        warn_of_dropout(wrapped, self.options.dropout)
         for weight in trained:
             # Adapters in 16 bits lose small updates; peft casts the low-rank ones, but no modules_to_save.
             weight.data = weight.data.float()

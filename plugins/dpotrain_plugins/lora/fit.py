@@ -77,6 +77,20 @@ def warn_of_idle(policy: Any) -> None:
         )
 
 
+def warn_of_dropout(policy: Any, dropout: float) -> None:
+    """Warn of adapted embeddings, whose updates peft computes without dropout."""
+    from peft.tuners.lora.layer import Embedding
+
+    base = policy.get_base_model()
+    names = sorted({name for name, module in base.named_modules() if isinstance(module, Embedding)})
+    if dropout and names:
+        warnings.warn(
+            f"adapter.dropout = {dropout!r} has no effect on {', '.join(names)}: peft drops nothing of embeddings.",
+            RunWarning,
+            stacklevel=2,
+        )
+
+
 def warn_of_experts(policy: Any) -> None:
     """Warn of experts, held in one tensor a layer, that "all-linear" means and peft has not adapted."""
     import peft
