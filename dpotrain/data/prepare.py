@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from dpotrain.data.report import DataReport, SplitReport, nothing_left
 from dpotrain.data.split import held_out
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
@@ -65,15 +67,17 @@ def prepare_data(
     *,
     cache: Path | None = None,
     preview: int | None = None,
+    clock: str | None = None,
 ) -> PreparedData:
     """Read, format, tokenize and split the recipe's data.
 
     ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
     the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
-    rows, before any is dropped.
+    rows, before any is dropped. ``clock`` is the time that a chat template reads, in ISO 8601, where the recipe does
+    not set it; without either it is that of this call.
 
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
-    RecipeError where ``[data]`` contradicts itself or the data.
+        RecipeError where ``[data]`` contradicts itself or the data.
     """
     data = recipe.data
     if data.eval_split is not None and data.eval_split == data.train_split:
@@ -81,6 +85,7 @@ def prepare_data(
             f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
             "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
         )
+    check_default(tokenizer)
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     rows = _load(recipe, data.train_split, limit)
     needed = _columns_needed(recipe)
@@ -92,8 +97,12 @@ def prepare_data(
     formatter = decision.formatter
     _check_needed(needed, formatter, rows)
     previewed = 0 if preview is None else _PREVIEWED
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed, tuple(needed))
-    source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
+    clock = data.clock or clock or datetime.now().isoformat()
+    inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
+    tokenize = RowTokenizer(
+        formatter, PairTokenizer(tokenizer, data.max_length, inputs), previewed, tuple(needed)
+    )
+    source = _Source(recipe, tokenizer, tokenize, inputs, None if preview is not None else cache, reporter)
 
     split = source.split(rows, data.train_split)
     report = DataReport(
@@ -113,6 +122,10 @@ def prepare_data(
         report.splits[data.eval_split] = held.report
         report.fingerprints[data.eval_split] = rows.fingerprint
         report.shared_prompts = len(np.intersect1d(sortable(split.prompts), sortable(held.prompts)))
+    if reads_clock(tokenizer) and any(
+        split.pairs_kept > split.plain_text for split in report.splits.values()
+    ):
+        report.clock = clock
     report.train_pairs = len(train)
     report.evaluation_pairs = None if evaluation is None else len(evaluation)
     for warning in report.warnings():
@@ -159,6 +172,7 @@ class _Source:
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
     tokenize: RowTokenizer
+    inputs: TemplateInputs
     cache: Path | None
     reporter: Reporter
 
@@ -179,7 +193,7 @@ class _Source:
 
         formatter, columns = self.tokenize.formatter, self.tokenize.columns
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns)
+        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns, self.inputs)
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
         except WriteError as error:

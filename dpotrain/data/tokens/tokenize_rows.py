@@ -85,6 +85,8 @@ class RowTokenizer:
             report.completions_cut += result.completions_cut
             report.turns_unscored += result.turns_unscored
             report.open_ended += result.open_ended
+            for note in result.notes:
+                report.note(number, note)
             report.plain_text += not pair.conversational
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
