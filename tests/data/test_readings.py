@@ -14,7 +14,8 @@ from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.read_row import read_row
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
-from tests.data.plain_readings import TELLING, WRITERS, Row, as_meant, as_read
+from tests.data.plain_formats import WRITERS
+from tests.data.plain_readings import TELLING, Row, as_meant, as_read
 
 CATALOGUE = dpotrain_dataset_formatters()
 FORMATTERS = {cls.name: cls(cls.Options()) for cls in CATALOGUE}
