@@ -17,9 +17,9 @@ from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
-from dpotrain.data.formats.choose_formatter import choose_formatter
+from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
-from dpotrain.data.report import DataReport, SplitReport, nothing_left
+from dpotrain.data.report import FIRST_ROWS, DataReport, SplitReport, nothing_left
 from dpotrain.data.split import held_out
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
@@ -60,7 +60,7 @@ def prepare_data(
     cache: Path | None = None,
     preview: int | None = None,
 ) -> PreparedData:
-    """Read, format, tokenize and split the recipe's data.
+    """Read, format, tokenize and split the recipe's data, and report what the user should act on.
 
     ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
     the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
@@ -69,88 +69,90 @@ def prepare_data(
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
     RecipeError where ``[data]`` contradicts itself or the data.
     """
-    data = recipe.data
-    if data.eval_split is not None and data.eval_split == data.train_split:
-        raise RecipeError(
-            f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
-            "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
-        )
-    limit = min((n for n in (data.limit, preview) if n is not None), default=None)
-    rows = _load(recipe, data.train_split, limit)
-    needed = _columns_needed(recipe, rows)
-    for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
-    decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
-    reporter.note(decision.text)
-    if decision.warning:
-        reporter.warn(decision.warning)
-    formatter = decision.formatter
-    previewed = 0 if preview is None else _PREVIEWED
-    tokenize = RowTokenizer(formatter, PairTokenizer(tokenizer, data.max_length), previewed, needed)
-    source = _Source(recipe, tokenizer, tokenize, None if preview is not None else cache, reporter)
-
-    split = source.split(rows, data.train_split)
-    report = DataReport(
-        format=formatter.name,
-        decided_by=decision.text,
-        max_length=data.max_length,
-        splits={data.train_split: split.report},
-        fingerprints={data.train_split: rows.fingerprint},
-    )
-    train, evaluation = split.pairs, None
-    if data.eval_fraction is not None:
-        train, evaluation = _hold_out(split, data.eval_fraction, recipe.seed, reporter)
-    elif data.eval_split is not None:
-        rows = _load(recipe, data.eval_split, limit)
-        held = source.split(rows, data.eval_split)
-        evaluation = held.pairs
-        report.splits[data.eval_split] = held.report
-        report.fingerprints[data.eval_split] = rows.fingerprint
-        report.shared_prompts = len(np.intersect1d(sortable(split.prompts), sortable(held.prompts)))
-    report.train_pairs = len(train)
-    report.evaluation_pairs = None if evaluation is None else len(evaluation)
-    for warning in report.warnings():
+    prepared = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview).prepare()
+    for warning in prepared.report.warnings():
         reporter.warn(warning)
-    return PreparedData(train, evaluation, report, formatter.name, split.preview)
-
-
-def _columns_needed(recipe: Recipe, rows: MappedRows) -> tuple[str, ...]:
-    """Return the columns whose numbers losses and metrics ask for; raise a DataError for one that is missing."""
-    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    needed = [(name, part) for part in parts for name in part.needs_columns]
-    for name, part in needed:
-        if rows.columns and name not in rows.columns:
-            raise DataError(
-                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
-                f"{did_you_mean(name, rows.columns)}\n"
-                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
-            )
-    return tuple(dict.fromkeys(name for name, _ in needed))
-
-
-def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
-    """Return a split's rows under canonical column names."""
-    rows = recipe.source.load(split)
-    if not len(rows):
-        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    return map_columns(rows, recipe.data.columns, limit, split)
+    return prepared
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Tokenized splits, read from the cache where they are in it."""
+class DataReader:
+    """The recipe's splits through its formatter and tokenizer, by name."""
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
     tokenize: RowTokenizer
+    decision: Decision
+    splits: dict[str, MappedRows]
+    """The rows of the training split, and of the evaluation split if there is one."""
     cache: Path | None
     reporter: Reporter
 
-    def split(self, rows: MappedRows, name: str) -> TokenizedSplit:
-        """Return a split's pairs; raise a DataError where none is left."""
-        found = self._cached(rows, name) or self._temporary(rows)
-        if not len(found.pairs):
-            raise DataError(nothing_left(name, found.report, self.recipe.data.max_length))
-        return found
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        reporter: Reporter,
+        *,
+        cache: Path | None = None,
+        preview: int | None = None,
+    ) -> DataReader:
+        """Find the rows and decide how they are read; arguments and errors are those of :func:`prepare_data`."""
+        data = recipe.data
+        if data.eval_split is not None and data.eval_split == data.train_split:
+            raise RecipeError(
+                f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
+                "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
+            )
+        limit = min((n for n in (data.limit, preview) if n is not None), default=None)
+        rows = _load(recipe, data.train_split, limit)
+        needed = _columns_needed(recipe, rows)
+        for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
+        decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
+        reporter.note(decision.text)
+        if decision.warning:
+            reporter.warn(decision.warning)
+        previewed = 0 if preview is None else _PREVIEWED
+        tokenize = RowTokenizer(
+            decision.formatter, PairTokenizer(tokenizer, data.max_length), previewed, needed
+        )
+        splits = {data.train_split: rows}
+        if data.eval_split is not None and data.eval_fraction is None:
+            splits[data.eval_split] = _load(recipe, data.eval_split, limit)
+        return cls(
+            recipe, tokenizer, tokenize, decision, splits, None if preview is not None else cache, reporter
+        )
+
+    def prepare(self, *, refuse_empty: bool = True) -> PreparedData:
+        """Tokenize all splits. A split without a usable pair raises a DataError, unless ``refuse_empty`` is false."""
+        data = self.recipe.data
+        report = DataReport(
+            format=self.decision.formatter.name,
+            decided_by=self.decision.text,
+            max_length=data.max_length,
+            splits={},
+            fingerprints={},
+        )
+        found = {}
+        for name, rows in self.splits.items():
+            split = found[name] = self._cached(rows, name) or self._temporary(rows)
+            if refuse_empty and not len(split.pairs):
+                raise DataError(nothing_left(name, split.report, data.max_length))
+            report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
+        first = found[data.train_split]
+        train, evaluation = first.pairs, None
+        if data.eval_fraction is not None:
+            train, evaluation = _hold_out(first, data.eval_fraction, self.recipe.seed, self.reporter)
+        elif data.eval_split is not None:
+            held = found[data.eval_split]
+            evaluation = held.pairs
+            shared = np.isin(sortable(held.prompts), sortable(first.prompts))
+            report.shared_prompts = len(np.unique(sortable(held.prompts[shared])))
+            report.shared_prompt_rows = held.pairs.rows[shared][:FIRST_ROWS].tolist()
+        report.train_pairs = len(train)
+        report.evaluation_pairs = None if evaluation is None else len(evaluation)
+        return PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
 
     def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
         if self.cache is None:
@@ -186,12 +188,34 @@ class _Source:
             ) from error
 
 
+def _columns_needed(recipe: Recipe, rows: MappedRows) -> tuple[str, ...]:
+    """Return the columns whose numbers losses and metrics ask for; raise a DataError for one that is missing."""
+    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
+    needed = [(name, part) for part in parts for name in part.needs_columns]
+    for name, part in needed:
+        if rows.columns and name not in rows.columns:
+            raise DataError(
+                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
+                f"{did_you_mean(name, rows.columns)}\n"
+                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
+            )
+    return tuple(dict.fromkeys(name for name, _ in needed))
+
+
+def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
+    """Return a split's rows under canonical column names."""
+    rows = recipe.source.load(split)
+    if not len(rows):
+        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
+    return map_columns(rows, recipe.data.columns, limit, split)
+
+
 def _hold_out(
     split: TokenizedSplit, fraction: float, seed: int, reporter: Reporter
 ) -> tuple[TokenizedPairs, TokenizedPairs | None]:
     """Return training and evaluation pairs that share no prompt."""
     evaluated = held_out(split.prompts, fraction, seed)
-    if not evaluated.any():
+    if len(split.prompts) and not evaluated.any():
         text = "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
         reporter.warn(text)
         return split.pairs, None

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_FIRST_ROWS = 10  # row numbers kept for each reason
+from dpotrain.core.formats import share
+from dpotrain.data.lengths import Histogram, LengthBias, Lengths
+
+#: Row numbers that are kept of each kind.
+FIRST_ROWS = 10
 #: Reasons that are counted separately, and the characters kept of each: a reason may quote a row.
 _MOST_REASONS = 50
 _LONGEST_REASON = 200
 OTHER_REASONS = "other reasons"
 
+#: Share of exact duplicates above which a warning is given.
+_MANY_DUPLICATES = 0.01
+
 #: Fields of a split's report that add up.
 _COUNTS = ("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended")
-_QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-
-Lengths = dict[str, dict[str, float]]
 
 
 @dataclass(slots=True)
@@ -27,6 +31,28 @@ class Dropped:
 
     count: int = 0
     first_rows: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Repeats:
+    """Pairs that repeat or contradict an earlier one."""
+
+    count: int = 0
+    first_rows: list[int] = field(default_factory=list)
+    """Rows of the first of them."""
+    earlier_rows: list[int] = field(default_factory=list)
+    """For each of these, the row of the earlier pair."""
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.int64], earlier: npt.NDArray[np.int64]) -> Repeats:
+        """Return the report on pairs of these (pairs,) ``rows``, each with the row of its ``earlier`` pair."""
+        return cls(len(rows), rows[:FIRST_ROWS].tolist(), earlier[:FIRST_ROWS].tolist())
+
+    def places(self) -> str:
+        """Return the rows as text: ``rows 7 (as 2), 9 (as 2), …``."""
+        both = zip(self.first_rows, self.earlier_rows, strict=True)
+        shown = ", ".join(f"{row} (as {earlier})" for row, earlier in both)
+        return f"row{'s' * (self.count > 1)} {shown}{', …' * (self.count > len(self.first_rows))}"
 
 
 @dataclass(slots=True)
@@ -50,12 +76,20 @@ class SplitReport:
     """Quantiles of tokens in the pairs kept, by part (see :func:`quantiles`)."""
     uncut_lengths: Lengths = field(default_factory=dict)
     """The same of all tokenized pairs, before any is cut or dropped: the basis for choosing max_length."""
+    histogram: Histogram = field(default_factory=dict)
+    """Tokens of the prompt with its longer answer, before any is cut or dropped (see :func:`histogram`)."""
+    length_bias: LengthBias = field(default_factory=LengthBias)
+    """Of the pairs kept."""
+    duplicates: Repeats = field(default_factory=Repeats)
+    """Pairs kept whose tokens are those of an earlier pair."""
+    contradictions: Repeats = field(default_factory=Repeats)
+    """Pairs kept that prefer the answer that an earlier pair of the same prompt and answers rejects."""
 
     def drop(self, row: int, reason: str) -> None:
         """Count a dropped row."""
         dropped = self._dropped(reason)
         dropped.count += 1
-        if len(dropped.first_rows) < _FIRST_ROWS:
+        if len(dropped.first_rows) < FIRST_ROWS:
             dropped.first_rows.append(row)
 
     def _dropped(self, reason: str) -> Dropped:
@@ -66,19 +100,24 @@ class SplitReport:
         return self.dropped.setdefault(reason, Dropped())
 
     def add(self, part: SplitReport) -> None:
-        """Add the counts of the rows that follow; lengths are not merged."""
+        """Add the counts of the rows that follow; what is known of a whole split only is not merged."""
         for reason, dropped in part.dropped.items():
             mine = self._dropped(reason)
             mine.count += dropped.count
-            mine.first_rows += dropped.first_rows[: _FIRST_ROWS - len(mine.first_rows)]
+            mine.first_rows += dropped.first_rows[: FIRST_ROWS - len(mine.first_rows)]
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
     @classmethod
     def restored(cls, plain: dict[str, Any]) -> SplitReport:
         """Return the report from the plain data of ``dataclasses.asdict``."""
-        dropped = {reason: Dropped(**counted) for reason, counted in plain["dropped"].items()}
-        return cls(**{**plain, "dropped": dropped})
+        typed = {
+            "dropped": {reason: Dropped(**counted) for reason, counted in plain["dropped"].items()},
+            "length_bias": LengthBias(**plain["length_bias"]),
+            "duplicates": Repeats(**plain["duplicates"]),
+            "contradictions": Repeats(**plain["contradictions"]),
+        }
+        return cls(**{**plain, **typed})
 
     @property
     def rows_dropped(self) -> int:
@@ -118,6 +157,8 @@ class DataReport:
     evaluation_pairs: int | None = None
     shared_prompts: int = 0
     """Prompts of ``data.eval_split`` that are also trained on."""
+    shared_prompt_rows: list[int] = field(default_factory=list)
+    """The first rows of ``data.eval_split`` that have one of them."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data for ``data_report.json``."""
@@ -127,6 +168,7 @@ class DataReport:
             "max_length": self.max_length,
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
             "shared_prompts": self.shared_prompts,
+            "shared_prompt_rows": self.shared_prompt_rows,
             "splits": {name: split.as_json() for name, split in self.splits.items()},
             "fingerprints": self.fingerprints,
         }
@@ -142,11 +184,29 @@ class DataReport:
             for part, of in split.lengths.items():
                 spread = f"median {of['median']:.0f}, 95 % within {of['p95']:.0f}, longest {of['max']:.0f}"
                 lines.append(f"{name}: {part} tokens: {spread}")
+            lines += self._comparisons(name, split)
         held = self.evaluation_pairs
         others = "none held out for evaluation" if held is None else f"{held} to evaluate on"
         lines.append(f"{self.train_pairs} pairs to train on, {others}")
         if self.shared_prompts:
             lines.append(f"{self.shared_prompts} prompts of the evaluation split are also trained on")
+        return lines
+
+    def _comparisons(self, name: str, split: SplitReport) -> list[str]:
+        """Return what comparing pairs and answers with each other has found."""
+        bias, lines = split.length_bias, []
+        if split.pairs_kept:
+            longer = share(bias.chosen_longer / split.pairs_kept)
+            lines.append(
+                f"{name}: chosen answer longer in {longer} of the pairs, "
+                f"by {bias.mean_difference:+g} tokens in the mean of all"
+            )
+        if split.duplicates.count:
+            places = split.duplicates.places()
+            lines.append(f"{name}: {split.duplicates.count} pairs repeat an earlier pair ({places})")
+        if split.contradictions.count:
+            places = split.contradictions.places()
+            lines.append(f"{name}: {split.contradictions.count} pairs contradict an earlier pair ({places})")
         return lines
 
     def changes(self) -> list[str]:
@@ -189,36 +249,23 @@ class DataReport:
                     "and so do not teach the model to stop.\n"
                     "Check the chat template (model.chat_template) or the tokenizer's EOS token."
                 )
+            if split.contradictions.count:
+                found.append(
+                    f"{split.contradictions.count} pairs of {name} prefer the answer that an earlier pair with the "
+                    f"same prompt and answers rejects: {split.contradictions.places()}.\n"
+                    "Remove one of each two, or check how chosen and rejected were assigned."
+                )
+            if split.duplicates.count > _MANY_DUPLICATES * split.pairs_kept:
+                found.append(
+                    f"{split.duplicates.count} of {split.pairs_kept} pairs of {name} repeat an earlier pair, which "
+                    f"counts them several times: {split.duplicates.places()}.\nRemove the duplicates."
+                )
         if self.shared_prompts:
             found.append(
                 f"{self.shared_prompts} prompts of the evaluation split are also trained on, so the "
                 "evaluation is too optimistic. Use data.eval_fraction, which keeps prompts apart."
             )
         return found
-
-
-def quantiles(
-    prompt: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]
-) -> Lengths:
-    """Return quantiles and mean of tokens by part; each array is (pairs,). Empty without pairs.
-
-    ``sequence`` is the prompt with its longer answer, which max_length limits; ``total`` is the prompt once
-    and both answers, which the policy computes.
-    """
-    if not len(prompt):
-        return {}
-    parts = {
-        "prompt": prompt,
-        "chosen": chosen,
-        "rejected": rejected,
-        "sequence": prompt + np.maximum(chosen, rejected),
-        "total": prompt + chosen + rejected,
-    }
-    return {
-        part: {name: float(np.quantile(lengths, q)) for name, q in _QUANTILES.items()}
-        | {"mean": round(float(lengths.mean()), 1)}
-        for part, lengths in parts.items()
-    }
 
 
 def nothing_left(split: str, report: SplitReport, max_length: int) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.reporter import Reporter
-from dpotrain.data.report import SplitReport, quantiles
+from dpotrain.data.lengths import histogram, length_bias, quantiles
+from dpotrain.data.report import SplitReport
 from dpotrain.data.tokens.column_files import PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import Keys
+from dpotrain.data.tokens.repeats import contradictions, duplicates
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import WorkersUnavailable, start_workers, tokenize_in_process
@@ -69,7 +71,11 @@ def tokenize_split(
     pairs = open_pairs(folder, files.largest_token, tokenize.columns)
     report.lengths = quantiles(pairs.prompt_lengths, pairs.chosen_lengths, pairs.rejected_lengths)
     report.uncut_lengths = quantiles(*uncut.T)
+    report.histogram = histogram(uncut[:, 0] + uncut[:, 1:].max(axis=1))
     report.shortest_prompt = int(uncut[:, 0].min()) if len(uncut) else None
+    report.length_bias = length_bias(pairs.chosen_lengths, pairs.rejected_lengths)
+    report.duplicates = duplicates(pairs)
+    report.contradictions = contradictions(pairs, open_prompts(folder))
     return SplitInfo(report, files.largest_token, tuple(preview), tokenize.columns)
 
 
