@@ -1,0 +1,140 @@
+"""Findings from comparing pairs with each other, and the answers of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dpotrain.core.formats import count as counted
+from dpotrain.data.inspection.facts import pair_shingles
+from dpotrain.data.inspection.finding import Finding, by_share, first_rows, of, rows_at
+from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
+from dpotrain.data.inspection.near_duplicates import MOST_COMPARED, NearDuplicates, near_duplicates
+from dpotrain.data.inspection.shingles import NEAR, Shingles, shingles, words
+
+
+def contradictions(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    repeats = split.report.contradictions
+    if repeats.count:
+        part = repeats.count / split.report.pairs_kept
+        yield Finding(
+            "contradictions",
+            by_share(part, 0, 0.01),
+            split.name,
+            f"{of(repeats.count, split.report.pairs_kept, 'pairs')} prefer the answer that an earlier pair with the same "
+            "prompt and answers rejects",
+            repeats.count,
+            part,
+            "Remove one of each two, or check how chosen and rejected were assigned.",
+            tuple(repeats.first_rows),
+            tuple(repeats.earlier_rows),
+        )
+
+
+def duplicates(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    repeats = split.report.duplicates
+    if repeats.count:
+        part = repeats.count / split.report.pairs_kept
+        yield Finding(
+            "duplicates",
+            by_share(part, 0.01, 0.05),
+            split.name,
+            f"{of(repeats.count, split.report.pairs_kept, 'pairs')} repeat an earlier pair exactly",
+            repeats.count,
+            part,
+            "Remove them: a pair that stands twice counts twice.",
+            tuple(repeats.first_rows),
+            tuple(repeats.earlier_rows),
+        )
+
+
+def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    facts = split.facts
+    found = near_duplicates(
+        facts["pair_bands"], facts["content"], lambda index: pair_shingles(split.texts(facts[index]))
+    )
+    if len(found.later):
+        part = len(found.later) / len(facts)
+        yield Finding(
+            "near duplicates",
+            by_share(part, 0.02, 0.1),
+            split.name,
+            f"{_least(found)}{of(len(found.later), len(facts), 'pairs')} are nearly the same as an earlier pair "
+            f"({NEAR:.0%} of the phrases of three words)",
+            len(found.later),
+            part,
+            "Compare such rows with --row; keep one of each group, or give them less weight.",
+            rows_at(facts, found.later),
+            rows_at(facts, found.earlier),
+        )
+
+
+def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    if split.evaluated_on and data.report.shared_prompts:
+        shared = data.report.shared_prompts
+        yield Finding(
+            "prompts shared by training and evaluation",
+            "serious",
+            split.name,
+            f"{counted(shared)} prompts of the evaluation split are also trained on, so that the evaluation is too "
+            "optimistic",
+            shared,
+            min(1.0, shared / max(split.report.pairs_kept, 1)),
+            "Use data.eval_fraction, which keeps prompts apart, or remove these rows from one of the splits.",
+            tuple(data.report.shared_prompt_rows),
+        )
+
+
+def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    if not data.evaluation:
+        return
+    (trained, train), (held_out, evaluation) = data.training, data.evaluation
+    if split is not held_out:
+        return
+    sides = len(train)
+    both = np.concatenate([train, evaluation])
+
+    def read(index: int) -> Shingles:
+        return shingles(words((trained if index < sides else held_out).texts(both[index]).prompt))
+
+    found = near_duplicates(
+        both["prompt_bands"],
+        both["prompt"],
+        read,
+        lambda later, earlier: (later >= sides) & (earlier < sides),
+    )
+    if len(found.later):
+        part = len(found.later) / len(evaluation)
+        yield Finding(
+            "prompts nearly shared by training and evaluation",
+            by_share(part, 0, 0.05),
+            split.name,
+            f"{_least(found)}{counted(len(found.later))} prompts of the evaluation set are nearly the same as one that is "
+            "trained on",
+            len(found.later),
+            part,
+            "Hold out whole groups of such prompts, as a split of their own (data.eval_split).",
+            rows_at(both, found.later),
+            rows_at(both, found.earlier),
+        )
+
+
+def alike(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    which = split.facts["similarity"] >= NEAR
+    if which.any():
+        part = float(which.mean())
+        yield Finding(
+            "nearly identical answers",
+            by_share(part, 0.01, 0.05),
+            split.name,
+            f"{of(int(which.sum()), len(which), 'pairs')} have answers that are nearly the same",
+            int(which.sum()),
+            part,
+            "Check that the difference is the one you want to teach; such pairs make chosen rewards fall.",
+            first_rows(split.facts, which),
+        )
+
+
+def _least(found: NearDuplicates) -> str:
+    return "" if found.complete else f"(of the first {counted(MOST_COMPARED)} candidates) "

@@ -1,0 +1,47 @@
+"""What inspection looks for: a table of functions that yield findings. Another finding is another entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dpotrain.data.inspection import comparing_findings as comparing
+from dpotrain.data.inspection import giveaway_findings as giveaway
+from dpotrain.data.inspection import reading_findings as reading
+from dpotrain.data.inspection.finding import SEVERITIES, Finding
+from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """A function that looks for one kind of finding in a split."""
+
+    kind: str
+    look: Callable[[InspectedSplit, InspectedData], Iterable[Finding]]
+
+
+FINDERS = (
+    Finder("dropped rows", reading.dropped),
+    Finder("cut answers", reading.cut),
+    Finder("answers without an end token", reading.open_ended),
+    Finder("moved boundaries", reading.boundaries),
+    Finder("columns that nothing reads", reading.unused_columns),
+    Finder("contradictions", comparing.contradictions),
+    Finder("duplicates", comparing.duplicates),
+    Finder("near duplicates", comparing.near_duplicate_pairs),
+    Finder("prompts shared by training and evaluation", comparing.shared_prompts),
+    Finder("prompts nearly shared by training and evaluation", comparing.nearly_shared_prompts),
+    Finder("nearly identical answers", comparing.alike),
+    Finder("system texts that differ", giveaway.systems),
+    Finder("length bias", giveaway.length),
+    Finder("giveaways", giveaway.rules),
+    Finder("giveaways", giveaway.word_rules),
+)
+
+
+def find_all(data: InspectedData) -> tuple[list[Finding], list[str]]:
+    """Return the findings, the most serious first, and the kinds of which there are none."""
+    found = [each for finder in FINDERS for split in data.splits for each in finder.look(split, data)]
+    kinds = {each.kind for each in found}
+    nothing = list(dict.fromkeys(finder.kind for finder in FINDERS if finder.kind not in kinds))
+    return sorted(found, key=lambda each: (SEVERITIES.index(each.severity), -each.share)), nothing

@@ -1,0 +1,150 @@
+"""From prepared data to an inspection: facts of all pairs, findings, and pairs as the model sees them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpotrain.core.errors import DataError
+from dpotrain.core.reporter import Reporter
+from dpotrain.core.write_errors import WriteError
+from dpotrain.data.inspection.facts import FactReader, collect_facts
+from dpotrain.data.inspection.finding import Finding
+from dpotrain.data.inspection.findings import find_all
+from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
+from dpotrain.data.inspection.row_view import RowView, row_view
+from dpotrain.data.prepare import DataReader, PreparedData
+from dpotrain.data.report import FIRST_ROWS, DataReport
+from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.workers import cores
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOverview:
+    """How the rows of a split are read."""
+
+    read_columns: tuple[str, ...]
+    unused_columns: tuple[str, ...]
+    different_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What ``dpotrain inspect`` shows."""
+
+    report: DataReport
+    overviews: dict[str, SplitOverview]
+    findings: list[Finding]
+    nothing_of: list[str]
+    """Kinds of findings that were looked for and not found."""
+    example: RowView | None
+    """The first pair that is trained on."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data; the keys are documented in recipes/README.md."""
+        report = self.report.as_json()
+        for name, overview in self.overviews.items():
+            report["splits"][name] |= {
+                "read_columns": list(overview.read_columns),
+                "unused_columns": list(overview.unused_columns),
+                "different_prompts": overview.different_prompts,
+            }
+        return {
+            **report,
+            "findings": [finding.as_json() for finding in self.findings],
+            "nothing_of": self.nothing_of,
+            "example": None if self.example is None else self.example.as_json(),
+        }
+
+
+def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter) -> Inspection:
+    """Look at all pairs of prepared data.
+
+    Memory does not grow with the texts: 160 bytes a pair are kept in a temporary file. Raises DataError where that
+    cannot be written, and what reading the rows raises.
+    """
+    data = reader.recipe.data
+    formatter = reader.tokenize.formatter
+    with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
+        splits: dict[str, InspectedSplit] = {}
+        for name, rows in reader.splits.items():
+            pairs = _pairs_of(
+                prepared, evaluated=name == data.eval_split, held_out=data.eval_fraction is not None
+            )
+            kept = np.unique(np.concatenate([one.rows for one in pairs]))
+            try:
+                facts = collect_facts(
+                    rows,
+                    kept.tolist(),
+                    FactReader(formatter),
+                    Path(folder),
+                    reporter,
+                    cores(),
+                    f"inspecting {name}",
+                )
+            except WriteError as error:
+                raise DataError(
+                    f"what is found of each pair cannot be written to {folder}: {error.reason}.\n"
+                    "Free disk space there, or set TMPDIR to a folder on another disk."
+                ) from error
+            used = {*formatter.columns, *reader.tokenize.columns}
+            splits[name] = InspectedSplit(
+                name=name,
+                report=prepared.report.splits[name],
+                rows=rows,
+                formatter=formatter,
+                facts=facts,
+                read_columns=tuple(column for column in rows.columns if column in used),
+                unused_columns=tuple(column for column in rows.columns if column not in used),
+                cut_rows=_cut_rows(pairs, data.max_length),
+                evaluated_on=name == data.eval_split,
+            )
+        inspected = _both_sets(splits, reader, prepared)
+        findings, nothing = find_all(inspected)
+        overviews = {
+            name: SplitOverview(
+                split.read_columns, split.unused_columns, len(np.unique(split.facts["prompt"]))
+            )
+            for name, split in splits.items()
+        }
+    example = None
+    if len(prepared.train):
+        example = row_view(reader, data.train_split, int(prepared.train.rows[0]))
+    return Inspection(prepared.report, overviews, findings, nothing, example)
+
+
+def _pairs_of(prepared: PreparedData, *, evaluated: bool, held_out: bool) -> list[TokenizedPairs]:
+    """Return the pairs of one split: of the training split, both sets where part of it is held out."""
+    evaluation = [] if prepared.evaluation is None else [prepared.evaluation]
+    if evaluated:
+        return evaluation
+    return [prepared.train, *(evaluation if held_out else [])]
+
+
+def _cut_rows(pairs: list[TokenizedPairs], max_length: int) -> tuple[int, ...]:
+    found = [
+        one.rows[one.prompt_lengths + np.maximum(one.chosen_lengths, one.rejected_lengths) >= max_length]
+        for one in pairs
+    ]
+    return tuple(np.sort(np.concatenate(found))[:FIRST_ROWS].tolist())
+
+
+def _both_sets(
+    splits: dict[str, InspectedSplit], reader: DataReader, prepared: PreparedData
+) -> InspectedData:
+    """Return the inspected splits with what is trained and what is evaluated on."""
+    data = reader.recipe.data
+    first = splits[data.train_split]
+    if prepared.evaluation is None:
+        return InspectedData(prepared.report, tuple(splits.values()), (first, first.facts))
+    if data.eval_split is not None and data.eval_fraction is None:
+        held_out = splits[data.eval_split]
+        evaluation = (held_out, held_out.facts)
+        return InspectedData(prepared.report, tuple(splits.values()), (first, first.facts), evaluation)
+    held = np.isin(first.facts["row"], prepared.evaluation.rows)
+    training = (first, first.facts[~held])
+    return InspectedData(prepared.report, (first,), training, (first, first.facts[held]))

@@ -1,0 +1,88 @@
+"""Texts that are nearly the same: candidates by equal bands of their sketches, which are then compared exactly.
+
+Bands are sorted one at a time, so that a million texts take some tens of megabytes. In a group of texts with an equal
+band each is compared with the first of the group and with the one before it, not with all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dpotrain.data.inspection.shingles import NEAR, Shingles, similarity
+
+Indices = npt.NDArray[np.int64]
+_NONE = np.zeros(0, np.int64)
+
+#: Candidates that are compared exactly; that takes about half a millisecond each.
+MOST_COMPARED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Texts that are at least :data:`NEAR` like an earlier one."""
+
+    later: Indices
+    """(found,) in order."""
+    earlier: Indices
+    """(found,) the earlier text of each."""
+    complete: bool
+    """Whether all candidates were compared."""
+
+
+def candidates(bands: npt.NDArray[np.uint32], contents: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
+    """Return pairs of different texts that may be nearly the same: (found,) later texts and their earlier ones.
+
+    ``bands`` is (texts, bands), ``contents`` the (texts,) hashes of the texts. Of texts with equal contents only the
+    first is looked at. The candidates of a text are next to each other.
+    """
+    first = np.sort(np.unique(contents, return_index=True)[1])
+    later, earlier = [_NONE], [_NONE]
+    for band in range(bands.shape[1]):
+        values = bands[:, band][first]
+        order = np.argsort(values, kind="stable")
+        ordered = values[order]
+        same = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if not len(same):
+            continue
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        heads = starts[np.searchsorted(starts, same, "right") - 1]
+        later += [order[same + 1], order[same + 1]]
+        earlier += [order[heads], order[same]]
+    both = np.unique(np.stack([np.concatenate(later), np.concatenate(earlier)], axis=1), axis=0)
+    return first[both[:, 0]], first[both[:, 1]]
+
+
+def near_duplicates(
+    bands: npt.NDArray[np.uint32],
+    contents: npt.NDArray[np.uint64],
+    shingles_of: Callable[[int], Shingles],
+    counts: Callable[[Indices, Indices], npt.NDArray[np.bool_]] | None = None,
+) -> NearDuplicates:
+    """Return the texts that are nearly, but not exactly, the same as an earlier one.
+
+    ``shingles_of`` reads a text by its place. ``counts``, if given, returns which (candidates,) later and earlier texts
+    are to be compared at all.
+    """
+    later, earlier = candidates(bands, contents)
+    if counts is not None:
+        wanted = counts(later, earlier)
+        later, earlier = later[wanted], earlier[wanted]
+    found: dict[int, int] = {}
+    own, text = -1, _NO_SHINGLES
+    for one, other in zip(later[:MOST_COMPARED].tolist(), earlier[:MOST_COMPARED].tolist(), strict=True):
+        if one in found:
+            continue
+        if one != own:
+            own, text = one, shingles_of(one)
+        if similarity(text, shingles_of(other)) >= NEAR:
+            found[one] = other
+    return NearDuplicates(
+        np.array([*found], np.int64), np.array([*found.values()], np.int64), len(later) <= MOST_COMPARED
+    )
+
+
+_NO_SHINGLES: Shingles = np.zeros(0, np.uint32)
