@@ -14,7 +14,7 @@ from dpotrain.cli.group import debug_option, set_option
 @click.argument("recipe", type=click.Path(path_type=Path))
 @set_option
 @click.option("--row", type=int, metavar="N", help="Show row N, the first being 0, or why it is dropped.")
-@click.option("--split", metavar="NAME", help="Inspect this split alone, as if it were the training split.")
+@click.option("--split", metavar="NAME", help="Inspect this split alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @debug_option
 def command(
@@ -33,40 +33,37 @@ def command(
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)
+    # Imports what a wrong recipe need not wait for.
     from dpotrain.core.errors import DataError
     from dpotrain.core.paths import cache_folder
-    from dpotrain.data.inspection.inspection import (
-        inspect_data,
-    )  # imports what a wrong recipe need not wait for
-    from dpotrain.data.inspection.row_view import row_view
+    from dpotrain.data.inspection.inspection import Inspection, inspect_data
+    from dpotrain.data.inspection.row_view import RowView, row_view
     from dpotrain.data.prepare import DataReader
     from dpotrain.data.report import nothing_left
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.ui.inspection import print_inspection, print_row
 
+    seen: Inspection | RowView
     name = split or loaded.data.train_split
     if split is not None and (row is None or split != loaded.data.eval_split):
-        data = loaded.data.model_copy(
-            update={"train_split": split, "eval_split": None, "eval_fraction": None}
-        )
-        loaded = replace(loaded, data=data)
+        only = {"train_split": split, "eval_split": None, "eval_fraction": None}
+        loaded = replace(loaded, data=loaded.data.model_copy(update=only))
     with naming_components(loaded, loaded.plugins), restrict_umask():
-        with SilentReporter() if as_json else reporter() as shown:
-            tokenizer, cache = loaded.model.load_tokenizer(), cache_folder(loaded.run.cache_dir)
-            reader = DataReader.of(loaded, tokenizer, shown, cache=cache)
-            if row is not None:
-                view = row_view(reader, name, row)
+        with SilentReporter() if as_json else reporter() as shown:  # ends before anything is printed
+            cache = cache_folder(loaded.run.cache_dir)
+            reader = DataReader.of(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+            if row is None:
+                seen = inspect_data(reader, reader.prepare(refuse_empty=False), shown)
             else:
-                prepared = reader.prepare(refuse_empty=False)
-                inspection = inspect_data(reader, prepared, shown)
-    if as_json:
-        import json
+                seen = row_view(reader, name, row)
+        if as_json:
+            import json
 
-        seen = inspection.as_json() if row is None else view.as_json()
-        click.echo(json.dumps(seen, indent=2, ensure_ascii=False, default=str))
-    elif row is None:
-        print_inspection(inspection)
-    else:
-        print_row(view)
-    if row is None and not inspection.report.train_pairs:
-        raise DataError(nothing_left(name, inspection.report.splits[name], loaded.data.max_length))
+            text = json.dumps(seen.as_json(), indent=2, ensure_ascii=False, default=str)
+            click.echo(text.encode("utf-8", "replace").decode())
+        elif isinstance(seen, RowView):
+            print_row(seen)
+        else:
+            print_inspection(seen)
+    if not isinstance(seen, RowView) and not seen.report.train_pairs:
+        raise DataError(nothing_left(name, seen.report.splits[name], loaded.data.max_length))

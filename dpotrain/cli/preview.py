@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpotrain.core.formats import printable
-from dpotrain.data.prepare import prepare_data
+from rich.console import Console
+
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.inspection.inspection import inspect_data
+from dpotrain.data.prepare import DataReader
+from dpotrain.ui.inspection import finding_line
+from dpotrain.ui.symbols import Symbols
+from dpotrain.ui.token_view import row_lines
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenized import Tokens
     from dpotrain.recipe.recipe import Recipe
 
 #: Rows of each split that are looked at.
 ROWS = 200
-#: Characters that are shown of a prompt or answer, half from each end.
-_SHOWN = 600
 
 
 def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
@@ -27,18 +28,23 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
-    tokenizer = recipe.model.load_tokenizer()
-    data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
+    reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
+    data = reader.prepare()
+    inspection = inspect_data(reader, data, SilentReporter())
+    serious = [finding for finding in inspection.findings if finding.severity == "serious"]
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")
     # The reporter has said already how the format was decided.
     lines += [f"  {line}" for line in data.report.summary_lines() if line != data.report.decided_by]
-    pair = data.train[0]
-    lines.append(f"one pair as the model sees it (row {pair.row}):")
-    for part, tokens in (("prompt", pair.prompt), ("chosen", pair.chosen), ("rejected", pair.rejected)):
-        lines.append(f"  {part}, {len(tokens)} tokens:")
-        lines += [f"    {line}" for line in _text(tokenizer, tokens).splitlines()]
+    lines.append(
+        f"serious findings in these rows: {len(serious) or 'none'}; dpotrain inspect looks at all rows"
+    )
+    lines += [f"  {finding_line(finding)}" for finding in serious]
+    assert inspection.example is not None  # a split without a pair is refused
+    lines.append("one pair as the model sees it; dpotrain inspect --row N shows others whole:")
+    shown = row_lines(inspection.example, Symbols.of(Console()), None, short=True)
+    lines += [f"  {line.plain}" for line in shown]
     return lines
 
 
@@ -47,10 +53,3 @@ def _selected(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.adapter is None:
         chosen.append(("adapter", "none, all weights are trained"))
     return chosen
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
-    text = printable(str(tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)))
-    if len(text) <= _SHOWN:
-        return text
-    return f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 #: One chat message: ``{"role": "user", "content": "…"}``, plus what the chat template reads (``tool_calls``, …).
@@ -26,6 +26,8 @@ class PreferencePair:
     rejected: Text
     tools: Sequence[Mapping[str, Any]] = ()
     """Tool schemas handed to the chat template."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the pair that a loss or metric may ask for (``needs_columns``), besides those in the row's columns."""
 
     @property
     def conversational(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
-from dpotrain.plugin.api import Loss, Metric
+from dpotrain.plugin.api import DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,15 +108,16 @@ class DataReader:
             )
         limit = min((n for n in (data.limit, preview) if n is not None), default=None)
         rows = _load(recipe, data.train_split, limit)
-        needed = _columns_needed(recipe, rows)
+        needed = _columns_needed(recipe)
         for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
         decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
         reporter.note(decision.text)
         if decision.warning:
             reporter.warn(decision.warning)
+        _check_needed(needed, decision.formatter, rows)
         previewed = 0 if preview is None else _PREVIEWED
         tokenize = RowTokenizer(
-            decision.formatter, PairTokenizer(tokenizer, data.max_length), previewed, needed
+            decision.formatter, PairTokenizer(tokenizer, data.max_length), previewed, tuple(needed)
         )
         splits = {data.train_split: rows}
         if data.eval_split is not None and data.eval_fraction is None:
@@ -188,18 +190,21 @@ class DataReader:
             ) from error
 
 
-def _columns_needed(recipe: Recipe, rows: MappedRows) -> tuple[str, ...]:
-    """Return the columns whose numbers losses and metrics ask for; raise a DataError for one that is missing."""
+def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric]:
+    """Return the columns whose numbers losses and metrics ask for, each with the first that does."""
     parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    needed = [(name, part) for part in parts for name in part.needs_columns]
-    for name, part in needed:
-        if rows.columns and name not in rows.columns:
+    return {name: part for part in reversed(parts) for name in reversed(part.needs_columns)}
+
+
+def _check_needed(needed: Mapping[str, Loss | Metric], formatter: DatasetFormatter, rows: MappedRows) -> None:
+    """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
+    for name, part in needed.items():
+        if rows.columns and name not in rows.columns and name not in formatter.numbers:
             raise DataError(
                 f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
                 f"{did_you_mean(name, rows.columns)}\n"
                 f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
             )
-    return tuple(dict.fromkeys(name for name, _ in needed))
 
 
 def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
@@ -207,7 +212,7 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
     rows = recipe.source.load(split)
     if not len(rows):
         raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    return map_columns(rows, recipe.data.columns, limit, split)
+    return map_columns(rows, recipe.data.columns, limit, split, recipe.data.ignore_columns)
 
 
 def _hold_out(

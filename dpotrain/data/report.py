@@ -70,6 +70,10 @@ class SplitReport:
     """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions of the pairs kept that do not end in a special token."""
+    first_rows: dict[str, list[int]] = field(default_factory=dict)
+    """The first rows of what is counted above, by the name of the count."""
+    unused_columns: dict[str, int] = field(default_factory=dict)
+    """Columns with text that nothing reads, with the rows of the pairs kept or dropped that have some."""
     shortest_prompt: int | None = None
     """Tokens of the shortest prompt of all tokenized pairs."""
     lengths: Lengths = field(default_factory=dict)
@@ -92,6 +96,20 @@ class SplitReport:
         if len(dropped.first_rows) < FIRST_ROWS:
             dropped.first_rows.append(row)
 
+    def count(self, row: int, name: str, number: int) -> None:
+        """Add to one of the counts what a row has of it."""
+        if number:
+            setattr(self, name, getattr(self, name) + number)
+            rows = self.first_rows.setdefault(name, [])
+            if len(rows) < FIRST_ROWS and row not in rows:
+                rows.append(row)
+
+    def leave_unused(self, column: str, rows: int = 1) -> None:
+        """Count rows with text in a column that nothing reads."""
+        column = " ".join(column[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
+        if column in self.unused_columns or len(self.unused_columns) < _MOST_REASONS:
+            self.unused_columns[column] = self.unused_columns.get(column, 0) + rows
+
     def _dropped(self, reason: str) -> Dropped:
         """Return the count of this reason, or of all others where there are too many."""
         reason = " ".join(reason[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
@@ -102,9 +120,14 @@ class SplitReport:
     def add(self, part: SplitReport) -> None:
         """Add the counts of the rows that follow; what is known of a whole split only is not merged."""
         for reason, dropped in part.dropped.items():
-            mine = self._dropped(reason)
-            mine.count += dropped.count
-            mine.first_rows += dropped.first_rows[: FIRST_ROWS - len(mine.first_rows)]
+            total = self._dropped(reason)
+            total.count += dropped.count
+            total.first_rows += dropped.first_rows[: FIRST_ROWS - len(total.first_rows)]
+        for column, number in part.unused_columns.items():
+            self.leave_unused(column, number)
+        for name, rows in part.first_rows.items():
+            mine = self.first_rows.setdefault(name, [])
+            mine += rows[: FIRST_ROWS - len(mine)]
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
@@ -215,6 +238,9 @@ class DataReport:
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
+        if split.unused_columns:
+            columns = ", ".join(f"{column} ({rows} rows)" for column, rows in split.unused_columns.items())
+            lines.append(f"{name}: columns with text that are not used: {columns}")
         if split.completions_cut:
             lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
         if split.boundaries_moved:

@@ -66,6 +66,10 @@ class DataSection(Section):
         default_factory=dict,
         description="The data's column for each of the formatter's: `{ prompt = \"question\" }`.",
     )
+    ignore_columns: list[str] = Field(
+        default_factory=list,
+        description="Columns to leave out, such as one that holds an answer which is not to be trained on.",
+    )
     train_split: str = Field("train", description="The split to train on.")
     eval_split: str | None = Field(None, description="The split to evaluate on.")
     eval_fraction: float | None = Field(

@@ -38,10 +38,9 @@ def print_row(view: RowView, console: Console | None = None) -> None:
 
 
 def finding_line(finding: Finding) -> str:
-    """Return a finding as one line."""
-    return printable(
-        f"{finding.severity}: {finding.split}: {finding.text} ({_rows(finding)}). {finding.remedy}"
-    )
+    """Return a finding, its rows and its remedy as one line."""
+    rows = f" ({_rows(finding)})" if finding.rows else ""
+    return printable(f"{finding.split}: {finding.kind}: {finding.text}{rows}. {finding.remedy}")
 
 
 def _print(view: RenderableType, console: Console) -> None:
@@ -63,7 +62,6 @@ def _width(console: Console) -> int | None:
 
 def _view(inspection: Inspection, symbols: Symbols, width: int | None) -> Iterator[RenderableType]:
     report = inspection.report
-    yield Text(printable(report.decided_by), style="bold")
     for name, split in report.splits.items():
         yield Text()
         yield from _split(name, split, inspection.overviews[name], report.max_length, symbols, width)
@@ -96,17 +94,17 @@ def _split(
         "rows": f"{count(split.rows_read)} read, {count(split.rows_dropped)} dropped",
         "pairs": f"{count(split.pairs_kept)} kept, of {count(overview.different_prompts)} different prompts",
         "columns read": ", ".join(overview.read_columns) or "not known",
-        "not read": ", ".join(overview.unused_columns) or "none",
+        "not used": ", ".join(split.unused_columns) or "none",
     }
     for part, of in split.lengths.items():
-        rows[f"{part} tokens"] = (
-            f"median {count(round(of['median']))}, 95 % within {count(round(of['p95']))}, longest {count(round(of['max']))}"
-        )
+        median, most, longest = (count(round(of[name])) for name in ("median", "p95", "max"))
+        rows[f"{part} tokens"] = f"median {median}, 95 % within {most}, longest {longest}"
     bias = split.length_bias
     if split.pairs_kept:
+        chosen, rejected = (share(n / split.pairs_kept) for n in (bias.chosen_longer, bias.rejected_longer))
         rows["longer answer"] = (
-            f"chosen in {share(bias.chosen_longer / split.pairs_kept)}, rejected in "
-            f"{share(bias.rejected_longer / split.pairs_kept)} of the pairs; chosen {bias.mean_difference:+g} tokens in the mean"
+            f"chosen in {chosen}, rejected in {rejected} of the pairs; "
+            f"chosen {bias.mean_difference:+g} tokens in the mean"
         )
     for label, text in rows.items():
         grid.add_row(label, Text(printable(text)))

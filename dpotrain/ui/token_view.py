@@ -26,16 +26,17 @@ def row_lines(view: RowView, symbols: Symbols, width: int | None, short: bool = 
     ``short`` shows beginning and end of long texts.
     """
     where = f"row {view.row} of {printable(view.split)}"
-    if view.dropped:
-        yield Text.assemble((f"{where} is dropped: ", "bold red"), (printable(view.dropped), "bold"))
+    for reason in view.dropped:
+        yield Text.assemble((f"{where}: dropped: ", "bold red"), (printable(reason), "bold"))
     if not view.pairs:
         for name, value in view.columns.items():
             yield Text.assemble((f"{printable(str(name))}: ", "dim"), _cut(printable(repr(value))))
     for number, pair in enumerate(view.pairs, 1):
         of = f", pair {number} of {len(view.pairs)}" if len(view.pairs) > 1 else ""
-        why = f" is dropped: {printable(pair.dropped)}" if pair.dropped and len(view.pairs) > 1 else ""
-        if not view.dropped:
-            yield Text(f"{where}{of}{why}", style="bold")
+        text = Text(f"{where}{of}", style="bold")
+        if pair.dropped:
+            text = Text.assemble((f"{where}{of}: dropped: ", "bold red"), (printable(pair.dropped), "bold"))
+        yield text
         yield from _pair_lines(pair, symbols, width, short)
 
 

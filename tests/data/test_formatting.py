@@ -5,8 +5,9 @@ from pydantic import Field
 
 from dpotrain.core.errors import DataError, RecipeError
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.choose_formatter import choose_formatter, describe, format_row
+from dpotrain.data.formats.choose_formatter import choose_formatter, describe
 from dpotrain.data.formats.columns import map_columns
+from dpotrain.data.formats.read_row import read_row
 from dpotrain.plugin.api import DatasetFormatter, Recognition
 from dpotrain_plugins.formatters import dpotrain_dataset_formatters
 from dpotrain_plugins.formatters.standard import StandardFormatter
@@ -45,7 +46,7 @@ def test_the_first_row_does_not_decide_for_all():
     decision = decide([odd, STANDARD, *[SHAREGPT] * 50])
     assert decision.formatter.name == "sharegpt"
     assert decision.text == "data format: sharegpt (recognised in 50 of 51 rows sampled)"
-    assert "standard 1" in decision.warning
+    assert '"standard" 1' in decision.warning
 
 
 def test_rows_are_looked_at_all_over_a_long_data_set():
@@ -116,7 +117,7 @@ def test_what_breaks_a_formatter_is_noted_with_the_row():
         in judging.value.__notes__[0]
     )
     with pytest.raises(KeyError) as formatting:
-        format_row(Broken(Broken.Options()), STANDARD, 12)
+        read_row(Broken(Broken.Options()), STANDARD, 12)
     assert "It was given row 12. To drop a row" in formatting.value.__notes__[0]
 
 
@@ -137,9 +138,9 @@ def test_a_formatter_that_insists_on_options_has_no_part_in_auto():
     assert decide([STANDARD], [Demanding, StandardFormatter]).formatter.name == "standard"
 
 
-def test_unusable_rows_pass_through_format_row():
+def test_unusable_rows_pass_through_read_row():
     with pytest.raises(UnusableRow, match="chosen is missing"):
-        format_row(StandardFormatter(StandardFormatter.Options()), {"prompt": "q"}, 0)
+        read_row(StandardFormatter(StandardFormatter.Options()), {"prompt": "q", "rejected": "b"}, 0)
 
 
 def test_mapped_columns_are_seen_under_their_canonical_names_only():

@@ -25,10 +25,10 @@ def test_every_row_is_kept_or_counted_with_its_reason(recipe):
     train = report["splits"]["train"]
     assert prepared.train.rows.tolist() == [0, 6]
     assert train["dropped"] == {
-        "chosen answer is empty": {"count": 2, "first_rows": [1, 7]},
+        "chosen is empty": {"count": 2, "first_rows": [1, 7]},
         "rejected is missing": {"count": 1, "first_rows": [2]},
         "chosen and rejected are identical": {"count": 1, "first_rows": [3]},
-        "chosen is not text": {"count": 1, "first_rows": [5]},
+        "chosen is neither text nor messages": {"count": 1, "first_rows": [5]},
         "prompt fills max_length": {"count": 1, "first_rows": [4]},
     }
     assert train["rows_read"] == train["pairs_kept"] + train["rows_dropped"] == 8
@@ -36,7 +36,7 @@ def test_every_row_is_kept_or_counted_with_its_reason(recipe):
     assert report["format"] == prepared.formatter == "standard"
     assert json.loads(json.dumps(report)) == report
     assert shown.phases == [["tokenizing", 8, 8]]
-    assert any("2 dropped: chosen answer is empty (rows 1, 7)" in text for text in shown.warnings)
+    assert any("2 dropped: chosen is empty (rows 1, 7)" in text for text in shown.warnings)
     assert any("data format: standard" in text for text in shown.notes)
 
 
@@ -165,6 +165,6 @@ def test_answers_that_teach_no_ending_are_warned_about(recipe):
 def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):
     rows = [row(0)] + [row(n) | {"chosen": ""} for n in range(1, 40)]
     prepared, _ = prepare(recipe(rows))
-    dropped = prepared.report.splits["train"].dropped["chosen answer is empty"]
+    dropped = prepared.report.splits["train"].dropped["chosen is empty"]
     assert (dropped.count, dropped.first_rows) == (39, list(range(1, 11)))
     assert any("39 dropped" in line and "10, …)" in line for line in prepared.report.summary_lines())

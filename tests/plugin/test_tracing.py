@@ -60,7 +60,7 @@ def test_the_calls_of_a_logger_are_recorded_in_the_order_of_a_run(calls):
 def test_every_row_is_formatted_and_none_of_its_text_recorded(calls):
     formatted = [call for call in calls if call.method == "format"]
     assert len(formatted) >= 32
-    assert {call.arguments for call in formatted} == {"dict"}
+    assert {call.arguments for call in formatted} == {"WatchedRow"}
     assert not [call for call in calls if "May I have" in str(call)]
 
 
@@ -97,13 +97,15 @@ def test_with_format_auto_a_dry_run_shows_what_formatters_are_asked_and_what_the
         *(f"dataset formatter {name} of formatters: recognises" for name in formatters),
         "dataset formatter conversational of formatters: format",
     ]
-    assert told[-1].endswith("format(dict), 20 times")
+    assert told[-1].endswith("format(WatchedRow), 40 times"), "20 rows, sampled and read"
 
 
 def test_a_run_with_format_auto_is_traced_the_same_way_and_its_formatter_stays_the_plugins(tmp_path):
     run = run_recipe("[training]\nsteps = 1", tmp_path)
     picked = {call.component for call in run.calls if call.method == "format"}
-    assert picked == {"dataset formatter standard"}
+    assert picked == {"dataset formatter standard"}, (
+        "others do not recognise a row, and are not asked to read one"
+    )
     assert {call.plugin for call in run.calls if call.method == "recognises"} == {"formatters"}
     assert run.outcome.status == "finished"
 

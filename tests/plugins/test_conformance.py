@@ -141,6 +141,23 @@ class TestQuestion(testing.DatasetFormatterConformance):
     rows = [{"system": HURRY, "question": ASK, "chosen": YES, "rejected": NO}]
 
 
+class TestOpenAI(testing.DatasetFormatterConformance):
+    component = formatters.OpenAIFormatter
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": ASK}]},
+            "preferred_output": [{"role": "assistant", "content": YES}],
+            "non_preferred_output": [{"role": "assistant", "content": NO}],
+        }
+    ]
+
+
+class TestRanked(testing.DatasetFormatterConformance):
+    component = formatters.RankedFormatter
+    options = {"pairs": "all"}
+    rows = [{"prompt": ASK, "answers": [{"answer": YES, "rank": 1}, {"answer": NO, "rank": 2}]}]
+
+
 class TestMerge(testing.ExporterConformance):
     component = Merge
     options = {"dtype": "float32"}

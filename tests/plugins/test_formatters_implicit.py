@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.core.pair import UnusableRow
-from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter, prompt_length
+from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain_plugins.formatters.implicit import ImplicitPromptFormatter, prompt_cut
 
 
 def split(chosen: str, rejected: str, marker: str | None = None):
@@ -71,7 +71,7 @@ TEXT = st.text(alphabet="ab \n#:A", max_size=14)
 def test_prompt_and_answer_are_always_the_whole_text_and_neither_is_blank(shared, first, second):
     chosen, rejected = shared + first, shared + second
     try:
-        cut = prompt_length(chosen, rejected)
+        cut, _ = prompt_cut(chosen, rejected)
     except UnusableRow:
         return
     assert chosen[:cut] == rejected[:cut]
@@ -89,18 +89,19 @@ TURNS = st.lists(TURN, min_size=1, max_size=5)
 
 @settings(max_examples=200, deadline=None)
 @given(shared=TURNS, first=TURNS, second=TURNS)
-def test_the_prompt_of_two_conversations_is_what_they_share_and_each_keeps_a_turn(shared, first, second):
+def test_the_prompt_of_two_conversations_is_what_they_share_and_the_assistant_answers(shared, first, second):
     chosen, rejected = shared + first, shared + second
     formatter = ImplicitPromptFormatter(ImplicitPromptFormatter.Options())
+    together = next(
+        (place for place, two in enumerate(zip(chosen, rejected, strict=False)) if two[0] != two[1]), 99
+    )
+    cut = min(together, len(chosen) - 1, len(rejected) - 1)
+    answered = [messages[cut]["role"] == "assistant" for messages in (chosen, rejected)]
     try:
         pair = formatter.format({"chosen": chosen, "rejected": rejected})
-    except UnusableRow as error:
-        assert chosen == rejected, error  # noqa: PT017
+    except UnusableRow:
+        assert chosen == rejected or not all(answered) or chosen[cut - 1]["role"] == "assistant"
         return
-    assert [*pair.prompt, *pair.chosen] == chosen
-    assert [*pair.prompt, *pair.rejected] == rejected
-    assert pair.prompt
-    assert pair.chosen
-    assert pair.rejected
-    longest = min(len(chosen), len(rejected)) - 1
-    assert len(pair.prompt) == longest or pair.chosen[0] != pair.rejected[0]
+    assert pair == PreferencePair(chosen[:cut], chosen[cut:], rejected[cut:], [])
+    assert all(answered)
+    assert pair.prompt[-1]["role"] == "user"

@@ -10,6 +10,9 @@ from dpotrain.core.pair import PreferencePair, Text, UnusableRow
 #: Messages where an answer has several: each of its turns is located by rendering all before it, so work is quadratic.
 MOST_MESSAGES = 1000
 
+#: Keys of a message besides its content that a chat template writes as said by the speaker.
+_SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+
 
 def check_pair(pair: PreferencePair) -> None:
     """Raise :class:`UnusableRow` for a pair that cannot be trained on."""
@@ -22,6 +25,10 @@ def check_pair(pair: PreferencePair) -> None:
         raise UnusableRow("prompt and answers are neither all text nor all messages")
     if _blank(pair.prompt):
         raise UnusableRow("prompt is empty")
+    if not isinstance(pair.prompt, str) and any(
+        message["role"] == "user" and _blank([message]) for message in pair.prompt
+    ):
+        raise UnusableRow("a user turn of the prompt is empty")
     for name in ("chosen answer", "rejected answer"):
         answer = parts[name]
         if not isinstance(answer, str):
@@ -55,7 +62,7 @@ def _blank(part: Text) -> bool:
     for message in part:
         content = message.get("content")
         said = content.strip() if isinstance(content, str) else content
-        if said or any(value for key, value in message.items() if key not in ("role", "content", "name")):
+        if said or any(message.get(key) for key in _SAID):
             return False
     return True
 

@@ -9,18 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dpotrain.core.errors import DataError, DpotrainError, RecipeError, did_you_mean, short
-from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.plugin.api import DatasetFormatter, Rows
+from dpotrain.core.errors import DataError, RecipeError, did_you_mean, short
+from dpotrain.data.formats.read_row import UnreadColumn, read_row
+from dpotrain.plugin.api import DatasetFormatter, Recognition, Rows
 
 #: Rows that ``auto`` samples, evenly over the data.
 SAMPLE = 200
-#: Why a row is dropped that exceeds Python's recursion limit.
-NESTED = "the row is nested too deeply"
 _SHOWN = 12  # columns and keys that a message shows
-#: A formatter is a candidate for ``auto`` if it recognises at least this share of what the best one does: a few odd
-#: rows must not rule out the formatter that recognises the shape for certain.
-_CANDIDATE_SHARE = 0.9
+#: The share of the rows that the formatter has to fit: a few odd rows are dropped and reported, more are refused.
+_ENOUGH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +31,41 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What one formatter makes of one sampled row."""
+
+    level: int
+    """How sure it is that the row is of its shape; NO where it would leave out a column of the pair."""
+    reads: bool
+    """Whether it gives a usable pair."""
+    columns: int = 0
+    """Columns that it reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Vote:
-    """How one formatter recognises the sampled rows."""
+    """One formatter's opinions on all sampled rows."""
 
     formatter: DatasetFormatter
-    recognised: int
-    certainty: int
+    opinions: Sequence[_Opinion]
 
-    @property
-    def rank(self) -> tuple[float, int]:
-        """Mean certainty first, then the number of rows."""
-        return (self.certainty / self.recognised, self.recognised)
+    def claims(self, best: Sequence[int]) -> list[int]:
+        """Return the rows of which no formatter is more certain than this one."""
+        return [row for row, one in enumerate(self.opinions) if 0 < one.level == best[row]]
+
+    def fits(self, best: Sequence[int]) -> list[int]:
+        """Return these rows, and those that it reads as well and no formatter is certain of."""
+        certain = Recognition.CERTAIN
+        return [
+            row
+            for row, one in enumerate(self.opinions)
+            if best[row] and (one.level == best[row] or (one.reads and best[row] < certain))
+        ]
+
+    def rank(self, best: Sequence[int]) -> tuple[int, int, int]:
+        """Rows that fit first, then certainty, then the columns read."""
+        opinions = [self.opinions[row] for row in self.fits(best)]
+        return len(opinions), sum(one.level for one in opinions), sum(one.columns for one in opinions)
 
 
 def choose_formatter(
@@ -56,7 +77,8 @@ def choose_formatter(
     """Return the recipe's formatter, or the one of ``formatters`` that recognises a sample of the rows best.
 
     ``columns`` is ``[data.columns]``, which is already applied to ``rows``. Raises DataError where no formatter or
-    more than one fits, and RecipeError where the formatter does not read a mapped name.
+    more than one fits, or too few of the rows are of one format, and RecipeError where the formatter does not read a
+    mapped name.
     """
     if chosen is not None:
         decision = Decision(chosen, f"data format: {chosen.name} (set by data.format)")
@@ -68,40 +90,28 @@ def choose_formatter(
     return decision
 
 
-def format_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> PreferencePair:
-    """Return the row's pair; an exception of the formatter other than UnusableRow gets a note that names the row."""
-    try:
-        return formatter.format(row)
-    except (UnusableRow, DpotrainError):
-        raise
-    except RecursionError:
-        raise UnusableRow(NESTED) from None
-    except Exception as error:
-        error.add_note(
-            f"It was given row {number}. To drop a row that it cannot read, a formatter raises UnusableRow."
-        )
-        raise
-
-
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     count = min(len(rows), SAMPLE)
     sample = [index * len(rows) // count for index in range(count)]
     looked_at = [(number, rows[number]) for number in sample]
     asked = [formatter for formatter in map(_constructed, classes) if formatter is not None]
-    answers = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
+    levels = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
     votes = [
-        _Vote(formatter, recognised=sum(level > 0 for level in levels), certainty=sum(levels))
-        for formatter, levels in zip(asked, answers, strict=True)
+        _Vote(
+            each,
+            [_opinion(each, row, number, level) for (number, row), level in zip(looked_at, of, strict=True)],
+        )
+        for each, of in zip(asked, levels, strict=True)
+        if any(of)
     ]
-    recognised = sum(map(any, zip(*answers, strict=True)))
-    most = max((vote.recognised for vote in votes), default=0)
-    if not most:
+    best = [max((vote.opinions[row].level for vote in votes), default=0) for row in range(len(sample))]
+    candidates = [vote for vote in votes if vote.claims(best)]
+    if not candidates:
         raise DataError(
             f"No formatter recognises the data ({len(sample)} rows sampled).\n" + _help(rows, sample, classes)
         )
-    candidates = [vote for vote in votes if vote.recognised >= _CANDIDATE_SHARE * most]
-    best = max(vote.rank for vote in candidates)
-    winners = [vote for vote in candidates if vote.rank == best]
+    first = max(vote.rank(best) for vote in candidates)
+    winners = [vote for vote in candidates if vote.rank(best) == first]
     if len(winners) > 1:
         names = " and ".join(f'"{vote.formatter.name}"' for vote in winners)
         raise DataError(
@@ -109,18 +119,37 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
             f'Choose one, as in data.format = "{winners[0].formatter.name}".\n' + _help(rows, sample, classes)
         )
     winner = winners[0]
+    recognised, fitting = sum(map(bool, best)), len(winner.fits(best))
     name = winner.formatter.name
-    text = f"data format: {name} (recognised in {winner.recognised} of {recognised} rows sampled)"
-    warning = ""
-    if winner.recognised < recognised:
-        others = (vote for vote in votes if vote.recognised and vote is not winner)
-        rest = ", ".join(f"{vote.formatter.name} {vote.recognised}" for vote in others)
-        warning = (
-            f'The data has rows of several formats: "{name}" recognises {winner.recognised} of {recognised} rows '
-            f"sampled{f' ({rest})' if rest else ''}. Rows that it cannot read are dropped and counted; "
-            "set data.format to choose another formatter."
+    text = f"data format: {name} (recognised in {fitting} of {recognised} rows sampled)"
+    if fitting == recognised:
+        return Decision(winner.formatter, text)
+    others = [vote for vote in candidates if vote is not winner]
+    counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
+    fits = f'"{name}" fits {fitting} of {recognised} rows sampled ({counts})'
+    mixed = f"The data has rows for several formatters: {fits}."
+    if fitting < _ENOUGH * recognised:
+        examples = [
+            f'row {sample[vote.claims(best)[0]]} is "{vote.formatter.name}": '
+            f"{describe(rows[sample[vote.claims(best)[0]]])}"
+            for vote in [winner, *others]
+        ]
+        raise DataError(
+            "\n  ".join([mixed, *examples])
+            + f'\nSet data.format = "{name}" to drop what it does not read, or give each format a file of its own.'
         )
-    return Decision(winner.formatter, text, warning)
+    return Decision(winner.formatter, text, f"{mixed} Rows that it cannot read are dropped and counted.")
+
+
+def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int, level: int) -> _Opinion:
+    try:
+        read = read_row(formatter, row, number)
+    except UnreadColumn:
+        return _Opinion(0, reads=False)
+    except Exception:
+        # What is wrong with the row, or with the formatter, is reported when the row is read in earnest.
+        return _Opinion(level, reads=False)
+    return _Opinion(level, reads=True, columns=read.read)
 
 
 def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:
@@ -171,8 +200,19 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
     for cls in classes:
         summary = (cls.__doc__ or "").strip().partition("\n")[0].strip() or ", ".join(cls.columns)
         lines.append(f"  {cls.name}: {summary}")
+    prompt = _likely_prompt([rows[number] for number in sample])
     remedy = "Set data.format to a formatter, or map the data's columns in [data.columns]"
-    return "\n".join([*lines, f'{remedy}, as in prompt = "question".'])
+    return "\n".join([*lines, f'{remedy}, as in prompt = "{prompt}".'])
+
+
+def _likely_prompt(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the column whose texts differ most between the rows, for an example; the answers aside."""
+    texts: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, str) and len(value.split()) > 1 and name not in ("chosen", "rejected"):
+                texts.setdefault(name, set()).add(value)
+    return _some([max(texts, key=lambda name: len(texts[name]))]) if texts else "question"
 
 
 def describe(value: Any, depth: int = 0) -> str:

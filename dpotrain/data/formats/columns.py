@@ -1,8 +1,8 @@
-"""Rows as formatters see them: columns renamed by ``[data.columns]``, at most ``data.limit`` rows."""
+"""Rows as formatters see them: columns renamed or left out as the recipe says, at most ``data.limit`` rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ from dpotrain.plugin.api import Rows
 
 @dataclass(frozen=True, slots=True)
 class MappedRows:
-    """A source's first ``length`` rows, with ``[data.columns]`` applied."""
+    """A source's first ``length`` rows, with ``[data.columns]`` and ``data.ignore_columns`` applied."""
 
     source: Rows
     mapping: Mapping[str, str]
     """The formatter's column name to the data's."""
     length: int
+    ignored: Collection[str] = ()
+    """The data's columns that are left out."""
 
     @property
     def fingerprint(self) -> str:
@@ -27,7 +29,7 @@ class MappedRows:
     @property
     def columns(self) -> list[str]:
         """Column names after mapping."""
-        moved = set(self.mapping.values())
+        moved = {*self.mapping.values(), *self.ignored}
         kept = [name for name in self.source.columns if name not in moved and name not in self.mapping]
         return [*self.mapping, *kept]
 
@@ -36,20 +38,25 @@ class MappedRows:
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         row = self.source[index]
-        if not self.mapping:
+        if not self.mapping and not self.ignored:
             return row
-        moved = set(self.mapping.values())
+        moved = {*self.mapping.values(), *self.ignored}
         mapped = {canonical: row.get(actual) for canonical, actual in self.mapping.items()}
         # A mapped column must not be recognised under its old name too.
         return mapped | {name: v for name, v in row.items() if name not in moved and name not in mapped}
 
 
-def map_columns(rows: Rows, mapping: Mapping[str, str], limit: int | None, split: str) -> MappedRows:
-    """Return at most ``limit`` rows with columns renamed; raise a DataError for a missing column."""
-    for canonical, actual in mapping.items():
-        if rows.columns and actual not in rows.columns:
+def map_columns(
+    rows: Rows, mapping: Mapping[str, str], limit: int | None, split: str, ignored: Sequence[str] = ()
+) -> MappedRows:
+    """Return at most ``limit`` rows with columns renamed or left out; raise a DataError for a missing column."""
+    named = {f'[data.columns] {canonical} = "{actual}"': actual for canonical, actual in mapping.items()}
+    named |= {f'data.ignore_columns = ["{name}"]': name for name in ignored}
+    for written, name in named.items():
+        if rows.columns and name not in rows.columns:
             raise DataError(
-                f'[data.columns] {canonical} = "{actual}": split "{split}" has no such column'
-                f"{did_you_mean(actual, rows.columns)}\nIts columns are: {', '.join(rows.columns)}."
+                f'{written}: split "{split}" has no such column'
+                f"{did_you_mean(name, rows.columns)}\nIts columns are: {', '.join(rows.columns)}."
             )
-    return MappedRows(rows, dict(mapping), len(rows) if limit is None else min(limit, len(rows)))
+    count = len(rows) if limit is None else min(limit, len(rows))
+    return MappedRows(rows, dict(mapping), count, tuple(ignored))

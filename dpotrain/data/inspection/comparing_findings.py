@@ -15,15 +15,16 @@ from dpotrain.data.inspection.shingles import NEAR, Shingles, shingles, words
 
 
 def contradictions(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    repeats = split.report.contradictions
+    """Yield pairs with the answers of an earlier one, the other way round."""
+    repeats, pairs = split.report.contradictions, split.report.pairs_kept
     if repeats.count:
-        part = repeats.count / split.report.pairs_kept
+        part = repeats.count / pairs
         yield Finding(
             "contradictions",
             by_share(part, 0, 0.01),
             split.name,
-            f"{of(repeats.count, split.report.pairs_kept, 'pairs')} prefer the answer that an earlier pair with the same "
-            "prompt and answers rejects",
+            f"{of(repeats.count, pairs, 'pairs')} prefer the answer that an earlier pair with the same prompt and "
+            "answers rejects",
             repeats.count,
             part,
             "Remove one of each two, or check how chosen and rejected were assigned.",
@@ -33,6 +34,7 @@ def contradictions(split: InspectedSplit, data: InspectedData) -> Iterator[Findi
 
 
 def duplicates(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield pairs whose tokens are those of an earlier one."""
     repeats = split.report.duplicates
     if repeats.count:
         part = repeats.count / split.report.pairs_kept
@@ -50,6 +52,7 @@ def duplicates(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
 
 
 def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield pairs that are nearly, but not exactly, the same as an earlier one."""
     facts = split.facts
     found = near_duplicates(
         facts["pair_bands"], facts["content"], lambda index: pair_shingles(split.texts(facts[index]))
@@ -71,6 +74,7 @@ def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator
 
 
 def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield prompts of the evaluation split that are trained on."""
     if split.evaluated_on and data.report.shared_prompts:
         shared = data.report.shared_prompts
         yield Finding(
@@ -87,6 +91,7 @@ def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Findi
 
 
 def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield prompts of the evaluation set that are nearly, but not exactly, the same as one that is trained on."""
     if not data.evaluation:
         return
     (trained, train), (held_out, evaluation) = data.training, data.evaluation
@@ -110,8 +115,8 @@ def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterato
             "prompts nearly shared by training and evaluation",
             by_share(part, 0, 0.05),
             split.name,
-            f"{_least(found)}{counted(len(found.later))} prompts of the evaluation set are nearly the same as one that is "
-            "trained on",
+            f"{_least(found)}{counted(len(found.later))} prompts of the evaluation set are nearly the same as one that "
+            "is trained on",
             len(found.later),
             part,
             "Hold out whole groups of such prompts, as a split of their own (data.eval_split).",
@@ -121,6 +126,7 @@ def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterato
 
 
 def alike(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield pairs whose answers are nearly the same."""
     which = split.facts["similarity"] >= NEAR
     if which.any():
         part = float(which.mean())

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from dpotrain.core.pair import UnusableRow
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import writing
-from dpotrain.data.formats.check_pair import check_pair
-from dpotrain.data.formats.choose_formatter import format_row
+from dpotrain.data.formats.read_row import read_row
 from dpotrain.data.inspection.language import language
 from dpotrain.data.inspection.rules import Answer, marks
 from dpotrain.data.inspection.shingles import (
@@ -82,9 +81,7 @@ class FactReader:
 def read_texts(formatter: DatasetFormatter, row: Any, number: int) -> list[PairTexts]:
     """Return the texts of the row's pairs; none of a row that is dropped."""
     try:
-        pair = format_row(formatter, row, number)
-        check_pair(pair)
-        return [pair_texts(pair)]
+        return [pair_texts(pair) for pair in read_row(formatter, row, number).pairs]
     except (UnusableRow, RecursionError):
         return []
 

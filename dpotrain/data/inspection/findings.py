@@ -25,6 +25,7 @@ FINDERS = (
     Finder("cut answers", reading.cut),
     Finder("answers without an end token", reading.open_ended),
     Finder("moved boundaries", reading.boundaries),
+    Finder("unscored turns", reading.unscored_turns),
     Finder("columns that nothing reads", reading.unused_columns),
     Finder("contradictions", comparing.contradictions),
     Finder("duplicates", comparing.duplicates),

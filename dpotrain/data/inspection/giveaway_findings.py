@@ -13,23 +13,28 @@ from dpotrain.data.inspection.finding import Finding, by_share, first_rows, of
 from dpotrain.data.inspection.giveaways import Classifier, by_words, compare, telling_words
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
 from dpotrain.data.inspection.rules import RULES
-from dpotrain.data.inspection.shingles import words
+from dpotrain.data.inspection.shingles import phrase, words
 
 #: Accuracies of a rule from which it is a warning, and serious.
 _TELLING = (0.55, 0.65)
 _WORDS_SHOWN = 3
 _STYLE = "Check that you want to teach this: a model learns the giveaway before it learns what is better."
-_NAMES = {"first_word": "first word", "first_words": "first three words", "last_word": "last word"}
+_NAMES = {
+    "first_word": "the first word",
+    "first_words": "the first three words",
+    "last_word": "the last word",
+}
 
 
 def systems(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield pairs whose two sides have different system texts."""
     which = split.facts["systems_differ"]
     if which.any():
         yield Finding(
             "system texts that differ",
             "serious",
             split.name,
-            f"{of(int(which.sum()), len(which), 'pairs')} have other system texts on the chosen than on the rejected side",
+            f"{of(int(which.sum()), len(which), 'pairs')} have different system texts on the two sides",
             int(which.sum()),
             float(which.mean()),
             "Move the system text into the prompt, or remove it: it tells the answers apart.",
@@ -38,6 +43,7 @@ def systems(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
 
 
 def length(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield the rule that the longer answer is the chosen one, or the rejected one."""
     bias, pairs = split.report.length_bias, split.report.pairs_kept
     rule = Classifier.of(bias.chosen_longer, bias.rejected_longer, pairs)
     longer = rule.accuracy >= 0.5
@@ -55,12 +61,14 @@ def length(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             f"{percent(accuracy)}",
             longest,
             part,
-            "Balance lengths, or use the metric length and a loss that does not reward length.",
+            "Balance the lengths, or use a loss that does not reward length; the metric length shows what is learned.",
+            split.longer_rows(side=0 if longer else 1),
             accuracy=accuracy,
         )
 
 
 def rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield the rules of :data:`RULES` that tell the answers apart."""
     marks = split.facts["marks"]
     for place, name in enumerate(rule.name for rule in RULES):
         holds = (marks >> np.uint32(place)) & np.uint32(1)
@@ -76,8 +84,8 @@ def rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             "giveaways",
             by_share(accuracy, *_TELLING),
             split.name,
-            f"the {one} answer {name} in {percent(shares[0])} of the pairs, the {other} one in {percent(shares[1])}; this "
-            f"alone tells them apart in {percent(accuracy)}",
+            f"the {one} answer {name} in {percent(shares[0])} of the pairs, the {other} one in {percent(shares[1])}; "
+            f"this alone tells them apart in {percent(accuracy)}",
             int(side.sum()),
             float(side.mean()),
             _STYLE,
@@ -87,6 +95,7 @@ def rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
 
 
 def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield the places of answers whose words tell them apart, with the words that tell most."""
     facts = split.facts
     if not len(facts):
         return
@@ -99,7 +108,7 @@ def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
         shown, rows = [], []
         for found in telling_words(hashes, _WORDS_SHOWN):
             side = 0 if found.chosen > found.rejected else 1
-            text = " ".join(words(split.texts(facts[found.pair]).answers[side])[part])
+            text = phrase(words(split.texts(facts[found.pair]).answers[side])[part])
             shown.append(f'"{text}" {counted(found.chosen)} chosen, {counted(found.rejected)} rejected')
             rows.append(int(facts["row"][found.pair]))
         such = f": {'; '.join(shown)}" if shown else ""
@@ -107,7 +116,8 @@ def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             "giveaways",
             by_share(rule.accuracy, *_TELLING),
             split.name,
-            f"the answers' {_NAMES[column]} alone tells chosen from rejected in {percent(rule.accuracy)} of the pairs{such}",
+            f"{_NAMES[column]} of the answers alone: chosen and rejected told apart in {percent(rule.accuracy)} of the "
+            f"pairs{such}",
             rule.decides,
             rule.decides / len(facts),
             _STYLE,

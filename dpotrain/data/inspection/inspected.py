@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dpotrain.data.inspection.facts import Facts, read_texts
 from dpotrain.data.inspection.texts import PairTexts
-from dpotrain.data.report import DataReport, SplitReport
+from dpotrain.data.report import FIRST_ROWS, DataReport, SplitReport
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.plugin.api import DatasetFormatter, Rows
 
 
@@ -21,11 +25,20 @@ class InspectedSplit:
     formatter: DatasetFormatter
     facts: Facts
     """(pairs,) of the rows that have a pair left."""
-    read_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
-    cut_rows: tuple[int, ...]
-    """The first rows with an answer that fills max_length."""
+    pairs: Sequence[TokenizedPairs]
+    """The pairs left, in one or several parts."""
     evaluated_on: bool
+    """Whether it is data.eval_split."""
+
+    def rows_of(self, name: str) -> tuple[int, ...]:
+        """Return the first rows of one of the report's counts."""
+        return tuple(self.report.first_rows.get(name, ()))
+
+    def longer_rows(self, side: int) -> tuple[int, ...]:
+        """Return the first rows whose chosen (side 0) or rejected answer has more tokens than the other."""
+        sign = (1, -1)[side]
+        found = [part.rows[sign * (part.chosen_lengths - part.rejected_lengths) > 0] for part in self.pairs]
+        return tuple(np.sort(np.concatenate(found))[:FIRST_ROWS].tolist())
 
     def texts(self, fact: Any) -> PairTexts:
         """Read the texts of one of the facts again."""

@@ -18,7 +18,7 @@ from dpotrain.data.inspection.findings import find_all
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
 from dpotrain.data.inspection.row_view import RowView, row_view
 from dpotrain.data.prepare import DataReader, PreparedData
-from dpotrain.data.report import FIRST_ROWS, DataReport
+from dpotrain.data.report import DataReport
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
 
@@ -28,8 +28,9 @@ class SplitOverview:
     """How the rows of a split are read."""
 
     read_columns: tuple[str, ...]
-    unused_columns: tuple[str, ...]
+    """Columns of the data that the formatter, or a loss or metric, knows."""
     different_prompts: int
+    """Of the pairs kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,6 @@ class Inspection:
         for name, overview in self.overviews.items():
             report["splits"][name] |= {
                 "read_columns": list(overview.read_columns),
-                "unused_columns": list(overview.unused_columns),
                 "different_prompts": overview.different_prompts,
             }
         return {
@@ -91,23 +91,22 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
                     f"what is found of each pair cannot be written to {folder}: {error.reason}.\n"
                     "Free disk space there, or set TMPDIR to a folder on another disk."
                 ) from error
-            used = {*formatter.columns, *reader.tokenize.columns}
             splits[name] = InspectedSplit(
                 name=name,
                 report=prepared.report.splits[name],
                 rows=rows,
                 formatter=formatter,
                 facts=facts,
-                read_columns=tuple(column for column in rows.columns if column in used),
-                unused_columns=tuple(column for column in rows.columns if column not in used),
-                cut_rows=_cut_rows(pairs, data.max_length),
+                pairs=pairs,
                 evaluated_on=name == data.eval_split,
             )
         inspected = _both_sets(splits, reader, prepared)
         findings, nothing = find_all(inspected)
+        known = {*formatter.columns, *reader.tokenize.columns}
         overviews = {
             name: SplitOverview(
-                split.read_columns, split.unused_columns, len(np.unique(split.facts["prompt"]))
+                read_columns=tuple(column for column in reader.splits[name].columns if column in known),
+                different_prompts=len(np.unique(split.facts["prompt"])),
             )
             for name, split in splits.items()
         }
@@ -123,14 +122,6 @@ def _pairs_of(prepared: PreparedData, *, evaluated: bool, held_out: bool) -> lis
     if evaluated:
         return evaluation
     return [prepared.train, *(evaluation if held_out else [])]
-
-
-def _cut_rows(pairs: list[TokenizedPairs], max_length: int) -> tuple[int, ...]:
-    found = [
-        one.rows[one.prompt_lengths + np.maximum(one.chosen_lengths, one.rejected_lengths) >= max_length]
-        for one in pairs
-    ]
-    return tuple(np.sort(np.concatenate(found))[:FIRST_ROWS].tolist())
 
 
 def _both_sets(

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from dpotrain.data.inspection.shingles import NEAR, Shingles, similarity
 
 Indices = npt.NDArray[np.int64]
-_NONE = np.zeros(0, np.int64)
+_NO_SHINGLES: Shingles = np.zeros(0, np.uint32)
+#: Two places in one number, so that millions of candidates are sorted fast.
+_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 #: Candidates that are compared exactly; that takes about half a millisecond each.
 MOST_COMPARED = 100_000
@@ -40,7 +42,7 @@ def candidates(bands: npt.NDArray[np.uint32], contents: npt.NDArray[np.uint64]) 
     first is looked at. The candidates of a text are next to each other.
     """
     first = np.sort(np.unique(contents, return_index=True)[1])
-    later, earlier = [_NONE], [_NONE]
+    keys = np.zeros(0, np.uint64)  # of a later and an earlier place
     for band in range(bands.shape[1]):
         values = bands[:, band][first]
         order = np.argsort(values, kind="stable")
@@ -50,10 +52,11 @@ def candidates(bands: npt.NDArray[np.uint32], contents: npt.NDArray[np.uint64]) 
             continue
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
         heads = starts[np.searchsorted(starts, same, "right") - 1]
-        later += [order[same + 1], order[same + 1]]
-        earlier += [order[heads], order[same]]
-    both = np.unique(np.stack([np.concatenate(later), np.concatenate(earlier)], axis=1), axis=0)
-    return first[both[:, 0]], first[both[:, 1]]
+        later = order[same + 1].astype(np.uint64) << _HALF
+        keys = np.unique(
+            np.concatenate([keys, *(later | order[at].astype(np.uint64) for at in (heads, same))])
+        )
+    return first[(keys >> _HALF).astype(np.int64)], first[(keys & _LOW).astype(np.int64)]
 
 
 def near_duplicates(
@@ -83,6 +86,3 @@ def near_duplicates(
     return NearDuplicates(
         np.array([*found], np.int64), np.array([*found.values()], np.int64), len(later) <= MOST_COMPARED
     )
-
-
-_NO_SHINGLES: Shingles = np.zeros(0, np.uint32)

@@ -10,93 +10,97 @@ from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
 
 
 def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    report = split.report
-    for reason, dropped in report.dropped.items():
-        part = dropped.count / report.rows_read
-        yield Finding(
-            "dropped rows",
-            by_share(part, 0, 0.05),
-            split.name,
-            f"{of(dropped.count, report.rows_read, 'rows')} dropped: {reason}",
-            dropped.count,
-            part,
+    """Yield one finding a reason."""
+    for reason, rows in split.report.dropped.items():
+        part = min(
+            1.0, rows.count / split.report.rows_read
+        )  # a row of several pairs may be dropped several times
+        remedy = (
             "Raise data.max_length, or remove the rows."
             if "max_length" in reason
-            else "See such a row with --row; correct it, remove it, or change data.format or [data.columns].",
-            tuple(dropped.first_rows),
+            else "See such a row with --row; correct or remove it, or change data.format or [data.columns]."
+        )
+        text = f"{of(rows.count, split.report.rows_read, 'rows')} dropped: {reason}"
+        severity = by_share(part, 0, 0.05)
+        yield Finding(
+            "dropped rows", severity, split.name, text, rows.count, part, remedy, tuple(rows.first_rows)
         )
 
 
 def cut(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    report = split.report
-    if report.completions_cut:
-        part = report.completions_cut / (2 * report.pairs_kept)
-        longest = report.uncut_lengths["sequence"]["max"]
+    """Yield answers that are cut at max_length."""
+    number, answers = split.report.completions_cut, 2 * split.report.pairs_kept
+    if number:
+        longest = counted(int(split.report.uncut_lengths["sequence"]["max"]))
         yield Finding(
             "cut answers",
-            by_share(part, 0.01, 0.1),
+            by_share(number / answers, 0.01, 0.1),
             split.name,
-            f"{of(report.completions_cut, 2 * report.pairs_kept, 'answers')} cut at max_length = "
-            f"{counted(data.report.max_length)}",
-            report.completions_cut,
-            part,
-            f"Raise data.max_length; the longest prompt with answer has {counted(int(longest))} tokens.",
-            split.cut_rows,
+            f"{of(number, answers, 'answers')} cut at max_length = {counted(data.report.max_length)}",
+            number,
+            number / answers,
+            f"Raise data.max_length; the longest prompt with answer has {longest} tokens.",
+            split.rows_of("completions_cut"),
         )
 
 
 def open_ended(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    report = split.report
-    ends = report.open_ended - report.completions_cut
-    if ends > 0:
-        part = ends / (2 * report.pairs_kept)
+    """Yield answers that no special token ends, cut or not."""
+    number, answers = split.report.open_ended, 2 * split.report.pairs_kept
+    if number:
         yield Finding(
             "answers without an end token",
-            by_share(part, 0.01, 0.1),
+            by_share(number / answers, 0.01, 0.1),
             split.name,
-            f"{of(ends, 2 * report.pairs_kept, 'answers')} do not end in a special token, and so do not teach the "
-            "model to stop",
-            ends,
-            part,
+            f"{of(number, answers, 'answers')} do not end in a special token, so they do not teach the model to stop",
+            number,
+            number / answers,
             "Check the chat template (model.chat_template) or the tokenizer's EOS token.",
+            split.rows_of("open_ended"),
         )
 
 
 def boundaries(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    report = split.report
-    if report.boundaries_moved:
+    """Yield pairs whose answers begin before the end of the prompt as rendered."""
+    number, pairs = split.report.boundaries_moved, split.report.pairs_kept
+    if number:
         yield Finding(
             "moved boundaries",
             "note",
             split.name,
-            f"{of(report.boundaries_moved, report.pairs_kept, 'pairs')}: the prompt's tokens are not a prefix of prompt "
-            "and answer, so that answers begin earlier",
-            report.boundaries_moved,
-            report.boundaries_moved / report.pairs_kept,
+            f"{of(number, pairs, 'pairs')} have a prompt whose tokens are not a prefix, so their answers begin earlier",
+            number,
+            number / pairs,
             "See a pair with --row: what is scored should be what the model is to write.",
+            split.rows_of("boundaries_moved"),
         )
-    if report.turns_unscored:
+
+
+def unscored_turns(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield assistant turns that are not scored."""
+    number, rows = split.report.turns_unscored, split.rows_of("turns_unscored")
+    if number:
         yield Finding(
-            "moved boundaries",
+            "unscored turns",
             "warning",
             split.name,
-            f"{counted(report.turns_unscored)} assistant turns inside answers are not (fully) scored, because the chat "
-            "template rewrites them",
-            report.turns_unscored,
-            min(1.0, report.turns_unscored / (2 * report.pairs_kept)),
-            "Set model.chat_template to a template that writes a turn the same way once others follow.",
+            f"{counted(number)} assistant turns inside answers are not (fully) scored: the chat template rewrites them",
+            number,
+            min(1.0, number / (2 * split.report.pairs_kept)),
+            "Set model.chat_template to a template that writes a turn the same way when others follow it.",
+            rows,
         )
 
 
 def unused_columns(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    if split.unused_columns:
-        names: Sequence[str] = split.unused_columns
+    """Yield columns with text that nothing reads."""
+    for name, rows in split.report.unused_columns.items():
         yield Finding(
             "columns that nothing reads",
             "note",
             split.name,
-            f"nothing reads {'columns' if len(names) > 1 else 'the column'} {', '.join(names)}",
-            len(names),
-            0.0,
-            "If one holds part of a pair, map it in [data.columns], or set data.format to a formatter that reads it.",
+            f'column "{name}" has text in {of(rows, split.report.rows_read, "rows")} and nothing reads it',
+            rows,
+            rows / split.report.rows_read,
+            "If it is part of a pair, map it in [data.columns], or set data.format to a formatter that reads it.",
         )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.check_pair import check_pair
-from dpotrain.data.formats.choose_formatter import NESTED, format_row
+from dpotrain.data.formats.read_row import NESTED, read_row
 from dpotrain.data.prepare import DataReader
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenized import Flags, Tokens
@@ -63,11 +62,12 @@ class RowView:
 
     split: str
     row: int
-    dropped: str
-    """Why the row gives no pair; empty where it gives one."""
     columns: Mapping[str, Any]
     """The row, under the names that formatters see."""
     pairs: tuple[PairView, ...]
+    """Those that could be tokenized, also where they are dropped afterwards."""
+    dropped: tuple[str, ...]
+    """Why the row, or one of its other pairs, is dropped."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -83,28 +83,27 @@ def row_view(reader: DataReader, split: str, row: int) -> RowView:
         )
     columns = rows[row]
     try:
-        pair = format_row(reader.tokenize.formatter, columns, row)
-        check_pair(pair)
+        read = read_row(reader.tokenize.formatter, columns, row)
     except UnusableRow as error:
-        return RowView(split, row, str(error), columns, ())
+        return RowView(split, row, columns, (), (str(error),))
     except RecursionError:
-        return RowView(split, row, NESTED, columns, ())
-    (seen,) = _pair_view(reader, row, pair)
-    if isinstance(seen, str):
-        return RowView(split, row, seen, columns, ())
-    return RowView(split, row, seen.dropped, columns, (seen,))
+        return RowView(split, row, columns, (), (NESTED,))
+    pairs = [_pair_view(reader, row, pair) for pair in read.pairs]
+    seen = tuple(pair for pair in pairs if not isinstance(pair, str))
+    return RowView(
+        split, row, columns, seen, (*read.refused, *(pair for pair in pairs if isinstance(pair, str)))
+    )
 
 
-def _pair_view(reader: DataReader, row: int, pair: PreferencePair) -> Iterator[PairView | str]:
-    """Yield the pair's view, or why it could not be tokenized."""
+def _pair_view(reader: DataReader, row: int, pair: PreferencePair) -> PairView | str:
+    """Return the pair's view, or why it could not be tokenized."""
     tokenizer, most = reader.tokenizer, reader.recipe.data.max_length
     (kept,) = reader.tokenize.tokenizer([(row, pair)])
     (whole,) = PairTokenizer(tokenizer, sys.maxsize)([(row, pair)])
     if whole.pair is None:
-        yield kept.reason or whole.reason
-        return
+        return kept.reason or whole.reason
     tokens = whole.pair
-    yield PairView(
+    return PairView(
         dropped=kept.reason,
         prompt=text_view(tokenizer, tokens.prompt, None, [], most),
         chosen=text_view(tokenizer, tokens.chosen, tokens.chosen_scored, tokens.prompt.tolist(), most),

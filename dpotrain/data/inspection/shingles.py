@@ -62,6 +62,11 @@ def words(text: str) -> Words:
     return _WORD.findall(lowered)
 
 
+def phrase(of: Words) -> str:
+    """Return words as they stand in a text: those of scripts without spaces next to each other."""
+    return ("" if all(map(_SCRIPT_WITHOUT_SPACES.match, of[:1])) else " ").join(of)
+
+
 def shingles(of: Words) -> Shingles:
     """Return the hashes of a text's shingles, with repetitions; one for all words where there are fewer than three."""
     if len(of) < 3:

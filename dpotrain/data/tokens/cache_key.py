@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
-FORMAT = 2
+FORMAT = 3
 
 #: Libraries that render the chat template and tokenize.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
@@ -43,6 +43,7 @@ def cache_key(
             "fingerprint": rows.fingerprint,
             "split": split,
             "columns": dict(rows.mapping),
+            **({"ignored": sorted(rows.ignored)} if rows.ignored else {}),
             "count": len(rows),
         },
         "formatter": {

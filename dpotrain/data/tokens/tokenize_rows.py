@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.formats.check_pair import check_pair
-from dpotrain.data.formats.choose_formatter import NESTED, format_row
+from dpotrain.data.formats.read_row import NESTED, read_row
 from dpotrain.data.report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
@@ -58,17 +57,21 @@ class RowTokenizer:
         numbers: list[tuple[float, ...]] = []
         for number, row in rows:
             try:
-                pair = format_row(self.formatter, row, number)
-                check_pair(pair)
-                found = tuple(number_in(row, name) for name in self.columns)
-                keys.append(prompt_key(pair.prompt))
+                read = read_row(self.formatter, row, number)
+                asked = [tuple(number_of(pair, row, name) for name in self.columns) for pair in read.pairs]
+                keys += [prompt_key(pair.prompt) for pair in read.pairs]
             except UnusableRow as error:
                 report.drop(number, str(error))
+                continue
             except RecursionError:
                 report.drop(number, NESTED)
-            else:
-                usable.append((number, pair))
-                numbers.append(found)
+                continue
+            for reason in read.refused:
+                report.drop(number, reason)
+            for name in read.unused:
+                report.leave_unused(name)
+            usable += [(number, pair) for pair in read.pairs]
+            numbers += asked
         pairs, prompts, uncut = [], [], []
         preview: list[PreferencePair] = []
         tokenized = self.tokenizer(usable)
@@ -78,10 +81,10 @@ class RowTokenizer:
             if result.pair is None:
                 report.drop(number, result.reason)
                 continue
-            report.boundaries_moved += result.boundary_moved
-            report.completions_cut += result.completions_cut
-            report.turns_unscored += result.turns_unscored
-            report.open_ended += result.open_ended
+            report.count(number, "boundaries_moved", result.boundary_moved)
+            report.count(number, "completions_cut", result.completions_cut)
+            report.count(number, "turns_unscored", result.turns_unscored)
+            report.count(number, "open_ended", result.open_ended)
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
             if len(preview) < self.preview:
@@ -93,9 +96,12 @@ class RowTokenizer:
         )
 
 
-def number_in(row: Mapping[str, Any], column: str) -> float:
-    """Return the number that a row has in a column; raise an UnusableRow where it is missing or not finite."""
-    value = row.get(column)
+def number_of(pair: PreferencePair, row: Mapping[str, Any], column: str) -> float:
+    """Return the number that a pair, or else its row, has under a name.
+
+    Raises UnusableRow where it is missing or not finite.
+    """
+    value = pair.numbers.get(column, row.get(column))
     if value is None:
         raise UnusableRow(f"{column} is missing")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

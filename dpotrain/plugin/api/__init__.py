@@ -17,6 +17,9 @@ from dpotrain.core.errors import (
 )
 from dpotrain.core.hashing import hash_file
 from dpotrain.core.masking import mask, mask_data, mask_values
+from dpotrain.core.messages.message import Messages, read_messages
+from dpotrain.core.messages.tools import read_tools
+from dpotrain.core.messages.values import is_empty, is_message, is_messages, unwrapped
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
@@ -55,6 +58,7 @@ __all__ = [
     "Loss",
     "Measured",
     "Message",
+    "Messages",
     "Metric",
     "ModelLoader",
     "Optimizer",
@@ -80,14 +84,20 @@ __all__ = [
     "folder_aside",
     "hash_file",
     "hookimpl",
+    "is_empty",
     "is_file",
     "is_folder",
+    "is_message",
+    "is_messages",
     "kind_of",
     "mask",
     "mask_data",
     "mask_values",
+    "read_messages",
+    "read_tools",
     "require",
     "short",
+    "unwrapped",
     "user_path",
     "write_json",
     "write_text",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -27,6 +27,8 @@ class DatasetFormatter(Component):
     kind = "dataset formatter"
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns that the formatter reads, under the names that ``[data.columns]`` maps to."""
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Names of the numbers that its pairs have (:attr:`PreferencePair.numbers`)."""
 
     @abstractmethod
     def recognises(self, row: Mapping[str, Any]) -> Recognition:
@@ -36,8 +38,12 @@ class DatasetFormatter(Component):
         """
 
     @abstractmethod
-    def format(self, row: Mapping[str, Any]) -> PreferencePair:
-        """Return the pair, or raise :class:`dpotrain.core.pair.UnusableRow` with a short reason."""
+    def format(self, row: Mapping[str, Any]) -> PreferencePair | Sequence[PreferencePair]:
+        """Return the row's pair, or its pairs where it has several answers.
+
+        Raises :class:`dpotrain.core.pair.UnusableRow` with a short reason. A row with text in a column that is known
+        to belong to a pair (``system``, ``history``, …) and that this method does not read is refused afterwards.
+        """
 
 
 @hookspec

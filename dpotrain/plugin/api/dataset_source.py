@@ -11,7 +11,7 @@ from dpotrain.plugin.api.component import Component, hookspec
 #: Keys of ``[data]`` that are the core's own, not the source's.
 CORE_KEYS = frozenset(
     {
-        *("format", "columns", "train_split", "eval_split", "eval_fraction", "limit"),
+        *("format", "columns", "ignore_columns", "train_split", "eval_split", "eval_fraction", "limit"),
         *("shuffle", "max_length", "truncation"),
     }
 )

@@ -26,13 +26,15 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_it_reads_its_rows(self, part: Any) -> None:
         """Each gives a pair that can be learned from, the same every time, and stays as it was."""
-        from dpotrain.data.formats.check_pair import check_pair
+        from dpotrain.data.formats.read_row import read_row
 
         for row in self.rows:
             before = copy.deepcopy(dict(row))
-            pair = part.format(row)
-            check_pair(pair)
-            assert part.format(row) == pair
+            read = read_row(part, row, 0)
+            assert read.pairs
+            assert not read.refused
+            assert read_row(part, row, 0) == read
+            part.format(row)
             assert dict(row) == before, "format() changes the row"
 
     def test_it_recognises_its_rows(self, part: Any) -> None:
@@ -62,10 +64,12 @@ class DatasetFormatterConformance(ComponentConformance):
 
     def test_it_reads_no_column_that_it_does_not_name(self, part: Any) -> None:
         """``[data.columns]`` maps those in ``columns``; any other could not be."""
+        from dpotrain.data.formats.read_row import WatchedRow
+
         for row in self.rows:
-            watched = _Watched(row)
+            watched = WatchedRow(row)
             part.format(watched)
-            assert watched.read <= set(self.component.columns)
+            assert watched.seen <= set(self.component.columns)
 
     def short_run(self, dpotrain_run: RunRecipe, table: Table, folder: Path) -> FinishedRun:
         """Run two steps over the rows and nothing else."""
@@ -84,23 +88,6 @@ class _Rows(list[Mapping[str, Any]]):
     def columns(self) -> list[str]:
         """Those of the first row."""
         return list(self[0])
-
-
-class _Watched(dict[str, Any]):
-    """A row that notes which columns are read."""
-
-    def __init__(self, row: Mapping[str, Any]) -> None:
-        super().__init__(row)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Note it too."""
-        self.read.add(key)
-        return super().get(key, default)
 
 
 def _odd(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,63 +1,66 @@
-"""Messages: a prompt, and the messages that answer it."""
+"""Conversations in columns of their own: a prompt (``prompt``, ``messages`` or ``conversations``) and two answers."""
 
 from __future__ import annotations
 
-from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition, UnusableRow
-from dpotrain_plugins.formatters.answers import answers_are, is_text
-from dpotrain_plugins.formatters.messages import (
-    Messages,
+from typing import ClassVar
+
+from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
+from dpotrain_plugins.formatters.conversations import CONTEXT, as_messages, pair_of
+from dpotrain_plugins.formatters.shape import (
+    OtherShape,
     Row,
-    looks_like_answer,
-    looks_like_messages,
-    read_answer,
-    read_messages,
-    read_tools,
-    split_shared_turns,
-    with_system,
-    without_prompt,
+    ShapeFormatter,
+    answers,
+    are_texts,
+    both,
+    is_text,
+    the_column,
 )
 
 
-class ConversationalFormatter(DatasetFormatter):
-    """prompt as messages or text, chosen and rejected as messages (or, after messages, as text).
+class ConversationalFormatter(ShapeFormatter):
+    """prompt (or messages) as messages, or prompt as text; chosen and rejected as messages, or as text after messages.
 
     Answers that repeat the prompt's turns (UltraFeedback's ``prompt`` text next to two whole conversations)
     are taken as whole conversations; a prompt text beside bare assistant answers is the user's turn.
     """
 
     name = "conversational"
-    columns = ("prompt", "chosen", "rejected", "system", "tools")
+    prompts: ClassVar[tuple[str, ...]] = ("prompt", "messages")
+    """Columns that may hold the prompt, the first one that holds something."""
+    columns = (*prompts, "chosen", "rejected", *CONTEXT)
 
-    def recognises(self, row: Row) -> Recognition:
-        prompt = row.get("prompt")
-        if looks_like_messages(prompt):
-            fits = answers_are(row, looks_like_answer) or answers_are(row, is_text)
-        else:
-            fits = "prompt" in row and isinstance(prompt, str) and answers_are(row, looks_like_answer)
-        return Recognition.CERTAIN if fits else Recognition.NO
-
-    def format(self, row: Row) -> PreferencePair:
-        chosen = read_answer(row.get("chosen"), "chosen")
-        rejected = read_answer(row.get("rejected"), "rejected")
-        tools = read_tools(row)
-        prompt = row.get("prompt")
-        if isinstance(prompt, str):
-            if chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant":
-                if not (_says(chosen, prompt) and _says(rejected, prompt)):
-                    raise UnusableRow("prompt is none of the turns that the answers begin with")
-                return split_shared_turns(with_system(row, chosen), with_system(row, rejected), tools)
-            # An empty text stays empty, so that it is counted as such.
-            prompt = [{"role": "user", "content": prompt}]
-        messages = read_messages(prompt, "prompt")
-        chosen, rejected = without_prompt(chosen, messages), without_prompt(rejected, messages)
-        return PreferencePair(with_system(row, messages), chosen, rejected, tools)
+    def read(self, row: Row) -> PreferencePair:
+        name, prompt = the_column(row, self.prompts)
+        values = answers(row)
+        if prompt is None or is_text(prompt):
+            # Text answers beside it are plain text.
+            if name not in row or are_texts(values) or (is_text(prompt) and name != "prompt"):
+                raise OtherShape(f"{name} holds no messages")
+        elif not is_message(prompt) and not is_messages(prompt):
+            raise OtherShape(f"{name} holds no messages")
+        chosen, rejected = both(values, row)
+        if prompt is None:
+            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
+        if not is_text(prompt):
+            return pair_of(row, read_messages(prompt, name), chosen, rejected)
+        first, second = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
+        if first[0]["role"] == "assistant" or second[0]["role"] == "assistant":
+            return pair_of(row, [{"role": "user", "content": prompt}], first, second)
+        if not (_says(first, prompt) and _says(second, prompt)):
+            raise UnusableRow("prompt is none of the turns that the answers begin with")
+        return pair_of(row, None, first, second)
 
 
 def _says(conversation: Messages, prompt: str) -> bool:
     """Whether one of the turns says what the prompt column says, give or take white space."""
     words = prompt.split()
-    return any(
-        isinstance(turn.get("content"), str) and turn["content"].split() == words
-        for turn in conversation
-        if turn["role"] != "assistant"
-    )
+    return any(turn["content"].split() == words for turn in conversation if turn["role"] != "assistant")
+
+
+class ShareGPTFormatter(ConversationalFormatter):
+    """conversations as from/value turns, chosen and rejected as one turn each (or text); system, tools."""
+
+    name = "sharegpt"
+    prompts = ("conversations", "conversation")
+    columns = (*prompts, "chosen", "rejected", *CONTEXT)

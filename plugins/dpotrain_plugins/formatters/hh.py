@@ -5,34 +5,45 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition, UnusableRow
-from dpotrain_plugins.formatters.answers import answers_are, is_text
-from dpotrain_plugins.formatters.messages import Messages, Row, read_text, split_shared_turns
+from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow
+from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.shape import (
+    OtherShape,
+    Row,
+    ShapeFormatter,
+    answers,
+    are_texts,
+    both,
+    column,
+)
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-class HHFormatter(DatasetFormatter):
-    r"""chosen and rejected as dialogues, "\n\nHuman: …\n\nAssistant: …", with or without prompt."""
+class HHFormatter(ShapeFormatter):
+    r"""chosen and rejected as dialogues, "\n\nHuman: …\n\nAssistant: …", with or without prompt; system."""
 
     name = "hh"
-    columns = ("prompt", "chosen", "rejected")
+    columns = ("prompt", "chosen", "rejected", *CONTEXT)
 
-    def recognises(self, row: Row) -> Recognition:
-        prompt = row.get("prompt")
-        fits = answers_are(row, is_text if prompt else _is_dialogue) and (not prompt or _is_dialogue(prompt))
-        return Recognition.CERTAIN if fits else Recognition.NO
-
-    def format(self, row: Row) -> PreferencePair:
-        chosen, rejected = read_text(row, "chosen"), read_text(row, "rejected")
-        prompt = row.get("prompt")
-        if isinstance(prompt, str) and prompt and not (_is_dialogue(chosen) and _is_dialogue(rejected)):
+    def read(self, row: Row) -> PreferencePair:
+        values, prompt = answers(row), column(row, "prompt")
+        if not are_texts(values) or not (prompt is None or is_dialogue(prompt)):
+            raise OtherShape("prompt or answers are not dialogues")
+        if prompt is None and not all(value is None or is_dialogue(value) for value in values):
+            raise OtherShape("the answers are not dialogues")
+        chosen, rejected = both(values, row)
+        if prompt is None:
+            return pair_of(row, None, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
+        if not (is_dialogue(chosen) and is_dialogue(rejected)):
             chosen, rejected = prompt + chosen, prompt + rejected
-        return split_shared_turns(_turns(chosen, "chosen"), _turns(rejected, "rejected"), [])
+            return pair_of(row, None, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
+        asked = turns_of(prompt, "prompt", answered=False)
+        return pair_of(row, asked, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))
 
 
-def _is_dialogue(value: Any) -> bool:
+def is_dialogue(value: Any) -> bool:
     """Whether a text opens with a speaker and lets the assistant speak."""
     if not isinstance(value, str):
         return False
@@ -40,10 +51,8 @@ def _is_dialogue(value: Any) -> bool:
     return bool(speakers) and bool(_SPEAKER.match(value)) and "Assistant" in speakers
 
 
-def _turns(text: str, what: str) -> Messages:
-    """Cut a dialogue into messages."""
-    if not text.strip():
-        raise UnusableRow(f"{what} is empty")
+def turns_of(text: str, what: str, *, answered: bool = True) -> Messages:
+    """Cut a dialogue into messages; one that is not ``answered`` ends with the human, or opens the assistant's turn."""
     before, *parts = _SPEAKER.split(text)
     if before.strip() or not parts:
         raise UnusableRow(f"{what} is not a Human/Assistant dialogue")
@@ -51,6 +60,8 @@ def _turns(text: str, what: str) -> Messages:
         {"role": _ROLES[speaker], "content": words.strip()}
         for speaker, words in zip(parts[::2], parts[1::2], strict=True)
     ]
-    if turns[-1]["role"] != "assistant":
+    if answered and turns[-1]["role"] != "assistant":
         raise UnusableRow(f"{what} does not end with the assistant")
+    if not answered and turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()
     return turns

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition, UnusableRow
-from dpotrain_plugins.formatters.answers import answers_are, is_text
-from dpotrain_plugins.formatters.messages import (
-    Messages,
+from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow, is_empty
+from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.shape import (
+    OtherShape,
     Row,
-    looks_like_answer,
-    read_answer,
-    read_text,
-    read_tools,
-    with_system,
-    without_prompt,
+    ShapeFormatter,
+    answers,
+    are_texts,
+    both,
+    column,
+    is_text,
+    the_column,
 )
 
+#: Columns that hold the question, the first one that holds something.
+_QUESTIONS = ("question", "query", "input")
 
-class AlpacaFormatter(DatasetFormatter):
+
+class AlpacaFormatter(ShapeFormatter):
     """instruction, input; chosen and rejected, or output as a list [chosen, rejected]; system, history.
 
     Instruction and input are one user turn, a blank line between them. ``history`` is a list of earlier
@@ -27,66 +28,53 @@ class AlpacaFormatter(DatasetFormatter):
     """
 
     name = "alpaca"
-    columns = ("instruction", "input", "chosen", "rejected", "output", "system", "history", "tools")
+    columns = ("instruction", "input", "chosen", "rejected", "output", *CONTEXT)
 
-    def recognises(self, row: Row) -> Recognition:
-        instruction, output = row.get("instruction"), row.get("output")
-        two = isinstance(output, list) and len(output) == 2 and all(map(is_text, output))
-        fits = is_text(instruction) and (_answered(row) or two)
-        return Recognition.CERTAIN if fits else Recognition.NO
+    def read(self, row: Row) -> PreferencePair:
+        if not is_text(row.get("instruction")):
+            raise OtherShape("instruction is not text")
+        instruction, more = column(row, "instruction"), column(row, "input")
+        if not (instruction is None or is_text(instruction)) or not (more is None or is_text(more)):
+            raise OtherShape("instruction and input are not text")
+        if column(row, "chosen") is None and column(row, "rejected") is None:
+            output = row.get("output")
+            if not isinstance(output, list) or len(output) != 2 or not all(map(is_text, output)):
+                raise OtherShape("there are neither chosen and rejected nor an output of two texts")
+            row = {**{name: row.get(name) for name in CONTEXT}, "chosen": output[0], "rejected": output[1]}
+        chosen, rejected = both(answers(row), row)
+        text = "\n\n".join(part for part in (instruction, more) if part is not None)
+        if not text:
+            raise UnusableRow("instruction is empty")
+        return pair_of(row, [{"role": "user", "content": text}], chosen, rejected)
 
-    def format(self, row: Row) -> PreferencePair:
-        instruction, more = read_text(row, "instruction"), row.get("input")
-        text = f"{instruction}\n\n{more}" if isinstance(more, str) and more.strip() else instruction
-        prompt = [*_history(row.get("history")), {"role": "user", "content": text}]
-        chosen, rejected = row.get("chosen"), row.get("rejected")
-        if chosen is None and rejected is None and row.get("output") is not None:
-            output = row["output"]
-            if not isinstance(output, list) or len(output) != 2:
-                raise UnusableRow("output is not a list of two answers")
-            chosen, rejected = output
-        return _pair(row, prompt, chosen, rejected)
 
+class QuestionFormatter(ShapeFormatter):
+    """question, query or input (or, beside system, history or tools, prompt) as text; chosen and rejected; system.
 
-class QuestionFormatter(DatasetFormatter):
-    """question (or, beside system, prompt), system, chosen and rejected, as in Orca's pairs."""
+    As in Orca's pairs.
+    """
 
     name = "question"
-    columns = ("question", "prompt", "system", "chosen", "rejected", "tools")
+    columns = (*_QUESTIONS, "prompt", "chosen", "rejected", *CONTEXT)
 
     def recognises(self, row: Row) -> Recognition:
-        if row.get("question") is None and row.get("prompt") is not None:
-            fits = is_text(row["prompt"]) and is_text(row.get("system")) and answers_are(row, is_text)
-        else:
-            fits = is_text(row.get("question")) and not row.get("prompt") and _answered(row)
-        return Recognition.CERTAIN if fits else Recognition.NO
+        # A prompt text with nothing of a conversation beside it is plain text, unless the recipe says otherwise.
+        if all(row.get(name) is None for name in _QUESTIONS) and all(
+            is_empty(row.get(name)) for name in CONTEXT
+        ):
+            return Recognition.NO
+        return super().recognises(row)
 
-    def format(self, row: Row) -> PreferencePair:
-        column = "prompt" if row.get("question") is None and row.get("prompt") is not None else "question"
-        prompt = [{"role": "user", "content": read_text(row, column)}]
-        return _pair(row, prompt, row.get("chosen"), row.get("rejected"))
-
-
-def _answered(row: Row) -> bool:
-    return answers_are(row, is_text) or answers_are(row, looks_like_answer)
-
-
-def _history(value: Any) -> Messages:
-    """Return earlier [user, assistant] turns as messages."""
-    turns: Messages = []
-    for earlier in value if isinstance(value, list) else [value] if value else []:
-        if not isinstance(earlier, Sequence) or len(earlier) != 2 or not all(map(is_text, earlier)):
-            raise UnusableRow("history is not a list of [user, assistant] texts")
-        turns += [{"role": "user", "content": earlier[0]}, {"role": "assistant", "content": earlier[1]}]
-    return turns
-
-
-def _pair(row: Row, prompt: Messages, chosen: Any, rejected: Any) -> PreferencePair:
-    if not prompt[-1]["content"].strip():
-        raise UnusableRow("prompt is empty")
-    return PreferencePair(
-        with_system(row, prompt),
-        without_prompt(read_answer(chosen, "chosen"), prompt),
-        without_prompt(read_answer(rejected, "rejected"), prompt),
-        read_tools(row),
-    )
+    def read(self, row: Row) -> PreferencePair:
+        values = answers(row)
+        name, question = the_column(row, _QUESTIONS)
+        if question is None and column(row, "prompt") is not None:
+            name, question = "prompt", column(row, "prompt")
+            if not are_texts(values):
+                raise OtherShape("the answers are not text")
+        if name not in row or not (question is None or is_text(question)):
+            raise OtherShape(f"{name} is not text")
+        chosen, rejected = both(values, row)
+        if question is None:
+            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
+        return pair_of(row, [{"role": "user", "content": question}], chosen, rejected)

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition
-from dpotrain_plugins.formatters.answers import answers_are, is_text
-from dpotrain_plugins.formatters.messages import Row, read_text
+from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow
+from dpotrain_plugins.formatters.shape import (
+    OtherShape,
+    Row,
+    ShapeFormatter,
+    answers,
+    are_texts,
+    both,
+    column,
+    is_text,
+)
+from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
 
-class StandardFormatter(DatasetFormatter):
+class StandardFormatter(ShapeFormatter):
     """prompt, chosen and rejected as text, trained on as it stands, without a chat template.
 
-    A row with a ``system`` column is not recognised, because its text would be lost; the ``question``
-    formatter reads it.
+    Where both answers begin with the prompt, it is taken off them.
     """
 
     name = "standard"
     columns = ("prompt", "chosen", "rejected")
+    certainty = Recognition.SHAPE
 
-    def recognises(self, row: Row) -> Recognition:
-        prompt = row.get("prompt")
-        fits = "prompt" in row and (prompt is None or is_text(prompt)) and answers_are(row, is_text)
-        return Recognition.SHAPE if fits and not isinstance(row.get("system"), str) else Recognition.NO
-
-    def format(self, row: Row) -> PreferencePair:
-        return PreferencePair(read_text(row, "prompt"), read_text(row, "chosen"), read_text(row, "rejected"))
+    def read(self, row: Row) -> PreferencePair:
+        values, prompt = answers(row), column(row, "prompt")
+        if "prompt" not in row or not (prompt is None or is_text(prompt)):
+            raise OtherShape("prompt is not text")
+        if not are_texts(values):
+            raise OtherShape("chosen or rejected is not text")
+        chosen, rejected = both(values, row)
+        if prompt is None:
+            raise UnusableRow(f"prompt is {'missing' if row.get('prompt') is None else 'empty'}")
+        return PreferencePair(*without_repeated_prompt(prompt, chosen, rejected))

@@ -1,0 +1,1 @@
+"""Messages as chat templates take them, from whatever form a data set stores them in."""

@@ -1,0 +1,102 @@
+"""Values of a row's columns: what is empty, and what is a conversation in another form (JSON text, a wrapper)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dpotrain.core.pair import UnusableRow
+
+#: What data sets call the speakers, and what chat templates call them.
+ROLES = {
+    **{role: role for role in ("system", "developer")},
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response", "function", "ipython"), "tool"),
+}
+
+#: Keys under which data sets wrap a list of messages in an object.
+_WRAPPERS = ("messages", "conversations", "conversation")
+
+#: Text that is a serialized message or list of messages, as JSON or as Python prints it.
+_SERIALIZED = re.compile(
+    r"""\s*(?:\[\s*)?\{\s*(?P<quote>['"])(?:role|from|content|value|messages|conversations?)(?P=quote)\s*:"""
+)
+
+_EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
+
+
+def is_empty(value: Any) -> bool:
+    """Whether the value holds nothing: None, white space, an empty list or object, or one of empty values."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return value.strip().lower() in _EMPTY_TEXTS
+    if isinstance(value, Mapping):
+        return all(map(is_empty, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
+    return False
+
+
+def is_message(value: Any) -> bool:
+    """Whether the value is one message, with a speaker (``role``, ``from``) and something said."""
+    if not isinstance(value, Mapping):
+        return False
+    speaker = value.get("role", value.get("from"))
+    said = ("content", "value", "tool_calls", "function_call", "reasoning_content")
+    return isinstance(speaker, str) and any(key in value for key in said)
+
+
+def is_messages(value: Any) -> bool:
+    """Whether the value is a list of at least one message and nothing else; None among them counts as absent."""
+    if not isinstance(value, list) or not all(one is None or is_message(one) for one in value):
+        return False
+    return any(one is not None for one in value)
+
+
+def unwrapped(value: Any, what: str) -> Any:
+    """Return a conversation in another form as a list of messages or one message, any other value as it is.
+
+    The forms are JSON text, an object with the list under ``messages`` or ``conversations``, and the object of lists
+    that Arrow may make of a list of objects. ``what`` names the column in the reason of the UnusableRow that text
+    raises which is messages in a form other than JSON: as prose, it would be trained on.
+    """
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, str):
+        if not _SERIALIZED.match(value):
+            return value
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableRow(f"{what} is text that looks like messages and is not JSON") from None
+        found = unwrapped(parsed, what)
+        # An object of another meaning, such as a person's record asked for as JSON, stays the text that it is.
+        return found if is_messages(found) or _is_spoken(found) else value
+    if isinstance(value, Mapping):
+        inner = [value[key] for key in _WRAPPERS if not is_empty(value.get(key))]
+        if len(inner) == 1 and not is_message(value):
+            return unwrapped(inner[0], what)
+        return _rows_of(value)
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        # Each turn is JSON text of its own.
+        turns = [unwrapped(one, what) for one in value]
+        return turns if is_messages(turns) else value
+    return value
+
+
+def _is_spoken(value: Any) -> bool:
+    """Whether the value is a message of a speaker that chat data has."""
+    return is_message(value) and str(value.get("role", value.get("from"))).strip().lower() in ROLES
+
+
+def _rows_of(value: Mapping[str, Any]) -> Any:
+    """Return an object of equally long lists as a list of objects, any other as it is."""
+    if not value or not all(isinstance(column, list) for column in value.values()):
+        return value
+    if len({len(column) for column in value.values()}) > 1:
+        return value
+    return [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]

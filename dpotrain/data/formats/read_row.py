@@ -1,0 +1,166 @@
+"""A row to its preference pairs; a column that belongs to a pair is read, or the row is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dpotrain.core.errors import DpotrainError
+from dpotrain.core.messages.message import normalised
+from dpotrain.core.messages.values import is_empty
+from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.plugin.api import DatasetFormatter
+
+#: Why a row is dropped that exceeds Python's recursion limit.
+NESTED = "the row is nested too deeply"
+
+#: Columns that belong to a pair wherever they stand: what they hold is part of what the model is asked.
+PAIR_COLUMNS = frozenset(
+    (
+        *("prompt", "question", "query", "instruction", "input", "messages", "conversations", "conversation"),
+        *("system", "system_prompt", "history", "tools", "functions", "chosen", "rejected"),
+    )
+)
+
+
+class UnreadColumn(UnusableRow):
+    """The row holds something in a column that belongs to a pair and that the formatter does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """What one row gave."""
+
+    pairs: tuple[PreferencePair, ...]
+    """The usable pairs."""
+    refused: tuple[str, ...] = ()
+    """Why each of the others is not usable."""
+    unused: tuple[str, ...] = ()
+    """Other columns with text that the formatter did not read."""
+    read: int = 0
+    """How many of the row's columns the formatter read."""
+
+
+class WatchedRow(dict[str, Any]):
+    """A row that notes which columns are read."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: D102
+        self.seen.add(key)
+        return super().get(key, default)
+
+    # Whoever goes through the row reads it all.
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> Any:  # noqa: D102
+        self.seen.update(super().keys())
+        return super().keys()
+
+    def items(self) -> Any:  # noqa: D102
+        self.seen.update(super().keys())
+        return super().items()
+
+    def values(self) -> Any:  # noqa: D102
+        self.seen.update(super().keys())
+        return super().values()
+
+
+def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> ReadRow:
+    """Return a row's pairs, normalised and checked.
+
+    Raises UnusableRow where the row gives no pair, or holds text in a column that belongs to a pair and is not read. An
+    exception of the formatter of another kind gets a note that names the row.
+    """
+    watched = WatchedRow(row)
+    try:
+        found = formatter.format(watched)
+    except (UnusableRow, DpotrainError):
+        raise
+    except RecursionError:
+        raise UnusableRow(NESTED) from None
+    except Exception as error:
+        error.add_note(
+            f"It was given row {number}. To drop a row that it cannot read, a formatter raises UnusableRow."
+        )
+        raise
+    pairs, refused = [], []
+    for pair in [found] if isinstance(found, PreferencePair) else found:
+        try:
+            pair = _normalised(pair)
+            check_pair(pair)
+        except UnusableRow as error:
+            refused.append(str(error))
+        else:
+            pairs.append(pair)
+    if not pairs:
+        raise UnusableRow(refused[0] if refused else "the row gives no pair")
+    unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
+    unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(row[name], pairs)]
+    for name in unused:
+        # A formatter that declares no columns may have its own way to the row.
+        if name in PAIR_COLUMNS and formatter.columns:
+            raise UnreadColumn(
+                f'column "{name}" is not read by format "{formatter.name}" '
+                f'(data.ignore_columns = ["{name}"] leaves it out)'
+            )
+    return ReadRow(tuple(pairs), tuple(refused), tuple(unused), len(watched.seen & row.keys()))
+
+
+def _normalised(pair: PreferencePair) -> PreferencePair:
+    """Return the pair with its messages as chat templates take them, whatever the formatter made of them."""
+    return replace(
+        pair,
+        prompt=_normalised_part(pair.prompt, "prompt"),
+        chosen=_normalised_part(pair.chosen, "chosen"),
+        rejected=_normalised_part(pair.rejected, "rejected"),
+    )
+
+
+def _normalised_part(part: Text, name: str) -> Text:
+    if not isinstance(part, Sequence) or isinstance(part, str):
+        return part  # what is neither text nor messages is refused by check_pair
+    turns: list[Message] = [normalised(turn, name) if isinstance(turn, Mapping) else turn for turn in part]
+    return turns
+
+
+def _has_text(value: Any) -> bool:
+    return next(_texts(value), None) is not None
+
+
+def _is_repeated(value: Any, pairs: Sequence[PreferencePair]) -> bool:
+    """Whether every text in the value stands in the pairs too, so that nothing is lost."""
+    known = "\n".join(
+        " ".join(text.split())
+        for pair in pairs
+        for part in (pair.prompt, pair.chosen, pair.rejected, list(pair.tools))
+        for text in _texts(part)
+    )
+    return all(" ".join(text.split()) in known for text in _texts(value))
+
+
+#: Keys of a message whose texts say who speaks, not what is said.
+_LABELS = ("role", "from", "type")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a value that holds a letter or digit, at any depth."""
+    if isinstance(value, str):
+        if any(map(str.isalnum, value)):
+            yield value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if key not in _LABELS:
+                yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)

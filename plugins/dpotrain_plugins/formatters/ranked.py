@@ -1,0 +1,111 @@
+"""Several answers to one prompt with a rank or a score each, as in UltraFeedback and Nectar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
+from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
+from dpotrain_plugins.formatters.hh import is_dialogue, turns_of
+from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, is_text, the_column
+
+_PROMPTS = ("prompt", "instruction", "question", "messages")
+_ANSWERS = ("answers", "completions", "responses")
+_TEXTS = ("answer", "response", "completion", "content", "text")
+#: Keys that tell how good an answer is, the first one that all answers have. Of a rank, the lower is better.
+_SCORES = ("rank", "overall_score", "score", "rating", "reward")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    said: Any
+    goodness: float
+    """Higher is better."""
+
+
+class RankedFormatter(ShapeFormatter):
+    """prompt (or instruction) and a list of answers (or completions) with rank or score each: several pairs a row.
+
+    Each pair has the number ``score_gap``: how much the chosen answer's score is higher, or its rank lower. Answers of
+    equal score make no pair.
+    """
+
+    name = "ranked"
+    columns = (*_PROMPTS, *_ANSWERS, *CONTEXT)
+    numbers = ("score_gap",)
+
+    class Options(ShapeFormatter.Options):
+        pairs: Literal["best-worst", "all"] = Field(
+            "best-worst",
+            description="The best answer against the worst, or every answer against each worse one.",
+        )
+        score: str | None = Field(
+            None,
+            min_length=1,
+            description=f"Key of an answer's score, or `rank`; the first of {', '.join(_SCORES)} unless set.",
+        )
+
+    options: Options
+
+    def read(self, row: Row) -> list[PreferencePair]:
+        (name, prompt), (where, answers) = the_column(row, _PROMPTS), the_column(row, _ANSWERS)
+        if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
+            raise OtherShape(f"{where} is not a list of answers")
+        score = self.options.score or next(
+            (key for key in _SCORES if all(key in one for one in answers)), None
+        )
+        if score is None or not all(_said(one) for one in answers):
+            raise OtherShape(f"{where} has no text and score for every answer")
+        if prompt is None:
+            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
+        turns = _turns(prompt, name)
+        found = sorted((_answer(one, score) for one in answers), key=lambda one: -one.goodness)
+        couples = [(found[0], found[-1])] if self.options.pairs == "best-worst" else combinations(found, 2)
+        pairs = [
+            replace(
+                pair_of(row, turns, better.said, worse.said),
+                numbers={"score_gap": better.goodness - worse.goodness},
+            )
+            for better, worse in couples
+            if better.goodness > worse.goodness
+        ]
+        if not pairs:
+            raise UnusableRow(
+                "all answers have the same score" if len(found) > 1 else "there is only one answer"
+            )
+        return pairs
+
+
+def _said(answer: Mapping[str, Any]) -> Any:
+    """Return an answer's text or messages; nothing where it has none."""
+    return next((answer[key] for key in _TEXTS if answer.get(key)), None)
+
+
+def _answer(answer: Mapping[str, Any], score: str) -> _Answer:
+    value = answer.get(score)
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise UnusableRow(f"{score} of an answer is not a number")
+    return _Answer(_said(answer), -number if score == "rank" else number)
+
+
+def _turns(prompt: Any, name: str) -> Messages:
+    if is_text(prompt):
+        # Nectar's prompts are dialogues that end where the assistant is to speak.
+        return (
+            turns_of(prompt, name, answered=False)
+            if is_dialogue(prompt)
+            else [{"role": "user", "content": prompt}]
+        )
+    if not is_message(prompt) and not is_messages(prompt):
+        raise OtherShape(f"{name} is neither text nor messages")
+    return read_messages(prompt, name)
