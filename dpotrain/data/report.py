@@ -221,8 +221,8 @@ class DataReport:
         if split.pairs_kept:
             longer = share(bias.chosen_longer / split.pairs_kept)
             lines.append(
-                f"{name}: chosen answer longer in {longer} of the pairs, "
-                f"by {bias.mean_difference:+g} tokens in the mean of all"
+                f"{name}: chosen answer longer in {longer} of the pairs, and {abs(bias.mean_difference):g} tokens "
+                f"{'shorter' if bias.mean_difference < 0 else 'longer'} in the mean of all"
             )
         if split.duplicates.count:
             places = split.duplicates.places()

@@ -102,9 +102,10 @@ def _split(
     bias = split.length_bias
     if split.pairs_kept:
         chosen, rejected = (share(n / split.pairs_kept) for n in (bias.chosen_longer, bias.rejected_longer))
+        longer = "shorter" if bias.mean_difference < 0 else "longer"
         rows["longer answer"] = (
             f"chosen in {chosen}, rejected in {rejected} of the pairs; "
-            f"chosen {bias.mean_difference:+g} tokens in the mean"
+            f"chosen {abs(bias.mean_difference):g} tokens {longer} in the mean"
         )
     for label, text in rows.items():
         grid.add_row(label, Text(printable(text)))

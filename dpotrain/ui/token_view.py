@@ -15,9 +15,15 @@ from dpotrain.data.inspection.row_view import PairView, Part, Piece, RowView, Te
 from dpotrain.ui.symbols import Symbols
 
 _STYLES: dict[Part, str] = {"prompt": "cyan", "unscored": "dim", "scored": "green", "cut": "red"}
+_MEANINGS: dict[Part, str] = {
+    "prompt": "read",
+    "scored": "counts in the loss",
+    "unscored": "read, not counted",
+    "cut": "beyond max_length",
+}
 _GUTTER = max(map(len, _STYLES))
 #: Characters that are shown of a text where not all of it is, half from each end.
-_SHORT = 800
+_SHORT = 400
 
 
 def row_lines(view: RowView, symbols: Symbols, width: int | None, short: bool = False) -> Iterator[Text]:
@@ -42,16 +48,10 @@ def row_lines(view: RowView, symbols: Symbols, width: int | None, short: bool = 
 
 def legend(symbols: Symbols) -> Text:
     """Return what the marks mean."""
-    parts = {
-        "prompt": "read",
-        "scored": "counts in the loss",
-        "unscored": "read, in an answer",
-        "cut": "beyond max_length",
-    }
     text = Text(style="dim")
-    for part, meaning in parts.items():
-        text.append(part, style=_STYLES[part]).append(f" {meaning}, ")  # type: ignore[index]
-    return text.append(f"{symbols.opens}…{symbols.closes} special token, {symbols.line_end} line end")
+    for part, meaning in _MEANINGS.items():
+        text.append(part, style=_STYLES[part]).append(f": {meaning}; ")
+    return text.append(f"{symbols.opens}…{symbols.closes}: special token; {symbols.line_end}: line end")
 
 
 def _pair_lines(pair: PairView, symbols: Symbols, width: int | None, short: bool) -> Iterator[Text]:
@@ -101,13 +101,15 @@ def _lines(pieces: tuple[Piece, ...], symbols: Symbols) -> Iterator[tuple[Part, 
 
 
 def _wrapped(line: Text, width: int) -> Iterator[Text]:
-    """Yield the line in rows of at most ``width`` cells, broken after a space where there is one."""
+    """Yield the line in rows of at most ``width`` cells, broken after a space in their second half, if any."""
     while True:
         first, *more = chop_cells(line.plain, width)
         if not more:
             yield line
             return
-        at = first.rfind(" ") + 1 or len(first)
+        at = first.rfind(" ") + 1
+        if at <= len(first) // 2:
+            at = len(first)
         row, line = line.divide([at])
         yield row
 

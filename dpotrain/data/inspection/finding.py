@@ -41,7 +41,8 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data, without what does not apply."""
-        return {name: value for name, value in asdict(self).items() if value not in ((), None)}
+        lists = {name: list(getattr(self, name)) for name in ("rows", "earlier_rows")}
+        return {name: value for name, value in {**asdict(self), **lists}.items() if value not in ([], None)}
 
 
 def by_share(value: float, warning: float, serious: float) -> Severity:

@@ -41,8 +41,10 @@ FINDERS = (
 
 
 def find_all(data: InspectedData) -> tuple[list[Finding], list[str]]:
-    """Return the findings, the most serious first, and the kinds of which there are none."""
+    """Return the findings, the most serious first, and the kinds of which there are none, if there are pairs."""
     found = [each for finder in FINDERS for split in data.splits for each in finder.look(split, data)]
     kinds = {each.kind for each in found}
     nothing = list(dict.fromkeys(finder.kind for finder in FINDERS if finder.kind not in kinds))
+    if not any(split.report.pairs_kept for split in data.splits):
+        nothing = []
     return sorted(found, key=lambda each: (SEVERITIES.index(each.severity), -each.share)), nothing

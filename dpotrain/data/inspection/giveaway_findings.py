@@ -116,8 +116,7 @@ def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             "giveaways",
             by_share(rule.accuracy, *_TELLING),
             split.name,
-            f"{_NAMES[column]} of the answers alone: chosen and rejected told apart in {percent(rule.accuracy)} of the "
-            f"pairs{such}",
+            f"by {_NAMES[column]} alone, the answers are told apart in {percent(rule.accuracy)} of the pairs{such}",
             rule.decides,
             rule.decides / len(facts),
             _STYLE,

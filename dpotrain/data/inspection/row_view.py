@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -70,8 +71,9 @@ class RowView:
     """Why the row, or one of its other pairs, is dropped."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+        """Return plain data; what JSON has no form for is text."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
 
 
 def row_view(reader: DataReader, split: str, row: int) -> RowView:
