@@ -19,7 +19,7 @@ from dpotrain.ui.token_view import legend, row_lines
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "note": "cyan"}
 _LONGEST_BAR = 40
-_NARROWEST = 20
+_NARROWEST = 24  # on fewer columns the terminal wraps lines itself
 _UNWRAPPED = 1_000_000
 
 
@@ -45,7 +45,7 @@ def finding_line(finding: Finding) -> str:
 
 def _print(view: RenderableType, console: Console) -> None:
     if console.is_terminal:
-        console.print(view)
+        console.print(view, width=_width(console), crop=False)
         return
     plain = Console(file=io.StringIO(), width=_UNWRAPPED, color_system=None, force_terminal=False)
     plain.print(view)
