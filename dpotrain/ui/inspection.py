@@ -45,7 +45,8 @@ def finding_line(finding: Finding) -> str:
 
 def _print(view: RenderableType, console: Console) -> None:
     if console.is_terminal:
-        console.print(view, width=_width(console), crop=False)
+        console.width = max(console.width, _NARROWEST)
+        console.print(view, crop=False)
         return
     plain = Console(file=io.StringIO(), width=_UNWRAPPED, color_system=None, force_terminal=False)
     plain.print(view)
@@ -143,13 +144,15 @@ def _findings(inspection: Inspection) -> Iterator[RenderableType]:
     grid.add_column(no_wrap=True)
     grid.add_column()
     many = len(inspection.report.splits) > 1
-    for finding in found:
+    for finding, following in zip(found, [*found[1:], None], strict=True):
         style = _STYLES[finding.severity]
         where = f"{finding.split}: " if many else ""
         text = Text.assemble((finding.kind, f"bold {style}"), printable(f": {where}{finding.text}"))
         if finding.rows:
             text.append(f"\n{_rows(finding)}", style="dim")
-        text.append(f"\n{printable(finding.remedy)}", style="italic")
+        # What is to be done about several findings stands below the last of them.
+        if following is None or (finding.kind, finding.remedy) != (following.kind, following.remedy):
+            text.append(f"\n{printable(finding.remedy)}", style="italic")
         grid.add_row(Text(finding.severity, style=style), text)
     yield grid
     if inspection.nothing_of:

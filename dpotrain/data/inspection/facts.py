@@ -25,6 +25,7 @@ from dpotrain.data.inspection.shingles import (
     Sketch,
     Words,
     bands,
+    rejected_side,
     shingles,
     similarity,
     sketch,
@@ -87,8 +88,9 @@ def read_texts(formatter: DatasetFormatter, row: Any, number: int) -> list[PairT
 
 
 def pair_shingles(texts: PairTexts) -> Shingles:
-    """Return the shingles of all three texts."""
-    return np.concatenate([shingles(words(text)) for text in (texts.prompt, *texts.answers)])
+    """Return the shingles of all three texts, those of the rejected answer apart from those of the chosen one."""
+    prompt, chosen, rejected = (shingles(words(text)) for text in (texts.prompt, *texts.answers))
+    return np.concatenate([prompt, chosen, rejected_side(rejected)])
 
 
 def _facts(texts: PairTexts) -> tuple[Any, ...]:
@@ -107,7 +109,7 @@ def _facts(texts: PairTexts) -> tuple[Any, ...]:
         spoken,
         texts.systems_differ,
         _alike(answers, sets[1:], sketches[1:]),
-        bands(union(sketches)),
+        bands(union([*sketches[:2], sketch(rejected_side(sets[2]))])),
         bands(sketches[0]),
     )
 

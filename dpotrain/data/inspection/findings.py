@@ -20,31 +20,36 @@ class Finder:
     look: Callable[[InspectedSplit, InspectedData], Iterable[Finding]]
 
 
+#: In the order in which findings of the same severity are shown.
 FINDERS = (
     Finder("dropped rows", reading.dropped),
     Finder("cut answers", reading.cut),
     Finder("answers without an end token", reading.open_ended),
-    Finder("moved boundaries", reading.boundaries),
-    Finder("unscored turns", reading.unscored_turns),
-    Finder("columns that nothing reads", reading.unused_columns),
+    Finder("system texts that differ", giveaway.systems),
     Finder("contradictions", comparing.contradictions),
-    Finder("duplicates", comparing.duplicates),
-    Finder("near duplicates", comparing.near_duplicate_pairs),
     Finder("prompts shared by training and evaluation", comparing.shared_prompts),
     Finder("prompts nearly shared by training and evaluation", comparing.nearly_shared_prompts),
+    Finder("duplicates", comparing.duplicates),
+    Finder("near duplicates", comparing.near_duplicate_pairs),
     Finder("nearly identical answers", comparing.alike),
-    Finder("system texts that differ", giveaway.systems),
     Finder("length bias", giveaway.length),
     Finder("giveaways", giveaway.rules),
     Finder("giveaways", giveaway.word_rules),
+    Finder("unscored turns", reading.unscored_turns),
+    Finder("moved boundaries", reading.boundaries),
+    Finder("columns that nothing reads", reading.unused_columns),
 )
 
 
 def find_all(data: InspectedData) -> tuple[list[Finding], list[str]]:
     """Return the findings, the most serious first, and the kinds of which there are none, if there are pairs."""
     found = [each for finder in FINDERS for split in data.splits for each in finder.look(split, data)]
-    kinds = {each.kind for each in found}
-    nothing = list(dict.fromkeys(finder.kind for finder in FINDERS if finder.kind not in kinds))
-    if not any(split.report.pairs_kept for split in data.splits):
-        nothing = []
-    return sorted(found, key=lambda each: (SEVERITIES.index(each.severity), -each.share)), nothing
+    kinds = list(dict.fromkeys(finder.kind for finder in FINDERS))
+
+    def place(finding: Finding) -> tuple[int, int, float]:
+        telling = finding.share if finding.accuracy is None else finding.accuracy
+        return SEVERITIES.index(finding.severity), kinds.index(finding.kind), -telling
+
+    looked_at = any(split.report.pairs_kept for split in data.splits)
+    nothing = [kind for kind in kinds if looked_at and not any(each.kind == kind for each in found)]
+    return sorted(found, key=place), nothing
