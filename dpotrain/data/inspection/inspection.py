@@ -46,7 +46,7 @@ class Inspection:
     """The first pair that is trained on."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data; the keys are documented in recipes/README.md."""
+        """Return plain data; the keys are documented in recipes/inspect.md."""
         report = self.report.as_json()
         for name, overview in self.overviews.items():
             report["splits"][name] |= {
