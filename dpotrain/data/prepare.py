@@ -135,6 +135,7 @@ class DataReader:
             max_length=data.max_length,
             splits={},
             fingerprints={},
+            chat_template=bool(self.tokenizer.chat_template),
         )
         found = {}
         for name, rows in self.splits.items():

@@ -22,7 +22,10 @@ OTHER_REASONS = "other reasons"
 _MANY_DUPLICATES = 0.01
 
 #: Fields of a split's report that add up.
-_COUNTS = ("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended")
+_COUNTS = (
+    *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
+    "plain_text",
+)
 
 
 @dataclass(slots=True)
@@ -70,8 +73,10 @@ class SplitReport:
     """Assistant turns inside completions that are not fully scored, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions of the pairs kept that do not end in a special token."""
+    plain_text: int = 0
+    """Pairs kept that are plain text, to which no chat template is applied."""
     first_rows: dict[str, list[int]] = field(default_factory=dict)
-    """The first rows of what is counted above, by the name of the count."""
+    """The first rows of what is counted, by the name of the count."""
     unused_columns: dict[str, int] = field(default_factory=dict)
     """Columns with text that nothing reads, with the rows of the pairs kept or dropped that have some."""
     shortest_prompt: int | None = None
@@ -178,6 +183,8 @@ class DataReport:
     fingerprints: dict[str, str]
     train_pairs: int = 0
     evaluation_pairs: int | None = None
+    chat_template: bool = False
+    """Whether the tokenizer has one."""
     shared_prompts: int = 0
     """Prompts of ``data.eval_split`` that are also trained on."""
     shared_prompt_rows: list[int] = field(default_factory=list)
@@ -190,6 +197,7 @@ class DataReport:
             "decided_by": self.decided_by,
             "max_length": self.max_length,
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
+            "chat_template": self.chat_template,
             "shared_prompts": self.shared_prompts,
             "shared_prompt_rows": self.shared_prompt_rows,
             "splits": {name: split.as_json() for name, split in self.splits.items()},
@@ -286,6 +294,12 @@ class DataReport:
                     f"{split.duplicates.count} of {split.pairs_kept} pairs of {name} repeat an earlier pair, which "
                     f"counts them several times: {split.duplicates.places()}.\nRemove the duplicates."
                 )
+        plain = sum(split.plain_text for split in self.splits.values())
+        if plain and self.chat_template:
+            found.append(
+                f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat "
+                'template. If prompts are questions of a chat, set data.format = "question".'
+            )
         if self.shared_prompts:
             found.append(
                 f"{self.shared_prompts} prompts of the evaluation split are also trained on, so the "

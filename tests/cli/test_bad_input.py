@@ -118,7 +118,7 @@ def test_rows_without_a_usable_pair_are_counted_and_the_rest_is_trained_on(recip
     report = json.loads((recipe.parent / "run" / "data_report.json").read_text())
     dropped = report["splits"]["train"]["dropped"]
     assert {reason: (entry["count"], entry["first_rows"]) for reason, entry in dropped.items()} == {
-        "chosen answer is empty": (1, [0]),
+        "chosen is empty": (1, [0]),
         "chosen is missing": (2, [1, 2]),
         "chosen and rejected are identical": (1, [3]),
         "prompt fills max_length": (1, [4]),

@@ -116,7 +116,9 @@ def test_json_is_one_document_with_the_documented_keys(recipe):
 
 def test_every_kind_of_finding_is_documented():
     text = (ROOT / "recipes" / "inspect.md").read_text(encoding="utf-8")
-    assert [finder.kind for finder in FINDERS if not re.search(rf"^\| {finder.kind}( \*)? \|", text, re.MULTILINE)] == []
+    assert [
+        finder.kind for finder in FINDERS if not re.search(rf"^\| {finder.kind}( \*)? \|", text, re.MULTILINE)
+    ] == []
 
 
 def test_the_keys_of_the_json_are_in_the_documentation(recipe):

@@ -13,6 +13,17 @@ from tests.plugin.fakes import Offers
 from tests.run.recipes import losses, project, run
 
 
+class ByGap(Loss):
+    """DPO whose pairs count by how far apart the answers' scores are."""
+
+    name = "by-gap"
+    needs_columns = ("score_gap",)
+
+    def __call__(self, scores):
+        apart = scores.chosen_logratio - scores.rejected_logratio
+        return -scores.columns["score_gap"] * torch.nn.functional.logsigmoid(self.options.beta * apart)
+
+
 class Weighted(Loss):
     """DPO whose pairs count by a column of the data."""
 
@@ -36,7 +47,7 @@ def recipe(tmp_path_factory):
     return path
 
 
-PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted)])
+PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted, ByGap)])
 
 
 def weighted(
@@ -82,3 +93,19 @@ def test_other_numbers_are_other_data_for_a_resumed_weighted(recipe, tmp_path):
             weighted(recipe, tmp_path / "a", "training.steps=4", 'schedule.use="constant"', resume=True)
     finally:
         pairs.write_text(before)
+
+
+def test_the_numbers_that_a_formatter_gives_its_pairs_reach_the_loss(recipe, tmp_path):
+    rows = [
+        {
+            "prompt": f"question {number}",
+            "answers": [{"answer": text, "score": score} for text, score in answers],
+        }
+        for number, answers in enumerate([[("a", 1), ("b", 3), ("c", 4)], [("a", 9), ("b", 2)]])
+    ]
+    file = tmp_path / "ranked.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [f'data.name="{file}"', 'data.format={use="ranked", pairs="all"}', "data.eval_fraction=false"]
+    run(recipe, 'loss.use="by-gap"', *overrides, "training.steps=1", into=tmp_path / "run", plugins=PLUGINS)
+    # Four pairs of two rows: three of the first, one of the second.
+    assert losses(tmp_path / "run") == [pytest.approx((2 + 3 + 1 + 7) / 4 * math.log(2), rel=1e-5)]

@@ -92,12 +92,16 @@ def test_with_format_auto_a_dry_run_shows_what_formatters_are_asked_and_what_the
     lines = dpotrain("plugins", "--trace", recipe).output.splitlines()
     told = [line.split(maxsplit=1)[1] for line in lines if "dataset formatter " in line]
     formatters = PluginManager.from_entry_points().names(DatasetFormatter)
+    calls = [
+        f"dataset formatter {name} of formatters: {method}"
+        for name in formatters
+        for method in ("__init__", "recognises", *(["format"] if name == "conversational" else []))
+    ]
     assert [line.partition("(")[0] for line in told] == [
-        *(f"dataset formatter {name} of formatters: __init__" for name in formatters),
-        *(f"dataset formatter {name} of formatters: recognises" for name in formatters),
+        *calls,
         "dataset formatter conversational of formatters: format",
     ]
-    assert told[-1].endswith("format(WatchedRow), 40 times"), "20 rows, sampled and read"
+    assert told[-1].endswith("format(WatchedRow), 20 times")
 
 
 def test_a_run_with_format_auto_is_traced_the_same_way_and_its_formatter_stays_the_plugins(tmp_path):

@@ -1,5 +1,7 @@
 """Each published shape of preference data, read by the formatter it is meant for, and found by ``auto``."""
 
+import json
+
 import datasets
 import pytest
 
@@ -101,6 +103,30 @@ SHAPES = {
     ),
     "Orca pairs": ("question", {"system": "s", "question": "q", **TEXTS}, WITH_SYSTEM),
     "Orca pairs with an empty system text": ("question", {"system": "", "question": "q", **TEXTS}, CHAT),
+    "texts beside a query and a system text": (
+        "question",
+        {"query": "q", "system": "s", **TEXTS},
+        WITH_SYSTEM,
+    ),
+    "texts beside an input": ("question", {"input": "q", **TEXTS}, CHAT),
+    "answers as messages beside a question": ("question", {"question": "q", **MESSAGES}, CHAT),
+    "answers as text beside messages": (
+        "conversational",
+        {"messages": [system("s"), Q], **TEXTS},
+        WITH_SYSTEM,
+    ),
+    "conversations as JSON text": ("implicit-prompt", {key: json.dumps(TURNS[key]) for key in TURNS}, LONG),
+    "answers as JSON text beside a prompt text": (
+        "conversational",
+        {"prompt": "q", **{key: json.dumps(MESSAGES[key]) for key in MESSAGES}},
+        CHAT,
+    ),
+    "OpenAI's preference files": (
+        "openai",
+        {"input": {"messages": [Q], "tools": []}, "preferred_output": [A], "non_preferred_output": [B]},
+        CHAT,
+    ),
+    "prompt beside history": ("question", {"history": [["q", "x"]], "prompt": "r", **TEXTS}, LONG),
     "system beside prompt": ("question", {"system": "s", "prompt": "q", **TEXTS}, WITH_SYSTEM),
 }
 
@@ -125,7 +151,7 @@ def test_auto_decides_on_the_right_formatter_and_it_reads_the_pair(shape):
 )
 def test_a_row_with_one_answer_missing_is_judged_by_the_rest(shape):
     name, row, _ = SHAPES[shape]
-    for answer in ("chosen", "rejected"):
+    for answer in [key for key in row if key in ("chosen", "rejected", "preferred_output")]:
         for nothing in (None, "" if isinstance(row[answer], str) else None):
             judged = FORMATTERS[name].recognises(row | {answer: nothing})
             assert judged, answer
@@ -207,6 +233,11 @@ def test_a_prompt_that_the_conversations_do_not_contain_is_a_reason():
     row = {"prompt": "z", **WHOLE}
     with pytest.raises(UnusableRow, match="prompt is none of the turns"):
         FORMATTERS["conversational"].format(row)
+
+
+def test_hh_dialogues_keep_the_system_text():
+    row = {"system": "s", "chosen": f"{HH} a", "rejected": f"{HH} b"}
+    assert FORMATTERS["hh"].format(row) == WITH_SYSTEM
 
 
 def test_hh_dialogue_that_ends_with_the_human_is_a_reason():

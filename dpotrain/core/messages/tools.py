@@ -31,9 +31,8 @@ def read_tool_calls(value: Any, what: str) -> list[dict[str, Any]]:
     Raises UnusableRow for calls without a name and for arguments that are not an object.
     """
     calls = parsed(value, f"tool_calls of {what}")
-    if is_empty(calls):
-        return []
-    return [_tool_call(call, what) for call in (calls if isinstance(calls, list | tuple) else [calls])]
+    calls = calls if isinstance(calls, list | tuple) else [calls]
+    return [_tool_call(call, what) for call in calls if call is not None]
 
 
 def _tool_call(call: Any, what: str) -> dict[str, Any]:
@@ -51,10 +50,8 @@ def _tool_call(call: Any, what: str) -> dict[str, Any]:
         raise UnusableRow(f"a tool call of {what} names no function")
     rest = {key: one for key, one in call.items() if one is not None and key != "function"}
     body = {key: one for key, one in function.items() if one is not None}
-    if "arguments" in body:
-        body["arguments"] = _arguments(body["arguments"], what)
-    elif "parameters" in body:
-        body["arguments"] = _arguments(body.pop("parameters"), what)
+    arguments = body.get("arguments", body.pop("parameters", {}))
+    body["arguments"] = _arguments(arguments, what)
     return {"type": "function", **rest, "function": body}
 
 

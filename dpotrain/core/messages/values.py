@@ -17,13 +17,18 @@ ROLES = {
     **dict.fromkeys(("tool", "observation", "function_response", "function", "ipython"), "tool"),
 }
 
+#: Keys under which a message may hold its reasoning.
+REASONING = ("reasoning_content", "reasoning", "thinking")
+#: Keys of a message that chat templates write.
+WRITTEN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
+
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
 
-#: Text that is a serialized message or list of messages, as JSON or as Python prints it.
-_SERIALIZED = re.compile(
-    r"""\s*(?:\[\s*)?\{\s*(?P<quote>['"])(?:role|from|content|value|messages|conversations?)(?P=quote)\s*:"""
-)
+#: Text that is an object or a list of them, as JSON or as Python prints it …
+_OBJECTS = re.compile(r"""\s*(?:\[\s*)?\{\s*(['"])\w+\1\s*:""")
+#: … and names a speaker, or wraps those who do.
+_SPEAKER = re.compile(r"""(['"])(?:role|from|messages|conversations?)\1\s*:""")
 
 _EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
 
@@ -67,7 +72,7 @@ def unwrapped(value: Any, what: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, str):
-        if not _SERIALIZED.match(value):
+        if not (_OBJECTS.match(value) and _SPEAKER.search(value)):
             return value
         try:
             parsed = json.loads(value)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import PreferencePair, Text, UnusableRow
 
 #: Messages where an answer has several: each of its turns is located by rendering all before it, so work is quadratic.
 MOST_MESSAGES = 1000
 
 #: Keys of a message besides its content that a chat template writes as said by the speaker.
-_SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+_SAID = ("tool_calls", *REASONING)
 
 
 def check_pair(pair: PreferencePair) -> None:

@@ -36,10 +36,17 @@ class _Opinion:
 
     level: int
     """How sure it is that the row is of its shape; NO where it would leave out a column of the pair."""
-    reads: bool
+    reads: bool = False
     """Whether it gives a usable pair."""
-    columns: int = 0
-    """Columns that it reads."""
+    unread: bool = False
+    """Whether it would leave out a column."""
+    fault: str = ""
+    """Why it does not."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the row is of its shape, also where a column would be left out."""
+        return self.level > 0 or self.unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class _Vote:
 
     formatter: DatasetFormatter
     opinions: Sequence[_Opinion]
+    columns: int
+    """Columns of the sampled rows that hold something and that it reads."""
 
     def claims(self, best: Sequence[int]) -> list[int]:
         """Return the rows of which no formatter is more certain than this one."""
@@ -63,9 +72,9 @@ class _Vote:
         ]
 
     def rank(self, best: Sequence[int]) -> tuple[int, int, int]:
-        """Rows that fit first, then certainty, then the columns read."""
+        """Rows that fit first, then certainty, then how many of their columns have a name that it reads."""
         opinions = [self.opinions[row] for row in self.fits(best)]
-        return len(opinions), sum(one.level for one in opinions), sum(one.columns for one in opinions)
+        return len(opinions), sum(one.level for one in opinions), self.columns
 
 
 def choose_formatter(
@@ -93,23 +102,14 @@ def choose_formatter(
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     count = min(len(rows), SAMPLE)
     sample = [index * len(rows) // count for index in range(count)]
-    looked_at = [(number, rows[number]) for number in sample]
-    asked = [formatter for formatter in map(_constructed, classes) if formatter is not None]
-    levels = [[_recognition(each, row, number) for number, row in looked_at] for each in asked]
-    votes = [
-        _Vote(
-            each,
-            [_opinion(each, row, number, level) for (number, row), level in zip(looked_at, of, strict=True)],
-        )
-        for each, of in zip(asked, levels, strict=True)
-        if any(of)
-    ]
+    votes = [vote for each in classes if (vote := _vote_of(each, rows, sample)) is not None]
     best = [max((vote.opinions[row].level for vote in votes), default=0) for row in range(len(sample))]
     candidates = [vote for vote in votes if vote.claims(best)]
+    faults = {vote.formatter.name: one.fault for vote in votes for one in vote.opinions if one.fault}
+    refused = [f"  {name}: {fault}" for name, fault in faults.items()]
     if not candidates:
-        raise DataError(
-            f"No formatter recognises the data ({len(sample)} rows sampled).\n" + _help(rows, sample, classes)
-        )
+        found = f"No formatter recognises the data ({len(sample)} rows sampled)."
+        raise DataError("\n".join([found, *refused, _help(rows, sample, classes)]))
     first = max(vote.rank(best) for vote in candidates)
     winners = [vote for vote in candidates if vote.rank(best) == first]
     if len(winners) > 1:
@@ -118,46 +118,52 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
             f"More than one formatter fits the data equally well: {names}.\n"
             f'Choose one, as in data.format = "{winners[0].formatter.name}".\n' + _help(rows, sample, classes)
         )
-    winner = winners[0]
-    recognised, fitting = sum(map(bool, best)), len(winner.fits(best))
-    name = winner.formatter.name
+    winner, name = winners[0], winners[0].formatter.name
+    fitting = len(winner.fits(best))
+    # A row that is of a known shape, but for a column that would be left out, is a row of the data too.
+    recognised = sum(any(vote.opinions[row].known for vote in votes) for row in range(len(sample)))
     text = f"data format: {name} (recognised in {fitting} of {recognised} rows sampled)"
     if fitting == recognised:
         return Decision(winner.formatter, text)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
-    fits = f'"{name}" fits {fitting} of {recognised} rows sampled ({counts})'
-    mixed = f"The data has rows for several formatters: {fits}."
-    if fitting < _ENOUGH * recognised:
-        examples = [
-            f'row {sample[vote.claims(best)[0]]} is "{vote.formatter.name}": '
-            f"{describe(rows[sample[vote.claims(best)[0]]])}"
-            for vote in [winner, *others]
-        ]
-        raise DataError(
-            "\n  ".join([mixed, *examples])
-            + f'\nSet data.format = "{name}" to drop what it does not read, or give each format a file of its own.'
-        )
-    return Decision(winner.formatter, text, f"{mixed} Rows that it cannot read are dropped and counted.")
+    mixed = f'"{name}" fits {fitting} of {recognised} rows sampled{f" ({counts})" if counts else ""}.'
+    if fitting >= _ENOUGH * recognised:
+        warning = f"Not all rows are of one format: {mixed} Rows that it cannot read are dropped and counted."
+        return Decision(winner.formatter, text, warning)
+    examples = [(sample[vote.claims(best)[0]], vote.formatter.name) for vote in [winner, *others]]
+    shown = [f'  row {number} is "{of}": {describe(rows[number])}' for number, of in examples]
+    remedy = (
+        f'Set data.format = "{name}" to drop what it does not read, or give each format a file of its own.'
+    )
+    raise DataError("\n".join([f"No formatter fits the data: {mixed}", *shown, *refused, remedy]))
+
+
+def _vote_of(cls: type[DatasetFormatter], rows: Rows, sample: Sequence[int]) -> _Vote | None:
+    """Return a formatter's vote on the sampled rows; None where it has required options, or recognises none."""
+    try:
+        formatter = cls(cls.Options())
+    except ValidationError:
+        return None
+    levels = [_recognition(formatter, rows[number], number) for number in sample]
+    if not any(levels):
+        return None
+    opinions = [
+        _opinion(formatter, rows[number], number, level) for number, level in zip(sample, levels, strict=True)
+    ]
+    columns = {name for number in sample for name in formatter.columns if rows[number].get(name)}
+    return _Vote(formatter, opinions, len(columns))
 
 
 def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int, level: int) -> _Opinion:
     try:
-        read = read_row(formatter, row, number)
-    except UnreadColumn:
-        return _Opinion(0, reads=False)
-    except Exception:
+        read_row(formatter, row, number)
+    except UnreadColumn as error:
+        return _Opinion(0, unread=level > 0, fault=str(error) if level else "")
+    except Exception as error:
         # What is wrong with the row, or with the formatter, is reported when the row is read in earnest.
-        return _Opinion(level, reads=False)
-    return _Opinion(level, reads=True, columns=read.read)
-
-
-def _constructed(cls: type[DatasetFormatter]) -> DatasetFormatter | None:
-    """Return the formatter with its default options, None where it has required options."""
-    try:
-        return cls(cls.Options())
-    except ValidationError:
-        return None
+        return _Opinion(level, fault=str(error) if level else "")
+    return _Opinion(level, reads=True)
 
 
 def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> int:

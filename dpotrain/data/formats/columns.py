@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dpotrain.core.errors import DataError, did_you_mean
 from dpotrain.plugin.api import Rows
+
+_ANSWERS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,28 @@ class MappedRows:
         return self.length
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        row = self.source[index]
+        row = _expanded(self.source[index])
         if not self.mapping and not self.ignored:
             return row
         moved = {*self.mapping.values(), *self.ignored}
         mapped = {canonical: row.get(actual) for canonical, actual in self.mapping.items()}
         # A mapped column must not be recognised under its old name too.
         return mapped | {name: v for name, v in row.items() if name not in moved and name not in mapped}
+
+
+def _expanded(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the row with the columns of a pair that is stored as JSON text, or as an object, in one column."""
+    if any(name in row for name in _ANSWERS):
+        return row
+    for name, value in row.items():
+        if isinstance(value, str) and '"chosen"' in value and value.lstrip().startswith("{"):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                continue
+        if isinstance(value, Mapping) and all(answer in value for answer in _ANSWERS):
+            return {**{other: one for other, one in row.items() if other != name}, **value}
+    return row
 
 
 def map_columns(

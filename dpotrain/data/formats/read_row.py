@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,8 +40,6 @@ class ReadRow:
     """Why each of the others is not usable."""
     unused: tuple[str, ...] = ()
     """Other columns with text that the formatter did not read."""
-    read: int = 0
-    """How many of the row's columns the formatter read."""
 
 
 class WatchedRow(dict[str, Any]):
@@ -105,15 +104,15 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     if not pairs:
         raise UnusableRow(refused[0] if refused else "the row gives no pair")
     unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
-    unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(row[name], pairs)]
+    unused = [name for name in unread if _has_text(row[name]) and not _is_repeated(name, row[name], pairs)]
     for name in unused:
         # A formatter that declares no columns may have its own way to the row.
         if name in PAIR_COLUMNS and formatter.columns:
             raise UnreadColumn(
-                f'column "{name}" is not read by format "{formatter.name}" '
-                f'(data.ignore_columns = ["{name}"] leaves it out)'
+                f'column "{name}" is not read by format "{formatter.name}": map it in [data.columns], or leave it out '
+                f'with data.ignore_columns = ["{name}"]'
             )
-    return ReadRow(tuple(pairs), tuple(refused), tuple(unused), len(watched.seen & row.keys()))
+    return ReadRow(tuple(pairs), tuple(refused), tuple(unused))
 
 
 def _normalised(pair: PreferencePair) -> PreferencePair:
@@ -137,15 +136,25 @@ def _has_text(value: Any) -> bool:
     return next(_texts(value), None) is not None
 
 
-def _is_repeated(value: Any, pairs: Sequence[PreferencePair]) -> bool:
-    """Whether every text in the value stands in the pairs too, so that nothing is lost."""
+def _is_repeated(name: str, value: Any, pairs: Sequence[PreferencePair]) -> bool:
+    """Whether every text in a column stands in the pairs too, so that nothing is lost.
+
+    A conversation may repeat prompt and answers. What any other column asks stands in the prompt; that an answer says
+    it too is chance.
+    """
+    whole = name in ("messages", "conversations", "conversation")
     known = "\n".join(
         " ".join(text.split())
         for pair in pairs
-        for part in (pair.prompt, pair.chosen, pair.rejected, list(pair.tools))
+        for part in (pair.prompt, list(pair.tools), *((pair.chosen, pair.rejected) if whole else ()))
         for text in _texts(part)
     )
-    return all(" ".join(text.split()) in known for text in _texts(value))
+    return all(_stands_in(" ".join(text.split()), known) for text in _texts(value))
+
+
+def _stands_in(text: str, known: str) -> bool:
+    """Whether ``known`` has these words, and not as part of longer ones."""
+    return text in known and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", known) is not None
 
 
 #: Keys of a message whose texts say who speaks, not what is said.

@@ -25,6 +25,7 @@ FINDERS = (
     Finder("dropped rows", reading.dropped),
     Finder("cut answers", reading.cut),
     Finder("answers without an end token", reading.open_ended),
+    Finder("plain text for a chat model", reading.plain_text),
     Finder("system texts that differ", giveaway.systems),
     Finder("contradictions", comparing.contradictions),
     Finder("prompts shared by training and evaluation", comparing.shared_prompts),

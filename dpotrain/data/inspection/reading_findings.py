@@ -27,6 +27,21 @@ def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
         )
 
 
+def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield pairs of plain text for a model that has a chat template."""
+    number, pairs = split.report.plain_text, split.report.pairs_kept
+    if number and data.report.chat_template:
+        yield Finding(
+            "plain text for a chat model",
+            "warning",
+            split.name,
+            f"{of(number, pairs, 'pairs')} are plain text, to which the model's chat template is not applied",
+            number,
+            number / pairs,
+            'If prompts are questions of a chat, set data.format = "question".',
+        )
+
+
 def cut(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     """Yield answers that are cut at max_length."""
     number, answers = split.report.completions_cut, 2 * split.report.pairs_kept

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpotrain.core.hashing import hash_text
+from dpotrain.core.messages.values import WRITTEN
 from dpotrain.core.pair import Text
 
 #: 16 bytes of a hash, as a column holds them.
@@ -24,8 +25,13 @@ def prompt_key(prompt: Text) -> bytes:
     if isinstance(prompt, str):
         text = " ".join(prompt.split())
     else:
+        # What a data set keeps beside it, such as an id, makes no other prompt.
         messages = [
-            {key: " ".join(v.split()) if isinstance(v, str) else v for key, v in message.items()}
+            {
+                key: " ".join(v.split()) if isinstance(v, str) else v
+                for key, v in message.items()
+                if key in WRITTEN
+            }
             for message in prompt
         ]
         text = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)

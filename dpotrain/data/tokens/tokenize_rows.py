@@ -85,6 +85,7 @@ class RowTokenizer:
             report.count(number, "completions_cut", result.completions_cut)
             report.count(number, "turns_unscored", result.turns_unscored)
             report.count(number, "open_ended", result.open_ended)
+            report.plain_text += not pair.conversational
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)
             if len(preview) < self.preview:

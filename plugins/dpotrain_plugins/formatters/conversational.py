@@ -31,11 +31,13 @@ class ConversationalFormatter(ShapeFormatter):
     columns = (*prompts, "chosen", "rejected", *CONTEXT)
 
     def read(self, row: Row) -> PreferencePair:
+        if not any(name in row for name in self.prompts):
+            raise OtherShape(f"there is no column {self.prompts[0]}")
         name, prompt = the_column(row, self.prompts)
         values = answers(row)
         if prompt is None or is_text(prompt):
             # Text answers beside it are plain text.
-            if name not in row or are_texts(values) or (is_text(prompt) and name != "prompt"):
+            if are_texts(values) or (is_text(prompt) and name != "prompt"):
                 raise OtherShape(f"{name} holds no messages")
         elif not is_message(prompt) and not is_messages(prompt):
             raise OtherShape(f"{name} holds no messages")

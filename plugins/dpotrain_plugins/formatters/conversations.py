@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, read_messages, read_tools
+from dpotrain.plugin.api import (
+    Messages,
+    PreferencePair,
+    UnusableRow,
+    is_message,
+    is_messages,
+    read_messages,
+    read_tools,
+)
 from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
@@ -37,8 +45,8 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     if not first or not second:
         raise UnusableRow("an answer has no turn but the system's")
     own, turns = _parted(prompt or [])
-    given = [*_system(row), *own]
-    if not given and bool(first_system) != bool(second_system):
+    column_system = _system(row)
+    if not column_system and not own and bool(first_system) != bool(second_system):
         raise UnusableRow("only one of chosen and rejected has a system turn")
     earlier = _history(row)
     if prompt is None:
@@ -52,7 +60,7 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
     else:
         turns = turns if _begins(turns, earlier) else [*earlier, *turns]
         turns, first, second = _apart(turns, first, second)
-    system = _one_system(_system(row), own, first_system, second_system)
+    system = _one_system(column_system, own, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
         raise UnusableRow("the prompt ends with an assistant turn" if turns else "prompt is empty")
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
@@ -122,6 +130,8 @@ def _apart(turns: Messages, first: Messages, second: Messages) -> tuple[Messages
             own = first[_overlap(shared, first) :], second[_overlap(shared, second) :]
             if _are_answers(shared, *own):
                 return shared, *own
+    elif turns and turns[-1]["role"] == "assistant":
+        raise UnusableRow("the prompt ends with an assistant turn")
     raise UnusableRow("the answers begin with turns that are not the prompt's")
 
 
@@ -155,6 +165,8 @@ def _system(row: Row) -> Messages:
         value = value[0]
     if is_text(value):
         return [{"role": "system", "content": value}]
+    if not is_message(value) and not is_messages(value):
+        raise UnusableRow("system is neither text nor a system message")
     messages = read_messages(value, "system")
     if any(message["role"] not in _INSTRUCTS for message in messages):
         raise UnusableRow("system holds a turn of another speaker")
@@ -174,8 +186,15 @@ def _history(row: Row) -> Messages:
     value = column(row, "history")
     if value is None:
         return []
-    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+    if is_messages(value):
         return read_messages(value, "history")
+    if is_text(value):  # a table in a text file has nothing else
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, list) or not all(_is_exchange(one) for one in value):
+        raise UnusableRow("history is neither messages nor a list of [user, assistant] texts")
     return [
         {"role": role, "content": text}
         for exchange in value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow
+from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_empty
 from dpotrain_plugins.formatters.conversations import CONTEXT, pair_of
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
@@ -14,7 +14,6 @@ from dpotrain_plugins.formatters.shape import (
     answers,
     are_texts,
     both,
-    column,
 )
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -28,11 +27,15 @@ class HHFormatter(ShapeFormatter):
     columns = ("prompt", "chosen", "rejected", *CONTEXT)
 
     def read(self, row: Row) -> PreferencePair:
-        values, prompt = answers(row), column(row, "prompt")
-        if not are_texts(values) or not (prompt is None or is_dialogue(prompt)):
-            raise OtherShape("prompt or answers are not dialogues")
-        if prompt is None and not all(value is None or is_dialogue(value) for value in values):
-            raise OtherShape("the answers are not dialogues")
+        prompt, given = row.get("prompt"), [row[name] for name in ("chosen", "rejected") if row.get(name)]
+        prompt = None if is_empty(prompt) else prompt
+        if not all(map(is_dialogue, given if prompt is None else [prompt])):
+            raise OtherShape(
+                "the answers are not dialogues" if prompt is None else "prompt is not a dialogue"
+            )
+        values = answers(row)
+        if not are_texts(values):
+            raise OtherShape("the answers are not text")
         chosen, rejected = both(values, row)
         if prompt is None:
             return pair_of(row, None, turns_of(chosen, "chosen"), turns_of(rejected, "rejected"))

@@ -66,6 +66,8 @@ class QuestionFormatter(ShapeFormatter):
         return super().recognises(row)
 
     def read(self, row: Row) -> PreferencePair:
+        if not any(name in row for name in (*_QUESTIONS, "prompt")):
+            raise OtherShape("there is no question")
         values = answers(row)
         name, question = the_column(row, _QUESTIONS)
         if question is None and column(row, "prompt") is not None:

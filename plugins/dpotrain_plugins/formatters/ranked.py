@@ -54,7 +54,7 @@ class RankedFormatter(ShapeFormatter):
     options: Options
 
     def read(self, row: Row) -> list[PreferencePair]:
-        (name, prompt), (where, answers) = the_column(row, _PROMPTS), the_column(row, _ANSWERS)
+        where, answers = the_column(row, _ANSWERS)
         if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
             raise OtherShape(f"{where} is not a list of answers")
         score = self.options.score or next(
@@ -62,6 +62,7 @@ class RankedFormatter(ShapeFormatter):
         )
         if score is None or not all(_said(one) for one in answers):
             raise OtherShape(f"{where} has no text and score for every answer")
+        name, prompt = the_column(row, _PROMPTS)
         if prompt is None:
             raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
         turns = _turns(prompt, name)

@@ -30,7 +30,7 @@ def only(rows, kind, tokenizer=None, **keys):
 @pytest.mark.parametrize("conversations", [False, True])
 def test_of_clean_data_nothing_is_found_and_that_is_said(conversations, keys):
     rows = [chat(row) for row in clean()] if conversations else clean()
-    inspection = inspected(rows, bpe(template=CHATML), **keys)
+    inspection = inspected(rows, bpe(template=CHATML if conversations else None), **keys)
     assert inspection.findings == []
     assert inspection.nothing_of == KINDS
 
@@ -98,6 +98,12 @@ def test_unscored_turns():
     row["chosen"] = [*row["chosen"], user("and?"), assistant("more")]
     finding = only([*map(chat, clean(5, seed=1)), row], "unscored turns", bpe(template=STRIPS_THINKING))
     assert (finding.count, finding.rows) == (1, (5,))
+
+
+def test_plain_text_for_a_model_with_a_chat_template():
+    finding = only(clean(5), "plain text for a chat model", bpe(template=CHATML))
+    assert (finding.count, finding.severity) == (5, "warning")
+    assert not found(clean(5), "plain text for a chat model", bpe())
 
 
 def test_columns_with_text_that_nothing_reads():
