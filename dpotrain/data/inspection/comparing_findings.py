@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dpotrain.core.formats import count as counted
-from dpotrain.data.inspection.facts import pair_shingles
+from dpotrain.data.inspection.facts import Facts, pair_shingles
 from dpotrain.data.inspection.finding import Finding, by_share, first_rows, of, rows_at
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
 from dpotrain.data.inspection.near_duplicates import MOST_COMPARED, NearDuplicates, near_duplicates
 from dpotrain.data.inspection.shingles import NEAR, Shingles, shingles, words
+from dpotrain.data.report import FIRST_ROWS
 
 
 def contradictions(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
@@ -55,7 +58,9 @@ def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator
     """Yield pairs that are nearly, but not exactly, the same as an earlier one."""
     facts = split.facts
     found = near_duplicates(
-        facts["pair_bands"], facts["content"], lambda index: pair_shingles(split.texts(facts[index]))
+        lambda band: facts["pair_bands"][:, band],
+        facts["content"],
+        lambda index: pair_shingles(split.texts(facts[index])),
     )
     if len(found.later):
         part = len(found.later) / len(facts)
@@ -92,25 +97,28 @@ def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Findi
 
 def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     """Yield prompts of the evaluation set that are nearly, but not exactly, the same as one that is trained on."""
-    if not data.evaluation:
+    if data.evaluation is None or split is not data.evaluation.split:
         return
-    (trained, train), (held_out, evaluation) = data.training, data.evaluation
-    if split is not held_out:
-        return
-    sides = len(train)
-    both = np.concatenate([train, evaluation])
+    trained, held_out = data.training, data.evaluation
 
-    def read(index: int) -> Shingles:
-        return shingles(words((trained if index < sides else held_out).texts(both[index]).prompt))
+    def column(of: Callable[[Facts], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return a column of the pairs trained on, followed by those evaluated on."""
+        return np.concatenate([of(each.split.facts)[each.places] for each in (trained, held_out)])
+
+    rows = column(lambda facts: facts["row"])
+
+    def read(place: int) -> Shingles:
+        own, at = (trained, place) if place < len(trained.places) else (held_out, place - len(trained.places))
+        return shingles(words(own.split.texts(own.split.facts[own.places[at]]).prompt))
 
     found = near_duplicates(
-        both["prompt_bands"],
-        both["prompt"],
+        lambda band: column(lambda facts: facts["prompt_bands"][:, band]),
+        column(lambda facts: facts["prompt"]),
         read,
-        lambda later, earlier: (later >= sides) & (earlier < sides),
+        lambda later, earlier: (later >= len(trained.places)) & (earlier < len(trained.places)),
     )
     if len(found.later):
-        part = len(found.later) / len(evaluation)
+        part = len(found.later) / len(held_out.places)
         yield Finding(
             "prompts nearly shared by training and evaluation",
             by_share(part, 0, 0.05),
@@ -120,8 +128,8 @@ def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterato
             len(found.later),
             part,
             "Hold out whole groups of such prompts, as a split of their own (data.eval_split).",
-            rows_at(both, found.later),
-            rows_at(both, found.earlier),
+            tuple(rows[found.later[:FIRST_ROWS]].tolist()),
+            tuple(rows[found.earlier[:FIRST_ROWS]].tolist()),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _facts(texts: PairTexts) -> tuple[Any, ...]:
             marks(Answer(text, of, texts.prompt, foreign=bool(own and spoken[0] and own != spoken[0])))
             for text, of, own in zip(texts.answers, answers, spoken[1:], strict=True)
         ),
-        *(tuple(word_hash(of[part]) for of in answers) for part in WORDS_AT.values()),
+        *(tuple(_word_hash(of[part]) for of in answers) for part in WORDS_AT.values()),
         spoken,
         texts.systems_differ,
         _alike(answers, sets[1:], sketches[1:]),
@@ -128,9 +129,8 @@ def _hash(*texts: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def word_hash(of: Words) -> int:
-    """Return the hash of at most three words."""
-    return int(shingles(of)[0])
+def _word_hash(of: Words) -> int:
+    return zlib.crc32("\n".join(of).encode("utf-8", "surrogatepass"))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dpotrain.data.inspection.facts import Facts, read_texts
 from dpotrain.data.inspection.texts import PairTexts
@@ -47,12 +48,20 @@ class InspectedSplit:
 
 
 @dataclass(frozen=True, slots=True)
+class PairSet:
+    """The pairs of a split that are trained on, or evaluated on."""
+
+    split: InspectedSplit
+    places: npt.NDArray[np.int64]
+    """(pairs,) in the split's facts."""
+
+
+@dataclass(frozen=True, slots=True)
 class InspectedData:
     """All splits of a recipe."""
 
     report: DataReport
     splits: tuple[InspectedSplit, ...]
-    training: tuple[InspectedSplit, Facts]
-    """The pairs trained on."""
-    evaluation: tuple[InspectedSplit, Facts] | None = None
-    """The pairs evaluated on, which may be of the same split."""
+    training: PairSet
+    evaluation: PairSet | None = None
+    """Of the same split, or another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dpotrain.core.write_errors import WriteError
 from dpotrain.data.inspection.facts import FactReader, collect_facts
 from dpotrain.data.inspection.finding import Finding
 from dpotrain.data.inspection.findings import find_all
-from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
+from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit, PairSet
 from dpotrain.data.inspection.row_view import RowView, row_view
 from dpotrain.data.prepare import DataReader, PreparedData
 from dpotrain.data.report import DataReport
@@ -79,7 +80,7 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
             try:
                 facts = collect_facts(
                     rows,
-                    kept.tolist(),
+                    array("q", kept.tobytes()),
                     FactReader(formatter),
                     Path(folder),
                     reporter,
@@ -130,12 +131,13 @@ def _both_sets(
     """Return the inspected splits with what is trained and what is evaluated on."""
     data = reader.recipe.data
     first = splits[data.train_split]
-    if prepared.evaluation is None:
-        return InspectedData(prepared.report, tuple(splits.values()), (first, first.facts))
-    if data.eval_split is not None and data.eval_fraction is None:
-        held_out = splits[data.eval_split]
-        evaluation = (held_out, held_out.facts)
-        return InspectedData(prepared.report, tuple(splits.values()), (first, first.facts), evaluation)
-    held = np.isin(first.facts["row"], prepared.evaluation.rows)
-    training = (first, first.facts[~held])
-    return InspectedData(prepared.report, (first,), training, (first, first.facts[held]))
+    held = np.zeros(len(first.facts), bool)
+    evaluation = None
+    if data.eval_split in splits and data.eval_split is not None:
+        other = splits[data.eval_split]
+        evaluation = PairSet(other, np.arange(len(other.facts)))
+    elif prepared.evaluation is not None:
+        held = np.isin(first.facts["row"], prepared.evaluation.rows)
+        evaluation = PairSet(first, np.flatnonzero(held))
+    training = PairSet(first, np.flatnonzero(~held))
+    return InspectedData(prepared.report, tuple(splits.values()), training, evaluation)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dpotrain.data.inspection.shingles import NEAR, Shingles, similarity
+from dpotrain.data.inspection.shingles import BANDS, NEAR, Shingles, similarity
 
 Indices = npt.NDArray[np.int64]
 _NO_SHINGLES: Shingles = np.zeros(0, np.uint32)
@@ -35,16 +35,19 @@ class NearDuplicates:
     """Whether all candidates were compared."""
 
 
-def candidates(bands: npt.NDArray[np.uint32], contents: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
+def candidates(
+    band: Callable[[int], npt.NDArray[np.uint32]], contents: npt.NDArray[np.uint64]
+) -> tuple[Indices, Indices]:
     """Return pairs of different texts that may be nearly the same: (found,) later texts and their earlier ones.
 
-    ``bands`` is (texts, bands), ``contents`` the (texts,) hashes of the texts. Of texts with equal contents only the
-    first is looked at. The candidates of a text are next to each other.
+    ``band`` returns the (texts,) hashes of the band of a number below :data:`BANDS`; ``contents`` are the (texts,)
+    hashes of whole texts. Of texts with equal contents only the first is looked at. The candidates of a text are next
+    to each other.
     """
     first = np.sort(np.unique(contents, return_index=True)[1])
     keys = np.zeros(0, np.uint64)  # of a later and an earlier place
-    for band in range(bands.shape[1]):
-        values = bands[:, band][first]
+    for number in range(BANDS):
+        values = band(number)[first]
         order = np.argsort(values, kind="stable")
         ordered = values[order]
         same = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -60,17 +63,17 @@ def candidates(bands: npt.NDArray[np.uint32], contents: npt.NDArray[np.uint64]) 
 
 
 def near_duplicates(
-    bands: npt.NDArray[np.uint32],
+    band: Callable[[int], npt.NDArray[np.uint32]],
     contents: npt.NDArray[np.uint64],
     shingles_of: Callable[[int], Shingles],
     counts: Callable[[Indices, Indices], npt.NDArray[np.bool_]] | None = None,
 ) -> NearDuplicates:
     """Return the texts that are nearly, but not exactly, the same as an earlier one.
 
-    ``shingles_of`` reads a text by its place. ``counts``, if given, returns which (candidates,) later and earlier texts
-    are to be compared at all.
+    ``band`` and ``contents`` are those of :func:`candidates`. ``shingles_of`` reads a text by its place. ``counts``, if
+    given, returns which (candidates,) later and earlier texts are to be compared at all.
     """
-    later, earlier = candidates(bands, contents)
+    later, earlier = candidates(band, contents)
     if counts is not None:
         wanted = counts(later, earlier)
         later, earlier = later[wanted], earlier[wanted]
