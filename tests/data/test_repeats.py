@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.lengths import histogram, length_bias
 from dpotrain.data.prepare import DataReader
+from dpotrain.data.report import SplitReport
 from tests.data.preparing import prepare, row, write_recipe
 from tests.data.tokenizers_for_tests import bpe
 
@@ -72,6 +73,14 @@ def test_counts_name_their_first_rows(recipe):
     rows = [row(number) | ({"chosen": " yes" * 100} if number % 2 else {}) for number in range(40)]
     prepared, _ = prepare(recipe(rows, max_length=50))
     assert prepared.report.splits["train"].first_rows["completions_cut"] == list(range(1, 21, 2))
+
+
+def test_a_row_of_several_pairs_is_named_once():
+    report = SplitReport()
+    for row_number in (3, 3, 5):
+        report.count(row_number, "open_ended", 2)
+    report.count(6, "open_ended", 0)
+    assert (report.open_ended, report.first_rows) == (6, {"open_ended": [3, 5]})
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1))

@@ -10,6 +10,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.inspection import inspection as module
 from dpotrain.data.inspection.facts import FACTS, FactReader, collect_facts
 from dpotrain.data.inspection.inspection import inspect_data
+from dpotrain.data.inspection.shingles import NEAR, shingles, similarity, words
 from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.inspection.inspecting import clean, inspected, reader
 
@@ -48,6 +49,29 @@ def test_an_inspection_is_the_same_with_workers_and_with_tokens_from_the_cache(t
     monkeypatch.setattr(module, "cores", lambda: 2)
     together = inspected(rows, eval_fraction=0.3).as_json()
     assert {**alone, "fingerprints": None} == {**together, "fingerprints": None}
+
+
+def test_swapped_answers_are_another_pair():
+    row = clean(1)[0]
+    swapped = row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+    first, second = FactReader(FORMATTER)([(0, row), (1, swapped)])
+    assert (first["prompt_bands"] == second["prompt_bands"]).all()
+    assert (first["pair_bands"] != second["pair_bands"]).sum() > 6
+
+
+@given(st.lists(st.integers(0, 39), max_size=4), st.integers(1, 60))
+def test_the_similarity_of_answers_that_are_nearly_the_same_is_exact(changed, length):
+    chosen = [f"word{number}" for number in range(length)]
+    rejected = ["other" if number in changed else word for number, word in enumerate(chosen)]
+    texts = [" ".join(of) for of in (chosen, rejected)]
+    expected = similarity(*(shingles(words(text)) for text in texts))
+    if texts[0] == texts[1]:
+        return
+    (fact,) = FactReader(FORMATTER)([(0, {"prompt": "q", "chosen": texts[0], "rejected": texts[1]})])
+    if expected >= NEAR:
+        assert fact["similarity"] == np.float32(expected)
+    else:
+        assert fact["similarity"] < NEAR
 
 
 def test_facts_have_a_fixed_size_and_are_no_texts():

@@ -163,6 +163,9 @@ def test_prompts_nearly_shared_by_two_splits():
     splits["train"][2]["prompt"] = f"{long} now?"
     splits["test"][4]["prompt"] = f"{long} then?"
     # Alike, but on one side.
+    splits["train"][7]["prompt"], splits["train"][8]["prompt"] = (
+        f"{words(random.Random(5), 60)} {n}" for n in (1, 2)
+    )
     splits["test"][5]["prompt"], splits["test"][6]["prompt"] = (
         f"{words(random.Random(4), 60)} {n}" for n in (1, 2)
     )

@@ -111,6 +111,25 @@ def test_a_text_is_not_compared_with_all_of_a_large_group():
     assert len(earlier) == len(later)
 
 
+def test_in_a_group_a_text_is_compared_with_the_first_and_with_the_one_before():
+    long = [f"word{number}" for number in range(40)]
+    of = [" ".join(text) for text in (long, long[::-1], [*long, "more"], [*long[::-1], "more"])]
+    found = near_duplicates(
+        lambda band: np.zeros(len(of), np.uint32),
+        np.arange(4, dtype=np.uint64),
+        lambda place: shingled(of[place]),
+    )
+    # The third is like the first; the fourth is like the second, with which it is not compared.
+    assert (found.later.tolist(), found.earlier.tolist()) == ([2], [0])
+    of[2], of[3] = of[3], of[2]
+    found = near_duplicates(
+        lambda band: np.zeros(len(of), np.uint32),
+        np.arange(4, dtype=np.uint64),
+        lambda place: shingled(of[place]),
+    )
+    assert (found.later.tolist(), found.earlier.tolist()) == ([2, 3], [1, 0])
+
+
 def test_beyond_the_most_that_are_compared_it_says_that_there_may_be_more(monkeypatch):
     same = " ".join(f"word{number}" for number in range(40))
     of = [f"{same} {number}" for number in range(20)]
