@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -139,12 +140,13 @@ def _histogram(
 
 def _findings(inspection: Inspection) -> Iterator[RenderableType]:
     found = inspection.findings
-    yield Text(f"{count(len(found))} finding{'s' * (len(found) != 1)}", style="bold underline")
+    heading = f"{count(len(found)) if found else 'no'} finding{'s' * (len(found) != 1)}"
+    yield Text(heading, style="bold underline")
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column()
     many = len(inspection.report.splits) > 1
-    for finding, following in zip(found, [*found[1:], None], strict=True):
+    for finding, following in zip_longest(found, found[1:]):
         style = _STYLES[finding.severity]
         where = f"{finding.split}: " if many else ""
         text = Text.assemble((finding.kind, f"bold {style}"), printable(f": {where}{finding.text}"))

@@ -57,6 +57,13 @@ def test_an_inspection_as_it_is_printed(inspection, snapshot, width):
         assert max(map(cell_len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [None, 40])
+def test_where_nothing_is_found_that_is_said(width):
+    text = printed(print_inspection, inspected(clean(20)), width)
+    assert "\nno findings\nnot found: dropped rows, cut answers," in text
+    assert "giveaways" in text
+
+
 @pytest.mark.parametrize("width", [None, 80, 40])
 def test_a_row_as_it_is_printed(row, snapshot, width):
     text = printed(print_row, row, width)
