@@ -68,8 +68,8 @@ def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator
             "near duplicates",
             by_share(part, 0.02, 0.1),
             split.name,
-            f"{_least(found)}{of(len(found.later), len(facts), 'pairs')} are nearly the same as an earlier pair "
-            f"({NEAR:.0%} of the phrases of three words)",
+            f"{_least(found)}{of(len(found.later), len(facts), 'pairs')} have a prompt and answers that are nearly "
+            "those of an earlier pair",
             len(found.later),
             part,
             "Compare such rows with --row; keep one of each group, or give them less weight.",
@@ -107,9 +107,9 @@ def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterato
 
     rows = column(lambda facts: facts["row"])
 
-    def read(place: int) -> Shingles:
+    def read(place: int) -> list[Shingles]:
         own, at = (trained, place) if place < len(trained.places) else (held_out, place - len(trained.places))
-        return shingles(words(own.split.texts(own.split.facts[own.places[at]]).prompt))
+        return [shingles(words(own.split.texts(own.split.facts[own.places[at]]).prompt))]
 
     found = near_duplicates(
         lambda band: column(lambda facts: facts["prompt_bands"][:, band]),

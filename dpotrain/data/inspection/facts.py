@@ -26,7 +26,6 @@ from dpotrain.data.inspection.shingles import (
     Sketch,
     Words,
     bands,
-    rejected_side,
     shingles,
     similarity,
     sketch,
@@ -88,10 +87,9 @@ def read_texts(formatter: DatasetFormatter, row: Any, number: int) -> list[PairT
         return []
 
 
-def pair_shingles(texts: PairTexts) -> Shingles:
-    """Return the shingles of all three texts, those of the rejected answer apart from those of the chosen one."""
-    prompt, chosen, rejected = (shingles(words(text)) for text in (texts.prompt, *texts.answers))
-    return np.concatenate([prompt, chosen, rejected_side(rejected)])
+def pair_shingles(texts: PairTexts) -> list[Shingles]:
+    """Return the shingles of prompt, chosen and rejected answer."""
+    return [shingles(words(text)) for text in (texts.prompt, *texts.answers)]
 
 
 def _facts(texts: PairTexts) -> tuple[Any, ...]:
@@ -110,7 +108,7 @@ def _facts(texts: PairTexts) -> tuple[Any, ...]:
         spoken,
         texts.systems_differ,
         _alike(answers, sets[1:], sketches[1:]),
-        bands(union([*sketches[:2], sketch(rejected_side(sets[2]))])),
+        bands(union(sketches)),
         bands(sketches[0]),
     )
 

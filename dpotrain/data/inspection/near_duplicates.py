@@ -6,7 +6,7 @@ band each is compared with the first of the group and with the one before it, no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy.typing as npt
 from dpotrain.data.inspection.shingles import BANDS, NEAR, Shingles, similarity
 
 Indices = npt.NDArray[np.int64]
-_NO_SHINGLES: Shingles = np.zeros(0, np.uint32)
 #: Two places in one number, so that millions of candidates are sorted fast.
 _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
@@ -65,26 +64,28 @@ def candidates(
 def near_duplicates(
     band: Callable[[int], npt.NDArray[np.uint32]],
     contents: npt.NDArray[np.uint64],
-    shingles_of: Callable[[int], Shingles],
+    parts_of: Callable[[int], Sequence[Shingles]],
     counts: Callable[[Indices, Indices], npt.NDArray[np.bool_]] | None = None,
 ) -> NearDuplicates:
-    """Return the texts that are nearly, but not exactly, the same as an earlier one.
+    """Return the texts of which every part is nearly the same as that of an earlier text, and that are not the same.
 
-    ``band`` and ``contents`` are those of :func:`candidates`. ``shingles_of`` reads a text by its place. ``counts``, if
-    given, returns which (candidates,) later and earlier texts are to be compared at all.
+    ``band`` and ``contents`` are those of :func:`candidates`; bands are of the parts together. ``parts_of`` reads the
+    parts of a text by its place. ``counts``, if given, returns which (candidates,) later and earlier texts are to be
+    compared at all.
     """
     later, earlier = candidates(band, contents)
     if counts is not None:
         wanted = counts(later, earlier)
         later, earlier = later[wanted], earlier[wanted]
     found: dict[int, int] = {}
-    own, text = -1, _NO_SHINGLES
+    own: int | None = None
+    parts: Sequence[Shingles] = ()
     for one, other in zip(later[:MOST_COMPARED].tolist(), earlier[:MOST_COMPARED].tolist(), strict=True):
         if one in found:
             continue
         if one != own:
-            own, text = one, shingles_of(one)
-        if similarity(text, shingles_of(other)) >= NEAR:
+            own, parts = one, parts_of(one)
+        if all(similarity(a, b) >= NEAR for a, b in zip(parts, parts_of(other), strict=True)):
             found[one] = other
     return NearDuplicates(
         np.array([*found], np.int64), np.array([*found.values()], np.int64), len(later) <= MOST_COMPARED

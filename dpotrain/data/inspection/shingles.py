@@ -38,8 +38,6 @@ _FACTORS = _draw.integers(0, 2**32, (BANDS * _BAND_ROWS, 1), np.uint32) | np.uin
 _OFFSETS = _draw.integers(0, 2**32, (BANDS * _BAND_ROWS, 1), np.uint32)
 _BAND_FACTORS = _draw.integers(0, 2**32, _BAND_ROWS, np.uint32) | np.uint32(1)
 
-_REJECTED = np.uint32(0x5851F42D)
-
 _MOST_WORDS_KEPT = 1 << 18  # in the table of words to hashes
 
 
@@ -80,11 +78,6 @@ def shingles(of: Words) -> Shingles:
     mixed *= np.uint32(0x2C1B3C6D)
     mixed ^= mixed >> np.uint32(12)
     return mixed
-
-
-def rejected_side(of: Shingles) -> Shingles:
-    """Return the shingles of a rejected answer as others than those of the same text as a chosen answer."""
-    return of ^ _REJECTED
 
 
 def sketch(of: Shingles) -> Sketch:

@@ -7,6 +7,7 @@ import pytest
 
 from dpotrain.data.inspection.findings import FINDERS
 from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition
+from dpotrain_plugins.formatters.ranked import RankedFormatter
 from tests.data.inspection.inspecting import clean, found, inspected, words
 from tests.data.tokenizers_for_tests import CHATML, STRIPS_THINKING, THINKING, assistant, bpe, user
 
@@ -127,7 +128,7 @@ def test_near_duplicates_name_the_row_that_they_are_like():
     rows[9] = rows[3] | {"prompt": rows[3]["prompt"].replace("question", "Question")}
     rows[30] = rows[20] | {"chosen": f"{rows[20]['chosen']} Indeed."}
     finding = only(rows, "near duplicates")
-    assert finding.text.startswith("2 of 40 pairs (5.0 %) are nearly the same as an earlier pair")
+    assert finding.text.startswith("2 of 40 pairs (5.0 %) have a prompt and answers that are nearly those of")
     assert (finding.rows, finding.earlier_rows) == ((9, 30), (3, 20))
 
 
@@ -135,6 +136,25 @@ def test_exact_duplicates_are_not_near_duplicates_as_well():
     rows = clean(40)
     rows[9] = rows[3]
     assert not found(rows, "near duplicates")
+
+
+def test_the_pairs_of_ranked_answers_are_no_near_duplicates_of_each_other():
+    draw = random.Random(0)
+    rows = [
+        {
+            "prompt": f"{number} {words(draw, 200)}",
+            "answers": [{"answer": words(draw, 8), "rank": rank} for rank in range(3)],
+        }
+        for number in range(10)
+    ]
+    inspection = inspected(
+        rows,
+        bpe(template=CHATML),
+        formatter=RankedFormatter(RankedFormatter.Options(pairs="all")),
+        max_length=5000,
+    )
+    assert inspection.report.train_pairs == 30
+    assert inspection.findings == []
 
 
 def test_contradictions_are_pairs_with_swapped_answers_to_the_same_prompt():
@@ -146,6 +166,7 @@ def test_contradictions_are_pairs_with_swapped_answers_to_the_same_prompt():
     rows[11] = {"prompt": rows[5]["prompt"], "chosen": rows[5]["rejected"], "rejected": rows[6]["rejected"]}
     finding = only(rows, "contradictions")
     assert (finding.count, finding.rows, finding.earlier_rows) == (1, (9,), (3,))
+    assert not found(rows, "near duplicates")
 
 
 def test_prompts_shared_by_training_and_evaluation():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.data.inspection.row_view import row_view, text_view
+from dpotrain_plugins.formatters.ranked import RankedFormatter
 from tests.data.inspection.inspecting import clean, reader
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
 
@@ -91,6 +92,22 @@ def test_a_row_that_cannot_be_read_shows_its_columns_with_the_reason():
     view = row_view(reader([*clean(5), row]), "train", 5)
     assert (view.dropped, view.pairs) == (("chosen is empty",), ())
     assert dict(view.columns) == row
+
+
+def test_a_row_of_ranked_answers_shows_every_pair():
+    answers = [{"answer": text, "rank": rank} for rank, text in enumerate(("best", "good", "best"))]
+    made = reader(
+        [{"prompt": "hi", "answers": answers}],
+        TOKENIZER,
+        formatter=RankedFormatter(RankedFormatter.Options(pairs="all")),
+    )
+    view = row_view(made, "train", 0)
+    shown = [
+        tuple(text(each).removesuffix("<|im_end|>\n") for each in (pair.chosen, pair.rejected))
+        for pair in view.pairs
+    ]
+    assert shown == [("best", "good"), ("good", "best")]
+    assert view.dropped == ("chosen and rejected are identical",)
 
 
 def test_a_moved_boundary_is_said():
