@@ -101,6 +101,7 @@ def forked() -> Iterator[Forked]:
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the engine take this processor for one "with bfloat16" products, or one "without" them."""
     import torch
+    import transformers.modeling_utils  # noqa: F401  # it looks at the operator as it is imported
 
     def of_a_kind(kind: str) -> None:
         there = {"with bfloat16": True, "without": False}[kind]

@@ -28,10 +28,9 @@ def command(ctx: click.Context, run: Path, as_json: bool) -> None:
 
         click.echo(json.dumps([entry.as_json() for entry in entries], indent=2))
     else:
-        from rich.console import Console
-
         from dpotrain.ui.checkpoints_table import checkpoints_table
+        from dpotrain.ui.console import open_console
 
-        Console().print(checkpoints_table(run, entries), soft_wrap=True)
+        open_console().print(checkpoints_table(run, entries), soft_wrap=True)
     if any(entry.fault for entry in entries):
         ctx.exit(1)

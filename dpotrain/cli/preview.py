@@ -9,6 +9,8 @@ from rich.console import Console
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
+from dpotrain.engine.scoring.positions import check_positions
+from dpotrain.plugin.api import LoadRequest
 from dpotrain.ui.inspection import finding_line
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import row_lines
@@ -31,16 +33,18 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
     data = reader.prepare()
     inspection = inspect_data(reader, data, SilentReporter())
-    serious = [finding for finding in inspection.findings if finding.severity == "serious"]
+    found = [finding for finding in inspection.findings if finding.severity != "note"]
+    quantization = None if recipe.quantizer is None else recipe.quantizer.loading_config()
+    model = recipe.model.blueprint(LoadRequest(quantization=quantization, device="meta"))
+    if model is not None and (warning := check_positions(model, "the policy", data, recipe.data.max_length)):
+        reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")
     # The reporter has said already how the format was decided.
     lines += [f"  {line}" for line in data.report.summary_lines() if line != data.report.decided_by]
-    lines.append(
-        f"serious findings in these rows: {len(serious) or 'none'}; dpotrain inspect looks at all rows"
-    )
-    lines += [f"  {finding_line(finding)}" for finding in serious]
+    lines.append(f"findings in these rows: {len(found) or 'none'}; dpotrain inspect looks at all rows")
+    lines += [f"  {finding_line(finding)}" for finding in found]
     assert inspection.example is not None  # a split without a pair is refused
     lines.append("one pair as the model sees it; dpotrain inspect --row N shows others whole:")
     shown = row_lines(inspection.example, Symbols.of(Console()), None, short=True)

@@ -28,7 +28,7 @@ from dpotrain.data.tokens.keys import sortable
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
-from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 from dpotrain.data.tokens.workers import cores
 from dpotrain.plugin.api import DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
@@ -51,6 +51,11 @@ class PreparedData:
     """Name of the formatter, the recipe's own or the one that ``format = "auto"`` chose."""
     preview: tuple[PreferencePair, ...] = ()
     """The first few pairs as formatted, where a preview was asked for."""
+
+    def longest(self) -> TokenizedPair:
+        """Return the pair with the longest sequence of all that are trained or evaluated on."""
+        sets = [self.train, *[data for data in [self.evaluation] if data is not None]]
+        return max((data[int(data.longest_sequences.argmax())] for data in sets), key=TokenizedPair.longest)
 
 
 def prepare_data(
@@ -135,7 +140,6 @@ class DataReader:
             max_length=data.max_length,
             splits={},
             fingerprints={},
-            chat_template=bool(self.tokenizer.chat_template),
         )
         found = {}
         for name, rows in self.splits.items():
@@ -143,6 +147,8 @@ class DataReader:
             if refuse_empty and not len(split.pairs):
                 raise DataError(nothing_left(name, split.report, data.max_length))
             report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
+        asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
+        report.chat_template_ignored = not asked and any(one.plain_text for one in report.splits.values())
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:

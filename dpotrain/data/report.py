@@ -183,8 +183,8 @@ class DataReport:
     fingerprints: dict[str, str]
     train_pairs: int = 0
     evaluation_pairs: int | None = None
-    chat_template: bool = False
-    """Whether the tokenizer has one."""
+    chat_template_ignored: bool = False
+    """Whether some pairs are plain text, the model has a chat template, and the recipe does not set data.format."""
     shared_prompts: int = 0
     """Prompts of ``data.eval_split`` that are also trained on."""
     shared_prompt_rows: list[int] = field(default_factory=list)
@@ -197,7 +197,7 @@ class DataReport:
             "decided_by": self.decided_by,
             "max_length": self.max_length,
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
-            "chat_template": self.chat_template,
+            "chat_template_ignored": self.chat_template_ignored,
             "shared_prompts": self.shared_prompts,
             "shared_prompt_rows": self.shared_prompt_rows,
             "splits": {name: split.as_json() for name, split in self.splits.items()},
@@ -294,11 +294,12 @@ class DataReport:
                     f"{split.duplicates.count} of {split.pairs_kept} pairs of {name} repeat an earlier pair, which "
                     f"counts them several times: {split.duplicates.places()}.\nRemove the duplicates."
                 )
-        plain = sum(split.plain_text for split in self.splits.values())
-        if plain and self.chat_template:
+        if self.chat_template_ignored:
+            plain = sum(split.plain_text for split in self.splits.values())
             found.append(
                 f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat "
-                'template. If prompts are questions of a chat, set data.format = "question".'
+                'template.\nSet data.format = "question" if the prompts are questions of a chat, '
+                f'or data.format = "{self.format}" if they are not.'
             )
         if self.shared_prompts:
             found.append(

@@ -121,7 +121,7 @@ class TrainingSection(Section):
     precision: Literal["bf16", "fp32"] = Field(
         "bf16",
         description='"bf16" runs under bfloat16 autocast, or, on a processor without products in bfloat16, '
-        "in float32.",
+        'in float32. "fp32" computes in the dtype of the weights, which are upcast where it is float16.',
     )
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients are clipped to this norm; `false` does not clip."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
@@ -26,8 +25,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     with parallel.whole(run.policy):
         if parallel.is_main:
             try:
-                weights = built.upcast_weights
-                with folder_aside(final) as aside, weights.as_loaded() if weights else nullcontext():
+                with folder_aside(final) as aside, built.upcast_weights.as_loaded():
                     built.adapter.save(run.policy, aside)
                     run.tokenizer.save_pretrained(aside)
             except Exception as error:

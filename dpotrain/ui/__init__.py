@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 def reporter(console: Console | None = None) -> Reporter:
     """Return the live view where ``console`` (standard output) is a terminal that can show it, else plain lines."""
-    from rich.console import Console
+    from dpotrain.ui.console import open_console
 
-    console = Console() if console is None else console
+    console = open_console() if console is None else console
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf"):
         from dpotrain.ui.live import LiveReporter
 

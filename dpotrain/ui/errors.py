@@ -8,6 +8,7 @@ from rich.text import Text
 from dpotrain.core.errors import RunStopped
 from dpotrain.core.formats import printable
 from dpotrain.core.masking import mask
+from dpotrain.ui.console import open_console
 
 
 def print_error(error: BaseException, console: Console | None = None) -> None:
@@ -15,7 +16,7 @@ def print_error(error: BaseException, console: Console | None = None) -> None:
 
     Lines are not wrapped, so that paths in them can be copied. A run that was stopped on a signal shows ``stopped:``.
     """
-    console = Console(stderr=True) if console is None else console
+    console = open_console(stderr=True) if console is None else console
     word, style = ("stopped", "bold yellow") if isinstance(error, RunStopped) else ("error", "bold red")
     text = printable(mask(str(error))).strip() or type(error).__name__
     console.print(Text.assemble((f"{word}: ", style), text), soft_wrap=True)

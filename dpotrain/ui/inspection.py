@@ -41,7 +41,9 @@ def print_row(view: RowView, console: Console | None = None) -> None:
 def finding_line(finding: Finding) -> str:
     """Return a finding, its rows and its remedy as one line."""
     rows = f" ({_rows(finding)})" if finding.rows else ""
-    return printable(f"{finding.split}: {finding.kind}: {finding.text}{rows}. {finding.remedy}")
+    return printable(
+        f"{finding.severity}: {finding.split}: {finding.kind}: {finding.text}{rows}. {finding.remedy}"
+    )
 
 
 def _print(view: RenderableType, console: Console) -> None:

@@ -12,11 +12,13 @@ from rich.text import Text
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
 from dpotrain.run.building.run_info import LIMITS
 from dpotrain.run.planning.plan import Plan
+from dpotrain.ui.console import open_console
+from dpotrain.ui.fitting import Fitting
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Print on standard output (or ``console``) memory, steps, time and, where it does not fit, what to change."""
-    console = Console() if console is None else console
+    console = open_console() if console is None else console
     console.print(Group(*_view(plan)), soft_wrap=True)
 
 
@@ -27,14 +29,14 @@ def _size(value: float) -> str:
 def _view(plan: Plan) -> Iterator[RenderableType]:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("memory")
-    table.add_column(justify="right")
+    table.add_column(justify="right", no_wrap=True)
     for name, held in plan.parts.items():
         table.add_row(name, _size(held))
     table.add_section()
     style = "green" if plan.fits else "bold red"
     table.add_row("at the peak", Text(_size(plan.needed), style=style))
     table.add_row(Text(f"available on {printable(plan.device)}"), _size(plan.memory))
-    yield table
+    yield Fitting(table)
     for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
     if not plan.fits:

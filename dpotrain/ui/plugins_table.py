@@ -31,9 +31,9 @@ def print_plugins(infos: Sequence[PluginInfo], console: Console | None = None) -
         # By itself: importing rich takes as long as looking at a dozen plugins.
         print(*_lines(infos), sep="\n", file=sys.stdout if console is None else console.file)
         return
-    from rich.console import Console
+    from dpotrain.ui.console import open_console
 
-    _print_table(infos, Console() if console is None else console)
+    _print_table(infos, open_console() if console is None else console)
 
 
 def offers(info: PluginInfo) -> list[str]:
@@ -56,6 +56,8 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from dpotrain.ui.fitting import Fitting
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("plugin", style="bold", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -70,7 +72,7 @@ def _print_table(infos: Sequence[PluginInfo], console: Console) -> None:
             place.append(f"\n{printable(info.file)}", style="dim")
         status = Text(info.status, style=_STYLES[info.status])
         table.add_row(Text(printable(info.name)), status, Text("\n").join(details), place)
-    console.print(table)
+    console.print(Fitting(table))
 
 
 def _lines(infos: Sequence[PluginInfo]) -> list[str]:

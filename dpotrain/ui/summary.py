@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, number, points, printable, rate, share, signed
 from dpotrain.core.records import Outcome
+from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 
 #: Relative error of the predicted peak memory from which the summary shows it.
@@ -48,7 +49,7 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
     steps = f"{count(outcome.steps)} step{'' if outcome.steps == 1 else 's'}"
     ended = f" after {steps} in {duration(outcome.seconds)}"
     yield Text()
-    yield Text.assemble((outcome.status, _STYLES[outcome.status]), ended, no_wrap=True)
+    yield Text.assemble((outcome.status, _STYLES[outcome.status]), ended)
     yield from _evaluation(outcome)
     for name, values in outcome.sections.items():
         yield from _section(name, values)
@@ -96,14 +97,14 @@ def _plan(plan: Mapping[str, float]) -> str:
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
     first, last, best = outcome.first_evaluation, outcome.last_evaluation, outcome.best_evaluation
     if last:
-        figures = [Column(name, justify="right") for name in ("before", "after", "change")]
+        figures = [Column(name, justify="right", no_wrap=True) for name in ("before", "after", "change")]
         table = _table("evaluation", *figures)
         for metric, label, write, change in _EVALUATION_ROWS:
             if metric in last:
                 before, after = first.get(metric), last[metric]
                 old, grown = ("", "") if before is None else (write(before), change(after - before))
                 table.add_row(label, old, write(after), grown)
-        yield table
+        yield Fitting(table)
         metric = outcome.best_by
         if metric in best and best[metric] != last.get(metric):
             value, step = number(best[metric]), count(int(best["step"]))
@@ -116,7 +117,7 @@ def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a section that a plugin reported: plain values as lines, ``table`` as a table, nothing nested deeper."""
     lines = _section_lines(values)
     yield Text()
-    yield Text(printable(name), style="bold", no_wrap=True)
+    yield Text(printable(name), style="bold")
     width = max([len(label) for label in lines] + [_LABEL_WIDTH])
     for label, value in lines.items():
         yield _labelled(label, value, width=width)
@@ -127,7 +128,7 @@ def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
         shown = _table(*columns, show_lines=True)
         for row in filter(_listed, table["rows"]):
             shown.add_row(*(Text(printable(_plain(cell))) for cell in row[: len(shown.columns)]))
-        yield shown
+        yield Fitting(shown)
 
 
 def _listed(value: object) -> bool:

@@ -81,12 +81,12 @@ def picture(state: ViewState, now: float, width: int) -> RenderableType:
 
 def _bar_line(label: str, done: int, total: int | None, tail: str, width: int, style: str) -> RenderableType:
     line = Table.grid(padding=(0, 1), expand=True)
-    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_column(no_wrap=width >= _BARS, overflow="fold")
     cells: list[RenderableType] = [Text(label, style="bold")]
     if total is not None and width >= _BARS:
         line.add_column(ratio=1)
         cells.append(ProgressBar(max(total, 1), done, complete_style=style, finished_style=style))
-    line.add_column(no_wrap=True, justify="right", overflow="ellipsis")
+    line.add_column(no_wrap=width >= _BARS, justify="right", overflow="fold")
     line.add_row(*cells, Text(tail))
     return line
 
@@ -115,7 +115,7 @@ def _grid(width: int, columns: int) -> Table:
     """Return a table of ``columns`` columns of labels, each with its figures."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(columns):
-        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(style="dim", no_wrap=width >= _BARS, overflow="fold")
         grid.add_column(no_wrap=True, justify="right", min_width=11 if width >= _BARS else None)
     return grid
 
@@ -149,7 +149,7 @@ def _figures(state: ViewState, width: int) -> list[RenderableType]:
     course = Text("  loss so far  ", style="dim", no_wrap=True, overflow="ellipsis")
     course.append(sparkline(state.losses, min(_SPARK_WIDTH * columns, max(width - 16, 0))), style="green")
     note = f"  mean of the last {pace.steps} steps" if pace.steps > 1 else "  the first step"
-    return [grid, course, Text(note, style="dim italic", no_wrap=True, overflow="ellipsis")]
+    return [grid, course, Text(note, style="dim italic")]
 
 
 def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
@@ -166,10 +166,10 @@ def _evaluation(state: ViewState, width: int) -> list[RenderableType]:
             if metric in now:
                 changed = change(now[metric] - first[metric]) if now is not first and metric in first else ""
                 grid.add_row(*("  " + label, write(now[metric]), changed)[: len(grid.columns)])
-        parts += [Text(title, style="bold", no_wrap=True, overflow="ellipsis"), grid]
+        parts += [Text(title, style="bold"), grid]
         if now is not first and chosen_rewards_fall(first, now):
             parts.append(Text(CHOSEN_REWARDS_FALL, style="dim italic"))
     if state.checkpoint_step is not None:
         place = f"at step {count(state.checkpoint_step)}"
-        parts.append(Text.assemble(("checkpoint ", "bold"), place, no_wrap=True))
+        parts.append(Text.assemble(("checkpoint ", "bold"), place))
     return parts

@@ -189,13 +189,17 @@ def test_ctrl_c_leaves_nothing_behind(recipe, tmp_path, monkeypatch):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_check_says_what_is_serious_in_the_rows_that_it_looks_at(recipe):
+def test_check_says_what_it_finds_in_the_rows_that_it_looks_at(recipe):
     result = dpotrain("check", str(recipe), "--set", "data.max_length=512")
     assert result.exit_code == 0, result.output
-    assert (
-        "serious findings in these rows: 1; dpotrain inspect looks at all rows\n  train: contradictions: 1 of "
-        in result.stdout
+    _, lines = result.stdout.split("findings in these rows: 3; dpotrain inspect looks at all rows\n")
+    first, second, third = lines.splitlines()[:3]
+    assert first.startswith("  serious: train: contradictions: 1 of 59 pairs (1.7 %) prefer the answer that")
+    assert first.endswith(
+        "(row 20 (as 5)). Remove one of each two, or check how chosen and rejected were assigned."
     )
+    assert second.startswith("  warning: train: dropped rows: 1 of 60 rows")
+    assert third.startswith("  warning: train: duplicates: 1 of 59 pairs")
     write(recipe, clean(60))
     result = dpotrain("check", str(recipe), "--set", "data.max_length=512")
-    assert "serious findings in these rows: none; dpotrain inspect looks at all rows\n" in result.stdout
+    assert "findings in these rows: none; dpotrain inspect looks at all rows\n" in result.stdout

@@ -168,3 +168,15 @@ def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):
     dropped = prepared.report.splits["train"].dropped["chosen is empty"]
     assert (dropped.count, dropped.first_rows) == (39, list(range(1, 11)))
     assert any("39 dropped" in line and "10, …)" in line for line in prepared.report.summary_lines())
+
+
+@pytest.mark.parametrize(("chosen", "template", "warned"), [
+    ("auto", True, True), ("standard", True, False), ("question", True, False), ("auto", False, False),
+])  # fmt: skip
+def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_format(
+    recipe, chosen, template, warned
+):
+    tokenizer = bpe()
+    tokenizer.chat_template = tokenizer.chat_template if template else None
+    _, shown = prepare(recipe([row(number) for number in range(4)], format=chosen), tokenizer)
+    assert [text for text in shown.warnings if "4 pairs are plain text" in text] == shown.warnings[:warned]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import datasets
+import pyarrow
 import pytest
 from pydantic import ValidationError
 
@@ -37,6 +38,13 @@ def write(path, text):
     return path
 
 
+def zstd(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """One data set in every form."""
@@ -52,7 +60,11 @@ def made(tmp_path_factory):
     write(folder / "inside.json", json.dumps({"data": ROWS}))
     jsonl(folder / "lines.json")
     write(folder / "array.jsonl", json.dumps(ROWS))
-    (folder / "rows.jsonl.gz").write_bytes(gzip.compress((folder / "rows.jsonl").read_bytes()))
+    for name in ("rows.jsonl", "lines.json", "array.json", "rows.csv", "rows.tsv"):
+        plain = (folder / name).read_bytes()
+        # Tools that append, or compress in blocks, write several streams into one file.
+        (folder / f"{name}.gz").write_bytes(gzip.compress(plain[:9]) + gzip.compress(plain[9:]))
+        (folder / f"{name}.zst").write_bytes(zstd(plain[:9]) + zstd(plain[9:]))
     (folder / "bom.jsonl").write_bytes(
         b"\xef\xbb\xbf" + (folder / "rows.jsonl").read_bytes().replace(b"\n", b"\r\n\r\n")
     )
@@ -61,7 +73,8 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [
     "rows.parquet", "rows.csv", "rows.tsv", "rows.jsonl", "array.json", "inside.json", "lines.json",
-    "array.jsonl", "rows.jsonl.gz", "bom.jsonl", "saved", "saved_splits",
+    "array.jsonl", "bom.jsonl", "saved", "saved_splits", "rows.jsonl.gz", "rows.jsonl.zst", "lines.json.gz",
+    "array.json.zst", "array.json.gz", "rows.csv.gz", "rows.csv.zst", "rows.tsv.gz", "rows.tsv.zst",
 ])  # fmt: skip
 def test_every_form_gives_the_same_plain_rows(made, name):
     place = source(made / name)
@@ -135,6 +148,121 @@ def test_rows_of_differing_shape_keep_their_own_keys_and_types(tmp_path):
     assert source(path).load("train").columns == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_keys_that_arrow_adds_to_a_struct_are_taken_away_again(form, tmp_path):
+    """Arrow has one set of keys a column, and fills what a turn or a tool does not have with None."""
+    calls = [{"name": "look", "arguments": {"at": "sky"}}, {"name": "wait", "arguments": {"hours": 2}}]
+    ragged = [
+        {"chosen": [{"role": "assistant", "tool_calls": calls}], "note": None},
+        {"chosen": [{"role": "user", "content": "Hi", "tool_calls": []}, None], "note": "n"},
+    ]
+    data = datasets.Dataset.from_list(ragged)
+    assert data[1]["chosen"][0].keys() == {"role", "content", "tool_calls"}
+    data.save_to_disk(tmp_path / "saved")
+    data.to_parquet(tmp_path / "parquet.parquet")
+    assert rows(tmp_path / {"saved": "saved", "parquet": "parquet.parquet"}[form]) == ragged
+
+
+def test_nulls_that_were_written_into_a_column_of_json_stay(tmp_path):
+    tools = [{"name": "look", "default": None}]
+    features = datasets.Features({"tools": datasets.List(datasets.Json())})
+    datasets.Dataset.from_dict({"tools": [tools]}, features=features).save_to_disk(tmp_path / "saved")
+    assert rows(tmp_path / "saved") == [{"tools": tools}]
+
+
+@pytest.mark.parametrize(
+    ("field", "document"),
+    [
+        ("data", {"version": 1, "data": ROWS}),
+        ("data.train", {"data": {"train": ROWS, "test": ROWS[:1]}, "license": "x"}),
+        ("a.b.c", {"a.b": {"c": ROWS}, "a": {"x": [{"y": 1}]}}),
+        ("rows", {"rows": ROWS}),
+    ],
+)
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".json.zst"])
+def test_rows_inside_a_document_are_found_by_their_field(field, document, ending, tmp_path):
+    text = json.dumps(document).encode()
+    path = tmp_path / f"nested{ending}"
+    path.write_bytes(zstd(text) if ending.endswith("zst") else text)
+    place = source(path, field=field)
+    place.check()
+    loaded = place.load("train")
+    assert [dict(loaded[index]) for index in range(len(loaded))] == ROWS
+
+
+def test_other_fields_of_one_file_have_other_fingerprints(tmp_path):
+    path = write(tmp_path / "two.json", json.dumps({"a": ROWS, "b": ROWS}))
+    one, two = (source(path, field=field).load("train").fingerprint for field in "ab")
+    assert one != two
+
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": []}]
+
+
+@pytest.mark.parametrize(
+    ("document", "places"),
+    [
+        ({"version": 1, "data": ROWS}, "data"),
+        ({"data": {"train": ROWS, "test": ROWS}}, "data.train, data.test"),
+        ({"meta": {"by": "me"}, "examples": ROWS, "notes": [{"x": 1}]}, "examples, notes"),
+        ({"chosen": TURNS, "rejected": TURNS, "tools": [{"type": "function"}]}, "tools"),
+    ],
+)
+def test_a_document_with_lists_of_objects_is_not_taken_for_one_row(document, places, tmp_path):
+    path = write(tmp_path / "doc.json", json.dumps(document, indent=1))
+    with pytest.raises(DataError) as error:
+        rows(path)
+    assert f"{path} holds one object, with a list of objects at {places}.\n" in str(error.value)
+    assert f'Set data.field = "{places.partition(",")[0]}"' in str(error.value)
+    assert rows(write(path, json.dumps([document], indent=1))) == [document]
+
+
+@pytest.mark.parametrize(
+    "row", [{"chosen": TURNS, "rejected": TURNS}, {"messages": TURNS}, ROWS[0], {"a": {"b": [1]}}]
+)
+def test_a_document_that_is_one_row_is_one(row, tmp_path):
+    assert rows(write(tmp_path / "one.json", json.dumps(row, indent=1))) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "message"),
+    [
+        (
+            "x.json",
+            '{"data": [{"a": 1}]}',
+            "dat",
+            'the document in {path} has no key "dat"; did you mean "data"?',
+        ),
+        (
+            "x.json",
+            '{"data": {"train": []}}',
+            "data.tests",
+            'data in {path} has no key "tests"; it has train.',
+        ),
+        ("x.json", '{"data": [{"a": 1}]}', "data.train", 'data in {path} has no key "train": it is a list.'),
+        (
+            "x.json",
+            '{"data": "no", "b": 1}',
+            "data",
+            "{path}, data holds text; a list of objects, one a row,",
+        ),
+        (
+            "x.json",
+            '{"data": [{"a": 1}, 3]}',
+            "data",
+            "{path}, data, row 1: a number where an object is expected.",
+        ),
+        ("x.jsonl", '{"a": 1}\n{"a": 2}\n', "a", "{path} holds an object a line, and data.field = "),
+        ("x.json", '{"a": 1}\n{"a": 2}\n', "a", "{path} holds an object a line, and data.field = "),
+    ],
+)
+def test_a_field_that_leads_to_no_rows_is_named(name, text, field, message, tmp_path):
+    path = write(tmp_path / name, text)
+    with pytest.raises(DataError) as error:
+        rows(path, field=field)
+    assert message.format(path=path) in str(error.value)
+
+
 def test_csv_numbers_stay_the_text_they_were(tmp_path):
     path = write(tmp_path / "n.csv", 'prompt,chosen,rejected\n1,"007","1,5"\n')
     assert rows(path) == [{"prompt": "1", "chosen": "007", "rejected": "1,5"}]
@@ -165,6 +293,7 @@ def test_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path, kind):
         ("open.csv", 'a,b\n1,"2\n', "open.csv, line 2: unexpected end of data"),
         ("no.parquet", "text", "no.parquet is not a readable parquet file"),
         ("cut.jsonl.gz", "text", "cut.jsonl.gz is not a complete gzip file"),
+        ("cut.csv.zst", "text", "cut.csv.zst is not a complete zstd file"),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, message):
@@ -221,12 +350,27 @@ def test_files_of_unknown_kind_and_empty_folders_are_refused(tmp_path):
         source([]).check()
 
 
+def test_a_file_beside_its_compressed_copy_is_not_read_twice(tmp_path):
+    plain = jsonl(tmp_path / "data" / "pairs.jsonl").read_bytes()
+    (tmp_path / "data" / "pairs.jsonl.gz").write_bytes(gzip.compress(plain))
+    for name in (tmp_path, tmp_path / "data" / "*"):
+        with pytest.raises(
+            DataError, match=r"holds pairs\.jsonl and pairs\.jsonl\.gz, and both would be read"
+        ):
+            source(name).check()
+    assert len(rows(tmp_path / "data" / "pairs.jsonl.gz")) == len(ROWS)
+
+
 def test_options_that_would_have_no_effect_are_refused(tmp_path):
     path = jsonl(tmp_path / "a.jsonl")
     with pytest.raises(RecipeError, match=r"data\.revision"):
         source(path, revision="main").check()
     with pytest.raises(RecipeError, match=r"data\.config"):
         source(path, config="x").check()
+    table = write(tmp_path / "a.csv", "a\n1\n")
+    for other in (table, [str(path), str(table)], "owner/name"):
+        with pytest.raises(RecipeError, match=r'data\.field = "x" has a meaning for JSON files only'):
+            source(other, field="x").check()
     with pytest.raises(ValidationError):
         HFDatasetsSource.Options(name="x", streaming=True)
 

@@ -172,10 +172,11 @@ def test_the_forecast_counts_the_bytes_that_are_there(checkpoint):
     assert (planned.bytes, planned.parameters) == (loaded.bytes, loaded.parameters)
 
 
-def test_weights_that_are_widened_for_the_processor_leave_the_quantized_ones_alone(checkpoint):
+def test_weights_that_are_widened_for_the_processor_leave_the_quantized_ones_alone(checkpoint, processor):
     model = load(checkpoint, quantizer(), dtype="bfloat16")
     rounded = model.model.layers[0].mlp.up_proj.weight
-    upcast = UpcastWeights(model)
+    processor("without")
+    upcast = UpcastWeights(model, "fp32", "cpu")
     with upcast.as_loaded():
         assert model.lm_head.weight.dtype == torch.bfloat16
     assert forward(model).dtype == torch.float32

@@ -102,7 +102,7 @@ def test_full_training_in_16_bits_is_pointed_out(recipe, tmp_path, processor):
     reporter = Recording()
     overrides = ["adapter=false", 'model.dtype="bfloat16"', "training.steps=1", 'training.precision="bf16"']
     run(recipe, *overrides, into=tmp_path / "run", reporter=reporter)
-    assert any("trained in 16 bits" in text for text in reporter.warnings)
+    assert any("trained in bfloat16" in text for text in reporter.warnings)
 
 
 def test_training_goes_on_from_an_adapter_with_dropout(recipe, tmp_path):

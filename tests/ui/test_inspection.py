@@ -139,7 +139,7 @@ def _unicode() -> Console:
 def test_a_finding_is_one_line_in_check(inspection):
     finding = next(each for each in inspection.findings if each.kind == "duplicates")
     assert finding_line(finding) == (
-        "train: duplicates: 1 of 59 pairs (1.7 %) repeat an earlier pair exactly (row 9 (as 3)). "
+        "warning: train: duplicates: 1 of 59 pairs (1.7 %) repeat an earlier pair exactly (row 9 (as 3)). "
         "Remove them: a pair that stands twice counts twice."
     )
 

@@ -10,7 +10,7 @@ from dpotrain.run.planning.remedies import Remedy
 from dpotrain.ui.plan import print_plan
 
 
-def shown(**changes: Any) -> str:
+def shown(width: int = 100, **changes: Any) -> str:
     values: dict[str, Any] = {
         "device": "NVIDIA [H200]",
         "memory": 24 * 2**30,
@@ -33,7 +33,7 @@ def shown(**changes: Any) -> str:
         "remedies": (Remedy("training.activation_checkpointing = true", 3 * 2**30),),
         "finished_run": None,
     }
-    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
         print_plan(Plan(**(values | changes)), console)
     return capture.get()

@@ -36,8 +36,7 @@ class Costs:
     @classmethod
     def of_data(cls, pairs: TokenizedPairs, *, padded: bool) -> Costs:
         """Return the costs of a data set's pairs."""
-        longest = pairs.prompt_lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
-        return cls(pairs.lengths, longest, padded)
+        return cls(pairs.lengths, pairs.longest_sequences, padded)
 
     @property
     def longest_pair(self) -> int:

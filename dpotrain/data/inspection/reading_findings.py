@@ -28,9 +28,9 @@ def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
 
 
 def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
-    """Yield pairs of plain text for a model that has a chat template."""
+    """Yield pairs of plain text for a model that has a chat template, unless the recipe sets the format."""
     number, pairs = split.report.plain_text, split.report.pairs_kept
-    if number and data.report.chat_template:
+    if number and data.report.chat_template_ignored:
         yield Finding(
             "plain text for a chat model",
             "warning",
@@ -38,7 +38,8 @@ def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             f"{of(number, pairs, 'pairs')} are plain text, to which the model's chat template is not applied",
             number,
             number / pairs,
-            'If prompts are questions of a chat, set data.format = "question".',
+            'Set data.format = "question" if the prompts are questions of a chat, '
+            f'or data.format = "{data.report.format}" if they are not.',
         )
 
 

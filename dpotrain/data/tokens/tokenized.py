@@ -41,6 +41,10 @@ class TokenizedPair:
         """Tokens the policy computes for this pair: the prompt once and both completions."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
+    def longest(self) -> int:
+        """Return the tokens of the prompt with the longer completion."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
 
 def pair_key(pair: TokenizedPair) -> bytes:
     """Return 16 bytes over everything of a pair that its log-probs depend on.
@@ -137,3 +141,8 @@ class TokenizedPairs:
     def lengths(self) -> npt.NDArray[np.int64]:
         """(pairs,) tokens the policy computes for each pair."""
         return self.prompt_lengths + self.chosen_lengths + self.rejected_lengths
+
+    @property
+    def longest_sequences(self) -> npt.NDArray[np.int64]:
+        """(pairs,) tokens of the prompt with the longer completion."""
+        return self.prompt_lengths + np.maximum(self.chosen_lengths, self.rejected_lengths)

@@ -21,7 +21,7 @@ from dpotrain.core.hashing import hash_text
 from dpotrain.data.tokens.keys import KEY, Keys, sortable
 
 #: Raised whenever the engine's numbers change by more than rounding.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 RECORD = np.dtype([("key", KEY), ("chosen", "<f4"), ("rejected", "<f4"), ("check", "<u4")])
 

@@ -1,12 +1,16 @@
-"""Precision: bfloat16 where the device has matrix products in it, otherwise float32.
+"""Precision: bfloat16 where the device has matrix products in it, otherwise float32; never float16.
 
 A CPU without instructions for them takes 6 to 40 times as long for a product in bfloat16 as in float32 (measured on
 AVX2), so a run computes in float32 there: 16-bit weights are upcast when loaded, and cast back before they are saved.
+
+float16 has too few exponents to train in: gradients below 6e-8 are 0, and so is AdamW's second moment of gradients
+below 5e-3, whose update is then the first moment over eps, thousands of times too large. float16 weights are upcast
+wherever anything but the weights themselves would be float16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -34,16 +38,39 @@ def compute_precision(wanted: Precision, device: str) -> Precision:
 
 
 class UpcastWeights:
-    """Holds a model's 16-bit parameters and buffers in float32; quantized weights stay as they are."""
+    """Holds 16-bit parameters and buffers of a model in float32; quantized weights stay as they are."""
 
-    def __init__(self, model: nn.Module) -> None:
-        tensors = [each for each in (*model.parameters(), *model.buffers()) if each.dtype in _16_BITS]
-        self._before = [(each, each.dtype) for each in tensors]
-        self._upcast()
+    def __init__(self, model: nn.Module, precision: Precision, device: str) -> None:
+        """Upcast what a model, before anything is trained of it, is not computed with in its own dtype.
 
-    def _upcast(self) -> None:
-        for tensor, _ in self._before:
-            tensor.data = tensor.data.float()
+        Where the device has no products in bfloat16, these are all. Otherwise they are those of float16, except under
+        bfloat16 autocast the weights of linear layers, whose products are in bfloat16 anyway.
+        """
+        self._before: list[tuple[torch.Tensor, torch.dtype]] = []
+        if not multiplies_bfloat16(device):
+            self._upcast(_tensors(model, *_16_BITS))
+            return
+        held = _tensors(model, torch.float16)
+        if precision == "bf16":
+            # A head may be tied to the embedding, which is not a product.
+            others = [module for module in model.modules() if not isinstance(module, nn.Linear)]
+            outside = {
+                id(each) for module in others for each in (*module.parameters(False), *module.buffers(False))
+            }
+            held = [each for each in held if id(each) in outside]
+        if getattr(model, "is_quantized", False):
+            # Its buffers may be the scales of weights, whose kernels ask for their dtype.
+            held = [each for each in held if isinstance(each, nn.Parameter)]
+        self._upcast(held)
+
+    def upcast_trained(self, policy: nn.Module) -> None:
+        """Upcast the float16 weights of a policy that require gradients."""
+        self._upcast(each for each in _tensors(policy, torch.float16) if each.requires_grad)
+
+    @property
+    def float16_bytes(self) -> int:
+        """What the float16 tensors among them take in float32."""
+        return sum(tensor.nbytes for tensor, dtype in self._before if dtype == torch.float16)
 
     @contextmanager
     def as_loaded(self) -> Iterator[None]:
@@ -53,4 +80,15 @@ class UpcastWeights:
         try:
             yield
         finally:
-            self._upcast()
+            for tensor, _ in self._before:
+                tensor.data = tensor.data.float()
+
+    def _upcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            self._before.append((tensor, tensor.dtype))
+            tensor.data = tensor.data.float()
+
+
+def _tensors(model: nn.Module, *dtypes: torch.dtype) -> list[torch.Tensor]:
+    """Return the parameters and buffers of these dtypes."""
+    return [each for each in (*model.parameters(), *model.buffers()) if each.dtype in dtypes]

@@ -2,6 +2,9 @@
 
 The log-probs of one micro-batch, packed and by the model's ordinary forward, are compared, and attention calls counted,
 which detects a model that ignores segments. A model that fails is padded instead, and the reason is shown.
+
+Neither may the log-probs of a short sequence depend on a long one in the same micro-batch. Of transformers' own models
+it is known which do (:mod:`.rope_scaling`); of others it is measured.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.rope_scaling import LengthRule, length_rules
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
 
 if TYPE_CHECKING:
@@ -42,23 +46,37 @@ class Chosen:
     """Empty where the row is packed; otherwise why it is not."""
 
 
-def choose_scorer(policy: PreTrainedModel, sample: PackedPairs, *, packing: str, bf16: bool) -> Chosen:
+def choose_scorer(
+    policy: PreTrainedModel,
+    sample: PackedPairs,
+    *,
+    packing: str,
+    bf16: bool,
+    extremes: PackedPairs | None = None,
+) -> Chosen:
     """Return a packed scorer where it is proven on ``sample``, a padded one otherwise.
 
     ``sample`` is a small micro-batch of real pairs on the policy's device; ``bf16`` is whether to run under bfloat16
-    autocast.
+    autocast. ``extremes`` has the pairs with the shortest and the longest sequence of all that will be scored; None
+    where ``sample`` has them.
 
     Raises:
-        RunError: ``packing`` ("auto", "on" or "off") is "on" and the model cannot take it.
+        RunError: ``packing`` ("auto", "on" or "off") is "on" and the model cannot take it, or what the model computes
+            depends on what it has computed before.
     """
     with dropout_off(policy):
-        return _choose(policy, sample, packing, bf16)
+        return _choose(policy, sample, sample if extremes is None else extremes, packing, bf16)
 
 
-def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bool) -> Chosen:
-    exact = all(weight.dtype == torch.float32 for weight in causal_lm(policy).parameters())
+def _choose(
+    policy: PreTrainedModel, sample: PackedPairs, extremes: PackedPairs, packing: str, bf16: bool
+) -> Chosen:
+    model = causal_lm(policy)
+    exact = all(weight.dtype == torch.float32 for weight in model.parameters())
     # Whether a mask is right does not depend on the precision: the probe uses float32 where it can.
     low = bf16 and not exact
+    longest = max(size.prompt + max(size.chosen, size.rejected) for size in extremes.lengths)
+    rules = length_rules(model, longest)
     try:
         with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
             ordinary = _Ordinary(policy, sample)
@@ -70,24 +88,58 @@ def _choose(policy: PreTrainedModel, sample: PackedPairs, packing: str, bf16: bo
             'Where the weights are of several dtypes, training.precision = "bf16" brings them together.'
         ) from error
     transform = ordinary.transform()
-    reason = "packing is off in the recipe" if packing == "off" else ""
-    if not reason:
-        try:
-            if transform is None:
-                raise packed.CannotPackError("how it computes logits from hidden states is not known")
-            scorer = PackedScorer(policy, transform, bf16)
-            with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
+    reason = "; ".join([*["packing is off in the recipe"][: packing == "off"], *map(str, rules)])
+    scorer: Scorer | None = None
+    with torch.no_grad(), torch.autocast(sample.input_ids.device.type, torch.bfloat16, enabled=low):
+        if not reason:
+            try:
+                if transform is None:
+                    raise packed.CannotPackError("how it computes logits from hidden states is not known")
+                scorer = PackedScorer(policy, transform, bf16)
                 _prove(scorer, sample, ordinary.log_probs, exact)
-            return Chosen(scorer, "")
-        except packed.CannotPackError as error:
-            packed.uninstall(causal_lm(policy))
-            reason = str(error)
-            if packing == "on":
-                raise RunError(
-                    f"{type(causal_lm(policy)).__name__} cannot take packed pairs: {reason}.\n"
-                    'Set training.packing = "auto" to pad its pairs instead.'
-                ) from error
-    return Chosen(PaddedScorer(policy, transform, bf16), reason)
+            except packed.CannotPackError as error:
+                packed.uninstall(model)
+                scorer, reason = None, str(error)
+        scorer = scorer or PaddedScorer(policy, transform, bf16, rules)
+        if not type(model).__module__.startswith("transformers."):
+            apart = PaddedScorer(
+                policy, transform, bf16, [LengthRule("found by comparing", 0, per_length=True)]
+            )
+            if not _shares(scorer, apart, extremes, exact):
+                packed.uninstall(model)
+                scorer, reason = apart, str(apart.rules[0])
+    if packing == "on" and not scorer.packs:
+        raise RunError(
+            f"{type(model).__name__} cannot take packed pairs: {reason}.\n"
+            'Set training.packing = "auto" to pad its pairs instead.'
+        )
+    return Chosen(scorer, reason)
+
+
+def _shares(scorer: Scorer, apart: Scorer, extremes: PackedPairs, exact: bool) -> bool:
+    """Whether the sequences of a micro-batch may be of any length: log-probs are those of each sequence apart.
+
+    Raises:
+        RunError: these depend on what has been computed before.
+    """
+    expected, together, again = (each.log_probs(extremes) for each in (apart, scorer, apart))
+    if not _agree(again, expected, exact):
+        raise RunError(
+            f"the log-probs that {type(causal_lm(scorer.policy)).__name__} computes of a sequence depend on longer "
+            "ones computed before, so no order of the pairs is right.\nIts code keeps something between forward "
+            "passes, such as frequencies of its rotary embedding; lower data.max_length to where it does not."
+        )
+    return _agree(together, expected, exact)
+
+
+def _agree(got: torch.Tensor, expected: torch.Tensor, exact: bool) -> bool:
+    """Whether rounding explains the difference of two (S,) log-probs."""
+    return _difference(got, expected, exact) <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION)
+
+
+def _difference(got: torch.Tensor, expected: torch.Tensor, exact: bool) -> float:
+    apart = (got - expected).abs()
+    return (apart.max() if exact else apart.mean()).item()
 
 
 class _Ordinary:
@@ -159,9 +211,8 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
     windows = _windowed_layers(model)
     if windows is not None and segments.windowed_calls < windows:
         raise packed.CannotPackError("it does not pass its sliding window to its attention")
-    apart = (got - expected).abs()
-    off = (apart.max() if exact else apart.mean()).item()
-    if not off <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION):
+    if not _agree(got, expected, exact):
+        off = _difference(got, expected, exact)
         raise packed.CannotPackError(f"its packed log-probs differ from the ordinary ones by {off:.2g} nats")
 
 

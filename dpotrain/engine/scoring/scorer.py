@@ -6,6 +6,7 @@ It is what DDP wraps, so that its hooks fire around everything that has gradient
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, token_log_probs
+from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,22 +92,66 @@ class PaddedScorer(Scorer):
     """An ordinary forward over padded rows, one a completion, for models that cannot take a packed row.
 
     ``transform`` is None where the way from hidden states to logits is not known; the model then computes its
-    logits itself.
+    logits itself. ``rules`` say which sequences may share a forward pass; without any, all of a micro-batch do.
     """
 
     packs = False
 
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        transform: LogitTransform | None,
+        bf16: bool,
+        rules: Sequence[LengthRule] = (),
+    ) -> None:
+        super().__init__(policy, transform, bf16)
+        self.rules = rules
+
     def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        model = causal_lm(self.policy)
         ids, mask, places = pad(batch)
+        if not self.rules:
+            return self._forward(ids, mask, places, batch.targets)
+        lengths = [size.prompt + answer for size in batch.lengths for answer in (size.chosen, size.rejected)]
+        longest = ids.shape[1]
+        row_of, column = places // longest, places % longest
+        parts, order = [], []
+        for rows in rows_by_group(lengths, self.rules):
+            self._forget_lengths(ids)
+            width = max(lengths[row] for row in rows)
+            there = torch.tensor(rows, device=ids.device)
+            tokens = torch.isin(row_of, there).nonzero()[:, 0]
+            row = torch.searchsorted(there, row_of[tokens])
+            parts.append(
+                self._forward(
+                    ids[there, :width],
+                    mask[there, :width],
+                    row * width + column[tokens],
+                    batch.targets[tokens],
+                )
+            )
+            order.append(tokens)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (S,) log-probs of the targets, predicted at ``places`` (S,) of the flattened sequences."""
+        model = causal_lm(self.policy)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self.transform is None:
             logits: torch.Tensor = model(**accepted(model, inputs)).logits
             rows: torch.Tensor = logits.flatten(0, 1).index_select(0, places).float()
-            return rows.gather(1, batch.targets[:, None])[:, 0] - rows.logsumexp(1)
+            return rows.gather(1, targets[:, None])[:, 0] - rows.logsumexp(1)
         body = model.base_model
         hidden = body(**accepted(body, inputs)).last_hidden_state.flatten(0, 1).index_select(0, places)
-        return token_log_probs(hidden, model.get_output_embeddings(), batch.targets, self.transform)
+        return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform)
+
+    def _forget_lengths(self, ids: torch.Tensor) -> None:
+        """Run a sequence of one token: dynamic NTK keeps the frequencies of the longest one since a short one."""
+        if any(rule.per_length for rule in self.rules):
+            body = causal_lm(self.policy).base_model
+            with torch.no_grad():
+                body(**accepted(body, {"input_ids": ids[:1, :1], "use_cache": False}))
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

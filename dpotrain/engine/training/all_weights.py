@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AllWeights(Adapter):
-    """Trains every weight of the policy itself, in the dtype it was loaded in."""
+    """Trains every weight of the policy itself."""
 
     name = "all-weights"
 

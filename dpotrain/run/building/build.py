@@ -59,7 +59,7 @@ class BuiltRun:
     context: RunContext
     loop: RunLoop
     adapter: Adapter
-    upcast_weights: UpcastWeights | None
+    upcast_weights: UpcastWeights
     """Weights that are saved in fewer bits than they are trained in."""
     predicted_peak_mb: float
 
@@ -105,7 +105,7 @@ def build(
     )
     references = reference_builder.before_policy()
     adapter = engine.adapter
-    policy = engine.load_policy(adapter)
+    policy, upcast_weights = engine.load_policy(adapter)
     scorer = engine.scorer(policy, "the policy")
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
@@ -188,7 +188,7 @@ def build(
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed)
     loop = RunLoop(context, evaluator, checkpoints, stop)
-    return BuiltRun(context, loop, adapter, engine.upcast_weights, peak_mb)
+    return BuiltRun(context, loop, adapter, upcast_weights, peak_mb)
 
 
 @contextmanager

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from dpotrain.core.errors import RunError
+from dpotrain.core.formats import megabytes
 from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
@@ -37,8 +40,6 @@ class EngineBuilder:
     parallel: Parallel
     data: PreparedData
     reporter: Reporter
-    upcast_weights: UpcastWeights | None = None
-    """Weights of the policy that are held in more bits than they were loaded in."""
 
     @property
     def adapter(self) -> Adapter:
@@ -55,8 +56,11 @@ class EngineBuilder:
         """Whether the scorers run under bfloat16 autocast."""
         return self.precision == "bf16"
 
-    def load_policy(self, adapter: Adapter) -> PreTrainedModel:
-        """Load the policy, quantized if the recipe says so, with its adapter attached."""
+    def load_policy(self, adapter: Adapter) -> tuple[PreTrainedModel, UpcastWeights]:
+        """Load the policy, quantized if the recipe says so, with its adapter attached.
+
+        Returned with it is what of it is held in more bits than it was loaded in.
+        """
         recipe, quantizer = self.recipe, self.recipe.quantizer
         request = LoadRequest(
             quantization=None if quantizer is None else quantizer.loading_config(),
@@ -67,30 +71,44 @@ class EngineBuilder:
             policy = recipe.model.load_model(request)
         if quantizer is not None:
             quantizer.prepare(policy)
-        self.upcast_weights = self.upcast(policy)
+        upcast = self.upcast(policy)
         policy = adapter.attach(policy)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise RunError(
                 f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
             )
+        upcast.upcast_trained(policy)
+        if multiplies_bfloat16(self.parallel.device.type) and upcast.float16_bytes:
+            self.reporter.note(
+                f"float16 weights are held in float32 ({megabytes(upcast.float16_bytes / 2**20)}), because small "
+                "gradients and optimizer moments become 0 in float16; what is saved of them is float16 again"
+            )
         if recipe.adapter is None and any(weight.dtype != torch.float32 for weight in policy.parameters()):
             self.reporter.warn(
-                "all weights are trained in 16 bits, where an update smaller than about 1/256 of a weight is lost.\n"
+                "all weights are trained in bfloat16, where an update smaller than about 1/256 of a weight is lost.\n"
                 'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
             )
-        return policy
+        return policy, upcast
 
-    def upcast(self, model: PreTrainedModel) -> UpcastWeights | None:
-        """Hold 16-bit weights in float32 where the device has no products of 16 bits."""
-        return None if multiplies_bfloat16(self.parallel.device.type) else UpcastWeights(model)
+    def upcast(self, model: PreTrainedModel) -> UpcastWeights:
+        """Hold in float32 the weights of a model that is not computed with in their own dtype."""
+        return UpcastWeights(model, self.precision, self.parallel.device.type)
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
         self._check_vocabulary(model, what)
+        if warning := check_positions(causal_lm(model), what, self.data, self.recipe.data.max_length):
+            self.reporter.warn(warning)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
-        sample = self._sample().to(self.parallel.device)
-        chosen = choose_scorer(model, sample, packing=self.recipe.training.packing, bf16=self.bf16)
+        device = self.parallel.device
+        chosen = choose_scorer(
+            model,
+            self._sample().to(device),
+            packing=self.recipe.training.packing,
+            bf16=self.bf16,
+            extremes=self._extremes().to(device),
+        )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         return chosen.scorer
@@ -115,6 +133,11 @@ class EngineBuilder:
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
         return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+
+    def _extremes(self) -> PackedPairs:
+        """Return the shortest pair, and the one with the longest sequence of all that are scored."""
+        train = self.data.train
+        return pack(TokenizedPairs.of([train[int(train.lengths.argmin())], self.data.longest()]), [0, 1])
 
 
 def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:

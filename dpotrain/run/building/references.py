@@ -95,8 +95,10 @@ class ReferenceBuilder:
     def _load(self, request: LoadRequest) -> Scorer:
         with self.engine.reporter.phase("loading the reference", None):
             model = self.engine.recipe.model.load_model(request)
+        upcast = self.engine.upcast(model)
+        if self.plan.model == "second copy":  # computed as the policy is, whose weights are all trained
+            upcast.upcast_trained(model)
         model.requires_grad_(False)
-        self.engine.upcast(model)
         return self.engine.scorer(model, "the reference")
 
     def _stores(self, live: LiveReference, fingerprint: str, more: dict[str, Any]) -> StoredReferences:

@@ -18,7 +18,10 @@ from dpotrain.engine.memory.model_size import ModelSize, count
 from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
-from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
+from dpotrain.engine.scoring.positions import check_positions
+from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
+from dpotrain.engine.scoring.rope_scaling import length_rules
+from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
@@ -87,12 +90,14 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     training, reference = recipe.training, ReferencePlan.of(recipe)
     bf16 = compute_precision(training.precision, device.type) == "bf16"
     policy, bits = _blueprint(recipe, device, bf16)
+    check_positions(causal_lm(policy), "the policy", data, recipe.data.max_length)
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
+    apart = length_rules(policy, data.longest().longest())
     activations, packs = activations_from_shapes(policy, one, two, bf16)
-    packs = packs and training.packing != "off"
+    packs = packs and training.packing != "off" and not apart
     costs = Costs.of_data(data.train, padded=not packs)
 
     if memory is not None:
@@ -157,8 +162,7 @@ def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTra
             f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
             "planned.\ndpotrain run measures it before the first step and shows it."
         )
-    if not multiplies_bfloat16(device.type):
-        UpcastWeights(model)
+    upcast = UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
     bits: dict[int, float] = {}
     if recipe.quantizer is not None:
         named = recipe.quantizer.bits(model)
@@ -176,6 +180,7 @@ def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTra
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
         policy = adapter.attach(model)
+    upcast.upcast_trained(policy)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
     return policy, bits
@@ -192,6 +197,5 @@ def _reference_bytes(
     model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
     if model is None:
         return 0
-    if not multiplies_bfloat16(device.type):
-        UpcastWeights(model)
+    UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
     return count(model).bytes

@@ -8,18 +8,20 @@ None, and a column of numbers must stay the text that it was. A broken line is n
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import json
 import mmap
-import zlib
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from dpotrain.plugin.api import DataError
+from dpotrain_plugins.hf_datasets.compressed import open_plain, plain_name
+from dpotrain_plugins.hf_datasets.documents import document_rows, kind
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest, no_progress_bars
 
 #: Lists and objects inside each other that are read: what handles rows later goes into them step by step.
@@ -29,7 +31,6 @@ DEEPEST = 200
 class _File(Protocol):
     """One file's rows."""
 
-    path: Path
     columns: list[str]
 
     def __len__(self) -> int: ...
@@ -39,11 +40,11 @@ class _File(Protocol):
 class FileRows:
     """The rows of several files, one after the other."""
 
-    def __init__(self, files: Sequence[_File]) -> None:
-        self._files = files
+    def __init__(self, paths: Sequence[Path], field: str | None = None) -> None:
+        self._files = files = [read_file(path, field) for path in paths]
         self._ends = list(accumulate(len(file) for file in files))
         self.columns = list(dict.fromkeys(name for file in files for name in file.columns))
-        self.fingerprint = content_digest(file.path for file in files)
+        self.fingerprint = content_digest(paths) + (f" {field}" if field else "")
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -55,17 +56,21 @@ class FileRows:
         return self._files[which][index - (self._ends[which - 1] if which else 0)]
 
 
-def read_file(path: Path) -> _File:
-    """Return a file's rows; raise a DataError that names the file, and the line where there is one."""
+def read_file(path: Path, field: str | None) -> _File:
+    """Return a file's rows, of a JSON document those at ``field``.
+
+    Raises a DataError that names the file, and the line where there is one.
+    """
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty.")
-        name = path.name.lower()
+        name = plain_name(path)
         if name.endswith(".parquet"):
             return _Parquet(path)
-        if name.endswith((".csv", ".tsv")):
-            return _Listed(path, _csv_rows(path, "\t" if name.endswith(".tsv") else ","))
-        return _json(path)
+        with open_plain(path) as file:
+            if name.endswith((".csv", ".tsv")):
+                return _Listed(_csv_rows(file, path, "\t" if name.endswith(".tsv") else ","))
+            return _json(file, path, field)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -73,9 +78,8 @@ def read_file(path: Path) -> _File:
 class _Listed(list[dict[str, Any]]):
     """Rows in memory."""
 
-    def __init__(self, path: Path, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
         super().__init__(rows)
-        self.path = path
         self.columns = list(dict.fromkeys(key for row in rows for key in row))
 
 
@@ -85,7 +89,6 @@ class _Parquet(ArrowRows):
     def __init__(self, path: Path) -> None:
         import datasets
 
-        self.path = path
         try:
             with no_progress_bars():
                 super().__init__(datasets.Dataset.from_parquet(str(path)))
@@ -96,8 +99,7 @@ class _Parquet(ArrowRows):
 class _JsonLines:
     """One JSON object a line, parsed when asked for; all are parsed once at first to find a broken one."""
 
-    def __init__(self, path: Path, content: bytes | mmap.mmap) -> None:
-        self.path = path
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
         self._content = content
         starts, ends, keys = [], [], dict[str, None]()
         position, size, line = (3 if content[:3] == b"\xef\xbb\xbf" else 0), len(content), 0
@@ -108,7 +110,7 @@ class _JsonLines:
             if content[position:end].strip():
                 row = _parsed(content[position:end], path, line)
                 if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {line}: {_kind(row)} where an object is expected.")
+                    raise DataError(f"{path}, line {line}: {kind(row)} where an object is expected.")
                 keys.update(dict.fromkeys(row))
                 starts.append(position)
                 ends.append(end)
@@ -125,29 +127,25 @@ class _JsonLines:
         return row
 
 
-def _json(path: Path) -> _File:
-    """Read JSON lines, a JSON array, or an object with one list of rows in it, whatever the name ends in."""
-    content = _content(path)
+def _json(file: BinaryIO, path: Path, field: str | None) -> _File:
+    """Read JSON lines, a JSON array, or an object with a list of rows in it, whatever the name ends in."""
+    if not os.fstat(file.fileno()).st_size:
+        raise DataError(f"{path} is empty.")
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     head = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
-    by_lines = not path.name.lower().removesuffix(".gz").endswith(".json")
-    if not by_lines:
+    by_lines = not plain_name(path).endswith(".json")
+    if not by_lines or field is not None:
         # A name that ends in .json says nothing: several lines, of which the first is an object, are rows.
         end = content.find(b"\n")
         by_lines = end >= 0 and _is_object(content[:end]) and bool(content[end:].strip())
     if by_lines and head[:1] != b"[":
+        if field is not None:
+            raise DataError(
+                f'{path} holds an object a line, and data.field = "{field}" is for a file that is one JSON document.\n'
+                "Remove data.field."
+            )
         return _JsonLines(path, content)
-    return _Listed(path, _document_rows(path, content))
-
-
-def _content(path: Path) -> bytes | mmap.mmap:
-    """Return the file's bytes, mapped rather than read where they are not compressed."""
-    if path.suffix == ".gz":
-        try:
-            return gzip.decompress(path.read_bytes())
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is not a complete gzip file: {error}") from error
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _Listed(document_rows(_parsed(content[:], path, 1), path, field))
 
 
 def _is_object(line: bytes) -> bool:
@@ -155,22 +153,6 @@ def _is_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _document_rows(path: Path, content: bytes | mmap.mmap) -> list[dict[str, Any]]:
-    document = _parsed(content[:], path, 1)
-    if isinstance(document, dict):
-        inner = list(document.values())
-        if len(inner) == 1 and isinstance(inner[0], list) and all(isinstance(one, dict) for one in inner[0]):
-            document = inner[0]
-        else:
-            document = [document]
-    if not isinstance(document, list):
-        raise DataError(f"{path} holds {_kind(document)}; a list of objects, one a row, is expected.")
-    for number, row in enumerate(document):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: {_kind(row)} where an object is expected.")
-    return document
 
 
 def _parsed(text: bytes, path: Path, line: int) -> Any:
@@ -211,17 +193,12 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _kind(value: Any) -> str:
-    kinds = {list: "a list", dict: "an object", str: "text", bool: "true or false"}
-    return "a number" if type(value) in (int, float) else kinds.get(type(value), "null")
-
-
-def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
+def _csv_rows(file: BinaryIO, path: Path, delimiter: str) -> list[dict[str, Any]]:
     """Read a table whose first line names the columns; every value stays text."""
     csv.field_size_limit(2**31 - 1)  # answers are longer than the default limit of 128 KiB
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
             for row in reader:
                 if None in row:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dpotrain.plugin.api import DataError, did_you_mean, is_file, is_folder, short, user_path
+from dpotrain_plugins.hf_datasets.compressed import FORMATS, plain_name
 
 Name: TypeAlias = str | list[str] | dict[str, str | list[str]]
 
 #: File names that are read, by their end.
-ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".csv", ".tsv", ".parquet")
+JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
+_COMPRESSED = tuple(one + form for one in (*JSON, *_TABLES) for form in FORMATS)
+ENDINGS = (*JSON, *_TABLES, ".parquet", *_COMPRESSED)
 
 #: JSON files that describe a data set and hold no rows.
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -106,6 +109,7 @@ def _folder(folder: Path, config: str | None) -> Place:
             f'data.name = "{short(str(folder))}": the folder holds no data files.\n'
             f"Files that end in {', '.join(ENDINGS)} are read, and folders made by save_to_disk."
         )
+    _refuse_twice(files)
     splits: dict[str, list[Path]] = {}
     others: list[Path] = []
     for path in files:
@@ -114,6 +118,18 @@ def _folder(folder: Path, config: str | None) -> Place:
     if others and "train" not in splits:
         splits = {"train": others, **splits}
     return Files(splits)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """Refuse a file beside its compressed copy: both would be read."""
+    seen: dict[Path, Path] = {}
+    for path in files:
+        other = seen.setdefault(path.with_name(plain_name(path)), path)
+        if other != path:
+            raise DataError(
+                f'data.name: the folder "{short(str(path.parent))}" holds {other.name} and {path.name}, and both would '
+                "be read.\nRemove one, or name the files in data.name."
+            )
 
 
 def _split_of(path: Path) -> str | None:
@@ -162,6 +178,7 @@ def _matches(name: str) -> Iterator[Path]:
             raise DataError(
                 f'data.name: no file matches "{short(name)}".\nRelative paths start at {Path.cwd()}.'
             )
+        _refuse_twice(found)
         yield from map(_with_ending, found)
     else:
         raise DataError(f'data.name: there is no file "{short(name)}"' + _near(path))

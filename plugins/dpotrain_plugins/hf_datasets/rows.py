@@ -37,7 +37,19 @@ class ArrowRows:
             row: dict[str, Any] = self._data[int(index)]
         except Exception as error:  # text that is not UTF-8, a damaged picture, …
             raise DataError(f"row {index} cannot be read: {type(error).__name__}: {error}") from error
-        return row
+        features = self._data.features
+        return {name: _without_absent(value, features[name]) for name, value in row.items()}
+
+
+def _without_absent(value: Any, feature: Any) -> Any:
+    """Drop the keys of structs whose value is None: Arrow gives each struct the keys of all structs of its column.
+
+    What a column of type JSON holds stays as it was written, and so does a column of which a row has no value.
+    """
+    if isinstance(feature, dict) and isinstance(value, dict):
+        return {key: _without_absent(one, feature.get(key)) for key, one in value.items() if one is not None}
+    inner = getattr(feature, "feature", None)
+    return [_without_absent(one, inner) for one in value] if inner and isinstance(value, list) else value
 
 
 @contextmanager

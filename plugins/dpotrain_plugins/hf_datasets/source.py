@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from pathlib import Path
 
 from pydantic import Field
 
 from dpotrain.plugin.api import Component, DataError, DatasetSource, RecipeError, Rows, did_you_mean, short
-from dpotrain_plugins.hf_datasets.files import FileRows, read_file
-from dpotrain_plugins.hf_datasets.places import Builder, Files, Name, Place, Saved, find
+from dpotrain_plugins.hf_datasets.compressed import plain_name
+from dpotrain_plugins.hf_datasets.files import FileRows
+from dpotrain_plugins.hf_datasets.places import JSON, Builder, Files, Name, Place, Saved, find
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, no_progress_bars
 
 
@@ -22,17 +22,26 @@ class HFDatasetsSource(DatasetSource):
     class Options(Component.Options):
         name: Name = Field(
             description="A hub name; a folder (of files, or made by save_to_disk); a json, jsonl, csv, "
-            "tsv or parquet file; a glob; a list of files; or a table of these by split: "
+            "tsv or parquet file, the first four also as .gz or .zst; a glob; a list of files; or a table of these by "
+            "split: "
             '`{ train = "a.jsonl", test = "b.jsonl" }`. Files given without a split are the split "train".',
         )
         config: str | None = Field(None, description="Which of a hub data set's configurations (subsets).")
         revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
+        field: str | None = Field(
+            None,
+            min_length=1,
+            description="Where in a JSON document the list of rows is, as a dotted path: `data.train` in "
+            '`{"version": 1, "data": {"train": [ … ]}}`.',
+        )
 
     options: Options
 
     def check(self) -> None:
         """Look whether files and folders are there; a hub name is only judged by its form."""
         place = find(self.options.name, self.options.config)
+        if self.options.field is not None:
+            self._check_field(place)
         if isinstance(place, Builder) and not place.local:
             return
         if self.options.revision is not None:
@@ -44,6 +53,18 @@ class HFDatasetsSource(DatasetSource):
             raise RecipeError(
                 f'data.config = "{self.options.config}" has a meaning for hub names and folders that declare '
                 "configurations only.\nRemove data.config."
+            )
+
+    def _check_field(self, place: Place) -> None:
+        files = (
+            [file for files in place.splits.values() for file in files] if isinstance(place, Files) else []
+        )
+        other = [file for file in files if not plain_name(file).endswith(JSON)]
+        if other or not files:
+            what = f"{other[0]} is none" if other else f"{self._shown} is none of these"
+            raise RecipeError(
+                f'data.field = "{self.options.field}" has a meaning for JSON files only, and {what}.\n'
+                "Remove data.field."
             )
 
     def splits(self) -> list[str]:
@@ -70,7 +91,8 @@ class HFDatasetsSource(DatasetSource):
         self.check()
         place: Place = find(self.options.name, self.options.config)
         if isinstance(place, Files):
-            return {split: partial(_file_rows, paths) for split, paths in place.splits.items()}
+            field = self.options.field
+            return {split: partial(FileRows, paths, field) for split, paths in place.splits.items()}
         import datasets
 
         try:
@@ -85,10 +107,6 @@ class HFDatasetsSource(DatasetSource):
         # What ``save_to_disk`` wrote may be a single data set.
         splits = found if isinstance(found, dict) else {"train": found}
         return {split: partial(ArrowRows, data) for split, data in splits.items()}
-
-
-def _file_rows(paths: list[Path]) -> FileRows:
-    return FileRows([read_file(path) for path in paths])
 
 
 def _explained(name: str, error: Exception) -> str:

@@ -28,7 +28,8 @@ class TransformersLoader(ModelLoader):
         dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
             "auto",
             description='What the weights are held in; "auto" is what they were saved in. Training all '
-            'weights wants "float32": small updates get lost in 16 bits.',
+            'weights wants "float32": small updates get lost in bfloat16. Trained float16 weights are held in '
+            "float32 and saved in float16.",
         )
         attention: Literal[
             "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"

@@ -8,6 +8,7 @@ import pytest
 from dpotrain.data.inspection.findings import FINDERS
 from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition
 from dpotrain_plugins.formatters.ranked import RankedFormatter
+from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.inspection.inspecting import clean, found, inspected, words
 from tests.data.tokenizers_for_tests import CHATML, STRIPS_THINKING, THINKING, assistant, bpe, user
 
@@ -105,6 +106,8 @@ def test_plain_text_for_a_model_with_a_chat_template():
     finding = only(clean(5), "plain text for a chat model", bpe(template=CHATML))
     assert (finding.count, finding.severity) == (5, "warning")
     assert not found(clean(5), "plain text for a chat model", bpe())
+    standard = StandardFormatter(StandardFormatter.Options())
+    assert not found(clean(5), "plain text for a chat model", bpe(template=CHATML), formatter=standard)
 
 
 def test_columns_with_text_that_nothing_reads():
