@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from dpotrain.data.report import FIRST_ROWS, DataReport, SplitReport, nothing_le
 from dpotrain.data.split import held_out
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
 from dpotrain.data.tokens.keys import sortable
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
@@ -65,17 +67,19 @@ def prepare_data(
     *,
     cache: Path | None = None,
     preview: int | None = None,
+    clock: str | None = None,
 ) -> PreparedData:
     """Read, format, tokenize and split the recipe's data, and report what the user should act on.
 
     ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
     the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
-    rows, before any is dropped.
+    rows, before any is dropped. ``clock`` is the time that a chat template reads, in ISO 8601, where the recipe does
+    not set it; without either it is that of this call.
 
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
     RecipeError where ``[data]`` contradicts itself or the data.
     """
-    prepared = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview).prepare()
+    prepared = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview, clock=clock).prepare()
     for warning in prepared.report.warnings():
         reporter.warn(warning)
     return prepared
@@ -91,6 +95,7 @@ class DataReader:
     decision: Decision
     splits: dict[str, MappedRows]
     """The rows of the training split, and of the evaluation split if there is one."""
+    inputs: TemplateInputs
     cache: Path | None
     reporter: Reporter
 
@@ -103,6 +108,7 @@ class DataReader:
         *,
         cache: Path | None = None,
         preview: int | None = None,
+        clock: str | None = None,
     ) -> DataReader:
         """Find the rows and decide how they are read; arguments and errors are those of :func:`prepare_data`."""
         data = recipe.data
@@ -111,6 +117,7 @@ class DataReader:
                 f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
                 "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
             )
+        check_default(tokenizer)
         limit = min((n for n in (data.limit, preview) if n is not None), default=None)
         rows = _load(recipe, data.train_split, limit)
         needed = _columns_needed(recipe)
@@ -121,15 +128,15 @@ class DataReader:
             reporter.warn(decision.warning)
         _check_needed(needed, decision.formatter, rows)
         previewed = 0 if preview is None else _PREVIEWED
-        tokenize = RowTokenizer(
-            decision.formatter, PairTokenizer(tokenizer, data.max_length), previewed, tuple(needed)
-        )
+        clock = data.clock or clock or datetime.now().isoformat()
+        inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
+        pairs = PairTokenizer(tokenizer, data.max_length, inputs)
+        tokenize = RowTokenizer(decision.formatter, pairs, previewed, tuple(needed))
         splits = {data.train_split: rows}
         if data.eval_split is not None and data.eval_fraction is None:
             splits[data.eval_split] = _load(recipe, data.eval_split, limit)
-        return cls(
-            recipe, tokenizer, tokenize, decision, splits, None if preview is not None else cache, reporter
-        )
+        kept = None if preview is not None else cache
+        return cls(recipe, tokenizer, tokenize, decision, splits, inputs, kept, reporter)
 
     def prepare(self, *, refuse_empty: bool = True) -> PreparedData:
         """Tokenize all splits. A split without a usable pair raises a DataError, unless ``refuse_empty`` is false."""
@@ -149,6 +156,10 @@ class DataReader:
             report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
         asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
         report.chat_template_ignored = not asked and any(one.plain_text for one in report.splits.values())
+        if reads_clock(self.tokenizer) and any(
+            one.pairs_kept > one.plain_text for one in report.splits.values()
+        ):
+            report.clock = self.inputs.clock.isoformat()
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:
@@ -173,7 +184,7 @@ class DataReader:
 
         formatter, columns = self.tokenize.formatter, self.tokenize.columns
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns)
+        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns, self.inputs)
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
         except WriteError as error:

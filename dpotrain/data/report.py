@@ -21,6 +21,12 @@ OTHER_REASONS = "other reasons"
 #: Share of exact duplicates above which a warning is given.
 _MANY_DUPLICATES = 0.01
 
+#: How reasons begin for which a chat template is at fault that does not write what it is given.
+UNWRITTEN = "the chat template leaves out"
+_WRITE_ALL = (
+    "Set model.chat_template to a template that writes these parts, or take them out of the data: a model is trained "
+    "on what the template writes."
+)
 #: Fields of a split's report that add up.
 _COUNTS = (
     *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
@@ -29,11 +35,17 @@ _COUNTS = (
 
 
 @dataclass(slots=True)
-class Dropped:
-    """Rows that were dropped for one reason."""
+class Counted:
+    """Rows of which one thing is reported."""
 
     count: int = 0
     first_rows: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> str:
+        """The first rows in words: ``(rows 3, 17, …)``."""
+        more = ", …" if self.count > len(self.first_rows) else ""
+        return f"(row{'s' * (self.count > 1)} {', '.join(map(str, self.first_rows))}{more})"
 
 
 @dataclass(slots=True)
@@ -64,7 +76,10 @@ class SplitReport:
 
     rows_read: int = 0
     pairs_kept: int = 0
-    dropped: dict[str, Dropped] = field(default_factory=dict)
+    dropped: dict[str, Counted] = field(default_factory=dict)
+    """By the reason."""
+    notes: dict[str, Counted] = field(default_factory=dict)
+    """Pairs kept, by what the person should know of them."""
     boundaries_moved: int = 0
     """Pairs kept whose prompt was not a token prefix of both answers."""
     completions_cut: int = 0
@@ -96,10 +111,11 @@ class SplitReport:
 
     def drop(self, row: int, reason: str) -> None:
         """Count a dropped row."""
-        dropped = self._dropped(reason)
-        dropped.count += 1
-        if len(dropped.first_rows) < FIRST_ROWS:
-            dropped.first_rows.append(row)
+        _count(self.dropped, reason, [row])
+
+    def note(self, row: int, text: str) -> None:
+        """Count a pair that is kept."""
+        _count(self.notes, text, [row])
 
     def count(self, row: int, name: str, number: int) -> None:
         """Add to one of the counts what a row has of it."""
@@ -115,36 +131,27 @@ class SplitReport:
         if column in self.unused_columns or len(self.unused_columns) < _MOST_REASONS:
             self.unused_columns[column] = self.unused_columns.get(column, 0) + rows
 
-    def _dropped(self, reason: str) -> Dropped:
-        """Return the count of this reason, or of all others where there are too many."""
-        reason = " ".join(reason[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
-        if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
-            reason = OTHER_REASONS
-        return self.dropped.setdefault(reason, Dropped())
-
     def add(self, part: SplitReport) -> None:
         """Add the counts of the rows that follow; what is known of a whole split only is not merged."""
-        for reason, dropped in part.dropped.items():
-            total = self._dropped(reason)
-            total.count += dropped.count
-            total.first_rows += dropped.first_rows[: FIRST_ROWS - len(total.first_rows)]
+        for mine, theirs in ((self.dropped, part.dropped), (self.notes, part.notes)):
+            for text, counted in theirs.items():
+                _count(mine, text, counted.first_rows, counted.count)
         for column, number in part.unused_columns.items():
             self.leave_unused(column, number)
         for name, rows in part.first_rows.items():
-            mine = self.first_rows.setdefault(name, [])
-            mine += rows[: FIRST_ROWS - len(mine)]
+            known = self.first_rows.setdefault(name, [])
+            known += rows[: FIRST_ROWS - len(known)]
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
     @classmethod
     def restored(cls, plain: dict[str, Any]) -> SplitReport:
         """Return the report from the plain data of ``dataclasses.asdict``."""
-        typed = {
-            "dropped": {reason: Dropped(**counted) for reason, counted in plain["dropped"].items()},
-            "length_bias": LengthBias(**plain["length_bias"]),
-            "duplicates": Repeats(**plain["duplicates"]),
-            "contradictions": Repeats(**plain["contradictions"]),
+        typed: dict[str, Any] = {
+            name: {text: Counted(**one) for text, one in plain[name].items()} for name in ("dropped", "notes")
         }
+        typed["length_bias"] = LengthBias(**plain["length_bias"])
+        typed |= {name: Repeats(**plain[name]) for name in ("duplicates", "contradictions")}
         return cls(**{**plain, **typed})
 
     @property
@@ -155,9 +162,7 @@ class SplitReport:
     def drop_lines(self) -> list[str]:
         """Return one line for each reason, the most frequent first."""
         return [
-            f"{dropped.count} dropped: {reason} "
-            f"(row{'s' * (dropped.count > 1)} {', '.join(map(str, dropped.first_rows))}"
-            f"{', …' * (dropped.count > len(dropped.first_rows))})"
+            f"{dropped.count} dropped: {reason} {dropped.rows}"
             for reason, dropped in sorted(self.dropped.items(), key=lambda item: -item[1].count)
         ]
 
@@ -167,6 +172,17 @@ class SplitReport:
         del plain["shortest_prompt"]
         first = {name: plain.pop(name) for name in ("rows_read", "pairs_kept")}
         return {**first, "rows_dropped": self.rows_dropped, **plain}
+
+
+def _count(counts: dict[str, Counted], text: str, rows: list[int], count: int = 1) -> None:
+    """Add rows to those of this text, or of all others where there are too many texts."""
+    text = " ".join(text[:_LONGEST_REASON].encode("utf-8", "replace").decode().split())
+    if text not in counts and len(counts) >= _MOST_REASONS:
+        text = OTHER_REASONS
+    found = counts.setdefault(text, Counted())
+    found.count += count
+    new = [row for row in rows if row not in found.first_rows]  # a row may give several pairs
+    found.first_rows += new[: FIRST_ROWS - len(found.first_rows)]
 
 
 @dataclass(slots=True)
@@ -185,6 +201,8 @@ class DataReport:
     evaluation_pairs: int | None = None
     chat_template_ignored: bool = False
     """Whether some pairs are plain text, the model has a chat template, and the recipe does not set data.format."""
+    clock: str | None = None
+    """The time that the chat template reads; None where it reads none."""
     shared_prompts: int = 0
     """Prompts of ``data.eval_split`` that are also trained on."""
     shared_prompt_rows: list[int] = field(default_factory=list)
@@ -198,6 +216,7 @@ class DataReport:
             "max_length": self.max_length,
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
             "chat_template_ignored": self.chat_template_ignored,
+            "clock": self.clock,
             "shared_prompts": self.shared_prompts,
             "shared_prompt_rows": self.shared_prompt_rows,
             "splits": {name: split.as_json() for name, split in self.splits.items()},
@@ -206,7 +225,7 @@ class DataReport:
 
     def summary_lines(self) -> list[str]:
         """Return the report as lines of text."""
-        lines = [self.decided_by]
+        lines = [self.decided_by, *self._clock()]
         for name, split in self.splits.items():
             kept = f"{split.pairs_kept} pairs kept, {split.rows_dropped} dropped"
             lines.append(f"{name}: {split.rows_read} rows, {kept}")
@@ -242,7 +261,14 @@ class DataReport:
 
     def changes(self) -> list[str]:
         """Return one line for each way in which kept pairs differ from their rows."""
-        return [line for name, split in self.splits.items() for line in self._changes(name, split)]
+        return self._clock() + [
+            line for name, split in self.splits.items() for line in self._changes(name, split)
+        ]
+
+    def _clock(self) -> list[str]:
+        if self.clock is None:
+            return []
+        return [f"the chat template reads the clock: it is {self.clock} in all of the run (data.clock)"]
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
@@ -261,6 +287,10 @@ class DataReport:
                 f"{name}: {split.turns_unscored} inner assistant turns not (fully) scored, "
                 "because the chat template rewrites them"
             )
+        lines += [
+            f"{name}: {noted.count} pair{'s' * (noted.count > 1)}: {text} {noted.rows}"
+            for text, noted in split.notes.items()
+        ]
         return lines
 
     def warnings(self) -> list[str]:
@@ -270,6 +300,8 @@ class DataReport:
             if split.rows_dropped:
                 dropped = f"{split.rows_dropped} of {split.rows_read} rows of {name} were dropped:"
                 found.append("\n  ".join([dropped, *split.drop_lines()]))
+                if any(reason.startswith(UNWRITTEN) for reason in split.dropped):
+                    found[-1] += f"\n{_WRITE_ALL}"
             if split.completions_cut > split.pairs_kept // 2:
                 found.append(
                     f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "
@@ -321,6 +353,8 @@ def nothing_left(split: str, report: SplitReport, max_length: int) -> str:
             f"max_length = {max_length}, and the shortest prompt has {report.shortest_prompt} tokens: "
             "raise data.max_length."
         )
+    elif most.startswith(UNWRITTEN):
+        lines.append(_WRITE_ALL)
     elif "chat template" in most:
         lines.append("Set model.chat_template to a template that accepts these conversations.")
     else:

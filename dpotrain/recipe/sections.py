@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
@@ -81,6 +82,23 @@ class DataSection(Section):
     )
     max_length: int = Field(1024, ge=2, description="Maximum number of tokens of prompt + completion.")
     truncation: Literal["end"] = Field("end", description="Where a completion that is too long is cut.")
+    clock: str | None = Field(
+        None,
+        description='The time that a chat template with today\'s date in it reads, in ISO 8601: `"2026-01-31"`. Unless '
+        "set, that of the run's start, also where it is resumed later.",
+    )
+
+    @field_validator("clock")
+    @classmethod
+    def _is_a_time(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError(
+                    "it is not a date and time in ISO 8601, such as 2026-01-31T12:00:00"
+                ) from None
+        return value
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> DataSection:

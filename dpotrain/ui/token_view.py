@@ -43,6 +43,8 @@ def row_lines(view: RowView, symbols: Symbols, width: int | None, short: bool = 
         if pair.dropped:
             text = Text.assemble((f"{where}{of}: dropped: ", "bold red"), (printable(pair.dropped), "bold"))
         yield text
+        for note in pair.notes:
+            yield Text(printable(note), style="yellow")
         yield from _pair_lines(pair, symbols, width, short)
 
 

@@ -10,7 +10,8 @@ import pytest
 from dpotrain.core.errors import RunError, RunStopped
 from dpotrain.core.reporter import SilentReporter
 from tests.run.crashing import SPEED
-from tests.run.recipes import Recording, project, records, run, weights
+from tests.run.recipes import Recording, losses, project, records, run, weights
+from tests.support import CHAT_TEMPLATE, tiny_tokenizer
 
 
 def story(run: Path) -> list[dict]:
@@ -154,3 +155,53 @@ def test_a_falling_schedule_over_another_number_of_steps_is_pointed_out(tmp_path
     reporter = Recording()
     run(recipe, "training.epochs=3", resume=True, reporter=reporter)
     assert any("15 steps instead of 10" in text for text in reporter.warnings)
+
+
+#: Another text at every call.
+CLOCK = "<|im_start|>system\n{{ strftime_now('%H:%M:%S.%f') }}<|im_end|>\n"
+
+
+CHAT = ["run.cache_dir=false", 'data.format="conversational"', "data.max_length=200", "checkpoints.every=2"]
+
+
+@pytest.fixture
+def by_the_clock(tmp_path) -> Path:
+    """A recipe over conversations, for a model whose template reads the clock."""
+    recipe = project(tmp_path)
+    tiny_tokenizer(tmp_path / "model", chat_template=CLOCK + CHAT_TEMPLATE)
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": pair["prompt"]}],
+            "chosen": [{"role": "assistant", "content": pair["chosen"]}],
+            "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+        }
+        for pair in pairs
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    return recipe
+
+
+def report_of(run: Path) -> dict:
+    return json.loads((run / "data_report.json").read_text())
+
+
+def test_a_template_that_reads_the_clock_reads_the_time_of_the_runs_start_on_another_day(
+    forked, by_the_clock, tmp_path
+):
+    """TRAPS: an uncached run that was refused the next day, since its tokens had another date in them."""
+    assert forked.run(by_the_clock, CHAT, acts=[["signal_after", 5, "SIGTERM"]]).code == 75
+    report = report_of(tmp_path / "run")
+    ended = forked.run(by_the_clock, CHAT)
+    assert ended.code == 0, ended.output
+    assert report_of(tmp_path / "run") == report
+    assert run(by_the_clock, *CHAT, f"data.clock={report['clock']!r}", into=tmp_path / "whole").steps
+    assert weights(tmp_path / "run" / "final") == weights(tmp_path / "whole" / "final")
+
+
+def test_processes_of_one_run_read_one_time(forked, by_the_clock, tmp_path):
+    assert [ended.code for ended in forked.ranks(by_the_clock, CHAT)] == [0, 0]
+    again = [*CHAT, f"run.output_dir={str(tmp_path / 'again')!r}"]
+    clock = f"data.clock={report_of(tmp_path / 'run')['clock']!r}"
+    assert [ended.code for ended in forked.ranks(by_the_clock, [*again, clock])] == [0, 0]
+    assert losses(tmp_path / "run") == losses(tmp_path / "again")

@@ -25,6 +25,8 @@ FINDERS = (
     Finder("dropped rows", reading.dropped),
     Finder("cut answers", reading.cut),
     Finder("answers without an end token", reading.open_ended),
+    Finder("control tokens in text", reading.control_tokens),
+    Finder("left out by the chat template", reading.left_out),
     Finder("plain text for a chat model", reading.plain_text),
     Finder("system texts that differ", giveaway.systems),
     Finder("contradictions", comparing.contradictions),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dpotrain.core.formats import count as counted
 from dpotrain.data.inspection.finding import Finding, by_share, of
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
+from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN
 
 
 def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
@@ -106,6 +107,41 @@ def unscored_turns(split: InspectedSplit, data: InspectedData) -> Iterator[Findi
             "Set model.chat_template to a template that writes a turn the same way when others follow it.",
             rows,
         )
+
+
+def control_tokens(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield control tokens that texts hold, one finding a token and a way of reading it."""
+    for text, rows in split.report.notes.items():
+        if text.startswith(CONTROL_TOKEN):
+            kept = KEPT_CONTROL_TOKEN in text
+            yield Finding(
+                "control tokens in text",
+                "warning" if kept else "note",
+                split.name,
+                f"{of(rows.count, split.report.pairs_kept, 'pairs')}: {text}",
+                rows.count,
+                rows.count / split.report.pairs_kept,
+                "Remove it, unless the text is meant to hold the model's own control token."
+                if kept
+                else "Nothing, unless it was meant to be a control token: the chat template alone writes those.",
+                tuple(rows.first_rows),
+            )
+
+
+def left_out(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield what else the report notes of pairs: what the chat template does not write."""
+    for text, rows in split.report.notes.items():
+        if not text.startswith(CONTROL_TOKEN):
+            yield Finding(
+                "left out by the chat template",
+                "warning",
+                split.name,
+                f"{of(rows.count, split.report.pairs_kept, 'pairs')}: {text}",
+                rows.count,
+                rows.count / split.report.pairs_kept,
+                "Compare a pair with --row; set model.chat_template to a template that writes it, if it should count.",
+                tuple(rows.first_rows),
+            )
 
 
 def unused_columns(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:

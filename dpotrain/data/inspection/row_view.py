@@ -55,6 +55,8 @@ class PairView:
     rejected: TextView
     boundary_moved: bool
     """Whether answers begin before the end of the rendered prompt, whose tokens are not a prefix."""
+    notes: tuple[str, ...] = ()
+    """What the data report says of the pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _pair_view(reader: DataReader, row: int, pair: PreferencePair) -> PairView |
     """Return the pair's view, or why it could not be tokenized."""
     tokenizer, most = reader.tokenizer, reader.recipe.data.max_length
     (kept,) = reader.tokenize.tokenizer([(row, pair)])
-    (whole,) = PairTokenizer(tokenizer, sys.maxsize)([(row, pair)])
+    (whole,) = PairTokenizer(tokenizer, sys.maxsize, reader.inputs)([(row, pair)])
     if whole.pair is None:
         return kept.reason or whole.reason
     tokens = whole.pair
@@ -111,6 +113,7 @@ def _pair_view(reader: DataReader, row: int, pair: PreferencePair) -> PairView |
         chosen=text_view(tokenizer, tokens.chosen, tokens.chosen_scored, tokens.prompt.tolist(), most),
         rejected=text_view(tokenizer, tokens.rejected, tokens.rejected_scored, tokens.prompt.tolist(), most),
         boundary_moved=whole.boundary_moved,
+        notes=whole.notes,
     )
 
 

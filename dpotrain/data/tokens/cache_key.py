@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.hashing import hash_text
 from dpotrain.data.formats.columns import MappedRows
+from dpotrain.data.tokens.chat_template import TemplateInputs, clock_values, template_sources
 from dpotrain.plugin.api import DatasetFormatter
 from dpotrain.recipe.sections import DataSection
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
-FORMAT = 3
+FORMAT = 4
 
 #: Libraries that render the chat template and tokenize.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
@@ -31,12 +32,14 @@ def cache_key(
     tokenizer: PreTrainedTokenizerBase,
     data: DataSection,
     columns: tuple[str, ...],
+    inputs: TemplateInputs,
 ) -> dict[str, Any]:
     """Return plain data that is equal only where tokens and report are.
 
-    ``distribution`` is the formatter's, with its version. A chat template that reads the clock is not detected:
-    its tokens stay those of the first time, so that a resumed run finds its data unchanged.
+    ``distribution`` is the formatter's, with its version. The clock counts only where a chat template reads it, and
+    then only what it reads of it: a date is the same all day.
     """
+    clock = {value for source in template_sources(tokenizer) for value in clock_values(source, inputs.clock)}
     return {
         "format": FORMAT,
         "rows": {
@@ -57,6 +60,8 @@ def cache_key(
         "libraries": {name: version(name) for name in _LIBRARIES},
         "max_length": data.max_length,
         "truncation": data.truncation,
+        "template_arguments": dict(inputs.arguments),
+        "clock": sorted(clock),
         # Left out where there are none, so that entries from before there were any are still found.
         **({"columns": columns} if columns else {}),
     }

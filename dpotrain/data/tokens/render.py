@@ -9,13 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import jinja2
-
-from dpotrain.core.errors import DataError
-from dpotrain.core.pair import Message, PreferencePair, UnusableRow
+from dpotrain.core.messages.values import REASONING
+from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+from dpotrain.data.tokens.chat_template import ChatTemplate, TemplateInputs, Tools, template_source
+from dpotrain.data.tokens.control_tokens import ControlTokens, turn_markers
+from dpotrain.data.tokens.parts import TEXT, THOUGHT, Part, text_of
+from dpotrain.data.tokens.written import Written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+#: What the data report says of pairs that are kept.
+REASONING_LEFT_OUT = "the chat template leaves out the reasoning of earlier assistant turns"
+CONTROL_TOKEN = "the control token"  # how notes of control tokens begin
+KEPT_CONTROL_TOKEN = "in plain text is kept as a control token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,11 @@ class Rendering:
     chosen: Answer
     rejected: Answer
     plain: bool
-    """Whether the tokenizer's own special tokens are added to the ids."""
+    """Whether the pair is plain text: the tokenizer's own special tokens are added to the ids."""
+    control: ControlTokens | None = None
+    """Tokenizes the texts, because messages quote control tokens, which are broken in them; usually None."""
+    notes: tuple[str, ...] = ()
+    """What the data report says of the pair, if it is kept."""
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the pair that is tokenized."""
@@ -65,65 +76,193 @@ class Rendering:
         yield from self.rejected.texts()
 
 
-def render(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Rendering:
-    """Return the pair's texts.
+class Renderer:
+    """Turns pairs into texts, by a tokenizer's chat template where they are conversations."""
 
-    Raises UnusableRow where the chat template refuses the messages, and DataError for a conversation where the
-    tokenizer has no chat template.
-    """
-    if isinstance(pair.prompt, str):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, inputs: TemplateInputs) -> None:
+        self._tokenizer = tokenizer
+        self._inputs = inputs
+        self._plain = ControlTokens(tokenizer)
+        self._templates: dict[bool, _Conversations] = {}
+        """By whether there are tools: a tokenizer may have a template of its own for them."""
+
+    def __call__(self, pair: PreferencePair) -> Rendering:
+        """Return the pair's texts.
+
+        Raises UnusableRow where the chat template refuses the messages or leaves a part of them out, and DataError for
+        a conversation where the tokenizer has no chat template.
+        """
+        if not isinstance(pair.prompt, str):
+            with_tools = bool(pair.tools)
+            if with_tools not in self._templates:
+                source = template_source(self._tokenizer, tools=with_tools)
+                template = ChatTemplate(self._tokenizer, source, self._inputs)
+                self._templates[with_tools] = _Conversations(self._tokenizer, template)
+            return self._templates[with_tools](pair)
         assert isinstance(pair.chosen, str)
         assert isinstance(pair.rejected, str)
         chosen, rejected = Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected)
-        return Rendering(pair.prompt, chosen, rejected, plain=True)
-    assert not isinstance(pair.chosen, str)
-    assert not isinstance(pair.rejected, str)
-    template = _Template(tokenizer, pair)
-    prompt = list(pair.prompt)
-    # The generation prompt belongs to the prompt only where an assistant message follows.
-    assistant_next = pair.chosen[0]["role"] == "assistant" and pair.rejected[0]["role"] == "assistant"
-    return Rendering(
-        template(prompt, opens=assistant_next),
-        _answer(template, prompt, pair.chosen),
-        _answer(template, prompt, pair.rejected),
-        plain=False,
-    )
+        quoted = self._plain.quoted([pair.prompt, pair.chosen, pair.rejected])
+        notes = tuple(f"{CONTROL_TOKEN} {name} {KEPT_CONTROL_TOKEN}" for name in quoted)
+        return Rendering(pair.prompt, chosen, rejected, plain=True, notes=notes)
 
 
-def _answer(template: _Template, prompt: list[Message], answer: Sequence[Message]) -> Answer:
-    full = template([*prompt, *answer], opens=False)
-    if len(answer) == 1:
-        return Answer(full)
-    turns = []
-    for index, message in enumerate(answer):
-        if message["role"] != "assistant":
-            continue
-        before = [*prompt, *answer[:index]]
-        last = index == len(answer) - 1
-        closed = None if last else template([*before, message], opens=False)
-        turns.append(Turn(template(before, opens=False), template(before, opens=True), closed))
-    return Answer(full, tuple(turns))
+class _Conversations:
+    """Renders pairs of messages by one template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
+        self._template = template
+        self._written = Written(template)
+        self._control = ControlTokens(tokenizer, _markers(tokenizer, template))
+
+    def __call__(self, pair: PreferencePair) -> Rendering:
+        tools: Tools = pair.tools
+        parts: list[list[Message]] = [_messages(part) for part in (pair.prompt, pair.chosen, pair.rejected)]
+        quoted = self._control.quoted([parts, tools])
+        if quoted:
+            parts, tools = self._control.broken(parts), self._control.broken(tools)
+        parts = [[self._renamed(message) for message in part] for part in parts]
+        shapes = [self._written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
+        form = shapes[0].form | shapes[1].form
+        prompt, chosen, rejected = ([form.of(message) for message in part] for part in parts)
+        # The generation prompt belongs to the prompt only where an assistant message follows.
+        opens = chosen[0]["role"] == "assistant" and rejected[0]["role"] == "assistant"
+        text = self._template(prompt, tools, opens=opens)
+        answers: list[Answer] = []
+        notes: list[str] = []
+        for name, answer, as_given, shape in zip(
+            ("chosen", "rejected"), (chosen, rejected), parts[1:], shapes, strict=True
+        ):
+            full = self._template([*prompt, *answer], tools, opens=False)
+            start = common_start(text, full)
+            missing = self._written.unwritten(shape, full, start, (parts[0], as_given), tools)
+            notes += _note_or_refuse(missing, name, [*parts[0], *as_given], len(prompt))
+            answers.append(Answer(full, self._turns(text, full, start, (prompt, answer), tools)))
+        notes += [f"{CONTROL_TOKEN} {name} in a message is tokenized as text" for name in quoted]
+        return Rendering(
+            text,
+            answers[0],
+            answers[1],
+            plain=False,
+            control=self._control if quoted else None,
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    def _renamed(self, message: Message) -> Message:
+        """Return the message with its reasoning under every name by which the template reads it."""
+        given = [message[name] for name in REASONING if message.get(name)]
+        if not given:
+            return message
+        return {
+            **message,
+            **{name: given[0] for name in self._template.reasoning_names if not message.get(name)},
+        }
+
+    def _turns(
+        self, text: str, full: str, start: int, sides: tuple[list[Message], list[Message]], tools: Tools
+    ) -> tuple[Turn, ...] | None:
+        """Return where the model's own turns are; None where all that follows the prompt is one.
+
+        Raises UnusableRow where an only turn cannot be told from a prompt that the template writes otherwise.
+        """
+        prompt, answer = sides
+        if len(answer) == 1:
+            return None if start == len(text) else self._only_turn(text, full, start, prompt, tools)
+        turns = []
+        for index, message in enumerate(answer):
+            if message["role"] != "assistant":
+                continue
+            before, last = [*prompt, *answer[:index]], index == len(answer) - 1
+            closed = None if last else self._template([*before, message], tools, opens=False)
+            unopened, opened = (self._template(before, tools, opens=opens) for opens in (False, True))
+            turns.append(Turn(unopened, opened, closed))
+        return tuple(turns)
+
+    def _only_turn(
+        self, text: str, full: str, start: int, prompt: list[Message], tools: Tools
+    ) -> tuple[Turn, ...] | None:
+        """Return where the answer is after a prompt that the template writes otherwise once it is answered."""
+        before = self._template(prompt, tools, opens=False)
+        if start >= len(before):  # all but the generation prompt
+            return None
+        begins = _after_header(text, full, start, before)
+        if begins is not None:
+            return (Turn("", full[:begins], None),)
+        if not _ends_before(prompt, before, start):
+            raise UnusableRow("the chat template writes the prompt otherwise once it is answered")
+        return None
 
 
-class _Template:
-    """The tokenizer's chat template, with the pair's tools."""
+def _messages(part: Text) -> list[Message]:
+    assert not isinstance(part, str)
+    return list(part)
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> None:
-        if not tokenizer.chat_template:
-            raise DataError(
-                f"The pairs are conversations, but the tokenizer of {tokenizer.name_or_path or 'this model'} "
-                "has no chat template.\n"
-                "Set model.chat_template, train a model that has one, or use pairs of plain strings (data.format)."
-            )
-        self._tokenizer = tokenizer
-        self._tools = [dict(tool) for tool in pair.tools] or None
 
-    def __call__(self, messages: Sequence[Message], *, opens: bool) -> str:
-        """Render the messages; ``opens`` adds the generation prompt."""
-        try:
-            texts, apply = [dict(message) for message in messages], self._tokenizer.apply_chat_template
-            return str(apply(texts, tools=self._tools, add_generation_prompt=opens, tokenize=False))
-        except Exception as error:  # a template is a program that may raise anything
-            # A template's own text is the same for every row; Python's may quote a value, so only the class is kept.
-            reason = str(error) if isinstance(error, jinja2.TemplateError) else type(error).__name__
-            raise UnusableRow(f"the chat template refuses the messages: {reason}") from error
+def _note_or_refuse(
+    missing: set[Part], name: str, messages: Sequence[Message], prompt: int
+) -> tuple[str, ...]:
+    """Raise UnusableRow where the template leaves out what must be trained on; return notes for the report.
+
+    The first ``prompt`` messages are the prompt, the others the answer of this name.
+    """
+    if not missing:
+        return ()
+    last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
+    earlier = {part for part in missing if part[1] == THOUGHT and part[0] < last}
+    in_answer = {part for part in missing - earlier if part[0] >= prompt}
+    for parts, where in ((missing - earlier - in_answer, "prompt"), (in_answer, f"{name} answer")):
+        if parts:
+            kinds = ", ".join(sorted({_name_of(part, messages, prompt) for part in parts}))
+            raise UnusableRow(f"the chat template leaves out part of the {where} ({kinds})")
+    return (REASONING_LEFT_OUT,)
+
+
+def common_start(a: str, b: str) -> int:
+    """Return how many leading characters two texts have in common."""
+    if b.startswith(a):
+        return len(a)
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low
+
+
+def _after_header(text: str, full: str, start: int, before: str) -> int | None:
+    """Return where the answer begins in a rendering that differs from the prompt's from ``start`` on.
+
+    That is after the generation prompt, by which the prompt's rendering ``text`` is longer than ``before``, as often as
+    it stands in the prompt itself. None where it is not there.
+    """
+    header = text[len(before) :] if text.startswith(before) else ""
+    if not header.strip():
+        return None
+    for _ in range(before.count(header, start) + 1):
+        at = full.find(header, start)
+        if at < 0:
+            return None
+        start = at + len(header)
+    return start
+
+
+def _ends_before(prompt: Sequence[Message], rendered: str, start: int) -> bool:
+    """Whether the last words of the prompt stand in its rendering before ``start``."""
+    said = [text.strip() for text in map(text_of, prompt) if text]
+    at = rendered.rfind(said[-1]) if said else -1
+    return at >= 0 and at + len(said[-1]) <= start
+
+
+def _name_of(part: Part, messages: Sequence[Message], prompt: int) -> str:
+    """Return what a part is called: in the prompt a text goes by its role."""
+    at, kind = part
+    return f"{messages[at]['role']} text" if kind == TEXT and at < prompt else kind
+
+
+def _markers(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> set[str]:
+    """Return the tokens that open and close turns, as far as the template renders a few plain ones."""
+    turns = [("user", "x"), ("assistant", "y"), ("user", "z")]
+    try:
+        rendered = template([{"role": role, "content": text} for role, text in turns], (), opens=False)
+    except UnusableRow:
+        return set()
+    return turn_markers(tokenizer, rendered)

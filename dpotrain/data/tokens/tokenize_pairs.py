@@ -14,7 +14,9 @@ import numpy as np
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair, UnusableRow
-from dpotrain.data.tokens.render import Answer, Rendering, render
+from dpotrain.data.tokens.chat_template import TemplateInputs
+from dpotrain.data.tokens.control_tokens import UNREADABLE
+from dpotrain.data.tokens.render import Answer, Renderer, Rendering
 from dpotrain.data.tokens.time_limit import TimeLimitExceeded, cpu_time_limit
 from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, Tokens
 
@@ -42,13 +44,19 @@ class PairResult:
     """Assistant turns that are not scored, wholly or in part, because the chat template rewrites them."""
     open_ended: int = 0
     """Completions that do not end in a special token, and so do not teach the model to stop."""
+    notes: tuple[str, ...] = ()
+    """What the data report says of the pair, if it is kept."""
 
 
 class PairTokenizer:
     """Tokenizes pairs with one tokenizer, bounded by ``max_length`` tokens of prompt + completion."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, inputs: TemplateInputs | None = None
+    ) -> None:
+        """Give the chat template ``inputs``; without them it reads the time of this call."""
         self._tokenizer = tokenizer
+        self._render = Renderer(tokenizer, inputs or TemplateInputs())
         self._max_length = max_length
         self._leading = _leading_special_tokens(tokenizer)
         self._special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -63,7 +71,7 @@ class PairTokenizer:
         for row, pair in pairs:
             try:
                 with cpu_time_limit(MAX_RENDER_SECONDS):
-                    rendering = render(pair, self._tokenizer)
+                    rendering = self._render(pair)
             except UnusableRow as error:
                 renderings.append(error)
                 continue
@@ -76,11 +84,24 @@ class PairTokenizer:
             renderings.append(rendering if whole else UnusableRow("the text holds half a character"))
         rendered = [one for one in renderings if isinstance(one, Rendering)]
         # Pairs that share a prompt share its tokens.
-        encoded = self._encode(list(dict.fromkeys(text for one in rendered for text in one.texts())))
+        encoded = self._encode(
+            list(dict.fromkeys(text for one in rendered if one.control is None for text in one.texts()))
+        )
         return [
-            PairResult(None, str(one)) if isinstance(one, UnusableRow) else self._assemble(row, one, encoded)
+            PairResult(None, str(one)) if isinstance(one, UnusableRow) else self._result(row, one, encoded)
             for (row, _), one in zip(pairs, renderings, strict=True)
         ]
+
+    def _result(self, row: int, rendering: Rendering, encoded: dict[str, Tokens]) -> PairResult:
+        if rendering.control is None:
+            return self._assemble(row, rendering, encoded)
+        texts = list(dict.fromkeys(rendering.texts()))
+        ids = rendering.control.encode(texts)
+        if None in ids:
+            return PairResult(None, UNREADABLE)
+        return self._assemble(
+            row, rendering, {t: np.array(one, np.int32) for t, one in zip(texts, ids, strict=True)}
+        )
 
     def _encode(self, texts: list[str]) -> dict[str, Tokens]:
         """Tokenize texts without the tokenizer's own special tokens."""
@@ -112,6 +133,7 @@ class PairTokenizer:
             "boundary_moved": boundary < len(prompt),
             "completions_cut": sum(len(ids) > self._max_length for ids in (chosen, rejected)),
             "turns_unscored": chosen_unscored + rejected_unscored,
+            "notes": rendering.notes,
             "open_ended": sum(self._special.isdisjoint(ids[-2:].tolist()) for ids in (chosen, rejected)),
         }
         pair = TokenizedPair(
@@ -186,12 +208,15 @@ def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Token
         return flags, 0
     hidden = 0
     for turn in answer.turns:
-        before, closed = encoded[turn.before], ids if turn.closed is None else encoded[turn.closed]
-        if common_prefix(before, ids) < len(before):
+        before, opened = encoded[turn.before], encoded[turn.opened]
+        closed = ids if turn.closed is None else encoded[turn.closed]
+        start = common_prefix(opened, ids)
+        # A template may end what stops before the turn with an end of its own: either rendering will do.
+        if start < len(opened) and common_prefix(before, ids) < len(before):
             hidden += 1
             continue
         end = common_prefix(closed, ids)
-        flags[max(boundary, common_prefix(encoded[turn.opened], ids)) : end] = True
+        flags[max(boundary, start) : end] = True
         hidden += end < len(closed)
     return flags, hidden
 

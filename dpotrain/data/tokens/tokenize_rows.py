@@ -85,6 +85,8 @@ class RowTokenizer:
             report.count(number, "completions_cut", result.completions_cut)
             report.count(number, "turns_unscored", result.turns_unscored)
             report.count(number, "open_ended", result.open_ended)
+            for note in result.notes:
+                report.note(number, note)
             report.plain_text += not pair.conversational
             pairs.append(replace(result.pair, numbers=found))
             prompts.append(key)

@@ -12,7 +12,7 @@ from dpotrain.plugin.api.component import Component, hookspec
 CORE_KEYS = frozenset(
     {
         *("format", "columns", "ignore_columns", "train_split", "eval_split", "eval_fraction", "limit"),
-        *("shuffle", "max_length", "truncation"),
+        *("shuffle", "max_length", "truncation", "clock"),
     }
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,11 @@ class ModelLoader(Component):
     @abstractmethod
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
+
+    @property
+    def chat_template_arguments(self) -> Mapping[str, Any]:
+        """Variables for the chat template by name, such as ``enable_thinking``; none, as here, unless overridden."""
+        return {}
 
     @abstractmethod
     def load_model(self, request: LoadRequest) -> PreTrainedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 
@@ -84,7 +85,9 @@ def build(
     with reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
-    data = prepare_data(recipe, tokenizer, reporter, cache=cache)
+    now = parallel.broadcast_object(datetime.now().isoformat())
+    clock = now if found is None or found.clock is None else found.clock
+    data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
@@ -186,7 +189,7 @@ def build(
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
-    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed)
+    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb)
 

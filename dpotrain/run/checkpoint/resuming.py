@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Found:
     """What is wrong with each newer one."""
     microbatches: Mapping[str, Any] | None
     """The size of the checkpoint's micro-batches (see :class:`dpotrain.run.microbatches.MicrobatchSize`)."""
+    clock: str | None = None
+    """The time that the run's chat template reads, in ISO 8601."""
 
 
 def find_resumable(folder: Path, recipe: Recipe) -> Found:
@@ -42,7 +45,7 @@ def find_resumable(folder: Path, recipe: Recipe) -> Found:
     state = read_state(path)
     check_same(state["resume_config"], resume_config(recipe.document))
     check_same_distributions(state["versions"], package_versions(recipe))
-    return Found(path, damaged, state.get("microbatches"))
+    return Found(path, damaged, state.get("microbatches"), state.get("clock"))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -72,6 +75,7 @@ def read_state(path: Path) -> dict[str, Any]:
         step: int = Field(ge=0)
         resume_config: dict[str, Any]
         data: str
+        clock: str | None = None
         total_steps: int = Field(ge=1)
         microbatches: MicrobatchSize | None = None
         window: Window
@@ -91,6 +95,8 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError("it is of another step than its folder's name says")
         if len(state.window.sums) != len(Window().sums):
             raise ValueError("window.sums is of another length")
+        if state.clock is not None:
+            datetime.fromisoformat(state.clock)
         chosen = state.microbatches
         if chosen is not None and (chosen.tokens < 1 or chosen.checkpointed < 0):
             raise ValueError("microbatches is not a size of micro-batches")

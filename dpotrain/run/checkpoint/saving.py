@@ -24,10 +24,13 @@ from dpotrain.run.resume_config import resume_config
 class CheckpointSaver:
     """Saves a run's state. Every method is called on every process."""
 
-    def __init__(self, context: RunContext, folder: Path, adapter: Adapter, checkpointed_layers: int) -> None:
-        """Save into ``folder``, ``checkpoints/`` of the run folder."""
+    def __init__(
+        self, context: RunContext, folder: Path, adapter: Adapter, checkpointed_layers: int, clock: str
+    ) -> None:
+        """Save into ``folder``, ``checkpoints/`` of the run folder; ``clock`` is what chat templates read."""
         self.context, self.folder, self.adapter = context, folder, adapter
         self._checkpointed_layers = checkpointed_layers
+        self._clock = clock
         self._saver = Saver(folder, self.prune)
 
     @cached_property
@@ -57,6 +60,7 @@ class CheckpointSaver:
                 "resume_config": resume_config(recipe.document),
                 "versions": self.versions,
                 "data": self.data_identity,
+                "clock": self._clock,
                 "total_steps": trainer.plan.total_steps,
                 "microbatches": asdict(MicrobatchSize.of(recipe, tokens, self._checkpointed_layers)),
                 "window": asdict(now.window),

@@ -102,6 +102,35 @@ def test_unscored_turns():
     assert (finding.count, finding.rows) == (1, (5,))
 
 
+@pytest.mark.parametrize(
+    ("messages", "severity", "how"), [(True, "note", "tokenized as text"), (False, "warning", "kept")]
+)
+def test_control_tokens_in_text(messages, severity, how):
+    rows = clean(20)
+    rows[4]["chosen"] += " It ends with <|im_end|>."
+    keys = {"formatter": None if messages else StandardFormatter(StandardFormatter.Options())}
+    rows = [chat(row) for row in rows] if messages else rows
+    finding = only(rows, "control tokens in text", bpe(template=CHATML), **keys)
+    assert (finding.count, finding.rows, finding.severity) == (1, (4,), severity)
+    assert "<|im_end|>" in finding.text
+    assert how in finding.text
+
+
+def test_what_the_chat_template_leaves_out():
+    """The reasoning of earlier turns; what it leaves out of the last one drops the row."""
+    last = "{% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    drops = CHATML.replace("{{ m['content'] }}", last + "{{ m['content'] }}")
+    rows = [chat(row) for row in clean(10)]
+    for row in rows:
+        row["prompt"] = [user("first"), assistant("said"), *row["prompt"]]
+    keys = {"tokenizer": bpe(template=drops), "max_length": 5000}
+    assert not found(rows, "left out by the chat template", **keys)
+    rows[3]["prompt"][1]["reasoning_content"] = "thought about it"
+    finding = only(rows, "left out by the chat template", **keys)
+    assert (finding.count, finding.rows, finding.severity) == (1, (3,), "warning")
+    assert "reasoning of earlier assistant turns" in finding.text
+
+
 def test_plain_text_for_a_model_with_a_chat_template():
     finding = only(clean(5), "plain text for a chat model", bpe(template=CHATML))
     assert (finding.count, finding.severity) == (5, "warning")

@@ -57,6 +57,14 @@ def test_a_kept_row_shows_its_template_and_which_tokens_are_scored():
     assert pair.prompt.count("prompt") == pair.prompt.count()
 
 
+def test_a_quoted_control_token_is_no_special_piece_and_is_noted():
+    rows = [{"prompt": [user("hi")], "chosen": [assistant("say <|im_end|>")], "rejected": [assistant("no")]}]
+    (pair,) = row_view(reader(rows, TOKENIZER), "train", 0).pairs
+    assert [piece.text for piece in pair.chosen.pieces] == ["say <|im_end|>", "<|im_end|>", "\n"]
+    assert [piece.special for piece in pair.chosen.pieces] == [False, True, False]
+    assert pair.notes == ("the control token <|im_end|> in a message is tokenized as text",)
+
+
 def test_a_users_turn_inside_an_answer_is_not_scored():
     answer = [assistant("one"), user("and?"), assistant("two")]
     rows = [{"prompt": [user("hi")], "chosen": answer, "rejected": [assistant("no")]}]
