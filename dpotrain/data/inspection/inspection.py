@@ -102,7 +102,8 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
                 evaluated_on=name == data.eval_split,
             )
         inspected = _both_sets(splits, reader, prepared)
-        findings, nothing = find_all(inspected)
+        with reporter.phase("comparing pairs", None):
+            findings, nothing = find_all(inspected)
         known = {*formatter.columns, *reader.tokenize.columns}
         overviews = {
             name: SplitOverview(
