@@ -49,7 +49,6 @@ FACTS = np.dtype(
         ("first_word", "<u4", (2,)),
         ("first_words", "<u4", (2,)),
         ("last_word", "<u4", (2,)),
-        ("language", "u1", (3,)),  # of prompt, chosen and rejected
         ("systems_differ", "?"),
         ("similarity", "<f4"),  # of the two answers
         ("pair_bands", "<u4", (BANDS,)),
@@ -93,28 +92,29 @@ def pair_shingles(texts: PairTexts) -> list[Shingles]:
 
 
 def _facts(texts: PairTexts) -> tuple[Any, ...]:
+    """Return the fields of :data:`FACTS` after row and place."""
     prompt, *answers = (words(text) for text in (texts.prompt, *texts.answers))
+    asked_in = language(texts.prompt, prompt)
+    spoken = [language(text, of) for text, of in zip(texts.answers, answers, strict=True)]
+    foreign = [bool(asked_in and own and own != asked_in) for own in spoken]
     sets = [shingles(of) for of in (prompt, *answers)]
     sketches = [sketch(of) for of in sets]
-    spoken = language(texts.prompt, prompt), *(map(language, texts.answers, answers))
     return (
         _hash(texts.prompt, *texts.answers),
         _hash(texts.prompt),
         tuple(
-            marks(Answer(text, of, texts.prompt, foreign=bool(own and spoken[0] and own != spoken[0])))
-            for text, of, own in zip(texts.answers, answers, spoken[1:], strict=True)
+            marks(Answer(text, texts.prompt, own)) for text, own in zip(texts.answers, foreign, strict=True)
         ),
         *(tuple(_word_hash(of[part]) for of in answers) for part in WORDS_AT.values()),
-        spoken,
         texts.systems_differ,
-        _alike(answers, sets[1:], sketches[1:]),
+        _similarity(sets[1:], sketches[1:]),
         bands(union(sketches)),
         bands(sketches[0]),
     )
 
 
-def _alike(answers: Sequence[Words], sets: Sequence[Shingles], sketches: Sequence[Sketch]) -> float:
-    """Return the similarity of two answers: exact where they may be nearly the same, else as estimated."""
+def _similarity(sets: Sequence[Shingles], sketches: Sequence[Sketch]) -> float:
+    """Return the similarity of two texts: exact where they may be nearly the same, else as estimated."""
     estimate = float((sketches[0] == sketches[1]).mean())
     return similarity(*sets) if estimate >= _SURELY_DIFFERENT else estimate
 

@@ -68,43 +68,17 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
     Memory does not grow with the texts: 160 bytes a pair are kept in a temporary file. Raises DataError where that
     cannot be written, and what reading the rows raises.
     """
-    data = reader.recipe.data
-    formatter = reader.tokenize.formatter
     with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
-        splits: dict[str, InspectedSplit] = {}
-        for name, rows in reader.splits.items():
-            pairs = _pairs_of(
-                prepared, evaluated=name == data.eval_split, held_out=data.eval_fraction is not None
-            )
-            kept = np.unique(np.concatenate([one.rows for one in pairs]))
-            try:
-                facts = collect_facts(
-                    rows,
-                    array("q", kept.tobytes()),
-                    FactReader(formatter),
-                    Path(folder),
-                    reporter,
-                    cores(),
-                    f"inspecting {name}",
-                )
-            except WriteError as error:
-                raise DataError(
-                    f"what is found of each pair cannot be written to {folder}: {error.reason}.\n"
-                    "Free disk space there, or set TMPDIR to a folder on another disk."
-                ) from error
-            splits[name] = InspectedSplit(
-                name=name,
-                report=prepared.report.splits[name],
-                rows=rows,
-                formatter=formatter,
-                facts=facts,
-                pairs=pairs,
-                evaluated_on=name == data.eval_split,
-            )
-        inspected = _both_sets(splits, reader, prepared)
+        try:
+            splits = {name: _split(name, reader, prepared, Path(folder), reporter) for name in reader.splits}
+        except WriteError as error:
+            raise DataError(
+                f"what is found of each pair cannot be written to {folder}: {error.reason}.\n"
+                "Free disk space there, or set TMPDIR to a folder on another disk."
+            ) from error
         with reporter.phase("comparing pairs", None):
-            findings, nothing = find_all(inspected)
-        known = {*formatter.columns, *reader.tokenize.columns}
+            findings, nothing = find_all(_both_sets(splits, reader, prepared))
+        known = {*reader.tokenize.formatter.columns, *reader.tokenize.columns}
         overviews = {
             name: SplitOverview(
                 read_columns=tuple(column for column in reader.splits[name].columns if column in known),
@@ -114,8 +88,29 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
         }
     example = None
     if len(prepared.train):
-        example = row_view(reader, data.train_split, int(prepared.train.rows[0]))
+        example = row_view(reader, reader.recipe.data.train_split, int(prepared.train.rows[0]))
     return Inspection(prepared.report, overviews, findings, nothing, example)
+
+
+def _split(
+    name: str, reader: DataReader, prepared: PreparedData, folder: Path, reporter: Reporter
+) -> InspectedSplit:
+    """Return a split with the facts of the rows that have a pair left."""
+    data, formatter, rows = reader.recipe.data, reader.tokenize.formatter, reader.splits[name]
+    pairs = _pairs_of(prepared, evaluated=name == data.eval_split, held_out=data.eval_fraction is not None)
+    # A list would take five times the memory.
+    kept = array("q", np.unique(np.concatenate([one.rows for one in pairs])).tobytes())
+    read = FactReader(formatter)
+    facts = collect_facts(rows, kept, read, folder, reporter, cores(), f"inspecting {name}")
+    return InspectedSplit(
+        name=name,
+        report=prepared.report.splits[name],
+        rows=rows,
+        formatter=formatter,
+        facts=facts,
+        pairs=pairs,
+        evaluated_on=name == data.eval_split,
+    )
 
 
 def _pairs_of(prepared: PreparedData, *, evaluated: bool, held_out: bool) -> list[TokenizedPairs]:

@@ -6,16 +6,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dpotrain.data.inspection.shingles import Words
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer as rules see it."""
 
     text: str
-    """Not empty."""
-    words: Words
     prompt: str
     foreign: bool
     """Whether its language is known and is not the prompt's."""
@@ -63,8 +59,8 @@ RULES = (
     Rule("has an exclamation mark", lambda answer: "!" in answer.text or "\uff01" in answer.text),
     Rule("has an emoji", lambda answer: not answer.text.isascii() and _EMOJI.search(answer.text) is not None),
     Rule("has a thinking section", lambda answer: "<think>" in answer.text),
-    Rule("begins with white space", lambda answer: answer.text[0].isspace()),
-    Rule("ends with white space", lambda answer: answer.text[-1].isspace()),
+    Rule("begins with white space", lambda answer: answer.text[:1].isspace()),
+    Rule("ends with white space", lambda answer: answer.text[-1:].isspace()),
     Rule("begins with a small letter", lambda answer: answer.text.lstrip()[:1].islower()),
     Rule("ends without punctuation", lambda answer: answer.text.rstrip()[-1:] not in _CLOSING),
     Rule("ends with a question", lambda answer: answer.text.rstrip()[-1:] in ("?", "\uff1f")),
