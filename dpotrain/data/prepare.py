@@ -21,8 +21,9 @@ from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
-from dpotrain.data.report import FIRST_ROWS, DataReport, SplitReport, nothing_left
+from dpotrain.data.report import DataReport, nothing_left
 from dpotrain.data.split import held_out
+from dpotrain.data.split_report import FIRST_ROWS, SplitReport
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
 from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
@@ -96,6 +97,8 @@ class DataReader:
     splits: dict[str, MappedRows]
     """The rows of the training split, and of the evaluation split if there is one."""
     inputs: TemplateInputs
+    clock: str
+    """The time in ``inputs`` as it was given."""
     cache: Path | None
     reporter: Reporter
 
@@ -136,7 +139,7 @@ class DataReader:
         if data.eval_split is not None and data.eval_fraction is None:
             splits[data.eval_split] = _load(recipe, data.eval_split, limit)
         kept = None if preview is not None else cache
-        return cls(recipe, tokenizer, tokenize, decision, splits, inputs, kept, reporter)
+        return cls(recipe, tokenizer, tokenize, decision, splits, inputs, clock, kept, reporter)
 
     def prepare(self, *, refuse_empty: bool = True) -> PreparedData:
         """Tokenize all splits. A split without a usable pair raises a DataError, unless ``refuse_empty`` is false."""
@@ -159,7 +162,7 @@ class DataReader:
         if reads_clock(self.tokenizer) and any(
             one.pairs_kept > one.plain_text for one in report.splits.values()
         ):
-            report.clock = self.inputs.clock.isoformat()
+            report.clock = self.clock
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:

@@ -14,7 +14,7 @@ from dpotrain.core.formats import count, printable, share
 from dpotrain.data.inspection.finding import Finding
 from dpotrain.data.inspection.inspection import Inspection, SplitOverview
 from dpotrain.data.inspection.row_view import RowView
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import legend, row_lines
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.lengths import histogram, length_bias
 from dpotrain.data.prepare import DataReader
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from tests.data.preparing import prepare, row, write_recipe
 from tests.data.tokenizers_for_tests import bpe
 

@@ -14,7 +14,7 @@ from dpotrain.data.inspection.finding import Finding, by_share, first_rows, of, 
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
 from dpotrain.data.inspection.near_duplicates import MOST_COMPARED, NearDuplicates, near_duplicates
 from dpotrain.data.inspection.shingles import NEAR, Shingles, shingles, words
-from dpotrain.data.report import FIRST_ROWS
+from dpotrain.data.split_report import FIRST_ROWS
 
 
 def contradictions(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dpotrain.core.formats import count as counted
 from dpotrain.core.formats import share as percent
 from dpotrain.data.inspection.facts import Facts
-from dpotrain.data.report import FIRST_ROWS
+from dpotrain.data.split_report import FIRST_ROWS
 
 Severity = Literal["serious", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")

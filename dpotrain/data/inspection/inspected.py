@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from dpotrain.data.inspection.facts import Facts, read_texts
 from dpotrain.data.inspection.texts import PairTexts
-from dpotrain.data.report import FIRST_ROWS, DataReport, SplitReport
+from dpotrain.data.report import DataReport
+from dpotrain.data.split_report import FIRST_ROWS, SplitReport
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.plugin.api import DatasetFormatter, Rows
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dpotrain.data.report import Repeats
+from dpotrain.data.split_report import Repeats
 from dpotrain.data.tokens.keys import Keys, sortable
 from dpotrain.data.tokens.tokenized import TokenizedPairs, Tokens
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.read_row import NESTED, read_row
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenized import TokenizedPairs

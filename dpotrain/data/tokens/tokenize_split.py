@@ -9,7 +9,7 @@ from pathlib import Path
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.reporter import Reporter
 from dpotrain.data.lengths import histogram, length_bias, quantiles
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.column_files import PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import Keys
 from dpotrain.data.tokens.repeats import contradictions, duplicates
