@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ _HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 #: Candidates that are compared exactly; that takes about half a millisecond each.
 MOST_COMPARED = 100_000
+_TEXTS_KEPT = 1000  # that were compared last: the first of a group is compared with all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,15 @@ def near_duplicates(
     if counts is not None:
         wanted = counts(later, earlier)
         later, earlier = later[wanted], earlier[wanted]
+    read = lru_cache(_TEXTS_KEPT)(parts_of)
     found: dict[int, int] = {}
-    own: int | None = None
-    parts: Sequence[Shingles] = ()
     for one, other in zip(later[:MOST_COMPARED].tolist(), earlier[:MOST_COMPARED].tolist(), strict=True):
-        if one in found:
-            continue
-        if one != own:
-            own, parts = one, parts_of(one)
-        if all(similarity(a, b) >= NEAR for a, b in zip(parts, parts_of(other), strict=True)):
+        if one not in found and all(map(_nearly_same, read(one), read(other))):
             found[one] = other
     return NearDuplicates(
         np.array([*found], np.int64), np.array([*found.values()], np.int64), len(later) <= MOST_COMPARED
     )
+
+
+def _nearly_same(one: Shingles, other: Shingles) -> bool:
+    return similarity(one, other) >= NEAR
