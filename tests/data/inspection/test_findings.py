@@ -1,12 +1,18 @@
 """Every finding, on data that has it and on data that has not."""
 
+import io
 import json
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from dpotrain.data.inspection.findings import FINDERS
 from dpotrain.plugin.api import DatasetFormatter, PreferencePair, Recognition
+from dpotrain.ui.inspection import print_inspection
+from dpotrain_plugins.formatters.conversational import ConversationalFormatter
 from dpotrain_plugins.formatters.ranked import RankedFormatter
 from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.inspection.inspecting import clean, found, inspected, words
@@ -417,3 +423,21 @@ def test_the_json_of_an_inspection_is_plain_data():
     assert json.loads(json.dumps(plain)) == plain
     assert plain["findings"][0]["earlier_rows"] == [3]
     assert plain["splits"]["train"]["read_columns"] == ["prompt", "chosen", "rejected"]
+
+
+odd = st.text(st.characters(), max_size=30) | st.sampled_from(
+    ["", " ", "\n", "\ud800", "yes", "Yes", "<|im_end|>", "犬"]
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(odd, odd, odd), min_size=1, max_size=8), st.booleans(), st.integers(2, 60))
+def test_rows_of_any_texts_are_inspected(texts, conversations, most):
+    rows = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in texts]
+    if conversations:
+        rows = [chat(row) for row in rows]
+    cls = ConversationalFormatter if conversations else StandardFormatter
+    inspection = inspected(rows, bpe(template=CHATML), formatter=cls(cls.Options()), max_length=most)
+    assert json.loads(json.dumps(inspection.as_json())) == inspection.as_json()
+    console = Console(file=io.StringIO(), width=60, force_terminal=True)
+    print_inspection(inspection, console)
