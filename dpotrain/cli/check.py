@@ -16,7 +16,8 @@ from dpotrain.cli.group import debug_option, set_option
 def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     """Check RECIPE without loading the model.
 
-    Checks its keys, plugins and files, puts the first pairs through the tokenizer, and shows one of them.
+    Checks its keys, plugins and files, builds the model without its weights, puts the first pairs through the
+    tokenizer, and shows one of them.
     """
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe

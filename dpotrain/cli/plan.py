@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     Tokenizes the data and counts the model from its configuration; no weights are loaded. Where the run does not
     fit, it lists what to change.
     """
-    from dpotrain.core.reporter import SilentReporter
+    from dpotrain.core.reporter import SilentReporter, showing_warnings
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
@@ -44,13 +45,20 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     loaded = load_recipe(recipe, overrides)
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
+    from dpotrain.run.folder.log import logging_to
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.run.planning.plan import make_plan
 
-    with naming_components(loaded, loaded.plugins), restrict_umask():
-        with SilentReporter() if as_json else reporter() as shown:
-            cache = cache_folder(loaded.run.cache_dir)
-            data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+    with (
+        naming_components(loaded, loaded.plugins),
+        restrict_umask(),
+        SilentReporter() if as_json else reporter() as shown,
+        # What libraries say of themselves is in a run's log; here there is none.
+        logging_to(Path(os.devnull), shown.warn),
+        showing_warnings(shown),
+    ):
+        cache = cache_folder(loaded.run.cache_dir)
+        data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
         plan = make_plan(loaded, data, memory)
     if as_json:
         import json

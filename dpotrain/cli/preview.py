@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from dpotrain.core.reporter import SilentReporter
+from dpotrain.core.reporter import SilentReporter, showing_warnings
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
-from dpotrain.engine.scoring.positions import check_positions
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.run.folder.log import logging_to
+from dpotrain.run.planning.dry_run import attach_without_weights
 from dpotrain.ui.inspection import finding_line
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import row_lines
@@ -26,7 +28,7 @@ ROWS = 200
 def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """Put the first rows through formatter and tokenizer, and return what came of it.
 
-    Raises whatever the run itself would raise for these rows.
+    Raises whatever the run itself would raise for these rows, and for the files of the model.
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
@@ -34,10 +36,10 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     data = reader.prepare()
     inspection = inspect_data(reader, data, SilentReporter())
     found = [finding for finding in inspection.findings if finding.severity != "note"]
-    quantization = None if recipe.quantizer is None else recipe.quantizer.loading_config()
-    model = recipe.model.blueprint(LoadRequest(quantization=quantization, device="meta"))
-    if model is not None and (warning := check_positions(model, "the policy", data, recipe.data.max_length)):
-        reporter.warn(warning)
+    # What libraries say of themselves is in a run's log; here there is none.
+    with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
+        if warning := attach_without_weights(recipe, data):
+            reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     lines.append(f"the first {ROWS} rows of each split:")

@@ -48,6 +48,10 @@ class RunError(DpotrainError):
     """The run cannot continue: its folder, a checkpoint, or its numbers are wrong."""
 
 
+class RunWarning(UserWarning):
+    """What a person should know before training; ``warnings.warn(text, RunWarning)`` shows it as the run's own."""
+
+
 class RunStopped(DpotrainError):  # noqa: N818 - not an error: it was requested
     """The run was stopped by a signal after its state was saved; ``--resume`` continues."""
 

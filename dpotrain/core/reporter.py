@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Self, TypeAlias
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Self, TypeAlias
 
+from dpotrain.core.errors import RunWarning
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
 
 #: Advances a phase's progress bar by a count.
@@ -53,3 +55,20 @@ class Reporter:
 
 class SilentReporter(Reporter):
     """Shows nothing: for ranks other than the main process, and for tests."""
+
+
+@contextmanager
+def showing_warnings(reporter: Reporter) -> Iterator[None]:
+    """Show every RunWarning that the block raises; other warnings go where they would without it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        elsewhere = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, RunWarning):
+                reporter.warn(str(message))
+            else:
+                elsewhere(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield

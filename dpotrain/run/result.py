@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
-from dpotrain.core.errors import RunError
+from dpotrain.core.errors import RunError, describe_exception
 from dpotrain.core.records import Outcome, Status
 from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
@@ -27,7 +27,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
             try:
                 with folder_aside(final) as aside, built.upcast_weights.as_loaded():
                     built.adapter.save(run.policy, aside)
-                    run.tokenizer.save_pretrained(aside)
+                    _save_tokenizer(built, aside)
             except Exception as error:
                 if (said := system_error(error)) is None:
                     raise
@@ -37,6 +37,19 @@ def save_result(built: BuiltRun, final: Path) -> Path:
                 ) from error
     parallel.wait()
     return final
+
+
+def _save_tokenizer(built: BuiltRun, folder: Path) -> None:
+    """Save the tokenizer beside the weights, which are kept also where it cannot be saved."""
+    try:
+        built.context.run.tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if system_error(error) is not None:
+            raise
+        built.context.reporter.warn(
+            f"the tokenizer cannot be saved, and final/ holds the weights alone: {describe_exception(error)}\n"
+            "Copy the tokenizer's files there from the model that was trained."
+        )
 
 
 def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:

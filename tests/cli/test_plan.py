@@ -1,8 +1,11 @@
 """``dpotrain plan``: memory by part and time, from configurations alone."""
 
 import json
+import math
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
@@ -19,7 +22,8 @@ def planned(recipe, *options: str) -> dict:
 def test_it_reads_no_weights_and_makes_no_run_folder(tmp_path):
     recipe = project(tmp_path)
     (file,) = (tmp_path / "model").glob("*.safetensors")
-    file.write_bytes(b"no weights")
+    nothing = {name: torch.full_like(weight, math.nan) for name, weight in load_file(file).items()}
+    save_file(nothing, file, {"format": "pt"})  # a run refuses them
     plan = planned(recipe)
     assert plan["trained_parameters"] == plan["parameters"] == 43168
     assert plan["parts"]["gradients"] == 4 * 43168

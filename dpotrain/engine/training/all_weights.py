@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dpotrain.core.errors import RunError
-from dpotrain.plugin.api import Adapter
+from dpotrain.plugin.api import Adapter, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,10 @@ class AllWeights(Adapter):
                 weight.copy_(state[name])
 
     def save(self, policy: PreTrainedModel, folder: Path) -> None:  # noqa: D102
-        policy.save_pretrained(folder)
+        save_model(policy, folder)
+
+    def rehearse_saving(self, policy: PreTrainedModel, folder: Path) -> None:  # noqa: D102
+        save_model(policy, folder, weights={})
 
     def how_to_load(self, folder: Path) -> str:  # noqa: D102
         return f'AutoModelForCausalLM.from_pretrained("{folder}")'

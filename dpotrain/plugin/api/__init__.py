@@ -12,6 +12,7 @@ from dpotrain.core.errors import (
     PluginError,
     RecipeError,
     RunError,
+    RunWarning,
     did_you_mean,
     short,
 )
@@ -23,6 +24,7 @@ from dpotrain.core.messages.values import is_empty, is_message, is_messages, unw
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
 from dpotrain.plugin.api.component import Component, Options, hookimpl, require
@@ -74,6 +76,7 @@ __all__ = [
     "Rows",
     "Run",
     "RunError",
+    "RunWarning",
     "Schedule",
     "Selection",
     "StepRecord",
@@ -96,6 +99,7 @@ __all__ = [
     "read_messages",
     "read_tools",
     "require",
+    "save_model",
     "short",
     "unwrapped",
     "user_path",

@@ -56,6 +56,14 @@ class Adapter(Component):
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
         """Write the result a user takes away into an existing, empty folder (without the tokenizer)."""
 
+    def rehearse_saving(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write what :meth:`save` writes, but for the weights, into an existing folder that is then thrown away.
+
+        Called before training, so that a configuration that cannot be saved is found before the first step. Here
+        nothing is written.
+        """
+        return
+
     @abstractmethod
     def how_to_load(self, folder: Path) -> str:
         """Return a line or two of Python that loads what :meth:`save` wrote, for the closing summary."""

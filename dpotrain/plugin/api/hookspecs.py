@@ -5,7 +5,7 @@
     component.check() of each selected one
     tokenizer, rows, pairs, tokens     # loader.load_tokenizer, source.load, formatter.format
     policy                             # quantizer.loading_config, loader.load_model, quantizer.prepare,
-                                       # adapter.attach, optimizer.build
+                                       # adapter.attach, adapter.rehearse_saving, optimizer.build
     dpotrain_run_started(run)
     evaluation of the untrained policy -> dpotrain_evaluated(run, evaluation)
     for every step:

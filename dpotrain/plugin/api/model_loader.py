@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.quantizer import Quantizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +22,9 @@ class LoadRequest:
     """A hub name or folder to load instead of the loader's own (for ``reference.of``)."""
     quantization: Any = None
     """What :meth:`Quantizer.loading_config` returned, or None."""
+    quantizer: Quantizer | None = None
+    """The quantizer itself, which says whether weights that were saved quantized are what it asks for (see
+    :meth:`Quantizer.contradictions`)."""
     keep_adapter: bool = False
     """Where the source is an adapter on a base model: keep it as a trainable adapter (True), because an
     ``[adapter]`` table goes on training it, or merge it into the weights (False)."""
@@ -54,8 +58,9 @@ class ModelLoader(Component):
     def blueprint(self, request: LoadRequest) -> PreTrainedModel | None:
         """Return what :meth:`load_model` would, not quantized, on the meta device: shapes and dtypes, no weights.
 
-        ``dpotrain plan`` counts memory on it. It is quick and reads configuration files at most; None (as here)
-        says that the loader cannot tell.
+        ``dpotrain plan`` counts memory on it, and ``dpotrain check`` attaches the adapter to it. It is quick, reads no
+        weights but an adapter's, and raises what :meth:`load_model` would raise for the files of the model; None (as
+        here) says that the loader cannot tell.
         """
         return None
 

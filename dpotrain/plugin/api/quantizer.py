@@ -31,6 +31,20 @@ class Quantizer(Component):
         Raise a RunError if nothing was quantized after all.
         """
 
+    def contradictions(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return where weights that were saved quantized are not what this table asks for, a line for each key.
+
+        Weights are loaded as they were saved, whatever :meth:`loading_config` returns. ``saved`` is the
+        ``quantization_config`` of the checkpoint's ``config.json``. Only the method is compared here; a quantizer with
+        options compares them, too.
+        """
+        wanted, has = getattr(self.loading_config(), "quant_method", None), saved.get("quant_method")
+        if wanted in (None, has):
+            return []
+        return [
+            f'quantizer.use = "{self.name}", but the weights were saved with {has or "an unknown method"}'
+        ]
+
     def bits(self, model: PreTrainedModel) -> Mapping[str, float] | None:
         """Return the bits that a weight takes, scales included, by the name of each parameter that is quantized.
 

@@ -33,6 +33,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.references import ReferenceBuilder
+from dpotrain.run.building.rehearsal import rehearse_saving
 from dpotrain.run.building.run_info import remote_code, run_info
 from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
@@ -109,6 +110,7 @@ def build(
     references = reference_builder.before_policy()
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
+    rehearse_saving(policy, tokenizer, adapter)
     scorer = engine.scorer(policy, "the policy")
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):

@@ -10,7 +10,7 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.formats import megabytes
-from dpotrain.core.reporter import Reporter
+from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
@@ -62,17 +62,13 @@ class EngineBuilder:
         Returned with it is what of it is held in more bits than it was loaded in.
         """
         recipe, quantizer = self.recipe, self.recipe.quantizer
-        request = LoadRequest(
-            quantization=None if quantizer is None else quantizer.loading_config(),
-            keep_adapter=recipe.adapter is not None,
-            device=str(self.parallel.device),
-        )
-        with self.reporter.phase("loading the model", None):
-            policy = recipe.model.load_model(request)
-        if quantizer is not None:
-            quantizer.prepare(policy)
-        upcast = self.upcast(policy)
-        policy = adapter.attach(policy)
+        with showing_warnings(self.reporter):
+            with self.reporter.phase("loading the model", None):
+                policy = recipe.model.load_model(policy_request(recipe, self.parallel.device))
+            if quantizer is not None:
+                quantizer.prepare(policy)
+            upcast = self.upcast(policy)
+            policy = adapter.attach(policy)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise RunError(
                 f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
@@ -96,8 +92,7 @@ class EngineBuilder:
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
-        self._check_vocabulary(model, what)
-        if warning := check_positions(causal_lm(model), what, self.data, self.recipe.data.max_length):
+        if warning := check_data(model, what, self.data, self.recipe.data.max_length):
             self.reporter.warn(warning)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
@@ -117,16 +112,6 @@ class EngineBuilder:
         """Return the tokens of a micro-batch that keeps no activations; what the recipe sets holds there, too."""
         return 2 * tokens if self.recipe.training.tokens_per_microbatch == "auto" else tokens
 
-    def _check_vocabulary(self, model: PreTrainedModel, what: str) -> None:
-        """Refuse token ids beyond the embedding: on a GPU they fail with a device assertion that names neither."""
-        rows = causal_lm(model).get_input_embeddings().weight.shape[0]
-        largest = max(pairs.largest_token for pairs in (self.data.train, self.data.evaluation) if pairs)
-        if largest >= rows:
-            raise RunError(
-                f"the data has token {largest}, but {what} has an embedding of {rows} tokens: the data was tokenized "
-                "with another model's tokenizer.\nUse a model and a tokenizer that belong together."
-            )
-
     def _sample(self) -> PackedPairs:
         """Return a few of the shortest pairs, for the probe."""
         by_length = np.argsort(self.data.train.lengths, kind="stable")
@@ -138,6 +123,33 @@ class EngineBuilder:
         """Return the shortest pair, and the one with the longest sequence of all that are scored."""
         train = self.data.train
         return pack(TokenizedPairs.of([train[int(train.lengths.argmin())], self.data.longest()]), [0, 1])
+
+
+def check_data(model: PreTrainedModel, what: str, data: PreparedData, max_length: int) -> str:
+    """Refuse tokens and positions beyond a model's tables: on a GPU they fail with an assertion that names neither.
+
+    ``what`` is what the model is in the run. Returns a warning, or "" (see :func:`.check_positions`).
+    """
+    rows = causal_lm(model).get_input_embeddings().weight.shape[0]
+    largest = max(pairs.largest_token for pairs in (data.train, data.evaluation) if pairs)
+    if largest >= rows:
+        raise RunError(
+            f"the data has token {largest}, but {what} has an embedding of {rows} tokens: the data was tokenized with "
+            "another model's tokenizer, or with tokens that were added to it.\nUse a model and a tokenizer that belong "
+            "together: give added tokens rows in the embedding (resize_token_embeddings), and train those first."
+        )
+    return check_positions(causal_lm(model), what, data, max_length)
+
+
+def policy_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:
+    """Return what the loader is asked for to get the policy of a recipe, or its blueprint (device "meta")."""
+    quantizer = recipe.quantizer
+    return LoadRequest(
+        quantization=None if quantizer is None else quantizer.loading_config(),
+        quantizer=quantizer,
+        keep_adapter=recipe.adapter is not None,
+        device=str(device),
+    )
 
 
 def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:

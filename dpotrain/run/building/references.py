@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dpotrain.core.reporter import showing_warnings
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
@@ -93,7 +94,8 @@ class ReferenceBuilder:
         return self._precompute(stored, scorer.packs, tokens)
 
     def _load(self, request: LoadRequest) -> Scorer:
-        with self.engine.reporter.phase("loading the reference", None):
+        reporter = self.engine.reporter
+        with showing_warnings(reporter), reporter.phase("loading the reference", None):
             model = self.engine.recipe.model.load_model(request)
         upcast = self.engine.upcast(model)
         if self.plan.model == "second copy":  # computed as the policy is, whose weights are all trained

@@ -9,13 +9,13 @@ from itertools import groupby
 import torch
 
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.data.prepare import prepare_data
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.describe.tracing import Call, methods_of, trace
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import naming_components
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.engine_builder import check_data, policy_request
 
 #: Rows of each split that go through formatter and tokenizer.
 ROWS = 20
@@ -42,13 +42,26 @@ def dry_run(recipe: Recipe) -> list[str]:
 def _prepare(recipe: Recipe) -> None:
     """Do what a run does before its first step, but for the weights."""
     tokenizer = recipe.model.load_tokenizer()
-    prepare_data(recipe, tokenizer, SilentReporter(), preview=ROWS)
-    model = recipe.model.blueprint(LoadRequest(keep_adapter=recipe.adapter is not None, device="meta"))
-    if model is not None and recipe.quantizer is not None:
+    data = prepare_data(recipe, tokenizer, SilentReporter(), preview=ROWS)
+    attach_without_weights(recipe, data)
+
+
+def attach_without_weights(recipe: Recipe, data: PreparedData) -> str:
+    """Build the policy without its weights and attach the adapter, as far as the loader can.
+
+    Returns a warning about the data, or "". Raises what the run would raise while it loads the policy for this data,
+    but for what only the weights tell.
+    """
+    model = recipe.model.blueprint(policy_request(recipe, "meta"))
+    if model is None:
+        return ""
+    if recipe.quantizer is not None:
         recipe.quantizer.bits(model)
-    if model is not None and recipe.adapter is not None:
+        model.requires_grad_(False)
+    if recipe.adapter is not None:
         with torch.device("meta"):
-            recipe.adapter.attach(model)
+            model = recipe.adapter.attach(model)
+    return check_data(model, "the policy", data, recipe.data.max_length)
 
 
 def _numbered(calls: Sequence[Call]) -> Iterator[str]:

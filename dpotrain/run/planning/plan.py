@@ -18,14 +18,12 @@ from dpotrain.engine.memory.model_size import ModelSize, count
 from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
-from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
 from dpotrain.engine.scoring.rope_scaling import length_rules
-from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan
+from dpotrain.run.building.engine_builder import batch_plan, check_data, policy_request
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
 from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
@@ -90,7 +88,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     training, reference = recipe.training, ReferencePlan.of(recipe)
     bf16 = compute_precision(training.precision, device.type) == "bf16"
     policy, bits = _blueprint(recipe, device, bf16)
-    check_positions(causal_lm(policy), "the policy", data, recipe.data.max_length)
+    check_data(policy, "the policy", data, recipe.data.max_length)
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
@@ -155,8 +153,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
 
 def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
     """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
-    request = LoadRequest(keep_adapter=recipe.adapter is not None, device="meta")
-    model = recipe.model.blueprint(request)
+    model = recipe.model.blueprint(policy_request(recipe, "meta"))
     if model is None:
         raise RunError(
             f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Adapter, RecipeError, RunError
+from dpotrain.plugin.api import Adapter, RecipeError, RunError, save_model
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,8 @@ class Lora(Adapter):
         target_modules: str | list[str] = Field(
             "all-linear",
             min_length=1,
-            description='"all-linear" (every linear layer but the head), a list of the ends of module names, or '
-            "a regular expression for whole names.",
+            description='"all-linear" (every linear layer that text passes, but the head), a list of the ends of '
+            "module names, or a regular expression for whole names.",
         )
         rslora: bool = Field(
             False, description="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)."
@@ -97,6 +97,8 @@ class Lora(Adapter):
         """
         from peft import PeftModel
 
+        from .fit import warn_of_dropout, warn_of_idle
+
         if self.options.merge and getattr(policy, "quantization_method", None) is not None:
             raise RunError(
                 "adapter.merge = true would write the updates into quantized weights and round most of them "
@@ -112,6 +114,8 @@ class Lora(Adapter):
         trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
         if not trained:
             raise RunError("the adapter has no parameter that is trained; check adapter.target_modules")
+        warn_of_idle(wrapped)
+        warn_of_dropout(wrapped, self.options.dropout)
         for weight in trained:
             # Adapters in 16 bits lose small updates; peft casts the low-rank ones, but no modules_to_save.
             weight.data = weight.data.float()
@@ -129,30 +133,28 @@ class Lora(Adapter):
     def _wrap(self, policy: PreTrainedModel) -> Any:
         from peft import LoraConfig, get_peft_model
 
-        from .targets import check_names, nearest, unreachable
+        from .fit import naming_the_key, warn_of_experts
+        from .targets import check_names, excluded
 
         check_names(policy, self.options)
         targets = self.options.target_modules
-        linear = nearest(policy, "")
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.options.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.options.dropout,
             target_modules=targets,
-            exclude_modules=(unreachable(policy) or None) if targets == "all-linear" else None,
+            exclude_modules=excluded(policy) if targets == "all-linear" else None,
             use_rslora=self.options.rslora,
             use_dora=self.options.dora,
             modules_to_save=self.options.modules_to_save or None,
             revision=getattr(policy.config, "_commit_hash", None),
         )
-        try:
-            return get_peft_model(policy, config, adapter_name=TRAINED)
-        except ValueError as error:
-            raise RunError(
-                f"adapter.target_modules = {targets!r} does not fit {type(policy).__name__}: "
-                f"{str(error).splitlines()[0]}{linear}"
-            ) from error
+        with naming_the_key(self.options, policy):
+            wrapped = get_peft_model(policy, config, adapter_name=TRAINED)
+        if targets == "all-linear":
+            warn_of_experts(wrapped)
+        return wrapped
 
     @property
     def alpha(self) -> float:
@@ -198,10 +200,17 @@ class Lora(Adapter):
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
         """Write an adapter folder that plain peft loads, or with ``merge`` a model that transformers loads."""
         if self.options.merge:
-            self.merge(policy).save_pretrained(folder)
+            save_model(self.merge(policy), folder)
             return
         # Embeddings are never resized here; "auto" would ask the hub whether they were.
         policy.save_pretrained(folder, selected_adapters=[TRAINED], save_embedding_layers=False)
+
+    def rehearse_saving(self, policy: PreTrainedModel, folder: Path) -> None:
+        model: Any = policy
+        if self.options.merge:
+            save_model(model.get_base_model(), folder, weights={})
+        else:
+            model.peft_config[TRAINED].save_pretrained(str(folder))
 
     def merge(self, policy: PreTrainedModel) -> PreTrainedModel:
         """Return a plain transformers model on the CPU with the updates in its weights; the policy stays."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dpotrain.plugin.api import RunError
 
 from . import INITIAL, TRAINED
-from .targets import chosen_modules
+from .targets import chosen_modules, heads
 
 if TYPE_CHECKING:
     from . import Lora
@@ -20,6 +20,7 @@ def go_on(policy: Any, options: Lora.Options) -> None:
     Raises:
         RunError: the adapter is none that can be trained on, or an option that the recipe sets contradicts it.
     """
+    from peft.tuners.lora.layer import ParamWrapper
     from torch import nn
 
     config = policy.peft_config[TRAINED]
@@ -32,6 +33,11 @@ def go_on(policy: Any, options: Lora.Options) -> None:
         raise RunError(
             f"the adapter that training would go on from has trained biases (bias = {config.bias!r}), which "
             "the reference could not be told apart from; merge it into its base model first"
+        )
+    if options.dropout and any(isinstance(layer, ParamWrapper) for layer in _lora_layers(policy).values()):
+        raise RunError(
+            f"adapter.dropout = {options.dropout!r}: the adapter that training would go on from is on experts that "
+            "are held in one tensor a layer, which cannot have it. Leave adapter.dropout out"
         )
     _refuse_contradictions(policy, config, options)
     base = policy.get_base_model()
@@ -103,6 +109,6 @@ def _plain_names(policy: Any, targets: str | list[str]) -> set[str]:
     if targets == "all-linear":
         # The layers themselves are no linear modules any more, but what they hold is.
         found = {name.removesuffix(".base_layer") for name in found}
-        head = base.get_output_embeddings()
-        found -= {name for name, layer in layers.items() if layer is head}
+        own_heads = heads(base)
+        found -= {name for name, layer in layers.items() if layer in own_heads}
     return {name for name in found if not any(part in name for part in inside)}

@@ -17,22 +17,53 @@ if TYPE_CHECKING:
 _READ_PAST = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
-def unreachable(model: nn.Module) -> list[str]:
-    """Return ends of names of linear layers that "all-linear" must leave out."""
-    kind = getattr(model.config, "model_type", None)
-    return ["out_proj"] if kind in _READ_PAST else []
+def heads(model: nn.Module) -> set[nn.Module]:
+    """Return the language-model heads; one may belong to a whole model inside the model."""
+    from transformers import PreTrainedModel
+
+    own = [part.get_output_embeddings() for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return {head for head in own if head is not None}
+
+
+def out_of_reach(model: nn.Module) -> set[str]:
+    """Return the names of the modules that text never passes: towers and projectors for images and sound.
+
+    Text passes the decoder and the head of a model that has a configuration of its own for text.
+    """
+    if model.config.get_text_config() is model.config:  # type: ignore[operator, union-attr]
+        return set()
+    inside = {*model.get_decoder().modules(), *heads(model)}  # type: ignore[operator]
+    return {name for name, module in model.named_modules() if inside.isdisjoint(module.modules())}
+
+
+def topmost(names: set[str]) -> list[str]:
+    """Return the names of modules that are inside no other module among ``names``, sorted."""
+    return sorted(name for name in names if name.rpartition(".")[0] not in names)
+
+
+def excluded(model: nn.Module) -> str | None:
+    """Return a regular expression for the whole names of what peft's own "all-linear" has in excess."""
+    ends = [rf"(?:.*\.)?{end}" for end in _read_past(model)]
+    towers = [rf"{re.escape(name)}(?:\..*)?" for name in topmost(out_of_reach(model))]
+    found_by_peft = model.get_output_embeddings()  # type: ignore[operator]
+    inner = heads(model) - {found_by_peft}
+    more = [re.escape(name) for name, module in model.named_modules() if module in inner]
+    return "|".join([*ends, *towers, *more]) or None
+
+
+def _read_past(model: nn.Module) -> list[str]:
+    return ["out_proj"] if getattr(model.config, "model_type", None) in _READ_PAST else []
 
 
 def chosen_modules(model: nn.Module, targets: str | list[str]) -> set[str]:
     """Return the full names of the modules that ``target_modules`` means in a transformers model."""
     linear = _linear_modules(model)
     if targets == "all-linear":
-        head = model.get_output_embeddings()  # type: ignore[operator]
-        out = unreachable(model)
+        left_out, own_heads = re.compile(excluded(model) or "(?!)"), heads(model)
         return {
             name
             for name in linear
-            if model.get_submodule(name) is not head and not any(_ends(name, end) for end in out)
+            if model.get_submodule(name) not in own_heads and not left_out.fullmatch(name)
         }
     names = [name for name, _ in model.named_modules()]
     if isinstance(targets, str):

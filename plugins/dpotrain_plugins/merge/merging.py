@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import Quantizer, RunError, folder_aside
+from dpotrain.plugin.api import Quantizer, RunError, folder_aside, save_model
 from dpotrain_plugins.lora.merging import untie_what_differs
 from dpotrain_plugins.transformers_loader.weights import loading_errors
 
@@ -91,7 +91,7 @@ def merge(
     del model  # one is in memory at a time
     with folder_aside(into) as aside:
         model = _merged(base, adapter).to(getattr(torch, dtype))
-        model.save_pretrained(aside)
+        save_model(model, aside)
         tokenizer.save_pretrained(aside)
         del model
         difference = _difference(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Quantizer, require
-from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer
+from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer, skip_modules_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,26 @@ class _BitsAndBytes(LinearQuantizer):
     """What both have in common."""
 
     library = "bitsandbytes"
+    width: ClassVar[int]
+    """Bits of a weight."""
 
     def check(self) -> None:
         require(self, "bitsandbytes")
+
+    def contradictions(self, saved: Mapping[str, Any]) -> list[str]:
+        if lines := super().contradictions(saved):
+            return lines
+        width = 4 if saved.get("load_in_4bit", saved.get("_load_in_4bit")) else 8
+        if width != self.width:
+            return [
+                f'quantizer.use = "{self.name}", but the weights were saved in {width} bits ("bnb-{width}bit")'
+            ]
+        skipped = skip_modules_of(saved.get("llm_int8_skip_modules"))
+        return self._differing(self._options_of(saved) | {"skip_modules": skipped})
+
+    def _options_of(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that decide the stored weights, as they were saved."""
+        raise NotImplementedError
 
     def _bits(self, model: PreTrainedModel, linear: float, row: float = 0.0) -> dict[str, float]:
         """Return the bits of each layer's weight; GPT-2's transposed layers are replaced as well."""
@@ -50,6 +67,7 @@ class Bnb4bit(_BitsAndBytes):
     """QLoRA's block-wise 4-bit weights (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     name = "bnb-4bit"
+    width = 4
 
     class Options(_BitsAndBytes.Options):
         quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit NormalFloat, or 4-bit float.")
@@ -74,11 +92,19 @@ class Bnb4bit(_BitsAndBytes):
             llm_int8_skip_modules=self._skipped,
         )
 
+    def _options_of(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        # What products are computed in is no property of the weights: prepare() sets it.
+        return {
+            "quant_type": saved.get("bnb_4bit_quant_type", "fp4"),
+            "double_quant": saved.get("bnb_4bit_use_double_quant", False),
+        }
+
     def bits(self, model: PreTrainedModel) -> dict[str, float]:
         """Return 4, and the scales of blocks of 64: 32 bits each, or 8 and 32 for every 256 of them."""
         return self._bits(model, 4 + (8 / 64 + 32 / (64 * 256) if self.options.double_quant else 32 / 64))
 
     def prepare(self, model: PreTrainedModel) -> None:
+        import torch
         from bitsandbytes.nn import Linear4bit
 
         for layer in self._freeze(model, Linear4bit):
@@ -88,6 +114,8 @@ class Bnb4bit(_BitsAndBytes):
             if self.options.compute_dtype == "auto":
                 layer.register_forward_pre_hook(_follow_precision)
             else:
+                # Weights that were saved quantized come with the dtype that they were saved with.
+                layer.compute_dtype = getattr(torch, self.options.compute_dtype)
                 layer.forward = _outside_autocast(layer.forward)
 
 
@@ -95,6 +123,7 @@ class Bnb8bit(_BitsAndBytes):
     """LLM.int8's row-wise 8-bit weights (Dettmers et al. 2022, arXiv 2208.07339)."""
 
     name = "bnb-8bit"
+    width = 8
 
     class Options(_BitsAndBytes.Options):
         threshold: float = Field(
@@ -115,6 +144,9 @@ class Bnb8bit(_BitsAndBytes):
             llm_int8_threshold=self.options.threshold,
             llm_int8_skip_modules=self._skipped,
         )
+
+    def _options_of(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        return {"threshold": saved.get("llm_int8_threshold", 6.0)}
 
     def bits(self, model: PreTrainedModel) -> dict[str, float]:
         """Return 8, and a scale of 32 bits for every row."""

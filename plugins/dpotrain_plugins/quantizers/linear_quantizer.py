@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 #: What transformers' models call the language-model head where it is a layer of its own.
 _HEADS = ["lm_head", "embed_out"]
+
+
+def skip_modules_of(saved: Iterable[str] | None) -> list[str]:
+    """Return the ``skip_modules`` of a checkpoint from its list of modules; the head is skipped either way."""
+    parts = (re.sub(r"\\(.)", r"\1", name.removeprefix(".*").removesuffix(".*")) for name in saved or ())
+    return [part for part in parts if part not in _HEADS]
 
 
 class LinearQuantizer(Quantizer):
@@ -41,6 +48,15 @@ class LinearQuantizer(Quantizer):
         """
         anywhere = [f".*{re.escape(part)}.*" for part in self.options.skip_modules]
         return [*anywhere, *_HEADS] if anywhere else None
+
+    def _differing(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return a line for each key of the table whose value is another one in ``saved``, values by key."""
+        own = {key: getattr(self.options, key) for key in saved}
+        return [
+            f"quantizer.{key} = {json.dumps(own[key])}, but the weights were saved with {json.dumps(value)}"
+            for key, value in saved.items()
+            if (set(own[key]) != set(value) if isinstance(value, list) else own[key] != value)
+        ]
 
     def _layer_bits(
         self, model: PreTrainedModel, kinds: tuple[type[Any], ...], linear: float, row: float = 0.0

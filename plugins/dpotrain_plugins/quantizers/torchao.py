@@ -6,11 +6,12 @@ the backward pass, which is more memory than was saved, and its tensors cannot b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Quantizer, RecipeError, require
-from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer
+from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer, skip_modules_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +43,20 @@ class TorchAoInt8(LinearQuantizer):
         # Otherwise it changes how torch.compile tunes whatever else is compiled in this process.
         weights = Int8WeightOnlyConfig(set_inductor_config=False)
         return TorchAoConfig(weights, modules_to_not_convert=self._skipped)
+
+    def contradictions(self, saved: Mapping[str, Any]) -> list[str]:
+        if lines := super().contradictions(saved):
+            return lines
+        kind = saved.get("quant_type")
+        # transformers writes {"default": {"_type": the configuration's class, "_data": its fields}}.
+        kind = kind.get("default", kind) if isinstance(kind, Mapping) else {"_type": kind}
+        group_size = kind.get("_data", {}).get("group_size")
+        if kind.get("_type") != "Int8WeightOnlyConfig" or group_size is not None:
+            group = "" if group_size is None else f" in groups of {group_size}"
+            return [
+                f'quantizer.use = "{self.name}", but the weights were saved with torchao\'s {kind.get("_type")}{group}'
+            ]
+        return self._differing({"skip_modules": skip_modules_of(saved.get("modules_to_not_convert"))})
 
     def bits(self, model: PreTrainedModel) -> dict[str, float]:
         """Return 8, and a scale of 32 bits for every row."""

@@ -79,7 +79,7 @@ def resolve(name: str, revision: str | None = None) -> Source:
 def check_folder(folder: Path) -> None:
     """Raise a RecipeError unless the folder holds a model or an adapter in safetensors."""
     if (folder / "adapter_config.json").is_file():
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         if not base or not isinstance(base, str) or "\0" in base:
             raise RecipeError(
                 f"{folder / 'adapter_config.json'} names no base_model_name_or_path; "
@@ -87,7 +87,17 @@ def check_folder(folder: Path) -> None:
             )
         if not (folder / "adapter_model.safetensors").is_file():
             raise RecipeError(_no_safetensors(folder, "adapter_model.safetensors"))
+        if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+            raise RecipeError(
+                f"{folder} holds both an adapter and a whole model, and which one is meant is not clear; move one of "
+                "them to a folder of its own"
+            )
         base_folder = _base_folder(folder, base)
+        if base_folder == folder.resolve():
+            raise RecipeError(
+                f"{folder / 'adapter_config.json'} names its own folder as base_model_name_or_path; "
+                "write there which model the adapter belongs to"
+            )
         if base_folder is not None:
             check_folder(base_folder)
         elif looks_like_a_path(base):
@@ -98,7 +108,7 @@ def check_folder(folder: Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise RecipeError(_no_model(folder))
-    _read_json(folder / "config.json")
+    read_json(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = shards_of(index)
@@ -117,7 +127,7 @@ def shards_of(index: Path) -> set[str]:
 
     Raises a RecipeError for a file that is no safetensors file: transformers would unpickle it.
     """
-    named = _read_json(index).get("weight_map")
+    named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise RecipeError(f"{index} does not say which weights are in which file; fetch or copy it again")
     shards = set(named.values())
@@ -159,7 +169,7 @@ def fingerprint_of(source: Source) -> str:
 
 
 def _base_of(adapter: Path) -> Source:
-    config = _read_json(adapter / "adapter_config.json")
+    config = read_json(adapter / "adapter_config.json")
     base = config["base_model_name_or_path"]
     folder = _base_folder(adapter, base)
     resolved = resolve(str(folder) if folder else base, None if folder else config.get("revision"))
@@ -174,11 +184,14 @@ def _base_of(adapter: Path) -> Source:
 def _base_folder(adapter: Path, base: str) -> Path | None:
     """Return the base model's folder, where it is one: as written, or relative to the adapter's."""
     path = user_path(base)
-    places = (path, adapter / path, adapter.parent / path)
-    return next((place.resolve() for place in places if is_folder(place)), None)
+    folders = [place.resolve() for place in (path, adapter / path, adapter.parent / path) if is_folder(place)]
+    # A folder that merely has the name may stand in the current one.
+    models = [folder for folder in folders if any((folder / file).is_file() for file in _MODEL_FILES)]
+    return next(iter(models or folders), None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; a RecipeError names the file where it holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
+from dpotrain_plugins.lora.merging import untie_what_differs
 
+from .adapter_checks import adapter_shapes, changed_weights, check_adapter_config, check_adapter_weights
+from .checks import check_files, check_quantization, check_weights
 from .source import Source, check_shards_on_hub, resolve
 
 if TYPE_CHECKING:
@@ -59,8 +61,9 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
 
     if source.commit is not None:
         check_shards_on_hub(source)
+    check_files(source)
     config = load_config(source, options)
-    refuse_already_quantized(config, source, request)
+    check_quantization(config, source, request)
     silence_config(config)
     kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     if request.quantization is not None:
@@ -74,14 +77,10 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **kwargs,
         )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise RunError(
-            f"{source.path} lacks {len(missing)} of the weights of a {config.model_type} model "
-            f"({', '.join(missing[:3])}), which would be left random; is it a whole causal language model?"
-        )
+    check_weights(model, info, source)
     for module in model.modules():
         silence(module)
     # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
@@ -94,40 +93,23 @@ def _put_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -
     """Put the source's adapter on its base: trainable, or merged into the weights."""
     from peft import PeftModel
 
-    with warnings.catch_warnings(record=True) as caught, loading_errors(source.path, "adapter"):
-        warnings.simplefilter("always")
+    check_files(source)
+    check_adapter_config(source)
+    changed = changed_weights(model, source) if request.keep_adapter else ()
+    with loading_errors(source.path, "adapter"), adapter_shapes(model, source):
         wrapped: Any = PeftModel.from_pretrained(
             model, source.path, is_trainable=request.keep_adapter, torch_device=request.device
         )
-    for warning in caught:
-        if "missing adapter keys" in str(warning.message):
-            raise RunError(
-                f"the adapter in {source.path} does not fit its base model {source.model.path}: some of its "
-                "weights are missing; check base_model_name_or_path in its adapter_config.json"
-            )
+        check_adapter_weights(wrapped, source, changed)
     if request.keep_adapter:
         return wrapped
     if not hasattr(wrapped, "merge_and_unload"):
         kind = wrapped.peft_config["default"].peft_type
         raise RunError(f"{source.path} is an adapter of type {kind}, which cannot be merged into the weights")
+    untie_what_differs(wrapped.get_base_model())
     with loading_errors(source.path, "adapter"):
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
     return merged
-
-
-def refuse_already_quantized(config: PreTrainedConfig, source: Source, request: LoadRequest) -> None:
-    """Raise where the checkpoint itself is quantized and the recipe does not say so.
-
-    Its layers would miss what a quantizer does to train around them, unnoticed.
-    """
-    saved = getattr(config, "quantization_config", None)
-    if saved is None or request.quantization is not None:
-        return
-    method = saved.get("quant_method") if isinstance(saved, dict) else getattr(saved, "quant_method", None)
-    raise RunError(
-        f"the weights in {source.path} are already quantized ({method or 'unknown method'}). Name the "
-        "original weights, or add the [quantizer] table that fits"
-    )
 
 
 def silence_config(config: PreTrainedConfig) -> None:
