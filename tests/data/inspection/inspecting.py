@@ -11,6 +11,7 @@ from dpotrain.data.prepare import DataReader
 from tests.data.preparing import write_recipe
 from tests.data.tokenizers_for_tests import bpe
 
+_FOLDERS = tempfile.TemporaryDirectory()  # removed with the process
 WORDS = [f"word{number}" for number in range(400)]
 
 
@@ -33,7 +34,7 @@ def clean(count: int = 60, seed: int = 0) -> list[dict]:
 
 def reader(rows, tokenizer=None, **keys) -> DataReader:
     """A reader over rows in files; a dict of lists is several splits."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name))
     recipe = write_recipe(folder, rows, **{"max_length": 1000, **keys})
     return DataReader.of(recipe, tokenizer or bpe(), SilentReporter())
 
