@@ -67,15 +67,19 @@ class TellingWords:
 
 
 def telling_words(words: npt.NDArray[np.uint32], most: int) -> list[TellingWords]:
-    """Return the words, of (pairs, 2) hashes, whose counts on the two sides differ most, at most so many."""
+    """Return the words, of (pairs, 2) hashes, whose counts on the two sides differ most, at most so many.
+
+    That is the first of them, and others that are surely more frequent on one side.
+    """
     seen, which = np.unique(words.T, return_inverse=True)
     which = which.reshape(2, -1)
     counts = [np.bincount(side, minlength=len(seen)) for side in which]
     difference = counts[0] - counts[1]
-    found = []
+    found: list[TellingWords] = []
     for place in np.argsort(-np.abs(difference), kind="stable")[:most].tolist():
         side = 0 if difference[place] > 0 else 1
-        if abs(int(difference[place])) < _SURE * (counts[0][place] + counts[1][place]) ** 0.5:
+        sure = abs(int(difference[place])) >= _SURE * (counts[0][place] + counts[1][place]) ** 0.5
+        if not difference[place] or (found and not sure):
             continue
         pair = int(np.flatnonzero(which[side] == place)[0])
         found.append(TellingWords(int(seen[place]), int(counts[0][place]), int(counts[1][place]), pair))
