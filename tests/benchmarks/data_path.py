@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -31,10 +32,12 @@ from rich.table import Table
 from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
-from dpotrain.data.prepare import PreparedData, prepare_data
+from dpotrain.data.inspection.inspection import inspect_data
+from dpotrain.data.prepare import DataReader, PreparedData, prepare_data
 from dpotrain.data.tokens.workers import cores
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.plugin.api import DatasetSource
+from dpotrain.recipe.recipe import Recipe
 from tests.benchmarks.synthetic import WORDS
 
 #: Smaller sizes that are measured besides, to see what grows.
@@ -72,6 +75,9 @@ ROWS = {
     "… without what is mapped from files": "{:,.0f}",
     "peak memory, second start, MB": "{:,.0f}",
     "… without what is mapped from files, second": "{:,.0f}",
+    "inspection, s": "{:.2f}",
+    "peak memory, inspection, MB": "{:,.0f}",
+    "… without what is mapped from files, inspection": "{:,.0f}",
 }
 
 
@@ -118,12 +124,16 @@ class SyntheticSource(DatasetSource):
         return SyntheticRows(self.count)
 
 
-def prepared(pairs: int, cache: Path, workers: int) -> tuple[PreparedData, float]:
-    """Return the data, and the seconds that it took; the tokenizer was loaded before."""
+def synthetic(pairs: int, cache: Path) -> Recipe:
     recipe = cache.parent / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
     loaded = load_recipe(recipe)
-    loaded = dataclasses.replace(loaded, parts={**loaded.parts, "data": (SyntheticSource(pairs),)})
+    return dataclasses.replace(loaded, parts={**loaded.parts, "data": (SyntheticSource(pairs),)})
+
+
+def prepared(pairs: int, cache: Path, workers: int) -> tuple[PreparedData, float]:
+    """Return the data, and the seconds that it took; the tokenizer was loaded before."""
+    loaded = synthetic(pairs, cache)
     tokenizer = loaded.model.load_tokenizer()
     taken: dict[str, float] = {}
     with mock.patch("dpotrain.data.prepare.cores", return_value=workers), timed(taken, "seconds"):
@@ -159,6 +169,20 @@ def second_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
     with timed(found, "reference store: look up, s"):
         looked_up = store.lookup(data.keys)
     assert np.array_equal(looked_up, sums)
+    return found
+
+
+def inspection(pairs: int, cache: Path, workers: int) -> dict[str, float]:
+    """Inspect data whose tokens are in the cache."""
+    loaded = synthetic(pairs, cache)
+    reader = DataReader.of(loaded, loaded.model.load_tokenizer(), SilentReporter(), cache=cache)
+    data = reader.prepare()
+    found: dict[str, float] = {}
+    with (
+        mock.patch("dpotrain.data.inspection.inspection.cores", return_value=workers),
+        timed(found, "inspection, s"),
+    ):
+        inspect_data(reader, data, SilentReporter())
     return found
 
 
@@ -208,7 +232,9 @@ def measure(step: str, pairs: int, cache: Path, workers: int) -> dict[str, float
 
 def take(step: str, pairs: int, cache: Path, workers: int) -> dict[str, float]:
     with OwnMemory() as own:
-        found = {"first": first_start, "second": second_start}[step](pairs, cache, workers)
+        found = {"first": first_start, "second": second_start, "inspect": inspection}[step](
+            pairs, cache, workers
+        )
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found["peak_mb"] = resident / (2**20 if sys.platform == "darwin" else 2**10)
     found["own_mb"] = own.peak_mb
@@ -224,6 +250,7 @@ def column(pairs: int, scratch: Path, one_worker_up_to: int) -> dict[str, float]
     cache = scratch / str(pairs) / "cache"
     first = measure("first", pairs, cache, cores())
     second = measure("second", pairs, cache, cores())
+    inspected = measure("inspect", pairs, cache, cores())
     return {
         **found,
         "rows/s, all workers": first["rows_per_second"],
@@ -233,6 +260,9 @@ def column(pairs: int, scratch: Path, one_worker_up_to: int) -> dict[str, float]
         "… without what is mapped from files": first["own_mb"],
         "peak memory, second start, MB": second["peak_mb"],
         "… without what is mapped from files, second": second["own_mb"],
+        "inspection, s": inspected["inspection, s"],
+        "peak memory, inspection, MB": inspected["peak_mb"],
+        "… without what is mapped from files, inspection": inspected["own_mb"],
     }
 
 
@@ -243,7 +273,7 @@ def show(columns: Mapping[int, Mapping[str, float]], console: Console) -> None:
         table.add_column(f"{pairs:,}", justify="right")
     for name, form in ROWS.items():
         cells = [form.format(found[name]) if name in found else "-" for found in columns.values()]
-        table.add_row(name.removesuffix(", second"), *cells)
+        table.add_row(re.sub("(?<=files), .*", "", name), *cells)
     console.print(table)
 
 
@@ -257,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--scratch", type=Path, help="where files go meanwhile; a million pairs take about 2 GB"
     )
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-    parser.add_argument("--step", choices=("first", "second"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=("first", "second", "inspect"), help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

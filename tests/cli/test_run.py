@@ -72,9 +72,12 @@ def test_check_shows_format_lengths_drops_and_one_pair(recipe):
     assert "standard" in out
     assert "train: 21 rows, 20 pairs kept, 1 dropped" in out
     assert "tokens: median" in out
-    assert "one pair as the model sees it (row 0):" in out
-    assert "    <s>What is 0?\n" in out
-    assert "    0 is a fine number.<|im_end|>\n" in out
+    assert (
+        "one pair as the model sees it; dpotrain inspect --row N shows others whole:\n  row 0 of train\n"
+        in out
+    )
+    assert "  prompt   │ «<s>»What is 0?\n" in out
+    assert "  scored   │ 0 is a fine number.«<|im_end|>»\n" in out
     assert not (recipe.parent / "run").exists()
 
 
@@ -83,7 +86,7 @@ def test_check_cuts_a_long_text_in_its_middle(recipe, tmp_path):
     row = {"prompt": "begin " + "the lazy dog " * 200 + "end", "chosen": "a", "rejected": "b"}
     long.write_text(json.dumps(row) + "\n")
     result = dpotrain("check", str(recipe), "--set", f"data.name={long}", "--set", "data.max_length=4000")
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("    <s>begin")]
+    (line,) = [line for line in result.stdout.splitlines() if "«<s>»begin" in line]
     assert " … " in line
     assert line.endswith(" end")
-    assert len(line) < 650
+    assert len(line) < 500

@@ -249,14 +249,14 @@ def test_what_a_kill_left_half_built_goes(recipe, cache):
 def test_a_full_disk_is_a_warning_where_the_cache_is_and_an_error_elsewhere(recipe, cache, monkeypatch):
     from dpotrain.data.tokens import column_files
 
-    real = column_files._Column.append
+    real = column_files.Column.append
 
     def full(self, values):
         if str(cache) in self._file.name or broken:
             raise OSError(28, "No space left on device")
         real(self, values)
 
-    monkeypatch.setattr(column_files._Column, "append", full)
+    monkeypatch.setattr(column_files.Column, "append", full)
     broken = False
     prepared, shown = prepare(recipe(ROWS), cache=cache)
     assert len(prepared.train)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dpotrain.data.formats.choose_formatter import describe
-from dpotrain.data.report import OTHER_REASONS, SplitReport
+from dpotrain.data.split_report import OTHER_REASONS, SplitReport
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import Recognition

@@ -150,7 +150,7 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
         for n in range(20)
     ]
     one, _ = prepare(recipe(rows), bpe(template=CHATML))
-    monkeypatch.setattr("dpotrain.data.tokens.tokenize_split.ROWS_PER_BATCH", 3)
+    monkeypatch.setattr("dpotrain.data.tokens.workers.ROWS_PER_BATCH", 3)
     two, shown = prepare(recipe(rows), bpe(template=CHATML))
     assert one.train.tokens.tolist() == two.train.tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))

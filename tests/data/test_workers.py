@@ -30,8 +30,8 @@ def by(monkeypatch):
     """Choose how many processes work, whatever the size of the data."""
 
     def choose(processes):
-        monkeypatch.setattr("dpotrain.data.tokens.tokenize_split.MIN_ROWS_FOR_WORKERS", 1)
-        monkeypatch.setattr("dpotrain.data.tokens.tokenize_split.ROWS_PER_BATCH", 16)
+        monkeypatch.setattr("dpotrain.data.tokens.workers.MIN_ROWS_FOR_WORKERS", 1)
+        monkeypatch.setattr("dpotrain.data.tokens.workers.ROWS_PER_BATCH", 16)
         monkeypatch.setattr(prepare_module, "cores", lambda: processes)
 
     return choose
@@ -135,7 +135,7 @@ from tests.data.preparing import prepare, row, write_recipe
 
 # Tests that were started in a shell's background are deaf to SIGINT, and so is what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-dpotrain.data.tokens.tokenize_split.MIN_ROWS_FOR_WORKERS = 1
+dpotrain.data.tokens.workers.MIN_ROWS_FOR_WORKERS = 1
 dpotrain.data.prepare.cores = lambda: 2
 folder = Path(sys.argv[1])
 formatter = Slow(Slow.Options(folder=str(folder / "pids")))

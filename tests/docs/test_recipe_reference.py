@@ -71,7 +71,7 @@ def test_a_command_is_understood(command, folder):
     words = shlex.split(command.partition(" > ")[0])
     assert words[0] == "dpotrain"
     overrides = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
-    if words[1] in {"run", "check"}:
+    if words[1] in {"run", "check", "inspect"}:
         recipe = load_recipe(words[2], overrides)
         assert recipe.path == Path(words[2])
         assert len(words) == 3 + 2 * len(overrides)

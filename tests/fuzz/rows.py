@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dpotrain.core.errors import DataError
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import map_columns
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import DatasetFormatter

@@ -20,7 +20,7 @@ from dpotrain.core.atomic import sync_file, sync_folder
 from dpotrain.core.hashing import hash_file, hash_text
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError, writing
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split
 
 _MANIFEST = "manifest.json"

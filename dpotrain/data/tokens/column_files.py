@@ -38,12 +38,12 @@ class PairFiles:
         self._uncut_path = _path(folder, _UNCUT)
         with writing(self._folder):
             self._columns = {
-                name: self._files.enter_context(_Column(_path(folder, name), dtype, ()))
+                name: self._files.enter_context(Column(_path(folder, name), dtype, ()))
                 for name, dtype in {**COLUMNS, PROMPTS: KEY}.items()
             }
-            self._uncut = self._files.enter_context(_Column(self._uncut_path, np.dtype("<i8"), (3,)))
+            self._uncut = self._files.enter_context(Column(self._uncut_path, np.dtype("<i8"), (3,)))
             if columns:  # an empty file cannot be mapped
-                numbers = _Column(_path(folder, _NUMBERS), np.dtype("<f8"), (len(columns),))
+                numbers = Column(_path(folder, _NUMBERS), np.dtype("<f8"), (len(columns),))
                 self._columns[_NUMBERS] = self._files.enter_context(numbers)
 
     def __enter__(self) -> PairFiles:
@@ -73,34 +73,35 @@ class PairFiles:
         """Close the files and return the (tokenized, 3) uncut lengths, whose file is removed."""
         with writing(self._folder):
             self._files.close()
-            uncut = np.array(_map(self._uncut_path), np.int64)
+            uncut = np.array(map_column(self._uncut_path), np.int64)
             self._uncut_path.unlink()
         return uncut
 
 
 def open_pairs(folder: Path, largest_token: int, columns: tuple[str, ...] = ()) -> TokenizedPairs:
     """Map the columns that :class:`PairFiles` wrote."""
-    mapped = {name: _map(_path(folder, name)) for name in COLUMNS}
-    numbers = _map(_path(folder, _NUMBERS)) if columns else np.zeros((len(mapped["rows"]), 0))
+    mapped = {name: map_column(_path(folder, name)) for name in COLUMNS}
+    numbers = map_column(_path(folder, _NUMBERS)) if columns else np.zeros((len(mapped["rows"]), 0))
     return TokenizedPairs(**mapped, largest_token=largest_token, numbers=numbers, columns=columns)
 
 
 def open_prompts(folder: Path) -> Keys:
     """Map the (pairs,) keys of the pairs' prompts."""
-    return _map(_path(folder, PROMPTS))
+    return map_column(_path(folder, PROMPTS))
 
 
 def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"
 
 
-def _map(path: Path) -> npt.NDArray[Any]:
+def map_column(path: Path) -> npt.NDArray[Any]:
+    """Map a file that :class:`Column` wrote."""
     # A plain array over the mapped memory: indexing a numpy.memmap itself is several times as slow.
     mapped: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
     return mapped
 
 
-class _Column:
+class Column:
     """One file that grows; its header, which states the length, is written last."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], inner: tuple[int, ...]) -> None:
@@ -109,7 +110,7 @@ class _Column:
         self._write_header()
         self._begins = self._file.tell()
 
-    def __enter__(self) -> _Column:
+    def __enter__(self) -> Column:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -120,6 +121,7 @@ class _Column:
             assert self._file.tell() == self._begins
 
     def append(self, values: npt.NDArray[Any]) -> None:
+        """Add (values, …) to the end."""
         self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self._length += len(values)
 

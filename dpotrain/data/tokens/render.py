@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What the data report says of pairs that are kept.
 REASONING_LEFT_OUT = "the chat template leaves out the reasoning of earlier assistant turns"
+CONTROL_TOKEN = "the control token"  # how notes of control tokens begin
+KEPT_CONTROL_TOKEN = "in plain text is kept as a control token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Renderer:
         assert isinstance(pair.rejected, str)
         chosen, rejected = Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected)
         quoted = self._plain.quoted([pair.prompt, pair.chosen, pair.rejected])
-        notes = tuple(f"the control token {name} in plain text is kept as a control token" for name in quoted)
+        notes = tuple(f"{CONTROL_TOKEN} {name} {KEPT_CONTROL_TOKEN}" for name in quoted)
         return Rendering(pair.prompt, chosen, rejected, plain=True, notes=notes)
 
 
@@ -136,7 +138,7 @@ class _Conversations:
             missing = self._written.unwritten(shape, full, start, (parts[0], as_given), tools)
             notes += _note_or_refuse(missing, name, [*parts[0], *as_given], len(prompt))
             answers.append(Answer(full, self._turns(text, full, start, (prompt, answer), tools)))
-        notes += [f"the control token {name} in a message is tokenized as text" for name in quoted]
+        notes += [f"{CONTROL_TOKEN} {name} in a message is tokenized as text" for name in quoted]
         return Rendering(
             text,
             answers[0],

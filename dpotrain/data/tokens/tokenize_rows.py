@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.read_row import NESTED, read_row
-from dpotrain.data.report import SplitReport
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenized import TokenizedPairs
@@ -81,10 +81,10 @@ class RowTokenizer:
             if result.pair is None:
                 report.drop(number, result.reason)
                 continue
-            report.boundaries_moved += result.boundary_moved
-            report.completions_cut += result.completions_cut
-            report.turns_unscored += result.turns_unscored
-            report.open_ended += result.open_ended
+            report.count(number, "boundaries_moved", result.boundary_moved)
+            report.count(number, "completions_cut", result.completions_cut)
+            report.count(number, "turns_unscored", result.turns_unscored)
+            report.count(number, "open_ended", result.open_ended)
             for note in result.notes:
                 report.note(number, note)
             report.plain_text += not pair.conversational

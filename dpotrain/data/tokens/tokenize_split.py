@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.reporter import Reporter
-from dpotrain.data.report import SplitReport, quantiles
+from dpotrain.data.lengths import histogram, length_bias, quantiles
+from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.column_files import PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import Keys
-from dpotrain.data.tokens.tokenize_rows import RowTokenizer, TokenizedRows
+from dpotrain.data.tokens.repeats import contradictions, duplicates
+from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenized import TokenizedPairs
-from dpotrain.data.tokens.workers import WorkersUnavailable, start_workers, tokenize_in_process
+from dpotrain.data.tokens.workers import map_rows
 from dpotrain.plugin.api import Rows
-
-#: Rows formatted and tokenized at a time: few enough for steady progress, enough to be worth a message to a worker.
-ROWS_PER_BATCH = 128
-
-#: Fewer rows are nearly done before workers are ready: importing transformers takes each about two seconds, in which
-#: one process tokenizes five thousand rows, and its tokenizer uses the other cores for a third of the work.
-MIN_ROWS_FOR_WORKERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +52,7 @@ def tokenize_split(
     report = SplitReport()
     preview: list[PreferencePair] = []
     with PairFiles(folder, tokenize.columns) as files, reporter.phase("tokenizing", len(rows)) as advance:
-        # Closed at once, so that an error or Ctrl-C leaves no worker behind.
-        with closing(_batches(rows, tokenize, reporter, processes)) as batches:
+        with closing(map_rows(tokenize, rows, range(len(rows)), reporter, processes)) as batches:
             for batch in batches:
                 files.append(batch.pairs, batch.prompts, batch.uncut)
                 report.add(batch.report)
@@ -69,25 +62,12 @@ def tokenize_split(
     pairs = open_pairs(folder, files.largest_token, tokenize.columns)
     report.lengths = quantiles(pairs.prompt_lengths, pairs.chosen_lengths, pairs.rejected_lengths)
     report.uncut_lengths = quantiles(*uncut.T)
+    report.histogram = histogram(uncut[:, 0] + uncut[:, 1:].max(axis=1))
     report.shortest_prompt = int(uncut[:, 0].min()) if len(uncut) else None
+    report.length_bias = length_bias(pairs.chosen_lengths, pairs.rejected_lengths)
+    report.duplicates = duplicates(pairs)
+    report.contradictions = contradictions(pairs, open_prompts(folder))
     return SplitInfo(report, files.largest_token, tuple(preview), tokenize.columns)
-
-
-def _batches(
-    rows: Rows, tokenize: RowTokenizer, reporter: Reporter, processes: int
-) -> Generator[TokenizedRows, None, None]:
-    everything = range(len(rows))
-    numbers = (everything[start : start + ROWS_PER_BATCH] for start in everything[::ROWS_PER_BATCH])
-    if processes > 1 and len(rows) >= MIN_ROWS_FOR_WORKERS:
-        with ExitStack() as stack:
-            try:
-                running = stack.enter_context(start_workers(processes, tokenize))
-            except (WorkersUnavailable, OSError) as error:
-                reporter.note(f"tokenizing in one process, without workers: {error}")
-            else:
-                yield from running(rows, numbers)
-                return
-    yield from tokenize_in_process(rows, numbers, tokenize)
 
 
 def open_split(folder: Path, found: SplitInfo) -> TokenizedSplit:

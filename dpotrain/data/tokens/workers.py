@@ -1,4 +1,4 @@
-"""Formatting and tokenizing in several processes, with the results in order.
+"""Work on rows (formatting, tokenizing, inspecting) in several processes, with the results in order.
 
 Workers are new interpreters, not forks, because threads run here; ``multiprocessing`` would import the user's script.
 Rows are read in this process: they may be open files. A batch that fails in a worker is done again here, so that the
@@ -14,20 +14,32 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from dpotrain.data.tokens.tokenize_rows import NumberedRow, RowTokenizer, TokenizedRows
+from dpotrain.core.reporter import Reporter
+from dpotrain.data.tokens.tokenize_rows import NumberedRow
 from dpotrain.plugin.api import Rows
 
+#: Rows worked on at a time: few enough for steady progress, enough to be worth a message to a worker.
+ROWS_PER_BATCH = 128
+
+#: Fewer rows are nearly done before workers are ready: importing transformers takes each about two seconds, in which
+#: one process tokenizes five thousand rows, and its tokenizer uses the other cores for a third of the work.
+MIN_ROWS_FOR_WORKERS = 20_000
+
 _QUEUED = 2  # batches for each worker, so that none waits while this process reads rows
+
+T = TypeVar("T")
+#: What is done with a batch of rows. It is pickled for the workers.
+RowWork: TypeAlias = Callable[[Sequence[NumberedRow]], T]
 #: A worker's result to come; None in it, or in its place, where this process does the batch again.
-Pending: TypeAlias = "Future[TokenizedRows | None] | None"
+Pending: TypeAlias = "Future[T | None] | None"
 
 
 def cores() -> int:
@@ -38,12 +50,31 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def tokenize_in_process(
-    rows: Rows, batches: Iterable[range], tokenize: RowTokenizer
-) -> Iterator[TokenizedRows]:
-    """Yield the result for each batch of row numbers, in order."""
-    for numbers in batches:
-        yield tokenize(_rows(rows, numbers))
+def map_rows(
+    work: RowWork[T],
+    rows: Rows,
+    numbers: Sequence[int],
+    reporter: Reporter,
+    processes: int,
+    doing: str = "tokenizing",
+) -> Generator[T, None, None]:
+    """Yield what ``work`` makes of each batch of the rows of these numbers; ``doing`` names it in a note.
+
+    The results are the same, in the same order, for any number of ``processes``. Close the generator, so that an error
+    or Ctrl-C leaves no worker behind.
+    """
+    batches = (numbers[start : start + ROWS_PER_BATCH] for start in range(0, len(numbers), ROWS_PER_BATCH))
+    if processes > 1 and len(numbers) >= MIN_ROWS_FOR_WORKERS:
+        with ExitStack() as stack:
+            try:
+                running = stack.enter_context(start_workers(processes, work))
+            except (WorkersUnavailable, OSError) as error:
+                reporter.note(f"{doing} in one process, without workers: {error}")
+            else:
+                yield from running(rows, batches)
+                return
+    for batch in batches:
+        yield work(_rows(rows, batch))
 
 
 class WorkersUnavailable(Exception):  # noqa: N818  # it is a state, not a fault
@@ -51,12 +82,12 @@ class WorkersUnavailable(Exception):  # noqa: N818  # it is a state, not a fault
 
 
 @contextmanager
-def start_workers(count: int, tokenize: RowTokenizer) -> Iterator[Workers]:
+def start_workers(count: int, work: RowWork[T]) -> Iterator[Workers[T]]:
     """Start ``count`` workers, and end them with the block; raise WorkersUnavailable where they cannot be used."""
     if os.name != "posix":
         raise WorkersUnavailable("this system cannot pass a socket to a new process")
     try:
-        sent = bytes(ForkingPickler.dumps(tokenize))
+        sent = bytes(ForkingPickler.dumps(work))
     except Exception as error:
         reason = f"formatter or tokenizer cannot be sent to another process ({error})"
         raise WorkersUnavailable(reason) from error
@@ -66,15 +97,15 @@ def start_workers(count: int, tokenize: RowTokenizer) -> Iterator[Workers]:
         begun = [worker.start(sent) for worker in started]
         if not all(begun) or not all(worker.ready() for worker in started):
             raise WorkersUnavailable("formatter or tokenizer cannot be loaded in another process")
-        yield Workers(started, tokenize)
+        yield Workers(started, work)
 
 
-class Workers:
+class Workers(Generic[T]):
     """Running worker processes."""
 
-    def __init__(self, running: Sequence[_Worker], tokenize: RowTokenizer) -> None:
+    def __init__(self, running: Sequence[_Worker], work: RowWork[T]) -> None:
         self._running = running
-        self._tokenize = tokenize
+        self._work = work
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         """Holds None once all workers have died."""
         self._alive = len(running)
@@ -82,11 +113,11 @@ class Workers:
         for worker in running:
             self._idle.put(worker)
 
-    def __call__(self, rows: Rows, batches: Iterable[range]) -> Iterator[TokenizedRows]:
-        """Yield the result for each batch of row numbers, in order, as :func:`tokenize_in_process` does."""
+    def __call__(self, rows: Rows, batches: Iterable[Sequence[int]]) -> Iterator[T]:
+        """Yield the result for each batch of row numbers, in order."""
         # A thread for each worker: otherwise this process and a worker could block on sending to each other.
         with ThreadPoolExecutor(len(self._running)) as threads:
-            pending: deque[tuple[range, Pending]] = deque()
+            pending: deque[tuple[Sequence[int], Pending[T]]] = deque()
             try:
                 for numbers in batches:
                     pending.append((numbers, self._submit(threads, rows, numbers)))
@@ -100,18 +131,18 @@ class Workers:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _submit(self, threads: ThreadPoolExecutor, rows: Rows, numbers: range) -> Pending:
+    def _submit(self, threads: ThreadPoolExecutor, rows: Rows, numbers: Sequence[int]) -> Pending[T]:
         try:
             return threads.submit(self._ask, _rows(rows, numbers))
         except Exception:
             return None  # read again, and reported, after the batches before it
 
-    def _next(self, rows: Rows, pending: deque[tuple[range, Pending]]) -> TokenizedRows:
+    def _next(self, rows: Rows, pending: deque[tuple[Sequence[int], Pending[T]]]) -> T:
         numbers, future = pending.popleft()
         batch = None if future is None else future.result()
-        return self._tokenize(_rows(rows, numbers)) if batch is None else batch
+        return self._work(_rows(rows, numbers)) if batch is None else batch
 
-    def _ask(self, rows: list[NumberedRow]) -> TokenizedRows | None:
+    def _ask(self, rows: list[NumberedRow]) -> T | None:
         """Return a worker's result for the rows, or None where there is none."""
         worker = self._idle.get()
         batch = None
@@ -149,16 +180,16 @@ class _Worker:
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"},
             )
 
-    def start(self, tokenize: bytes) -> bool:
-        """Send formatter and tokenizer, and return whether the process received them."""
+    def start(self, work: bytes) -> bool:
+        """Send the work, and return whether the process received them."""
         try:
-            self.connection.send_bytes(tokenize)
+            self.connection.send_bytes(work)
         except OSError:
             return False
         return True
 
     def ready(self) -> bool:
-        """Wait until the process has loaded formatter and tokenizer, and return whether it could."""
+        """Wait until the process has loaded the work, and return whether it could."""
         try:
             return bool(self.connection.recv())
         except (EOFError, OSError):
@@ -181,24 +212,24 @@ def serve(socket: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(socket)
     try:
-        tokenize: RowTokenizer = ForkingPickler.loads(connection.recv_bytes())
+        work: RowWork[Any] = ForkingPickler.loads(connection.recv_bytes())
     except Exception:
         connection.send(False)
         return
     connection.send(True)
     while True:
         try:
-            connection.send(_answer(tokenize, connection.recv_bytes()))
+            connection.send(_answer(work, connection.recv_bytes()))
         except (EOFError, OSError):
             return
 
 
-def _answer(tokenize: RowTokenizer, sent: bytes) -> TokenizedRows | None:
+def _answer(work: RowWork[T], sent: bytes) -> T | None:
     try:
-        return tokenize(ForkingPickler.loads(sent))
+        return work(ForkingPickler.loads(sent))
     except Exception:
         return None  # the main process does the batch again and raises the error
 
 
-def _rows(rows: Rows, numbers: range) -> list[NumberedRow]:
+def _rows(rows: Rows, numbers: Sequence[int]) -> list[NumberedRow]:
     return [(number, rows[number]) for number in numbers]

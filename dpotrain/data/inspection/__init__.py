@@ -1,0 +1,1 @@
+"""What the model sees of the data and what is wrong with it, without the weights."""
