@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from dpotrain.core.reporter import SilentReporter, showing_warnings
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
 from dpotrain.run.folder.log import logging_to
 from dpotrain.run.planning.dry_run import attach_without_weights
+from dpotrain.ui.console import open_console
 from dpotrain.ui.inspection import finding_line
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import row_lines
@@ -49,7 +48,7 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     lines += [f"  {finding_line(finding)}" for finding in found]
     assert inspection.example is not None  # a split without a pair is refused
     lines.append("one pair as the model sees it; dpotrain inspect --row N shows others whole:")
-    shown = row_lines(inspection.example, Symbols.of(Console()), None, short=True)
+    shown = row_lines(inspection.example, Symbols.of(open_console()), None, short=True)
     lines += [f"  {line.plain}" for line in shown]
     return lines
 

@@ -15,6 +15,7 @@ from dpotrain.data.inspection.finding import Finding
 from dpotrain.data.inspection.inspection import Inspection, SplitOverview
 from dpotrain.data.inspection.row_view import RowView
 from dpotrain.data.split_report import SplitReport
+from dpotrain.ui.console import open_console
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import legend, row_lines
 
@@ -26,13 +27,13 @@ _UNWRAPPED = 1_000_000
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
     """Print an inspection on standard output (or ``console``); lines are wrapped on a terminal only."""
-    console = Console() if console is None else console
+    console = open_console() if console is None else console
     _print(Group(*_view(inspection, Symbols.of(console), _width(console))), console)
 
 
 def print_row(view: RowView, console: Console | None = None) -> None:
     """Print a row as the model sees it."""
-    console = Console() if console is None else console
+    console = open_console() if console is None else console
     symbols = Symbols.of(console)
     lines = [*row_lines(view, symbols, _width(console))]
     _print(Group(*lines, *([legend(symbols)] if view.pairs else [])), console)

@@ -95,6 +95,11 @@ SHAPES = {
         {"instruction": "q", "input": "i", **TEXTS},
         PreferencePair([user("q\n\ni")], [A], [B], []),
     ),
+    "Alpaca with the question in both columns": (
+        "alpaca",
+        {"instruction": "q", "input": "q\n", **TEXTS},
+        CHAT,
+    ),
     "Alpaca with two outputs": ("alpaca", {"instruction": "q", "input": None, "output": ["a", "b"]}, CHAT),
     "Alpaca with system and history": (
         "alpaca",

@@ -44,6 +44,8 @@ class AlpacaFormatter(ShapeFormatter):
                 raise OtherShape("there are neither chosen and rejected nor an output of two texts")
             row = {**{name: row.get(name) for name in CONTEXT}, "chosen": output[0], "rejected": output[1]}
         chosen, rejected = both(answers(row), row)
+        if instruction is not None and more is not None and instruction.split() == more.split():
+            more = None  # the same question in both columns stands once
         text = "\n\n".join(part for part in (instruction, more) if part is not None)
         if not text:
             raise UnusableRow("instruction is empty")
