@@ -105,12 +105,12 @@ def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
         rule = by_words(hashes, halves)
         if not rule.sure or rule.accuracy < _TELLING[0]:
             continue
-        shown, rows = [], []
+        shown, having = [], np.zeros(len(facts), bool)
         for found in telling_words(hashes, _WORDS_SHOWN):
             side = 0 if found.chosen > found.rejected else 1
             text = phrase(words(split.texts(facts[found.pair]).answers[side])[part])
             shown.append(f'"{text}" {counted(found.chosen)} chosen, {counted(found.rejected)} rejected')
-            rows.append(int(facts["row"][found.pair]))
+            having |= hashes[:, side] == found.hash
         such = f": {'; '.join(shown)}" if shown else ""
         yield Finding(
             "giveaways",
@@ -120,6 +120,6 @@ def word_rules(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             rule.decides,
             rule.decides / len(facts),
             _STYLE,
-            tuple(rows),
+            first_rows(facts, having),
             accuracy=rule.accuracy,
         )
