@@ -84,6 +84,14 @@ def test_content_that_no_text_template_writes_is_refused(value, reason):
         content(value)
 
 
+@pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios"])
+def test_a_message_with_a_picture_or_sound_beside_its_text_is_refused(key):
+    message = {"role": "user", "content": "What is this?"}
+    assert normalised({**message, key: []}, "prompt")["content"] == "What is this?"
+    with pytest.raises(UnusableRow, match=f'^prompt has a message with "{key}", which is not text$'):
+        normalised({**message, key: ["a.png"]}, "prompt")
+
+
 def test_reasoning_parts_are_the_reasoning():
     value = [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, {"type": "text", "text": "Left."}]
     message = normalised({"role": "assistant", "content": value}, "chosen")

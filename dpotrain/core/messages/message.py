@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from dpotrain.core.messages.tools import read_tool_calls
-from dpotrain.core.messages.values import ROLES, is_empty, is_message, is_messages, unwrapped
+from dpotrain.core.messages.values import MEDIA, ROLES, is_empty, is_message, is_messages, unwrapped
 from dpotrain.core.pair import UnusableRow
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -77,6 +77,9 @@ def normalised(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     means something. Raises UnusableRow for content that no text template can write, such as a picture.
     """
     found = {key: one for key, one in message.items() if one is not None}
+    for key in sorted(MEDIA & found.keys()):
+        if not is_empty(found[key]):
+            raise UnusableRow(f'{what} has a message with "{key}", which is not text')
     content, reasoning = _content(found.get("content"), what)
     if not content and isinstance(found.get("refusal"), str):  # OpenAI's key for an answer that refuses
         content = found.pop("refusal")

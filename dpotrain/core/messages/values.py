@@ -19,6 +19,8 @@ ROLES = {
 
 #: Keys under which a message may hold its reasoning.
 REASONING = ("reasoning_content", "reasoning", "thinking")
+#: Columns, and keys of a message, with what a text model can't be shown: without it, the rest means something else.
+MEDIA = frozenset(("image", "images", "video", "videos", "audio", "audios"))
 #: Keys of a message that chat templates write.
 WRITTEN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
 
