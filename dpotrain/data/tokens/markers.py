@@ -25,7 +25,7 @@ from dpotrain.data.tokens.parts import (
 
 def shape_key(messages: Sequence[Message], tools: Tools) -> Any:
     """Return what a template may decide by, besides words: equal for conversations of one shape."""
-    return len(tools), tuple(map(_shape_of, messages))
+    return tuple(map(_shape_of_tool, tools)), tuple(map(_shape_of, messages))
 
 
 class Markers:
@@ -37,7 +37,7 @@ class Markers:
         self.arguments: list[Mapping[str, str]] = []
         """The arguments of tool calls that are objects."""
         self.messages = [self._message(at, message) for at, message in enumerate(messages)]
-        self.tools = [self._named((-1, TOOLS), tool) for tool in tools]
+        self.tools = [self._tool((-1, TOOLS), tool) for tool in tools]
 
     def missing_in(self, rendered: str) -> frozenset[Part]:
         """Return the parts of which a marker is not in a text."""
@@ -84,11 +84,44 @@ class Markers:
         self.arguments.append(marked)
         return with_function(call, arguments=marked)
 
+    def _tool(self, part: Part, tool: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a tool with markers as its name, its description and the names of its parameters."""
+        tool = self._named(part, tool)
+        function = function_of(tool)
+        if _is_said(function.get("description")):
+            tool = with_function(tool, description=self._new(part))
+        names = _parameters(function)
+        if names:
+            properties = {self._new(part): function["parameters"]["properties"][name] for name in names}
+            tool = with_function(tool, parameters={**function["parameters"], "properties": properties})
+        return tool
+
     def _named(self, part: Part, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a tool, or a call of one, with a marker as its name."""
         if not isinstance(function_of(schema).get("name"), str):
             return schema
         return with_function(schema, name=self._new(part))
+
+
+def _shape_of_tool(tool: Mapping[str, Any]) -> tuple[Any, ...]:
+    function = function_of(tool)
+    return (
+        "function" in tool,
+        isinstance(function.get("name"), str),
+        _is_said(function.get("description")),
+        len(_parameters(function)),
+    )
+
+
+def _is_said(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _parameters(function: Mapping[str, Any]) -> list[str]:
+    """Return the names of a tool's parameters, if they are told as JSON schema does."""
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    return list(properties) if isinstance(properties, Mapping) else []
 
 
 def _shape_of(message: Message) -> tuple[Any, ...]:
