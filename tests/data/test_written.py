@@ -225,6 +225,45 @@ def test_a_prompt_that_is_written_otherwise_once_it_is_answered_scores_no_word_o
     assert reason(ANSWER, nameless) == "the chat template writes the prompt otherwise once it is answered"
 
 
+PARAMETERS = {"type": "object", "properties": {"left": {"type": "number"}, "right": {"type": "number"}}}
+
+
+@pytest.mark.parametrize(
+    ("written", "unwritten"),
+    [
+        ("{{ t | tojson }}", False),
+        ("{{ f.name }}: {{ f.description }} {{ f.parameters.properties | join(', ') }}", False),
+        ("{{ f.name }}", True),
+        ("{{ f.name }}: {{ f.description }}", True),
+        ("{{ f.name }} {{ f.parameters | tojson }}", True),
+    ],
+    ids=["JSON", "a signature", "the name alone", "no parameters", "no description"],
+)
+def test_a_tool_is_written_with_its_description_and_its_parameters_or_the_pair_is_dropped(written, unwritten):
+    each = "{% for t in tools or () %}{% set f = t.function %}" + written + "{% endfor %}"
+    tool = {"type": "function", "function": {**TOOL["function"], "parameters": PARAMETERS}}
+    pair = choosing(*ANSWER.chosen, tools=[tool])
+    assert reason(pair, each + CHATML) == (LEFT_OUT + "prompt (tools)" if unwritten else "")
+
+
+def test_of_a_tool_without_description_and_parameters_the_name_is_enough():
+    names = "{% for t in tools or () %}{{ t.function.name }}{% endfor %}"
+    bare = {
+        "type": "function",
+        "function": {"name": "add", "description": "", "parameters": {"properties": {}}},
+    }
+    assert reason(choosing(*ANSWER.chosen, tools=[bare]), names + CHATML) == ""
+
+
+def test_keys_of_messages_with_text_that_the_template_does_not_read_are_noted():
+    odd = {**assistant("4"), "analysis": "Two and two.", "score": 3, "annotations": [], "id": "m1"}
+    pair = PreferencePair([{**ASKED[0], "name": "Ann"}], [odd], OTHER)
+    notes = [f'the chat template does not read "{key}" of messages' for key in ("analysis", "name")]
+    assert list(result_of(pair, CHATML)[0].notes) == notes
+    reads = CHATML.replace("{{ m['content'] }}", "{{ m.name }}{{ m['analysis'] }}{{ m['content'] }}")
+    assert not result_of(pair, reads)[0].notes
+
+
 def test_the_report_counts_what_is_left_out_and_says_what_to_do(recipe):
     template = with_content("m['content'].split('</think>')[-1]")
     rows = [{"prompt": ASKED, "chosen": THOUGHT.chosen, "rejected": OTHER}] * 2

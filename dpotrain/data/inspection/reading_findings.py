@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dpotrain.core.formats import count as counted
 from dpotrain.data.inspection.finding import Finding, by_share, of
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
-from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN
+from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN, UNREAD_KEY
 
 
 def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def left_out(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
         if not text.startswith(CONTROL_TOKEN):
             yield Finding(
                 "left out by the chat template",
-                "warning",
+                "note" if text.startswith(UNREAD_KEY) else "warning",
                 split.name,
                 f"{of(rows.count, split.report.pairs_kept, 'pairs')}: {text}",
                 rows.count,

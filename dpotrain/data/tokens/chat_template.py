@@ -73,6 +73,7 @@ class ChatTemplate:
             self._arguments["dpotrain_clock"] = self.clock
         self.reasoning_names = tuple(name for name in REASONING if _reads(source, name))
         """The names under which it looks for reasoning."""
+        self._source = source
         self.removed = tuple(dict.fromkeys(text for _, text in _REMOVES.findall(source)))
         """Texts that it takes out of messages, such as ``/no_think``, in its order."""
 
@@ -96,6 +97,10 @@ class ChatTemplate:
         except Exception as error:  # a template is a program that may raise anything
             reason = self._reason(error, (*messages, *tools))
             raise UnusableRow(f"the chat template refuses the messages: {reason}") from error
+
+    def reads(self, name: str) -> bool:
+        """Whether it reads a key of this name."""
+        return _reads(self._source, name)
 
     def _reason(self, error: Exception, given: Sequence[Mapping[str, Any]]) -> str:
         """Return why a rendering failed: the same text for every row, so it quotes none."""

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
-from dpotrain.data.tokens.chat_template import ChatTemplate, TemplateInputs, Tools, template_source
+from dpotrain.data.tokens.chat_template import (
+    ChatTemplate,
+    TemplateInputs,
+    Tools,
+    strings,
+    template_source,
+)
 from dpotrain.data.tokens.control_tokens import ControlTokens, turn_markers
 from dpotrain.data.tokens.parts import TEXT, THOUGHT, Part, text_of
 from dpotrain.data.tokens.written import Written
@@ -22,7 +28,11 @@ if TYPE_CHECKING:
 #: What the data report says of pairs that are kept.
 REASONING_LEFT_OUT = "the chat template leaves out the reasoning of earlier assistant turns"
 CONTROL_TOKEN = "the control token"  # how notes of control tokens begin
+UNREAD_KEY = "the chat template does not read"  # how notes of keys begin
 KEPT_CONTROL_TOKEN = "in plain text is kept as a control token"
+
+#: Keys of a message that are checked elsewhere, or that say nothing to the model.
+_OWN_KEYS = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type", *REASONING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class _Conversations:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
         self._template = template
         self._written = Written(template)
+        self._read: dict[str, bool] = {}
         self._control = ControlTokens(tokenizer, _markers(tokenizer, template))
 
     def __call__(self, pair: PreferencePair) -> Rendering:
@@ -138,6 +149,7 @@ class _Conversations:
             missing = self._written.unwritten(shape, full, start, (parts[0], as_given), tools)
             notes += _note_or_refuse(missing, name, [*parts[0], *as_given], len(prompt))
             answers.append(Answer(full, self._turns(text, full, start, (prompt, answer), tools)))
+        notes += [f'{UNREAD_KEY} "{key}" of messages' for key in self._unread_keys(pair)]
         notes += [f"{CONTROL_TOKEN} {name} in a message is tokenized as text" for name in quoted]
         return Rendering(
             text,
@@ -147,6 +159,22 @@ class _Conversations:
             control=self._control if quoted else None,
             notes=tuple(dict.fromkeys(notes)),
         )
+
+    def _unread_keys(self, pair: PreferencePair) -> list[str]:
+        """Return the keys with text, at any depth, that messages have and the template does not read, sorted."""
+        keys = {
+            key
+            for part in (pair.prompt, pair.chosen, pair.rejected)
+            for message in _messages(part)
+            for key, value in message.items()
+            if key not in _OWN_KEYS and any(map(str.strip, strings(value)))
+        }
+        return sorted(key for key in keys if not self._reads(key))
+
+    def _reads(self, key: str) -> bool:
+        if key not in self._read:
+            self._read[key] = self._template.reads(key)
+        return self._read[key]
 
     def _renamed(self, message: Message) -> Message:
         """Return the message with its reasoning under every name by which the template reads it."""
