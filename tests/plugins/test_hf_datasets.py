@@ -217,6 +217,16 @@ def test_a_document_with_lists_of_objects_is_not_taken_for_one_row(document, pla
     assert rows(write(path, json.dumps([document], indent=1))) == [document]
 
 
+def test_a_document_of_objects_alone_is_not_taken_for_one_row(tmp_path):
+    path = write(tmp_path / "doc.json", json.dumps({"0": ROWS[0], "1": ROWS[0]}))
+    with pytest.raises(DataError, match=r"2 objects in it, and no list: which of them are rows is not clear"):
+        rows(path)
+    turn = {"role": "user", "content": "Hi"}
+    assert rows(write(path, json.dumps({"chosen": turn, "rejected": turn}))) == [
+        {"chosen": turn, "rejected": turn}
+    ]
+
+
 @pytest.mark.parametrize(
     "row", [{"chosen": TURNS, "rejected": TURNS}, {"messages": TURNS}, ROWS[0], {"a": {"b": [1]}}]
 )
@@ -292,6 +302,7 @@ def test_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path, kind):
         ("wide.csv", "a,b\n1,2\n1,2,3\n", "wide.csv, line 3: more values than columns"),
         ("open.csv", 'a,b\n1,"2\n', "open.csv, line 2: unexpected end of data"),
         ("no.parquet", "text", "no.parquet is not a readable parquet file"),
+        ("twice.csv", "a,b,a\n1,2,3\n", 'twice.csv, line 1: two columns are named "a"'),
         ("cut.jsonl.gz", "text", "cut.jsonl.gz is not a complete gzip file"),
         ("cut.csv.zst", "text", "cut.csv.zst is not a complete zstd file"),
     ],

@@ -39,6 +39,8 @@ def rows(file):
         ("x.jsonl.zst", zstd(b'{"a": 1}\n{"a" 2}\n'), "line 2: not valid JSON"),
         ("x.jsonl.zst", zstd(b""), "x.jsonl.zst is empty"),
         ("x.json.gz", gzip.compress(b""), "x.json.gz is empty"),
+        ("x.jsonl", gzip.compress(b"{}\n"), "x.jsonl is compressed (gzip), and its name does not end in .gz"),
+        ("x.csv", zstd(b"a,b\n1,2\n"), "Rename it to x.csv.zst"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_place(name, content, words, tmp_path):

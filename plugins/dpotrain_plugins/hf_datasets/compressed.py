@@ -10,6 +10,8 @@ from dpotrain.plugin.api import DataError
 
 #: How compressed files end, and what pyarrow calls their format.
 FORMATS = {".gz": "gzip", ".zst": "zstd"}
+#: How the content of a compressed file begins; no text in UTF-8 does.
+_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 
 
 def plain_name(path: Path) -> str:
@@ -24,12 +26,22 @@ def open_plain(path: Path) -> BinaryIO:
     """Open a file at its first byte, decompressed.
 
     Raises:
-        DataError: it is compressed and not whole, or there is no room to decompress it.
+        DataError: it is compressed and not whole or not so named, or there is no room to decompress it.
         OSError: it cannot be read.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        return path.open("rb")
+        file = path.open("rb")
+        head = file.read(4)
+        file.seek(0)
+        for magic, ending in _MAGIC.items():
+            if head.startswith(magic):
+                file.close()
+                raise DataError(
+                    f"{path} is compressed ({FORMATS[ending]}), and its name does not end in {ending}.\n"
+                    f"Rename it to {path.name}{ending}."
+                )
+        return file
     import pyarrow
 
     # Its space is freed as soon as nothing maps it, also where the process is killed.

@@ -19,7 +19,7 @@ _MOST_PLACES = 5
 def document_rows(document: Any, path: Path, field: str | None) -> list[dict[str, Any]]:
     """Return the rows of a document: the list at ``field``, the document itself, or its only list of objects.
 
-    An object without a list of objects in it is one row.
+    An object without a list of objects in it is one row, unless it holds nothing but objects.
 
     Raises:
         DataError: there is no such list, it holds something else than objects, or it is not clear which list is meant.
@@ -68,6 +68,11 @@ def _whole(document: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = inner[0]
         return rows
     if not places:
+        if len(inner) > 1 and all(isinstance(one, dict) and not _is_turn(one) for one in inner):
+            raise DataError(
+                f"{path} holds one object with {len(inner)} objects in it, and no list: which of them are rows is not "
+                "clear.\nWrite the rows as a list, [ … ], or one a line."
+            )
         return [document]
     shown = ", ".join(places[:_MOST_PLACES]) + ", …" * (len(places) > _MOST_PLACES)
     raise DataError(

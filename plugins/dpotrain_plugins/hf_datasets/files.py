@@ -200,6 +200,12 @@ def _csv_rows(file: BinaryIO, path: Path, delimiter: str) -> list[dict[str, Any]
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
+            names = list(reader.fieldnames or ())
+            twice = [name for at, name in enumerate(names) if name in names[:at]]
+            if twice:
+                raise DataError(
+                    f'{path}, line 1: two columns are named "{twice[0]}".\nRename one of them, or remove it.'
+                )
             for row in reader:
                 if None in row:
                     raise DataError(
