@@ -102,6 +102,11 @@ def test_what_is_named_on_the_tower_is_told_of(options, idle):
     assert "adapter.target_modules" in text
 
 
+def test_nothing_but_the_tower_is_refused():
+    with pytest.raises(RunError, match=r"names only modules in model\.vision_tower, which text never passes"):
+        attach(seeing(), target_modules=r".*vision_tower.*q_proj")
+
+
 def test_an_adapter_that_arrives_on_the_tower_is_told_of(recipe, tmp_path):
     """It was trained with peft's own "all-linear", perhaps on pictures."""
     wrapped = get_peft_model(seeing(), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))

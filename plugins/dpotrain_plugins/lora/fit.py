@@ -58,7 +58,10 @@ def naming_the_key(options: Lora.Options, policy: PreTrainedModel) -> Iterator[N
 
 
 def warn_of_idle(policy: Any) -> None:
-    """Warn of trained parameters in modules that text never passes: they would stay as they are."""
+    """Warn of trained parameters in modules that text never passes: they would stay as they are.
+
+    Raises a RunError where all are.
+    """
     base = policy.get_base_model()
     idle = {name: base.get_submodule(name) for name in out_of_reach(base)}
     counts = {
@@ -68,6 +71,11 @@ def warn_of_idle(policy: Any) -> None:
     counts = {name: count for name, count in counts.items() if count}
     if counts:
         trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
+        if sum(counts.values()) == trained:
+            raise RunError(
+                f"adapter.target_modules names only modules in {', '.join(counts)}, which text never passes: nothing "
+                "would be trained.\nName modules of the language model"
+            )
         warnings.warn(
             f"{sum(counts.values()):,} of {trained:,} trained parameters are in {', '.join(counts)}, which text never "
             "passes: they stay as they are.\nadapter.target_modules can name the text's modules alone, by a regular "
