@@ -17,7 +17,7 @@ _BERT = {
     "intermediate_size": 64,
     "is_decoder": True,
 }
-#: A table of positions in every form: from row 0, behind rows for padding, as sines, and in a buffer.
+#: A table of positions in every form: from row 0, behind rows for padding, as sines, in a buffer, and made anew.
 MODELS = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS},
     "gpt_neo": {
@@ -36,6 +36,7 @@ MODELS = {
     },
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": POSITIONS},
     "ctrl": {"n_embd": 32, "dff": 64, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": POSITIONS},
 }  # fmt: skip
 
 
@@ -97,6 +98,16 @@ def test_a_longer_pair_is_refused_before_the_first_step(where, tmp_path):
         assert result.exit_code != 0
         assert f"the policy has {POSITIONS} positions" in result.stderr
     run(recipe, *data, f"data.max_length={POSITIONS}", into=tmp_path / "cut", reporter=reporter)
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_reference_that_the_run_would_refuse_is_refused_before_it(command, tmp_path):
+    recipe = gpt2(tmp_path)
+    tiny_model("gpt2", n_positions=8).save_pretrained(tmp_path / "smaller")
+    overrides = [f"reference.of={str(tmp_path / 'smaller')!r}", f"data.max_length={POSITIONS}"]
+    result = dpotrain(command, str(recipe), *[word for override in overrides for word in ("--set", override)])
+    assert result.exit_code == 1
+    assert "the reference has 8 positions" in result.stderr
 
 
 def test_shorter_data_is_trained_on_whatever_max_length_is(tmp_path):

@@ -33,6 +33,8 @@ def table_positions(model: PreTrainedModel) -> int | None:
     for name, buffer in decoder.named_buffers():
         if _of_positions(name) and buffer.ndim == 2 and buffer.is_floating_point():
             found.append(len(buffer))
+    if model.config.model_type == "mpt":  # its biases of attention are made for so many
+        found.append(int(model.config.max_seq_len))
     return min(found, default=None)
 
 

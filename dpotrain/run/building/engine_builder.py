@@ -17,6 +17,7 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
@@ -139,6 +140,15 @@ def check_data(model: PreTrainedModel, what: str, data: PreparedData, max_length
             "together: give added tokens rows in the embedding (resize_token_embeddings), and train those first."
         )
     return check_positions(causal_lm(model), what, data, max_length)
+
+
+def check_reference(recipe: Recipe, data: PreparedData) -> None:
+    """Raise what the run would raise while it loads a reference of its own for this data; no weights are loaded."""
+    if ReferencePlan.of(recipe).model != "separate model":
+        return
+    model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
+    if model is not None:
+        check_data(model, "the reference", data, recipe.data.max_length)
 
 
 def policy_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:

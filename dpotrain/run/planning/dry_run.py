@@ -15,7 +15,7 @@ from dpotrain.plugin.describe.tracing import Call, methods_of, trace
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import naming_components
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import check_data, policy_request
+from dpotrain.run.building.engine_builder import check_data, check_reference, policy_request
 
 #: Rows of each split that go through formatter and tokenizer.
 ROWS = 20
@@ -49,9 +49,10 @@ def _prepare(recipe: Recipe) -> None:
 def attach_without_weights(recipe: Recipe, data: PreparedData) -> str:
     """Build the policy without its weights and attach the adapter, as far as the loader can.
 
-    Returns a warning about the data, or "". Raises what the run would raise while it loads the policy for this data,
-    but for what only the weights tell.
+    Returns a warning about the data, or "". Raises what the run would raise while it loads policy and reference for
+    this data, but for what only the weights tell.
     """
+    check_reference(recipe, data)
     model = recipe.model.blueprint(policy_request(recipe, "meta"))
     if model is None:
         return ""

@@ -23,7 +23,7 @@ from dpotrain.engine.scoring.rope_scaling import length_rules
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan, check_data, policy_request
+from dpotrain.run.building.engine_builder import batch_plan, check_data, check_reference, policy_request
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
 from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
@@ -89,6 +89,7 @@ def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> 
     bf16 = compute_precision(training.precision, device.type) == "bf16"
     policy, bits = _blueprint(recipe, device, bf16)
     check_data(policy, "the policy", data, recipe.data.max_length)
+    check_reference(recipe, data)
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
