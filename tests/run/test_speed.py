@@ -22,6 +22,15 @@ from tests.run.recipes import project
 from tests.support import tiny_model
 
 
+def test_a_model_without_attention_is_counted():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=2))
+    assert not hasattr(model.config, "num_attention_heads")
+    work = ModelWork.of(model, count(model))
+    assert work.attention == 0 < work.layers
+
+
 @pytest.mark.parametrize(
     "adapter", [AllWeights(AllWeights.Options()), Lora(Lora.Options(rank=4))], ids=["full", "lora"]
 )

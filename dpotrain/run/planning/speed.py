@@ -82,8 +82,9 @@ class ModelWork:
         if experts > 1:
             # All but a few hundredths of a mixture's layers are its experts.
             layers = layers * chosen // experts
-        heads = int(config.num_attention_heads)
-        head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        # Recurrent models have no attention.
+        heads = int(getattr(config, "num_attention_heads", None) or 0)
+        head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
         return cls(layers, adapter, head, 2 * int(config.num_hidden_layers) * heads * head_size, everything)
 
     def forward(self, work: Workload) -> float:
