@@ -86,6 +86,25 @@ def test_a_model_that_cannot_be_packed_is_padded_and_says_why(kind):
     torch.testing.assert_close(chosen.scorer(batch), expected, atol=2e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
+def test_a_model_that_sees_what_follows_is_refused(decoder):
+    from transformers import BertConfig, BertLMHeadModel
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = BertLMHeadModel(
+        BertConfig(vocab_size=1000, initializer_range=0.5, is_decoder=decoder, **size)
+    ).train()
+    sample = pack(random_pairs([(3, 9, 5), (2, 4, 8)]), [0, 1])
+    if decoder:
+        choose_scorer(model, sample, packing="auto", bf16=False)
+        return
+    with pytest.raises(
+        RunError, match=r"BertLMHeadModel is no causal language model: another last token changes"
+    ):
+        choose_scorer(model, sample, packing="auto", bf16=False)
+
+
 def test_insisting_on_packing_is_refused_where_it_cannot_be_proven():
     batch = pack(random_pairs(SIZES), range(3))
     with pytest.raises(RunError, match=r"Mamba2ForCausalLM cannot take packed pairs(.|\n)*training.packing"):

@@ -87,6 +87,12 @@ def _choose(
             f"an ordinary forward pass of {type(causal_lm(policy)).__name__} fails: {error}\n"
             'Where the weights are of several dtypes, training.precision = "bf16" brings them together.'
         ) from error
+    if not _agree(ordinary.foresight, torch.zeros_like(ordinary.foresight), exact):
+        raise RunError(
+            f"{type(model).__name__} is no causal language model: another last token changes what it computes of those "
+            "before it, so it sees the tokens that it scores.\nName a decoder-only model in model.name; an encoder "
+            "that was trained as a decoder has is_decoder = true in its config.json."
+        )
     transform = ordinary.transform()
     reason = "; ".join([*["packing is off in the recipe"][: packing == "off"], *map(str, rules)])
     scorer: Scorer | None = None
@@ -165,6 +171,12 @@ class _Ordinary:
         self.exact = outputs.dtype == torch.float32
         self.logits = torch.cat(logits)
         self.raw = torch.cat(raw) if raw else None
+        changed = inputs["input_ids"].clone()
+        changed[0, -1] = changed[0, 0] if changed[0, 0] != changed[0, -1] else changed[0, 1]
+        other = self.model(**accepted(self.model, inputs | {"input_ids": changed})).logits[0, inside]
+        self.foresight = other.float().log_softmax(-1) - outputs.float().log_softmax(-1)
+        """(n, vocabulary) what another last token changes of the log-probs before it: nothing, if the model is
+        causal."""
 
     @property
     def log_probs(self) -> torch.Tensor:
