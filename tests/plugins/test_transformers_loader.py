@@ -305,7 +305,7 @@ def test_a_model_that_is_not_causal_is_refused(copied):
     from transformers import T5Config
 
     T5Config().save_pretrained(copied)
-    with pytest.raises(RunError, match="T5Config"):
+    with pytest.raises(RunError, match=r"no causal language model .* config\.json describes a t5 model"):
         loader(copied).load_model(LoadRequest())
 
 
@@ -412,6 +412,24 @@ def test_a_chat_template_that_is_none_is_an_error_that_says_what_there_is(checkp
         loader(checkpoint, chat_template="vicuna").load_tokenizer()
     with pytest.raises(RecipeError, match=r"model.chat_template, line 2: not a Jinja template"):
         loader(checkpoint, chat_template="{{ bos_token }}\n{% for x %}").load_tokenizer()
+
+
+@pytest.mark.parametrize("written", [7, [{"name": "default", "template": None}]], ids=str)
+def test_a_chat_template_that_is_no_text_is_named_with_its_file(written, copied):
+    (copied / "chat_template.jinja").unlink(missing_ok=True)
+    rewrite(copied / "tokenizer_config.json", chat_template=written)
+    with pytest.raises(
+        RunError, match=r"chat_template that is no text; correct it in its tokenizer_config\.json"
+    ):
+        loader(copied).load_tokenizer()
+
+
+@pytest.mark.parametrize("how", ["load_model", "blueprint"])
+@pytest.mark.parametrize("text", ["[1]", '{"temperature":', '{"num_return_sequences": 4}'])
+def test_a_generation_config_that_cannot_be_read_is_named(text, how, copied):
+    (copied / "generation_config.json").write_text(text)
+    with pytest.raises(RunError, match=r"generation_config\.json cannot be read"):
+        getattr(loader(copied), how)(LoadRequest())
 
 
 def test_arguments_for_the_chat_template_are_ones_that_it_reads(checkpoint):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dpotrain_plugins.lora.merging import untie_what_differs
 
 from .adapter_checks import adapter_shapes, check_adapter_config, check_adapter_weights
-from .checks import check_files, check_quantization
+from .checks import check_files, check_generation_config, check_quantization
 from .source import Source, resolve
 from .weights import load_config, loading_errors, silence, silence_config
 
@@ -30,6 +30,7 @@ def blueprint(options: TransformersLoader.Options, request: LoadRequest) -> PreT
 
     source = resolve(request.source or options.name, options.revision if request.source is None else None)
     check_files(source.model)
+    check_generation_config(source.model)
     config = load_config(source.model, options)
     check_quantization(config, source.model, request)
     silence_config(config)

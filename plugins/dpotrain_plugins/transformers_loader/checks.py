@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpotrain.plugin.api import LoadRequest, RunError, RunWarning
+from dpotrain.plugin.api import LoadRequest, RunError, RunWarning, short
 
 from .source import Source
 
@@ -46,6 +46,20 @@ def check_quantization(config: PreTrainedConfig, source: Source, request: LoadRe
                 ]
             )
         )
+
+
+def check_generation_config(source: Source) -> None:
+    """Raise a RunError where a folder's generation_config.json cannot be read: it is saved with the trained model."""
+    from transformers import GenerationConfig
+
+    file = Path(source.path) / "generation_config.json"
+    if not file.is_file():
+        return
+    try:
+        GenerationConfig.from_pretrained(source.path)
+    except Exception as error:  # its values lead the library anywhere
+        said = short(" ".join(str(error).split()), 300)
+        raise RunError(f"{file} cannot be read: {said}. Correct that file, or remove it") from error
 
 
 def check_files(source: Source) -> None:

@@ -53,6 +53,13 @@ def _load(source: Source, options: TransformersLoader.Options) -> PreTrainedToke
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.path, revision=revision or "main", trust_remote_code=options.trust_remote_code
         )
+    own = tokenizer.chat_template
+    templates = list(own.values()) if isinstance(own, dict) else [own or ""]
+    if not all(isinstance(one, str) for one in templates):
+        raise RunError(
+            f"the tokenizer of {place.path} has a chat_template that is no text; correct it in its "
+            "tokenizer_config.json"
+        )
     if not len(tokenizer):
         raise RunError(f"{place.path} holds no tokenizer: put the model's tokenizer files there")
     return tokenizer

@@ -11,7 +11,7 @@ from dpotrain.plugin.api import DpotrainError, LoadRequest, RunError, short
 from dpotrain_plugins.lora.merging import untie_what_differs
 
 from .adapter_checks import adapter_shapes, changed_weights, check_adapter_config, check_adapter_weights
-from .checks import check_files, check_quantization, check_weights
+from .checks import check_files, check_generation_config, check_quantization, check_weights
 from .source import Source, check_shards_on_hub, resolve
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
     if source.commit is not None:
         check_shards_on_hub(source)
     check_files(source)
+    check_generation_config(source)
     config = load_config(source, options)
     check_quantization(config, source, request)
     silence_config(config)
@@ -143,6 +144,15 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _model_type(path: str) -> str:
+    from transformers import AutoConfig
+
+    try:
+        return str(AutoConfig.from_pretrained(path).model_type)
+    except Exception:  # what it describes is only told
+        return "different"
+
+
 @contextmanager
 def loading_errors(path: str, what: str) -> Iterator[None]:
     """Turn what transformers and peft raise for a bad checkpoint into a few lines."""
@@ -163,6 +173,11 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
             raise RunError(
                 f"{path} has no safetensors weights on the hub, and pickles are not read. Look for a "
                 "converted copy, or download it and convert it with transformers' save_pretrained"
+            ) from error
+        if "Unrecognized configuration class" in text:
+            raise RunError(
+                f"{path} is no causal language model that transformers knows: its config.json describes a "
+                f"{_model_type(path)} model. Name a decoder-only model for text in model.name"
             ) from error
         lines = [line for line in text.splitlines() if line.strip()]
         raise RunError(f"the {what} of {path} cannot be loaded: {short(' '.join(lines[:2]), 400)}") from error
