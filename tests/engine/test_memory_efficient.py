@@ -121,6 +121,12 @@ class Choosy(OffByOne):
         return rms_norm(hidden_states, self.add + self.weight, self.variance_epsilon)
 
 
+def test_a_norm_that_also_takes_a_gate_is_left_alone():
+    from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
+
+    assert use_memory_efficient_layers(BambaRMSNormGated(16, 16)) == 0
+
+
 def test_what_computes_something_else_is_left_alone():
     assert use_memory_efficient_layers(nn.Sequential(OffByOne())) == 0
     assert use_memory_efficient_layers(nn.Sequential(Choosy(0.0), Choosy(1.0), Choosy(0.0))) == 2

@@ -8,6 +8,7 @@ kind of module is checked to give the same bits before it is replaced. A module 
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ def _candidate(module: nn.Module) -> type[_Norm | _Block] | None:
         return None
     if module._forward_hooks or module._forward_pre_hooks:
         return None
+    if len(inspect.signature(type(module).forward).parameters) != 2:  # self and the rows
+        return None  # a gated norm, which without a gate gives the same bits
     parameters = dict(module.named_parameters(recurse=False))
     if isinstance(getattr(module, "variance_epsilon", None), float) and list(parameters) == ["weight"]:
         return _Norm if not list(module.children()) and module.weight.ndim == 1 else None
