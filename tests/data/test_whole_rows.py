@@ -231,7 +231,9 @@ def test_rows_with_pictures_are_refused(value):
     assert read({**row, "images": []}).prompt == "What is this?"
 
 
-@pytest.mark.parametrize(("name", "known"), [("system_prompt", "system"), ("functions", "tools")])
+@pytest.mark.parametrize(
+    ("name", "known"), [("system_prompt", "system"), ("system_message", "system"), ("functions", "tools")]
+)
 def test_a_known_column_of_another_name_is_shown_as_the_one_to_map(name, known):
     with pytest.raises(DataError) as error:
         read({name: "Be brief.", "prompt": "Rain?", **ANSWERS})

@@ -214,7 +214,7 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
 
 
 #: What formatters call columns that data sets have under another name.
-_OTHER_NAMES = {"system_prompt": "system", "functions": "tools"}
+_OTHER_NAMES = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
 
 
 def _example(rows: Sequence[Mapping[str, Any]]) -> str:

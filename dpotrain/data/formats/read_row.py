@@ -21,7 +21,7 @@ NESTED = "the row is nested too deeply"
 PAIR_COLUMNS = frozenset(
     (
         *("prompt", "question", "query", "instruction", "input", "messages", "conversations", "conversation"),
-        *("system", "system_prompt", "history", "tools", "functions", "chosen", "rejected"),
+        *("system", "system_prompt", "system_message", "history", "tools", "functions", "chosen", "rejected"),
     )
 )
 
