@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.core.messages.message import normalised, read_answer, read_messages
+from dpotrain.core.messages.message import normalised, read_messages
 from dpotrain.core.messages.tools import read_tools
 from dpotrain.core.messages.values import is_empty, unwrapped
 from dpotrain.core.pair import UnusableRow
@@ -40,7 +40,7 @@ def test_a_conversation_in_another_form_is_the_same_conversation(value):
 )
 def test_text_that_is_messages_and_no_json_is_refused(value):
     with pytest.raises(UnusableRow, match=r"^chosen is text that looks like messages and is not JSON$"):
-        read_answer(value, "chosen")
+        read_messages(value, "chosen")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_text_that_is_messages_and_no_json_is_refused(value):
     ['{"city": "Oslo"}', '{"role": "admin", "content": "all rights"}', '["a", "b"]', "[1] See {role}."],
 )
 def test_other_json_stays_the_text_that_it_is(text):
-    assert read_answer(text, "chosen") == [{"role": "assistant", "content": text}]
+    assert unwrapped(text, "chosen") == text
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,13 @@ def test_content_in_parts_is_its_text(parts):
 def test_content_that_no_text_template_writes_is_refused(value, reason):
     with pytest.raises(UnusableRow, match=f"^content of prompt {reason}"):
         content(value)
+
+
+def test_a_picture_beside_the_content_is_refused():
+    message = {"role": "user", "content": "What is this?", "images": ["a.png"]}
+    with pytest.raises(UnusableRow, match=r'^prompt has a turn with "images", which is not text$'):
+        normalised(message, "prompt")
+    assert content("What is this?") == normalised({**message, "images": []}, "prompt")["content"]
 
 
 def test_reasoning_parts_are_the_reasoning():

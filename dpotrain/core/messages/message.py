@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from dpotrain.core.messages.tools import read_tool_calls
-from dpotrain.core.messages.values import ROLES, is_empty, is_message, is_messages, unwrapped
+from dpotrain.core.messages.values import MEDIA, ROLES, is_empty, is_message, is_messages, unwrapped
 from dpotrain.core.pair import UnusableRow
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -40,14 +40,6 @@ def read_messages(value: Any, what: str) -> Messages:
     return [_read(one, what) for one in value if one is not None]
 
 
-def read_answer(value: Any, what: str) -> Messages:
-    """Return an answer's messages; plain text is one assistant message."""
-    value = unwrapped(value, what)
-    if isinstance(value, str):
-        return [{"role": "assistant", "content": value}]
-    return read_messages(value, what)
-
-
 def _read(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a message with the speaker's name and the keys that chat templates have."""
     message = dict(message)
@@ -74,9 +66,13 @@ def normalised(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a message whose content is text, whose tool calls have objects as arguments, and without keys of None.
 
     Content in parts is joined. None as content becomes an empty text. Null inside a tool call's arguments is kept: it
-    means something. Raises UnusableRow for content that no text template can write, such as a picture.
+    means something. Raises UnusableRow for content that no text template can write, such as a picture, also where it
+    stands beside the text under a key of its own.
     """
     found = {key: one for key, one in message.items() if one is not None}
+    for key in found:
+        if key in MEDIA and not is_empty(found[key]):
+            raise UnusableRow(f'{what} has a turn with "{key}", which is not text')
     content, reasoning = _content(found.get("content"), what)
     if not content and isinstance(found.get("refusal"), str):  # OpenAI's key for an answer that refuses
         content = found.pop("refusal")

@@ -22,6 +22,10 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 #: Keys of a message that chat templates write.
 WRITTEN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
 
+#: Names of columns, and of keys of a message, with what a text model can't be shown: without it, the rest of the row
+#: means something else.
+MEDIA = frozenset(("image", "images", "video", "videos", "audio", "audios"))
+
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpotrain.core.errors import DpotrainError
 from dpotrain.core.messages.message import normalised, read_messages
-from dpotrain.core.messages.values import is_empty
+from dpotrain.core.messages.values import MEDIA, REASONING, is_empty
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.plugin.api import DatasetFormatter
@@ -24,9 +24,6 @@ PAIR_COLUMNS = frozenset(
         *("system", "system_prompt", "history", "tools", "functions", "chosen", "rejected"),
     )
 )
-
-#: Columns with what a text model can't be shown: without it, the rest of the row means something else.
-MEDIA_COLUMNS = frozenset(("image", "images", "video", "videos", "audio", "audios"))
 
 
 class UnreadColumn(UnusableRow):
@@ -108,7 +105,7 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
         raise UnusableRow(refused[0] if refused else "the row gives no pair")
     unread = [name for name in row if name not in watched.seen and not is_empty(row[name])]
     for name in unread:
-        if name.strip().lower() in MEDIA_COLUMNS and formatter.columns:
+        if name.strip().lower() in MEDIA and formatter.columns:
             raise UnreadColumn(
                 f'column "{name}" is not text, and no format reads it (data.ignore_columns = ["{name}"] leaves it out)'
             )
@@ -179,7 +176,7 @@ def _stands_in(text: str, known: str) -> bool:
 
 
 #: Keys of a message that say something, of those in the form that chat templates take.
-_SAID = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
+_SAID = ("content", "tool_calls", *REASONING)
 #: Keys of a message or a call whose texts say who speaks, not what is said.
 _LABELS = ("role", "from", "type", "id")
 
