@@ -25,7 +25,8 @@ from dpotrain.data.tokens.parts import (
 
 def shape_key(messages: Sequence[Message], tools: Tools) -> Any:
     """Return what a template may decide by, besides words: equal for conversations of one shape."""
-    return len(tools), tuple(map(_shape_of, messages))
+    schemas = ((tuple(sorted(tool)), tuple(sorted(function_of(tool)))) for tool in tools)
+    return tuple(schemas), tuple(map(_shape_of, messages))
 
 
 class Markers:
