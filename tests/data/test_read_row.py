@@ -191,6 +191,23 @@ def test_a_pair_stored_in_one_column_is_its_columns(stored):
     )
 
 
+@pytest.mark.parametrize("stored", [json.dumps, dict])
+def test_columns_of_a_pair_that_is_stored_in_one_column_are_mapped_and_left_out(stored):
+    rows = ListRows([{"record": stored({"task": "How many?", "system": "Be brief.", **ANSWERS})}])
+    mapped = map_columns(rows, {"prompt": "task"}, None, "train", ["system"])
+    assert mapped[0] == {"prompt": "How many?", **ANSWERS}
+    assert map_columns(rows, {}, None, "train", ["record"])[0] == {}
+
+
+def test_a_pair_stored_in_one_column_hides_no_other_column():
+    stored = {"prompt": "How many?", **ANSWERS}
+    rows = ListRows([{"prompt": "And of those?", "record": stored}])
+    with pytest.raises(DataError, match="No formatter recognises the data"):
+        decide(list(rows))
+    same = {"prompt": "How many?", "record": stored}
+    assert map_columns(ListRows([same]), {}, None, "train")[0] == stored
+
+
 def test_what_a_message_has_beside_what_is_said_makes_no_other_prompt():
     (first,) = ASKED
     assert prompt_key([{**first, "id": 1}]) == prompt_key([{**first, "id": 2}]) == prompt_key(ASKED)
