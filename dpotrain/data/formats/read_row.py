@@ -172,8 +172,18 @@ def _as_messages(value: Any) -> Any:
 
 def _stands_in(text: str, known: str) -> bool:
     """Whether ``known`` has these words, and not as part of longer ones."""
-    return text in known and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", known) is not None
+    at = known.find(text)
+    while at >= 0:
+        # A pattern of the text itself would take a millisecond to compile.
+        if not _IS_IN_WORD.match(known[at - 1 : at] if at else "") and not _IS_IN_WORD.match(
+            known, at + len(text)
+        ):
+            return True
+        at = known.find(text, at + 1)
+    return False
 
+
+_IS_IN_WORD = re.compile(r"\w")
 
 #: Keys of a message that say something, of those in the form that chat templates take.
 _SAID = ("content", "tool_calls", *REASONING)
