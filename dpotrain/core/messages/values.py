@@ -9,9 +9,11 @@ from typing import Any
 
 from dpotrain.core.pair import UnusableRow
 
+#: Roles of messages that instruct the model.
+SYSTEM_ROLES = ("system", "developer")
 #: What data sets call the speakers, and what chat templates call them.
 ROLES = {
-    **{role: role for role in ("system", "developer")},
+    **{role: role for role in SYSTEM_ROLES},
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response", "function", "ipython"), "tool"),
@@ -53,6 +55,11 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
     return False
+
+
+def reasoning_of(message: Mapping[str, Any]) -> Any:
+    """Return a message's reasoning, under the first of its names that has some; an empty text without any."""
+    return next((message[name] for name in REASONING if message.get(name)), "")
 
 
 def is_message(value: Any) -> bool:
