@@ -160,7 +160,7 @@ def test_data_of_two_formats_is_refused_with_a_row_of_each():
     with pytest.raises(DataError) as error:
         decide(rows)
     assert str(error.value) == (
-        'No formatter fits the data: "standard" fits 6 of 9 rows sampled ("conversational" 3).\n'
+        'No formatter fits the data: "standard" fits 6 of 9 rows of a known shape ("conversational" 3).\n'
         '  row 0 is "standard": object with prompt, chosen, rejected\n'
         '  row 6 is "conversational": object with prompt, chosen, rejected\n'
         'Set data.format = "standard" to drop what it does not read, or give each format a file of its own.'
@@ -171,7 +171,7 @@ def test_data_most_of_whose_rows_have_a_column_that_nobody_reads_is_refused():
     rows = [{"prompt": "How many?", "input": "eggs", **ANSWERS}] * 3 + [{"prompt": "How many?", **ANSWERS}]
     with pytest.raises(DataError) as error:
         decide(rows)
-    assert 'No formatter fits the data: "standard" fits 1 of 4 rows sampled' in str(error.value)
+    assert 'No formatter fits the data: "standard" fits 1 of 4 rows of a known shape' in str(error.value)
     assert 'standard: column "input" is not read by format "standard"' in str(error.value)
 
 

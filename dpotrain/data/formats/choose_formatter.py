@@ -124,12 +124,12 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     fitting = len(winner.fits(best))
     # A row that is of a known shape, but for a column that would be left out, is a row of the data too.
     recognised = sum(any(vote.opinions[row].known for vote in votes) for row in range(len(sample)))
-    text = f"data format: {name} (recognised in {fitting} of {recognised} rows sampled)"
+    text = f"data format: {name} (recognised in {fitting} of {len(sample)} rows sampled)"
     if fitting == recognised:
         return Decision(winner.formatter, text)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
-    mixed = f'"{name}" fits {fitting} of {recognised} rows sampled{f" ({counts})" if counts else ""}.'
+    mixed = f'"{name}" fits {fitting} of {recognised} rows of a known shape{f" ({counts})" if counts else ""}.'
     if fitting >= _ENOUGH * recognised:
         warning = f"Not all rows are of one format: {mixed} Rows that it cannot read are dropped and counted."
         return Decision(winner.formatter, text, warning)
