@@ -84,6 +84,20 @@ def test_content_that_no_text_template_writes_is_refused(value, reason):
         content(value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"content": "Yes."}, {"refusal": "No."}),
+        ({"tool_calls": [{"name": "look"}]}, {"function_call": {"name": "look"}}),
+    ],
+)
+def test_a_turn_that_says_two_things_is_refused(first, second):
+    names = " and ".join([*first, *second])
+    with pytest.raises(UnusableRow, match=f"^chosen has a turn with both {names}$"):
+        normalised({"role": "assistant", **first, **second}, "chosen")
+    assert normalised({"role": "assistant", **first, **dict.fromkeys(second)}, "chosen")
+
+
 def test_a_picture_beside_the_content_is_refused():
     message = {"role": "user", "content": "What is this?", "images": ["a.png"]}
     with pytest.raises(UnusableRow, match=r'^prompt has a turn with "images", which is not text$'):

@@ -212,6 +212,10 @@ def test_all_pairs_leave_out_answers_of_equal_score():
         ([{"answer": "a", "rank": 1}, {"answer": "b", "rank": 1}], "all answers have the same score"),
         ([{"answer": "a", "rank": 1}, {"answer": "b", "rank": "N/A"}], "rank of an answer is not a number"),
         ([{"answer": "a"}, {"answer": "b", "rank": 1}], "answers has no text and score for every answer"),
+        (
+            [{"answer": "a", "text": "c", "rank": 1}, {"answer": "b", "rank": 2}],
+            "an answer has several texts",
+        ),
     ],
 )
 def test_ranked_answers_without_a_preference_are_refused(answers, reason):

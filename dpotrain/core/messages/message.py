@@ -74,13 +74,19 @@ def normalised(message: Mapping[str, Any], what: str) -> dict[str, Any]:
         if key in MEDIA and not is_empty(found[key]):
             raise UnusableRow(f'{what} has a turn with "{key}", which is not text')
     content, reasoning = _content(found.get("content"), what)
-    if not content and isinstance(found.get("refusal"), str):  # OpenAI's key for an answer that refuses
-        content = found.pop("refusal")
+    refusal = found.pop("refusal", None)  # OpenAI's key for an answer that refuses
+    if not is_empty(refusal):
+        if content or not isinstance(refusal, str):
+            raise UnusableRow(f"{what} has a turn with both content and refusal")
+        content = refusal
     found["content"] = content
     if reasoning:
         found.setdefault("reasoning_content", reasoning)
     legacy = found.pop("function_call", None)  # OpenAI's form before tool_calls
-    calls = read_tool_calls(found.pop("tool_calls", None) or legacy, what)
+    calls = found.pop("tool_calls", None)
+    if calls and legacy:
+        raise UnusableRow(f"{what} has a turn with both tool_calls and function_call")
+    calls = read_tool_calls(calls or legacy, what)
     if calls:
         found["tool_calls"] = calls
     return found

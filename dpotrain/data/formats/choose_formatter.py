@@ -129,7 +129,9 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
         return Decision(winner.formatter, text)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
-    mixed = f'"{name}" fits {fitting} of {recognised} rows of a known shape{f" ({counts})" if counts else ""}.'
+    mixed = (
+        f'"{name}" fits {fitting} of {recognised} rows of a known shape{f" ({counts})" if counts else ""}.'
+    )
     if fitting >= _ENOUGH * recognised:
         warning = f"Not all rows are of one format: {mixed} Rows that it cannot read are dropped and counted."
         return Decision(winner.formatter, text, warning)
