@@ -180,3 +180,12 @@ def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_
     tokenizer.chat_template = tokenizer.chat_template if template else None
     _, shown = prepare(recipe([row(number) for number in range(4)], format=chosen), tokenizer)
     assert [text for text in shown.warnings if "4 pairs are plain text" in text] == shown.warnings[:warned]
+
+
+def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(recipe):
+    text = "### Instruction:\nCount them\n\n### Response:\n"
+    rows = [{"chosen": f"{text}seven {n}", "rejected": f"{text}two {n}"} for n in range(4)]
+    _, shown = prepare(recipe(rows), bpe(template=CHATML))
+    assert shown.warnings[0].endswith(
+        '\nWrite the pairs as messages if they are of a chat, or set data.format = "implicit-prompt" if they are not.'
+    )

@@ -39,8 +39,7 @@ def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             f"{of(number, pairs, 'pairs')} are plain text, to which the model's chat template is not applied",
             number,
             number / pairs,
-            'Set data.format = "question" if the prompts are questions of a chat, '
-            f'or data.format = "{data.report.format}" if they are not.',
+            data.report.plain_text_remedy(),
         )
 
 
