@@ -43,6 +43,14 @@ def test_text_that_is_messages_and_no_json_is_refused(value):
         read_messages(value, "chosen")
 
 
+@pytest.mark.parametrize("value", [[[ASK, SAY]], [[ASK], [SAY]]])
+def test_text_that_is_several_conversations_is_refused(value):
+    with pytest.raises(UnusableRow, match=r"^chosen is text that holds a list of conversations$"):
+        unwrapped(json.dumps(value), "chosen")
+    with pytest.raises(UnusableRow, match=r"^chosen is text that looks like messages and is not JSON$"):
+        unwrapped(str(value), "chosen")
+
+
 @pytest.mark.parametrize(
     "text",
     ['{"city": "Oslo"}', '{"role": "admin", "content": "all rights"}', '["a", "b"]', "[1] See {role}."],

@@ -35,11 +35,11 @@ _WRAPPERS = ("messages", "conversations", "conversation")
 _BESIDE = ("system", "system_prompt", "instructions", "prompt", "history", "tools", "functions")
 
 #: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
-_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:(?:array)?\(\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
+_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:(?:array)?\(\s*)?(?:\[\s*)*\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
 _SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
 #: Text that is a message of a library, or a list of them, as Python prints it: ``[HumanMessage(content='x')]``.
-_PRINTED = re.compile(r"\s*(?:\[\s*)?\w{0,40}?Message\w{0,40}?\(\w+=")
+_PRINTED = re.compile(r"\s*(?:\[\s*)*\w{0,40}?Message\w{0,40}?\(\w+=")
 
 _EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
 
@@ -95,6 +95,8 @@ def unwrapped(value: Any, what: str) -> Any:
         except (ValueError, RecursionError):
             raise UnusableRow(f"{what} is text that looks like messages and is not JSON") from None
         found = unwrapped(parsed, what)
+        if isinstance(found, list) and any(map(is_messages, found)):
+            raise UnusableRow(f"{what} is text that holds a list of conversations")
         # An object of another meaning, such as a person's record asked for as JSON, stays the text that it is.
         return found if is_messages(found) or _is_spoken(found) else value
     if isinstance(value, Mapping):
