@@ -357,14 +357,3 @@ def test_history_that_stands_in_the_conversations_stands_once():
         assert read({**row, "history": history}, "implicit-prompt").prompt == opening
     with pytest.raises(UnusableRow, match="history holds turns of the prompt"):
         read({**row, "history": [*opening, assistant("Yes.")]}, "implicit-prompt")
-
-
-@pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_a_history_that_holds_the_question_and_its_answer_is_refused(side):
-    row = {"chosen": [user("Rain?"), assistant("Yes.")], "rejected": [user("Rain?"), assistant("No.")]}
-    with pytest.raises(UnusableRow, match=r"^history holds an answer$"):
-        read({**row, "history": [*row[side]]}, "implicit-prompt")
-    with pytest.raises(UnusableRow, match=r"^history holds an answer$"):
-        read({"question": "Rain?", "chosen": "Yes.", "rejected": "No.", "history": [*row[side]]}, "question")
-    again = [user("Rain?"), assistant("Where?")]
-    assert read({**row, "history": again}, "implicit-prompt").prompt == [*again, user("Rain?")]

@@ -60,13 +60,11 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
         turns = _joined(earlier, shared)
     else:
         turns, first, second = _apart(_joined(earlier, turns), first, second)
-    if turns and any(_stand_in([turns[-1], *answer], earlier) for answer in (first, second)):
+    if turns and any(_stand_in([turns[-1], *answer[:1]], earlier) for answer in (first, second)):
         raise UnusableRow("history holds the question with its answer")
     system = _one_system(column_system, own, history_system, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
         raise UnusableRow("the prompt ends with an assistant turn" if turns else "prompt is empty")
-    if any(_stand_in([turns[-1], answer[0]], earlier) for answer in (first, second)):
-        raise UnusableRow("history holds an answer")
     return PreferencePair([*system, *turns], first, second, read_tools(row.get("tools")))
 
 
