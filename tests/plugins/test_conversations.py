@@ -125,7 +125,7 @@ def test_history_stands_before_the_prompt_once(history, prompt):
 def test_history_that_holds_the_question_with_its_answer_is_refused(prompt):
     with pytest.raises(UnusableRow, match=r"^history holds the question with its answer$"):
         read(prompt, [Q, A], [Q, B], history=[Q, A])
-    with pytest.raises(UnusableRow, match="^history holds the question with its answer$"):
+    with pytest.raises(UnusableRow, match=r"^history holds the question with its answer$"):
         read(prompt, [Q, A, R, GOLD], [Q, B], history=[Q, A])
     asked_again = read([Q], [A], [B], history=[Q, GOLD])
     assert asked_again.prompt == [Q, GOLD, Q]
