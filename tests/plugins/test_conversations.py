@@ -121,6 +121,11 @@ def test_history_stands_before_the_prompt_once(history, prompt):
     assert read(prompt, [A], [B], history=history).prompt == [Q, GOLD, R]
 
 
+def test_a_prompt_of_assistant_turns_alone_is_no_answer_that_may_be_left_out():
+    with pytest.raises(UnusableRow, match=r"^the prompt holds assistant turns alone$"):
+        read([GOLD], [Q, A, R, A], [Q, A, R, B], history=[Q, A])
+
+
 @pytest.mark.parametrize("prompt", [[Q], None])
 def test_history_that_holds_the_question_with_its_answer_is_refused(prompt):
     with pytest.raises(UnusableRow, match=r"^history holds the question with its answer$"):

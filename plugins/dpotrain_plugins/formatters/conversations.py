@@ -59,6 +59,8 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
         first, second = (_without(shared, answer) for answer in (first, second))
         turns = _joined(earlier, shared)
     else:
+        if turns and all(turn["role"] == "assistant" for turn in turns):
+            raise UnusableRow("the prompt holds assistant turns alone")
         turns, first, second = _apart(_joined(earlier, turns), first, second)
     if turns and any(_stand_in([turns[-1], *answer[:1]], earlier) for answer in (first, second)):
         raise UnusableRow("history holds the question with its answer")
