@@ -127,6 +127,14 @@ class DataReport:
         ]
         return lines
 
+    def plain_text_remedy(self) -> str:
+        """Return what to do about pairs of plain text for a model that has a chat template."""
+        if self.format == "standard":  # its prompts have a column of their own
+            chat = 'Set data.format = "question" if the prompts are questions of a chat, or'
+        else:
+            chat = "Write the pairs as messages if they are of a chat, or set"
+        return f'{chat} data.format = "{self.format}" if they are not.'
+
     def warnings(self) -> list[str]:
         """Return what the user should probably act on."""
         found = []
@@ -164,8 +172,7 @@ class DataReport:
             plain = sum(split.plain_text for split in self.splits.values())
             found.append(
                 f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat "
-                'template.\nSet data.format = "question" if the prompts are questions of a chat, '
-                f'or data.format = "{self.format}" if they are not.'
+                f"template.\n{self.plain_text_remedy()}"
             )
         if self.shared_prompts:
             found.append(

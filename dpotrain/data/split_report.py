@@ -19,8 +19,8 @@ OTHER_REASONS = "other reasons"
 
 #: Fields of a split's report that add up.
 _COUNTS = (
-    *("rows_read", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored", "open_ended"),
-    "plain_text",
+    *("rows_read", "rows_dropped", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored"),
+    *("open_ended", "plain_text"),
 )
 
 
@@ -65,9 +65,11 @@ class SplitReport:
     """The report on one split."""
 
     rows_read: int = 0
+    rows_dropped: int = 0
+    """Rows of which no pair is kept."""
     pairs_kept: int = 0
     dropped: dict[str, Counted] = field(default_factory=dict)
-    """By the reason."""
+    """Rows and single pairs of rows that are dropped, by the reason."""
     notes: dict[str, Counted] = field(default_factory=dict)
     """Pairs kept, by what the person should know of them."""
     boundaries_moved: int = 0
@@ -100,7 +102,7 @@ class SplitReport:
     """Pairs kept that prefer the answer that an earlier pair of the same prompt and answers rejects."""
 
     def drop(self, row: int, reason: str) -> None:
-        """Count a dropped row."""
+        """Count a dropped row, or a dropped pair of it."""
         _count(self.dropped, reason, [row])
 
     def note(self, row: int, text: str) -> None:
@@ -144,11 +146,6 @@ class SplitReport:
         typed |= {name: Repeats(**plain[name]) for name in ("duplicates", "contradictions")}
         return cls(**{**plain, **typed})
 
-    @property
-    def rows_dropped(self) -> int:
-        """Rows dropped for any reason."""
-        return sum(dropped.count for dropped in self.dropped.values())
-
     def drop_lines(self) -> list[str]:
         """Return one line for each reason, the most frequent first."""
         return [
@@ -160,8 +157,7 @@ class SplitReport:
         """Return plain data for the report file."""
         plain = asdict(self)
         del plain["shortest_prompt"]
-        first = {name: plain.pop(name) for name in ("rows_read", "pairs_kept")}
-        return {**first, "rows_dropped": self.rows_dropped, **plain}
+        return plain
 
 
 def _count(counts: dict[str, Counted], text: str, rows: list[int], count: int = 1) -> None:

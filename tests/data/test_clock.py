@@ -6,7 +6,7 @@ import pytest
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.pair import PreferencePair
-from dpotrain.data.tokens.chat_template import TemplateInputs
+from dpotrain.data.tokens.chat_template import TemplateInputs, clock_values
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.data.preparing import prepare
 from tests.data.tokenizers_for_tests import CHATML, assistant, bpe, user
@@ -64,6 +64,16 @@ def test_a_format_is_what_python_makes_of_it(template, form):
 
 def test_a_format_may_come_from_an_argument():
     assert rendered("{{ strftime_now(form) }}" + CHATML, form="%Y/%m").startswith("2026/01<|im_start|>")
+    tight = "{%if true%}{{ strftime_now(form) }}{%-endif-%}" + CHATML
+    assert rendered(tight, form="%Y/%m").startswith("2026/01<|im_start|>")
+
+
+def test_a_tag_is_no_format():
+    source = "{%for _ in [1]%}{%-set day = strftime_now('%d')%}{%endfor%}"
+    now, later = (datetime(2026, 1, 31, 12, 0, 0, microsecond) for microsecond in (1, 2))
+    assert (
+        clock_values(source, now) == clock_values(source, later) == (("%%", "\0"), ("%d", "31"), ("\0", "%"))
+    )
 
 
 def test_the_report_says_which_time_it_was_and_a_recipe_can_set_it(recipe):

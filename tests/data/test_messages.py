@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.core.messages.message import normalised, read_answer, read_messages
+from dpotrain.core.messages.message import normalised, read_messages
 from dpotrain.core.messages.tools import read_tools
 from dpotrain.core.messages.values import is_empty, unwrapped
 from dpotrain.core.pair import UnusableRow
@@ -40,7 +40,15 @@ def test_a_conversation_in_another_form_is_the_same_conversation(value):
 )
 def test_text_that_is_messages_and_no_json_is_refused(value):
     with pytest.raises(UnusableRow, match=r"^chosen is text that looks like messages and is not JSON$"):
-        read_answer(value, "chosen")
+        read_messages(value, "chosen")
+
+
+@pytest.mark.parametrize("value", [[[ASK, SAY]], [[ASK], [SAY]]])
+def test_text_that_is_several_conversations_is_refused(value):
+    with pytest.raises(UnusableRow, match=r"^chosen is text that holds a list of conversations$"):
+        unwrapped(json.dumps(value), "chosen")
+    with pytest.raises(UnusableRow, match=r"^chosen is text that looks like messages and is not JSON$"):
+        unwrapped(str(value), "chosen")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,7 @@ def test_text_that_is_messages_and_no_json_is_refused(value):
     ['{"city": "Oslo"}', '{"role": "admin", "content": "all rights"}', '["a", "b"]', "[1] See {role}."],
 )
 def test_other_json_stays_the_text_that_it_is(text):
-    assert read_answer(text, "chosen") == [{"role": "assistant", "content": text}]
+    assert unwrapped(text, "chosen") == text
 
 
 @pytest.mark.parametrize(
@@ -84,12 +92,25 @@ def test_content_that_no_text_template_writes_is_refused(value, reason):
         content(value)
 
 
-@pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios"])
-def test_a_message_with_a_picture_or_sound_beside_its_text_is_refused(key):
-    message = {"role": "user", "content": "What is this?"}
-    assert normalised({**message, key: []}, "prompt")["content"] == "What is this?"
-    with pytest.raises(UnusableRow, match=f'^prompt has a message with "{key}", which is not text$'):
-        normalised({**message, key: ["a.png"]}, "prompt")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"content": "Yes."}, {"refusal": "No."}),
+        ({"tool_calls": [{"name": "look"}]}, {"function_call": {"name": "look"}}),
+    ],
+)
+def test_a_turn_that_says_two_things_is_refused(first, second):
+    names = " and ".join([*first, *second])
+    with pytest.raises(UnusableRow, match=f"^chosen has a turn with both {names}$"):
+        normalised({"role": "assistant", **first, **second}, "chosen")
+    assert normalised({"role": "assistant", **first, **dict.fromkeys(second)}, "chosen")
+
+
+def test_a_picture_beside_the_content_is_refused():
+    message = {"role": "user", "content": "What is this?", "images": ["a.png"]}
+    with pytest.raises(UnusableRow, match=r'^prompt has a turn with "images", which is not text$'):
+        normalised(message, "prompt")
+    assert content("What is this?") == normalised({**message, "images": []}, "prompt")["content"]
 
 
 def test_reasoning_parts_are_the_reasoning():

@@ -180,3 +180,24 @@ def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_
     tokenizer.chat_template = tokenizer.chat_template if template else None
     _, shown = prepare(recipe([row(number) for number in range(4)], format=chosen), tokenizer)
     assert [text for text in shown.warnings if "4 pairs are plain text" in text] == shown.warnings[:warned]
+
+
+def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(recipe):
+    text = "### Instruction:\nCount them\n\n### Response:\n"
+    rows = [{"chosen": f"{text}seven {n}", "rejected": f"{text}two {n}"} for n in range(4)]
+    _, shown = prepare(recipe(rows), bpe(template=CHATML))
+    assert shown.warnings[0].endswith(
+        '\nWrite the pairs as messages if they are of a chat, or set data.format = "implicit-prompt" if they are not.'
+    )
+
+
+def test_a_row_of_which_a_pair_is_kept_is_not_counted_as_dropped(recipe):
+    answers = [{"answer": text, "score": score} for text, score in (("one", 3), ("two", 2), ("two", 1))]
+    rows = [{"prompt": "How many?", "answers": answers}, {"prompt": "How many?", "answers": answers[:1]}]
+    prepared, _ = prepare(recipe(rows, format={"use": "ranked", "pairs": "all"}), bpe(template=CHATML))
+    train = prepared.report.as_json()["splits"]["train"]
+    assert (train["rows_read"], train["rows_dropped"], train["pairs_kept"]) == (2, 1, 2)
+    assert {reason: one["count"] for reason, one in train["dropped"].items()} == {
+        "chosen and rejected are identical": 1,
+        "there is only one answer": 1,
+    }

@@ -160,7 +160,7 @@ def test_data_of_two_formats_is_refused_with_a_row_of_each():
     with pytest.raises(DataError) as error:
         decide(rows)
     assert str(error.value) == (
-        'No formatter fits the data: "standard" fits 6 of 9 rows sampled ("conversational" 3).\n'
+        'No formatter fits the data: "standard" fits 6 of 9 rows of a known shape ("conversational" 3).\n'
         '  row 0 is "standard": object with prompt, chosen, rejected\n'
         '  row 6 is "conversational": object with prompt, chosen, rejected\n'
         'Set data.format = "standard" to drop what it does not read, or give each format a file of its own.'
@@ -171,7 +171,7 @@ def test_data_most_of_whose_rows_have_a_column_that_nobody_reads_is_refused():
     rows = [{"prompt": "How many?", "input": "eggs", **ANSWERS}] * 3 + [{"prompt": "How many?", **ANSWERS}]
     with pytest.raises(DataError) as error:
         decide(rows)
-    assert 'No formatter fits the data: "standard" fits 1 of 4 rows sampled' in str(error.value)
+    assert 'No formatter fits the data: "standard" fits 1 of 4 rows of a known shape' in str(error.value)
     assert 'standard: column "input" is not read by format "standard"' in str(error.value)
 
 
@@ -189,6 +189,23 @@ def test_a_pair_stored_in_one_column_is_its_columns(stored):
     assert (
         choose_formatter(mapped, dpotrain_dataset_formatters(), None, {}).formatter.name == "conversational"
     )
+
+
+@pytest.mark.parametrize("stored", [json.dumps, dict])
+def test_columns_of_a_pair_that_is_stored_in_one_column_are_mapped_and_left_out(stored):
+    rows = ListRows([{"record": stored({"task": "How many?", "system": "Be brief.", **ANSWERS})}])
+    mapped = map_columns(rows, {"prompt": "task"}, None, "train", ["system"])
+    assert mapped[0] == {"prompt": "How many?", **ANSWERS}
+    assert map_columns(rows, {}, None, "train", ["record"])[0] == {}
+
+
+def test_a_pair_stored_in_one_column_hides_no_other_column():
+    stored = {"prompt": "How many?", **ANSWERS}
+    rows = ListRows([{"prompt": "And of those?", "record": stored}])
+    with pytest.raises(DataError, match="No formatter recognises the data"):
+        decide(list(rows))
+    same = {"prompt": "How many?", "record": stored}
+    assert map_columns(ListRows([same]), {}, None, "train")[0] == stored
 
 
 def test_what_a_message_has_beside_what_is_said_makes_no_other_prompt():

@@ -103,6 +103,13 @@ def test_a_part_that_is_not_written_drops_the_pair_by_name(pair, template, left_
     assert reason(pair, template) == LEFT_OUT + left_out
 
 
+def test_tools_written_one_way_say_nothing_of_tools_written_another():
+    template = "{% for tool in tools or [] %}{{ (tool.function or {}) | string }}{% endfor %}" + CHATML
+    bare, whole = (choosing(*ANSWER.chosen, tools=[tool]) for tool in ({"name": "subtract"}, TOOL))
+    results = PairTokenizer(bpe(template=template), 4000)([(0, bare), (1, whole)])
+    assert [result.reason for result in results] == [LEFT_OUT + "prompt (tools)", ""]
+
+
 JSON = '<call>{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}}</call>'
 
 

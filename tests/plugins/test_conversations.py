@@ -121,10 +121,17 @@ def test_history_stands_before_the_prompt_once(history, prompt):
     assert read(prompt, [A], [B], history=history).prompt == [Q, GOLD, R]
 
 
+def test_a_prompt_of_assistant_turns_alone_is_no_answer_that_may_be_left_out():
+    with pytest.raises(UnusableRow, match=r"^the prompt holds assistant turns alone$"):
+        read([GOLD], [Q, A, R, A], [Q, A, R, B], history=[Q, A])
+
+
 @pytest.mark.parametrize("prompt", [[Q], None])
 def test_history_that_holds_the_question_with_its_answer_is_refused(prompt):
     with pytest.raises(UnusableRow, match=r"^history holds the question with its answer$"):
         read(prompt, [Q, A], [Q, B], history=[Q, A])
+    with pytest.raises(UnusableRow, match=r"^history holds the question with its answer$"):
+        read(prompt, [Q, A, R, GOLD], [Q, B], history=[Q, A])
     asked_again = read([Q], [A], [B], history=[Q, GOLD])
     assert asked_again.prompt == [Q, GOLD, Q]
 
@@ -220,6 +227,10 @@ def test_all_pairs_leave_out_answers_of_equal_score():
         ([{"answer": "a", "rank": 1}, {"answer": "b", "rank": 1}], "all answers have the same score"),
         ([{"answer": "a", "rank": 1}, {"answer": "b", "rank": "N/A"}], "rank of an answer is not a number"),
         ([{"answer": "a"}, {"answer": "b", "rank": 1}], "answers has no text and score for every answer"),
+        (
+            [{"answer": "a", "text": "c", "rank": 1}, {"answer": "b", "rank": 2}],
+            "an answer has several texts",
+        ),
     ],
 )
 def test_ranked_answers_without_a_preference_are_refused(answers, reason):

@@ -40,14 +40,6 @@ def read_messages(value: Any, what: str) -> Messages:
     return [_read(one, what) for one in value if one is not None]
 
 
-def read_answer(value: Any, what: str) -> Messages:
-    """Return an answer's messages; plain text is one assistant message."""
-    value = unwrapped(value, what)
-    if isinstance(value, str):
-        return [{"role": "assistant", "content": value}]
-    return read_messages(value, what)
-
-
 def _read(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a message with the speaker's name and the keys that chat templates have."""
     message = dict(message)
@@ -74,20 +66,27 @@ def normalised(message: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a message whose content is text, whose tool calls have objects as arguments, and without keys of None.
 
     Content in parts is joined. None as content becomes an empty text. Null inside a tool call's arguments is kept: it
-    means something. Raises UnusableRow for content that no text template can write, such as a picture.
+    means something. Raises UnusableRow for content that no text template can write, such as a picture, also where it
+    stands beside the text under a key of its own.
     """
     found = {key: one for key, one in message.items() if one is not None}
-    for key in sorted(MEDIA & found.keys()):
-        if not is_empty(found[key]):
-            raise UnusableRow(f'{what} has a message with "{key}", which is not text')
+    for key in found:
+        if key in MEDIA and not is_empty(found[key]):
+            raise UnusableRow(f'{what} has a turn with "{key}", which is not text')
     content, reasoning = _content(found.get("content"), what)
-    if not content and isinstance(found.get("refusal"), str):  # OpenAI's key for an answer that refuses
-        content = found.pop("refusal")
+    refusal = found.pop("refusal", None)  # OpenAI's key for an answer that refuses
+    if not is_empty(refusal):
+        if content or not isinstance(refusal, str):
+            raise UnusableRow(f"{what} has a turn with both content and refusal")
+        content = refusal
     found["content"] = content
     if reasoning:
         found.setdefault("reasoning_content", reasoning)
     legacy = found.pop("function_call", None)  # OpenAI's form before tool_calls
-    calls = read_tool_calls(found.pop("tool_calls", None) or legacy, what)
+    calls = found.pop("tool_calls", None)
+    if calls and legacy:
+        raise UnusableRow(f"{what} has a turn with both tool_calls and function_call")
+    calls = read_tool_calls(calls or legacy, what)
     if calls:
         found["tool_calls"] = calls
     return found

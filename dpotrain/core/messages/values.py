@@ -9,9 +9,11 @@ from typing import Any
 
 from dpotrain.core.pair import UnusableRow
 
+#: Roles of messages that instruct the model.
+SYSTEM_ROLES = ("system", "developer")
 #: What data sets call the speakers, and what chat templates call them.
 ROLES = {
-    **{role: role for role in ("system", "developer")},
+    **{role: role for role in SYSTEM_ROLES},
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response", "function", "ipython"), "tool"),
@@ -19,10 +21,12 @@ ROLES = {
 
 #: Keys under which a message may hold its reasoning.
 REASONING = ("reasoning_content", "reasoning", "thinking")
-#: Columns, and keys of a message, with what a text model can't be shown: without it, the rest means something else.
-MEDIA = frozenset(("image", "images", "video", "videos", "audio", "audios"))
 #: Keys of a message that chat templates write.
 WRITTEN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
+
+#: Names of columns, and of keys of a message, with what a text model can't be shown: without it, the rest of the row
+#: means something else.
+MEDIA = frozenset(("image", "images", "video", "videos", "audio", "audios"))
 
 #: Keys under which data sets wrap a list of messages in an object.
 _WRAPPERS = ("messages", "conversations", "conversation")
@@ -31,11 +35,11 @@ _WRAPPERS = ("messages", "conversations", "conversation")
 _BESIDE = ("system", "system_prompt", "instructions", "prompt", "history", "tools", "functions")
 
 #: Text that is an object or a list of them, as JSON (perhaps twice over) or as Python prints it …
-_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:(?:array)?\(\s*)?(?:\[\s*)?\{\s*(\\?['"])\w+\1\s*:""")
+_OBJECTS = re.compile(r"""\ufeff?\s*(?:"\s*)?(?:(?:array)?\(\s*)?(?:\[\s*)*\{\s*(\\?['"])\w+\1\s*:""")
 #: … and names a speaker, or wraps those who do.
 _SPEAKER = re.compile(r"""(\\?['"])(?:role|from|messages|conversations?)\1\s*:""")
 #: Text that is a message of a library, or a list of them, as Python prints it: ``[HumanMessage(content='x')]``.
-_PRINTED = re.compile(r"\s*(?:\[\s*)?\w{0,40}?Message\w{0,40}?\(\w+=")
+_PRINTED = re.compile(r"\s*(?:\[\s*)*\w{0,40}?Message\w{0,40}?\(\w+=")
 
 _EMPTY_TEXTS = ("", "[]", "{}", "null", "none")
 
@@ -51,6 +55,11 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
     return False
+
+
+def reasoning_of(message: Mapping[str, Any]) -> Any:
+    """Return a message's reasoning, under the first of its names that has some; an empty text without any."""
+    return next((message[name] for name in REASONING if message.get(name)), "")
 
 
 def is_message(value: Any) -> bool:
@@ -86,6 +95,8 @@ def unwrapped(value: Any, what: str) -> Any:
         except (ValueError, RecursionError):
             raise UnusableRow(f"{what} is text that looks like messages and is not JSON") from None
         found = unwrapped(parsed, what)
+        if isinstance(found, list) and any(map(is_messages, found)):
+            raise UnusableRow(f"{what} is text that holds a list of conversations")
         # An object of another meaning, such as a person's record asked for as JSON, stays the text that it is.
         return found if is_messages(found) or _is_spoken(found) else value
     if isinstance(value, Mapping):

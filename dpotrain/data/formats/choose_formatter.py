@@ -103,7 +103,8 @@ def choose_formatter(
 def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     count = min(len(rows), SAMPLE)
     sample = [index * len(rows) // count for index in range(count)]
-    votes = [vote for each in classes if (vote := _vote_of(each, rows, sample)) is not None]
+    looked_at = [(number, rows[number]) for number in sample]
+    votes = [vote for each in classes if (vote := _vote_of(each, looked_at)) is not None]
     best = [max((vote.opinions[row].level for vote in votes), default=0) for row in range(len(sample))]
     candidates = [vote for vote in votes if vote.claims(best)]
     faults = {vote.formatter.name: one.fault for vote in votes for one in vote.opinions if one.fault}
@@ -123,12 +124,14 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     fitting = len(winner.fits(best))
     # A row that is of a known shape, but for a column that would be left out, is a row of the data too.
     recognised = sum(any(vote.opinions[row].known for vote in votes) for row in range(len(sample)))
-    text = f"data format: {name} (recognised in {fitting} of {recognised} rows sampled)"
+    text = f"data format: {name} (recognised in {fitting} of {len(sample)} rows sampled)"
     if fitting == recognised:
         return Decision(winner.formatter, text)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
-    mixed = f'"{name}" fits {fitting} of {recognised} rows sampled{f" ({counts})" if counts else ""}.'
+    mixed = (
+        f'"{name}" fits {fitting} of {recognised} rows of a known shape{f" ({counts})" if counts else ""}.'
+    )
     if fitting >= _ENOUGH * recognised:
         warning = f"Not all rows are of one format: {mixed} Rows that it cannot read are dropped and counted."
         return Decision(winner.formatter, text, warning)
@@ -140,19 +143,20 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     raise DataError("\n".join([f"No formatter fits the data: {mixed}", *shown, *refused, remedy]))
 
 
-def _vote_of(cls: type[DatasetFormatter], rows: Rows, sample: Sequence[int]) -> _Vote | None:
+def _vote_of(cls: type[DatasetFormatter], looked_at: Sequence[tuple[int, Mapping[str, Any]]]) -> _Vote | None:
     """Return a formatter's vote on the sampled rows; None where it has required options, or recognises none."""
     try:
         formatter = cls(cls.Options())
     except ValidationError:
         return None
-    levels = [_recognition(formatter, rows[number], number) for number in sample]
+    levels = [_recognition(formatter, row, number) for number, row in looked_at]
     if not any(levels):
         return None
     opinions = [
-        _opinion(formatter, rows[number], number, level) for number, level in zip(sample, levels, strict=True)
+        _opinion(formatter, row, number, level)
+        for (number, row), level in zip(looked_at, levels, strict=True)
     ]
-    columns = {name for number in sample for name in formatter.columns if rows[number].get(name)}
+    columns = {name for _, row in looked_at for name in formatter.columns if row.get(name)}
     return _Vote(formatter, opinions, len(columns))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpotrain.core.errors import DataError, did_you_mean
+from dpotrain.core.messages.values import is_empty
 from dpotrain.plugin.api import Rows
 
 _ANSWERS = ("chosen", "rejected")
@@ -40,9 +41,11 @@ class MappedRows:
         return self.length
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        row = _expanded(self.source[index])
+        row = self.source[index]
         if not self.mapping and not self.ignored:
-            return row
+            return _expanded(row)
+        # Before and after: a name may be of a column, or of one inside a pair that is stored in a column.
+        row = _expanded({name: value for name, value in row.items() if name not in self.ignored})
         moved = {*self.mapping.values(), *self.ignored}
         mapped = {canonical: row.get(actual) for canonical, actual in self.mapping.items()}
         # A mapped column must not be recognised under its old name too.
@@ -50,7 +53,10 @@ class MappedRows:
 
 
 def _expanded(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the row with the columns of a pair that is stored as JSON text, or as an object, in one column."""
+    """Return the row with the columns of a pair that is stored as JSON text, or as an object, in one column.
+
+    A row that has something else under one of their names stays as it is, which no formatter reads.
+    """
     if any(name in row for name in _ANSWERS):
         return row
     for name, value in row.items():
@@ -60,7 +66,10 @@ def _expanded(row: Mapping[str, Any]) -> Mapping[str, Any]:
             except (ValueError, RecursionError):
                 continue
         if isinstance(value, Mapping) and all(answer in value for answer in _ANSWERS):
-            return {**{other: one for other, one in row.items() if other != name}, **value}
+            others = {other: one for other, one in row.items() if other != name}
+            if any(not is_empty(others.get(key)) and others[key] != one for key, one in value.items()):
+                return row
+            return {**others, **value}
     return row
 
 
@@ -70,11 +79,13 @@ def map_columns(
     """Return at most ``limit`` rows with columns renamed or left out; raise a DataError for a missing column."""
     named = {f'[data.columns] {canonical} = "{actual}"': actual for canonical, actual in mapping.items()}
     named |= {f'data.ignore_columns = ["{name}"]': name for name in ignored}
-    for written, name in named.items():
-        if rows.columns and name not in rows.columns:
-            raise DataError(
-                f'{written}: split "{split}" has no such column'
-                f"{did_you_mean(name, rows.columns)}\nIts columns are: {', '.join(rows.columns)}."
-            )
+    if named and rows.columns:
+        known = list(dict.fromkeys([*rows.columns, *(_expanded(rows[0]) if len(rows) else ())]))
+        for written, name in named.items():
+            if name not in known:
+                raise DataError(
+                    f'{written}: split "{split}" has no such column'
+                    f"{did_you_mean(name, known)}\nIts columns are: {', '.join(known)}."
+                )
     count = len(rows) if limit is None else min(limit, len(rows))
     return MappedRows(rows, dict(mapping), count, tuple(ignored))

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpotrain.core.errors import DpotrainError
 from dpotrain.core.messages.message import normalised, read_messages
-from dpotrain.core.messages.values import MEDIA, is_empty
+from dpotrain.core.messages.values import MEDIA, REASONING, is_empty
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.plugin.api import DatasetFormatter
@@ -172,11 +172,21 @@ def _as_messages(value: Any) -> Any:
 
 def _stands_in(text: str, known: str) -> bool:
     """Whether ``known`` has these words, and not as part of longer ones."""
-    return text in known and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", known) is not None
+    at = known.find(text)
+    while at >= 0:
+        # A pattern of the text itself would take a millisecond to compile.
+        if not _IS_IN_WORD.match(known[at - 1 : at] if at else "") and not _IS_IN_WORD.match(
+            known, at + len(text)
+        ):
+            return True
+        at = known.find(text, at + 1)
+    return False
 
+
+_IS_IN_WORD = re.compile(r"\w")
 
 #: Keys of a message that say something, of those in the form that chat templates take.
-_SAID = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
+_SAID = ("content", "tool_calls", *REASONING)
 #: Keys of a message or a call whose texts say who speaks, not what is said.
 _LABELS = ("role", "from", "type", "id")
 

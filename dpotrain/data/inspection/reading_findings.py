@@ -12,16 +12,17 @@ from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN, UNREA
 
 def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     """Yield one finding a reason."""
-    for reason, rows in split.report.dropped.items():
-        part = min(
-            1.0, rows.count / split.report.rows_read
-        )  # a row of several pairs may be dropped several times
+    report = split.report
+    total = report.pairs_kept + sum(rows.count for rows in report.dropped.values())
+    what = "rows" if total == report.rows_read else "pairs"  # a row may give several
+    for reason, rows in report.dropped.items():
+        part = rows.count / total
         remedy = (
             "Raise data.max_length, or remove the rows."
             if "max_length" in reason
             else "See such a row with --row; correct or remove it, or change data.format or [data.columns]."
         )
-        text = f"{of(rows.count, split.report.rows_read, 'rows')} dropped: {reason}"
+        text = f"{of(rows.count, total, what)} dropped: {reason}"
         severity = by_share(part, 0, 0.05)
         yield Finding(
             "dropped rows", severity, split.name, text, rows.count, part, remedy, tuple(rows.first_rows)
@@ -39,8 +40,7 @@ def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             f"{of(number, pairs, 'pairs')} are plain text, to which the model's chat template is not applied",
             number,
             number / pairs,
-            'Set data.format = "question" if the prompts are questions of a chat, '
-            f'or data.format = "{data.report.format}" if they are not.',
+            data.report.plain_text_remedy(),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dpotrain.core.messages.values import SYSTEM_ROLES
 from dpotrain.core.pair import Message, PreferencePair, Text
 
 
@@ -28,14 +29,11 @@ class PairTexts:
         return self.chosen, self.rejected
 
 
-_SYSTEM = ("system", "developer")
-
-
 def pair_texts(pair: PreferencePair) -> PairTexts:
     """Return the texts of a pair that has passed :func:`dpotrain.data.formats.check_pair.check_pair`."""
-    systems = [_joined(part, lambda role: role in _SYSTEM) for part in (pair.chosen, pair.rejected)]
+    systems = [_joined(part, lambda role: role in SYSTEM_ROLES) for part in (pair.chosen, pair.rejected)]
     return PairTexts(
-        prompt=_said(pair.prompt, lambda role: role not in _SYSTEM),
+        prompt=_said(pair.prompt, lambda role: role not in SYSTEM_ROLES),
         chosen=_said(pair.chosen, lambda role: role == "assistant"),
         rejected=_said(pair.rejected, lambda role: role == "assistant"),
         systems_differ=systems[0] != systems[1],

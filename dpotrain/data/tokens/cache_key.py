@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
-FORMAT = 5
+FORMAT = 6
 
 #: Libraries that render the chat template and tokenize.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")

@@ -34,6 +34,8 @@ _MACRO = (
     "{%- for code, value in dpotrain_clock -%}{%- set clock.text = clock.text.replace(code, value) -%}{%- endfor -%}"
     "{{- clock.text -}}{%- endmacro %}\n"
 )
+#: The opening of a tag with its name, which may look like a code: ``{%set``, ``{%-for``.
+_TAG = re.compile(r"\{%[-+]?\s*\w\w+")
 #: What Jinja offers that draws at random.
 _DRAWS = re.compile(r"\|\s*random\b|\blipsum\(")
 #: ``text.replace("…", …)`` in a template.
@@ -156,7 +158,8 @@ def clock_values(source: str, clock: datetime) -> tuple[tuple[str, str], ...]:
     """Return the strftime codes in a template that reads the clock, with what they stand for at this time."""
     if _CLOCK not in source:
         return ()
-    codes = [code for code in _CODES if code in source] or _CODES
+    text = _TAG.sub("", source)  # %f of {%for is a microsecond, by which no two runs would be alike
+    codes = [code for code in _CODES if code in text] or _CODES
     values = [(code, clock.strftime(code)) for code in codes]
     # A doubled per cent sign is one, and no code begins with it.
     return (("%%", "\0"), *((code, value) for code, value in values if value != code), ("\0", "%"))

@@ -8,6 +8,7 @@ the text with its own control tokens renamed and the quoted ones as they stand; 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -40,7 +41,7 @@ class ControlTokens:
         names = {name for name in special.union(markers) if len(name) > 1 and not name.isspace()}
         self.names = tuple(sorted(names, key=lambda name: (-len(name), name)))
         """Longest first."""
-        self._pattern = re.compile("|".join(map(re.escape, self.names)) or "(?!)")
+        self._pattern = re.compile(any_of(self.names) or "(?!)")
 
     def quoted(self, value: Any) -> list[str]:
         """Return the control tokens in the texts inside plain data, each once, sorted."""
@@ -104,6 +105,22 @@ class ControlTokens:
         probe = "".join(f"{word}{name}" for name in self.names for word in ("a ", " b", "\n", ""))
         expected = self._tokenizer(probe, add_special_tokens=False)["input_ids"]
         return copy if copy.encode(self._rename(probe), add_special_tokens=False).ids == expected else None
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Return a pattern of the longest of these names; what several begin with stands in it once.
+
+    Some tokenizers have thousands of special tokens that begin alike, which would all be tried at every ``<``.
+    """
+    by_start: dict[str, list[str]] = {}
+    for name in names:
+        by_start.setdefault(name[:1], []).append(name)
+    ends = by_start.pop("", [])
+    parts = []
+    for alike in by_start.values():
+        start = os.path.commonprefix(alike)  # noqa: RUF071  # names, not paths
+        parts.append(re.escape(start) + any_of(name[len(start) :] for name in alike))
+    return f"(?:{'|'.join(parts)}){'?' * bool(ends)}" if parts else ""
 
 
 def turn_markers(tokenizer: PreTrainedTokenizerBase, rendered: str) -> set[str]:

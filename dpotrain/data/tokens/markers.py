@@ -105,12 +105,8 @@ class Markers:
 
 def _shape_of_tool(tool: Mapping[str, Any]) -> tuple[Any, ...]:
     function = function_of(tool)
-    return (
-        "function" in tool,
-        isinstance(function.get("name"), str),
-        _is_said(function.get("description")),
-        len(_parameters(function)),
-    )
+    said = _is_said(function.get("description"))
+    return tuple(sorted(tool)), tuple(sorted(function)), said, len(_parameters(function))
 
 
 def _is_said(value: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpotrain.core.messages.values import REASONING
+from dpotrain.core.messages.values import REASONING, reasoning_of
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.tokens.chat_template import (
     ChatTemplate,
@@ -178,13 +178,11 @@ class _Conversations:
 
     def _renamed(self, message: Message) -> Message:
         """Return the message with its reasoning under every name by which the template reads it."""
-        given = [message[name] for name in REASONING if message.get(name)]
-        if not given:
+        reasoning = reasoning_of(message)
+        if not reasoning:
             return message
-        return {
-            **message,
-            **{name: given[0] for name in self._template.reasoning_names if not message.get(name)},
-        }
+        absent = [name for name in self._template.reasoning_names if not message.get(name)]
+        return {**message, **dict.fromkeys(absent, reasoning)}
 
     def _turns(
         self, text: str, full: str, start: int, sides: tuple[list[Message], list[Message]], tools: Tools

@@ -93,6 +93,7 @@ class RowTokenizer:
             if len(preview) < self.preview:
                 preview.append(pair)
         report.pairs_kept = len(pairs)
+        report.rows_dropped = len(rows) - len({pair.row for pair in pairs})
         lengths = np.array(uncut, np.int64).reshape(-1, 3)
         return TokenizedRows(
             TokenizedPairs.of(pairs, self.columns), column(prompts), lengths, report, tuple(preview)

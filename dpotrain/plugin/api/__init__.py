@@ -20,7 +20,14 @@ from dpotrain.core.hashing import hash_file
 from dpotrain.core.masking import mask, mask_data, mask_values
 from dpotrain.core.messages.message import Messages, read_messages
 from dpotrain.core.messages.tools import read_tools
-from dpotrain.core.messages.values import is_empty, is_message, is_messages, unwrapped
+from dpotrain.core.messages.values import (
+    SYSTEM_ROLES,
+    is_empty,
+    is_message,
+    is_messages,
+    reasoning_of,
+    unwrapped,
+)
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
@@ -44,6 +51,7 @@ from dpotrain.plugin.api.selection import Selection
 __all__ = [
     "CATALOGUES",
     "KINDS",
+    "SYSTEM_ROLES",
     "Adapter",
     "CheckpointRecord",
     "Component",
@@ -98,6 +106,7 @@ __all__ = [
     "mask_values",
     "read_messages",
     "read_tools",
+    "reasoning_of",
     "require",
     "save_model",
     "short",

@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from dpotrain.plugin.api import (
+    SYSTEM_ROLES,
     Messages,
     PreferencePair,
     UnusableRow,
@@ -19,12 +20,11 @@ from dpotrain.plugin.api import (
     is_messages,
     read_messages,
     read_tools,
+    reasoning_of,
 )
 from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
-
-_INSTRUCTS = ("system", "developer")
 
 
 def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> PreferencePair:
@@ -59,8 +59,10 @@ def pair_of(row: Row, prompt: Messages | None, chosen: Any, rejected: Any) -> Pr
         first, second = (_without(shared, answer) for answer in (first, second))
         turns = _joined(earlier, shared)
     else:
+        if turns and all(turn["role"] == "assistant" for turn in turns):
+            raise UnusableRow("the prompt holds assistant turns alone")
         turns, first, second = _apart(_joined(earlier, turns), first, second)
-    if turns and any(_stand_in([turns[-1], *answer], earlier) for answer in (first, second)):
+    if turns and any(_stand_in([turns[-1], *answer[:1]], earlier) for answer in (first, second)):
         raise UnusableRow("history holds the question with its answer")
     system = _one_system(column_system, own, history_system, first_system, second_system)
     if not turns or turns[-1]["role"] == "assistant":
@@ -104,18 +106,15 @@ def _written(message: Mapping[str, Any]) -> tuple[Any, ...]:
         (call["function"]["name"], call["function"].get("arguments"))
         for call in message.get("tool_calls", ())
     ]
-    reasoning = next(
-        (message[key] for key in ("reasoning_content", "reasoning", "thinking") if message.get(key)), ""
-    )
-    role = "system" if message["role"] in _INSTRUCTS else message["role"]
+    role = "system" if message["role"] in SYSTEM_ROLES else message["role"]
     words = message["content"].split()
     called = json.dumps(calls, sort_keys=True, default=str) if calls else ""
-    return role, words, str(reasoning).split(), called
+    return role, words, str(reasoning_of(message)).split(), called
 
 
 def _parted(messages: Messages) -> tuple[Messages, Messages]:
     """Return the leading system turns, and the others."""
-    system = list(takewhile(lambda message: message["role"] in _INSTRUCTS, messages))
+    system = list(takewhile(lambda message: message["role"] in SYSTEM_ROLES, messages))
     return system, messages[len(system) :]
 
 
@@ -209,7 +208,7 @@ def _system(row: Row) -> Messages:
     if not is_message(value) and not is_messages(value):
         raise UnusableRow("system is neither text nor a system message")
     messages = read_messages(value, "system")
-    if any(message["role"] not in _INSTRUCTS for message in messages):
+    if any(message["role"] not in SYSTEM_ROLES for message in messages):
         raise UnusableRow("system holds a turn of another speaker")
     return messages
 

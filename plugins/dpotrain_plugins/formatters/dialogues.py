@@ -13,10 +13,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 def is_dialogue(value: Any) -> bool:
     """Whether a text opens with a speaker and lets the assistant speak."""
-    if not isinstance(value, str):
-        return False
-    speakers = _SPEAKER.findall(value)
-    return bool(speakers) and bool(_SPEAKER.match(value)) and "Assistant" in speakers
+    return opens_with_speaker(value) and "Assistant" in _SPEAKER.findall(value)
 
 
 def turns_of(text: str, what: str, *, answered: bool = True) -> Messages:

@@ -84,8 +84,11 @@ class RankedFormatter(ShapeFormatter):
 
 
 def _said(answer: Mapping[str, Any]) -> Any:
-    """Return an answer's text or messages; nothing where it has none."""
-    return next((answer[key] for key in _TEXTS if answer.get(key)), None)
+    """Return an answer's text or messages; nothing where it has none, an UnusableRow where it has several."""
+    found = [answer[key] for key in _TEXTS if answer.get(key)]
+    if any(one != found[0] for one in found[1:]):
+        raise UnusableRow("an answer has several texts")
+    return found[0] if found else None
 
 
 def _answer(answer: Mapping[str, Any], score: str) -> _Answer:

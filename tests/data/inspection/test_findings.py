@@ -141,6 +141,10 @@ def test_what_the_chat_template_leaves_out():
 def test_plain_text_for_a_model_with_a_chat_template():
     finding = only(clean(5), "plain text for a chat model", bpe(template=CHATML))
     assert (finding.count, finding.severity) == (5, "warning")
+    assert finding.remedy == (
+        'Set data.format = "question" if the prompts are questions of a chat, or data.format = "standard" if they are '
+        "not."
+    )
     assert not found(clean(5), "plain text for a chat model", bpe())
     standard = StandardFormatter(StandardFormatter.Options())
     assert not found(clean(5), "plain text for a chat model", bpe(template=CHATML), formatter=standard)
