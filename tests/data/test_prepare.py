@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dpotrain.core.errors import DataError, RecipeError
+from dpotrain_plugins.formatters.ranked import RankedFormatter
 from tests.data.preparing import prepare, row
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
 
@@ -194,7 +195,8 @@ def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(reci
 def test_a_row_of_which_a_pair_is_kept_is_not_counted_as_dropped(recipe):
     answers = [{"answer": text, "score": score} for text, score in (("one", 3), ("two", 2), ("two", 1))]
     rows = [{"prompt": "How many?", "answers": answers}, {"prompt": "How many?", "answers": answers[:1]}]
-    prepared, _ = prepare(recipe(rows, format={"use": "ranked", "pairs": "all"}), bpe(template=CHATML))
+    ranked = RankedFormatter(RankedFormatter.Options(pairs="all"))
+    prepared, _ = prepare(recipe(rows, formatter=ranked), bpe(template=CHATML))
     train = prepared.report.as_json()["splits"]["train"]
     assert (train["rows_read"], train["rows_dropped"], train["pairs_kept"]) == (2, 1, 2)
     assert {reason: one["count"] for reason, one in train["dropped"].items()} == {
