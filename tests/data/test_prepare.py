@@ -5,7 +5,9 @@ import json
 import pytest
 
 from dpotrain.core.errors import DataError, RecipeError
+from dpotrain_plugins.formatters.instruction import QuestionFormatter
 from dpotrain_plugins.formatters.ranked import RankedFormatter
+from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.preparing import prepare, row
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
 
@@ -171,16 +173,21 @@ def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):
     assert any("39 dropped" in line and "10, …)" in line for line in prepared.report.summary_lines())
 
 
-@pytest.mark.parametrize(("chosen", "template", "warned"), [
-    ("auto", True, True), ("standard", True, False), ("question", True, False), ("auto", False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("formatter", "template", "warned"),
+    [
+        (None, CHATML, True),
+        (StandardFormatter(StandardFormatter.Options()), CHATML, False),
+        (QuestionFormatter(QuestionFormatter.Options()), CHATML, False),
+        (None, None, False),
+    ],
+)
 def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_format(
-    recipe, chosen, template, warned
+    recipe, formatter, template, warned
 ):
-    tokenizer = bpe()
-    tokenizer.chat_template = tokenizer.chat_template if template else None
-    _, shown = prepare(recipe([row(number) for number in range(4)], format=chosen), tokenizer)
-    assert [text for text in shown.warnings if "4 pairs are plain text" in text] == shown.warnings[:warned]
+    rows = [row(number) for number in range(4)]
+    _, shown = prepare(recipe(rows, formatter=formatter), bpe(template=template))
+    assert any("4 pairs are plain text" in text for text in shown.warnings) == warned
 
 
 def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(recipe):
