@@ -5,6 +5,9 @@ import json
 import pytest
 
 from dpotrain.core.errors import DataError, RecipeError
+from dpotrain_plugins.formatters.instruction import QuestionFormatter
+from dpotrain_plugins.formatters.ranked import RankedFormatter
+from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.preparing import prepare, row
 from tests.data.tokenizers_for_tests import CHATML, THINKING, assistant, bpe, user
 
@@ -170,16 +173,21 @@ def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):
     assert any("39 dropped" in line and "10, …)" in line for line in prepared.report.summary_lines())
 
 
-@pytest.mark.parametrize(("chosen", "template", "warned"), [
-    ("auto", True, True), ("standard", True, False), ("question", True, False), ("auto", False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("formatter", "template", "warned"),
+    [
+        (None, CHATML, True),
+        (StandardFormatter(StandardFormatter.Options()), CHATML, False),
+        (QuestionFormatter(QuestionFormatter.Options()), CHATML, False),
+        (None, None, False),
+    ],
+)
 def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_format(
-    recipe, chosen, template, warned
+    recipe, formatter, template, warned
 ):
-    tokenizer = bpe()
-    tokenizer.chat_template = tokenizer.chat_template if template else None
-    _, shown = prepare(recipe([row(number) for number in range(4)], format=chosen), tokenizer)
-    assert [text for text in shown.warnings if "4 pairs are plain text" in text] == shown.warnings[:warned]
+    rows = [row(number) for number in range(4)]
+    _, shown = prepare(recipe(rows, formatter=formatter), bpe(template=template))
+    assert any("4 pairs are plain text" in text for text in shown.warnings) == warned
 
 
 def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(recipe):
@@ -194,7 +202,8 @@ def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(reci
 def test_a_row_of_which_a_pair_is_kept_is_not_counted_as_dropped(recipe):
     answers = [{"answer": text, "score": score} for text, score in (("one", 3), ("two", 2), ("two", 1))]
     rows = [{"prompt": "How many?", "answers": answers}, {"prompt": "How many?", "answers": answers[:1]}]
-    prepared, _ = prepare(recipe(rows, format={"use": "ranked", "pairs": "all"}), bpe(template=CHATML))
+    ranked = RankedFormatter(RankedFormatter.Options(pairs="all"))
+    prepared, _ = prepare(recipe(rows, formatter=ranked), bpe(template=CHATML))
     train = prepared.report.as_json()["splits"]["train"]
     assert (train["rows_read"], train["rows_dropped"], train["pairs_kept"]) == (2, 1, 2)
     assert {reason: one["count"] for reason, one in train["dropped"].items()} == {
