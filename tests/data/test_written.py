@@ -66,6 +66,11 @@ NO_REASON = PreferencePair(ASKED, OTHER, [{**assistant("4"), "reasoning": "Two a
         (ANSWER, with_content("m['content'].split(',')[0]"), "chosen answer (text)"),
         (ANSWER, with_content("m['content'] | upper"), "prompt (user text)"),
         (
+            choosing(assistant("so bad")),
+            with_content("m.content.replace('bad', 'good')"),
+            "chosen answer (text)",
+        ),
+        (
             SYSTEM,
             WITHOUT_SYSTEM,
             "prompt (system text)",
@@ -88,6 +93,7 @@ NO_REASON = PreferencePair(ASKED, OTHER, [{**assistant("4"), "reasoning": "Two a
             "cut",
             "cut where the text says so",
             "other letters",
+            "other words",
             "system text",
         ),
         *(

@@ -38,8 +38,8 @@ _MACRO = (
 _TAG = re.compile(r"\{%[-+]?\s*\w\w+")
 #: What Jinja offers that draws at random.
 _DRAWS = re.compile(r"\|\s*random\b|\blipsum\(")
-#: ``text.replace("…", …)`` in a template.
-_REMOVES = re.compile(r"""\.replace\(\s*(['"])(.+?)\1\s*,""")
+#: ``text.replace("…", "")`` in a template.
+_REMOVES = re.compile(r"""\.replace\(\s*(['"])(.+?)\1\s*,\s*(?:''|"")\s*\)""")
 _CODES = tuple(f"%{flag}{letter}" for flag in ("", "-", "_", "^", "#") for letter in string.ascii_letters)
 
 
