@@ -275,6 +275,10 @@ def test_keys_of_messages_with_text_that_the_template_does_not_read_are_noted():
     assert list(result_of(pair, CHATML)[0].notes) == notes
     reads = CHATML.replace("{{ m['content'] }}", "{{ m.name }}{{ m['analysis'] }}{{ m['content'] }}")
     assert not result_of(pair, reads)[0].notes
+    strange = PreferencePair(ASKED, [{**assistant("4"), "an (odd": "key"}], OTHER)
+    assert list(result_of(strange, CHATML)[0].notes) == [
+        'the chat template does not read "an (odd" of messages'
+    ]
 
 
 def test_the_report_counts_what_is_left_out_and_says_what_to_do(recipe):

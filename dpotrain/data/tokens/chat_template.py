@@ -191,4 +191,5 @@ def strings(value: Any) -> Iterator[str]:
 
 def _reads(source: str, name: str) -> bool:
     """Whether a template reads a key of this name: ``message.name``, ``message['name']``, ``'name' in message``."""
-    return re.search(rf"""\.{name}\b|['"]{name}['"]""", source) is not None
+    key = re.escape(name)
+    return re.search(rf"""\.{key}\b|['"]{key}['"]""", source) is not None

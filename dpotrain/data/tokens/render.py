@@ -167,7 +167,7 @@ class _Conversations:
             for part in (pair.prompt, pair.chosen, pair.rejected)
             for message in _messages(part)
             for key, value in message.items()
-            if key not in _OWN_KEYS and any(map(str.strip, strings(value)))
+            if isinstance(key, str) and key not in _OWN_KEYS and any(map(str.strip, strings(value)))
         }
         return sorted(key for key in keys if not self._reads(key))
 
