@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dpotrain.plugin.api import PreferencePair, UnusableRow, is_empty, read_messages
+from dpotrain.plugin.api import PreferencePair, read_messages
 from dpotrain_plugins.formatters.conversations import pair_of
 from dpotrain_plugins.formatters.shape import OtherShape, Row, ShapeFormatter, answers, both, column
 
-#: What may stand in ``input`` and would be lost.
-_UNREAD = ("system", "system_prompt", "instructions", "prompt", "history", "functions")
 _ANSWERS = ("preferred_output", "non_preferred_output")
 
 
@@ -23,9 +21,7 @@ class OpenAIFormatter(ShapeFormatter):
         values, given = answers(row, _ANSWERS), row.get("input")
         if not isinstance(given, Mapping) or column(given, "messages") is None:
             raise OtherShape("input is not an object with messages")
-        for name in _UNREAD:
-            if not is_empty(given.get(name)):
-                raise UnusableRow(f"input holds {name} beside its messages")
+        # Anything else of a pair beside the messages is refused where they are read; the tools are not lost.
+        prompt = read_messages({name: one for name, one in given.items() if name != "tools"}, "input")
         chosen, rejected = both(values, row, _ANSWERS)
-        context = {"tools": given.get("tools")}
-        return pair_of(context, read_messages(given["messages"], "input"), chosen, rejected)
+        return pair_of({"tools": given.get("tools")}, prompt, chosen, rejected)
