@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dpotrain.plugin.api import PreferencePair, UnusableRow, is_message, is_messages, read_messages
-from dpotrain_plugins.formatters.conversations import as_messages, pair_of, pair_of_whole
-from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
+from dpotrain.plugin.api import PreferencePair
+from dpotrain_plugins.formatters.conversations import as_messages, pair_of, pair_of_whole, turns_asked
+from dpotrain_plugins.formatters.dialogues import is_whole_dialogue
 from dpotrain_plugins.formatters.shape import (
     CONTEXT,
     OtherShape,
@@ -15,7 +15,9 @@ from dpotrain_plugins.formatters.shape import (
     answers,
     are_texts,
     both,
+    holds_messages,
     is_text,
+    nothing_in,
     the_column,
 )
 
@@ -41,19 +43,16 @@ class ConversationalFormatter(ShapeFormatter):
             # Text answers beside it are plain text.
             if are_texts(values) or (is_text(prompt) and name != "prompt"):
                 raise OtherShape(f"{name} holds no messages")
-        elif not is_message(prompt) and not is_messages(prompt):
+        elif not holds_messages(prompt):
             raise OtherShape(f"{name} holds no messages")
         chosen, rejected = both(values, row)
         if prompt is None:
-            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
-        if not is_text(prompt):
-            return pair_of(row, read_messages(prompt, name), chosen, rejected)
-        if is_whole_dialogue(prompt):
-            return pair_of(row, turns_of(prompt, name, answered=False), chosen, rejected)
-        first, second = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
-        if first[0]["role"] == "assistant" or second[0]["role"] == "assistant":
-            return pair_of(row, [{"role": "user", "content": prompt}], first, second)
-        return pair_of_whole(row, prompt, first, second)
+            raise nothing_in(row, name)
+        if is_text(prompt) and not is_whole_dialogue(prompt):
+            first, second = as_messages(chosen, "chosen"), as_messages(rejected, "rejected")
+            if first[0]["role"] != "assistant" and second[0]["role"] != "assistant":
+                return pair_of_whole(row, prompt, first, second)
+        return pair_of(row, turns_asked(prompt, name), chosen, rejected)
 
 
 class ShareGPTFormatter(ConversationalFormatter):

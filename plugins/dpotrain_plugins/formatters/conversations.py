@@ -16,14 +16,13 @@ from dpotrain.plugin.api import (
     Messages,
     PreferencePair,
     UnusableRow,
-    is_message,
     is_messages,
     read_messages,
     read_tools,
     reasoning_of,
 )
 from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
-from dpotrain_plugins.formatters.shape import OtherShape, Row, column, is_text
+from dpotrain_plugins.formatters.shape import OtherShape, Row, column, holds_messages, is_text
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
 
@@ -83,6 +82,13 @@ def _says(conversation: Messages, question: str) -> bool:
     return any(turn["content"].split() == words for turn in conversation if turn["role"] != "assistant")
 
 
+def turns_asked(prompt: Any, what: str) -> Messages:
+    """Return a prompt's messages; text is one user turn, or a dialogue that ends where the assistant is to speak."""
+    if is_whole_dialogue(prompt):
+        return turns_of(prompt, what, answered=False)
+    return [{"role": "user", "content": prompt}] if is_text(prompt) else read_messages(prompt, what)
+
+
 def as_messages(answer: Any, what: str) -> Messages:
     """Return an answer's messages; text is one assistant turn, or a dialogue from the human's first turn on."""
     if is_whole_dialogue(answer):
@@ -128,7 +134,7 @@ def _shared(first: Messages, second: Messages) -> Messages:
 
 def _without(turns: Messages, answer: Messages) -> Messages:
     """Return a whole conversation's own turns after those of the prompt; both must go on with the assistant."""
-    own = answer[_overlap(turns, answer) :]
+    own = _own(turns, answer)
     if own[0]["role"] != "assistant":
         raise UnusableRow("chosen and rejected answer different prompts")
     return own
@@ -136,7 +142,7 @@ def _without(turns: Messages, answer: Messages) -> Messages:
 
 def _apart(turns: Messages, first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:
     """Return the prompt's turns and each answer's own, where the answers may repeat turns of the prompt."""
-    own = first[_overlap(turns, first) :], second[_overlap(turns, second) :]
+    own = _own(turns, first), _own(turns, second)
     if _are_answers(turns, *own):
         return turns, *own
     whole = all(answer[0]["role"] != "assistant" for answer in (first, second))
@@ -144,11 +150,11 @@ def _apart(turns: Messages, first: Messages, second: Messages) -> tuple[Messages
         shared = _shared(first, second)
         context = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
         # The prompt is some of the turns before the answers, or ends with the answer that the data was made from.
-        inside = bool(context) and any(_begins(shared[start:], context) for start in range(len(shared)))
+        inside = bool(context) and _stand_in(context, shared)
         goes_on = bool(context) and context is not turns and not _meets(turns, shared)
         if inside or goes_on:
             shared = shared if inside else [*turns, *shared]
-            own = first[_overlap(shared, first) :], second[_overlap(shared, second) :]
+            own = _own(shared, first), _own(shared, second)
             if _are_answers(shared, *own):
                 return shared, *own
     elif turns and turns[-1]["role"] == "assistant":
@@ -169,8 +175,7 @@ def _joined(earlier: Messages, turns: Messages) -> Messages:
     """
     if earlier and _stand_in(earlier, turns):
         return turns
-    most = min(len(earlier), len(turns))
-    common = next((count for count in range(most, 0, -1) if same(earlier[-count:], turns[:count])), 0)
+    common = _overlap(earlier, turns)
     if not common and len(turns) > 1 and _stand_in(turns, earlier):
         raise UnusableRow("history holds turns of the prompt")
     return [*earlier[: len(earlier) - common], *turns]
@@ -181,14 +186,15 @@ def _stand_in(part: Messages, turns: Messages) -> bool:
     return any(same(part, turns[start : start + len(part)]) for start in range(len(turns) - len(part) + 1))
 
 
-def _overlap(turns: Messages, answer: Messages) -> int:
-    """Return how many of the answer's first turns are the last ones of these, leaving at least one."""
-    most = min(len(turns), len(answer) - 1)
-    return next((count for count in range(most, 0, -1) if same(turns[-count:], answer[:count])), 0)
+def _own(turns: Messages, answer: Messages) -> Messages:
+    """Return an answer's turns, at least one, without those at its beginning that are the last ones of these."""
+    return answer[_overlap(turns, answer[:-1]) :]
 
 
-def _begins(turns: Messages, beginning: Messages) -> bool:
-    return same(turns[: len(beginning)], beginning)
+def _overlap(before: Messages, after: Messages) -> int:
+    """Return how many of the last turns before are the first ones after."""
+    most = min(len(before), len(after))
+    return next((count for count in range(most, 0, -1) if same(before[-count:], after[:count])), 0)
 
 
 def _meets(turns: Messages, shared: Messages) -> bool:
@@ -205,7 +211,7 @@ def _system(row: Row) -> Messages:
         value = value[0]
     if is_text(value):
         return [{"role": "system", "content": value}]
-    if not is_message(value) and not is_messages(value):
+    if not holds_messages(value):
         raise UnusableRow("system is neither text nor a system message")
     messages = read_messages(value, "system")
     if any(message["role"] not in SYSTEM_ROLES for message in messages):

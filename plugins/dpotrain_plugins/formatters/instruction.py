@@ -15,6 +15,7 @@ from dpotrain_plugins.formatters.shape import (
     both,
     column,
     is_text,
+    nothing_in,
     the_column,
 )
 
@@ -85,5 +86,5 @@ class QuestionFormatter(ShapeFormatter):
             raise OtherShape(f"{name} is a dialogue")
         chosen, rejected = both(values, row)
         if question is None:
-            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
+            raise nothing_in(row, name)
         return pair_of(row, [{"role": "user", "content": question}], chosen, rejected)

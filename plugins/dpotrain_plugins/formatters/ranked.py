@@ -10,10 +10,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Messages, PreferencePair, UnusableRow, is_message, is_messages, read_messages
-from dpotrain_plugins.formatters.conversations import pair_of
-from dpotrain_plugins.formatters.dialogues import is_whole_dialogue, turns_of
-from dpotrain_plugins.formatters.shape import CONTEXT, OtherShape, Row, ShapeFormatter, is_text, the_column
+from dpotrain.plugin.api import PreferencePair, UnusableRow
+from dpotrain_plugins.formatters.conversations import pair_of, turns_asked
+from dpotrain_plugins.formatters.shape import (
+    CONTEXT,
+    OtherShape,
+    Row,
+    ShapeFormatter,
+    holds_messages,
+    is_text,
+    nothing_in,
+    the_column,
+)
 
 _PROMPTS = ("prompt", "instruction", "question", "messages")
 _ANSWERS = ("answers", "completions", "responses")
@@ -64,8 +72,10 @@ class RankedFormatter(ShapeFormatter):
             raise OtherShape(f"{where} has no text and score for every answer")
         name, prompt = the_column(row, _PROMPTS)
         if prompt is None:
-            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
-        turns = _turns(prompt, name)
+            raise nothing_in(row, name)
+        if not is_text(prompt) and not holds_messages(prompt):
+            raise OtherShape(f"{name} is neither text nor messages")
+        turns = turns_asked(prompt, name)
         found = sorted((_answer(one, score) for one in answers), key=lambda one: -one.goodness)
         couples = [(found[0], found[-1])] if self.options.pairs == "best-worst" else combinations(found, 2)
         pairs = [
@@ -100,16 +110,3 @@ def _answer(answer: Mapping[str, Any], score: str) -> _Answer:
     if isinstance(value, bool) or not math.isfinite(number):
         raise UnusableRow(f"{score} of an answer is not a number")
     return _Answer(_said(answer), -number if score == "rank" else number)
-
-
-def _turns(prompt: Any, name: str) -> Messages:
-    if is_text(prompt):
-        # Nectar's prompts are dialogues that end where the assistant is to speak.
-        return (
-            turns_of(prompt, name, answered=False)
-            if is_whole_dialogue(prompt)
-            else [{"role": "user", "content": prompt}]
-        )
-    if not is_message(prompt) and not is_messages(prompt):
-        raise OtherShape(f"{name} is neither text nor messages")
-    return read_messages(prompt, name)

@@ -76,7 +76,7 @@ def answers(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> tuple[
     if all(value is None for value in values):
         raise OtherShape("chosen and rejected are missing")
     for name, value in zip(names, values, strict=True):
-        if value is not None and not is_text(value) and not is_message(value) and not is_messages(value):
+        if value is not None and not is_text(value) and not holds_messages(value):
             raise OtherShape(f"{name} is neither text nor messages")
     return values[0], values[1]
 
@@ -87,13 +87,23 @@ def both(
     """Return two answers; raise UnusableRow for the one that is missing."""
     for name, value in zip(names, values, strict=True):
         if value is None:
-            raise UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
+            raise nothing_in(row, name)
     return values
+
+
+def nothing_in(row: Row, name: str) -> UnusableRow:
+    """Return why a row is dropped of which a column holds nothing."""
+    return UnusableRow(f"{name} is {'missing' if row.get(name) is None else 'empty'}")
 
 
 def are_texts(values: tuple[Any, Any]) -> bool:
     """Whether the answers are text, where a missing one is judged by the other."""
     return all(value is None or is_text(value) for value in values)
+
+
+def holds_messages(value: Any) -> bool:
+    """Whether a value, as :func:`column` returns it, is one message or a list of them."""
+    return is_message(value) or is_messages(value)
 
 
 def is_text(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpotrain.plugin.api import PreferencePair, Recognition, UnusableRow
+from dpotrain.plugin.api import PreferencePair, Recognition
 from dpotrain_plugins.formatters.shape import (
     OtherShape,
     Row,
@@ -12,6 +12,7 @@ from dpotrain_plugins.formatters.shape import (
     both,
     column,
     is_text,
+    nothing_in,
 )
 from dpotrain_plugins.formatters.texts import without_repeated_prompt
 
@@ -34,5 +35,5 @@ class StandardFormatter(ShapeFormatter):
             raise OtherShape("chosen or rejected is not text")
         chosen, rejected = both(values, row)
         if prompt is None:
-            raise UnusableRow(f"prompt is {'missing' if row.get('prompt') is None else 'empty'}")
+            raise nothing_in(row, "prompt")
         return PreferencePair(*without_repeated_prompt(prompt, chosen, rejected))

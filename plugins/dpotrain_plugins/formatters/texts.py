@@ -22,9 +22,11 @@ def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[st
     alone begins with the prompt, where nothing follows it, and where both begin with it in another form, such as a
     template's.
     """
+    if not _is_telling(prompt):
+        return prompt, chosen, rejected
     ends = [_end_of(prompt, answer) for answer in (chosen, rejected)]
     if not any(ends):
-        if _is_telling(prompt) and _holds(shared_beginning(chosen, rejected), prompt):
+        if _holds(shared_beginning(chosen, rejected), prompt):
             raise UnusableRow("both answers begin with a text that holds the prompt")
         return prompt, chosen, rejected
     first, second = ends
@@ -42,8 +44,6 @@ def without_repeated_prompt(prompt: str, chosen: str, rejected: str) -> tuple[st
 def _end_of(prompt: str, answer: str) -> int | None:
     """Return where the prompt ends in an answer that begins with it."""
     words = prompt.split()
-    if not _is_telling(prompt):
-        return None
     last, place = len(words) - 1, -1
     for place, (word, found) in enumerate(zip(words, re.finditer(r"\S+", answer), strict=False)):
         if found.group() == word:
@@ -59,8 +59,9 @@ def _end_of(prompt: str, answer: str) -> int | None:
 
 def _is_long(prompt: str) -> bool:
     """Whether an answer would hardly begin with the prompt by chance."""
-    letters = len(_WRITTEN_WITHOUT_SPACES.findall(prompt))
-    return len(prompt.split()) >= _FEWEST_WORDS or letters >= _FEWEST_LETTERS
+    if len(prompt.split(maxsplit=_FEWEST_WORDS)) >= _FEWEST_WORDS:
+        return True
+    return len(_WRITTEN_WITHOUT_SPACES.findall(prompt)) >= _FEWEST_LETTERS
 
 
 def _is_telling(prompt: str) -> bool:
