@@ -48,6 +48,33 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """What the policy answers to one prompt."""
+
+    prompt: str
+    """The prompt as a person wrote it: of a conversation its last user turn, or all turns with their roles."""
+    answer: str
+    """Without special tokens; empty where the policy ends at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesRecord:
+    """The answers of the policy to the prompts of ``[samples]``: one line of ``samples.jsonl``."""
+
+    step: int
+    """0 for the policy before training."""
+    samples: Sequence[Sample]
+    """One for each prompt, in the same order at every step."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line's object."""
+        return {
+            "step": self.step,
+            "samples": [{"prompt": each.prompt, "answer": each.answer} for each in self.samples],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class BestBy:
     """Which of two evaluations is the better one."""
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, TypeAlias
 
+from dpotrain.core.controls import Controls
 from dpotrain.core.errors import RunWarning
-from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord, StepRecord
 
 #: Advances a phase's progress bar by a count.
 Advance: TypeAlias = Callable[[int], None]
@@ -40,11 +41,20 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Show a warning, which the user should probably act on."""
 
+    def controls(self, controls: Controls) -> None:
+        """Take what a person can ask of the run with; called before anything is loaded."""
+
+    def microbatch(self, step: int, done: int, total: int) -> None:
+        """Show that ``done`` of the ``total`` micro-batches of ``step`` are computed; it must be cheap."""
+
     def step(self, record: StepRecord) -> None:
         """Show one step; called for every step, so it must be cheap."""
 
     def logged(self, record: Record) -> None:
         """Show a train or eval record that was written to the metrics file."""
+
+    def samples(self, record: SamplesRecord) -> None:
+        """Show what the policy answers."""
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         """Show that a checkpoint is complete."""

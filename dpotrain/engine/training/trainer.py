@@ -75,6 +75,8 @@ class Trainer:
     """What the first step's loss must be, where that is known."""
     interrupted: Callable[[], bool] = lambda: False
     """Asked between micro-batches; in a run of several processes only between steps."""
+    progress: Callable[[int, int, int], None] = lambda step, done, total: None
+    """Told the step, and how many of this rank's micro-batches of it are computed, of how many."""
     note: Callable[[str], None] = lambda text: None
     """Tells the person that memory ran out and what was done about it."""
     on_nonfinite: Callable[[NotFinite], None] = _end
@@ -172,6 +174,7 @@ class Trainer:
         sums = no_sums(self.extra, self.parallel.device)
         try:
             for number, pairs in enumerate(microbatches):
+                self.progress(step.step, number, len(microbatches))
                 last = number == len(microbatches) - 1
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
                 batch = pack(self.data, pairs).to(self.parallel.device)

@@ -144,6 +144,7 @@ def build(
         first_loss=recipe.loss.first_loss() if known else None,
         # Ranks agree about stopping between steps only.
         interrupted=lambda: parallel.world_size == 1 and bool(stop),
+        progress=reporter.microbatch,
         note=reporter.note,
         on_nonfinite=NonFiniteSteps(
             file=folder.nonfinite_pairs,

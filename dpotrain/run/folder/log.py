@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from dpotrain.core.controls import Controls
 from dpotrain.core.masking import mask, mask_data
-from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 
 logger = logging.getLogger("dpotrain")
@@ -110,12 +111,22 @@ class LoggedReporter(Reporter):
         logger.warning("%s", text)
         self.shown.warn(mask(text))
 
+    def controls(self, controls: Controls) -> None:  # noqa: D102
+        self.shown.controls(controls)
+
+    def microbatch(self, step: int, done: int, total: int) -> None:  # noqa: D102
+        self.shown.microbatch(step, done, total)
+
     def step(self, record: StepRecord) -> None:  # noqa: D102
         self.shown.step(record)
 
     def logged(self, record: Record) -> None:  # noqa: D102
         logger.info("%s", record.as_json())
         self.shown.logged(record)
+
+    def samples(self, record: SamplesRecord) -> None:  # noqa: D102
+        logger.info("step %d: %d samples", record.step, len(record.samples))
+        self.shown.samples(record)
 
     def checkpoint(self, record: CheckpointRecord) -> None:  # noqa: D102
         logger.info("checkpoint of step %d is complete", record.step)
