@@ -13,6 +13,8 @@ from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"
 
+#: Endings of what other trainers are configured by.
+_OTHER_FORMATS = frozenset({".yaml", ".yml", ".json", ".sh"})
 _WIDEST = 100  # characters that are shown of a line that is not TOML
 
 
@@ -46,6 +48,11 @@ def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _read(path: Path, by: str) -> dict[str, Any]:
+    if path.suffix.lower() in _OTHER_FORMATS and path.is_file():
+        raise RecipeError(
+            f"{by}{short(str(path))} is not a recipe: recipes are TOML files\n"
+            f"if it is a configuration of TRL, axolotl, LLaMA-Factory or ms-swift: dpotrain convert {short(str(path))}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, core_keys
-from dpotrain.recipe.validate import unknown, validate
+from dpotrain.recipe.validate import unknown_at_top, validate
 
 AUTO = "auto"
 
@@ -77,9 +77,9 @@ class TableReader:
             if key in TopLevel.model_fields:
                 values[key] = value
             elif key not in tables and isinstance(value, dict | list):
-                self.problems.add((key,), (), unknown(key, known, "table"))
+                self.problems.add((key,), (), unknown_at_top(key, known, "table"))
             elif key not in tables:
-                self.problems.add((), (key,), unknown(key, known, "key"))
+                self.problems.add((), (key,), unknown_at_top(key, known, "key"))
         top = validate(TopLevel, values, partial(self.problems.add, ()))
         return TopLevel.model_validate({}) if top is None else top
 
