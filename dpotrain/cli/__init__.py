@@ -15,6 +15,7 @@ COMMANDS = {
     "plan": "dpotrain.cli.plan",
     "checkpoints": "dpotrain.cli.checkpoints",
     "sync": "dpotrain.cli.sync",
+    "convert": "dpotrain.cli.convert",
     "plugins": "dpotrain.cli.plugins",
     "schema": "dpotrain.cli.schema",
 }

@@ -16,6 +16,8 @@ class Gap(Enum):
 
     NOT_NEEDED = "not needed"
     """Results are the same without it."""
+    SAME_TRAINING = "the training is the same"
+    """It is about evaluations, files or memory."""
     NONE = "no counterpart"
     """dpotrain does it in one way, which may be another."""
     NOT_SUPPORTED = "not supported"
@@ -49,6 +51,10 @@ def _none(note: str) -> Foreign:
     return Foreign(note=note, gap=Gap.NONE)
 
 
+def _same_training(note: str) -> Foreign:
+    return Foreign(note=note, gap=Gap.SAME_TRAINING)
+
+
 def _unsupported(note: str) -> Foreign:
     return Foreign(note=note, gap=Gap.NOT_SUPPORTED)
 
@@ -65,7 +71,7 @@ _WORKERS = _unneeded(
 )
 _PACKED = _unneeded("pairs are packed without padding wherever the model allows it")
 _SFT_TERM = _unsupported("a supervised (NLL) term beside the preference loss is not supported yet")
-_SHARDING = _unsupported("sharding over devices is not supported yet: each GPU holds the whole model")
+_SHARDING = _same_training("sharding over devices is not supported yet: each GPU holds the whole model")
 _EVALUATIONS = Foreign(
     "evaluation.every", "a number of steps; the held-out pairs are also evaluated before and after training"
 )
@@ -74,7 +80,11 @@ _LOGGERS = Foreign("[[loggers]]", 'one table for each service, as in [[loggers]]
 _HUB = Foreign("[[exporters]]", 'use = "hub" with repo = "you/name" pushes the result after the run')
 _LORA = Foreign("[adapter]", 'use = "lora" trains an adapter; without the table all weights are trained')
 _FOUR_BIT = Foreign("[quantizer]", 'use = "bnb-4bit" loads the weights in 4 bits')
-_LIGER = Foreign("model.use", '"liger" loads the model with Liger\'s kernels (pip install dpotrain[liger])')
+_LIGER = Foreign(
+    "model.use",
+    '"liger" loads the model with Liger\'s kernels (pip install dpotrain[liger])',
+    values={True: "liger", False: None},
+)
 _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign("loss.use", 'TRL\'s "sigmoid" is "dpo"; also "ipo" and "hinge"')
@@ -101,8 +111,8 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "pretrained_model_name_or_path": Foreign("model.name"),
     "model_revision": Foreign("model.revision"),
     "revision_of_model": Foreign("model.revision"),
-    "torch_dtype": Foreign("model.dtype", values={None: "auto"}),
-    "dtype": Foreign("model.dtype", values={None: "auto"}),
+    "torch_dtype": Foreign("model.dtype"),
+    "dtype": Foreign("model.dtype"),
     "trust_remote_code": Foreign("model.trust_remote_code"),
     "attn_implementation": _ATTENTION,
     "attn_impl": _ATTENTION,
@@ -279,11 +289,13 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "save_strategy": _SAVES,
     "saves_per_epoch": _SAVES,
     "save_total_limit": Foreign("checkpoints.keep"),
-    "load_best_model_at_end": _none(
+    "load_best_model_at_end": _same_training(
         "final/ is the model after the last step; the best checkpoint is kept beside it"
     ),
     "output_dir": Foreign("run.output_dir"),
-    "overwrite_output_dir": _none("a run folder is never overwritten; --resume continues the run in it"),
+    "overwrite_output_dir": _same_training(
+        "a run folder is never overwritten; --resume continues the run in it"
+    ),
     "resume_from_checkpoint": _unneeded(
         "`dpotrain run RECIPE --resume` continues from the newest checkpoint"
     ),

@@ -15,8 +15,8 @@ COMMON = tuple(
     """
     model_name_or_path base_model torch_dtype attn_implementation flash_attention use_peft r lora_r lora_rank lora_alpha
     lora_dropout lora_target_modules lora_target_linear load_in_4bit load_in_8bit quantization_bit
-    bnb_4bit_compute_dtype dataset_name datasets val_set_size cutoff_len sequence_len max_prompt_length template neat_packing
-    sample_packing pref_beta rl_beta pref_loss loss_type rpo_alpha pref_ftx ref_model learning_rate optim
+    bnb_4bit_compute_dtype dataset_name datasets val_set_size cutoff_len sequence_len max_prompt_length template
+    neat_packing sample_packing pref_beta rl_beta pref_loss loss_type rpo_alpha pref_ftx ref_model learning_rate optim
     lr_scheduler_type lr_scheduler warmup_ratio per_device_train_batch_size micro_batch_size
     gradient_accumulation_steps num_train_epochs num_epochs max_steps bf16 fp16 gradient_checkpointing deepspeed fsdp
     logging_steps eval_steps save_steps save_total_limit report_to wandb_project
