@@ -9,6 +9,7 @@ from dpotrain.core.version import __version__
 
 #: dpotrain's own commands, and their modules.
 COMMANDS = {
+    "init": "dpotrain.cli.init",
     "run": "dpotrain.cli.run",
     "check": "dpotrain.cli.check",
     "inspect": "dpotrain.cli.inspect",
