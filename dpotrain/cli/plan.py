@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -24,7 +25,7 @@ def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command("plan", short_help="Predict the memory of a run, by part, and its time.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipePath())
 @set_option
 @click.option(
     "--memory", callback=read_size, metavar="SIZE", help="Plan for a GPU with so much memory, such as 24GB."
