@@ -190,7 +190,7 @@ def _data(name: str | None, plugins: PluginManager) -> Data:
         except DpotrainError as error:
             if name:
                 raise
-            click.echo(f"  {error}")
+            click.echo("\n".join(f"  {line}" for line in str(error).splitlines()))
             continue
         if found := data.describe():
             click.echo(f"  {chosen}: {found}")
@@ -208,12 +208,13 @@ def _machine(memory: int | None, asks: bool) -> Machine:
         return machine
     shown = megabytes(machine.memory / 2**20)
     here = f"this machine's GPU, {shown}" if machine.gpu else f"this machine, {shown} without a GPU"
-    text = click.prompt(f"Memory of the GPU it will train on, such as 24GB ({here})", default="here")
-    if text == "here":
-        return machine
-    size = read_size(click.get_current_context(), click.Option(["--memory"]), text)
-    assert size is not None
-    return Machine(gpu=True, memory=size)
+    context, option = click.get_current_context(), click.Option(["--memory"])
+    size = click.prompt(
+        f"Memory of the GPU it will train on, such as 24GB ({here})",
+        default="here",
+        value_proc=lambda text: None if text == "here" else read_size(context, option, text),
+    )
+    return machine if size is None else Machine(gpu=True, memory=size)
 
 
 def _loss(name: str | None, plugins: PluginManager, asks: bool) -> str:

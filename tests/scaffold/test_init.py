@@ -127,11 +127,12 @@ def test_nobody_is_asked_off_a_terminal():
 def test_a_person_is_asked_for_what_no_flag_says(folder, monkeypatch):
     model_folder(folder / "model", billions=8)
     pairs(folder / "pairs.jsonl")
-    given = "model\nmissing.jsonl\npairs.jsonl\n80GB\n\nn\nipo\n"
+    given = "model\nmissing.jsonl\npairs.jsonl\nlots\n80GB\n\nn\nipo\n"
     result = ask(answers=given, monkeypatch=monkeypatch)
     assert result.exit_code == 0, result.output
     assert "  model: 8.0 billion parameters, a chat template\n" in result.output
-    assert 'data.name: there is no file "missing.jsonl"' in result.output
+    assert '\n  data.name: there is no file "missing.jsonl"' in result.output
+    assert "Error: 'lots' is not a size; write it as 24GB\n" in result.output
     assert "  pairs.jsonl: 300 rows with prompt, chosen, rejected; format standard\n" in result.output
     document = load_recipe("recipe.toml").document
     assert document["loss"]["use"] == "ipo"
