@@ -13,8 +13,8 @@ import pytest
 
 from dpotrain import load_recipe
 from dpotrain.cli import main
-from dpotrain.cli.group import INTERRUPTED
 from dpotrain.core import errors
+from dpotrain.core.errors import INTERRUPTED
 from dpotrain.run.folder.run_folder import RunFolder
 from tests.docs.blocks import blocks
 from tests.engine.test_packed_equals_unpacked import PACKS
