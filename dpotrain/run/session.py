@@ -14,7 +14,7 @@ from dpotrain.core.controls import Controls
 from dpotrain.core.errors import INTERRUPTED, DpotrainError, RunError, RunStopped, describe_exception
 from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
-from dpotrain.core.records import Outcome, Status
+from dpotrain.core.records import Outcome, Record, Status
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
@@ -30,6 +30,7 @@ from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.log import LoggedReporter, logging_to
+from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.result import outcome_of, save_result
@@ -101,6 +102,9 @@ def _run(
             if found is not None:
                 with as_written(folder.checkpoints):
                     restore(built.loop.checkpoints, found)
+                if parallel.is_main and built.context.state.step:
+                    written = MetricsFile(folder.metrics).read()
+                    reporter.resumed([record for record in written if isinstance(record, Record)])
             if parallel.is_main:
                 folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
