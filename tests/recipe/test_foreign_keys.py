@@ -1,5 +1,7 @@
 """Names of TRL, axolotl, LLaMA-Factory and ms-swift in a recipe: the error says what they are called here."""
 
+import re
+
 import pytest
 
 from dpotrain.core.errors import RecipeError
@@ -8,6 +10,7 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, FOREIGN_TABLES, Gap
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from tests.docs.generated import ROOT
 from tests.recipe.writing import MINIMAL, refused
 
 #: What people type first, having used another trainer.
@@ -50,6 +53,15 @@ def test_every_key_that_is_named_exists():
     assert {
         key: found.here for key, found in FOREIGN_KEYS.items() if found.here and found.here not in known
     } == {}
+
+
+def test_the_table_of_the_recipes_readme_says_the_same():
+    text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| there | here |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines()]
+    assert len(rows) == 12
+    for *names, here in rows:
+        assert {FOREIGN_KEYS[name].here for name in names} == {here}
 
 
 def test_a_key_has_a_counterpart_or_a_reason_why_there_is_none():
