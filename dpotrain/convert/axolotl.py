@@ -131,7 +131,10 @@ def _objective(t: Translation) -> None:
 def _data(t: Translation) -> None:
     t.draft.set("data.use", "hf-datasets")
     given = t.take("datasets")
-    sets = given.value if given is not None and isinstance(given.value, list) else []
+    listed = given.value if given is not None and isinstance(given.value, list) else []
+    sets = [entry for entry in listed if isinstance(entry, dict)]
+    if given is not None and (not sets or len(sets) < len(listed)):
+        t.leave(given, Gap.NONE, "a list of tables, each with a path, is expected")
     template = t.take("chat_template")
     t.take("chat_template_jinja") if template is None else None
     for index, entry in enumerate(sets):
@@ -145,10 +148,11 @@ def _data(t: Translation) -> None:
             )
         else:
             _data_set(t, given, dict(entry))
-    held_out = t.take("val_set_size")
+    held_out = t.take_number("val_set_size")
     tests = t.take("test_datasets")
     if tests is not None:
-        entry = tests.value[0] if isinstance(tests.value, list) and tests.value else {}
+        first = tests.value[0] if isinstance(tests.value, list) and tests.value else {}
+        entry = first if isinstance(first, dict) else {}
         same = bool(sets) and entry.get("path") == sets[0].get("path")
         if same and entry.get("split"):
             t.put("data.eval_split", entry["split"], tests)
@@ -256,11 +260,16 @@ def _adapter(t: Translation) -> None:
                 raise t.refuse(
                     given, "quantized weights cannot be trained themselves, and adapter is not set"
                 )
-        t.draft.set("model.dtype", "float32", "all weights are trained: small updates get lost in bfloat16")
+        t.draft.set("model.dtype", _dtype(t), "axolotl holds trained weights in it, too")
+        if _dtype(t) == "bfloat16":
+            t.notes.append(
+                "axolotl trains weights that are held in bfloat16, where small updates get lost; "
+                'model.dtype = "float32" keeps them'
+            )
         return
     if kind.value not in ("lora", "qlora"):
         raise t.refuse(kind, "dpotrain has LoRA adapters only")
-    t.draft.set("model.dtype", "bfloat16", "of the frozen weights")
+    t.draft.set("model.dtype", _dtype(t), "of the frozen weights")
     t.put("adapter.use", "lora", kind)
     t.move("adapter.rank", "lora_r")
     t.move("adapter.alpha", "lora_alpha")
@@ -284,6 +293,12 @@ def _adapter(t: Translation) -> None:
         t.put("quantizer.use", "bnb-8bit", eight)
     if (start := t.take("lora_model_dir")) is not None and start.value:
         t.leave(start, Gap.NONE, "set model.name to the adapter's folder: training goes on from it")
+
+
+def _dtype(t: Translation) -> str:
+    """Return what axolotl holds weights in, which follows from its switches for mixed precision."""
+    values = t.configuration.values
+    return "bfloat16" if values.get("bf16", "auto") or values.get("bfloat16") else "float32"
 
 
 def _schedule(t: Translation) -> None:

@@ -10,6 +10,8 @@ from dpotrain.convert.configuration import Configuration, read_configuration
 from dpotrain.convert.tools import TOOLS, detect
 from dpotrain.convert.translation import Translation
 from dpotrain.core.errors import DpotrainError
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.draft import check_draft
 
 
@@ -46,7 +48,8 @@ def convert(
     configuration = read_configuration(words)
     chosen = TOOLS[tool] if tool else detect(configuration)
     number = processes or configuration.processes
-    translation = Translation(chosen, configuration, number or 1, without)
+    losses = PluginManager.from_entry_points().names(Loss)
+    translation = Translation(chosen, configuration, number or 1, losses, without)
     chosen.translate(translation)
     translation.finish()
     translation.draft.heading = _heading(configuration, chosen.name)

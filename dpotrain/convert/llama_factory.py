@@ -156,7 +156,7 @@ def _described(name: str, folder: Path, beside: Path) -> tuple[Path, dict[str, A
 
 
 def _held_out(t: Translation, evaluates: bool) -> None:
-    size, other = t.take("val_size"), t.take("eval_dataset")
+    size, other = t.take_number("val_size"), t.take("eval_dataset")
     if other is not None:
         t.leave(
             other,
@@ -189,7 +189,9 @@ def _adapter(t: Translation) -> None:
         raise t.refuse(kind, "dpotrain trains LoRA adapters or all weights")
     t.draft.set("model.dtype", "bfloat16", "of the frozen weights")
     t.put("adapter.use", "lora", kind)
-    rank = t.move("adapter.rank", "lora_rank")
+    rank = t.take_number("lora_rank")
+    assert rank is not None  # it has a default
+    t.put("adapter.rank", rank.value, rank)
     alpha = t.take("lora_alpha")
     if alpha is not None:
         t.put("adapter.alpha", alpha.value, alpha)

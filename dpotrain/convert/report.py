@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dpotrain.recipe.draft import toml
 from dpotrain.recipe.foreign_keys import Gap
 
 _SHOWN = 60  # characters of a value
+_SECRET = re.compile(r"(^|_)(token|api_key|secret|password)$")
 
 
 def report_lines(converted: Converted, path: Path) -> list[str]:
@@ -51,5 +53,10 @@ def _part(heading: str, left: Sequence[Left]) -> Iterator[str]:
         if heading.startswith("not needed"):
             yield f"  {', '.join(each.key for each in same)}: {reason}"
         else:
-            keys = ", ".join(f"{each.key} = {short(toml(each.value), _SHOWN)}" for each in same)
+            keys = ", ".join(f"{each.key} = {_shown(each)}" for each in same)
             yield f"  {keys}: {reason}"
+
+
+def _shown(left: Left) -> str:
+    """Return a value as a line shows it; keys that sound like a secret show none."""
+    return "…" if _SECRET.search(left.key) else short(toml(left.value), _SHOWN)

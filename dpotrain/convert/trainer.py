@@ -17,7 +17,7 @@ def step_size(
     accumulation: str = "gradient_accumulation_steps",
 ) -> None:
     """Write ``training.pairs_per_step``, which counts the pairs of all devices and accumulated batches."""
-    pairs, times = t.take(size), t.take(accumulation)
+    pairs, times = t.take_number(size), t.take_number(accumulation)
     assert pairs is not None  # every tool has defaults
     assert times is not None
     total = int(pairs.value) * int(times.value) * t.processes

@@ -8,8 +8,6 @@ from typing import Any
 
 from dpotrain.convert.configuration import Configuration
 from dpotrain.core.errors import RecipeError, short
-from dpotrain.plugin.api import Loss
-from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.draft import Draft, toml
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Foreign, Gap
 
@@ -72,6 +70,8 @@ class Translation:
     tool: Tool
     configuration: Configuration
     processes: int
+    losses: Sequence[str]
+    """Names of the losses that dpotrain has."""
     without: Collection[str] = ()
     """Keys that are left out because the person says so."""
     draft: Draft = field(default_factory=Draft)
@@ -111,6 +111,14 @@ class Translation:
             if key in self.tool.defaults:
                 return Given(key, self.tool.defaults[key], self.tool.name)
         return None
+
+    def take_number(self, *keys: str) -> Given | None:
+        """Return :meth:`take` where it is a number; another value is listed, and the default taken."""
+        given = self.take(*keys)
+        if given is not None and (isinstance(given.value, bool) or not isinstance(given.value, int | float)):
+            self.leave(given, Gap.NONE, "a number is expected")
+            return self.take(*keys)
+        return given
 
     def value(self, *keys: str) -> Any:
         """Return the value of :meth:`take`, or None."""
@@ -180,12 +188,11 @@ def choose_loss(translation: Translation, given: Given, names: Mapping[str, str]
     """
     value = given.value
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    offered = PluginManager.from_entry_points().names(Loss)
     if isinstance(value, list):
         raise translation.refuse(given, "mixtures of losses are not supported yet")
     name = names.get(str(value), "")
-    if name not in offered:
-        raise translation.refuse(given, f"dpotrain has no such loss; it has {', '.join(offered)}")
+    if name not in translation.losses:
+        raise translation.refuse(given, f"dpotrain has no such loss; it has {', '.join(translation.losses)}")
     return name
 
 

@@ -75,7 +75,7 @@ def _notes(t: Translation) -> None:
         )
     if values.get("use_peft") and (values.get("load_in_4bit") or values.get("load_in_8bit")):
         t.notes.append("with quantized weights TRL trains the adapter in bfloat16; dpotrain in float32")
-    if (values.get("gradient_accumulation_steps") or 1) > 1:
+    if values.get("gradient_accumulation_steps") not in (None, 1):
         t.notes.append(
             "TRL averages each batch and then the accumulated batches, so that the pairs of a smaller last batch weigh "
             "more; dpotrain divides by the pairs of the step"
@@ -94,14 +94,14 @@ def _data(t: Translation) -> None:
         mixture = several
     if mixture is not None:
         _mixture(t, evaluates)
-    elif mixer is not None and isinstance(mixer.value, dict):
+    elif mixer is not None and isinstance(mixer.value, dict) and mixer.value:
         names = list(mixer.value)
         t.put("data.name", names[0], mixer)
         if len(names) > 1 or mixer.value[names[0]] != 1:
             t.leave(mixer, Gap.NOT_SUPPORTED, "several data sets, or a share of one, are not supported yet")
-        if splits is not None:
-            train = [name for name in splits.value if "test" not in name]
-            held_out = [name for name in splits.value if "test" in name]
+        if splits is not None and isinstance(splits.value, list):
+            train = [name for name in splits.value if "test" not in str(name)]
+            held_out = [name for name in splits.value if "test" in str(name)]
             if train:
                 t.put("data.train_split", train[0], splits)
             if held_out and evaluates:
@@ -120,8 +120,11 @@ def _mixture(t: Translation, evaluates: bool) -> None:
     """Write the first of several data sets; the others are listed."""
     values = t.configuration.values
     key = "dataset_mixture" if "dataset_mixture" in values else "datasets"
-    mixture = values[key] if key == "datasets" else values[key].get("datasets", [])
-    held_out = values.get("test_split_size") if key == "datasets" else values[key].get("test_split_size")
+    whole = values[key] if isinstance(values[key], dict) else {"datasets": values[key]}
+    entries, held_out = whole.get("datasets"), whole.get("test_split_size")
+    mixture = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    if not mixture:
+        t.leave(Given(key, values[key]), Gap.NONE, "a list of tables, each with a path, is expected")
     size = t.take("test_split_size")
     given = Given(key, mixture)
     for index, entry in enumerate(mixture):

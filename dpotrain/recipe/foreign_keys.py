@@ -306,6 +306,13 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "push_to_hub": _HUB,
     "hub_model_id": _HUB,
     "seed": Foreign("seed"),
+    # the recipe's own names, in the wrong place
+    "lr": Foreign("optimizer.lr"),
+    "betas": Foreign("optimizer.betas"),
+    "eps": Foreign("optimizer.eps"),
+    "rank": Foreign("adapter.rank"),
+    "alpha": Foreign("adapter.alpha"),
+    "dropout": Foreign("adapter.dropout"),
 }
 
 #: Tables that other tools or habit suggest.

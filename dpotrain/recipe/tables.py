@@ -22,6 +22,7 @@ from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, core_keys
 from dpotrain.recipe.validate import unknown_at_top, validate
 
 AUTO = "auto"
+_BY_TABLE = {kind.table: kind for kind in KINDS}
 
 
 class TableReader:
@@ -36,7 +37,8 @@ class TableReader:
         """Return a table of the core as its model, None where it is wrong."""
         table = self.tree.document.get(name, {})
         if not isinstance(table, dict):
-            self.problems.add((name,), (), f"expected a table [{name}]")
+            meant = self._meant(kind, table) if (kind := _BY_TABLE.get(name)) else ""
+            self.problems.add((name,), (), f"expected a table [{name}]{meant}")
             return None
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's
@@ -105,7 +107,7 @@ class TableReader:
         if not isinstance(table, dict):
             if name not in CORE_SECTIONS:  # whose section reports it
                 hint = ", or false for none" if optional else ""
-                self.problems.add((name,), (), f"expected a table [{name}]{hint}")
+                self.problems.add((name,), (), f"expected a table [{name}]{hint}{self._meant(kind, table)}")
             return None
         shared = core_keys(name)
         own = {key: value for key, value in table.items() if key not in shared}
@@ -166,6 +168,16 @@ class TableReader:
         except Exception as error:
             self.add_failure(at, chosen, phase, error)
             return None
+
+    def _meant(self, kind: Kind, value: Any) -> str:
+        """Return the key that a text in a table's place is probably meant for: ``model.name``, ``loss.use``."""
+        if not isinstance(value, str):
+            return ""
+        offered = self.plugins.components(kind.component)
+        if value in self.plugins.names(kind.component):
+            return f'; did you mean {kind.table}.use = "{value}"?'
+        named = any("name" in each.Options.model_fields for each in offered)
+        return f'; did you mean {kind.table}.name = "{value}"?' if named else f"; {self._choices(kind)}"
 
     def _choices(self, kind: Kind) -> str:
         """Return what ``use`` can pick, for messages."""

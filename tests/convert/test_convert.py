@@ -4,12 +4,16 @@ import json
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dpotrain.convert.configuration import read_configuration
 from dpotrain.convert.convert import convert
 from dpotrain.convert.report import report_lines
+from dpotrain.convert.tools import detect
+from dpotrain.convert.translation import Translation
 from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.load import load_recipe
 from tests.support import dpotrain
@@ -334,6 +338,28 @@ def test_a_recipe_that_does_not_load_is_written_and_said():
     made = converted(f"{TRL_COMMAND} --beta -1")
     assert "[loss] beta: dpo" in made.fault
     assert "the recipe does not load yet:" in report_lines(made, Path("r.toml"))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_value_of_another_kind_is_no_crash(name):
+    configuration = read_configuration([str(CONFIGURATIONS / name)])
+    tool = detect(configuration)
+    for key in configuration.values:
+        for value in ("x", [1], {"a": 1}):
+            odd = replace(configuration, values=configuration.values | {key: value})
+            translation = Translation(tool, odd, processes=1, losses=["dpo", "ipo", "hinge"])
+            try:
+                tool.translate(translation)
+                translation.finish()
+                translation.draft.text()
+            except RecipeError:
+                pass  # an objective that does not exist
+
+
+def test_secrets_are_not_shown(folder):
+    result = dpotrain("convert", "-o", "a.toml", "--", *shlex.split(f"{TRL_COMMAND} --hub_token hf_abcdefgh"))
+    assert "hf_abcdefgh" not in result.output + Path("a.toml").read_text()
+    assert "hub_token = …: dpotrain does not know this key" in result.output
 
 
 def test_nothing_heavy_is_imported():

@@ -101,3 +101,18 @@ def test_a_file_of_another_tool_is_not_read_as_toml(name, folder):
         f"{name} is not a recipe: recipes are TOML files\n"
         f"if it is a configuration of TRL, axolotl, LLaMA-Factory or ms-swift: dpotrain convert {name}"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("model=org/name", '[model]: expected a table [model]; did you mean model.name = "org/name"?'),
+        ("data=pairs.jsonl", '[data]: expected a table [data]; did you mean data.name = "pairs.jsonl"?'),
+        ("loss=fake-dpo", '[loss]: expected a table [loss]; did you mean loss.use = "fake-dpo"?'),
+        ("loss=ppo", "[loss]: expected a table [loss]; use picks the loss: "),
+        ("adapter=fake-lora", "did you mean adapter.use = "),
+        ("lr=3", "lr: there is no such key; it belongs to [optimizer]"),
+    ],
+)
+def test_a_value_in_a_tables_place_is_sent_to_its_key(override, text, plugins):
+    assert text in refused(MINIMAL, override, plugins=plugins)
