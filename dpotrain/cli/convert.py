@@ -10,7 +10,13 @@ from dpotrain.cli.group import debug_option
 
 
 @click.command("convert", short_help="Translate a configuration of TRL, axolotl, LLaMA-Factory or ms-swift.")
-@click.argument("words", nargs=-1, required=True, metavar="FILE | -- COMMAND...")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="FILE | -- COMMAND...",
+    shell_complete=click.Path().shell_complete,
+)
 @click.option(
     "-o",
     "--output",

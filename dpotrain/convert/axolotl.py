@@ -56,6 +56,8 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "dpo_use_weighting": Foreign(note="WPO's weights are not supported yet", gap=Gap.NOT_SUPPORTED),
     "dpo_norm_loss": Foreign(note="length-normalized DPO is not supported yet", gap=Gap.NOT_SUPPORTED),
     "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
+    "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
+    "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "plugins": Foreign(note="axolotl's plugins are not loaded", gap=Gap.NONE),
     "unfrozen_parameters": Foreign(
         note="weights are trained by an adapter, or all of them", gap=Gap.NOT_SUPPORTED
@@ -343,6 +345,9 @@ def _services(t: Translation) -> None:
             if own is not None:
                 t.put(f"loggers.0.{key}", own.value, own)
         index = 1
+    else:
+        for own in filter(None, (entity, name)):
+            t.leave(own, Gap.NOT_NEEDED, "without wandb_project nothing is logged to W&B")
     for service in ("tensorboard", "mlflow"):
         chosen = t.take(f"use_{service}")
         if chosen is not None and chosen.value:

@@ -28,6 +28,8 @@ class Configuration:
     """Number of processes, where a launcher or NPROC_PER_NODE says so."""
     folder: Path = field(default_factory=Path)
     """Where relative paths of the configuration may lead to."""
+    repeated: tuple[str, ...] = ()
+    """Keys that a YAML file gives several times, of which the last counts."""
 
 
 def read_configuration(words: Sequence[str]) -> Configuration:
@@ -44,8 +46,11 @@ def read_configuration(words: Sequence[str]) -> Configuration:
                 f"{path} is a Python program, which is not read; give its command line instead: "
                 f"dpotrain convert -- python {path} --model_name_or_path …"
             )
+        if suffix == ".toml":
+            raise RecipeError(f"{path} is a TOML file, as recipes are: dpotrain check {path}")
         if suffix in (".yaml", ".yml", ".json"):
-            return Configuration(path.name, _read_mapping(path), folder=path.parent)
+            values, repeated = _read_mapping(path)
+            return Configuration(path.name, values, folder=path.parent, repeated=repeated)
         return _from_commands(commands_of(_read(path)), path.name, path.parent)
     return _from_commands([parse(list(words))], "the command line", Path())
 
@@ -64,12 +69,14 @@ def _from_commands(commands: Sequence[Command], source: str, folder: Path) -> Co
         )
     (command,) = found
     values: dict[str, Any] = {}
+    repeated: tuple[str, ...] = ()
     if command.config:
         path = Path(command.config)
         path = path if path.is_file() or path.is_absolute() else folder / path
-        values, source, folder = _read_mapping(path), path.name, path.parent
+        values, repeated = _read_mapping(path)
+        source, folder = path.name, path.parent
     values |= {key: _scalars(value) for key, value in command.options.items()}
-    return Configuration(source, values, command.programs, command.processes, folder)
+    return Configuration(source, values, command.programs, command.processes, folder, repeated)
 
 
 def _read(path: Path) -> str:
@@ -83,11 +90,14 @@ def _read(path: Path) -> str:
         raise RecipeError(f"{short(str(path))} cannot be read: {error.strerror}") from None
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the document and the keys that stand in it several times."""
     import yaml
 
+    text = _read(path)
     try:
-        document = yaml.safe_load(_read(path))  # JSON too: YAML has it in it
+        document = yaml.safe_load(text)  # JSON too: YAML has it in it
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     except RecursionError:
@@ -96,7 +106,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{path} holds no keys with values; a configuration is a mapping: learning_rate: 5.0e-7"
         )
-    return {str(key): _numbers(value) for key, value in document.items()}
+    keys = [str(key.value) for key, _ in node.value]
+    repeated = tuple(dict.fromkeys(key for key in keys if keys.count(key) > 1))
+    return {str(key): _numbers(value) for key, value in document.items()}, repeated
 
 
 def _numbers(value: Any) -> Any:

@@ -50,6 +50,9 @@ def convert(
     number = processes or configuration.processes
     losses = PluginManager.from_entry_points().names(Loss)
     translation = Translation(chosen, configuration, number or 1, losses, without)
+    translation.notes += [
+        f"{key} stands there several times, and the last counts" for key in configuration.repeated
+    ]
     chosen.translate(translation)
     translation.finish()
     translation.draft.heading = _heading(configuration, chosen.name)

@@ -255,6 +255,13 @@ def test_a_config_file_on_a_command_line_is_read_and_overridden(folder):
     assert (made["loss"]["beta"], made["optimizer"]["lr"]) == (0.3, 1e-5)
 
 
+def test_a_key_that_stands_there_twice_is_said(folder):
+    (folder / "c.yaml").write_text("dataset_name: a\nmodel_name_or_path: gpt2\ndataset_name: b\n")
+    made = convert(["c.yaml"])
+    assert "dataset_name stands there several times, and the last counts" in made.translation.notes
+    assert 'name = "b"' in made.text
+
+
 def test_variables_of_a_script_are_filled_in(folder):
     script = (
         "#!/bin/bash\nset -e\nMODEL=gpt2\nexport LR=1e-6  # small\ntrl dpo --model_name_or_path $MODEL \\\n"
@@ -300,6 +307,7 @@ def test_a_tool_is_recognised_or_asked_for(folder):
         ("a.sh", "echo hello\n", "a.sh has no command with options"),
         ("a.sh", "trl dpo --a 'x\n", "a command cannot be read"),
         ("a.sh", "trl dpo --beta 1\ntrl dpo --beta 2\n", "a.sh has 2 commands with options"),
+        ("a.toml", "", "a.toml is a TOML file, as recipes are: dpotrain check a.toml"),
         ("a.py", "", "a.py is a Python program, which is not read"),
     ],
 )
