@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -195,6 +195,22 @@ def test_other_processes_hear_nothing_and_open_no_logger():
     events.loggers.finish(OUTCOME)
     assert heard == []
     assert chosen.loggers[0].heard == []
+
+
+class Following(FakeLoss):
+    name = "following"
+    heard: ClassVar[list[str]] = []
+
+    @hookimpl
+    def dpotrain_step_ended(self, step):
+        self.heard.append(step.step)
+
+
+def test_what_shapes_the_steps_hears_of_them_on_every_process():
+    plugins = PluginManager.of(Offers("following", Following))
+    events = events_of(recipe(plugins, Following), SilentReporter())
+    events.step_ended(run(main=False), STEP)
+    assert Following.heard == [STEP.step]
 
 
 def test_the_methods_of_a_logger_hear_events_in_its_thread_in_order_with_its_records():

@@ -180,7 +180,14 @@ class Trainer:
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
                     reference = self.reference.scores(batch)
-                    scores = score_pairs(self.scorer, reference, batch, tokens=self._tokens)
+                    scores = score_pairs(
+                        self.scorer,
+                        reference,
+                        batch,
+                        tokens=self._tokens,
+                        step=step.step,
+                        total_steps=self.plan.total_steps,
+                    )
                     losses = pair_losses(self.loss, scores)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
