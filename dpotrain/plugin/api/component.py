@@ -28,6 +28,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api.returns import check_returns
 
 #: Marks the specification of a hook.
 hookspec = pluggy.HookspecMarker("dpotrain")
@@ -56,6 +57,10 @@ class Component(ABC):
 
     class Options(Options):
         """The keys of the component's recipe table; none unless a subclass adds some."""
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        check_returns(cls)
 
     def __init__(self, options: Options) -> None:
         self.options = options
