@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import SecretStr
-
 from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError
-from dpotrain.core.masking import keep_secret
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, KINDS, LISTED_TABLES, Kind
 from dpotrain.plugin.runtime.failures import failure
@@ -158,9 +155,6 @@ class TableReader:
             options = validate(chosen.Options, values, say, owner=owner, also_known=also_known)
             if options is None:
                 return None
-            for value in dict(options).values():
-                if isinstance(value, SecretStr):
-                    keep_secret(value.get_secret_value())
             phase = "__init__"
             return chosen(options)
         except Exception as error:
