@@ -61,6 +61,8 @@ def plain(model: BaseModel) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if value is None:
         return False
+    if isinstance(value, Component):
+        return {"use": value.name, **plain(value.options)}
     if isinstance(value, BaseModel):
         return plain(value)
     if isinstance(value, Mapping):
