@@ -15,7 +15,7 @@ from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, KINDS, LIST
 from dpotrain.plugin.api.nested import PLACE, has_nested, nested
 from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.runtime.failures import failure
-from dpotrain.plugin.runtime.manager import DuplicateNameError, PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
@@ -120,6 +120,9 @@ class TableReader:
         table = self.tree.document.get(name)
         chosen = table.get(key, AUTO) if isinstance(table, dict) else AUTO
         if chosen == AUTO:
+            # All of them are asked, and which one answers would depend on which of two is left out.
+            for text in self.plugins.duplicates_of(kind.component):
+                self.problems.add((name,), (key,), text)
             return None
         if isinstance(chosen, str):
             return self._component((name,), {"use": chosen}, kind, key=key)
@@ -147,9 +150,7 @@ class TableReader:
             return None
         try:
             chosen = self.plugins.find(kind.component, use)
-        except DuplicateNameError:  # collected with the plugins, for any recipe
-            return None
-        except PluginError as error:
+        except PluginError as error:  # there is none, or more than one
             self.problems.add(at, (key,), str(error))
             return None
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own

@@ -278,3 +278,11 @@ def test_a_run_begins_by_naming_installed_plugins_that_failed():
     events_of(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
     (text,) = reporter.warnings
     assert text.startswith('plugin "broken" failed and is not used: dpotrain_losses must return')
+
+
+def test_a_report_takes_what_json_can_hold_and_says_so_where_it_is_called():
+    this = run()
+    this.report("mine", {"best": 1.5, "table": {"columns": ["a"], "rows": [[None]]}})
+    with pytest.raises(TypeError, match=r"run\.report\('mine', …\) takes plain JSON data: .*Path"):
+        this.report("mine", {"file": Path("x")})
+    assert this.sections["mine"].keys() == {"best", "table"}

@@ -22,6 +22,9 @@ class Trained:
 
     numbers: int
     bytes_each: int
+    name: str = ""
+    """Its name in the policy."""
+    shape: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
