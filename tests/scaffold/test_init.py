@@ -250,3 +250,47 @@ def test_the_machine_is_found_without_torch():
         "assert look_at_machine().memory > 2**20\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_first_gpu_is_the_machine(folder, monkeypatch):
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 24564\necho 81559\n")
+    program.chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(folder))
+    assert looking.look_at_machine() == Machine(gpu=True, memory=24564 * 2**20)
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert not looking.look_at_machine().gpu
+
+
+def test_the_size_of_a_folder_without_an_index(folder):
+    (folder / "m").mkdir()
+    save_file({"weight": numpy.zeros(1000, numpy.float32)}, folder / "m" / "model.safetensors")
+    (folder / "m" / "config.json").write_text(json.dumps({"text_config": {"dtype": "float32"}}))
+    found = look_at_model("m")
+    assert 1000 <= found.parameters < 1100
+    assert found.has_template is None
+    (folder / "m" / "chat_template.jinja").write_text("{{ messages }}")
+    assert look_at_model("m").has_template
+
+
+def test_a_model_in_the_hubs_cache_is_looked_at(folder, monkeypatch):
+    model_folder(folder / "snapshot", billions=3)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file: str(folder / "snapshot" / file)
+    )
+    assert look_at_model("org/some-name").describe() == "3.0 billion parameters, a chat template"
+
+
+def test_splits_and_columns_of_a_folder_are_written(folder):
+    (folder / "set").mkdir()
+    pairs(folder / "set" / "train.jsonl", 100)
+    pairs(folder / "set" / "test.jsonl", 30)
+    dpotrain("init", "--model", "m", "--data", "set")
+    document = load_recipe("recipe.toml").document
+    assert document["data"]["eval_split"] == "test"
+    pairs(folder / "few.jsonl", 10)
+    dpotrain("init", "few.toml", "--model", "m", "--data", "few.jsonl")
+    assert (
+        "evaluation" not in load_recipe("few.toml").document or not load_recipe("few.toml").evaluation.every
+    )
