@@ -294,3 +294,14 @@ def test_splits_and_columns_of_a_folder_are_written(folder):
     assert (
         "evaluation" not in load_recipe("few.toml").document or not load_recipe("few.toml").evaluation.every
     )
+
+
+def test_what_does_not_load_is_not_written(folder):
+    model_folder(folder / "broken")
+    (folder / "broken" / "model.safetensors.index.json").write_text("{}")
+    result = dpotrain("init", "--model", "broken", "--data", "d")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: recipe.toml: 1 error\n  [model]: broken/model.safetensors.index.json"
+    )
+    assert not (folder / "recipe.toml").exists()
