@@ -8,7 +8,8 @@ from typing import Any
 
 from dpotrain.convert import trainer
 from dpotrain.convert.translation import Given, Tool, Translation, as_names, choose_loss, refuse_term
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Foreign, Gap
+from dpotrain.recipe.foreign import Foreign, Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 _LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
 _UNNEEDED = {

@@ -15,7 +15,8 @@ from dpotrain.convert.translation import (
     processes_text,
     refuse_term,
 )
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Foreign, Gap
+from dpotrain.recipe.foreign import Foreign, Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 _LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
 _UNNEEDED = {

@@ -10,7 +10,7 @@ from dpotrain.convert.convert import Converted
 from dpotrain.convert.translation import Left, Translation
 from dpotrain.core.errors import short
 from dpotrain.recipe.draft import toml
-from dpotrain.recipe.foreign_keys import Gap
+from dpotrain.recipe.foreign import Gap
 
 _SHOWN = 60  # characters of a value
 _SECRET = re.compile(r"(^|_)(token|api_key|secret|password)$")

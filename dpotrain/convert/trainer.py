@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpotrain.convert.translation import Given, Translation, as_names, processes_text
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Gap
+from dpotrain.recipe.foreign import Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 #: Services that have a logger of the same name.
 _SERVICES = ("wandb", "tensorboard", "mlflow", "trackio")

@@ -9,7 +9,8 @@ from typing import Any
 from dpotrain.convert.configuration import Configuration
 from dpotrain.core.errors import RecipeError, short
 from dpotrain.recipe.draft import Draft, toml
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Foreign, Gap
+from dpotrain.recipe.foreign import Foreign, Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 #: Keys of a recipe that take whole numbers, which other tools write as 3.0.
 _WHOLE = frozenset(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dpotrain.convert import trainer
 from dpotrain.convert.translation import Given, Tool, Translation, as_names, choose_loss, refuse_term
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, Foreign, Gap
+from dpotrain.recipe.foreign import Foreign, Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 _LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
 #: Keys that older versions had. From a YAML file, TRL's script drops them without a word.

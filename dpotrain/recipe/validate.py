@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from dpotrain.core.errors import did_you_mean
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.describe.expected import Expectations, shown
-from dpotrain.recipe.foreign_keys import FOREIGN_TABLES, foreign_hint
+from dpotrain.recipe.foreign import FOREIGN_TABLES
+from dpotrain.recipe.foreign_keys import foreign_hint
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
 
 M = TypeVar("M", bound=BaseModel)

@@ -8,7 +8,7 @@ import yaml
 
 from dpotrain.convert.convert import Converted, convert
 from dpotrain.core.errors import RecipeError
-from dpotrain.recipe.foreign_keys import Gap
+from dpotrain.recipe.foreign import Gap
 from dpotrain.recipe.load import load_recipe
 
 BASES: dict[str, dict[str, Any]] = {
@@ -72,6 +72,7 @@ LORA = {"adapter": "lora", "lora_r": 8}
         (AX, {"hub_model_id": "me/x"}, "exporters.0.repo", "me/x"),
         (AX, {"test_datasets": [{"path": "d", "split": "test"}]}, "data.eval_split", "test"),
         (AX, {"chat_template": "jinja", "chat_template_jinja": "{{ x }}"}, "model.chat_template", "{{ x }}"),
+        (AX, {"chat_template_jinja": "{{ x }}"}, "model.chat_template", "{{ x }}"),
         (AX, {"datasets": [{"path": "d", "name": "c", "revision": "v1"}]}, "data.revision", "v1"),
         (AX, {"datasets": [{"path": "json", "data_files": "org/x", "ds_type": "json"}]}, "data.name", "org/x"),
         (AX, {"datasets": [{"path": "d", "type": "chatml.icr"}]}, "data.format", "question"),

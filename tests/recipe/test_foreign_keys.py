@@ -8,7 +8,8 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, LISTED_TABLES
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
-from dpotrain.recipe.foreign_keys import FOREIGN_KEYS, FOREIGN_TABLES, Gap
+from dpotrain.recipe.foreign import FOREIGN_TABLES, Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
 from tests.docs.generated import ROOT
 from tests.recipe.writing import MINIMAL, refused
