@@ -13,7 +13,7 @@ from dpotrain.cli.plan import read_size
 
 if TYPE_CHECKING:
     from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.scaffold.first_recipe.answers import Answers
+    from dpotrain.scaffold.first_recipe.answers import Answers, Choices
     from dpotrain.scaffold.first_recipe.looking import Data, Machine, Model
 
 
@@ -99,6 +99,9 @@ def command(file: Path, force: bool, script_model: str | None, **flags: Any) -> 
     click.echo(
         f"{file}: {answers.loss}, {what}, {choices.pairs_per_step} pairs a step, for {answers.machine.describe()}"
     )
+    click.echo(
+        f"  {_evaluation(choices)}, a checkpoint every {choices.save_every} steps, results in {choices.output_dir}"
+    )
     if answers.data.fault:
         click.echo(f"note: the data cannot be read yet. {printable(answers.data.fault)}")
     if not choices.fits:
@@ -113,6 +116,14 @@ def command(file: Path, force: bool, script_model: str | None, **flags: Any) -> 
         ("run", "train"),
     ):
         click.echo(f"  dpotrain {name} {file}".ljust(30 + len(str(file))) + f"# {about}")
+
+
+def _evaluation(choices: Choices) -> str:
+    if choices.eval_split is not None:
+        return f"evaluated on the split {choices.eval_split}"
+    if choices.eval_fraction is not None:
+        return f"evaluated on {choices.eval_fraction * 100:g} % of the prompts, which are held out"
+    return "too few rows to hold some out for evaluation"
 
 
 def is_terminal() -> bool:

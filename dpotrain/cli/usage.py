@@ -34,10 +34,36 @@ def with_remedy(error: click.UsageError, words: Sequence[str]) -> click.UsageErr
     if isinstance(error, click.MissingParameter) and error.param is not None and error.param.name == "recipe":
         return click.UsageError(_missing_recipe(error), error.ctx)
     options = [] if error.ctx is None else [opt for param in error.ctx.command.params for opt in param.opts]
-    for word in words:
-        if "=" in word and not word.startswith("-") and word in error.message and "--set" in options:
-            return click.UsageError(f"{error.message}; did you mean --set {word}?", error.ctx)
-    return error
+    remedy = _override(error, words) if "--set" in options else ""
+    return click.UsageError(f"{error.format_message()}{remedy}", error.ctx) if remedy else error
+
+
+def _override(error: click.UsageError, words: Sequence[str]) -> str:
+    """Return the override that a word or an option was probably meant for, "" where none was."""
+    if isinstance(error, click.NoSuchOption):
+        return _option(error.option_name)
+    for before, key, word in zip(["", "", *words], ["", *words], words, strict=False):
+        if word not in error.message:
+            continue
+        if before == "--set" and "=" not in key:
+            return f"; did you mean --set {key}={word}?"
+        if "=" in word and not word.startswith("-"):
+            return f"; did you mean --set {word}?"
+    return ""
+
+
+def _option(option: str) -> str:
+    from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
+
+    name = option.lstrip("-").replace("-", "_")
+    if "." in name:
+        return f" Keys of the recipe are set by --set {name}=VALUE."
+    found = FOREIGN_KEYS.get(name)
+    if found is None:
+        return ""
+    if found.here and not found.here.startswith("["):
+        return f" Keys of the recipe are set by --set {found.here}=VALUE."
+    return f" Keys of the recipe are set by --set KEY=VALUE; {found.hint()}."
 
 
 def _missing_recipe(error: click.MissingParameter) -> str:

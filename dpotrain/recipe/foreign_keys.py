@@ -286,7 +286,7 @@ def foreign_hint(key: str, *, at_top: bool = False) -> str:
 
     A key that has the same name here stands in the wrong table. At the top of a recipe the hint names its table.
     """
-    found = FOREIGN_KEYS.get(key)
+    found = FOREIGN_KEYS.get(key.replace("-", "_"))
     if found is None:
         return ""
     table, _, name = found.here.rpartition(".")

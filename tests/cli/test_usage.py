@@ -55,6 +55,27 @@ def test_an_override_without_set(command):
     )
 
 
+def test_an_override_without_an_equals_sign():
+    assert error("run", "x.toml", "--set", "training.epochs", "2") == (
+        "Got unexpected extra argument (2); did you mean --set training.epochs=2?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--learning_rate", "Keys of the recipe are set by --set optimizer.lr=VALUE."),
+        ("--num-train-epochs", "Keys of the recipe are set by --set training.epochs=VALUE."),
+        ("--training.epochs", "Keys of the recipe are set by --set training.epochs=VALUE."),
+        ("--max_prompt_length", "Keys of the recipe are set by --set KEY=VALUE; prompts are never cut"),
+    ],
+)
+def test_an_option_that_is_a_key_of_a_recipe(option, text):
+    said = error("run", "x.toml", option, "2")
+    assert said.startswith(f"No such option '{option}'.")
+    assert text in said
+
+
 def test_a_word_too_many_where_nothing_can_be_set():
     assert error("checkpoints", "runs/x", "a=b") == "Got unexpected extra argument (a=b)"
 
