@@ -90,7 +90,9 @@ def _nearest_file(path: Path) -> str:
     """Return a hint: the nearest name of a recipe in the folder, else what the folder holds."""
     if not path.parent.is_dir():
         return f"; there is no folder {short(str(path.parent))} either"
-    near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
+    near_by = sorted(
+        file.name for file in path.parent.glob("*.toml") if file.is_file() and file.name != "pyproject.toml"
+    )
     if hint := did_you_mean(f"{path.stem}.toml", near_by):
         return hint
     shown = ", ".join(near_by[:5]) + ", …" * (len(near_by) > 5)
