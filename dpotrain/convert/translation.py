@@ -159,10 +159,14 @@ class Translation:
         for key in list(self._rest):
             given = Given(key, self._rest.pop(key))
             foreign = self.tool.keys.get(key) or FOREIGN_KEYS.get(key)
+            off = given.value in (False, 0, "", [], {}, "none")
             if foreign is None:
-                self.leave(given, Gap.NONE, "dpotrain does not know this key")
+                gap, reason = (
+                    (Gap.NOT_NEEDED, "off") if off else (Gap.NONE, "dpotrain does not know this key")
+                )
+                self.leave(given, gap, reason)
             elif foreign.gap is not None:
-                if foreign.gap is Gap.NOT_NEEDED or given.value not in (False, 0, "", [], {}, "none"):
+                if foreign.gap is Gap.NOT_NEEDED or not off:
                     self.leave(given, foreign.gap, foreign.note)
             elif foreign.here.startswith("["):
                 self.leave(given, Gap.NONE, foreign.hint())

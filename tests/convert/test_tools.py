@@ -137,6 +137,8 @@ UNNEEDED = Gap.NOT_NEEDED
         ("trl", {"dataset_mixer": {"a": 0.5, "b": 0.5}}, "dataset_mixer", NOT),
         ("trl", {"datasets": [{"path": "a", "fraction": 0.5}]}, "datasets[0].weight", NOT),
         ("trl", {"datasets": "x"}, "datasets", NONE),
+        ("trl", {"never_heard_of": 3}, "never_heard_of", NONE),
+        ("trl", {"never_heard_of": False}, "never_heard_of", UNNEEDED),
         (AX, {"rl_beta": 0.2, "trl": {"beta": 0.3}}, "rl_beta", UNNEEDED),
         (AX, {"trl": {"use_vllm": True}}, "trl.use_vllm", NONE),
         (AX, {"rl": "ipo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing", UNNEEDED),
