@@ -19,14 +19,25 @@ if TYPE_CHECKING:
 
 @click.command("init", short_help="Write a first recipe, by questions or flags.")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("recipe.toml"))
-@click.option("--model", help="A hub name, or a folder.")
+@click.option(
+    "--model", metavar="NAME", shell_complete=click.Path().shell_complete, help="A hub name, or a folder."
+)
 @click.option(
     "--model_name_or_path",
     "script_model",
+    metavar="NAME",
     help="The same, as training scripts call it; then all weights are trained unless --use_lora is given.",
 )
-@click.option("--data", "--dataset_name", help="A hub name, a folder, or a json, jsonl, csv or parquet file.")
-@click.option("--output-dir", "--output_dir", type=click.Path(path_type=Path), help="The run folder.")
+@click.option(
+    "--data",
+    "--dataset_name",
+    metavar="NAME",
+    shell_complete=click.Path().shell_complete,
+    help="A hub name, a folder, or a json, jsonl, csv or parquet file.",
+)
+@click.option(
+    "--output-dir", "--output_dir", type=click.Path(path_type=Path), metavar="FOLDER", help="The run folder."
+)
 @click.option(
     "--memory", callback=read_size, metavar="SIZE", help="Memory of the GPU it will train on, such as 24GB."
 )
@@ -34,34 +45,59 @@ if TYPE_CHECKING:
 @click.option("--use_lora", is_flag=True, help="The same as --lora.")
 @click.option("--4bit/--no-4bit", "four_bit", default=None, help="Hold the weights in 4 bits (with --lora).")
 @click.option("--use_4bit", is_flag=True, help="The same as --4bit.")
-@click.option("--loss", help="The objective; dpo unless given.")
+@click.option("--loss", metavar="NAME", help="The objective; dpo unless given.")
 @click.option(
-    "--beta", type=click.FloatRange(min=0, min_open=True), help="Strength of the pull to the reference."
+    "--beta",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Strength of the pull to the reference.",
 )
-@click.option("--rank", "--lora_r", type=click.IntRange(min=1), help="Rank of the adapter.")
+@click.option("--rank", "--lora_r", type=click.IntRange(min=1), metavar="N", help="Rank of the adapter.")
 @click.option(
-    "--alpha", "--lora_alpha", type=click.FloatRange(min=0, min_open=True), help="Scale of the adapter."
+    "--alpha",
+    "--lora_alpha",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Scale of the adapter.",
 )
 @click.option(
-    "--lr", "--learning_rate", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate."
+    "--lr",
+    "--learning_rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Peak learning rate.",
 )
-@click.option("--epochs", "--num_train_epochs", type=click.IntRange(min=1), help="Passes over the pairs.")
-@click.option("--pairs-per-step", type=click.IntRange(min=1), help="Pairs in one update.")
+@click.option(
+    "--epochs", "--num_train_epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the pairs."
+)
+@click.option("--pairs-per-step", type=click.IntRange(min=1), metavar="N", help="Pairs in one update.")
 @click.option(
     "--per_device_train_batch_size",
     "batch",
     type=click.IntRange(min=1),
-    help="With the next, pairs in one update.",
+    metavar="N",
+    help="Pairs of a batch; times the next, those in one update.",
 )
 @click.option(
     "--gradient_accumulation_steps",
     "accumulation",
     type=click.IntRange(min=1),
-    help="With the last, the same.",
+    metavar="N",
+    help="Batches in one update.",
 )
-@click.option("--max-length", "--max_length", type=click.IntRange(min=2), help="Tokens of prompt + answer.")
-@click.option("--logging-steps", "--logging_steps", type=click.IntRange(min=1), help="Steps between records.")
-@click.option("--save-steps", "--save_steps", type=click.IntRange(min=1), help="Steps between checkpoints.")
+@click.option(
+    "--max-length", "--max_length", type=click.IntRange(min=2), metavar="N", help="Tokens of prompt + answer."
+)
+@click.option(
+    "--logging-steps",
+    "--logging_steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Steps between records.",
+)
+@click.option(
+    "--save-steps", "--save_steps", type=click.IntRange(min=1), metavar="N", help="Steps between checkpoints."
+)
 @click.option("--wandb", "--use_wandb", is_flag=True, help="Log to Weights & Biases.")
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing; take what is suggested.")
 @click.option("--force", is_flag=True, help="Overwrite FILE where it exists.")
