@@ -106,6 +106,8 @@ class Outcome:
     folder: Path
     final: Path | None
     """The folder with the trained model or adapter, where the run finished."""
+    final_step: int | None = None
+    """The step whose policy is in there: the last, or with ``evaluation.best`` the one of the best evaluation."""
     train: Mapping[str, float] = field(default_factory=dict)
     """The last train record's metrics."""
     first_evaluation: Mapping[str, float] = field(default_factory=dict)
@@ -124,6 +126,18 @@ class Outcome:
     """What plugins reported (see :meth:`Run.report`), by section name."""
     how_to_load: str = ""
     error: str = ""
+
+    @property
+    def final_evaluation(self) -> Mapping[str, float]:
+        """The evaluation of the policy in ``final``; empty where it had none."""
+        if self.final_step is None:
+            return self.last_evaluation
+        known = (
+            each
+            for each in (self.last_evaluation, self.best_evaluation)
+            if each.get("step") == self.final_step
+        )
+        return next(known, {})
 
 
 @dataclass(frozen=True, slots=True)

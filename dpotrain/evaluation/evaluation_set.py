@@ -26,6 +26,16 @@ from dpotrain.plugin.api import Loss
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What scoring the evaluation set gives, the same on every process."""
+
+    metrics: dict[str, float]
+    """What a train record has of pairs, over all of them."""
+    rewards: npt.NDArray[np.float64]
+    """(pairs, 2) the rewards of chosen and rejected, in the order of the evaluation set."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationSet:
     """Held-out pairs, with what it takes to score them."""
 
@@ -42,8 +52,8 @@ class EvaluationSet:
         *,
         advance: Callable[[int], None],
         extra: RecipeMetrics | None = None,
-    ) -> dict[str, float]:
-        """Return what a train record has of pairs, over all of them. Collective.
+    ) -> Evaluation:
+        """Score all pairs. Collective.
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
@@ -56,20 +66,30 @@ class EvaluationSet:
         extra = RecipeMetrics() if extra is None else extra
         tokens = need_tokens(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
+        scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
             scores = score_pairs(scorer, self.reference.scores(batch), batch, tokens=tokens)
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
+            if len(pairs):  # a filler pair is scored elsewhere
+                ratios = torch.stack([scores.chosen_logratio, scores.rejected_logratio], 1)
+                scored.append((batch.pairs, loss.options.beta * ratios))
             advance(len(pairs) * parallel.data_size)
 
         with torch.no_grad(), dropout_off(scorer):
             for pairs in mine:
                 in_parts(pairs, score)
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
-        return {
+        metrics = {
             **means(total.tolist()),
             **speed(total.tolist(), time.perf_counter() - started),
             **means_of(more),
         }
+        rewards = torch.zeros(len(self.data), 2, dtype=torch.float64)
+        if scored:
+            rewards[torch.cat([pairs for pairs, _ in scored])] = (
+                torch.cat([of for _, of in scored]).double().cpu()
+            )
+        return Evaluation(metrics, parallel.sum(rewards.to(parallel.device)).cpu().numpy())

@@ -1,15 +1,16 @@
-"""When the evaluation set is scored, and what becomes of the result."""
+"""When the evaluation set is scored and the policy sampled, and what becomes of the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dpotrain.core.errors import RunError
-from dpotrain.core.records import Record
+from dpotrain.core.records import Record, SamplesRecord
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.trainer import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
+from dpotrain.evaluation.sampler import Sampler
 from dpotrain.run.context import RunContext
 
 
@@ -24,20 +25,54 @@ class Evaluator:
     """Turns the tokens of training's micro-batches into those of a pass without gradients."""
     scorer: Scorer
     """The policy's, not wrapped for data parallelism."""
+    sampler: Sampler | None
+    """None where the recipe has no ``[samples]``."""
+    _warned: list[str] = field(default_factory=list)
+    """What a warning has said already of prompts that cannot be answered."""
 
-    def evaluate_if_due(self) -> None:
-        """Evaluate where the present step wants an evaluation that it has not had: a stop may have come in between."""
-        recipe, state, plan = self.context.recipe, self.context.state, self.context.trainer.plan
-        if self.evaluation_set is None or state.progress.last_evaluation.get("step") == state.step:
-            return
-        every, step = recipe.evaluation.every, state.step
-        if step in (0, plan.total_steps) or (every is not None and step % every == 0):
-            self._evaluate(self.evaluation_set)
+    def evaluate_if_due(self, *, asked: bool = False) -> None:
+        """Evaluate and sample where the present step wants what it has not had: a stop may have come in between.
+
+        ``asked`` does both whatever the step.
+        """
+        progress, step = self.context.state.progress, self.context.state.step
+        recipe, last = self.context.recipe, step == self.context.trainer.plan.total_steps
+        every = recipe.evaluation.every
+        regular = every is not None and step % every == 0
+        if self.evaluation_set is not None and progress.last_evaluation.get("step") != step:
+            due = recipe.evaluation.first if step == 0 else regular or last
+            if due or asked:
+                self._evaluate(self.evaluation_set)
+        if self.sampler is not None and recipe.samples is not None and progress.sampled != step:
+            due = every is not None and regular and step // every % recipe.samples.every == 0
+            if step == 0 or due or last or asked:
+                self._sample(self.sampler)
+
+    def is_best(self) -> bool:
+        """Whether the present step has had the best evaluation of all after the first step."""
+        progress, best_by = self.context.state.progress, self.context.recipe.checkpoints.best_by
+        return progress.best_step(best_by) == progress.step > 0
 
     def flush(self) -> None:
         """Let the reference of the evaluation set write what it computed; called between steps."""
         if self.evaluation_set is not None:
             self.evaluation_set.reference.flush()
+
+    def _stop_if_asked(self) -> None:
+        if self.context.trainer.interrupted():
+            raise Interrupted
+
+    def _sample(self, sampler: Sampler) -> None:
+        context, step = self.context, self.context.state.step
+        with context.reporter.phase("sampling", len(sampler.prompts)) as advance:
+            answers = sampler.sample(advance, self._stop_if_asked)
+        context.state.progress.sampled = step
+        if answers.failure and not self._warned:
+            self._warned.append(answers.failure)
+            left_out = "their answers are left empty" if answers.samples else "there are no samples"
+            context.reporter.warn(f"prompts of [samples] cannot be answered, {left_out}: {answers.failure}")
+        if answers.samples:
+            context.publish_samples(SamplesRecord(step, answers.samples))
 
     def _evaluate(self, held_out: EvaluationSet) -> None:
         context, trainer, step = self.context, self.context.trainer, self.context.state.step
@@ -45,10 +80,9 @@ class Evaluator:
 
             def advance_or_stop(count: int) -> None:
                 advance(count)
-                if trainer.interrupted():
-                    raise Interrupted
+                self._stop_if_asked()
 
-            metrics = held_out.evaluate(
+            evaluation = held_out.evaluate(
                 trainer.parallel,
                 self.scorer,
                 context.recipe.loss,
@@ -56,7 +90,13 @@ class Evaluator:
                 advance=advance_or_stop,
                 extra=trainer.extra,
             )
-        metrics = {"loss": metrics.pop("loss"), "epoch": trainer.plan.epochs_done(step), **metrics}
+        metrics = evaluation.metrics
+        metrics = {
+            "loss": metrics.pop("loss"),
+            "epoch": trainer.plan.epochs_done(step),
+            "pairs": len(held_out.data),
+            **metrics,
+        }
         best_by = context.recipe.checkpoints.best_by
         if best_by.metric not in metrics:
             raise RunError(
@@ -64,6 +104,8 @@ class Evaluator:
                 + ", ".join(metrics)
             )
         record = Record("eval", step, metrics)
+        if trainer.parallel.is_main:
+            context.evaluations.write(step, evaluation.rewards)
         context.state.progress.evaluated(step, metrics, best_by)
         context.publish(record)
         context.events.evaluated(context.run, record)

@@ -71,7 +71,8 @@ class RunLoop:
         self.evaluator.flush()
         # The last step's is there in case the result cannot be written.
         every = context.recipe.checkpoints.every
-        if every is not None and (last or record.step % every == 0):
+        due = every is not None and (last or record.step % every == 0)
+        if due or (context.recipe.evaluation.best and self.evaluator.is_best()):
             self.checkpoints.save(in_background=not last)
         self.checkpoints.announce()
 

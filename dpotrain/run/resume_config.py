@@ -16,6 +16,7 @@ FREE = frozenset(
         "requires",
         "block",
         "evaluation",
+        "samples",
         "checkpoints",
         "logging",
         "reference.when",

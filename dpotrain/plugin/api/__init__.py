@@ -30,7 +30,16 @@ from dpotrain.core.messages.values import (
 )
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
-from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.records import (
+    CheckpointRecord,
+    LoggedRun,
+    Outcome,
+    Record,
+    Run,
+    Sample,
+    SamplesRecord,
+    StepRecord,
+)
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
@@ -85,6 +94,8 @@ __all__ = [
     "Run",
     "RunError",
     "RunWarning",
+    "Sample",
+    "SamplesRecord",
     "Schedule",
     "Selection",
     "StepRecord",

@@ -1,7 +1,7 @@
 """The ``mlflow`` logger: records to an MLflow server, else to files in the run folder; needs the extra ``mlflow``.
 
-The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data ever goes there, nor
-does source code, the command line or who started the run.
+The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data ever goes there but the
+prompts of ``[samples]`` with their answers, as a table; nor does source code, the command line or who started the run.
 
 MLflow keeps every value that it is sent, so of a run that goes on, a value is not sent whose step it has already. A
 parameter cannot be changed there: of a recipe that was changed for resuming, the first value stays.
@@ -22,10 +22,10 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, require
-from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
+from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record, SamplesRecord
 
 dpotrain_interface = 2
 
@@ -37,6 +37,9 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+
+#: The artifact that holds the samples of all steps.
+_TABLE = f"{SAMPLES}.json"
 
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -111,6 +114,15 @@ class MLflowLogger(Logger):
         """Send one record, without what MLflow has of its step."""
         self._send(named(record), record.step)
 
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Append prompts and answers of a step to the run's table of samples, unless it has the step."""
+        if record.step in self._sampled():
+            return
+        prompts, answers = zip(*((sample.prompt, sample.answer) for sample in record.samples), strict=True)
+        steps = [record.step] * len(prompts)
+        table = {"step": steps, "prompt": [*prompts], "answer": [*answers]}
+        self._client.log_table(self._id, table, _TABLE)
+
     def finish(self, outcome: Outcome) -> None:
         """Send the closing numbers and close the run as FINISHED, KILLED (it was stopped) or FAILED."""
         self._send(closing_numbers(outcome, "summary/"), outcome.steps)
@@ -173,6 +185,19 @@ class MLflowLogger(Logger):
         ]
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
+
+    def _sampled(self) -> set[int]:
+        """Return the steps whose samples an earlier attempt at this run has sent."""
+        if self._steps is None:
+            return set()
+        if SAMPLES not in self._steps:
+            files = {artifact.path for artifact in self._client.list_artifacts(self._id)}
+            self._steps[SAMPLES] = set()
+            if _TABLE in files:
+                experiment = self._client.get_run(self._id).info.experiment_id
+                found = self._client.load_table(experiment, _TABLE, run_ids=[self._id])
+                self._steps[SAMPLES] = {int(step) for step in found["step"]}
+        return self._steps[SAMPLES]
 
     def _sent(self, name: str) -> set[int]:
         """Return the steps of a metric that an earlier attempt at this run has sent."""
