@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import Record, SamplesRecord
 from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.engine.training.metrics import SUMMED, means, speed
 from dpotrain.engine.training.trainer import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.evaluation.sampler import Sampler
 from dpotrain.run.context import RunContext
+
+
+def check_best(metric: str, names: Collection[str]) -> None:
+    """Raise a RunError where ``checkpoints.best`` is not among the names of an evaluation's metrics."""
+    if metric not in names:
+        raise RunError(
+            f'checkpoints.best = "{metric}" is not a metric of an evaluation; there are:\n' + ", ".join(names)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +52,17 @@ class Evaluator:
             due = recipe.evaluation.first if step == 0 else regular or last
             if due or asked:
                 self._evaluate(self.evaluation_set)
+            elif step == 0:  # the first evaluation, far from here, must not be the end of the run
+                check_best(recipe.checkpoints.best, self._names())
         if self.sampler is not None and recipe.samples is not None and progress.sampled != step:
             due = every is not None and regular and step // every % recipe.samples.every == 0
             if step == 0 or due or last or asked:
                 self._sample(self.sampler)
+
+    def _names(self) -> list[str]:
+        sums = [0.0] * len(SUMMED)
+        own = ["loss", "epoch", "pairs", *means(sums), *speed(sums, 1.0)]
+        return list(dict.fromkeys([*own, *self.context.trainer.extra.names]))
 
     def is_best(self) -> bool:
         """Whether the present step has had the best evaluation of all after the first step."""
@@ -98,11 +114,7 @@ class Evaluator:
             **metrics,
         }
         best_by = context.recipe.checkpoints.best_by
-        if best_by.metric not in metrics:
-            raise RunError(
-                f'checkpoints.best = "{best_by.metric}" is not a metric of an evaluation; there are:\n'
-                + ", ".join(metrics)
-            )
+        check_best(best_by.metric, metrics)
         record = Record("eval", step, metrics)
         if trainer.parallel.is_main:
             context.evaluations.write(step, evaluation.rewards)
