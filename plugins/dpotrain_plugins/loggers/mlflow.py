@@ -13,9 +13,11 @@ import json
 import os
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -194,9 +196,11 @@ class MLflowLogger(Logger):
             files = {artifact.path for artifact in self._client.list_artifacts(self._id)}
             self._steps[SAMPLES] = set()
             if _TABLE in files:
-                experiment = self._client.get_run(self._id).info.experiment_id
-                found = self._client.load_table(experiment, _TABLE, run_ids=[self._id])
-                self._steps[SAMPLES] = {int(step) for step in found["step"]}
+                with tempfile.TemporaryDirectory() as folder:
+                    place = self._client.download_artifacts(self._id, _TABLE, folder)
+                    table = json.loads(Path(place).read_text(encoding="utf-8"))
+                at = table["columns"].index("step")
+                self._steps[SAMPLES] = {int(row[at]) for row in table["data"]}
         return self._steps[SAMPLES]
 
     def _sent(self, name: str) -> set[int]:
