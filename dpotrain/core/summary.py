@@ -32,6 +32,7 @@ class _Checked(BaseModel):
     how_to_load: str = ""
     error: str = ""
     final_step: int | None = None
+    checkpoint_step: int | None = None
     final: str | None = None
 
     @field_validator("best_evaluation")

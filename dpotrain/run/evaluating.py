@@ -39,35 +39,48 @@ class Evaluator:
     _warned: list[str] = field(default_factory=list)
     """What a warning has said already of prompts that cannot be answered."""
 
-    def evaluate_if_due(self, *, asked: bool = False) -> None:
-        """Evaluate and sample where the present step wants what it has not had: a stop may have come in between.
+    def evaluate_if_due(self) -> None:
+        """Evaluate and sample where the present step wants what it has not had: a stop may have come in between."""
+        recipe, step = self.context.recipe, self.context.state.step
+        last, every = step == self.context.trainer.plan.total_steps, recipe.evaluation.every
+        regular = every is not None and step > 0 and step % every == 0
+        if regular or last or (step == 0 and recipe.evaluation.first):
+            self._evaluate_once()
+        elif step == 0 and self.evaluation_set is not None:
+            # The first evaluation, far from here, must not be the end of the run.
+            check_best(recipe.checkpoints.best, self._names())
+        if recipe.samples is None:
+            return
+        sampled = every is not None and regular and step // every % recipe.samples.every == 0
+        if sampled or last or step == 0:
+            self._sample_once()
 
-        ``asked`` does both whatever the step.
-        """
-        progress, step = self.context.state.progress, self.context.state.step
-        recipe, last = self.context.recipe, step == self.context.trainer.plan.total_steps
-        every = recipe.evaluation.every
-        regular = every is not None and step % every == 0
-        if self.evaluation_set is not None and progress.last_evaluation.get("step") != step:
-            due = recipe.evaluation.first if step == 0 else regular or last
-            if due or asked:
-                self._evaluate(self.evaluation_set)
-            elif step == 0:  # the first evaluation, far from here, must not be the end of the run
-                check_best(recipe.checkpoints.best, self._names())
-        if self.sampler is not None and recipe.samples is not None and progress.sampled != step:
-            due = every is not None and regular and step // every % recipe.samples.every == 0
-            if step == 0 or due or last or asked:
-                self._sample(self.sampler)
-
-    def _names(self) -> list[str]:
-        sums = [0.0] * len(SUMMED)
-        own = ["loss", "epoch", "pairs", *means(sums), *speed(sums, 1.0)]
-        return list(dict.fromkeys([*own, *self.context.trainer.extra.names]))
+    def evaluate_now(self) -> bool:
+        """Evaluate and sample the present step, unless it has been; return whether there is anything to do it with."""
+        self._evaluate_once()
+        self._sample_once()
+        return self.evaluation_set is not None or self.sampler is not None
 
     def is_best(self) -> bool:
         """Whether the present step has had the best evaluation of all after the first step."""
         progress, best_by = self.context.state.progress, self.context.recipe.checkpoints.best_by
         return progress.best_step(best_by) == progress.step > 0
+
+    def _evaluate_once(self) -> None:
+        state = self.context.state
+        if self.evaluation_set is not None and state.progress.last_evaluation.get("step") != state.step:
+            self._evaluate(self.evaluation_set)
+
+    def _sample_once(self) -> None:
+        state = self.context.state
+        if self.sampler is not None and state.progress.sampled != state.step:
+            self._sample(self.sampler)
+
+    def _names(self) -> list[str]:
+        """Return the names of an evaluation's metrics, as far as they are known before there is one."""
+        sums = [0.0] * len(SUMMED)
+        own = ["loss", "epoch", "pairs", *means(sums), *speed(sums, 1.0)]
+        return list(dict.fromkeys([*own, *self.context.trainer.extra.names]))
 
     def flush(self) -> None:
         """Let the reference of the evaluation set write what it computed; called between steps."""

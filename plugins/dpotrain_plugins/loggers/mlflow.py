@@ -43,7 +43,7 @@ SETTINGS = {
 #: The artifact that holds the samples of all steps.
 _TABLE = f"{SAMPLES}.json"
 
-_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 #: What no name at MLflow may have in it.
 _STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
