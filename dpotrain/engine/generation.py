@@ -20,7 +20,6 @@ from dpotrain.engine.scoring.scorer import accepted, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-    from transformers.generation.streamers import BaseStreamer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +50,12 @@ def answer(
     stops: Collection[int],
     *,
     bf16: bool,
-    each_token: Callable[[], None] = lambda: None,
-    streamer: BaseStreamer | None = None,
+    each_token: Callable[[torch.Tensor], None] = lambda ids: None,
 ) -> list[int]:
     """Return the ids that a model answers to a prompt, without the one of ``stops`` that ends them.
 
-    Random states are afterwards as they were before. ``each_token`` is called after every token, and may raise;
-    ``streamer`` gets the tokens as transformers hands them out.
+    Random states are afterwards as they were before. ``each_token`` is called after every token with the (tokens,) ids
+    of the answer so far, on the model's device, and may raise.
 
     Raises:
         ValueError: the model has no position left after the prompt.
@@ -66,7 +64,7 @@ def answer(
 
     class AfterEachToken(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
-            each_token()
+            each_token(input_ids[0, len(prompt) :])
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     model = causal_lm(policy)
@@ -79,7 +77,6 @@ def answer(
             found = model.generate(
                 **accepted(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}),
                 stopping_criteria=StoppingCriteriaList([AfterEachToken()]),
-                streamer=streamer,
             )
     finally:
         before.restore()

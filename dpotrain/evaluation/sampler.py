@@ -77,6 +77,6 @@ class Sampler:
             decoding,
             self.stops,
             bf16=self.bf16,
-            each_token=each_token,
+            each_token=lambda ids: each_token(),
         )
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

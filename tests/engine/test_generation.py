@@ -106,7 +106,7 @@ def test_what_is_raised_between_two_tokens_leaves_nothing_behind():
     states, settings = RandomState.capture().as_json(), model.generation_config
     flags = checkpointed(model)
 
-    def interrupt() -> None:
+    def interrupt(ids) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
