@@ -14,6 +14,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
@@ -52,13 +53,16 @@ class EvaluationSet:
         *,
         advance: Callable[[int], None],
         extra: RecipeMetrics | None = None,
+        step: int = 0,
+        total_steps: int = 0,
     ) -> Evaluation:
         """Score all pairs. Collective.
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
         ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
-        number of pairs that were scored since its last call.
+        number of pairs that were scored since its last call; ``step`` and ``total_steps`` are what scores say of the
+        run.
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
@@ -66,17 +70,25 @@ class EvaluationSet:
         extra = RecipeMetrics() if extra is None else extra
         tokens = need_tokens(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
+        advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
-            scores = score_pairs(scorer, self.reference.scores(batch), batch, tokens=tokens)
+            scores = score_pairs(
+                scorer,
+                self.reference.scores(batch),
+                batch,
+                tokens=tokens,
+                step=step,
+                total_steps=total_steps,
+            )
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
                 ratios = torch.stack([scores.chosen_logratio, scores.rejected_logratio], 1)
                 scored.append((batch.pairs, loss.options.beta * ratios))
-            advance(len(pairs) * parallel.data_size)
+            advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):
             for pairs in mine:

@@ -11,6 +11,7 @@ from dpotrain.core.records import Sample
 from dpotrain.data.sample_prompts import Prompt
 from dpotrain.engine.generation import Decoding, answer
 from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.training.trainer import Interrupted
 
@@ -51,8 +52,9 @@ class Sampler:
         """
         answers: dict[int, str] = {}
         failure = ""
-        size = self.parallel.world_size
-        for number in range(self.parallel.world_rank, len(self.prompts), size):
+        own = range(self.parallel.world_rank, len(self.prompts), self.parallel.world_size)
+        advance = over_ranks(advance, len(own), len(self.prompts))
+        for number in own:
             try:
                 answers[number] = self._answer(number, each_token)
             except Interrupted:
@@ -60,8 +62,7 @@ class Sampler:
             except Exception as error:
                 failure = failure or describe_exception(error)
                 release_memory()
-            # The other processes are about as far.
-            advance(min(size, len(self.prompts) - number))
+            advance(1)
         shares = self.parallel.gather_objects((answers, failure))
         answers = {number: text for share, _ in shares for number, text in share.items()}
         failure = next((text for _, text in shares if text), "")

@@ -118,6 +118,8 @@ class Evaluator:
                 self.budget(trainer.plan.tokens_per_microbatch),
                 advance=advance_or_stop,
                 extra=trainer.extra,
+                step=step,
+                total_steps=trainer.plan.total_steps,
             )
         metrics = evaluation.metrics
         metrics = {
