@@ -72,8 +72,35 @@ class SamplesRecord:
         """Return the line's object."""
         return {
             "step": self.step,
-            "samples": [{"prompt": each.prompt, "answer": each.answer} for each in self.samples],
+            "samples": self._rows(),
         }
+
+    def as_text(self) -> TextRecord:
+        """Return what loggers get."""
+        return TextRecord("samples", self.step, self._rows())
+
+    def _rows(self) -> list[dict[str, str]]:
+        return [{"prompt": each.prompt, "answer": each.answer} for each in self.samples]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecord:
+    """Texts beside a run's numbers, a table: one line of ``texts.jsonl``, or the samples of a step."""
+
+    name: str
+    """What the texts are, ``"samples"``; the same at every step."""
+    step: int
+    rows: Sequence[Mapping[str, str | float]]
+    """Each by the same columns."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
+        return tuple(self.rows[0]) if self.rows else ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line's object."""
+        return {"name": self.name, "step": self.step, "rows": [dict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
-from dpotrain.run.folder.samples_file import SamplesFile
+from dpotrain.run.folder.text_files import SamplesFile
 from dpotrain.run.state import RunState
 
 
@@ -41,4 +41,4 @@ class RunContext:
         if self.trainer.parallel.is_main:
             self.samples.write(record)
         self.reporter.samples(record)
-        self.events.loggers.log_samples(record)
+        self.events.loggers.log_text(record.as_text())

@@ -36,9 +36,8 @@ from dpotrain.core.records import (
     Outcome,
     Record,
     Run,
-    Sample,
-    SamplesRecord,
     StepRecord,
+    TextRecord,
 )
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
@@ -95,12 +94,11 @@ __all__ = [
     "Run",
     "RunError",
     "RunWarning",
-    "Sample",
-    "SamplesRecord",
     "Schedule",
     "Selection",
     "StepRecord",
     "Text",
+    "TextRecord",
     "Trained",
     "UnusableRow",
     "Use",

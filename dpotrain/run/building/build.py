@@ -40,7 +40,7 @@ from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
-from dpotrain.run.folder.samples_file import SamplesFile
+from dpotrain.run.folder.text_files import SamplesFile
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
