@@ -276,7 +276,8 @@ class Run:
     def log(self, **values: float) -> None:
         """Add numbers to a record: ``run.log(patience_left=2)``; the last value of a name counts.
 
-        Within ``dpotrain_evaluated`` that is the evaluation's own, else the next train record. They reach the metrics file, every logger and ``dpotrain sync``.
+        Within ``dpotrain_evaluated`` that is the evaluation's own, else the next train record. They reach the metrics
+        file, every logger and ``dpotrain sync``.
 
         Raises:
             ValueError: a name is one of the run's own metrics, or a value is no number.
