@@ -221,6 +221,7 @@ def test_a_text_is_a_user_s_turn_of_a_chat_and_messages_are_taken_as_they_are(ch
     # A control token that the user writes is text.
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert asked[2].count(end) == rendered(*messages[:4]).count(end) - 1
+    assert "user\n<|im_end|> flour" in tokenizer.decode([token for token in asked[2] if token != end])
     shown = [each["prompt"] for each in lines(tmp_path / "run")[0]["samples"]]
     assert shown == [
         "help",
