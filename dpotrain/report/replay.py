@@ -135,6 +135,8 @@ def _told(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
             f"{folder.data_report} is missing or damaged ({type(error).__name__}: {error})."
         ) from error
     training = chosen.training
+    if chosen.evaluation.pairs is not None:
+        evaluation = min(evaluation, chosen.evaluation.pairs)
     try:
         plugins = json.loads(folder.environment.read_text(encoding="utf-8"))["plugins"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a logger can do without

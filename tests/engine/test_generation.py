@@ -52,6 +52,13 @@ def test_with_activation_checkpointing_keys_and_values_are_kept():
     assert checkpointed(model) == flags != []
 
 
+def test_nothing_drops_out():
+    model = tiny_model("gpt2", embd_pdrop=0.5, resid_pdrop=0.5, attn_pdrop=0.0).train()
+    expected = plain(model, PROMPT, max_new_tokens=24, do_sample=False)
+    assert answer(model, PROMPT, LONG, (), bf16=False) == expected
+    assert model.transformer.drop.p == 0.5
+
+
 def test_the_model_and_the_random_states_are_as_before():
     model = tiny_model().train()
     packed.install(model)

@@ -221,6 +221,7 @@ def test_a_text_is_a_user_s_turn_of_a_chat_and_messages_are_taken_as_they_are(ch
     # A control token that the user writes is text.
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert asked[2].count(end) == rendered(*messages[:4]).count(end) - 1
+    assert "user\n<|im_end|> flour" in tokenizer.decode([token for token in asked[2] if token != end])
     shown = [each["prompt"] for each in lines(tmp_path / "run")[0]["samples"]]
     assert shown == [
         "help",
@@ -323,7 +324,7 @@ def test_a_conversation_for_a_model_without_template_is_refused_before_the_model
 def test_loggers_get_samples_after_the_records_of_their_step_and_sync_sends_the_same(recipe, tmp_path, site):
     install_noting(site)
     live, again = tmp_path / "live.jsonl", tmp_path / "again.jsonl"
-    run(recipe, *EVERY, *DRAWN, f"loggers=[{table(live)}]", into=tmp_path / "run")
+    run(recipe, *EVERY, *DRAWN, "evaluation.pairs=1", f"loggers=[{table(live)}]", into=tmp_path / "run")
     said = noted(live)
     order = [(entry[0], entry[1] if entry[0] == "log_text" else entry[2]) for entry in said[1:-1]]
     assert [step for name, step in order if name == "log_text"] == [0, 4, 8, 10]
@@ -337,4 +338,5 @@ def test_loggers_get_samples_after_the_records_of_their_step_and_sync_sends_the_
     ended = dpotrain("sync", str(tmp_path / "run"), "--set", f"loggers=[{table(again)}]")
     assert ended.exit_code == 1
     assert "samples.jsonl:5 is no record of samples" in ended.output
+    assert noted(again)[0][1]["eval_pairs"] == said[0][1]["eval_pairs"] == 1
     assert [entry[:2] for entry in noted(again)[1:]] == [entry[:2] for entry in said[1:]]
