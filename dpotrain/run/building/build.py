@@ -22,6 +22,7 @@ from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
@@ -111,6 +112,7 @@ def build(
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
     rehearse_saving(policy, tokenizer, adapter)
+    threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
@@ -176,7 +178,7 @@ def build(
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
     peak_mb = predicted_peak_mb(memory, plan)
-    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb)
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)
     context = RunContext(
         recipe=recipe,
