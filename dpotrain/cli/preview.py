@@ -31,7 +31,8 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
-    reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
+    with showing_warnings(reporter):
+        reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
     data = reader.prepare()
     inspection = inspect_data(reader, data, SilentReporter())
     found = [finding for finding in inspection.findings if finding.severity != "note"]

@@ -412,10 +412,16 @@ def test_a_hub_that_cannot_be_reached_is_a_message_with_a_remedy():
     )
     out = subprocess.run(
         [sys.executable, "-c", code],
-        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        env={
+            "HF_HUB_OFFLINE": "1",
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "PYTHONPATH": ":".join(sys.path),
+        },
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     assert 'data.name = "nobody/nothing-like-this" could not be loaded' in out
-    assert "Check the network" in out
+    assert "HF_HUB_OFFLINE is set, and the data set is not in its cache" in out
+    assert "Unset HF_HUB_OFFLINE, or set data.name to a folder or a file." in out

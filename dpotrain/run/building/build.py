@@ -12,7 +12,7 @@ import torch
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
-from dpotrain.core.reporter import Reporter
+from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
@@ -84,12 +84,13 @@ def build(
     if recipe.training.compile:
         check_compiler(parallel.device.type)
     seed_all(recipe.seed)
-    with reporter.phase("loading the tokenizer", None):
+    with showing_warnings(reporter), reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
-    data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
+    with showing_warnings(reporter):
+        data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
