@@ -54,7 +54,7 @@ def command(
             with showing_warnings(shown):
                 reader = DataReader.of(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
             if row is None:
-                seen = inspect_data(reader, reader.prepare(refuse_empty=False), shown)
+                seen = inspect_data(reader, reader.prepare(for_training=False), shown)
             else:
                 seen = row_view(reader, name, row)
         if as_json:

@@ -51,8 +51,8 @@ def cache_where_unreachable() -> Iterator[None]:
         if constants.HF_HUB_OFFLINE and not before and _last is not None and not _last.shown:
             _last.shown = True
             warnings.warn(
-                f"{_last.fault}: what is in the cache is used as it is ({constants.HF_HUB_CACHE}); HF_HUB_OFFLINE=1 does "
-                "so without asking",
+                f"{_last.fault}: what is in the cache is used as it is ({constants.HF_HUB_CACHE}); HF_HUB_OFFLINE=1 "
+                "does so without asking",
                 RunWarning,
                 stacklevel=3,
             )
@@ -97,8 +97,8 @@ def remedies(name: str, key: str, kind: str = "model") -> str:
         else f"Check the network and its proxy (HTTPS_PROXY), set HF_ENDPOINT to a mirror of {constants.ENDPOINT}"
     )
     return (
-        f"{network}, or set {key} to a folder.\nOn a machine with a network, `hf download {name}{option}` fetches it into "
-        f"the cache ({constants.HF_HUB_CACHE} here); with HF_HUB_OFFLINE=1 only the cache is used."
+        f"{network}, or set {key} to a folder.\nOn a machine with a network, `hf download {name}{option}` fetches it "
+        f"into the cache ({constants.HF_HUB_CACHE} here); with HF_HUB_OFFLINE=1 only the cache is used."
     )
 
 

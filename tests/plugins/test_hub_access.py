@@ -99,12 +99,6 @@ class _Hub(Handler):
     """Knows no repository: as the hub does, it answers 401 to who has no key."""
 
     def get(self, body: bytes) -> None:
-        self._refuse()
-
-    def do_HEAD(self) -> None:
-        self._refuse()
-
-    def _refuse(self) -> None:
         self.send_response(401)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("X-Error-Message", "Repository not found")

@@ -113,7 +113,7 @@ def exclude_from_compilation() -> None:
     """
     global _attend
     if not hasattr(_attend, "_torchdynamo_disable"):
-        _attend = torch.compiler.disable(_attend)
+        _attend = torch.compiler.disable(_attend)  # type: ignore[no-untyped-call]
 
 
 def _attend(

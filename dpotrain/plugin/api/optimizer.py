@@ -59,6 +59,13 @@ class Optimizer(Component):
         """
         return sum(2 * weight.bytes for weight in weights)
 
+    def usual_lr(self, adapter: bool) -> tuple[float, float] | None:
+        """Return the lowest and highest learning rate usual for DPO, for an adapter or for all weights.
+
+        A recipe far outside gets a warning; None, as here, never gives one.
+        """
+        return None
+
 
 @hookspec
 def dpotrain_optimizers() -> Iterable[type[Optimizer]]:  # type: ignore[empty-body]

@@ -45,6 +45,7 @@ from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
+from dpotrain.run.recipe_warnings import recipe_warnings
 from dpotrain.run.state import RunState
 from dpotrain.run.stopping import StopRequest
 
@@ -178,6 +179,8 @@ def build(
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
+    for warning in recipe_warnings(recipe, len(data.train)):
+        reporter.warn(warning)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)

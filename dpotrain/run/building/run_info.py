@@ -62,12 +62,13 @@ def run_info(
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
     computing = f", {threads}" if threads else ""
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
+    plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
-        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
+        "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{batches.total_steps:,} of {batches.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",
