@@ -112,6 +112,8 @@ def _run(
             status = built.loop.run_to_end()
             final = save_result(built, folder.final) if status == "finished" else None
             outcome = outcome_of(built, status, final)
+            if parallel.is_main and built.measuring is not None:
+                built.measuring.remember(outcome)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
         outcome = _outcome_of_failure(folder, built, shown)

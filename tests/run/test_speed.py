@@ -13,9 +13,9 @@ from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.run.planning import speed
+from dpotrain.run import speed
 from dpotrain.run.planning.plan import make_plan
-from dpotrain.run.planning.speed import ModelWork, Workload
+from dpotrain.run.speed import ModelWork, Workload
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.run.recipes import project

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 import torch
 
@@ -13,10 +15,12 @@ from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter, showing_warnings
-from dpotrain.data.batches.plan import Costs
+from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.memory.model_size import count
+from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
@@ -43,9 +47,11 @@ from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.loop import RunLoop
+from dpotrain.run.measurements import Measuring, device_name, key_of
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.recipe_warnings import recipe_warnings
+from dpotrain.run.speed import ModelWork, Workload
 from dpotrain.run.state import RunState
 from dpotrain.run.stopping import StopRequest
 
@@ -66,6 +72,7 @@ class BuiltRun:
     upcast_weights: UpcastWeights
     """Weights that are saved in fewer bits than they are trained in."""
     predicted_peak_mb: float
+    measuring: Measuring | None
 
 
 def build(
@@ -85,12 +92,13 @@ def build(
     if recipe.training.compile:
         check_compiler(parallel.device.type)
     seed_all(recipe.seed)
+    clocks = _Clocks()
     with showing_warnings(reporter), reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
-    with showing_warnings(reporter):
+    with showing_warnings(reporter), clocks.apart():
         data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     for line in data.report.changes():
         reporter.note(line)
@@ -110,7 +118,8 @@ def build(
         shared_store=recipe.reference.store or (None if cache is None else cache / "reference"),
         resuming=before is not None,
     )
-    references = reference_builder.before_policy()
+    with clocks.apart():
+        references = reference_builder.before_policy()
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
     rehearse_saving(policy, tokenizer, adapter)
@@ -123,7 +132,8 @@ def build(
         compile_layers(policy)
     plan = batch_plan(recipe, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
-        references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
+        with clocks.apart():
+            references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
 
     release_memory()
     optimizer = build_optimizer(recipe.optimizer, policy)
@@ -181,6 +191,9 @@ def build(
         run.report("remote code", {"allowed": code})
     for warning in recipe_warnings(recipe, len(data.train)):
         reporter.warn(warning)
+    measuring = _measuring(recipe, engine, scorer, plan, memory, cache, clocks.loading())
+    if measuring is not None and (learned := measuring.learned) is not None:
+        memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)
@@ -200,7 +213,54 @@ def build(
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
-    return BuiltRun(context, loop, adapter, upcast_weights, peak_mb)
+    return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)
+
+
+class _Clocks:
+    """How long a run takes to load: from now on, but for what depends on the number of its pairs."""
+
+    def __init__(self) -> None:
+        self._began, self._apart = time.perf_counter(), 0.0
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._apart += time.perf_counter() - began
+
+    def loading(self) -> float:
+        return time.perf_counter() - self._began - self._apart
+
+
+def _measuring(
+    recipe: Recipe,
+    engine: EngineBuilder,
+    scorer: Scorer,
+    plan: BatchPlan,
+    memory: MemoryPlan,
+    cache: Path | None,
+    loading: float,
+) -> Measuring | None:
+    """Return what measures the run at its end; None for a model whose operations cannot be counted."""
+    parallel, train = engine.parallel, engine.data.train
+    size = count(scorer.policy)
+    try:
+        work = ModelWork.of(scorer.policy, size)
+    except (AttributeError, TypeError, ValueError, ArithmeticError):  # a configuration of another kind
+        return None
+    passes = ReferencePlan.of(recipe).passes_per_step
+    recomputed = memory.fit.checkpointed / max(1, memory.fit.layers)
+    load = Workload.of(train, plan.costs.padded)
+    operations = work.training(load, reference_passes=passes, recomputed=recomputed)
+    device = device_name(parallel.device, parallel.world_size)
+    return Measuring(
+        cache=cache if parallel.is_main else None,
+        key=key_of(recipe, size, device=device, precision=engine.precision, packed=scorer.packs),
+        operations_per_token=operations / max(1, int(train.lengths.sum())),
+        memory=memory,
+        activations=memory.activation_bytes(plan),
+        loading=loading,
+    )
 
 
 @contextmanager

@@ -72,6 +72,6 @@ def run_info(
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{batches.total_steps:,} of {batches.pairs_per_step} pairs each, {epochs:.3g} epochs",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",
-        "memory": f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
+        "memory": f"peak of about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
         "folder": str(recipe.run.output_dir),
     }

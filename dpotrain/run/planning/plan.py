@@ -26,7 +26,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import batch_plan, check_data, check_reference, policy_request
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.remedies import Remedy, find_remedies
-from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
+from dpotrain.run.speed import ModelWork, Workload, sustained_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
