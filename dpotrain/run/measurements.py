@@ -39,6 +39,8 @@ class Measurement(BaseModel):
     key: str = Field(max_length=500)
     rate: float = Field(gt=0, lt=1e18)
     """Floating-point operations a second that its steps reached, by :class:`dpotrain.run.speed.ModelWork`."""
+    process: float = Field(ge=0, lt=1e13)
+    """Bytes in use before training, besides the weights: libraries, tokenizer, data."""
     allocator: float = Field(ge=-1, le=10)
     """Peak memory beyond what was counted, as a share of the activations."""
     loading: float = Field(ge=0, lt=1e6)
@@ -51,6 +53,7 @@ class Learned:
 
     runs: int
     rate: float
+    process: float
     allocator: float
     loading: float
 
@@ -77,7 +80,8 @@ def look_up(cache: Path | None, key: str) -> Learned | None:
     if not found:
         return None
     medians = (
-        statistics.median(getattr(one, name) for one in found) for name in ("rate", "allocator", "loading")
+        statistics.median(getattr(one, name) for one in found)
+        for name in ("rate", "process", "allocator", "loading")
     )
     return Learned(len(found), *medians)
 
@@ -129,6 +133,7 @@ class Measuring:
     operations_per_token: float
     """Floating-point operations of training, over the data, for each of its tokens."""
     memory: MemoryPlan
+    weights: int
     activations: float
     """Bytes of the activations at the predicted peak."""
     loading: float
@@ -148,6 +153,7 @@ class Measuring:
             measured = Measurement(
                 key=self.key,
                 rate=self.operations_per_token * outcome.tokens_per_second,
+                process=max(0, self.memory.held.get("in use", 0) - self.weights),
                 allocator=min(10.0, max(-1.0, beyond)),
                 loading=self.loading,
             )

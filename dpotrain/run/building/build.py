@@ -258,6 +258,7 @@ def _measuring(
         key=key_of(recipe, size, device=device, precision=engine.precision, packed=scorer.packs),
         operations_per_token=operations / max(1, int(train.lengths.sum())),
         memory=memory,
+        weights=size.bytes,
         activations=memory.activation_bytes(plan),
         loading=loading,
     )
