@@ -107,8 +107,9 @@ def _time(plan: Plan, time: Duration) -> Iterator[tuple[str, str]]:
     if time.loading is not None:
         parts.append(f"loading {duration(time.loading)}")
     yield "time", f"about {duration(time.total)}: {', '.join(parts)}"
-    loading = "" if time.loading is not None else ", and the time to load"
-    yield "first step", f"after about {duration(time.before_training)}{loading}"
+    known = [duration(time.before_training)] if time.before_training else []
+    loading = ["the time to load, which no run here has measured"] if time.loading is None else []
+    yield "first step", f"after about {' and '.join([*known, *loading])}"
     runs = plan.measured_runs
     if runs:
         yield "", f"speed and memory as {runs} run{'s' * (runs > 1)} of this model here measured them"

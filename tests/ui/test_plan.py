@@ -69,7 +69,7 @@ def test_memory_by_part_and_the_facts():
         "micro-batch at most 4,096 tokens (what fits into memory), packed; the longest pair has 1,800",
         "steps 956 of 64 pairs, of 61,135 pairs; about 12.3 micro-batches a step",
         "time about 2h05m: training 2h00m at 5,210 tokens/s, reference 5m00s, 5 evaluations of 4.0s",
-        "first step after about 5m08s, and the time to load",
+        "first step after about 5m08s and the time to load, which no run here has measured",
         "speed and memory are estimated; a run here measures them for the next plan",
         "disk 2.1 GB of 100.0 GB that are free: 5 checkpoints 2.0 GB, final 150 MB",
     ):
