@@ -56,6 +56,11 @@ class PreparedData:
     preview: tuple[PreferencePair, ...] = ()
     """The first few pairs as formatted, where a preview was asked for."""
 
+    @property
+    def conversational(self) -> bool:
+        """Whether there are conversations among the pairs, and not plain texts alone."""
+        return any(one.pairs_kept > one.plain_text for one in self.report.splits.values())
+
     def longest(self) -> TokenizedPair:
         """Return the pair with the longest sequence of all that are trained or evaluated on."""
         sets = [self.train, *[data for data in [self.evaluation] if data is not None]]
@@ -170,10 +175,6 @@ class DataReader:
         plain = any(one.plain_text for one in report.splits.values())
         report.plain_text_for_chat_model = plain and bool(self.tokenizer.chat_template)
         report.chat_template_ignored = plain and not asked
-        if reads_clock(self.tokenizer) and any(
-            one.pairs_kept > one.plain_text for one in report.splits.values()
-        ):
-            report.clock = self.clock
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:
@@ -186,7 +187,10 @@ class DataReader:
             report.shared_prompt_rows = held.pairs.rows[shared][:FIRST_ROWS].tolist()
         report.train_pairs = len(train)
         report.evaluation_pairs = None if evaluation is None else len(evaluation)
-        return PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
+        prepared = PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
+        if prepared.conversational and reads_clock(self.tokenizer):
+            report.clock = self.clock
+        return prepared
 
     def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
         if self.cache is None:

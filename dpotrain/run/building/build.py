@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
-
-import torch
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter, showing_warnings
-from dpotrain.data.batches.plan import BatchPlan, Costs
-from dpotrain.data.prepare import prepare_data
+from dpotrain.data.batches.plan import Costs
+from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
-from dpotrain.engine.memory.model_size import count
-from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
-from dpotrain.engine.scoring.dropout import dropout_off, drops_out
+from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.precision import UpcastWeights
-from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -36,23 +27,27 @@ from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
+from dpotrain.run.building.measuring import Clocks, measuring_of
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
 from dpotrain.run.building.run_info import remote_code, run_info
+from dpotrain.run.building.sampling import build_sampler
 from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.context import RunContext
 from dpotrain.run.evaluating import Evaluator
+from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.folder.text_files import SamplesFile, TextsFile
 from dpotrain.run.loop import RunLoop
-from dpotrain.run.measurements import Measuring, device_name, key_of
+from dpotrain.run.measurements import Measuring
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.recipe_warnings import recipe_warnings
-from dpotrain.run.speed import ModelWork, Workload
 from dpotrain.run.state import RunState
 from dpotrain.run.stopping import StopRequest
 
@@ -93,14 +88,15 @@ def build(
     if recipe.training.compile:
         check_compiler(parallel.device.type)
     seed_all(recipe.seed)
-    clocks = _Clocks()
+    clocks = Clocks()
     with showing_warnings(reporter), reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
     with showing_warnings(reporter), clocks.apart():
-        data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
+        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+    data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
@@ -185,14 +181,19 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
-        inference=lambda: _inference(scorer),
+        stop=stop.controls.finish,
+        save=stop.controls.save,
+        evaluate=stop.controls.evaluate,
+        held_out=read.held_out,
+        inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
+        logged=state.progress.logged,
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
     for warning in recipe_warnings(recipe, len(data.train)):
         reporter.warn(warning)
-    measuring = _measuring(recipe, engine, scorer, plan, memory, cache, clocks.loading())
+    measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
     if measuring is not None and (learned := measuring.learned) is not None:
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
@@ -204,69 +205,21 @@ def build(
         trainer=trainer,
         state=state,
         metrics=MetricsFile(folder.metrics),
+        samples=SamplesFile(folder.samples),
+        texts=TextsFile(folder.texts),
+        evaluations=EvaluationFiles(folder.evaluations),
         events=events,
         reporter=reporter,
     )
+    run.log_text = context.log_text
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
-    evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
+        if parallel.is_main and (moved := context.evaluations.begin(read.evaluated)):
+            reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
+    sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)
+    evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)
-
-
-class _Clocks:
-    """How long a run takes to load: from now on, but for what depends on the number of its pairs."""
-
-    def __init__(self) -> None:
-        self._began, self._apart = time.perf_counter(), 0.0
-
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._apart += time.perf_counter() - began
-
-    def loading(self) -> float:
-        return time.perf_counter() - self._began - self._apart
-
-
-def _measuring(
-    recipe: Recipe,
-    engine: EngineBuilder,
-    scorer: Scorer,
-    plan: BatchPlan,
-    memory: MemoryPlan,
-    cache: Path | None,
-    loading: float,
-) -> Measuring | None:
-    """Return what measures the run at its end; None for a model whose operations cannot be counted."""
-    parallel, train = engine.parallel, engine.data.train
-    size = count(scorer.policy)
-    try:
-        work = ModelWork.of(scorer.policy, size)
-    except (AttributeError, TypeError, ValueError, ArithmeticError):  # a configuration of another kind
-        return None
-    passes = ReferencePlan.of(recipe).passes_per_step
-    recomputed = memory.fit.checkpointed / max(1, memory.fit.layers)
-    load = Workload.of(train, plan.costs.padded)
-    operations = work.training(load, reference_passes=passes, recomputed=recomputed)
-    device = device_name(parallel.device, parallel.world_size)
-    return Measuring(
-        cache=cache if parallel.is_main else None,
-        key=key_of(recipe, size, device=device, precision=engine.precision, packed=scorer.packs),
-        operations_per_token=operations / max(1, int(train.lengths.sum())),
-        memory=memory,
-        weights=size.bytes,
-        activations=memory.activation_bytes(plan),
-        loading=loading,
-    )
-
-
-@contextmanager
-def _inference(scorer: Scorer) -> Iterator[None]:
-    device = next(scorer.parameters()).device.type
-    with torch.no_grad(), dropout_off(scorer), torch.autocast(device, torch.bfloat16, enabled=scorer.bf16):
-        yield
