@@ -104,6 +104,8 @@ def _time(plan: Plan, time: Duration) -> Iterator[tuple[str, str]]:
     if time.evaluations:
         each = f"{time.evaluations} evaluation{'s' * (time.evaluations > 1)} of {duration(time.evaluation)}"
         parts.append(each)
+    if time.samples:
+        parts.append(f"samples {time.samples} times {duration(time.sample)} at most")
     if time.loading is not None:
         parts.append(f"loading {duration(time.loading)}")
     yield "time", f"about {duration(time.total)}: {', '.join(parts)}"

@@ -213,3 +213,27 @@ def test_time_and_disk_are_counted_by_part(tmp_path):
         for place in (tmp_path / "run/checkpoints").iterdir()
     ]
     assert max(saved) == pytest.approx(plan["disk"]["5 checkpoints"] / 5, rel=0.1)
+
+
+def test_evaluations_and_samples_are_counted_as_the_recipe_sets_them(tmp_path):
+    recipe = project(tmp_path)
+    more = [
+        "--set",
+        'samples.prompts=["one", "two"]',
+        "--set",
+        "samples.every=2",
+        "--set",
+        "evaluation.every=2",
+    ]
+    time = planned(recipe, *more)["duration"]
+    assert (time["evaluations"], time["samples"]) == (
+        6,
+        4,
+    )  # answers: before, after steps 4 and 8, and at the end
+    assert time["sample"] > 0
+    outcome = run(recipe, *more[1::2])
+    lines = (outcome.folder / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 4, 8, 10]
+    without = planned(recipe, "--set", "evaluation.first=false", "--set", "evaluation.pairs=1")["duration"]
+    assert (without["evaluations"], without["samples"]) == (1, 0)
+    assert without["evaluation"] == pytest.approx(time["evaluation"] / 2, rel=0.5)

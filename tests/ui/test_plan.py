@@ -18,6 +18,9 @@ DURATION = Duration(
     evaluations=5,
     evaluation=4.0,
     first_evaluation=8.0,
+    evaluates_first=True,
+    samples=0,
+    sample=0.0,
     training=7200.0,
     tokens_per_second=5210.0,
 )
