@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -200,10 +200,22 @@ class Tracker(Reporter):
         if record.kind == "train":
             state.memory_mb = record.metrics.get("peak_memory_mb", state.memory_mb)
             return
+        self._evaluated(record)
+        state.pace.evaluated()
+
+    def resumed(self, records: Sequence[Record]) -> None:
+        """Draw the curves from where the run began, not from where this process goes on."""
+        for record in records:
+            if record.kind == "train":
+                self.state.add("train", record.step, record.metrics)
+            else:
+                self._evaluated(record)
+
+    def _evaluated(self, record: Record) -> None:
+        state = self.state
         state.add("eval", record.step, record.metrics)
         state.first_evaluation = state.first_evaluation or record.metrics
         state.evaluation, state.evaluation_step = record.metrics, record.step
-        state.pace.evaluated()
 
     def samples(self, record: SamplesRecord) -> None:  # noqa: D102
         state = self.state
