@@ -101,8 +101,7 @@ def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:
     kinds = charts(state)
     if state.pace.last is None and not state.figures:
         about = information(state, width) + evaluation(state, width)
-        said = notes(state, width, max(room - len(about) - 2, 1), whole=True)
-        return [blank, *about, *([blank] if about else []), *said]
+        return [blank, *about, *_texts(state, width, room - len(about) - 1, whole=True)]
     body = figures(state, width)
     across, down, high = _grid(len(kinds), width, room - len(body))
     if down:
@@ -125,8 +124,8 @@ def _grid(number: int, width: int, room: int) -> tuple[int, int, int]:
     return across, down, min(most // down, _MOST_CHART_HEIGHT) if down else 0
 
 
-def _texts(state: ViewState, width: int, room: int) -> Block:
-    """Return samples and notes for what room is left, side by side where the terminal is wide."""
+def _texts(state: ViewState, width: int, room: int, *, whole: bool = False) -> Block:
+    """Return samples and notes for what room is left, side by side where the terminal is wide; ``whole`` notes wrap."""
     if room < 2:
         return notes(state, width, room, title=False) if room == 1 else []
     blank, room = Text(), room - 1
@@ -138,9 +137,15 @@ def _texts(state: ViewState, width: int, room: int) -> Block:
                 [samples(state, half, room), notes(state, width - half - 2, room)], [half, width - half - 2]
             ),
         ]
-    said = samples(state, width, max(room - 3, 0)) if room >= 7 else []
-    gap = [blank] if said and room - len(said) > 2 else []
-    return [blank, *said, *gap, *notes(state, width, room - len(said) - len(gap), title=not said)]
+    # The newest note stays in view; from eight lines on, three of them and a line between.
+    said = samples(state, width, room - (4 if room >= 8 else 1)) if room >= 5 else []
+    gap = [blank] if said and room >= 8 else []
+    return [
+        blank,
+        *said,
+        *gap,
+        *notes(state, width, room - len(said) - len(gap), whole=whole, title=not said),
+    ]
 
 
 def _help(width: int) -> Block:
