@@ -41,6 +41,9 @@ from dpotrain.run.stopping import StopRequest
 HURRY_WHEN_STOPPED = 10.0
 HURRY_WHEN_INTERRUPTED = 2.0
 
+#: The last phase of a run, as it is shown.
+CLOSING = "closing loggers and plugins"
+
 
 def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> Outcome:
     """Run a recipe, shown by ``reporter`` on the main process, and return how it ended (see :func:`dpotrain.train`).
@@ -58,7 +61,8 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             folder.make()
             stack.enter_context(RunLock(folder.path))
         if resume and finished is None:
-            found = find_resumable(folder.checkpoints, recipe)
+            with reporter.phase("verifying the checkpoints", None):
+                found = find_resumable(folder.checkpoints, recipe)
         if parallel.is_main and finished is None:
             folder.begin(resume=resume)
         with distributed_errors():
@@ -102,7 +106,7 @@ def _run(
             built = build(recipe, folder, parallel, reporter, stop, events, found)
             stop.leave_at_once = partial(_leave_at_once, folder, built, reporter)
             if found is not None:
-                with as_written(folder.checkpoints):
+                with as_written(folder.checkpoints), reporter.phase("restoring the checkpoint", None):
                     restore(built.loop.checkpoints, found)
                 if parallel.is_main and built.context.state.step:
                     written = MetricsFile(folder.metrics).read()
@@ -110,18 +114,23 @@ def _run(
             if parallel.is_main:
                 folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
-            final = save_result(built, folder.final) if status == "finished" else None
+            final = None
+            if status == "finished":
+                with reporter.phase("saving the result", None):
+                    final = save_result(built, folder.final)
             outcome = outcome_of(built, status, final)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
         outcome = _outcome_of_failure(folder, built, shown)
-        _finish(folder, parallel, events, built, outcome, shown)
+        with reporter.phase(CLOSING, None):
+            _finish(folder, parallel, events, built, outcome, shown)
         if built is not None and built.context.state.step:
             reporter.finished(outcome)
         if shown is error:
             raise
         raise shown from error
-    _finish(folder, parallel, events, built, outcome, None)
+    with reporter.phase(CLOSING, None):
+        _finish(folder, parallel, events, built, outcome, None)
     return outcome
 
 

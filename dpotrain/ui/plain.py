@@ -19,6 +19,8 @@ from dpotrain.ui.summary import summary_text
 PHASE_SECONDS = 10.0
 PHASE_SHARE = 0.1
 PHASE_SECONDS_AT_LATEST = 60.0
+#: A phase of unknown length that is shorter has no line for its end.
+SHORT_PHASE_SECONDS = 1.0
 
 #: What a train line shows, in this order: the metric, its key on the line, how it is written. An eval line: the first.
 _EVAL_FIELDS = 5
@@ -85,7 +87,8 @@ class PlainReporter(Reporter):
             self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
             raise
         amount = f" {done}{of}" if done or total is not None else ""
-        self._line(f"{name}: done{amount} in {duration(self._clock() - begun)}")
+        if amount or self._clock() - begun >= SHORT_PHASE_SECONDS:
+            self._line(f"{name}: done{amount} in {duration(self._clock() - begun)}")
 
     def note(self, text: str, mark: str = "note") -> None:
         """Write ``note: …`` on every line of the text."""

@@ -19,6 +19,8 @@ from dpotrain.ui.series import Series
 
 #: Lines that are kept of what was said; run.log has all.
 MOST_LINES = 500
+#: A phase of unknown length that is shorter leaves no line.
+SHORT_PHASE_SECONDS = 0.2
 
 Kind = Literal["header", "phase", "note", "warning"]
 
@@ -163,8 +165,8 @@ class Tracker(Reporter):
             took = self.clock() - phase.begun
             if not state.phases:  # one inside another is part of it
                 state.pace.pause(took)
-        # Phases between steps (evaluations) recur; the view shows their results.
-        if state.pace.last is None:
+        # Phases between steps (evaluations) recur, and the view shows their results; of short ones nobody saw the bar.
+        if state.pace.last is None and (phase.done or took >= SHORT_PHASE_SECONDS):
             amount = f" {count(phase.done)}" if phase.done else ""
             state.say("phase", f"{phase.name}{amount} in {duration(took)}")
 

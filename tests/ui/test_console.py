@@ -86,7 +86,7 @@ def test_a_terminal_without_columns_shows_the_run_and_its_summary():
         terminal.screen.width = 80
         assert terminal.end() == 0
         text = plain(terminal.raw)
-    for needed in ("recipe.toml", "training", "finished after 470 steps", "0.5431", "load it"):
+    for needed in ("recipe.toml", "finished after 470 steps", "0.5431", "load it"):
         assert needed in text
 
 
