@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "dpotrain.cli.check",
     "inspect": "dpotrain.cli.inspect",
     "plan": "dpotrain.cli.plan",
+    "watch": "dpotrain.cli.watch",
     "checkpoints": "dpotrain.cli.checkpoints",
     "sync": "dpotrain.cli.sync",
     "plugins": "dpotrain.cli.plugins",

@@ -15,7 +15,7 @@ from dpotrain.core.errors import INTERRUPTED, DpotrainError, RunError, RunStoppe
 from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Record, Status
-from dpotrain.core.reporter import Reporter, SilentReporter
+from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.protocol import Parallel
@@ -33,6 +33,7 @@ from dpotrain.run.folder.log import LoggedReporter, logging_to
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -70,7 +71,11 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
         shown: Reporter = SilentReporter()
         if parallel.is_main:
             stack.enter_context(logging_to(folder.log, reporter.warn))
-            shown = LoggedReporter(reporter)
+            told = [reporter]
+            if finished is None:
+                status = StatusFile(folder.status, evaluate_every=recipe.evaluation.every)
+                told.append(stack.enter_context(status))
+            shown = LoggedReporter(Reporters(*told))
         if finished is not None:
             shown.note(f"{folder.path} holds this run, finished; there is nothing to resume")
             outcome = summary.from_json(finished, folder.path)

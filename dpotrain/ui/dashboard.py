@@ -37,7 +37,8 @@ _BESIDE = 100
 HELP = (
     ("s", "save a checkpoint after this step"),
     ("e", "evaluate after this step"),
-    ("q", "save and stop; asks first. Ctrl-C does so at once"),
+    ("x", "save and stop the run; asks first"),
+    ("q", "the same; of a run that is watched: leave it alone"),
     ("p, Tab", "the next charts, where not all fit"),
     ("t", "what the model answers, before training and now"),
     ("n", "all notes and warnings"),
@@ -63,6 +64,8 @@ class Screen:
     """A question that waits for an answer, in place of the keys."""
     keys: bool = True
     """Whether keys are read."""
+    watches: bool = False
+    """Whether the run is another process's, which one can leave alone."""
 
 
 def dashboard(state: ViewState, screen: Screen, now: float, width: int, height: int) -> Block:
@@ -162,7 +165,9 @@ def _foot(state: ViewState, screen: Screen, width: int) -> Block:
         return [Text(f"stopping ({controls.stop_reason}): the state is saved first", style="bold yellow")]
     if not screen.keys:
         return [Text("keys are off: standard input is not this terminal", style="dim")]
-    asks = [] if controls is None else [("s", "save"), ("e", "evaluate"), ("q", "stop")]
+    stops = ("x", "stop") if screen.watches else ("q", "stop")
+    asks = [("q", "leave")] if screen.watches else []
+    asks += [] if controls is None else [("s", "save"), ("e", "evaluate"), stops]
     keys = [*asks, ("p", "charts"), ("t", "samples"), ("n", "notes"), ("r", "run"), ("?", "help")]
     line = Text(no_wrap=True)
     for key, text in keys:

@@ -79,7 +79,7 @@ class ViewState:
     """Seconds until the end as another process says; None where this view reckons them."""
     told_step_seconds: float = math.nan
     figures: Mapping[str, float] = field(default_factory=dict)
-    """The last train record, for a view of another process, which sees no single steps."""
+    """The last train record, for where this process has taken no step."""
     course: dict[tuple[str, str], Series] = field(default_factory=dict)
     """Each metric's course by kind of record and name."""
     memory_mb: float | None = None
@@ -102,6 +102,12 @@ class ViewState:
             return
         self.lines.append(line)
         self.said += 1
+
+    def begin(self, title: str, info: Mapping[str, str]) -> None:
+        """Take the run's title and labelled lines."""
+        self.title = printable(title)
+        self.info = {printable(label): printable(value) for label, value in info.items()}
+        self.say("header", title)
 
     def add(self, kind: str, step: float, metrics: Mapping[str, float]) -> None:
         """Add a record's numbers to their courses."""
@@ -140,12 +146,13 @@ class Tracker(Reporter):
         self.clock = clock
         self.state = ViewState(begun=clock(), pace=Pace(evaluate_every))
 
+    def restart(self) -> None:
+        """Forget all: the run begins again, or goes on from an earlier step."""
+        self.state = ViewState(begun=self.clock(), said=self.state.said)
+
     def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
-        state = self.state
-        state.title = printable(title)
-        state.info = {printable(label): printable(value) for label, value in info.items()}
-        state.pace.total_steps = total_steps
-        state.say("header", title)
+        self.state.begin(title, info)
+        self.state.pace.total_steps = total_steps
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
@@ -210,6 +217,8 @@ class Tracker(Reporter):
         for record in records:
             if record.kind == "train":
                 self.state.add("train", record.step, record.metrics)
+                self.state.figures = record.metrics
+                self.state.memory_mb = record.metrics.get("peak_memory_mb", self.state.memory_mb)
             else:
                 self._evaluated(record)
 
