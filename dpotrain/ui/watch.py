@@ -214,6 +214,5 @@ def _raise_killed(follower: Follower, status: Status) -> NoReturn:
         "no checkpoint: it begins anew" if saved is None else f"from the checkpoint of step {count(saved)}"
     )
     raise RunError(
-        f"the run was killed {when}: {status.process()} is gone, last heard of {ago} ago\n"
-        f"{resume} ({where})"
+        f"the run was killed {when}: {status.process()} is gone, last heard of {ago} ago\n{resume} ({where})"
     )
