@@ -28,8 +28,10 @@ from dpotrain.ui.view import picture
 
 #: Columns and lines from which the view takes the whole screen.
 FULL_SIZE = (80, 24)
-#: Seconds between two pictures, so that clocks go; less where a phase begins or a key is pressed. One takes 5 to 10 ms.
+#: Seconds between two pictures, so that clocks go, and the most of a processor that they may take: where one takes
+#: longer (5 to 10 ms are usual), they are rarer. A phase that begins and a key that is pressed are shown at once.
 REDRAW_SECONDS = 1.0
+REDRAW_SHARE = 0.01
 #: Seconds after which the size of the terminal is looked at, and after which a picture may follow another.
 LOOK_SECONDS = 0.25
 #: A longer gap between two looks means that the process was stopped, and something else was on the screen.
@@ -119,7 +121,7 @@ class LiveReporter(Tracker):
 
     def _watch(self) -> None:
         terminal, drawn, looked, size = self._terminal, float("-inf"), time.monotonic(), (0, 0)
-        due = True
+        due, pause = True, REDRAW_SECONDS
         while not self._ends:
             if (now := time.monotonic()) - looked > STOPPED_SECONDS:
                 self._take_again()
@@ -128,10 +130,12 @@ class LiveReporter(Tracker):
             foreground = terminal.foreground()
             if size != (size := self._size()):
                 due = True
-            if foreground and (due or now - drawn >= REDRAW_SECONDS):
+            if foreground and (due or now - drawn >= pause):
+                began = time.thread_time()
                 self._log_output()
                 self._draw(*size)
                 drawn, due = time.monotonic(), False
+                pause = max(REDRAW_SECONDS, (time.thread_time() - began) / REDRAW_SHARE)
             wait: list[int | Terminal] = [
                 self._woken,
                 *([terminal] if terminal.has_keys and foreground else []),
