@@ -25,6 +25,7 @@ from dpotrain.ui.state import Line, Tracker
 from dpotrain.ui.summary import summary
 from dpotrain.ui.terminal import Terminal
 from dpotrain.ui.view import picture
+from dpotrain.ui.wrapping import wrapped
 
 #: Columns and lines from which the view takes the whole screen.
 FULL_SIZE = (80, 24)
@@ -87,7 +88,7 @@ class LiveReporter(Tracker):
             self._terminal.write(self._region.erase(self._size()[0]))
         self._terminal.close()
         with suppress(OSError):
-            for what, whole_lines in self._to_print():
+            for what, whole_lines in self._to_print(self._console.width):
                 self._console.print(what, soft_wrap=whole_lines, crop=False)
 
     @contextmanager
@@ -176,14 +177,15 @@ class LiveReporter(Tracker):
             self._terminal.write(self._full.paint(block, width, height))
             return
         above = "".join(
-            self._ink.printed(what, width, whole_lines=whole_lines) for what, whole_lines in self._to_print()
+            self._ink.printed(what, width, whole_lines=whole_lines)
+            for what, whole_lines in self._to_print(width)
         )
         block = picture(self.state, now, width - 1)
         if self.screen.asks:
             block.append(Text(self.screen.asks[: width - 1], style="bold reverse"))
         self._terminal.write(self._region.paint(block, width, height, above))
 
-    def _to_print(self) -> Iterator[tuple[RenderableType, bool]]:
+    def _to_print(self, width: int) -> Iterator[tuple[RenderableType, bool]]:
         """Yield what was said since the last call, and whether its lines stay whole, so that they can be copied."""
         new = self.state.said - self._printed
         lines = list(self.state.lines)[-new:] if new else []
@@ -191,7 +193,7 @@ class LiveReporter(Tracker):
             yield Text(f"({new - len(lines):,} earlier lines are in run.log)", style="dim"), True
         self._printed += new
         for line in lines:
-            yield (self._header(), False) if line.kind == "header" else (_written(line), True)
+            yield (self._header(), False) if line.kind == "header" else (_written(line, width), True)
 
     def _header(self) -> RenderableType:
         lines = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
@@ -213,13 +215,14 @@ class LiveReporter(Tracker):
                 output_logger.info("%s", line.rstrip())
 
 
-def _written(line: Line) -> Text:
+def _written(line: Line, width: int) -> Text:
     if line.kind == "phase":
         name, separator, took = line.text.rpartition(" in ")
         return Text.assemble(("✓ ", "green"), name, (separator + took, "dim"))
     if line.kind == "warning":
-        return Text.assemble(("warning: ", "bold yellow"), line.text)
-    return Text(line.text, style="dim")
+        text = wrapped(f"warning: {line.text}", width).removeprefix("warning: ")
+        return Text.assemble(("warning: ", "bold yellow"), text)
+    return Text(wrapped(line.text, width), style="dim")
 
 
 def _size(console: Console, terminal: tuple[int, int]) -> tuple[int, int]:
