@@ -33,8 +33,9 @@ FULL_SIZE = (80, 24)
 #: longer (5 to 10 ms are usual), they are rarer. A phase that begins and a key that is pressed are shown at once.
 REDRAW_SECONDS = 1.0
 REDRAW_SHARE = 0.01
-#: Seconds after which the size of the terminal is looked at, and after which a picture may follow another.
+#: Seconds from one look at the size of the terminal to the next, and at least from one picture to the next.
 LOOK_SECONDS = 0.25
+GAP_SECONDS = 0.1
 #: A longer gap between two looks means that the process was stopped, and something else was on the screen.
 STOPPED_SECONDS = 3.0
 #: Seconds that the last picture may take: a terminal that takes nothing keeps no run from ending.
@@ -99,6 +100,16 @@ class LiveReporter(Tracker):
             yield advance
         self._wake()
 
+    def note(self, text: str) -> None:
+        """Show a note at once: it may acknowledge Ctrl-C."""
+        super().note(text)
+        self._wake()
+
+    def warn(self, text: str) -> None:
+        """Show a warning at once."""
+        super().warn(text)
+        self._wake()
+
     def finished(self, outcome: Outcome) -> None:
         """Take the view down and print the closing summary."""
         super().finished(outcome)
@@ -131,7 +142,7 @@ class LiveReporter(Tracker):
             foreground = terminal.foreground()
             if size != (size := self._size()):
                 due = True
-            if foreground and (due or now - drawn >= pause):
+            if foreground and now - drawn >= (GAP_SECONDS if due else pause):
                 began = time.thread_time()
                 self._log_output()
                 self._draw(*size)
@@ -141,7 +152,7 @@ class LiveReporter(Tracker):
                 self._woken,
                 *([terminal] if terminal.has_keys and foreground else []),
             ]
-            ready, _, _ = select.select(wait, [], [], LOOK_SECONDS)
+            ready, _, _ = select.select(wait, [], [], GAP_SECONDS if due else LOOK_SECONDS)
             if self._woken in ready:
                 os.read(self._woken, 4096)
                 due = True
