@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 _RUN = """
 import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 from dpotrain import load_recipe
 from dpotrain.core.reporter import Reporter
 from dpotrain.ui.train import train
@@ -15,34 +19,38 @@ class Shown(Reporter):
         print("entered", "torch" in sys.modules)
         return self
 
+    @contextmanager
     def phase(self, name, total):
         print(name, "torch" in sys.modules)
-        raise SystemExit
+        yield
 
+def run_recipe(recipe, shown, resume):
+    print(type(shown).__name__)
+
+sys.modules["dpotrain.run.session"] = SimpleNamespace(run_recipe=run_recipe)
 train(load_recipe(sys.argv[1]), reporter=Shown())
 """
 
 
-def shown(tmp_path, **environment: str) -> str:
+@pytest.mark.parametrize(
+    ("rank", "shown"),
+    [("0", "entered False\nimporting torch and transformers False\nShown\n"), ("1", "SilentReporter\n")],
+    ids=["the first process", "another process"],
+)
+def test_the_reporter_is_up_before_torch_is_imported_and_of_the_first_process_alone(tmp_path, rank, shown):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('run.output_dir = "r"\nmodel.use = "demo"\ndata.use = "demo"\nloss.use = "dpo"\n')
+    tables = (
+        'run.output_dir = "r"',
+        'model.use = "demo"',
+        'data.use = "demo"',
+        'loss.use = "dpo"',
+        "optimizer.lr = 1",
+    )
+    recipe.write_text("\n".join(tables))
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(recipe)],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        timeout=120,
+        env={**os.environ, "RANK": rank},
     )
-    return done.stdout
-
-
-def test_the_reporter_is_up_before_torch_is_imported_which_is_a_phase(tmp_path):
-    assert shown(tmp_path) == "entered False\nimporting torch and transformers False\n"
-
-
-def test_of_several_processes_the_first_alone_shows_anything(tmp_path):
-    assert (
-        shown(tmp_path, RANK="1", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-        == ""
-    )
+    assert done.stdout == shown, done.stderr
