@@ -8,20 +8,9 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.text import Text
 
-from dpotrain.ui.panels import (
-    Block,
-    beside,
-    charts,
-    draw,
-    evaluation,
-    figures,
-    head,
-    information,
-    notes,
-    progress,
-    samples,
-    wrap,
-)
+from dpotrain.ui.layout import Block, beside, wrap
+from dpotrain.ui.live_charts import charts, draw
+from dpotrain.ui.panels import evaluation, figures, head, information, notes, progress, samples
 from dpotrain.ui.state import ViewState
 
 Page = Literal["charts", "samples", "notes", "run", "help"]
@@ -80,13 +69,6 @@ def dashboard(state: ViewState, screen: Screen, now: float, width: int, height: 
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
-
-
-def pages(state: ViewState, width: int, height: int) -> int:
-    """Return how many pages of charts there are at a size."""
-    room = height - 4 - len(figures(state, width))
-    across, down, _ = _grid(len(charts(state)), width, room)
-    return max(1, -(-len(charts(state)) // max(across * down, 1)))
 
 
 def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:

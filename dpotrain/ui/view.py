@@ -6,7 +6,8 @@ from rich.text import Text
 
 from dpotrain.core.formats import magnitude, number, share, signed, sparkline
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
-from dpotrain.ui.panels import Block, figures, fill, known, progress, wrap
+from dpotrain.ui.layout import Block, fill, wrap
+from dpotrain.ui.panels import figures, known, progress
 from dpotrain.ui.state import ViewState
 
 #: The most columns of the curve of the loss.
