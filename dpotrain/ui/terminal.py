@@ -44,6 +44,15 @@ def usable() -> bool:
         return False
 
 
+def size_of(handle: int) -> tuple[int, int]:
+    """Return a terminal's columns and lines; (0, 0) where it does not know them, or is gone."""
+    try:
+        columns, lines = os.get_terminal_size(handle)
+    except OSError:
+        return 0, 0
+    return columns, lines
+
+
 class Terminal:
     """Owns the terminal of standard output from :meth:`open` to :meth:`close`.
 
@@ -166,12 +175,8 @@ class Terminal:
         return self._handle
 
     def size(self) -> tuple[int, int]:
-        """Return columns and lines; (0, 0) where the terminal does not know them."""
-        try:
-            columns, lines = os.get_terminal_size(self._handle)
-        except OSError:
-            return 0, 0
-        return columns, lines
+        """Return columns and lines, as :func:`size_of` does."""
+        return size_of(self._handle)
 
     def write(self, text: str) -> None:
         """Write to the terminal; one that is gone ends no run."""
