@@ -176,11 +176,8 @@ class LiveReporter(Tracker):
             return
         if not self._terminal.full:
             self._terminal.write(self._region.erase(self._size()[0]))
-        if action == "suspend":
-            self._terminal.suspend()
-            self._full.forget()
-        else:
-            self._terminal.quit()
+        self._terminal.suspend()
+        self._full.forget()
 
     def _take_again(self) -> None:
         self._terminal.enter()

@@ -19,8 +19,8 @@ from typing import IO, Any
 _ALTERNATE, _ORDINARY = "\x1b[?1049h\x1b[H\x1b[2J", "\x1b[?1049l"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 #: Control characters that the view acts on instead of the terminal's driver, so that the screen is put back before the
-#: process stops.
-_KEPT_FROM_DRIVER = ("VSUSP", "VDSUSP", "VQUIT")
+#: process is suspended. Those that interrupt and end it stay the driver's, which obeys where no Python runs, too.
+_KEPT_FROM_DRIVER = ("VSUSP", "VDSUSP")
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 #: Bytes of taken output from which its file is emptied.
 _MUCH_OUTPUT = 1 << 20
@@ -157,11 +157,6 @@ class Terminal:
         while self._open and not self.foreground():
             time.sleep(0.2)
         self.enter()
-
-    def quit(self) -> None:
-        """End the process, as the terminal's key for SIGQUIT does."""
-        self.leave()
-        os.kill(os.getpid(), signal.SIGQUIT)
 
     def read(self) -> bytes:
         """Return the keys that were pressed."""

@@ -155,6 +155,14 @@ def test_suspended_and_continued(size):
         terminal.until("suspend; fg goes on" if size == FULL else "Stop the run?")
 
 
+def test_a_process_that_runs_no_python_can_be_ended_by_its_key():
+    with run("time.sleep(1.5); ctypes.PyDLL(None).pause()") as terminal:  # holds the lock of the interpreter
+        terminal.until("step 20 of 470")
+        terminal.press("\x1c")
+        assert terminal.end() == -signal.SIGQUIT
+        terminal.assert_given_back()
+
+
 def test_keys_ask_the_run_and_their_letters_are_not_echoed():
     act = (
         "controls = live.state.controls\n"
