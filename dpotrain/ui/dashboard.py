@@ -87,7 +87,8 @@ def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:
     if state.pace.last is None and not state.figures:
         about = information(state, width) + evaluation(state, width)
         return [blank, *about, *_texts(state, width, room - len(about) - 1, whole=True)]
-    body = figures(state, width)
+    # What of an evaluation has no room on its line stands in the charts' legends.
+    body = figures(state, width) + evaluation(state, width)[:1]
     across, down, high = _grid(len(kinds), width, room - len(body))
     if down:
         each = across * down

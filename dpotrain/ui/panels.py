@@ -127,7 +127,7 @@ def bar(
 
 
 def figures(state: ViewState, width: int) -> Block:
-    """Return the numbers that stand in no chart's legend: speeds, memory, checkpoint, the last evaluation."""
+    """Return the numbers that are no metrics of a pair: speeds, memory, learning rate, the newest checkpoint."""
     pace = state.pace
     parts = known(
         ("pairs/s", pace.pairs_per_second or state.figures.get("pairs_per_second"), rate),
@@ -135,15 +135,10 @@ def figures(state: ViewState, width: int) -> Block:
         ("peak memory", state.memory_mb, megabytes),
         ("lr", state.mean("learning_rate"), learning_rate),
     )
-    saved = (
-        "no checkpoint yet"
-        if state.checkpoint_step is None
-        else f"checkpoint step {count(state.checkpoint_step)}"
-    )
-    lines = fill(
-        [f"{text} {label}" if "/" in label else f"{label} {text}" for label, text in parts] + [saved], width
-    )
-    return [Text(line, style="dim") for line in lines] + evaluation(state, width)
+    step = state.checkpoint_step
+    saved = "no checkpoint yet" if step is None else f"checkpoint step {count(step)}"
+    written = [f"{text} {label}" if "/" in label else f"{label} {text}" for label, text in parts]
+    return [Text(line, style="dim") for line in fill([*written, saved], width)]
 
 
 def evaluation(state: ViewState, width: int) -> Block:
