@@ -20,10 +20,11 @@ from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, core_keys
-from dpotrain.recipe.validate import unknown, validate
+from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys
+from dpotrain.recipe.validate import unknown_at_top, validate
 
 AUTO = "auto"
+_BY_TABLE = {kind.table: kind for kind in KINDS}
 
 
 class TableReader:
@@ -35,10 +36,15 @@ class TableReader:
         self.plugins = choose_plugins(self.top, plugins, self.problems)
 
     def section(self, name: str) -> Any:
-        """Return a table of the core as its model, None where it is wrong."""
-        table = self.tree.document.get(name, {})
+        """Return a table of the core as its model, None where it is wrong, or is optional and left out."""
+        optional = name in OPTIONAL_SECTIONS
+        table = self.tree.document.get(name, False if optional else {})
+        if optional and table is False:
+            return None
         if not isinstance(table, dict):
-            self.problems.add((name,), (), f"expected a table [{name}]")
+            hint = ", or false for none" if optional else ""
+            meant = self._meant(kind, table) if (kind := _BY_TABLE.get(name)) else ""
+            self.problems.add((name,), (), f"expected a table [{name}]{hint}{meant}")
             return None
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's
@@ -80,9 +86,9 @@ class TableReader:
             if key in TopLevel.model_fields:
                 values[key] = value
             elif key not in tables and isinstance(value, dict | list):
-                self.problems.add((key,), (), unknown(key, known, "table"))
+                self.problems.add((key,), (), unknown_at_top(key, known, "table"))
             elif key not in tables:
-                self.problems.add((), (key,), unknown(key, known, "key"))
+                self.problems.add((), (key,), unknown_at_top(key, known, "key"))
         top = validate(TopLevel, values, partial(self.problems.add, ()))
         return TopLevel.model_validate({}) if top is None else top
 
@@ -108,7 +114,7 @@ class TableReader:
         if not isinstance(table, dict):
             if name not in CORE_SECTIONS:  # whose section reports it
                 hint = ", or false for none" if optional else ""
-                self.problems.add((name,), (), f"expected a table [{name}]{hint}")
+                self.problems.add((name,), (), f"expected a table [{name}]{hint}{self._meant(kind, table)}")
             return None
         shared = core_keys(name)
         own = {key: value for key, value in table.items() if key not in shared}
@@ -173,6 +179,16 @@ class TableReader:
         except Exception as error:
             self.add_failure(at, chosen, phase, error)
             return None
+
+    def _meant(self, kind: Kind, value: Any) -> str:
+        """Return the key that a text in a table's place is probably meant for: ``model.name``, ``loss.use``."""
+        if not isinstance(value, str):
+            return ""
+        offered = self.plugins.components(kind.component)
+        if value in self.plugins.names(kind.component):
+            return f'; did you mean {kind.table}.use = "{value}"?'
+        named = any("name" in each.Options.model_fields for each in offered)
+        return f'; did you mean {kind.table}.name = "{value}"?' if named else f"; {self._choices(kind)}"
 
     def _inside(
         self, model: type[BaseModel], values: dict[str, Any], at: Place

@@ -13,6 +13,7 @@ from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.run.building.build import BuiltRun
+from dpotrain.run.checkpoint.best import load_best
 from dpotrain.run.checkpoint.files import complete, step_of
 from dpotrain.run.folder.run_folder import RunFolder
 
@@ -24,6 +25,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
         RunError: it cannot be written; nothing half-written is left under its name.
     """
     run, parallel = built.context.run, built.context.trainer.parallel
+    built.context.state.final_step = load_best(built.loop.checkpoints)
     packed.uninstall(causal_lm(run.policy))
     with parallel.whole(run.policy):
         if parallel.is_main:
@@ -70,6 +72,7 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         steps=progress.step,
         folder=run.folder,
         final=final,
+        final_step=None if final is None else state.final_step,
         train=progress.last_train,
         first_evaluation=progress.first_evaluation,
         last_evaluation=progress.last_evaluation,

@@ -69,6 +69,8 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
 def _ending(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.status == "finished":
         yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
+        if outcome.final_step not in (None, outcome.steps):
+            yield _labelled("", f"the policy of step {outcome.final_step}, the best evaluation")
         if outcome.how_to_load:
             yield _labelled("load it", outcome.how_to_load, style="cyan")
         return

@@ -30,10 +30,20 @@ from dpotrain.core.messages.values import (
 )
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
-from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.records import (
+    CheckpointRecord,
+    HeldOutPair,
+    LoggedRun,
+    Outcome,
+    Record,
+    Run,
+    StepRecord,
+    TextRecord,
+)
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.callback import Callback
 from dpotrain.plugin.api.component import Component, Options, hookimpl, require
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
 from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
@@ -54,6 +64,7 @@ __all__ = [
     "KINDS",
     "SYSTEM_ROLES",
     "Adapter",
+    "Callback",
     "CheckpointRecord",
     "Component",
     "DataError",
@@ -62,6 +73,7 @@ __all__ = [
     "DpotrainError",
     "Exporter",
     "Finished",
+    "HeldOutPair",
     "Kind",
     "LoadRequest",
     "LoggedRun",
@@ -90,6 +102,7 @@ __all__ = [
     "Selection",
     "StepRecord",
     "Text",
+    "TextRecord",
     "Trained",
     "UnusableRow",
     "Use",

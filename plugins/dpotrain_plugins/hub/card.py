@@ -15,7 +15,7 @@ from dpotrain.plugin.api import Finished
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
 #: Tables of a recipe that say where files were, not what was done.
-_OF_THIS_MACHINE = ("run", "loggers", "exporters")
+_OF_THIS_MACHINE = ("run", "samples", "loggers", "exporters")
 
 
 def card(run: Finished, source: Path, repo: str) -> str:
@@ -31,6 +31,9 @@ def card(run: Finished, source: Path, repo: str) -> str:
         if plugin.get("distribution") not in (None, "dpotrain")
     }
     recipe = {name: _without_places(document[name]) for name in document if name not in _OF_THIS_MACHINE}
+    steps = f"{outcome.steps} steps"
+    if outcome.final_step not in (None, outcome.steps):
+        steps += f", of which step {outcome.final_step} is this one, the best evaluation"
     parts = [
         _metadata(base, document, adapter),
         f"# {repo.rpartition('/')[2]}",
@@ -39,10 +42,10 @@ def card(run: Finished, source: Path, repo: str) -> str:
         "## Data",
         *_data(document["data"], report),
         "## Result",
-        f"{outcome.steps} steps. Held-out pairs, before and after:"
-        if outcome.last_evaluation
-        else f"{outcome.steps} steps; no pairs were held out.",
-        *_evaluation(outcome.first_evaluation, outcome.last_evaluation),
+        f"{steps}. Held-out pairs, before and after:"
+        if outcome.final_evaluation
+        else f"{steps}; no pairs were held out.",
+        *_evaluation(outcome.first_evaluation, outcome.final_evaluation),
         "The reward of an answer is beta times the log of how much likelier the model makes it than the reference "
         "does. That the chosen reward falls below zero is normal.",
         "## Recipe",

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, require
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, TextRecord, require
 from dpotrain_plugins.loggers.tracking import named, plugin_text
 
 dpotrain_interface = 2
@@ -48,8 +48,19 @@ class TensorBoardLogger(Logger):
         for name, value in named(record).items():
             self._writer.add_scalar(name, value, record.step)
 
+    def log_text(self, record: TextRecord) -> None:
+        """Write each row under a tag of its own, so that one prompt's answers stand one below the other."""
+        for number, row in enumerate(record.rows, start=1):
+            parts = (f"**{column}**\n\n{_literal(str(text))}" for column, text in row.items())
+            self._writer.add_text(f"{record.name}/{number}", "\n\n".join(parts), record.step)
+
     def finish(self, outcome: Outcome) -> None:
         self._writer.close()
+
+
+def _literal(text: str) -> str:
+    """Return Markdown that shows a text as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 @hookimpl
