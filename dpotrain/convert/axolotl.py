@@ -64,7 +64,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "unfrozen_parameters": Foreign(
         note="weights are trained by an adapter, or all of them", gap=Gap.NOT_SUPPORTED
     ),
-    "early_stopping_patience": Foreign(note="stopping early is not supported yet", gap=Gap.NOT_SUPPORTED),
 }
 
 
@@ -82,6 +81,7 @@ def translate(t: Translation) -> None:
     _schedule(t)
     _intervals(t)
     trainer.saving(t)
+    trainer.early_stopping(t)
     _services(t)
     if (given := t.take("hub_model_id")) is not None:
         t.draft.set("exporters.0.use", "hub", given.key)

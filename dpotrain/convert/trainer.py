@@ -158,6 +158,14 @@ def saving(t: Translation) -> None:
     t.move("logging.every", "logging_steps")
 
 
+def early_stopping(t: Translation) -> None:
+    """Write the ``early-stopping`` callback."""
+    patience = t.take("early_stopping_patience", "early_stopping_steps")
+    if patience is not None:
+        t.draft.set("callbacks.0.use", "early-stopping", patience.key)
+        t.put("callbacks.0.patience", patience.value, patience)
+
+
 def loggers(t: Translation) -> None:
     """Write ``[[loggers]]`` for the services that have one."""
     services, name = t.take("report_to"), t.take("run_name")

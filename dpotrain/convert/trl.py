@@ -53,6 +53,7 @@ def translate(t: Translation) -> None:
     trainer.optimizer(t)
     trainer.schedule(t)
     trainer.saving(t)
+    trainer.early_stopping(t)
     trainer.loggers(t)
     trainer.pushing(t)
     t.move("data.max_length", "max_length")

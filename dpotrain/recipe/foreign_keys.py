@@ -51,6 +51,7 @@ _LIGER = Foreign(
     values={True: "liger", False: None},
 )
 _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
+_EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a number of evaluations')
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign("loss.use", 'TRL\'s "sigmoid" is "dpo"; also "ipo" and "hinge"')
 _DATA = Foreign("data.name", "a hub name, a folder, or json, jsonl, csv or parquet files")
@@ -254,9 +255,12 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "save_strategy": _SAVES,
     "saves_per_epoch": _SAVES,
     "save_total_limit": Foreign("checkpoints.keep"),
-    "load_best_model_at_end": _same_training(
-        "final/ is the model after the last step; the best checkpoint is kept beside it"
+    "load_best_model_at_end": Foreign(
+        "evaluation.best",
+        "final/ is then the policy of the best evaluation; checkpoints.best names the metric",
     ),
+    "early_stopping_patience": _EARLY,
+    "early_stopping_steps": _EARLY,
     "output_dir": Foreign("run.output_dir"),
     "overwrite_output_dir": _same_training(
         "a run folder is never overwritten; --resume continues the run in it"

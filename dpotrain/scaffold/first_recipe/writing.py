@@ -149,3 +149,7 @@ def _training(draft: Draft, answers: Answers, choices: Choices) -> None:
         draft.set(
             "evaluation.every", choices.save_every, "steps; and before the first step and after the last"
         )
+        draft.set(
+            "samples.prompts", "held-out", "prompts that the model answers; or a list of texts, or a file"
+        )
+        draft.set("samples.count", 3, "before training, at every evaluation, and at the end")
