@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "dpotrain.cli.check",
     "inspect": "dpotrain.cli.inspect",
     "plan": "dpotrain.cli.plan",
+    "watch": "dpotrain.cli.watch",
     "chat": "dpotrain.cli.chat",
     "checkpoints": "dpotrain.cli.checkpoints",
     "sync": "dpotrain.cli.sync",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dpotrain.core.controls import Controls
 from dpotrain.core.masking import mask, mask_data
+from dpotrain.core.record_line import record_line
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 
@@ -94,10 +95,10 @@ class LoggedReporter(Reporter):
     def __init__(self, shown: Reporter) -> None:
         self.shown = shown
 
-    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
         info = {name: mask(value) for name, value in info.items()}
         logger.info("%s: %s", title, "; ".join(f"{name} {value}" for name, value in info.items()))
-        self.shown.started(title, info)
+        self.shown.started(title, info, total_steps)
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
         logger.info("%s%s", name, "" if total is None else f" ({total})")
@@ -124,7 +125,7 @@ class LoggedReporter(Reporter):
         self.shown.step(record)
 
     def logged(self, record: Record) -> None:  # noqa: D102
-        logger.info("%s", record.as_json())
+        logger.info("%s", record_line(record))
         self.shown.logged(record)
 
     def samples(self, record: SamplesRecord) -> None:  # noqa: D102

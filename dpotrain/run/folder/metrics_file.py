@@ -43,7 +43,7 @@ class MetricsFile:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     try:
-                        yield _record(line)
+                        yield read_record(line)
                     except ValueError as error:
                         why = "it is cut short" if not line.endswith(b"\n") else error
                         yield f"{self.path}:{number} is no record: {why}"
@@ -66,7 +66,7 @@ class MetricsFile:
         keep_lines(self.path, lambda line: line["step"] <= last.get(line["kind"], step))
 
 
-def _record(line: bytes) -> Record:
+def read_record(line: bytes) -> Record:
     """Undo what :meth:`MetricsFile.write` made of a record; raise a ValueError that says what is wrong."""
     try:
         values = json.loads(line)
