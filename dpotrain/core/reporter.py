@@ -44,8 +44,8 @@ class Reporter:
     def controls(self, controls: Controls) -> None:
         """Take what a person can ask of the run with; called before anything is loaded."""
 
-    def resumed(self, records: Sequence[Record]) -> None:
-        """Take the records that the run wrote before it was resumed; called once the checkpoint is restored."""
+    def resumed(self, records: Sequence[Record], samples: Sequence[SamplesRecord]) -> None:
+        """Take what the run wrote before it was resumed; called once the checkpoint is restored."""
 
     def microbatch(self, step: int, done: int, total: int) -> None:
         """Show that ``done`` of the ``total`` micro-batches of ``step`` are computed; it must be cheap."""
@@ -99,9 +99,9 @@ class Reporters(Reporter):
         for each in self.reporters:
             each.controls(controls)
 
-    def resumed(self, records: Sequence[Record]) -> None:  # noqa: D102
+    def resumed(self, records: Sequence[Record], samples: Sequence[SamplesRecord]) -> None:  # noqa: D102
         for each in self.reporters:
-            each.resumed(records)
+            each.resumed(records, samples)
 
     def microbatch(self, step: int, done: int, total: int) -> None:  # noqa: D102
         for each in self.reporters:

@@ -14,7 +14,7 @@ from dpotrain.core.controls import Controls
 from dpotrain.core.errors import INTERRUPTED, DpotrainError, RunError, RunStopped, describe_exception
 from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
-from dpotrain.core.records import Outcome, Record, Status
+from dpotrain.core.records import Outcome, Record, SamplesRecord, Status
 from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
@@ -35,6 +35,7 @@ from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.status_file import StatusFile
+from dpotrain.run.folder.text_files import SamplesFile
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -116,8 +117,7 @@ def _run(
                 with as_written(folder.checkpoints), reporter.phase("restoring the checkpoint", None):
                     restore(built.loop.checkpoints, found)
                 if parallel.is_main and built.context.state.step:
-                    written = MetricsFile(folder.metrics).read()
-                    reporter.resumed([record for record in written if isinstance(record, Record)])
+                    _show_what_was_written(folder, reporter)
             if parallel.is_main:
                 folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
@@ -141,6 +141,13 @@ def _run(
     with reporter.phase(CLOSING, None):
         _finish(folder, parallel, events, built, outcome, None)
     return outcome
+
+
+def _show_what_was_written(folder: RunFolder, reporter: Reporter) -> None:
+    """Show a resumed run's records and samples of the steps before."""
+    records = [line for line in MetricsFile(folder.metrics).read() if isinstance(line, Record)]
+    samples = [line for line in SamplesFile(folder.samples).read() if isinstance(line, SamplesRecord)]
+    reporter.resumed(records, samples)
 
 
 def _finish(

@@ -212,8 +212,10 @@ class Tracker(Reporter):
         self._evaluated(record)
         state.pace.evaluated()
 
-    def resumed(self, records: Sequence[Record]) -> None:
+    def resumed(self, records: Sequence[Record], samples: Sequence[SamplesRecord]) -> None:
         """Draw the curves from where the run began, not from where this process goes on."""
+        for answers in samples:
+            self.samples(answers)
         for record in records:
             if record.kind == "train":
                 self.state.add("train", record.step, record.metrics)

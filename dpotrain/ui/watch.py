@@ -108,9 +108,7 @@ def apply(status: Status, state: ViewState) -> None:
 
 def take(news: News, tracker: Tracker) -> None:
     """Take over into a view what is new of a run."""
-    tracker.resumed(news.records)
-    for samples in news.samples:
-        tracker.samples(samples)
+    tracker.resumed(news.records, news.samples)
     for warning in news.warnings:
         tracker.warn(warning)
     if news.checkpoint is not None:

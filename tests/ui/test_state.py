@@ -70,7 +70,7 @@ def test_a_step_is_estimated_by_its_micro_batches_and_then_by_the_steps_before(t
 
 def test_a_resumed_run_counts_its_steps_from_where_it_goes_on(tracker, clock):
     tracker.started("recipe.toml", {}, 100)
-    tracker.resumed([FIRST, Record("train", 90, metrics()), LAST])
+    tracker.resumed([FIRST, Record("train", 90, metrics()), LAST], [])
     tracker.microbatch(91, 0, 2)
     clock.sleep(1)
     tracker.microbatch(91, 1, 2)

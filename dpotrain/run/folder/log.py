@@ -115,8 +115,8 @@ class LoggedReporter(Reporter):
     def controls(self, controls: Controls) -> None:  # noqa: D102
         self.shown.controls(controls)
 
-    def resumed(self, records: Sequence[Record]) -> None:  # noqa: D102
-        self.shown.resumed(records)
+    def resumed(self, records: Sequence[Record], samples: Sequence[SamplesRecord]) -> None:  # noqa: D102
+        self.shown.resumed(records, samples)
 
     def microbatch(self, step: int, done: int, total: int) -> None:  # noqa: D102
         self.shown.microbatch(step, done, total)
