@@ -8,7 +8,7 @@ import torch
 
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.scores import PairScores
-from dpotrain.engine.scoring.loss_check import check_gradients, check_loss, select
+from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, loss_fault, select
 from dpotrain.testing import run_recipe
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses.dpo import Dpo
@@ -37,7 +37,7 @@ def odd(of):
 @pytest.mark.parametrize("pairs", [1, 2, 9])
 def test_one_that_is_computed_pair_by_pair_passes(pairs):
     given = scores(pairs)
-    check_loss(odd(lambda scores, losses: losses * scores.columns["weight"]), given, torch.ones(pairs))
+    check_apart(odd(lambda scores, losses: losses * scores.columns["weight"]), given)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 9])
@@ -52,31 +52,43 @@ def test_one_that_is_computed_pair_by_pair_passes(pairs):
 )
 def test_one_that_couples_pairs_is_named_also_where_a_micro_batch_has_one(couples, pairs):
     with pytest.raises(PluginError, match=r'loss "odd" gives a pair the loss .* alone and'):
-        check_loss(odd(couples), scores(pairs), torch.ones(pairs))
+        check_apart(odd(couples), scores(pairs))
 
 
 def test_one_with_a_state_is_not_asked_again():
     loss = odd(lambda scores, losses: losses - losses.mean())
     type(loss).state_dict = lambda self: {"mean": 0.0}
-    check_loss(loss, scores(), torch.ones(3))
+    check_apart(loss, scores())
 
 
 def test_one_that_is_no_number_by_itself_is_named_with_the_pair_s_scores():
-    with pytest.raises(
-        PluginError, match=r'loss "odd" is nan for a pair with finite log-probs: policy -7\.8'
-    ):
-        check_loss(odd(lambda scores, losses: losses), scores(), torch.tensor([0.7, math.nan, math.nan]))
+    losses = torch.tensor([0.7, math.nan, math.nan])
+    said = loss_fault(odd(lambda scores, losses: losses), scores(), losses)
+    assert said.startswith('Loss "odd" is nan for a pair with finite log-probs: policy -7.8000 chosen')
 
 
 def test_log_probs_that_are_not_finite_are_not_the_loss_s_fault():
     given = scores()
     given.policy_chosen.data[1] = math.nan
-    check_loss(odd(lambda scores, losses: losses), given, torch.tensor([0.7, math.nan, 0.7]))
+    losses = torch.tensor([0.7, math.nan, 0.7])
+    assert loss_fault(odd(lambda scores, losses: losses), given, losses) == ""
+
+
+class Nan(Dpo):
+    name = "nan"
+
+    def __call__(self, scores):
+        return super().__call__(scores) * math.nan
+
+
+def test_a_run_with_such_a_loss_ends_before_the_first_update_and_names_it(tmp_path):
+    with pytest.raises(RunError, match=r'nothing was updated\.\nLoss "nan" is nan for a pair with finite'):
+        run_recipe('loss.use = "nan"', tmp_path, plugins=[Offers("odd", Nan)])
 
 
 def test_random_numbers_that_it_draws_for_the_check_are_not_missing_afterwards():
     before = torch.random.get_rng_state()
-    check_loss(odd(lambda scores, losses: losses + 0 * torch.rand(1)), scores(), torch.ones(3))
+    check_apart(odd(lambda scores, losses: losses + 0 * torch.rand(1)), scores())
     assert torch.random.get_rng_state().equal(before)
 
 

@@ -40,29 +40,35 @@ def check_gradients(loss: Loss, scores: PairScores, losses: torch.Tensor, scorer
         )
 
 
-def check_loss(loss: Loss, scores: PairScores, losses: torch.Tensor) -> None:
-    """Check the losses (pairs,) that ``loss`` gave for a micro-batch of the first step.
-
-    Raises:
-        PluginError: they are not finite although the scores are, or a pair's loss depends on the pairs beside it.
-    """
+def loss_fault(loss: Loss, scores: PairScores, losses: torch.Tensor) -> str:
+    """Return where the losses (pairs,) of a micro-batch are not finite although the scores are; "" if nowhere."""
     policy = torch.stack([scores.policy_chosen, scores.policy_rejected])
     reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
     wrong = ~losses.isfinite() & (policy + reference).isfinite().all(dim=0)
-    if wrong.any():
-        pair = int(wrong.nonzero()[0])
-        raise PluginError(
-            f'loss "{loss.name}" is {losses[pair].item()} for a pair with finite log-probs: '
-            f"policy {policy[0, pair].item():.4f} chosen, {policy[1, pair].item():.4f} rejected; "
-            f"reference {reference[0, pair].item():.4f} and {reference[1, pair].item():.4f}"
-        )
-    if type(loss).state_dict is Component.state_dict:  # asking one with a state would change it
-        random_before = RandomState.capture()
-        _check_apart(loss, scores)
-        random_before.restore()
+    if not wrong.any():
+        return ""
+    pair = int(wrong.nonzero()[0])
+    return (
+        f'Loss "{loss.name}" is {losses[pair].item()} for a pair with finite log-probs: '
+        f"policy {policy[0, pair].item():.4f} chosen, {policy[1, pair].item():.4f} rejected; "
+        f"reference {reference[0, pair].item():.4f} and {reference[1, pair].item():.4f}."
+    )
 
 
-def _check_apart(loss: Loss, scores: PairScores) -> None:
+def check_apart(loss: Loss, scores: PairScores) -> None:
+    """Check that a pair's loss does not depend on the pairs beside it; random states are left as they were.
+
+    Raises:
+        PluginError: it does.
+    """
+    if type(loss).state_dict is not Component.state_dict:  # asking one with a state would change it
+        return
+    random_before = RandomState.capture()
+    _compare(loss, scores)
+    random_before.restore()
+
+
+def _compare(loss: Loss, scores: PairScores) -> None:
     pairs = list(range(min(_PAIRS, len(scores.policy_chosen)))) if len(scores.policy_chosen) > 1 else [0, 0]
     with torch.no_grad():
         # While policy and reference are one model all margins are zero, and nothing could be told from them.

@@ -23,7 +23,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
-from dpotrain.engine.scoring.loss_check import check_gradients, check_loss
+from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, loss_fault
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -88,7 +88,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._tokens = need_tokens(self.loss, self.extra.chosen)
-        self._checked_loss = False
+        self._looked_at_loss = False
+        self._loss_fault = ""
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
         """Take the steps that follow step ``after``, one a record."""
@@ -127,7 +128,7 @@ class Trainer:
                 f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
-        self._checked_loss = True
+        self._looked_at_loss = True
         sums, grad_norm = self._clip_and_sum(sums)
         sums, extra = split_sums(sums, self.extra)
         metrics = means(sums.tolist())
@@ -193,8 +194,9 @@ class Trainer:
                     )
                     losses = pair_losses(self.loss, scores)
                     check_gradients(self.loss, scores, losses, self.scorer)
-                    if not self._checked_loss:
-                        check_loss(self.loss, scores, losses)
+                    if not self._looked_at_loss:
+                        check_apart(self.loss, scores)
+                        self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, losses)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():
@@ -242,9 +244,11 @@ class Trainer:
 
     def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
         rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
+        fault, self._loss_fault = self._loss_fault, ""
         return NotFinite(
             f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-            f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
+            + (f"{fault}\n" if fault else "")
+            + f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
             step.step,
             step.pairs,
         )
