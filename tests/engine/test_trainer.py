@@ -143,13 +143,16 @@ def test_evaluation_covers_every_pair_once_without_dropout():
     model.load_state_dict(moved.state_dict())
     seen = []
     held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs)
-    got = held_out.evaluate(trainer.parallel, trainer.scorer, trainer.loss, 40, advance=seen.append)
+    scored = held_out.evaluate(trainer.parallel, trainer.scorer, trainer.loss, 40, advance=seen.append)
+    got = scored.metrics
     ratios = own_log_prob_sums(model, data).detach() - reference
     margins = BETA * (ratios[:, 0] - ratios[:, 1])
     assert sum(seen) == len(data)
     assert got["loss"] == pytest.approx(-F.logsigmoid(margins).mean().item(), abs=1e-4)
     assert got["rewards/margins"] == pytest.approx(margins.mean().item(), abs=1e-3)
     assert got["rewards/accuracies"] == pytest.approx((margins > 0).float().mean().item())
+    of_pairs = torch.from_numpy(scored.rewards)
+    assert (of_pairs[:, 0] - of_pairs[:, 1]).tolist() == pytest.approx(margins.tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize(
