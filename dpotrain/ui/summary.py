@@ -16,6 +16,7 @@ from dpotrain.core.formats import count, duration, megabytes, number, points, pr
 from dpotrain.core.records import Outcome
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
+from dpotrain.ui.sections import section_lines, section_table
 
 #: Relative error of the predicted peak memory from which the summary shows it.
 _FAR_OFF = 0.25
@@ -115,49 +116,20 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
 
 def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a section that a plugin reported: plain values as lines, ``table`` as a table, nothing nested deeper."""
-    lines = _section_lines(values)
+    lines = section_lines(values)
     yield Text()
     yield Text(printable(name), style="bold")
     width = max([len(label) for label in lines] + [_LABEL_WIDTH])
     for label, value in lines.items():
         yield _labelled(label, value, width=width)
-    table = values.get("table")
-    if isinstance(table, Mapping) and _listed(table.get("columns")) and _listed(table.get("rows")):
-        names = [printable(str(name)) for name in table["columns"]]
-        columns = [Column(name, max_width=_CELL_WIDTH, overflow="fold") for name in names]
-        shown = _table(*columns, show_lines=True)
-        for row in filter(_listed, table["rows"]):
-            shown.add_row(*(Text(printable(_plain(cell))) for cell in row[: len(shown.columns)]))
+    columns, rows = section_table(values)
+    if columns:
+        shown = _table(
+            *(Column(name, max_width=_CELL_WIDTH, overflow="fold") for name in columns), show_lines=True
+        )
+        for row in rows:
+            shown.add_row(*map(Text, row))
         yield Fitting(shown)
-
-
-def _listed(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value)
-
-
-def _section_lines(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plain values by label; ``x_before`` and ``x_after`` are one line."""
-    plain = {key: value for key, value in values.items() if isinstance(value, str | int | float | bool)}
-    lines = {}
-    for key, value in plain.items():
-        stem = key.removesuffix("_before").removesuffix("_after")
-        before, after = plain.get(f"{stem}_before"), plain.get(f"{stem}_after")
-        if stem != key and before is not None and after is not None:
-            lines[stem.replace("_", " ")] = f"{_plain(before)} before, {_plain(after)} after"
-        else:
-            lines[key.replace("_", " ")] = _plain(value)
-    return lines
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return count(value)
-    if isinstance(value, float):
-        # Only the plugin knows whether a fraction is a share, so it is not shown in percent.
-        return f"{value:.4g}"
-    return str(value)
 
 
 def _labelled(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:
