@@ -20,9 +20,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEBUG = "dpotrain.debug"
 _PLUGIN_COMMAND = "dpotrain.plugin_command"
 
-#: What shells give a process that was interrupted: 128 + SIGINT.
-INTERRUPTED = 130
-
 
 class CommandGroup(click.Group):
     """A group whose commands are in modules of their own, each under the name ``command``."""
@@ -49,6 +46,8 @@ class CommandGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click handles these
         except KeyboardInterrupt:
+            from dpotrain.core.errors import INTERRUPTED
+
             _show_traceback(ctx)
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

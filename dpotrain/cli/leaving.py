@@ -6,6 +6,8 @@ import os
 import threading
 import time
 
+from dpotrain.core.leaving import flush_output
+
 #: Seconds that threads and exit handlers of libraries have once everything is done. A service's client may wait in
 #: one for an upload that never ends, after its logger was dropped.
 EXIT_SECONDS = 30.0
@@ -21,4 +23,5 @@ def _watch(code: int) -> None:
     time.sleep(EXIT_SECONDS)
     text = f"note: all is done, but a library did not let the process end for {EXIT_SECONDS:g} s, so it was ended\n"
     os.write(2, text.encode())
+    flush_output()
     os._exit(code)

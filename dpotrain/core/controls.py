@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Event
 
 
@@ -13,6 +14,8 @@ class Controls:
         self._stop = Event()
         self.stop_reason = ""
         """Who asked to stop; empty while nobody has."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called when somebody first asks to stop, in their thread."""
 
     def save(self) -> None:
         """Ask for a checkpoint after the present step."""
@@ -27,6 +30,7 @@ class Controls:
         if not self._stop.is_set():
             self.stop_reason = reason
             self._stop.set()
+            self.on_stop()
 
     @property
     def stopping(self) -> bool:

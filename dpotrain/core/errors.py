@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+#: What shells give a process that was interrupted: 128 + SIGINT.
+INTERRUPTED = 130
+
 
 def short(text: str, most: int = 100) -> str:
     """Return the user's text as a message quotes it, cut to ``most`` characters."""

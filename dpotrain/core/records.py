@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["train", "eval"]
-Status = Literal["finished", "stopped", "failed"]
+#: How a run ended; "interrupted" by a second Ctrl-C, which saves nothing.
+Status = Literal["finished", "stopped", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,8 @@ class Outcome:
     """What plugins reported (see :meth:`Run.report`), by section name."""
     how_to_load: str = ""
     error: str = ""
+    checkpoint_step: int | None = None
+    """The step of the newest checkpoint, from which ``--resume`` continues; None without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, TypeAlias
 
@@ -43,6 +43,9 @@ class Reporter:
 
     def controls(self, controls: Controls) -> None:
         """Take what a person can ask of the run with; called before anything is loaded."""
+
+    def resumed(self, records: Sequence[Record]) -> None:
+        """Take the records that the run wrote before it was resumed; called once the checkpoint is restored."""
 
     def microbatch(self, step: int, done: int, total: int) -> None:
         """Show that ``done`` of the ``total`` micro-batches of ``step`` are computed; it must be cheap."""

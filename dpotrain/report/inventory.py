@@ -38,26 +38,35 @@ class Entry:
 def take_inventory(run: Path) -> list[Entry]:
     """Verify every checkpoint of a run folder, oldest first; nothing is changed.
 
+    A run that goes on may prune one meanwhile, which then is left out.
+
     Raises:
         RecipeError: there is no run in ``run``.
     """
     folder = RunFolder(run).checkpoints
     if not folder.is_dir():
         raise no_run_folder(run, "checkpoints/")
-    found = [(path, files.verify(path) or "") for path in files.complete(folder)]
-    sound = [path for path, fault in found if not fault]
+    found = {}
+    for path in files.complete(folder):
+        fault = files.verify(path) or ""
+        try:
+            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            found[path] = fault, size, path.stat().st_mtime
+        except FileNotFoundError:
+            continue
+    sound = [path for path, (fault, _, _) in found.items() if not fault]
     best = _best(sound) if sound else None
     return [
         Entry(
             step=(step := files.step_of(path)),
             path=path,
-            bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
-            saved=path.stat().st_mtime,
+            bytes=size,
+            saved=saved,
             fault=fault,
             resumes=path in sound[-1:],
             best=step == best,
         )
-        for path, fault in found
+        for path, (fault, size, saved) in found.items()
     ]
 
 
@@ -68,5 +77,5 @@ def _best(sound: list[Path]) -> int | None:
             state = read_state(sound[-1])
             progress = Progress(**state["progress"])
             return progress.best_of(map(files.step_of, sound), BestBy(**state["best_by"]))
-    except RunError:  # its hashes are right, and it is no run's: nothing is resumed from it either
+    except (RunError, OSError):  # its hashes are right, and it is no run's: nothing is resumed from it either
         return None

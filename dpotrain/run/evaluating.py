@@ -27,12 +27,18 @@ class Evaluator:
 
     def evaluate_if_due(self) -> None:
         """Evaluate where the present step wants an evaluation that it has not had: a stop may have come in between."""
-        recipe, state, plan = self.context.recipe, self.context.state, self.context.trainer.plan
-        if self.evaluation_set is None or state.progress.last_evaluation.get("step") == state.step:
-            return
-        every, step = recipe.evaluation.every, state.step
-        if step in (0, plan.total_steps) or (every is not None and step % every == 0):
+        every, step = self.context.recipe.evaluation.every, self.context.state.step
+        if step in (0, self.context.trainer.plan.total_steps) or (every is not None and step % every == 0):
+            self.evaluate_now()
+
+    def evaluate_now(self) -> bool:
+        """Evaluate the present step, unless it has been, and return whether there are pairs to evaluate."""
+        if self.evaluation_set is None:
+            return False
+        state = self.context.state
+        if state.progress.last_evaluation.get("step") != state.step:
             self._evaluate(self.evaluation_set)
+        return True
 
     def flush(self) -> None:
         """Let the reference of the evaluation set write what it computed; called between steps."""

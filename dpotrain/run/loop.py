@@ -32,11 +32,11 @@ class RunLoop:
         context.events.run_started(context.run)
         try:
             self.evaluator.evaluate_if_due()
-            if self._asked_to_stop():
+            if self._serve_requests():
                 return self._stopped()
             for record in context.trainer.steps(after=context.state.step):
                 self._after_step(record)
-                if self._asked_to_stop():
+                if self._serve_requests():
                     return self._stopped()
         except Interrupted:
             return self._stopped()
@@ -75,9 +75,17 @@ class RunLoop:
             self.checkpoints.save(in_background=not last)
         self.checkpoints.announce()
 
-    def _asked_to_stop(self) -> bool:
+    def _serve_requests(self) -> bool:
+        """Evaluate and save where somebody asks for it, and return whether somebody asks to stop. Collective."""
+        context = self.context
+        save, evaluate = self.stop.controls.take()
         # The ranks must agree, or one would wait for the others in the next step.
-        return self.context.trainer.parallel.any(bool(self.stop))
+        stop, save, evaluate = context.trainer.parallel.any(bool(self.stop), save, evaluate)
+        if evaluate and not self.evaluator.evaluate_now():
+            context.reporter.note("there are no held-out pairs to evaluate")
+        if save and not stop:
+            self.checkpoints.save_unless_saved(in_background=True)
+        return stop
 
     def _stopped(self) -> Status:
         who = self.stop.name or "another process was asked to stop"

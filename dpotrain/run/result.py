@@ -12,6 +12,8 @@ from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.run.building.build import BuiltRun
+from dpotrain.run.checkpoint.files import complete, step_of
+from dpotrain.run.folder.run_folder import RunFolder
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:
@@ -82,4 +84,5 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         sections=run.sections,
         how_to_load="" if final is None else built.adapter.how_to_load(final),
         error=error,
+        checkpoint_step=max(map(step_of, complete(RunFolder(run.folder).checkpoints)), default=None),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpotrain.core.errors import RunError
-from dpotrain.plugin.api import KINDS
+from dpotrain.plugin.api import KINDS, Selection
 
 #: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
 #: falls over the whole run its end matters to the steps as well; the run warns of that.)
@@ -32,17 +32,23 @@ FREE = frozenset(
 )
 
 
+def free_options(recipe: Selection) -> frozenset[str]:
+    """Return the keys of the recipe's components that a resumed run may change: ``{"data.samples"}``."""
+    return frozenset(
+        f"{table}.{option}"
+        for table, parts in recipe.parts.items()
+        for part in parts
+        for option in part.free_on_resume
+    )
+
+
 def resume_config(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's keys that the sequence of losses depends on, flat: ``{"loss.beta": 0.1, …}``."""
-    return {
-        key: value
-        for key, value in _flat(document, "")
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    }
+    return {key: value for key, value in _flat(document, "") if not _among(key, FREE)}
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare two results of :func:`resume_config`.
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = frozenset()) -> None:
+    """Compare two results of :func:`resume_config`, but for what :func:`free_options` returned.
 
     Raises:
         RunError: they differ, with the keys and both values.
@@ -51,7 +57,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [
         (key, before.get(key, missing), now.get(key, missing))
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, missing) != now.get(key, missing)
+        if before.get(key, missing) != now.get(key, missing) and not _among(key, free)
     ]
     if not changed:
         return
@@ -65,6 +71,10 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         + "\n".join(lines)
         + "\nPut these back, or begin a new run: --set run.output_dir=…"
     )
+
+
+def _among(key: str, free: frozenset[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in free)
 
 
 def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 
 import torch
 
 from dpotrain.core import summary
-from dpotrain.core.errors import DpotrainError, RunError, RunStopped
+from dpotrain.core.controls import Controls
+from dpotrain.core.errors import INTERRUPTED, DpotrainError, RunError, RunStopped, describe_exception
+from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
-from dpotrain.core.records import Outcome, Status
+from dpotrain.core.records import Outcome, Record, Status
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
@@ -26,6 +30,7 @@ from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.log import LoggedReporter, logging_to
+from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.result import outcome_of, save_result
@@ -45,7 +50,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
         stack.enter_context(restrict_umask())
         finished = found = None
         if resume:
-            finished = folder.finished(recipe.document)
+            finished = folder.finished(recipe)
         if parallel.is_main and (finished is None or recipe.exporters):
             folder.make()
             stack.enter_context(RunLock(folder.path))
@@ -64,7 +69,10 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             shown.note(f"{folder.path} holds this run, finished; there is nothing to resume")
             outcome = summary.from_json(finished, folder.path)
         else:
-            with StopRequest(recipe.run.max_minutes) as stop:
+            controls = Controls()
+            shown.controls(controls)
+            units = "micro-batch" if parallel.world_size == 1 else "step"
+            with StopRequest(controls, minutes=recipe.run.max_minutes, say=shown.note, units=units) as stop:
                 outcome = _run(recipe, folder, parallel, shown, stop, found)
         try:
             if parallel.is_main and outcome.status == "finished" and recipe.exporters:
@@ -90,9 +98,13 @@ def _run(
     try:
         with distributed_errors():
             built = build(recipe, folder, parallel, reporter, stop, events, found)
+            stop.leave_at_once = partial(_leave_at_once, folder, built, reporter)
             if found is not None:
                 with as_written(folder.checkpoints):
                     restore(built.loop.checkpoints, found)
+                if parallel.is_main and built.context.state.step:
+                    written = MetricsFile(folder.metrics).read()
+                    reporter.resumed([record for record in written if isinstance(record, Record)])
             if parallel.is_main:
                 folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
@@ -140,7 +152,25 @@ def _finish(
                     folder.write(folder.summary, summary.to_json(outcome))
 
 
+def _leave_at_once(folder: RunFolder, built: BuiltRun, reporter: Reporter) -> None:
+    """End the process, with the summary of an interrupted run; called while the main thread computes."""
+    try:
+        outcome = outcome_of(built, "interrupted", None)
+        if built.context.trainer.parallel.is_main:
+            folder.write(folder.summary, summary.to_json(outcome))
+        reporter.finished(outcome)
+        flush_output()
+    except Exception as error:
+        reporter.warn(describe_exception(error))
+    finally:
+        os._exit(INTERRUPTED)
+
+
 def _outcome_of_failure(folder: RunFolder, built: BuiltRun | None, error: BaseException) -> Outcome:
+    if isinstance(error, KeyboardInterrupt):
+        if built is not None:
+            return outcome_of(built, "interrupted", None)
+        return Outcome(status="interrupted", steps=0, folder=folder.path, final=None)
     text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
     if built is not None:
         return outcome_of(built, "failed", None, error=mask(text))

@@ -23,7 +23,12 @@ _FAR_OFF = 0.25
 _LABEL_WIDTH = 12
 #: Characters at which cells of a plugin's table wrap, so that texts stand side by side.
 _CELL_WIDTH = 48
-_STYLES = {"finished": "bold green", "stopped": "bold yellow", "failed": "bold red"}
+_STYLES = {
+    "finished": "bold green",
+    "stopped": "bold yellow",
+    "interrupted": "bold yellow",
+    "failed": "bold red",
+}
 _EVALUATION_ROWS = (
     ("loss", "loss", number, signed),
     ("rewards/accuracies", "accuracy", share, points),
@@ -68,12 +73,19 @@ def _ending(outcome: Outcome) -> Iterator[RenderableType]:
         if outcome.how_to_load:
             yield _labelled("load it", outcome.how_to_load, style="cyan")
         return
-    if outcome.status == "stopped":
+    if outcome.status in ("stopped", "interrupted"):
         yield _labelled("run", str(outcome.folder))
     else:
         yield _labelled("error", outcome.error or "unknown", style="red")
         yield _labelled("log", str(outcome.folder / "run.log"))
-    if outcome.status == "stopped" or any((outcome.folder / "checkpoints").glob("step-*")):
+    if outcome.checkpoint_step is not None:
+        lost = outcome.steps - outcome.checkpoint_step
+        yield _labelled(
+            "resumes",
+            f"at step {count(outcome.checkpoint_step)}"
+            + (f", {count(lost)} step{'' if lost == 1 else 's'} lost" if lost else ""),
+        )
+    if outcome.status == "stopped" or outcome.checkpoint_step is not None:
         recipe = shlex.quote(str(outcome.folder / "recipe.toml"))
         yield _labelled("resume", f"dpotrain run {recipe} --resume")
 

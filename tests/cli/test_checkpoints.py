@@ -1,11 +1,13 @@
 """``dpotrain checkpoints``: what is there, what is sound, and where --resume would go on."""
 
 import json
+import shutil
 
 import pytest
 
 from dpotrain import load_recipe, train
 from dpotrain.core.reporter import SilentReporter
+from dpotrain.report import inventory
 from tests.cli.test_main import HEAVY, imported_by
 from tests.run.recipes import project
 from tests.support import dpotrain
@@ -80,3 +82,15 @@ def test_a_run_without_any_yet_says_so(tmp_path):
 def test_nothing_heavy_is_imported(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     assert set(HEAVY).isdisjoint(imported_by("checkpoints", str(tmp_path)))
+
+
+def test_one_that_a_run_prunes_meanwhile_is_left_out(run, monkeypatch):
+    ordinary = inventory.files.verify
+
+    def verify(path):
+        if path.name == "step-00000002":
+            shutil.rmtree(path)
+        return ordinary(path)
+
+    monkeypatch.setattr(inventory.files, "verify", verify)
+    assert [entry["step"] for entry in listed(run)] == [4, 6]

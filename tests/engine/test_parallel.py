@@ -52,7 +52,7 @@ found = {
     "steps": optimizer.state_dict()["state"][0]["step"].item(),
     "sum": parallel.sum(torch.tensor([1.0, float(rank)])).tolist(),
     "gathered": parallel.gather_objects({"rank": rank}), "broadcast": parallel.broadcast_object([rank, "x"]),
-    "any": [parallel.any(False), parallel.any(rank == parallel.world_size - 1)],
+    "any": parallel.any(False, rank == parallel.world_size - 1),
 }
 parallel.free()
 all_found = parallel.gather_objects(found)

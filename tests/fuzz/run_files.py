@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RunError
+from dpotrain.plugin.api import Selection
 from dpotrain.report.inventory import take_inventory
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
@@ -232,7 +233,7 @@ class OfSummaries:
         self.folder.summary.write_text(json.dumps(value))
         self.folder.recipe.write_bytes(recipe)
         try:
-            finished = self.folder.finished(DOCUMENT)
+            finished = self.folder.finished(Selection(parts={}, document=DOCUMENT))
         except RunError as error:
             check_message(str(error), ("then, ",))
             return "RunError"

@@ -7,6 +7,7 @@ short and then fail, permissions bind because root's power over them is given up
 
 import ctypes
 import errno
+import hashlib
 import math
 import os
 import re
@@ -38,6 +39,21 @@ def _after_step(step: int, act: Callable[[], object]) -> None:
 def signal_after(step: int, name: str) -> None:
     """Send this process a signal when a step is done."""
     _after_step(step, lambda: os.kill(os.getpid(), signal.Signals[name]))
+
+
+def interrupt_while_busy(step: int, times: int) -> None:
+    """Send this process so many SIGINT after a step, while its main thread computes and runs no Python."""
+
+    def interrupt() -> None:
+        for _ in range(times):
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def compute() -> None:
+        threading.Thread(target=interrupt, daemon=True).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000 if times == 1 else 10**9)
+
+    _after_step(step, compute)
 
 
 def hurry_after(seconds: float) -> None:

@@ -43,7 +43,7 @@ def test_going_on_from_the_newest_checkpoint_after_a_kill(uninterrupted, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run(uninterrupted, *overrides, into=tmp_path / "run", reporter=Killed())
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["status"] == "failed"
+    assert (summary["status"], summary["checkpoint_step"]) == ("interrupted", 6)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
     assert run(uninterrupted, *overrides, into=tmp_path / "run", resume=True).status == "finished"
     assert weights(tmp_path / "run" / "final") == weights(uninterrupted.parent / "run" / "final")
@@ -104,7 +104,7 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path):
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(uninterrupted):
-    with pytest.raises(RunError, match=r"already holds a run\.\nPass --resume"):
+    with pytest.raises(RunError, match=r"already holds a run\.\nContinue it with --resume"):
         run(uninterrupted)
 
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from dpotrain.core.errors import RunError
-from dpotrain.run.resume_config import check_same, resume_config
+from dpotrain.plugin.api import DatasetSource, Selection
+from dpotrain.run.resume_config import check_same, free_options, resume_config
 
 DOCUMENT = {
     "seed": 42,
@@ -57,3 +58,22 @@ def test_what_changes_the_steps_is_refused_with_the_difference(table, values, li
         check_same(resume_config(DOCUMENT), resume_config(changed(table, **values)))
     assert line in str(caught.value)
     assert "run.output_dir" in str(caught.value)
+
+
+class Answering(DatasetSource):
+    name = "answering"
+    free_on_resume = frozenset({"samples"})
+
+    def splits(self):
+        return ["train"]
+
+    def load(self, split):
+        return []
+
+
+def test_an_option_that_its_component_says_no_step_depends_on_may_change():
+    free = free_options(Selection(parts={"data": (Answering(Answering.Options()),)}, document=DOCUMENT))
+    before, now = {"data.samples": 200, "data.seed": 0}, {"data.samples": 0, "data.seed": 0}
+    check_same(before, now, free)
+    with pytest.raises(RunError, match=r"data\.seed: 0 then, 1 now"):
+        check_same(before, {**now, "data.seed": 1}, free)

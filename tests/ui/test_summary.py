@@ -71,8 +71,17 @@ def test_a_failed_run_says_the_error_and_where_the_log_is(tmp_path):
 
 
 def test_a_failed_run_with_a_checkpoint_says_how_to_go_on(tmp_path):
-    (tmp_path / "checkpoints" / "step-00000200").mkdir(parents=True)
-    assert "--resume" in summary_text(outcome(tmp_path, status="failed", final=None, error="out of memory"))
+    ended = outcome(tmp_path, status="failed", final=None, error="out of memory", checkpoint_step=200)
+    assert "--resume" in summary_text(ended)
+
+
+def test_an_interrupted_run_says_where_it_resumes_and_what_is_lost(tmp_path):
+    ended = outcome(tmp_path, status="interrupted", final=None, steps=428, checkpoint_step=405)
+    text = summary_text(ended)
+    assert "interrupted after 428 steps" in text
+    assert "at step 405, 23 steps lost" in text
+    assert "--resume" in text
+    assert "error" not in text
 
 
 def test_what_plugins_report_is_shown_as_lines_and_a_table(tmp_path):

@@ -48,8 +48,8 @@ class OneProcess:
     def broadcast_object(self, item: T) -> T:  # noqa: D102
         return item
 
-    def any(self, flag: bool) -> bool:  # noqa: D102
-        return flag
+    def any(self, *flags: bool) -> list[bool]:  # noqa: D102
+        return list(flags)
 
     def wait(self) -> None:  # noqa: D102
         return

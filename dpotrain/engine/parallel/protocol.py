@@ -60,8 +60,8 @@ class Parallel(Protocol):
     def broadcast_object(self, item: T) -> T:
         """Return the main process's object. Collective."""
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set on any process. Collective."""
+    def any(self, *flags: bool) -> list[bool]:
+        """Return of each flag whether it is set on any process. Collective."""
 
     def wait(self) -> None:
         """Return once every process has come here. Collective."""

@@ -69,8 +69,9 @@ class Replicated(OneProcess):
         (received,) = broadcast_object_list([item])
         return received  # type: ignore[no-any-return]
 
-    def any(self, flag: bool) -> bool:  # noqa: D102
-        return bool(self.sum(torch.tensor([int(flag)], device=self.device)).item())
+    def any(self, *flags: bool) -> list[bool]:  # noqa: D102
+        counts = self.sum(torch.tensor(flags, dtype=torch.int32, device=self.device))
+        return [count > 0 for count in counts.tolist()]
 
     def wait(self) -> None:  # noqa: D102
         self._accelerator.wait_for_everyone()

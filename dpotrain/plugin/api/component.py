@@ -51,6 +51,9 @@ class Component(ABC):
     name: ClassVar[str]
     """What a recipe writes after ``use =``."""
 
+    free_on_resume: ClassVar[frozenset[str]] = frozenset()
+    """Options that a resumed run may change, because no step depends on them; loggers and exporters are free anyway."""
+
     class Options(Options):
         """The keys of the component's recipe table; none unless a subclass adds some."""
 

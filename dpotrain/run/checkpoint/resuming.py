@@ -14,7 +14,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.versions import check_same_distributions, package_versions
-from dpotrain.run.resume_config import check_same, resume_config
+from dpotrain.run.resume_config import check_same, free_options, resume_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def find_resumable(folder: Path, recipe: Recipe) -> Found:
     if path is None:
         return Found(None, damaged, None)
     state = read_state(path)
-    check_same(state["resume_config"], resume_config(recipe.document))
+    check_same(state["resume_config"], resume_config(recipe.document), free_options(recipe))
     check_same_distributions(state["versions"], package_versions(recipe))
     return Found(path, damaged, state.get("microbatches"), state.get("clock"))
 

@@ -73,13 +73,16 @@ class CheckpointSaver:
             self._saver.save(checkpoint, in_background=in_background)
         parallel.wait()
 
-    def save_unless_saved(self) -> None:
-        """Save the present state where no checkpoint has it yet, and return when it is on disk."""
+    def save_unless_saved(self, *, in_background: bool = False) -> None:
+        """Save the present state where no checkpoint has it yet.
+
+        Unless it is ``in_background``, return when it is on disk.
+        """
         self._saver.wait()
         saved = files.path_of(self.folder, self.context.state.step).exists()
         # The main process knows; on another one the folder may be seen only now, and all must save or none.
         if not self.context.trainer.parallel.broadcast_object(saved):
-            self.save(in_background=False)
+            self.save(in_background=in_background)
         self.announce()
 
     def announce(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +113,9 @@ class LoggedReporter(Reporter):
 
     def controls(self, controls: Controls) -> None:  # noqa: D102
         self.shown.controls(controls)
+
+    def resumed(self, records: Sequence[Record]) -> None:  # noqa: D102
+        self.shown.resumed(records)
 
     def microbatch(self, step: int, done: int, total: int) -> None:  # noqa: D102
         self.shown.microbatch(step, done, total)

@@ -13,8 +13,9 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.masking import mask_data
 from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
+from dpotrain.plugin.api import Selection
 from dpotrain.run.folder.restrict_umask import refuse_links
-from dpotrain.run.resume_config import check_same, resume_config
+from dpotrain.run.resume_config import check_same, free_options, resume_config
 
 
 def no_run_folder(path: Path, lacks: str) -> RecipeError:
@@ -63,7 +64,7 @@ class RunFolder:
         if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step-*"))):
             raise RunError(
                 f"{self.path} already holds a run.\n"
-                "Pass --resume to go on with it, or choose another folder: --set run.output_dir=…"
+                "Continue it with --resume (in Python: resume=True), or choose another folder: --set run.output_dir=…"
             )
         try:
             refuse_links((self.metrics, self.log, self.nonfinite_pairs))
@@ -84,13 +85,13 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return None
 
-    def finished(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+    def finished(self, recipe: Selection) -> dict[str, Any] | None:
         """Return the summary of the run of this recipe, where it finished here, or None.
 
-        ``document`` is the recipe now: one that asks for other epochs or steps than were taken has not finished.
+        One that asks for other epochs or steps than were taken has not finished.
 
         Raises:
-            RunError: the run that finished here was of a recipe with other resume_config.
+            RunError: the run that finished here was of a recipe that takes other steps.
         """
         summary = self.summary_of_finished()
         if summary is None:
@@ -100,8 +101,8 @@ class RunFolder:
             known = resume_config(before)
         except (OSError, ValueError, RecursionError):
             return None
-        check_same(known, resume_config(document))
-        then, now = before.get("training"), document["training"]
+        check_same(known, resume_config(recipe.document), free_options(recipe))
+        then, now = before.get("training"), recipe.document["training"]
         if not isinstance(then, dict):
             return None
         return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary

@@ -28,6 +28,7 @@ class DemoSource(DatasetSource):
     """
 
     name = "demo"
+    free_on_resume = frozenset({"samples"})
 
     class Options(Component.Options):
         pairs: int = Field(400, ge=1, le=20_000, description="How many pairs the split has.")

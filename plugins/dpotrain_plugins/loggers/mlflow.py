@@ -38,7 +38,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
 
-_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 #: What no name at MLflow may have in it.
 _STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
