@@ -169,9 +169,7 @@ def test_the_exit_codes_are_the_errors_own():
 
 
 def test_the_troubleshooting_table_quotes_what_is_said():
-    table = (
-        RUNS.read_text(encoding="utf-8").partition("## If something goes wrong")[2].partition("\n## ")[0]
-    )
+    table = RUNS.read_text(encoding="utf-8").partition("## If something goes wrong")[2].partition("\n## ")[0]
     quoted = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert len(quoted) >= 5
     files = [*(ROOT / "dpotrain").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]

@@ -6,11 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
-from dpotrain.core.records import Outcome
+from dpotrain.core.records import Outcome, Status
 
-State = Literal["running", "finished", "stopped", "failed", "killed"]
+State = Literal["running", "finished", "stopped", "interrupted", "failed", "killed"]
 
 #: Seconds without a sign of life after which a run on another machine counts as killed. One micro-batch takes less.
 _SILENT = 1800.0
@@ -26,9 +26,9 @@ def state_of(
     """
     if outcome is not None:
         return outcome.status
-    ended = status.get("state")
-    if ended in ("finished", "stopped", "failed"):  # its summary could not be written
-        return ended  # type: ignore[no-any-return]
+    ended: Any = status.get("state")
+    if ended in get_args(Status):  # its summary could not be written
+        return cast(Status, ended)
     pid, host = owner.get("pid"), owner.get("host")
     if type(pid) is not int:
         return "killed"  # nobody owns the folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RunError, describe_exception
+from dpotrain.core.model_card import model_card
 from dpotrain.core.records import Outcome, Status
 from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
@@ -14,6 +15,7 @@ from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.run.building.build import BuiltRun
 from dpotrain.run.checkpoint.files import complete, step_of
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.how_to_load import how_to_load
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:
@@ -30,6 +32,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
                 with folder_aside(final) as aside, built.upcast_weights.as_loaded():
                     built.adapter.save(run.policy, aside)
                     _save_tokenizer(built, aside)
+                    _save_card(built, aside)
             except Exception as error:
                 if (said := system_error(error)) is None:
                     raise
@@ -52,6 +55,21 @@ def _save_tokenizer(built: BuiltRun, folder: Path) -> None:
             f"the tokenizer cannot be saved, and final/ holds the weights alone: {describe_exception(error)}\n"
             "Copy the tokenizer's files there from the model that was trained."
         )
+
+
+def _save_card(built: BuiltRun, folder: Path) -> None:
+    """Write what was trained, how and with which result beside the weights; peft leaves a form to fill in there."""
+    context = built.context
+    said = how_to_load(built.adapter.how_to_load(folder), folder, context.run.tokenizer)
+    card = model_card(
+        context.run.folder,
+        context.recipe.document,
+        outcome_of(built, "finished", None),
+        name=context.run.folder.absolute().name,
+        adapter=(folder / "adapter_config.json").is_file(),
+        how_to_load=said.replace(str(folder), "final"),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:
@@ -82,7 +100,9 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         if progress.step
         else {},
         sections=run.sections,
-        how_to_load="" if final is None else built.adapter.how_to_load(final),
+        how_to_load=""
+        if final is None
+        else how_to_load(built.adapter.how_to_load(final), final, run.tokenizer),
         error=error,
         checkpoint_step=max(map(step_of, complete(RunFolder(run.folder).checkpoints)), default=None),
     )

@@ -184,7 +184,7 @@ def _after(run: PastRun) -> Iterator[RenderableType]:
         yield Text("load it", style="bold underline")
         yield Text(printable(run.outcome.how_to_load), style="cyan", no_wrap=True, overflow="ignore")
         yield Text()
-    if run.state in ("stopped", "failed", "killed") and run.checkpoints:
+    if run.state in ("stopped", "interrupted", "failed", "killed") and run.checkpoints:
         yield _labelled("resume", f"dpotrain run {shlex.quote(str(run.path / 'recipe.toml'))} --resume")
     if run.state == "running":
         yield _labelled("watch it", f"dpotrain watch {path}")

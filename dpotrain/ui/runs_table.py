@@ -18,7 +18,14 @@ from dpotrain.ui.console import open_console
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.output import print_view
 
-STATE_STYLES = {"finished": "green", "stopped": "yellow", "running": "cyan", "failed": "red", "killed": "red"}
+STATE_STYLES = {
+    "finished": "green",
+    "stopped": "yellow",
+    "interrupted": "yellow",
+    "running": "cyan",
+    "failed": "red",
+    "killed": "red",
+}
 
 
 def print_runs(

@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, how, with which result and which versions."""
+"""The model card of a result: what was trained, on what, how, with which result, how to use it, which versions."""
 
 from __future__ import annotations
 
@@ -9,46 +9,76 @@ from typing import Any
 
 import tomli_w
 
-from dpotrain.plugin.api import Finished
+from dpotrain.core.formats import interval, number, share
+from dpotrain.core.records import Outcome
+from dpotrain.core.statistics import wilson
 
-#: The metrics of an evaluation that a card has room for.
-_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
-
+#: The metrics of an evaluation that a card has room for, and how they are written.
+_SHOWN = {
+    "loss": number,
+    "rewards/accuracies": share,
+    "rewards/margins": number,
+    "rewards/chosen": number,
+    "rewards/rejected": number,
+}
+#: Keys of a recipe that people look for first.
+_HYPERPARAMETERS = (
+    *("loss.use", "loss.beta", "loss.label_smoothing", "optimizer.use", "optimizer.lr", "schedule.use"),
+    *(
+        "training.epochs",
+        "training.steps",
+        "training.pairs_per_step",
+        "training.precision",
+        "data.max_length",
+    ),
+    *("adapter.use", "adapter.rank", "adapter.alpha", "quantizer.use", "seed"),
+)
 #: Tables of a recipe that say where files were, not what was done.
 _OF_THIS_MACHINE = ("run", "loggers", "exporters")
 
 
-def card(run: Finished, source: Path, repo: str) -> str:
-    """Return the README.md of a repository that holds ``source``, a folder of the run."""
-    document, outcome = run.recipe.document, run.outcome
-    adapter = (source / "adapter_config.json").is_file()
+def model_card(
+    run: Path, document: Mapping[str, Any], outcome: Outcome, *, name: str, adapter: bool, how_to_load: str
+) -> str:
+    """Return the README.md of a result; it names no place of this machine, and no text of the data.
+
+    ``run`` is the run folder, ``document`` the resolved recipe, ``name`` what the result is called; ``adapter`` says
+    that it is loaded onto its base model; ``how_to_load`` is Python, in which paths are already names.
+    """
     base = document["model"].get("name")
-    environment, report = _read(run.folder / "environment.json"), _read(run.folder / "data_report.json")
-    versions = {name: version for name, version in environment.get("packages", {}).items() if version}
+    environment, report = _read(run / "environment.json"), _read(run / "data_report.json")
+    versions = {package: each for package, each in environment.get("packages", {}).items() if each}
     plugins = {
         f"{plugin['distribution']} {plugin['version']}"
         for plugin in environment.get("plugins", ())
         if plugin.get("distribution") not in (None, "dpotrain")
     }
-    recipe = {name: _without_places(document[name]) for name in document if name not in _OF_THIS_MACHINE}
+    recipe = {table: _without_places(document[table]) for table in document if table not in _OF_THIS_MACHINE}
+    if isinstance(base, str) and not _on_hub(base):
+        how_to_load = how_to_load.replace(base, Path(base).name)
     parts = [
         _metadata(base, document, adapter),
-        f"# {repo.rpartition('/')[2]}",
+        f"# {name}",
         f"{'An adapter for' if adapter else 'Trained from'} {_named(base)} on preference pairs, with "
-        f"the loss `{run.recipe.loss.name}`, by dpotrain {versions.get('dpotrain', '')}.".replace(" .", "."),
+        f"the loss `{document['loss']['use']}`, by dpotrain {versions.get('dpotrain', '')}.".replace(
+            " .", "."
+        ),
+        "## How to use it",
+        f"```python\n{how_to_load}\n```" if how_to_load else "",
         "## Data",
         *_data(document["data"], report),
         "## Result",
         f"{outcome.steps} steps. Held-out pairs, before and after:"
         if outcome.last_evaluation
         else f"{outcome.steps} steps; no pairs were held out.",
-        *_evaluation(outcome.first_evaluation, outcome.last_evaluation),
+        *_evaluation(outcome, report),
         "The reward of an answer is beta times the log of how much likelier the model makes it than the reference "
         "does. That the chosen reward falls below zero is normal.",
-        "## Recipe",
-        f"```toml\n{tomli_w.dumps(recipe).strip()}\n```",
+        "## Hyperparameters",
+        _hyperparameters(document),
+        f"The whole recipe:\n\n```toml\n{tomli_w.dumps(recipe).strip()}\n```",
         "## Versions",
-        ", ".join([f"{name} {version}" for name, version in versions.items()] + sorted(plugins)) + ".",
+        ", ".join([f"{package} {each}" for package, each in versions.items()] + sorted(plugins)) + ".",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -58,10 +88,13 @@ def _metadata(base: Any, document: Mapping[str, Any], adapter: bool) -> str:
     data: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "dpotrain", document["loss"]["use"]],
+        "tags": ["dpo", "dpotrain", *(["lora"] if document.get("adapter", {}).get("use") == "lora" else [])],
     }
+    if document["loss"]["use"] not in data["tags"]:
+        data["tags"].append(document["loss"]["use"])
     if _on_hub(base):
         data["base_model"] = base
+        data["base_model_relation"] = "adapter" if adapter else "finetune"
     if _on_hub(document["data"].get("name")):
         data["datasets"] = [document["data"]["name"]]
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in data.items()), "---"])
@@ -101,11 +134,30 @@ def _data(table: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _evaluation(first: Mapping[str, float], last: Mapping[str, float]) -> Iterator[str]:
-    shown = [name for name in _SHOWN if name in first and name in last]
-    rows = [f"| {name} | {first[name]:.4f} | {last[name]:.4f} |" for name in shown]
+def _evaluation(outcome: Outcome, report: Mapping[str, Any]) -> Iterator[str]:
+    first, last = outcome.first_evaluation, outcome.last_evaluation
+    pairs = last.get("pairs") or report.get("pairs", {}).get("evaluation") or 0
+    rows = [
+        f"| {name} | {write(first[name])} | {write(last[name])} |"
+        for name, write in _SHOWN.items()
+        if name in first and name in last
+    ]
     if rows:
         yield "\n".join(["| metric | before | after |", "| --- | --- | --- |", *rows])
+    if pairs and "rewards/accuracies" in last:
+        bounds = interval(*wilson(last["rewards/accuracies"], pairs))
+        yield f"Accuracy is the share of {pairs:,.0f} pairs; its 95 % interval after training is {bounds} (Wilson)."
+
+
+def _hyperparameters(document: Mapping[str, Any]) -> str:
+    rows = []
+    for key in _HYPERPARAMETERS:
+        value: Any = document
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            rows.append(f"| `{key}` | {_without_places(value)} |")
+    return "\n".join(["| key | value |", "| --- | --- |", *rows])
 
 
 def _read(path: Path) -> dict[str, Any]:
