@@ -13,8 +13,9 @@ from dpotrain.cli.group import debug_option, set_option
 @click.argument("recipe", type=click.Path(path_type=Path))
 @set_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the recipe's run folder.")
+@click.option("--plain", is_flag=True, help="Show the run as plain lines, on a terminal too.")
 @debug_option
-def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], resume: bool, plain: bool) -> None:
     """Train what RECIPE, a TOML file, says.
 
     \b
@@ -25,9 +26,11 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
     from dpotrain.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    from dpotrain.ui import reporter
     from dpotrain.ui.train import train
 
-    outcome = train(loaded, resume=resume)
+    shown = reporter(plain=plain, evaluate_every=loaded.evaluation.every)
+    outcome = train(loaded, resume=resume, reporter=shown)
     if outcome.status == "stopped":
         raise RunStopped(
             f"the run was stopped after step {outcome.steps} and its state is saved\n"

@@ -11,17 +11,28 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def number(value: float) -> str:
-    """Return a loss, reward or margin: four decimals, or scientific notation for very small and large values."""
+    """Return a loss, reward or margin: four decimals, or scientific notation for very large values.
+
+    What rounds to zero beside such figures is ``0.0000``: the rounding of float32 has no digits worth reading.
+    """
     if not math.isfinite(value):
         return str(value)
-    if value and not 1e-3 <= abs(value) < 1e5:
+    if abs(value) >= 1e5:
         return f"{value:.2e}"
-    return f"{value + 0.0:.4f}"  # + 0.0 removes the sign of a negative zero
+    return f"{round(value, 4) + 0.0:.4f}"  # + 0.0 removes the sign of a negative zero
+
+
+def magnitude(value: float) -> str:
+    """Return a gradient norm: as :func:`number`, but scientific for small values, which mean something there."""
+    if value and math.isfinite(value) and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return number(value)
 
 
 def signed(value: float) -> str:
     """Return :func:`number` with its sign."""
-    return number(value) if value < 0 or math.isnan(value) else f"+{number(abs(value))}"
+    text = number(value)
+    return text if text.startswith("-") or math.isnan(value) else f"+{text}"
 
 
 def learning_rate(value: float) -> str:

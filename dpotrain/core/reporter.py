@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Self, TypeAlias
 
 from dpotrain.core.controls import Controls
@@ -28,7 +28,7 @@ class Reporter:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def started(self, title: str, info: dict[str, str]) -> None:
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:
         """Show the run that starts: ``info`` is labelled lines (model, data, trained parameters, …)."""
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
@@ -64,6 +64,78 @@ class Reporter:
 
     def finished(self, outcome: Outcome) -> None:
         """Show the closing summary."""
+
+
+class Reporters(Reporter):
+    """Passes everything on to several reporters, in order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self.reporters = reporters
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for each in self.reporters:
+                stack.enter_context(each)
+            self._entered = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._entered.close()
+
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.started(title, info, total_steps)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: D102
+        with ExitStack() as stack:
+            advances = [stack.enter_context(each.phase(name, total)) for each in self.reporters]
+
+            def advance(count: int = 1) -> None:
+                for one in advances:
+                    one(count)
+
+            yield advance
+
+    def note(self, text: str) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.note(text)
+
+    def warn(self, text: str) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.warn(text)
+
+    def controls(self, controls: Controls) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.controls(controls)
+
+    def resumed(self, records: Sequence[Record]) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.resumed(records)
+
+    def microbatch(self, step: int, done: int, total: int) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.microbatch(step, done, total)
+
+    def step(self, record: StepRecord) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.step(record)
+
+    def logged(self, record: Record) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.logged(record)
+
+    def samples(self, record: SamplesRecord) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.samples(record)
+
+    def checkpoint(self, record: CheckpointRecord) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.checkpoint(record)
+
+    def finished(self, outcome: Outcome) -> None:  # noqa: D102
+        for each in self.reporters:
+            each.finished(outcome)
 
 
 class SilentReporter(Reporter):

@@ -43,7 +43,10 @@ HURRY_WHEN_INTERRUPTED = 2.0
 
 
 def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> Outcome:
-    """Run a recipe, shown by ``reporter`` on the main process, and return how it ended (see :func:`dpotrain.train`)."""
+    """Run a recipe, shown by ``reporter`` on the main process, and return how it ended (see :func:`dpotrain.train`).
+
+    The caller enters ``reporter`` before and leaves it afterwards.
+    """
     parallel = start()
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
@@ -62,9 +65,8 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             parallel.wait()
         shown: Reporter = SilentReporter()
         if parallel.is_main:
-            person = stack.enter_context(reporter)
-            stack.enter_context(logging_to(folder.log, person.warn))
-            shown = LoggedReporter(person)
+            stack.enter_context(logging_to(folder.log, reporter.warn))
+            shown = LoggedReporter(reporter)
         if finished is not None:
             shown.note(f"{folder.path} holds this run, finished; there is nothing to resume")
             outcome = summary.from_json(finished, folder.path)

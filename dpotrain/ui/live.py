@@ -1,120 +1,218 @@
-"""The live view of a run on a terminal: finished lines above, a redrawn region below."""
+"""The live view of a run on a terminal: a dashboard where there is room, some lines below what stays elsewhere."""
 
 from __future__ import annotations
 
+import logging
+import os
+import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpotrain.core.formats import count, duration, printable
-from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
-from dpotrain.core.reporter import Advance, Reporter
+from dpotrain.core.records import Outcome
+from dpotrain.core.reporter import Advance
+from dpotrain.ui.dashboard import Screen, dashboard
+from dpotrain.ui.keys import pressed
+from dpotrain.ui.paint import FullScreen, Ink, Region
+from dpotrain.ui.state import Line, Tracker
 from dpotrain.ui.summary import summary
-from dpotrain.ui.view import PhaseState, ViewState, picture
+from dpotrain.ui.terminal import Terminal
+from dpotrain.ui.view import picture
 
-#: A thread redraws, so that the clock advances during a long step. A redraw takes a few milliseconds.
-REDRAWS_PER_SECOND = 2.0
+#: Columns and lines from which the view takes the whole screen.
+FULL_SIZE = (80, 24)
+#: Seconds between two pictures, so that clocks go; less where a phase begins or a key is pressed. One takes 5 to 10 ms.
+REDRAW_SECONDS = 1.0
+#: Seconds after which the size of the terminal is looked at, and after which a picture may follow another.
+LOOK_SECONDS = 0.25
+#: A longer gap between two looks means that the process was stopped, and something else was on the screen.
+STOPPED_SECONDS = 3.0
+#: Seconds that the last picture may take: a terminal that takes nothing keeps no run from ending.
+LAST_SECONDS = 5.0
+
+logger = logging.getLogger("dpotrain")
+output_logger = logging.getLogger("dpotrain.output")
 
 
-class LiveReporter(Reporter):
-    """Draws on a terminal; with ``redraws`` False only on :meth:`refresh`, for tests. A closed one ends no run."""
+class LiveReporter(Tracker):
+    """Draws on the terminal of standard output, in a thread; no call of the run waits for the terminal."""
 
     def __init__(
-        self, console: Console, clock: Callable[[], float] = time.monotonic, *, redraws: bool = True
+        self,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        evaluate_every: int | None = None,
     ) -> None:
+        super().__init__(clock, evaluate_every)
+        self.screen = Screen()
         self._console = console
-        self._clock = clock
-        self._state = ViewState(begun=clock())
-        self._live = Live(
-            self, console=console, auto_refresh=redraws, refresh_per_second=REDRAWS_PER_SECOND, transient=True
-        )
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield picture(self._state, self._clock(), options.max_width)
+        self._printed = 0
 
     def __enter__(self) -> Self:
-        with suppress(OSError):
-            self._live.start()
+        width, height = _size(self._console, (0, 0))
+        terminal = Terminal(full=width >= FULL_SIZE[0] and height >= FULL_SIZE[1])
+        terminal.open()
+        self._terminal = terminal
+        self.screen.keys = terminal.has_keys
+        self._ink = Ink(self._console)
+        self._full, self._region = FullScreen(self._ink), Region(self._ink)
+        self._woken, self._wake_up = os.pipe()
+        os.set_blocking(self._wake_up, False)
+        self._ends = False
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="view", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Take the view down, and print what was said meanwhile."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._ends = True
+        self._wake()
+        thread.join(LAST_SECONDS)
+        self._log_output()
+        if not self._terminal.full:
+            self._terminal.write(self._region.erase(self._size()[0]))
+        self._terminal.close()
         with suppress(OSError):
-            self._live.stop()
-
-    def refresh(self) -> None:
-        """Draw now."""
-        with suppress(OSError):
-            self._live.refresh()
-
-    def started(self, title: str, info: dict[str, str]) -> None:
-        """Print the header: the title, and one line for each entry of ``info``."""
-        lines = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
-        for label, value in info.items():
-            lines.add_row(Text(printable(label)), Text(printable(value)))
-        heading = Text(printable(title), style="bold")
-        self._print(Panel(lines, title=heading, title_align="left", border_style="dim"))
+            for what, whole_lines in self._to_print():
+                self._console.print(what, soft_wrap=whole_lines, crop=False)
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
-        """Show a bar during the phase, and then a line with its duration."""
-        phase = PhaseState(printable(name), total, self._clock())
-        self._state.phases.append(phase)
-
-        def advance(count: int = 1) -> None:
-            phase.done += count
-
-        try:
+        """Show the phase at once."""
+        with super().phase(name, total) as advance:
+            self._wake()
             yield advance
-        finally:
-            self._state.phases.remove(phase)
-        # Phases between steps (evaluations) recur; the view shows their results.
-        if self._state.pace.last is None:
-            amount = f" {count(phase.done)}" if phase.done else ""
-            took = duration(self._clock() - phase.begun)
-            self._print(Text.assemble(("✓ ", "green"), f"{phase.name}{amount} ", (f"in {took}", "dim")))
-
-    def note(self, text: str) -> None:
-        """Print a line above the live region."""
-        self._print(Text(printable(text), style="dim"), whole_lines=True)
-
-    def warn(self, text: str) -> None:
-        """Print a line above the live region, marked."""
-        self._print(Text.assemble(("warning: ", "bold yellow"), printable(text)), whole_lines=True)
-
-    def step(self, record: StepRecord) -> None:
-        """Add the step to the view. Nothing is drawn here, so that steps stay fast."""
-        state = self._state
-        state.pace.add(record)
-        if "loss" in record.metrics:
-            state.losses.append(record.metrics["loss"])
-        state.memory_mb = record.metrics.get("peak_memory_mb", state.memory_mb)
-
-    def logged(self, record: Record) -> None:
-        """Add an evaluation to the view; a train record adds only what steps do not have."""
-        state = self._state
-        if record.kind == "train":
-            state.memory_mb = record.metrics.get("peak_memory_mb", state.memory_mb)
-            return
-        state.first_evaluation = state.first_evaluation or record.metrics
-        state.evaluation, state.evaluation_step = record.metrics, record.step
-
-    def checkpoint(self, record: CheckpointRecord) -> None:
-        """Show the newest checkpoint's step."""
-        self._state.checkpoint_step = record.step
+        self._wake()
 
     def finished(self, outcome: Outcome) -> None:
-        """Remove the live region and print the closing summary."""
+        """Take the view down and print the closing summary."""
+        super().finished(outcome)
         self.__exit__()
-        self._print(summary(outcome))
-
-    def _print(self, renderable: RenderableType, *, whole_lines: bool = False) -> None:
-        """Print above the live region; ``whole_lines`` are not wrapped, so that commands and paths can be copied."""
         with suppress(OSError):
-            self._console.print(renderable, crop=False, soft_wrap=whole_lines)
+            self._console.print(summary(outcome), crop=False)
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # a full pipe wakes it, too
+            os.write(self._wake_up, b"\0")
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception:
+            logger.exception("the view failed")
+            self.state.say(
+                "warning", "the view failed, and the run went on without it; run.log has the traceback"
+            )
+            self._terminal.close()
+
+    def _watch(self) -> None:
+        terminal, drawn, looked, size = self._terminal, float("-inf"), time.monotonic(), (0, 0)
+        due = True
+        while not self._ends:
+            if (now := time.monotonic()) - looked > STOPPED_SECONDS:
+                self._take_again()
+                due = True
+            looked = now
+            foreground = terminal.foreground()
+            if size != (size := self._size()):
+                due = True
+            if foreground and (due or now - drawn >= REDRAW_SECONDS):
+                self._log_output()
+                self._draw(*size)
+                drawn, due = time.monotonic(), False
+            wait: list[int | Terminal] = [
+                self._woken,
+                *([terminal] if terminal.has_keys and foreground else []),
+            ]
+            ready, _, _ = select.select(wait, [], [], LOOK_SECONDS)
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                due = True
+            if terminal in ready:
+                due = True
+                if not (data := terminal.read()):  # the terminal is gone
+                    terminal.has_keys = False
+                for action in pressed(data, self.screen, self.state):
+                    self._act(action)
+                looked = time.monotonic()
+
+    def _act(self, action: str) -> None:
+        if not self._terminal.full:
+            self._terminal.write(self._region.erase(self._size()[0]))
+        if action == "suspend":
+            self._terminal.suspend()
+            self._full.forget()
+        else:
+            self._terminal.quit()
+
+    def _take_again(self) -> None:
+        self._terminal.enter()
+        self._full.forget()
+        self._region.forget()
+
+    def _draw(self, width: int, height: int) -> None:
+        now = self.clock()
+        if self._terminal.full:
+            block = dashboard(self.state, self.screen, now, width, height)
+            self._terminal.write(self._full.paint(block, width, height))
+            return
+        above = "".join(
+            self._ink.printed(what, width, whole_lines=whole_lines) for what, whole_lines in self._to_print()
+        )
+        block = picture(self.state, now, width - 1)
+        if self.screen.asks:
+            block.append(Text(self.screen.asks[: width - 1], style="bold reverse"))
+        self._terminal.write(self._region.paint(block, width, height, above))
+
+    def _to_print(self) -> Iterator[tuple[RenderableType, bool]]:
+        """Yield what was said since the last call, and whether its lines stay whole, so that they can be copied."""
+        new = self.state.said - self._printed
+        lines = list(self.state.lines)[-new:] if new else []
+        if len(lines) < new:
+            yield Text(f"({new - len(lines):,} earlier lines are in run.log)", style="dim"), True
+        self._printed += new
+        for line in lines:
+            yield (self._header(), False) if line.kind == "header" else (_written(line), True)
+
+    def _header(self) -> RenderableType:
+        lines = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
+        for label, value in self.state.info.items():
+            lines.add_row(Text(label), Text(value))
+        return Panel(
+            lines, title=Text(self.state.title, style="bold"), title_align="left", border_style="dim"
+        )
+
+    def _size(self) -> tuple[int, int]:
+        return _size(self._console, self._terminal.size())
+
+    def _log_output(self) -> None:
+        """Send what libraries wrote to run.log, once there is one."""
+        if not output_logger.isEnabledFor(logging.INFO):
+            return
+        for line in self._terminal.output().replace("\r", "\n").split("\n"):
+            if line.strip():
+                output_logger.info("%s", line.rstrip())
+
+
+def _written(line: Line) -> Text:
+    if line.kind == "phase":
+        name, separator, took = line.text.rpartition(" in ")
+        return Text.assemble(("✓ ", "green"), name, (separator + took, "dim"))
+    if line.kind == "warning":
+        return Text.assemble(("warning: ", "bold yellow"), line.text)
+    return Text(line.text, style="dim")
+
+
+def _size(console: Console, terminal: tuple[int, int]) -> tuple[int, int]:
+    """Return the terminal's size, or where it does not know one what the console assumes."""
+    return terminal if all(terminal) else (console.width, console.height)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from dpotrain.core.formats import duration, learning_rate, number, printable, rate
+from dpotrain.core.formats import duration, learning_rate, magnitude, number, printable, rate
+from dpotrain.core.pace import Pace
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
-from dpotrain.ui.pace import Pace
 from dpotrain.ui.summary import summary_text
 
 #: Seconds between progress lines of a phase: the shorter time where at least a tenth was done, else the longer.
@@ -28,7 +28,7 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rewards/margins", "margin", number),
     ("rewards/chosen", "chosen", number),
     ("rewards/rejected", "rejected", number),
-    ("grad_norm", "grad_norm", number),
+    ("grad_norm", "grad_norm", magnitude),
     ("learning_rate", "lr", learning_rate),
     ("pairs_per_second", "pairs/s", lambda value: rate(value).replace(",", "")),
     ("tokens_per_second", "tokens/s", lambda value: rate(value).replace(",", "")),
@@ -39,10 +39,15 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 class PlainReporter(Reporter):
     """Writes lines to a stream. A stream that fails does not end the run."""
 
-    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        evaluate_every: int | None = None,
+    ) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
-        self._pace = Pace()
+        self._pace = Pace(evaluate_every)
         self._first_evaluation: Mapping[str, float] | None = None
         self._said_chosen_fall = False
 
@@ -50,7 +55,7 @@ class PlainReporter(Reporter):
         with suppress(OSError, ValueError):
             self._stream.flush()
 
-    def started(self, title: str, info: dict[str, str]) -> None:
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:
         """Write the title and one line for each entry of ``info``."""
         self._line(title)
         for label, value in info.items():
@@ -102,7 +107,7 @@ class PlainReporter(Reporter):
             return
         total = eta = ""
         if self._pace.last is not None:
-            total, eta = f"/{self._pace.last.total_steps}", f" eta={duration(self._pace.seconds_left)}"
+            total, eta = f"/{self._pace.last.total_steps}", f" eta={duration(self._pace.seconds_left())}"
         self._line(f"step {record.step}{total}{_fields(record, _FIELDS)}{eta}")
 
     def checkpoint(self, record: CheckpointRecord) -> None:

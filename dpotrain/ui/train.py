@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from dpotrain.core.records import Outcome
-from dpotrain.core.reporter import Reporter
+from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.ui import reporter as default_reporter
 
@@ -23,6 +25,12 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         DpotrainError: the run failed (``summary.json`` in its folder has the error), or it finished and an exporter
             failed.
     """
-    from dpotrain.run.session import run_recipe  # imports torch
+    shown = default_reporter(evaluate_every=recipe.evaluation.every) if reporter is None else reporter
+    # Of several processes the first alone shows anything; torch, which would know, is not imported yet.
+    if os.environ.get("RANK", "0") != "0":
+        shown = SilentReporter()
+    with shown:
+        with shown.phase("importing torch and transformers", None):
+            from dpotrain.run.session import run_recipe
 
-    return run_recipe(recipe, reporter or default_reporter(), resume=resume)
+        return run_recipe(recipe, shown, resume=resume)

@@ -1,9 +1,9 @@
 import math
 
 import pytest
+from dpotrain.ui.pace import RECENT_STEPS, Pace
 
 from dpotrain.core.records import StepRecord
-from dpotrain.ui.pace import RECENT_STEPS, Pace
 
 
 def _step(

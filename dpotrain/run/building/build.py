@@ -177,7 +177,7 @@ def build(
         run.report("remote code", {"allowed": code})
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb)
-    reporter.started(recipe.path.name if recipe.path is not None else "recipe", info)
+    reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
         recipe=recipe,
         run=run,

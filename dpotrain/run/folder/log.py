@@ -94,10 +94,10 @@ class LoggedReporter(Reporter):
     def __init__(self, shown: Reporter) -> None:
         self.shown = shown
 
-    def started(self, title: str, info: dict[str, str]) -> None:  # noqa: D102
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
         info = {name: mask(value) for name, value in info.items()}
         logger.info("%s: %s", title, "; ".join(f"{name} {value}" for name, value in info.items()))
-        self.shown.started(title, info)
+        self.shown.started(title, info, total_steps)
 
     def phase(self, name: str, total: int | None) -> AbstractContextManager[Advance]:  # noqa: D102
         logger.info("%s%s", name, "" if total is None else f" ({total})")

@@ -1,0 +1,369 @@
+"""The parts of a view: progress, figures, charts, samples, notes. Pure functions of a state, a time and a size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from dpotrain.core.formats import (
+    count,
+    duration,
+    learning_rate,
+    magnitude,
+    megabytes,
+    number,
+    printable,
+    rate,
+    share,
+    signed,
+)
+from dpotrain.core.statistics import wilson
+from dpotrain.ui.chart import Curve, chart, plain
+from dpotrain.ui.state import PhaseState, ViewState
+
+Block = list[Text]
+
+#: Columns of a bar: at least and at most, and those of the piece that moves in one of unknown length.
+_BAR, _LONGEST_BAR, _MOVING = 8, 60, 3
+#: From this width on, the line of the whole run says the epoch.
+_EPOCH_WIDTH = 60
+_LINE_STYLES = {"phase": "dim", "note": "", "warning": "yellow"}
+_LINE_MARKS = {"phase": "✓ ", "note": "· ", "warning": "! "}
+
+
+ACCURACY = "rewards/accuracies"
+#: Label, metric, how it is written, and how its change since the first evaluation is, where that is worth its place.
+EVALUATION: tuple[tuple[str, str, Callable[[float], str], Callable[[float], str] | None], ...] = (
+    ("loss", "loss", number, signed),
+    ("accuracy", ACCURACY, share, lambda change: f"{change * 100:+.1f}"),
+    ("margin", "rewards/margins", signed, None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChartKind:
+    """What a chart shows: metrics with their labels."""
+
+    title: str
+    metrics: tuple[tuple[str, str], ...]
+    write: Callable[[float], str]
+    label: Callable[[float, float], str] = plain
+    evaluated: bool = True
+    """Whether evaluations have it."""
+
+
+CHARTS = (
+    ChartKind("loss", (("", "loss"),), number),
+    ChartKind("margin", (("", "rewards/margins"),), signed),
+    ChartKind("accuracy", (("", "rewards/accuracies"),), share, lambda value, each: f"{value * 100:.0f} %"),
+    ChartKind("rewards", (("chosen", "rewards/chosen"), ("rejected", "rewards/rejected")), signed),
+    ChartKind("gradient norm", (("", "grad_norm"),), magnitude, evaluated=False),
+    ChartKind("learning rate", (("", "learning_rate"),), learning_rate, evaluated=False),
+    ChartKind(
+        "peak memory",
+        (("", "peak_memory_mb"),),
+        megabytes,
+        lambda value, each: megabytes(value),
+        evaluated=False,
+    ),
+    ChartKind(
+        "tokens/s", (("", "tokens_per_second"),), rate, lambda value, each: rate(value), evaluated=False
+    ),
+)
+_STYLES = {("train", 0): "green", ("train", 1): "cyan", ("eval", 0): "magenta", ("eval", 1): "yellow"}
+
+
+def charts(state: ViewState) -> list[ChartKind]:
+    """Return the charts for which there are numbers."""
+    have = set(state.course)
+
+    def drawn(kind: ChartKind) -> bool:
+        records = ("train", "eval") if kind.evaluated else ("train",)
+        return any((record, metric) in have for record in records for _, metric in kind.metrics)
+
+    return [kind for kind in CHARTS if drawn(kind)]
+
+
+def draw(kind: ChartKind, state: ViewState, width: int, height: int) -> Block:
+    """Draw one chart; the legend names the training curves first, and the newest values."""
+    curves = []
+    several = len(kind.metrics) > 1
+    for record in ("train", "eval") if kind.evaluated else ("train",):
+        for place, (label, metric) in enumerate(kind.metrics):
+            course = state.course.get((record, metric))
+            if course is None or not (drawn := course.drawn()):
+                continue
+            value = state.mean(metric) if record == "train" else course.last
+            name = (
+                (label if record == "train" else f"{label} eval")
+                if several
+                else record
+                if kind.evaluated
+                else ""
+            )
+            written = "" if value is None else kind.write(value)
+            short = name if several else ""
+            style = _STYLES[record, place]
+            curves.append(Curve(name, drawn, style, written, short, marks=record == "eval"))
+    return chart(kind.title, curves, width, height, kind.label)
+
+
+def head(state: ViewState, now: float, width: int) -> Text:
+    """Return the title line: what runs, and for how long."""
+    about = "  ".join(value for key, value in state.info.items() if key in ("model", "training"))
+    clock = f"{duration(now - state.begun)} gone"
+    title = Text(state.title or "dpotrain", style="bold")
+    if about:
+        title.append(f"  {about}", style="not bold dim")
+    return ends(title, Text(clock), width)
+
+
+def progress(state: ViewState, now: float, width: int) -> Block:
+    """Return the lines of the whole run, of the present step, and of every phase that goes on."""
+    pace, lines = state.pace, []
+    phases, micro = list(state.phases), state.microbatches
+    labels = max([len("training"), *(cell_len(phase.name) for phase in phases)])
+    if pace.step or micro is not None:
+        total, left = pace.total_steps, state.seconds_left(now)
+        tail = [f"step {count(pace.step)}" + (f" of {count(total)}" if total else "")]
+        if state.epoch and width >= _EPOCH_WIDTH:
+            tail.append(f"epoch {state.epoch:.2f}")
+        if not math.isnan(left) and (pace.step < total or left):
+            tail.append(f"{duration(left)} left")
+        lines += bar("training", pace.step, total or None, tail, width, labels, "green")
+    if micro is not None:
+        gone, each = now - micro.begun, state.step_seconds(now)
+        about = "" if math.isnan(each) else f" of about {duration(max(each, gone))}"
+        tail = [
+            f"{count(micro.done)} of {plural(micro.total, 'micro-batch', 'micro-batches')}",
+            duration(gone) + about,
+        ]
+        lines += bar(f"step {count(micro.step)}", micro.done, micro.total, tail, width, labels, "cyan")
+    for phase in phases:
+        lines += phase_lines(phase, now, width, labels)
+    return lines
+
+
+def phase_lines(phase: PhaseState, now: float, width: int, labels: int) -> Block:
+    """Return a phase's bar, with how much is done and how long it took or will take."""
+    gone, left = now - phase.begun, phase.seconds_left(now)
+    tail = [count(phase.done)] if phase.done and phase.total is None else []
+    if phase.total is not None:
+        tail = [f"{count(phase.done)} of {count(phase.total)}"]
+    tail.append(duration(gone) if math.isnan(left) else f"{duration(left)} left")
+    return bar(phase.name, phase.done, phase.total, tail, width, labels, "cyan", now=now)
+
+
+def bar(
+    label: str,
+    done: int,
+    total: int | None,
+    tail: Sequence[str],
+    width: int,
+    labels: int,
+    style: str,
+    now: float = 0.0,
+) -> Block:
+    """Return a label, a bar of what is done of ``total`` where there is room, and ``tail``, below them if it must be.
+
+    A phase of unknown length has a piece that moves with ``now``, so that one sees that it goes on.
+    """
+    line = Text(label + " " * (labels - cell_len(label)), style="bold", no_wrap=True)
+    said = ", ".join(tail)
+    room = width - cell_len(line.plain) - cell_len(said) - 2
+    if room < 0:
+        return [
+            Text(part, style="bold" if part is label else "", no_wrap=True)
+            for part in [label, *fill(tail, width)]
+        ]
+    if room >= _BAR:
+        size = min(room, _LONGEST_BAR)
+        filled, at = (
+            (min(size, size * done // total), 0) if total else (_MOVING, int(now) % (size - _MOVING + 1))
+        )
+        for piece, look in (("─" * at, "dim"), ("━" * filled, style), ("─" * (size - at - filled), "dim")):
+            line.append(
+                piece if line.plain.endswith(("━", "─")) or not piece else f" {piece}",
+                style=f"not bold {look}",
+            )
+    line.append(f" {said}", style="not bold")
+    return [line]
+
+
+def figures(state: ViewState, width: int) -> Block:
+    """Return the numbers that stand in no chart's legend: speeds, memory, checkpoint, the last evaluation."""
+    pace = state.pace
+    parts = known(
+        ("pairs/s", pace.pairs_per_second or state.figures.get("pairs_per_second"), rate),
+        ("tokens/s", pace.tokens_per_second or state.figures.get("tokens_per_second"), rate),
+        ("peak memory", state.memory_mb, megabytes),
+        ("lr", state.mean("learning_rate"), learning_rate),
+    )
+    saved = (
+        "no checkpoint yet"
+        if state.checkpoint_step is None
+        else f"checkpoint step {count(state.checkpoint_step)}"
+    )
+    lines = fill(
+        [f"{text} {label}" if "/" in label else f"{label} {text}" for label, text in parts] + [saved], width
+    )
+    return [Text(line, style="dim") for line in lines] + evaluation(state, width)
+
+
+def evaluation(state: ViewState, width: int) -> Block:
+    """Return the last evaluation and how it changed since the first one, as lines of whole parts."""
+    now, first = state.evaluation, state.first_evaluation
+    if not now:
+        return []
+    parts = []
+    for label, metric, write, change in EVALUATION:
+        if metric in now:
+            text = f"{label} {write(now[metric])}"
+            if metric == ACCURACY and now.get("pairs"):
+                low, high = wilson(now[metric], int(now["pairs"]))
+                text += f" [{low * 100:.1f}, {high * 100:.1f}]"
+            if now is not first and metric in first and change is not None:
+                text += f" ({change(now[metric] - first[metric])})"
+            parts.append(text)
+    title = f"eval step {count(state.evaluation_step)}: "
+    gap = " " * cell_len(title)
+    return [
+        Text.assemble((title if index == 0 else gap, "magenta"), line)
+        for index, line in enumerate(fill(parts, width - len(gap)))
+    ]
+
+
+def samples(state: ViewState, width: int, height: int, *, whole: bool = False) -> Block:
+    """Return answers before training beside those now, as many as ``height`` lines hold; ``whole`` ones wrap."""
+    now, first = state.samples, state.first_samples
+    if now is None or first is None:
+        return []
+    title = Text(f"samples at step {count(now.step)}", style="bold", no_wrap=True)
+    if now is not first:
+        title.append(f"  before: step {count(first.step)}", style="not bold dim")
+    lines = [title]
+    for before, sample in zip_longest(first.samples, now.samples):
+        answers = (
+            [("now   ", sample, "")] if now is first else [("before", before, "dim"), ("now   ", sample, "")]
+        )
+        block = _wrapped("prompt ", sample.prompt if sample else before.prompt, "cyan", width, whole)
+        for label, each, style in answers:
+            text = "" if each is None else each.answer or "(empty)"
+            block += _wrapped(f"{label} ", text, style, width, whole)
+        if len(lines) + len(block) > height and len(lines) > 1:
+            break
+        lines += block
+    return lines[:height]
+
+
+def _wrapped(label: str, text: str, style: str, width: int, whole: bool) -> Block:
+    shown = " ".join(printable(text).split())
+    room = max(width - len(label), 10)
+    if not whole:
+        line = Text(shown, style=style, no_wrap=True)
+        line.truncate(room, overflow="ellipsis")
+        return [Text.assemble((label, "dim"), line)]
+    wrapped = wrap(shown, room)
+    return [
+        Text.assemble((label if index == 0 else " " * len(label), "dim"), (line, style))
+        for index, line in enumerate(wrapped or [""])
+    ]
+
+
+def notes(state: ViewState, width: int, height: int, *, whole: bool = False, title: bool = True) -> Block:
+    """Return what was said last, in order; ``whole`` lines wrap, others are cut."""
+    lines: Block = []
+    for said in reversed(list(state.lines)):
+        if said.kind not in _LINE_MARKS:
+            continue
+        block: Block = []
+        for index, text in enumerate(said.text.splitlines()):
+            mark = _LINE_MARKS[said.kind] if index == 0 else "  "
+            for place, part in enumerate(wrap(text, max(width - 2, 10)) if whole else [text]):
+                start = mark if place == 0 else "  "
+                line = Text(start + part, style=_LINE_STYLES[said.kind], no_wrap=True)
+                line.truncate(width, overflow="ellipsis")
+                block.append(line)
+        room = height - title - len(lines)
+        lines = (block[:room] if not lines else block[-room:] if room > 0 else []) + lines
+        if len(lines) >= height - title:
+            break
+    return [Text("notes", style="bold"), *lines] if title and lines else lines
+
+
+def information(state: ViewState, width: int) -> Block:
+    """Return the labelled lines of the run's header."""
+    widest = max(map(cell_len, state.info), default=0)
+    return [
+        Text.assemble((set_cell_size(label if index == 0 else "", widest) + "  ", "dim"), line)
+        for label, value in state.info.items()
+        for index, line in enumerate(wrap(value, max(width - widest - 2, 20)) or [""])
+    ]
+
+
+def beside(blocks: Sequence[Block], widths: Sequence[int], gap: int = 2) -> Block:
+    """Return blocks side by side, each filled up to its width."""
+    rows = []
+    for cells in zip_longest(*blocks, fillvalue=None):
+        row = Text(no_wrap=True)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            part = Text() if cell is None else cell.copy()
+            part.truncate(width, overflow="ellipsis")
+            if index < len(widths) - 1:
+                part.append(" " * (width - cell_len(part.plain) + gap))
+            row.append_text(part)
+        rows.append(row)
+    return rows
+
+
+def ends(left: Text, right: Text, width: int) -> Text:
+    """Return a line with one text at each end, the left one cut where there is no room."""
+    room = width - cell_len(right.plain)
+    if room < 1:
+        right.truncate(width)
+        return right
+    left.truncate(room - 1, overflow="ellipsis")
+    gap = room - cell_len(left.plain)
+    return Text.assemble(left, " " * gap, right, no_wrap=True)
+
+
+def fill(parts: Sequence[str], width: int, between: str = ", ") -> list[str]:
+    """Return parts on as few lines as hold them whole."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(lines[-1] + between + part) <= width:
+            lines[-1] += between + part
+        else:
+            lines.append(part)
+    return lines
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Return lines of whole words; a word that is longer than a line is cut where the line ends."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+        while cell_len(line) > width:
+            piece = line[:width] if line.isascii() else set_cell_size(line, width).rstrip() or line[:1]
+            lines.append(piece)
+            line = line[len(piece) :]
+    return [*lines, line] if line else lines
+
+
+def plural(number: int, one: str, many: str) -> str:
+    """Return ``1 step`` or ``2 steps``."""
+    return f"{count(number)} {one if number == 1 else many}"
+
+
+def known(*rows: tuple[str, float | None, Callable[[float], str]]) -> Iterator[tuple[str, str]]:
+    """Yield labels with their values as text, of those that have one."""
+    return ((label, write(value)) for label, value, write in rows if value is not None)
