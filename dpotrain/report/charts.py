@@ -16,6 +16,8 @@ Colour = Literal["train", "eval", "chosen", "rejected"] | int
 
 #: Points of a curve that are drawn; of a longer one, means of equally many neighbours.
 _MOST_POINTS = 400
+#: No run measures a value as large as this, or as small as its inverse.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,23 @@ def _file_name(metric: str) -> str:
 
 def _curve(run: PastRun, metric: str, kind: Kind, name: str, colour: Colour) -> Curve | None:
     records = [record for record in run.records if record.kind == kind and metric in record.metrics]
-    if not any(math.isfinite(record.metrics[metric]) for record in records):
+    if not any(abs(record.metrics[metric]) < _LARGEST for record in records):
         return None
     intervals: list[tuple[float, float]] = []
     if kind == "eval" and metric == "rewards/accuracies":
         intervals = [interval_of(run, record) for record in records]
-    points = [(float(record.step), record.metrics[metric]) for record in records]
+    points = [(float(record.step), _drawable(record.metrics[metric])) for record in records]
     if len(points) > _MOST_POINTS:
         points, intervals = [*_thinned(points)], []
     steps, values = zip(*points, strict=True)
     return Curve(name, kind, colour, steps, values, tuple(intervals))
+
+
+def _drawable(value: float) -> float:
+    """Return a value of which differences are finite, too; beyond any measurement there is a gap, or zero."""
+    if not abs(value) < _LARGEST:
+        return math.nan
+    return value if abs(value) > 1 / _LARGEST else 0.0
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

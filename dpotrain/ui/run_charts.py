@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dpotrain.report import charts
 from dpotrain.ui.chart import Curve, chart, plain
+from dpotrain.ui.page.drawing import percent
 
 #: Columns of charts in a file, and lines of each chart.
 FILE_WIDTH = 96
@@ -45,8 +46,9 @@ def _drawn(one: charts.Chart, width: int) -> list[Text]:
         style = RUN_STYLES[colour % len(RUN_STYLES)] if isinstance(colour, int) else _COLOURS[colour]
         points = [*zip(curve.steps, curve.values, strict=True)]
         marks = curve.kind == "eval" and not several_runs
-        curves.append(Curve(curve.name, points, style, one.write(curve.values[-1]), marks=marks))
-    return chart(one.title, curves, width, _LINES, _percent if one.bounds == (0.0, 1.0) else plain)
+        name = curve.name.removesuffix(f", {curve.kind}") if several_runs else curve.name
+        curves.append(Curve(name, points, style, one.write(curve.values[-1]), marks=marks))
+    return chart(one.title, curves, width, _LINES, percent if one.bounds == (0.0, 1.0) else plain)
 
 
 def _one_of_each_run(curves: Sequence[charts.Curve]) -> list[charts.Curve]:
@@ -56,7 +58,3 @@ def _one_of_each_run(curves: Sequence[charts.Curve]) -> list[charts.Curve]:
         if curve.colour not in found or len(curve.values) > 1:
             found[curve.colour] = curve
     return [*found.values()]
-
-
-def _percent(value: float, each: float) -> str:
-    return f"{plain(value * 100, each * 100)} %"

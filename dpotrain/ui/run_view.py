@@ -185,15 +185,22 @@ def _after(run: PastRun) -> Iterator[RenderableType]:
         yield Text(printable(run.outcome.how_to_load), style="cyan", no_wrap=True, overflow="ignore")
         yield Text()
     if run.state in ("stopped", "interrupted", "failed", "killed") and run.checkpoints:
-        yield _labelled("resume", f"dpotrain run {shlex.quote(str(run.path / 'recipe.toml'))} --resume")
+        yield _command("resume", f"dpotrain run {shlex.quote(str(run.path / 'recipe.toml'))} --resume")
     if run.state == "running":
-        yield _labelled("watch it", f"dpotrain watch {path}")
-    yield _labelled("as a page", f"dpotrain report {path}")
+        yield _command("watch it", f"dpotrain watch {path}")
+    if run.outcome is not None and run.outcome.final is not None:
+        yield _command("talk to it", f"dpotrain chat {path}")
+    yield _command("as a page", f"dpotrain report {path}")
 
 
 def _short(text: str, most: int = _TEXT) -> str:
     text = " ".join(printable(text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _command(label: str, text: str) -> Text:
+    """Return a labelled command, which is not wrapped, so that it can be copied."""
+    return Text.assemble((f"  {label:<10} ", "dim"), printable(text), no_wrap=True, overflow="ignore")
 
 
 def _labelled(label: str, text: str, style: str = "") -> Table:

@@ -92,7 +92,7 @@ def _ending(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.steps:
         yield _labelled("look at it", f"dpotrain show {folder}")
         yield _labelled("share it", f"dpotrain report {folder}")
-    if outcome.how_to_load:
+    if outcome.final is not None and outcome.how_to_load:
         # In the first column, so that it can be copied and run.
         yield Text()
         yield Text("load it:", style="dim")
@@ -120,9 +120,8 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
     first, last, best = outcome.first_evaluation, outcome.last_evaluation, outcome.best_evaluation
     if last:
         several = bool(first) and first != last
-        columns = (
-            [_when(first, outcome), _when(last, outcome), "change"] if several else [_when(last, outcome)]
-        )
+        at_end = _when(last, outcome, outcome.steps)
+        columns = [_when(first, outcome, 0), at_end, "change"] if several else [at_end]
         figures = [Column(name, justify="right", no_wrap=True) for name in columns]
         table = _table("evaluation", *figures)
         for figure in (figure for figure in FIGURES if figure.metric in last):
@@ -142,9 +141,9 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
         yield Text(CHOSEN_REWARDS_FALL, style="dim")
 
 
-def _when(evaluation: Mapping[str, float], outcome: Outcome) -> str:
+def _when(evaluation: Mapping[str, float], outcome: Outcome, unless_known: int) -> str:
     """Return when an evaluation was: before training, at its end, or at a step between."""
-    step = int(evaluation.get("step", outcome.steps))
+    step = int(evaluation.get("step", unless_known))
     if step == 0:
         return "before"
     return "after" if step == outcome.steps and outcome.status == "finished" else f"step {count(step)}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dpotrain.core.formats import count, interval, number
-from dpotrain.core.scales import Scale, scale_of
 from dpotrain.report.charts import Chart, Colour, Curve
 from dpotrain.report.margins import Course
+from dpotrain.ui.chart import plain, ticks
 
 WIDTH, HEIGHT = 400.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 10.0, 30.0
@@ -18,6 +18,21 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 10.0, 30.0
 RUN_COLOURS = 8
 
 Hover = dict[str, object]
+#: Writes a mark of an axis, given how far apart marks are.
+Label = Callable[[float, float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """An axis from ``low`` to ``high``, with round numbers marked."""
+
+    low: float
+    high: float
+    marks: tuple[tuple[float, str], ...]
+
+    def share(self, value: float) -> float:
+        """Return where a value is: 0 at the low end, 1 at the high end."""
+        return (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +77,10 @@ class Drawing:
 
 def draw(chart: Chart) -> Drawing:
     """Return the drawing of a chart over steps."""
-    x = scale_of(_all(curve.steps for curve in chart.curves), 6, whole=True, tight=True)
+    x = _scale(_all(curve.steps for curve in chart.curves), 8, _whole, room=0.0)
     heights = [*_all(curve.values for curve in chart.curves)]
     heights += [*_all(each for curve in chart.curves for each in curve.intervals)]
-    y = scale_of(heights, 5, percent=chart.bounds == (0.0, 1.0), bounds=chart.bounds)
+    y = _scale(heights, 8, percent if chart.bounds == (0.0, 1.0) else plain, bounds=chart.bounds)
     return Drawing(
         key=chart.key,
         title=chart.title,
@@ -81,8 +96,8 @@ def draw(chart: Chart) -> Drawing:
 def draw_scatter(courses: Sequence[Course]) -> Drawing:
     """Return each pair as a point: its margin at the first and at the last evaluation."""
     first, last = courses[0].steps[0], courses[0].steps[-1]
-    x = scale_of([0.0, *(course.margins[0] for course in courses)], 5)
-    y = scale_of([0.0, *(course.margins[-1] for course in courses)], 5)
+    x = _scale([0.0, *(course.margins[0] for course in courses)], 8)
+    y = _scale([0.0, *(course.margins[-1] for course in courses)], 8)
     points = tuple(
         (
             round(_x(x, course.margins[0]), 1),
@@ -113,7 +128,7 @@ def draw_histogram(courses: Sequence[Course]) -> Drawing:
     steps = sorted({courses[0].steps[0], courses[0].steps[-1]})
     places = [courses[0].steps.index(step) for step in steps]
     values = [[course.margins[place] for course in courses] for place in places]
-    x = scale_of([0.0, *_all(values)], 7)
+    x = _scale([0.0, *_all(values)], 7)
     bins = 24
     width = (x.high - x.low) / bins
     counts = []
@@ -122,7 +137,7 @@ def draw_histogram(courses: Sequence[Course]) -> Drawing:
         for margin in margins:
             of_bins[min(bins - 1, max(0, int((margin - x.low) / width)))] += 1
         counts.append(of_bins)
-    y = scale_of([0.0, *_all(counts)], 5, whole=True)
+    y = _scale([0.0, *_all(counts)], 5, _whole, bounds=(0.0, math.inf))
     bars, lines = [], []
     for step, of_bins, colour in zip(steps, counts, ("train", "eval"), strict=False):
         lines.append(Line(f"step {count(step)}", colour, "bars", "", "", ()))
@@ -150,7 +165,7 @@ def draw_histogram(courses: Sequence[Course]) -> Drawing:
 
 def sparkline_path(values: Sequence[float], width: float = 120.0, height: float = 28.0) -> tuple[str, float]:
     """Return the path of a small curve, and the height of zero in it."""
-    y = scale_of([0.0, *values], 2)
+    y = _scale([0.0, *values], 2)
     across = width - 4
 
     def point(place: int, value: float) -> tuple[float, float]:
@@ -158,6 +173,11 @@ def sparkline_path(values: Sequence[float], width: float = 120.0, height: float 
         return left, 2 + (height - 4) * (1 - y.share(value))
 
     return _path([point(*each) for each in enumerate(values)]), round(point(0, 0.0)[1], 1)
+
+
+def percent(value: float, each: float) -> str:
+    """Return a mark of an axis of shares of 1."""
+    return f"{plain(value * 100, each * 100)} %"
 
 
 def colour_of(colour: Colour) -> str:
@@ -169,6 +189,31 @@ def _all(parts: Iterable[Iterable[float]]) -> Iterable[float]:
     return (value for part in parts for value in part)
 
 
+def _scale(
+    values: Iterable[float],
+    most: int,
+    label: Label = plain,
+    *,
+    room: float = 0.04,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Scale:
+    """Return an axis for the finite values with ``room`` at both ends, a share of its length, inside ``bounds``."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        around = abs(low) / 10 or 1.0
+        low, high = low - around, high + around
+    more = (high - low) * room
+    low, high = max(low - more, bounds[0]), min(high + more, bounds[1])
+    found, each = ticks(low, high, most)
+    return Scale(low, high, tuple((at, text) for at in found if (text := label(at, each))))
+
+
+def _whole(value: float, each: float) -> str:
+    """Return a mark of an axis of integers; others have none."""
+    return count(round(value)) if abs(value - round(value)) < each * 1e-6 else ""
+
+
 def _x(scale: Scale, value: float) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * scale.share(value)
 
@@ -178,15 +223,11 @@ def _y(scale: Scale, value: float) -> float:
 
 
 def _x_ticks(scale: Scale) -> tuple[Tick, ...]:
-    return tuple(
-        Tick(round(_x(scale, at), 1), label) for at, label in zip(scale.ticks, scale.labels, strict=True)
-    )
+    return tuple(Tick(round(_x(scale, at), 1), label) for at, label in scale.marks)
 
 
 def _y_ticks(scale: Scale) -> tuple[Tick, ...]:
-    return tuple(
-        Tick(round(_y(scale, at), 1), label) for at, label in zip(scale.ticks, scale.labels, strict=True)
-    )
+    return tuple(Tick(round(_y(scale, at), 1), label) for at, label in scale.marks)
 
 
 def _line(curve: Curve, x: Scale, y: Scale, write: Callable[[float], str]) -> Line:

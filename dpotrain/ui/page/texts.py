@@ -140,7 +140,8 @@ def comparison_of(found: Comparison) -> dict[str, Any]:
 
 
 def _tile(label: str, value: str, note: str = "", css: str = "") -> dict[str, str]:
-    return {"label": label, "value": value, "note": note, "css": css}
+    # A number stays with its unit where a narrow tile wraps its lines.
+    return {"label": label, "value": value, "note": note.replace(" %", "\u00a0%"), "css": css}
 
 
 def _progress(run: PastRun) -> str:
