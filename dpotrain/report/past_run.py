@@ -82,7 +82,7 @@ def read_run(path: Path) -> PastRun:
     """
     folder, files = RunFolder(path), RunFiles()
     if not is_run_folder(path):
-        raise no_run_folder(path, "recipe.toml")
+        raise no_run_folder(path, "metrics.jsonl" if folder.recipe.is_file() else "recipe.toml")
     text = files.text(folder.recipe)
     status, outcome = files.json(folder.status), read_outcome(folder, files)
     return PastRun(

@@ -23,8 +23,7 @@
       const box = svg.getBoundingClientRect(), scale = box.width / 400, x = (event.clientX - box.left) / scale;
       const found = curves.map((curve) => [curve.name, nearest(curve.points, x)]);
       const at = found.map(([, point]) => point).reduce((a, b) => Math.abs(a[0] - x) <= Math.abs(b[0] - x) ? a : b);
-      const rows = found.filter(([, point]) => Math.abs(point[0] - at[0]) < 12);
-      tip.replaceChildren(...rows.map(([name, point]) => {
+      tip.replaceChildren(...found.map(([name, point]) => {
         const row = document.createElement("div");
         row.textContent = `${name}, step ${point[2]}: ${point[3]}`;
         return row;

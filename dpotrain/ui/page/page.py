@@ -6,12 +6,14 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from dpotrain.core.formats import printable
 from dpotrain.core.version import __version__
 from dpotrain.report.charts import charts_of, charts_of_all
 from dpotrain.report.comparison import compare
@@ -45,15 +47,22 @@ def page(runs: Sequence[PastRun], now: float | None = None) -> str:
     )
 
 
+@cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("dpotrain.ui.page", ""),
         autoescape=True,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.jinja")
+
+
+def _printable(value: object) -> object:
+    """Take control characters out of every text that the templates print."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _of_one(run: PastRun) -> Mapping[str, Any]:

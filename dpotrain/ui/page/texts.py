@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpotrain.core.formats import count, duration, interval, megabytes, number, printable, rate
+from dpotrain.core.formats import count, duration, interval, megabytes, number, rate
 from dpotrain.report.comparison import Comparison, Difference, interval_of, pairs_of
 from dpotrain.report.facts import facts
 from dpotrain.report.margins import Course, movement
@@ -27,16 +27,16 @@ def run_of(run: PastRun) -> dict[str, Any]:
     return {
         "name": run.path.absolute().name,
         "tiles": tiles(run),
-        "facts": _safe(facts(run)),
-        "error": "" if run.outcome is None else printable(run.outcome.error),
-        "how_to_load": "" if run.outcome is None else printable(run.outcome.how_to_load),
-        "problems": [*map(printable, run.problems)],
+        "facts": facts(run),
+        "error": "" if run.outcome is None else run.outcome.error,
+        "how_to_load": "" if run.outcome is None else run.outcome.how_to_load,
+        "problems": list(run.problems),
         "evaluations": evaluation_rows(run),
         "explanation": _explanation(run),
         "pairs": _pairs(run),
         "sections": _sections(run),
         "data": _data(run),
-        "recipe": printable(run.recipe_text).strip(),
+        "recipe": run.recipe_text.strip(),
         "environment": _environment(run.environment),
     }
 
@@ -93,7 +93,7 @@ def samples_of(run: PastRun) -> list[dict[str, Any]]:
     for record in run.samples:
         label = "before training" if record.step == 0 else f"step {count(record.step)}"
         for sample in record.samples:
-            found.setdefault(sample.prompt, []).append((label, printable(sample.answer)))
+            found.setdefault(sample.prompt, []).append((label, sample.answer))
     return _prompts(found)
 
 
@@ -104,7 +104,7 @@ def samples_of_all(comparison: Comparison) -> list[dict[str, Any]]:
         for record in run.samples[-1:]:
             label = f"{name}, step {count(record.step)}"
             for sample in record.samples:
-                found.setdefault(sample.prompt, []).append((label, printable(sample.answer)))
+                found.setdefault(sample.prompt, []).append((label, sample.answer))
     return _prompts({prompt: answers for prompt, answers in found.items() if len(answers) > 1})
 
 
@@ -192,7 +192,7 @@ def _cards(courses: Sequence[Course]) -> dict[str, Any]:
     for course in courses[:_MOST_PAIRS]:
         path, zero = sparkline_path(course.margins)
         pair = course.pair
-        texts = {name: printable(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")}
+        texts = {name: getattr(pair, name) for name in ("prompt", "chosen", "rejected")}
         ends = f"{number(course.margins[0])} to {number(course.margins[-1])}"
         margin = ends if len(course.margins) > 1 else number(course.margins[-1])
         shown.append(
@@ -212,9 +212,9 @@ def _sections(run: PastRun) -> list[dict[str, Any]]:
     found = []
     for name, values in ({} if run.outcome is None else run.outcome.sections).items():
         columns, rows = section_table(values)
-        lines = _safe(section_lines(values))
+        lines = section_lines(values)
         if lines or rows:
-            found.append({"title": printable(name), "lines": lines, "columns": columns, "rows": rows})
+            found.append({"title": name, "lines": lines, "columns": columns, "rows": rows})
     return found
 
 
@@ -222,8 +222,8 @@ def _data(run: PastRun) -> dict[str, list[str]] | None:
     if run.data is None:
         return None
     return {
-        "lines": [*map(printable, run.data.summary_lines())],
-        "warnings": [*map(printable, run.data.warnings())],
+        "lines": run.data.summary_lines(),
+        "warnings": run.data.warnings(),
     }
 
 
@@ -236,21 +236,12 @@ def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
     lines["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     if isinstance(command := environment.get("command"), list):
         lines["command"] = " ".join(map(str, command))
-    return _safe(
-        {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in lines.items() if v}
-    )
+    return {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in lines.items() if v}
 
 
 def _differences(rows: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [{"key": printable(row.key), "cells": [*map(value_text, row.values)]} for row in rows]
+    return [{"key": row.key, "cells": [*map(value_text, row.values)]} for row in rows]
 
 
 def _prompts(found: Mapping[str, list[tuple[str, str]]]) -> list[dict[str, Any]]:
-    return [
-        {"prompt": printable(prompt), "answers": answers}
-        for prompt, answers in list(found.items())[:_MOST_PROMPTS]
-    ]
-
-
-def _safe(lines: Mapping[str, str]) -> dict[str, str]:
-    return {printable(label): printable(text) for label, text in lines.items()}
+    return [{"prompt": prompt, "answers": answers} for prompt, answers in list(found.items())[:_MOST_PROMPTS]]
