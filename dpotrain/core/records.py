@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -185,5 +186,12 @@ class Run:
 
         A value of the key ``"table"`` — ``{"columns": […], "rows": [[…], …]}`` — is shown as a table in the
         closing summary, other plain values as lines.
+
+        Raises:
+            TypeError: JSON cannot hold a value.
         """
+        try:
+            json.dumps(values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(f"run.report({section!r}, …) takes plain JSON data: {error}") from error
         self.sections.setdefault(section, {}).update(values)

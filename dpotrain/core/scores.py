@@ -32,6 +32,10 @@ class PairScores:
     columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Numbers of the pairs' rows, each (pairs,) float32, by name: what components of the recipe ask for in
     ``needs_columns``."""
+    step: int = 0
+    """The step that is computed, 1 for the first; in an evaluation the last step taken, 0 before the first."""
+    total_steps: int = 0
+    """Steps of the whole run. With ``step`` it says how far the run is, alike on every process and after a resume."""
 
     @property
     def chosen_logratio(self) -> torch.Tensor:

@@ -42,13 +42,16 @@ class EvaluationSet:
         *,
         advance: Callable[[int], None],
         extra: RecipeMetrics | None = None,
+        step: int = 0,
+        total_steps: int = 0,
     ) -> dict[str, float]:
         """Return what a train record has of pairs, over all of them. Collective.
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
         ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
-        number of pairs that were scored since its last call.
+        number of pairs that were scored since its last call; ``step`` and ``total_steps`` are what scores say of the
+        run.
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
@@ -59,7 +62,14 @@ class EvaluationSet:
 
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
-            scores = score_pairs(scorer, self.reference.scores(batch), batch, tokens=tokens)
+            scores = score_pairs(
+                scorer,
+                self.reference.scores(batch),
+                batch,
+                tokens=tokens,
+                step=step,
+                total_steps=total_steps,
+            )
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
             advance(len(pairs) * parallel.data_size)

@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-from dpotrain.core.masking import mask_values
+from dpotrain.core.masking import mask_data, mask_values
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import KINDS, LISTED_TABLES
 from dpotrain.recipe.recipe import Recipe
@@ -18,7 +18,8 @@ from dpotrain.recipe.sections import TABLES, TopLevel
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as TOML that :func:`load_recipe` reads as the same recipe, without secrets."""
-    document = dict(recipe.document)
+    # Once more: a component may have made options with secrets since the document was put together.
+    document = mask_data(recipe.document)
     # tomli_w writes short tables of a list on one line each; recipes use [[table]].
     tables = [
         tomli_w.dumps({name: table}).replace(f"[{name}]", f"[[{name}]]", 1)
@@ -60,6 +61,8 @@ def plain(model: BaseModel) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if value is None:
         return False
+    if isinstance(value, Component):
+        return {"use": value.name, **plain(value.options)}
     if isinstance(value, BaseModel):
         return plain(value)
     if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from dpotrain.recipe.sections import TopLevel
 def choose_plugins(top: TopLevel, given: PluginManager | None, problems: Problems) -> PluginManager:
     """Return the plugins, the installed ones unless given, without those that ``block`` names.
 
-    Collects: names in ``block`` that no plugin has, requirements that are not met, and components of one kind and name.
+    Collects names in ``block`` that no plugin has, and requirements that are not met.
     """
     plugins = PluginManager.from_entry_points(block=top.block) if given is None else given.blocking(top.block)
     for index, name in enumerate(top.block):
@@ -20,8 +20,6 @@ def choose_plugins(top: TopLevel, given: PluginManager | None, problems: Problem
             text = f'no plugin or distribution is called "{short(name)}"{hint}'
             problems.add((), ("block", index), text, shown="block")
     _check_required(top.requires, plugins, problems)
-    for text in plugins.duplicates:
-        problems.add((), (), text)
     return plugins
 
 

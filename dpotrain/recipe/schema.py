@@ -7,7 +7,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from dpotrain.plugin.api import Component, DatasetFormatter
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
+from dpotrain.plugin.api.kinds import (
+    COMPONENT_TABLES,
+    DEFAULT_USE,
+    KINDS,
+    LISTED_TABLES,
+    OPTIONAL_TABLES,
+    Kind,
+)
+from dpotrain.plugin.api.nested import KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, required_tables
@@ -39,6 +47,8 @@ class _Tables:
     def __init__(self, plugins: PluginManager, *, complete: bool) -> None:
         self.plugins, self.complete = plugins, complete
         self.definitions: dict[str, Any] = {}
+        self._nested: list[Kind] = []
+        """Kinds that tables inside of tables pick."""
 
     def recipe(self) -> dict[str, Any]:
         """Return the schema of the whole document."""
@@ -53,6 +63,10 @@ class _Tables:
             properties[name] = {"anyOf": [choice, {"const": False}]} if name in OPTIONAL_TABLES else choice
         for name, kind in LISTED_TABLES.items():
             properties[name] = {"type": "array", "items": self.choice(kind, name)}
+        while (picked := self._next_nested()) is not None:
+            names = list(self.plugins.names(picked.component))
+            choice = self.choice(picked.component, _nested(picked))
+            self.definitions[self._prefixed(_nested(picked))] = {"anyOf": [{"enum": names}, choice]}
         schema = {"properties": properties, "additionalProperties": False}
         if self.complete:
             schema["required"] = sorted(required_tables())
@@ -91,13 +105,40 @@ class _Tables:
 
     def table(self, model: type[BaseModel], name: str) -> dict[str, Any]:
         """Return the schema of one model; its definitions go into the document's."""
-        prefix = f"{'' if self.complete else 'part.'}{name}."
+        prefix = f"{self._prefixed(name)}."
         schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
         for inner, definition in schema.pop("$defs", {}).items():
-            self.definitions[prefix + inner] = _without_null(definition)
+            self.definitions[prefix + inner] = self._with_nested(_without_null(definition))
         if not self.complete:
             schema.pop("required", None)
-        return _without_null(schema)  # type: ignore[no-any-return]
+        return self._with_nested(_without_null(schema))  # type: ignore[no-any-return]
+
+    def _with_nested(self, schema: Any) -> Any:
+        """Return the schema with a reference in place of every table that picks a component."""
+        if isinstance(schema, list):
+            return [self._with_nested(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        if KIND not in schema:
+            return {key: self._with_nested(value) for key, value in schema.items()}
+        kind = next(kind for kind in KINDS if kind.component.kind == schema[KIND])
+        if kind not in self._nested:
+            self._nested.append(kind)
+        rest = {key: value for key, value in schema.items() if key not in (KIND, "type")}
+        return {"$ref": f"#/$defs/{self._prefixed(_nested(kind))}", **rest}
+
+    def _next_nested(self) -> Kind | None:
+        """Return a kind that tables inside of tables pick and that has no definition yet."""
+        left = [kind for kind in self._nested if self._prefixed(_nested(kind)) not in self.definitions]
+        return left[0] if left else None
+
+    def _prefixed(self, name: str) -> str:
+        return f"{'' if self.complete else 'part.'}{name}"
+
+
+def _nested(kind: Kind) -> str:
+    """Return the name of the definition of a kind's tables inside of other tables."""
+    return f"nested.{kind.component.__name__}"
 
 
 def _without_null(schema: Any) -> Any:

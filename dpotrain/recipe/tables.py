@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import BaseModel
 
 from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError
-from dpotrain.core.masking import keep_secret
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, KINDS, LISTED_TABLES, Kind
+from dpotrain.plugin.api.nested import PLACE, has_nested, nested
+from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.runtime.failures import failure
-from dpotrain.plugin.runtime.manager import DuplicateNameError, PluginManager
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
@@ -55,10 +57,11 @@ class TableReader:
         for kind in KINDS:
             for index, part in enumerate(parts.get(kind.table, ())):
                 place = (kind.table, index) if kind.selected == "listed" else tuple(kind.table.split("."))
-                try:
-                    part.check()
-                except Exception as error:
-                    self.add_failure(place, type(part), "check", error)
+                for path, each in nested(part):
+                    try:
+                        each.check()
+                    except Exception as error:
+                        self.add_failure((*place, *path), type(each), "check", error)
 
     def add_failure(self, table: Place, component: type[Component], phase: str, error: Exception) -> None:
         """Collect what a component raised: in its own words, or as a failure of its plugin."""
@@ -117,6 +120,9 @@ class TableReader:
         table = self.tree.document.get(name)
         chosen = table.get(key, AUTO) if isinstance(table, dict) else AUTO
         if chosen == AUTO:
+            # All of them are asked, and which one answers would depend on which of two is left out.
+            for text in self.plugins.duplicates_of(kind.component):
+                self.problems.add((name,), (key,), text)
             return None
         if isinstance(chosen, str):
             return self._component((name,), {"use": chosen}, kind, key=key)
@@ -144,9 +150,7 @@ class TableReader:
             return None
         try:
             chosen = self.plugins.find(kind.component, use)
-        except DuplicateNameError:  # collected with the plugins, for any recipe
-            return None
-        except PluginError as error:
+        except PluginError as error:  # there is none, or more than one
             self.problems.add(at, (key,), str(error))
             return None
         at = at if key == "use" else (*at, key)  # `format = "name"` stands for a table of its own
@@ -155,20 +159,49 @@ class TableReader:
         phase = "Options"
         try:
             owner, say = f"{use} ({self.plugins.owner(chosen).origin})", partial(self.problems.add, at)
-            options = validate(chosen.Options, values, say, owner=owner, also_known=also_known)
+            inside = self._inside(chosen.Options, values, at)
+            if inside is None:
+                return None
+            values, components = inside
+            options = validate(
+                chosen.Options, values, say, owner=owner, also_known=also_known, components=components
+            )
             if options is None:
                 return None
-            for value in dict(options).values():
-                if isinstance(value, SecretStr):
-                    keep_secret(value.get_secret_value())
             phase = "__init__"
             return chosen(options)
         except Exception as error:
             self.add_failure(at, chosen, phase, error)
             return None
 
+    def _inside(
+        self, model: type[BaseModel], values: dict[str, Any], at: Place
+    ) -> tuple[dict[str, Any], list[Component]] | None:
+        """Construct the components that tables inside a component's table pick.
+
+        Returns the values with a number in place of each, and the components by number; None where one is wrong.
+        """
+        if not has_nested(model):
+            return values, []
+        values = copy.deepcopy(values)
+        found: list[Component | None] = []
+        for path, kind_name in list(Expectations(model).components(values)):
+            kind = next(kind for kind in KINDS if kind.component.kind == kind_name)
+            table = _at(values, path)
+            table = {"use": table} if isinstance(table, str) else table
+            found.append(self._component((*at, *path), table, kind))
+            _at(values, path[:-1])[path[-1]] = {PLACE: len(found) - 1}
+        components = [part for part in found if part is not None]
+        return (values, components) if len(components) == len(found) else None
+
     def _choices(self, kind: Kind) -> str:
         """Return what ``use`` can pick, for messages."""
         names = ", ".join(f'"{name}"' for name in self.plugins.names(kind.component))
         words = kind.component.kind
         return f"use picks the {words}: {names}" if names else f"and no plugin offers a {words}"
+
+
+def _at(values: Any, path: Place) -> Any:
+    for key in path:
+        values = values[key]
+    return values

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dpotrain.core.errors import did_you_mean
+from dpotrain.plugin.api import Component
 from dpotrain.plugin.describe.expected import Expectations, shown
 from dpotrain.recipe.sections import TopLevel
 
@@ -33,11 +34,13 @@ def validate(
     owner: str = "",
     also_known: Iterable[str] = (),
     tables_with: TablesWith | None = None,
+    components: Sequence[Component] = (),
 ) -> M | None:
     """Return the model of a table, or None where there are problems, which are collected.
 
     ``owner`` is the plugin that the table belongs to, ``also_known`` are keys of the table that are not the
-    model's, and ``tables_with`` finds the tables that a key belongs to, where this one is the core's.
+    model's, and ``tables_with`` finds the tables that a key belongs to, where this one is the core's;
+    ``components`` are those that stand in the table by their number.
     """
     expectations = Expectations(model)
     ok = True
@@ -53,7 +56,7 @@ def validate(
     try:
         # Through JSON, because pydantic's strict JSON mode matches TOML: no text for a number, but text for a path
         # and a list for a tuple.
-        result = model.model_validate_json(json.dumps(values, default=str), strict=True)
+        result = model.model_validate_json(json.dumps(values, default=str), strict=True, context=components)
     except ValidationError as error:
         _say_errors(error, values, expectations, owner, say)
         return None

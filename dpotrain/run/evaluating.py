@@ -61,6 +61,8 @@ class Evaluator:
                 self.budget(trainer.plan.tokens_per_microbatch),
                 advance=advance_or_stop,
                 extra=trainer.extra,
+                step=step,
+                total_steps=trainer.plan.total_steps,
             )
         metrics = {"loss": metrics.pop("loss"), "epoch": trainer.plan.epochs_done(step), **metrics}
         best_by = context.recipe.checkpoints.best_by

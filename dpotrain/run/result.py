@@ -12,6 +12,7 @@ from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.run.building.build import BuiltRun
 from dpotrain.run.checkpoint.files import complete, step_of
 from dpotrain.run.folder.run_folder import RunFolder
@@ -31,6 +32,10 @@ def save_result(built: BuiltRun, final: Path) -> Path:
             try:
                 with folder_aside(final) as aside, built.upcast_weights.as_loaded():
                     built.adapter.save(run.policy, aside)
+                    if not any(aside.iterdir()):
+                        raise WrongReturnError(
+                            "save wrote no file into the folder that it was given", built.adapter
+                        )
                     _save_tokenizer(built, aside)
                     _save_card(built, aside)
             except Exception as error:

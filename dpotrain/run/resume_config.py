@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpotrain.core.errors import RunError
+from dpotrain.core.masking import MASK, mask_data
 from dpotrain.plugin.api import KINDS, Selection
 
 #: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
@@ -44,7 +45,7 @@ def free_options(recipe: Selection) -> frozenset[str]:
 
 def resume_config(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's keys that the sequence of losses depends on, flat: ``{"loss.beta": 0.1, …}``."""
-    return {key: value for key, value in _flat(document, "") if not _among(key, FREE)}
+    return {key: mask_data(value) for key, value in _flat(document, "") if not _among(key, FREE)}
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = frozenset()) -> None:
@@ -57,7 +58,9 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], free: frozense
     changed = [
         (key, before.get(key, missing), now.get(key, missing))
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, missing) != now.get(key, missing) and not _among(key, free)
+        if before.get(key, missing) != now.get(key, missing)
+        and not _among(key, free)
+        and not (_masked(before.get(key)) or _masked(now.get(key)))
     ]
     if not changed:
         return
@@ -71,6 +74,11 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], free: frozense
         + "\n".join(lines)
         + "\nPut these back, or begin a new run: --set run.output_dir=…"
     )
+
+
+def _masked(value: Any) -> bool:
+    """Whether a value holds a secret: it changes no step, and may have been known as one in one of two recipes only."""
+    return MASK in str(value)
 
 
 def _among(key: str, free: frozenset[str]) -> bool:

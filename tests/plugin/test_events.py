@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -197,6 +197,22 @@ def test_other_processes_hear_nothing_and_open_no_logger():
     assert chosen.loggers[0].heard == []
 
 
+class Following(FakeLoss):
+    name = "following"
+    heard: ClassVar[list[str]] = []
+
+    @hookimpl
+    def dpotrain_step_ended(self, step):
+        self.heard.append(step.step)
+
+
+def test_what_shapes_the_steps_hears_of_them_on_every_process():
+    plugins = PluginManager.of(Offers("following", Following))
+    events = events_of(recipe(plugins, Following), SilentReporter())
+    events.step_ended(run(main=False), STEP)
+    assert Following.heard == [STEP.step]
+
+
 def test_the_methods_of_a_logger_hear_events_in_its_thread_in_order_with_its_records():
     heard = []
 
@@ -262,3 +278,11 @@ def test_a_run_begins_by_naming_installed_plugins_that_failed():
     events_of(recipe(PluginManager.of(Offers("p", FakeLoss), broken)), reporter).run_started(run())
     (text,) = reporter.warnings
     assert text.startswith('plugin "broken" failed and is not used: dpotrain_losses must return')
+
+
+def test_a_report_takes_what_json_can_hold_and_says_so_where_it_is_called():
+    this = run()
+    this.report("mine", {"best": 1.5, "table": {"columns": ["a"], "rows": [[None]]}})
+    with pytest.raises(TypeError, match=r"run\.report\('mine', …\) takes plain JSON data: .*Path"):
+        this.report("mine", {"file": Path("x")})
+    assert this.sections["mine"].keys() == {"best", "table"}

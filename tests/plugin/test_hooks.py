@@ -24,6 +24,7 @@ def unmarked():
 
 
 NEAREST = 'made: there is no hook "dpotrain_step_end"; did you mean "dpotrain_step_ended"?'
+STEPP = "made: dpotrain_step_ended has no argument stepp; it can take run, step"
 RESERVED = "names that begin with dpotrain_ are reserved for hooks"
 
 
@@ -34,7 +35,7 @@ RESERVED = "names that begin with dpotrain_ are reserved for hooks"
         ({"dpotrain_losses": unmarked}, ["dpotrain_losses lacks @hookimpl"]),
         ({"dpotrain_looses": unmarked}, ['did you mean "dpotrain_losses"?', RESERVED]),
         ({"mine": hookimpl(specname="dpotrain_loss")(lambda: [])}, ['no hook "dpotrain_loss"']),
-        ({"dpotrain_step_ended": hookimpl(lambda run, stepp: None)}, ["stepp"]),
+        ({"dpotrain_step_ended": hookimpl(lambda run, stepp: None)}, [STEPP]),
         ({"dpotrain_run_started": hookimpl(wrapper=True)(around)}, ["dpotrain_run_started is a wrapper"]),
     ],
     ids=["misspelt", "unmarked", "no hook", "misspelt specname", "another argument", "wrapper"],

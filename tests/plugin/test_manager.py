@@ -114,7 +114,7 @@ def test_two_components_of_one_name_are_refused_and_both_distributions_named(sit
         'loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" (dpotrain-two 2.0); '
         'block = ["two"] leaves one of them out'
     )
-    assert manager.duplicates == [str(caught.value)]
+    assert manager.duplicates_of(Loss) == [str(caught.value)]
     assert info(manager, "one").status == info(manager, "two").status == "failed"
     assert info(manager, "one").reason == str(caught.value)
     assert manager.blocking(["dpotrain-two"]).find(Loss, "simpo").__module__ == "dpotrain_one_one"
@@ -122,7 +122,7 @@ def test_two_components_of_one_name_are_refused_and_both_distributions_named(sit
 
 def test_one_class_offered_by_two_plugins_names_both():
     manager = PluginManager.of(Offers("one", FakeLoss), Offers("two", FakeLoss))
-    assert 'plugin "one" and plugin "two"' in manager.duplicates[0]
+    assert 'plugin "one" and plugin "two"' in manager.duplicates_of(Loss)[0]
 
 
 def test_one_name_may_be_used_by_two_kinds():
@@ -130,7 +130,7 @@ def test_one_name_may_be_used_by_two_kinds():
         name = FakeLoss.name
 
     manager = PluginManager.of(Offers("both", FakeLoss, Same))
-    assert manager.duplicates == []
+    assert manager.duplicates_of(Loss) == []
     assert manager.find(Logger, FakeLoss.name) is Same
 
 

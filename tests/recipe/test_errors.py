@@ -273,21 +273,35 @@ def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     )
 
 
-def test_two_plugins_of_one_name_stop_any_recipe_until_one_is_blocked(site):
+def test_two_plugins_of_one_name_stop_a_recipe_that_uses_it_until_one_is_blocked(site):
     install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
     install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = (
-        'r.toml: 1 error\n  loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
+        'r.toml: 1 error\n  [loss] use: loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
         '(dpotrain-two 2.0); block = ["two"] leaves one of them out'
     )
-    assert refused(MINIMAL, plugins=manager) == text
+    (site.parent / "r.toml").write_text(MINIMAL)
+    assert load_recipe(site.parent / "r.toml", plugins=manager).loss.name == "fake-dpo"
     assert refused(MINIMAL.replace("fake-dpo", "simpo"), plugins=manager) == text
     (site.parent / "r.toml").write_text('block = ["two"]\n' + MINIMAL.replace("fake-dpo", "simpo"))
     recipe = load_recipe("r.toml", plugins=manager)
     assert type(recipe.loss).__module__ == "dpotrain_one_one"
     assert {info.name: info.status for info in recipe.plugins.infos(recipe)}["two"] == "blocked"
     assert recipe.document["block"] == ["two"]
+
+
+def test_two_formatters_of_one_name_stop_a_recipe_that_asks_all_of_them():
+    class Twin(FakeFormatter):
+        pass
+
+    class Other(FakeFormatter):
+        name = "other"
+
+    manager = PluginManager.of(fake_plugin(), Offers("twin", Twin, Other))
+    text = refused(MINIMAL, plugins=manager)
+    assert '[data] format: dataset formatter "fake-format" is offered by' in text
+    assert load_recipe("r.toml", {"data.format": "other"}, plugins=manager).formatter.name == "other"
 
 
 def test_without_plugins_the_installed_ones_are_taken_and_blocked_ones_not_imported(site):

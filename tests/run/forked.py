@@ -74,10 +74,12 @@ class Forked:
         acts: Sequence[Sequence[Any]] = (),
         by_rank: Mapping[int, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
+        path: Sequence[Path] = (),
     ) -> list[Ended]:
         """Run a recipe in so many processes and return how each ended.
 
-        ``acts`` are ``[rank, name, argument, …]``; ``by_rank`` has overrides of one rank alone.
+        ``acts`` are ``[rank, name, argument, …]``; ``by_rank`` has overrides of one rank alone; what is installed in
+        the folders of ``path`` is found, too.
         """
 
         def arguments(rank: int) -> list[str]:
@@ -86,7 +88,10 @@ class Forked:
             return ["run", str(recipe), *words, *(["--resume"] if resume else [])]
 
         return self._ask(
-            arguments=[arguments(rank) for rank in range(ranks)], acts=acts, environment=environment
+            arguments=[arguments(rank) for rank in range(ranks)],
+            acts=acts,
+            environment=environment,
+            path=[str(each) for each in path],
         )
 
     def run(self, recipe: Path, overrides: Sequence[str] = (), **more: Any) -> Ended:

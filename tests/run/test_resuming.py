@@ -77,3 +77,7 @@ def test_an_option_that_its_component_says_no_step_depends_on_may_change():
     check_same(before, now, free)
     with pytest.raises(RunError, match=r"data\.seed: 0 then, 1 now"):
         check_same(before, {**now, "data.seed": 1}, free)
+
+
+def test_a_secret_that_one_recipe_knew_as_such_and_the_other_not_yet_is_no_difference():
+    check_same({"data.inner.token": "***"}, {"data.inner.token": "something-secret"})

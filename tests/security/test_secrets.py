@@ -17,20 +17,37 @@ from tests.plugin.fakes import install
 from tests.run.recipes import project
 from tests.support import dpotrain
 
-HUB, WANDB, PASSWORD, OPTION, MLFLOW = (
+HUB, WANDB, PASSWORD, OPTION, MLFLOW, INNER = (
     "hf_aBcDeFgHiJkLmNoPqRsT",
     "0123456789abcdef" * 2 + "01234567",
     "hunter2hunter2",
     "s3cr3t-0pt10n",
     "mlflow-t0ken-of-somebody",
+    "of-something-inside",
 )
-SECRETS = (HUB, WANDB, PASSWORD, OPTION, MLFLOW)
+SECRETS = (HUB, WANDB, PASSWORD, OPTION, MLFLOW, INNER)
 
 LEAKY = """\
 import logging, os, warnings
 from pydantic import Field, SecretStr
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Logger
+from dpotrain.plugin.api import DatasetSource, Logger, Options
+from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
+
+class Inner(Options):
+    tokens: dict[str, list[SecretStr]] = Field(description="Secrets deep inside.")
+
+class Wrapping(HFDatasetsSource):
+    # It makes options of its own from a plain table, after the recipe is read.
+
+    name = "wrapping"
+
+    class Options(HFDatasetsSource.Options):
+        inner: dict = Field(description="The options of something inside.")
+
+    def load(self, split):
+        Inner(**self.options.inner)
+        return super().load(split)
 
 class Leaky(Logger):
     name = "leaky"
@@ -54,6 +71,10 @@ class Leaky(Logger):
 @hookimpl
 def dpotrain_loggers():
     return [Leaky]
+
+@hookimpl
+def dpotrain_dataset_sources():
+    return [Wrapping]
 """
 
 
@@ -64,6 +85,7 @@ def ran(tmp_path_factory):
     install(folder / "site", "dpotrain-leaky", "1.0", leaky=LEAKY)
     recipe = project(folder)
     overrides = [
+        'data.use="wrapping"', f'data.inner={{tokens={{of=["{INNER}"]}}}}', f'data.name="{folder}/pairs.jsonl"',
         "training.steps=2", "checkpoints.every=1", "model.trust_remote_code=true", f"run.cache_dir='{folder}/cache'",
         'loggers.0.use="wandb"', 'loggers.0.mode="offline"', f'loggers.0.notes="see https://me:{PASSWORD}@host/x"',
         f'loggers.1={{use="leaky", token="{OPTION}", address="https://{PASSWORD}@host"}}',

@@ -53,13 +53,13 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
     weights: dict[str, int] = {}
     parameters = 0
     trained = []
-    for weight in model.parameters():
+    for name, weight in model.named_parameters():
         width = bits.get(id(weight))
         kind = f"{width:.2g} bits" if width else str(weight.dtype).removeprefix("torch.")
         weights[kind] = weights.get(kind, 0) + (int(weight.numel() * width / 8) if width else weight.nbytes)
         parameters += _numbers(weight)
         if weight.requires_grad:
-            trained.append(Trained(weight.numel(), weight.element_size()))
+            trained.append(Trained(weight.numel(), weight.element_size(), name, tuple(weight.shape)))
     for buffer in model.buffers():
         kind = str(buffer.dtype).removeprefix("torch.")
         weights[kind] = weights.get(kind, 0) + buffer.nbytes

@@ -14,11 +14,18 @@ from dpotrain.plugin.api import Loss, Metric
 
 
 def score_pairs(
-    scorer: nn.Module, reference: torch.Tensor, batch: PackedPairs, *, tokens: bool = False
+    scorer: nn.Module,
+    reference: torch.Tensor,
+    batch: PackedPairs,
+    *,
+    tokens: bool = False,
+    step: int = 0,
+    total_steps: int = 0,
 ) -> PairScores:
     """Score a micro-batch of P pairs under the policy, with the log-prob of every scored token where ``tokens`` is set.
 
-    ``reference`` has the (P, 2) float32 sums of chosen and rejected under the reference.
+    ``reference`` has the (P, 2) float32 sums of chosen and rejected under the reference; ``step`` and ``total_steps``
+    are what the scores say of the run.
     """
     sums, each = scorer(batch, tokens=True) if tokens else (scorer(batch), None)
     return PairScores(
@@ -30,6 +37,8 @@ def score_pairs(
         rejected_tokens=batch.scored_tokens[:, 1],
         policy_tokens=each,
         columns=batch.columns,
+        step=step,
+        total_steps=total_steps,
     )
 
 

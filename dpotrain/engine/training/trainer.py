@@ -23,6 +23,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
+from dpotrain.engine.scoring.loss_check import check_gradients, check_loss
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -87,6 +88,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._tokens = need_tokens(self.loss, self.extra.chosen)
+        self._checked_loss = False
 
     def steps(self, after: int = 0) -> Iterator[StepRecord]:
         """Take the steps that follow step ``after``, one a record."""
@@ -125,6 +127,7 @@ class Trainer:
                 f"memory ran out in step {step.step}: it was done again with micro-batches of at most {now:,} tokens "
                 f"instead of {before:,}, and so are the steps to come; results stay the same"
             )
+        self._checked_loss = True
         sums, grad_norm = self._clip_and_sum(sums)
         sums, extra = split_sums(sums, self.extra)
         metrics = means(sums.tolist())
@@ -180,8 +183,18 @@ class Trainer:
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
                     reference = self.reference.scores(batch)
-                    scores = score_pairs(self.scorer, reference, batch, tokens=self._tokens)
+                    scores = score_pairs(
+                        self.scorer,
+                        reference,
+                        batch,
+                        tokens=self._tokens,
+                        step=step.step,
+                        total_steps=self.plan.total_steps,
+                    )
                     losses = pair_losses(self.loss, scores)
+                    check_gradients(self.loss, scores, losses, self.scorer)
+                    if not self._checked_loss:
+                        check_loss(self.loss, scores, losses)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():

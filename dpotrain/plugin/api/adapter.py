@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import by_name, is_a, is_text, returns
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ class Adapter(Component):
         return False
 
     @abstractmethod
+    @returns("the policy with what is trained, a torch.nn.Module", is_a("torch.nn", "Module"))
     def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
         """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
 
@@ -41,10 +43,12 @@ class Adapter(Component):
         """
 
     @abstractmethod
+    @returns("a context manager", lambda value: hasattr(value, "__enter__") and hasattr(value, "__exit__"))
     def reference(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
         """Return a context inside which the policy computes what it computed right after :meth:`attach`."""
 
     @abstractmethod
+    @returns("the trained tensors by name", by_name(is_a("torch", "Tensor")))
     def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the trained tensors by name, for a checkpoint (no copies)."""
 
@@ -65,6 +69,7 @@ class Adapter(Component):
         return
 
     @abstractmethod
+    @returns("lines of Python that load the result", is_text)
     def how_to_load(self, folder: Path) -> str:
         """Return Python that assigns what :meth:`save` wrote to ``model``, for the closing summary and the model card.
 

@@ -20,14 +20,16 @@ A component may also have ``@hookimpl`` methods for run events, which are called
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pluggy
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, model_validator
 
 from dpotrain.core.errors import RecipeError
+from dpotrain.core.masking import keep_secret
+from dpotrain.plugin.api.returns import check_returns
 
 #: Marks the specification of a hook.
 hookspec = pluggy.HookspecMarker("dpotrain")
@@ -41,6 +43,26 @@ class Options(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
     )
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> Self:
+        """Have secrets masked from now on in whatever is written, whoever made these options."""
+        for secret in _secrets(dict(self)):
+            keep_secret(secret)
+        return self
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Yield the secrets in an option's value, at any depth."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, SecretBytes):
+        yield value.get_secret_value().decode(errors="replace")
+    elif isinstance(value, BaseModel):
+        yield from _secrets(dict(value))
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _secrets(item)
 
 
 class Component(ABC):
@@ -56,6 +78,10 @@ class Component(ABC):
 
     class Options(Options):
         """The keys of the component's recipe table; none unless a subclass adds some."""
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        check_returns(cls)
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import returns
 
 
 class Recognition(IntEnum):
@@ -21,6 +22,11 @@ class Recognition(IntEnum):
     """Something in the row can hardly mean anything else (a marker text, a telling column)."""
 
 
+def _are_pairs(value: Any) -> bool:
+    pairs = [value] if isinstance(value, PreferencePair) else value
+    return isinstance(pairs, list | tuple) and all(isinstance(each, PreferencePair) for each in pairs)
+
+
 class DatasetFormatter(Component):
     """Turns a row into a :class:`PreferencePair`; selected by ``data.format``, or found by ``"auto"``."""
 
@@ -31,6 +37,7 @@ class DatasetFormatter(Component):
     """Names of the numbers that its pairs have (:attr:`PreferencePair.numbers`)."""
 
     @abstractmethod
+    @returns("a Recognition", lambda value: isinstance(value, int))
     def recognises(self, row: Mapping[str, Any]) -> Recognition:
         """Say how sure the formatter is of this row.
 
@@ -38,6 +45,7 @@ class DatasetFormatter(Component):
         """
 
     @abstractmethod
+    @returns("a PreferencePair or a list of them", _are_pairs)
     def format(self, row: Mapping[str, Any]) -> PreferencePair | Sequence[PreferencePair]:
         """Return the row's pair, or its pairs where it has several answers.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import is_text, is_texts, returns
 
 #: Keys of ``[data]`` that are the core's own, not the source's.
 CORE_KEYS = frozenset(
@@ -31,16 +32,23 @@ class Rows(Protocol):
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
+def _are_rows(value: Any) -> bool:
+    has_rows = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    return has_rows and is_texts(list(getattr(value, "columns", [None]))) and is_text(value.fingerprint)
+
+
 class DatasetSource(Component):
     """Brings rows; selected by ``[data]``, whose remaining keys are its options."""
 
     kind = "dataset source"
 
     @abstractmethod
+    @returns("a list of names", is_texts)
     def splits(self) -> list[str]:
         """Return the names of the splits there are, for messages and for ``data.eval_split``."""
 
     @abstractmethod
+    @returns("rows, which have a length, indices, columns and a fingerprint", _are_rows)
     def load(self, split: str) -> Rows:
         """Return the rows of one split; raise a DataError that says what was looked for and what is there."""
 

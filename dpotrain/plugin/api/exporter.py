@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import returns
 
 if TYPE_CHECKING:
     from dpotrain.core.records import Outcome
@@ -42,6 +43,10 @@ class Exporter(Component):
     """Whether it makes something of an adapter; a recipe that trains all weights is then refused."""
 
     @abstractmethod
+    @returns(
+        "where the result is, a text or a path",
+        lambda value: isinstance(value, str | Path) and bool(str(value)),
+    )
     def export(self, run: Finished) -> str:
         """Make the result, and return where it is: a folder, an address.
 

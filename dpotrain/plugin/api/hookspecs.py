@@ -30,6 +30,11 @@ Run events are called in the thread that trains, between two steps, and the next
 of a logger are called in the logger's own thread, in order with ``start``, ``log`` and ``finish``, and ``run`` is a
 ``LoggedRun`` there, without the policy. No step waits for them, and a logger that raises or hangs is dropped.
 
+Modules of plugins, sources, formatters, loggers and exporters hear run events on the main process. Methods of a model
+loader, quantizer, adapter, loss, optimizer, schedule or metric are called on every process, so that what such a
+component keeps of the run is the same wherever it computes; ``run.is_main_process`` says where it is. Metrics of a step
+and of an evaluation are means over all processes and equal on all of them, but for speeds and memory.
+
 A hook implementation may take fewer arguments than its spec, and ``@hookimpl(tryfirst=True)`` or ``trylast=True``
 move it within the order of listeners. Wrappers are refused, since they could not be isolated.
 """
@@ -51,7 +56,7 @@ def dpotrain_run_started(run: Run) -> None:
     Called: once a run, after the policy is loaded, before the evaluation of the untrained policy; also when a
     run is resumed (``run.resumed_from`` is then not 0).
 
-    Rank: the main process.
+    Rank: the main process; every process for the kinds named above.
 
     Must not import: anything is allowed, but training waits for it.
 
@@ -73,7 +78,7 @@ def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
 
     Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy.
 
-    Rank: the main process.
+    Rank: the main process; every process for the kinds named above.
 
     Must not import: anything is allowed.
 
@@ -96,7 +101,7 @@ def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
 
     Called: after every update, before the evaluation and the checkpoint that may be due.
 
-    Rank: the main process.
+    Rank: the main process; every process for the kinds named above.
 
     Must not import: anything heavy inside the function; it runs in every step, so it must be quick, and
     must not change the policy.
@@ -145,7 +150,7 @@ def dpotrain_run_finished(run: Run, outcome: Outcome) -> None:
     Called: once a run that was started, also when it was stopped or failed (``outcome.status``), after
     ``final/`` is written and before ``summary.json`` is, so that reported values are in it.
 
-    Rank: the main process.
+    Rank: the main process; every process for the kinds named above.
 
     Must not import: anything is allowed.
 

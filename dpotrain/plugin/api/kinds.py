@@ -43,6 +43,9 @@ class Kind:
     happens to be installed would change what a recipe means."""
     changes_steps: bool = True
     """Whether the components compute part of a step. Where not, a resumed run may have others."""
+    on_every_process: bool = True
+    """Whether a component hears run events on every process, so that what it keeps is the same on all of them. Where
+    not, on the main process only."""
 
     @property
     def catalogue(self) -> str:
@@ -55,14 +58,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(ModelLoader, dpotrain_model_loaders, "model"),
     Kind(Quantizer, dpotrain_quantizers, "quantizer", "optional"),
     Kind(Adapter, dpotrain_adapters, "adapter", "optional"),
-    Kind(DatasetSource, dpotrain_dataset_sources, "data"),
-    Kind(DatasetFormatter, dpotrain_dataset_formatters, "data.format", "key"),
+    Kind(DatasetSource, dpotrain_dataset_sources, "data", on_every_process=False),
+    Kind(DatasetFormatter, dpotrain_dataset_formatters, "data.format", "key", on_every_process=False),
     Kind(Loss, dpotrain_losses, "loss"),
     Kind(Optimizer, dpotrain_optimizers, "optimizer", default_use="adamw"),
     Kind(Schedule, dpotrain_schedules, "schedule", default_use="cosine"),
     Kind(Metric, dpotrain_metrics, "metrics", "listed", changes_steps=False),
-    Kind(Logger, dpotrain_loggers, "loggers", "listed", changes_steps=False),
-    Kind(Exporter, dpotrain_exporters, "exporters", "listed", changes_steps=False),
+    Kind(Logger, dpotrain_loggers, "loggers", "listed", changes_steps=False, on_every_process=False),
+    Kind(Exporter, dpotrain_exporters, "exporters", "listed", changes_steps=False, on_every_process=False),
 )
 
 #: Which hook offers which kind.

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class Loss(Component):
         A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's business.
         """
 
+    @returns("a finite number, or None", optional(is_number))
     def first_loss(self) -> float | None:
         """Return the loss that every pair has while policy and reference are the same model.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.quantizer import Quantizer
+from dpotrain.plugin.api.returns import is_a, is_text, optional, returns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ class ModelLoader(Component):
     kind = "model loader"
 
     @abstractmethod
+    @returns("a tokenizer of transformers", is_a("transformers", "PreTrainedTokenizerBase"))
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
 
@@ -47,6 +49,7 @@ class ModelLoader(Component):
         return {}
 
     @abstractmethod
+    @returns("a model, a torch.nn.Module", is_a("torch.nn", "Module"))
     def load_model(self, request: LoadRequest) -> PreTrainedModel:
         """Return a causal language model in ``train()`` mode with dropout at zero.
 
@@ -55,6 +58,7 @@ class ModelLoader(Component):
         A PEFT model where ``request.keep_adapter`` and the source is an adapter.
         """
 
+    @returns("a model on the meta device, or None", optional(is_a("torch.nn", "Module")))
     def blueprint(self, request: LoadRequest) -> PreTrainedModel | None:
         """Return what :meth:`load_model` would, not quantized, on the meta device: shapes and dtypes, no weights.
 
@@ -65,6 +69,7 @@ class ModelLoader(Component):
         return None
 
     @abstractmethod
+    @returns("a text that changes whenever the loaded weights would", is_text)
     def fingerprint(self, source: str | None = None) -> str:
         """Return a text that changes whenever the loaded weights would.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import is_a, returns
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,9 @@ class Trained:
 
     numbers: int
     bytes_each: int
+    name: str = ""
+    """Its name in the policy."""
+    shape: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -44,6 +48,7 @@ class Optimizer(Component):
     options: Options
 
     @abstractmethod
+    @returns("a torch.optim.Optimizer", is_a("torch.optim", "Optimizer"))
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return an optimizer over all of ``weights``: what is trained, by its name in the policy.
 
@@ -52,6 +57,7 @@ class Optimizer(Component):
         and has to hold everything that the next step depends on, as tensors and plain values.
         """
 
+    @returns("a number of bytes, an int", lambda value: isinstance(value, int) and value >= 0)
     def state_bytes(self, weights: Sequence[Trained]) -> int:
         """Return the bytes of the optimizer's state, of which micro-batches have to leave room.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import by_name, is_number, is_texts, optional, returns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +32,7 @@ class Quantizer(Component):
         Raise a RunError if nothing was quantized after all.
         """
 
+    @returns("a list of texts", is_texts)
     def contradictions(self, saved: Mapping[str, Any]) -> list[str]:
         """Return where weights that were saved quantized are not what this table asks for, a line for each key.
 
@@ -45,6 +47,7 @@ class Quantizer(Component):
             f'quantizer.use = "{self.name}", but the weights were saved with {has or "an unknown method"}'
         ]
 
+    @returns("bits by the name of a parameter, or None", optional(by_name(is_number)))
     def bits(self, model: PreTrainedModel) -> Mapping[str, float] | None:
         """Return the bits that a weight takes, scales included, by the name of each parameter that is quantized.
 

@@ -14,6 +14,7 @@ from dpotrain.plugin.api.logger import Logger
 from dpotrain.plugin.api.loss import Loss
 from dpotrain.plugin.api.metric import Metric
 from dpotrain.plugin.api.model_loader import ModelLoader
+from dpotrain.plugin.api.nested import nested
 from dpotrain.plugin.api.optimizer import Optimizer
 from dpotrain.plugin.api.quantizer import Quantizer
 from dpotrain.plugin.api.schedule import Schedule
@@ -32,12 +33,12 @@ class Selection:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """All of them, in the order of the tables."""
-        return tuple(part for parts in self.parts.values() for part in parts)
+        """All of them in the order of the tables, those that stand in options of another after that."""
+        return tuple(each for parts in self.parts.values() for part in parts for _, each in nested(part))
 
     def all_of(self, kind: type[C]) -> tuple[C, ...]:
-        """Return the components of a kind, in the recipe's order."""
-        return tuple(part for part in self.components if isinstance(part, kind))
+        """Return the components of a kind that tables of the recipe select, in its order."""
+        return tuple(part for parts in self.parts.values() for part in parts if isinstance(part, kind))
 
     def one_of(self, kind: type[C]) -> C | None:
         """Return the component of a kind of which a recipe selects one at most."""

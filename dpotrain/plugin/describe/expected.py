@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
+
+from dpotrain.plugin.api.nested import KIND
 
 _NULL = {"type": "null"}
 _PLURALS = {
@@ -52,6 +55,22 @@ class Expectations:
         schema = self.at(path[:1])
         return schema is not None and "writeOnly" in json.dumps(schema)
 
+    def components(self, table: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield the places in a table where a component is picked, each with the kind."""
+        yield from self._components(table, self.schema, ())
+
+    def _components(
+        self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...]
+    ) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        schema = self._resolved(schema)
+        for choice in (schema, *map(self._resolved, schema.get("anyOf", ()))):
+            if KIND in choice and isinstance(value, dict | str):
+                yield at, choice[KIND]
+                return
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from self._components(item, self._inside(schema, key) or {}, (*at, key))
+
     def none_for_false(self, table: dict[str, Any]) -> dict[str, Any]:
         """Return the table with None where it says ``false`` of something that may be none."""
         return self._none_for_false(table, self.schema) if _has_false(table) else table
@@ -92,6 +111,8 @@ class Expectations:
         if "anyOf" in schema:
             phrases = ["false" if choice == _NULL else self._phrase(choice) for choice in schema["anyOf"]]
             return None if None in phrases else " or ".join(dict.fromkeys(map(str, phrases)))
+        if KIND in schema:
+            return f"a table in which use picks a {schema[KIND]}"
         if "const" in schema:
             return shown(schema["const"])
         if "enum" in schema:

@@ -12,6 +12,7 @@ from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRe
 from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Logger, Selection
 from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.api.kinds import kind_of
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.loggers import LoggerSet
@@ -25,6 +26,8 @@ class _Listener:
     label: str
     """Name and distribution, for messages."""
     implementation: HookImpl
+    everywhere: bool = False
+    """Whether it is called on every process, and not on the main one alone."""
     logger: Logger | None = None
     """The logger whose method it is, and in whose thread it runs."""
     only_for: tuple[Logger, ...] = ()
@@ -38,7 +41,8 @@ class RunEvents:
     names), in the order of their distributions, and then the selected component objects in the recipe's
     order; ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move one within that order. All are called in the thread
     that trains, but for a logger's methods: in the logger's own, after the records that came before. On processes other
-    than the main one nothing happens, nor in ``loggers``, so the caller need not ask.
+    than the main one only components of kinds that shape the steps are called (see
+    :attr:`dpotrain.plugin.api.kinds.Kind.on_every_process`), and nothing happens in ``loggers``.
     """
 
     def __init__(
@@ -79,18 +83,19 @@ class RunEvents:
 
     def _call(self, hook: str, run: Run, **arguments: Any) -> None:
         """Call every listener; only then raise a PluginError for those that failed."""
-        if not run.is_main_process:
-            return
         values = {"run": run, **arguments}
         here = []
         for listener in self._listeners[hook]:
+            if not (run.is_main_process or listener.everywhere):
+                continue
             if listener.logger is None:
                 here.append(listener)
             else:
                 self.loggers.call(
                     listener.logger, hook, listener.implementation.function, _wanted(listener, values)
                 )
-        self.loggers.poll()
+        if run.is_main_process:
+            self.loggers.poll()
         if not here:
             return
         from dpotrain.core.random_state import RandomState
@@ -129,11 +134,15 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
     found: dict[str, list[_Listener]] = {event: [] for event in EVENTS}
 
     def listen(
-        label: str, owner: object, logger: Logger | None = None, only_for: tuple[Logger, ...] = ()
+        label: str,
+        owner: object,
+        logger: Logger | None = None,
+        only_for: tuple[Logger, ...] = (),
+        everywhere: bool = False,
     ) -> None:
         for hook, implementation in implementations(owner, label).items():
             if hook in found:
-                found[hook].append(_Listener(label, implementation, logger, only_for))
+                found[hook].append(_Listener(label, implementation, everywhere, logger, only_for))
 
     for plugin in plugins.active(selection):
         selected = [part for part in selection.components if plugins.owner(type(part)) is plugin]
@@ -141,7 +150,8 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
         # A module of which only loggers are selected is dropped with them; one of which more is selected is not.
         listen(plugin.label, plugin.module, only_for=loggers if len(loggers) == len(selected) else ())
     for part in selection.components:
-        listen(plugins.label(part), part, part if isinstance(part, Logger) else None)
+        everywhere = kind_of(type(part)).on_every_process
+        listen(plugins.label(part), part, part if isinstance(part, Logger) else None, everywhere=everywhere)
     for listeners in found.values():
         listeners.sort(key=lambda one: int(one.implementation.trylast) - int(one.implementation.tryfirst))
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, TracebackType
 
 from dpotrain.core.errors import DpotrainError, PluginError, describe_exception
 from dpotrain.plugin.api import Component, Selection
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.plugin.runtime.manager import PluginManager
 
 
@@ -28,10 +30,13 @@ def named(error: BaseException, selection: Selection, plugins: PluginManager) ->
 
     The outermost method of a component in the traceback is what the core called. Other code of a plugin (a layer
     that an adapter put into the model, rows that a source returned) is recognised by the plugin's module. A
-    DpotrainError is returned as it is, and so is an error that no plugin raised.
+    DpotrainError is returned as it is, and so is an error that no plugin raised. What a method returned wrongly is
+    named likewise.
 
     Notes added to the error (``add_note``) follow its line.
     """
+    if isinstance(error, WrongReturnError) and isinstance(error.component, Component):
+        return PluginError(f"{plugins.label(error.component)}: {error}")
     if not isinstance(error, Exception) or isinstance(error, DpotrainError):
         return error
     frames = list(_frames(error.__traceback__))
@@ -69,7 +74,12 @@ def _method(component: type[Component], code: CodeType) -> str | None:
         return code.co_name
     # A function may be a method under another name: a lambda, or an alias.
     named = (item for cls in component.__mro__ for item in vars(cls).items())
-    return next((name for name, value in named if getattr(value, "__code__", None) is code), None)
+    return next((name for name, value in named if _code(value) is code), None)
+
+
+def _code(value: object) -> CodeType | None:
+    """Return the code of a method, also of one whose result is checked."""
+    return getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
 
 
 def _module(frames: list[FrameType], selection: Selection, plugins: PluginManager) -> tuple[str, str] | None:

@@ -52,13 +52,31 @@ def implementations(owner: object, label: str, deprecated: list[str] | None = No
             callers = registry.get_hookcallers(plugin) or []
             implemented = {caller.name: caller.get_hookimpls()[0] for caller in callers}
         except pluggy.PluginValidationError as error:
-            # pluggy's last line is the only one that says what is wrong; the rest shows objects.
-            raise PluginError(f"{label}: {str(error).splitlines()[-1]}") from error
+            fault = _wrong_arguments(plugin) or str(error).splitlines()[-1]
+            raise PluginError(f"{label}: {fault}") from error
         finally:
             registry.unregister(name="plugin")
     if deprecated is not None:
         deprecated += [str(warning.message) for warning in caught]
     return {hook: implemented[hook] for hook in HOOKS if hook in implemented}
+
+
+def _wrong_arguments(plugin: object) -> str:
+    """Return which hook of a plugin has an argument that its specification does not have, and what that has."""
+    for name, function in vars(plugin).items():
+        hook = (_mark(function) or {}).get("specname") or name
+        if hook not in HOOKS:
+            continue
+        taken = list(inspect.signature(HOOKS[hook]).parameters)
+        wrong = [
+            each
+            for each in inspect.signature(function).parameters
+            if each not in taken and not (each == "self" and not inspect.ismethod(function))
+        ]
+        if wrong:
+            takes = f"it can take {', '.join(taken)}" if taken else "it takes none"
+            return f"{hook} has no argument {' or '.join(wrong)}; {takes}"
+    return ""
 
 
 @functools.cache

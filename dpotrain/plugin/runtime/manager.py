@@ -13,10 +13,6 @@ from dpotrain.plugin.runtime.plugin import Plugin, by_hand, installed, load
 C = TypeVar("C", bound=Component)
 
 
-class DuplicateNameError(PluginError):
-    """Plugins offer more than one component of a kind and name."""
-
-
 Status = Literal["active", "unused", "blocked", "failed"]
 
 
@@ -118,7 +114,7 @@ class PluginManager:
         if len(found) == 1:
             return found[0][1]  # type: ignore[return-value]
         if found:
-            raise DuplicateNameError(self._duplicate(kind, name))
+            raise PluginError(self._duplicate(kind, name))
         raise PluginError(self._unknown(kind, name))
 
     def owner(self, component: type[Component]) -> Plugin:
@@ -136,11 +132,12 @@ class PluginManager:
         owner = self.owner(component if isinstance(component, type) else type(component))
         return f'{component.kind} "{component.name}" of {owner.label}'
 
-    @property
-    def duplicates(self) -> list[str]:
-        """A message for each name that more than one plugin offers."""
+    def duplicates_of(self, kind: type[Component]) -> list[str]:
+        """Return a message for each name of a kind that more than one plugin offers."""
         return [
-            self._duplicate(kind, name) for (kind, name), found in self._catalogue.items() if len(found) > 1
+            self._duplicate(kind, name)
+            for (of, name), found in self._catalogue.items()
+            if of is kind and len(found) > 1
         ]
 
     @property

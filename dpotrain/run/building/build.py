@@ -9,6 +9,7 @@ from datetime import datetime
 
 import torch
 
+from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
@@ -160,7 +161,7 @@ def build(
     )
     run = Run(
         folder=folder.path,
-        config=recipe.document,
+        config=mask_data(recipe.document),
         policy=policy,
         tokenizer=tokenizer,
         device=parallel.device,

@@ -86,6 +86,9 @@ class OptimizerConformance(ComponentConformance):
         state = [value for held in optimizer.state.values() for value in held.values()]
         taken = {each.data_ptr(): each.nbytes for each in state if isinstance(each, torch.Tensor)}
         predicted = part.state_bytes(
-            [Trained(weight.numel(), weight.element_size()) for weight in made.values()]
+            [
+                Trained(weight.numel(), weight.element_size(), name, tuple(weight.shape))
+                for name, weight in made.items()
+            ]
         )
         assert abs(sum(taken.values()) - predicted) <= SMALL + 0.02 * predicted

@@ -1,0 +1,103 @@
+"""Whether a loss does what the engine relies on: gradients in every step, and in the first one the loss itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.random_state import RandomState
+from dpotrain.core.scores import PairScores
+from dpotrain.plugin.api import Component, Loss
+
+#: Pairs that are looked at alone and together.
+_PAIRS = 4
+#: How far a pair's loss may differ between the two, absolute and as a share of it: float32 rounds sums differently.
+_TOLERANCE = 1e-4
+
+
+def check_gradients(loss: Loss, scores: PairScores, losses: torch.Tensor, scorer: nn.Module) -> None:
+    """Check that what is trained is reached by the losses, without waiting for the device.
+
+    Raises:
+        RunError: the policy's log-probs do not depend on anything that is trained.
+        PluginError: the loss left the gradients behind.
+    """
+    if not scores.policy_chosen.requires_grad:
+        trained = [name for name, weight in scorer.named_parameters() if weight.requires_grad]
+        more = f" and {len(trained) - 3} more" if len(trained) > 3 else ""
+        raise RunError(
+            "the policy's log-probs do not depend on what is trained, so nothing would be learned: "
+            f"{', '.join(trained[:3])}{more}.\n"
+            "Adapters that work through a forward of their own (prompt tuning, prefix tuning) cannot be trained."
+        )
+    if not losses.requires_grad:
+        raise PluginError(
+            f'loss "{loss.name}" returned losses without gradients; compute them from scores.policy_chosen and '
+            "scores.policy_rejected, and detach neither of the two"
+        )
+
+
+def check_loss(loss: Loss, scores: PairScores, losses: torch.Tensor) -> None:
+    """Check the losses (pairs,) that ``loss`` gave for a micro-batch of the first step.
+
+    Raises:
+        PluginError: they are not finite although the scores are, or a pair's loss depends on the pairs beside it.
+    """
+    policy = torch.stack([scores.policy_chosen, scores.policy_rejected])
+    reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
+    wrong = ~losses.isfinite() & (policy + reference).isfinite().all(dim=0)
+    if wrong.any():
+        pair = int(wrong.nonzero()[0])
+        raise PluginError(
+            f'loss "{loss.name}" is {losses[pair].item()} for a pair with finite log-probs: '
+            f"policy {policy[0, pair].item():.4f} chosen, {policy[1, pair].item():.4f} rejected; "
+            f"reference {reference[0, pair].item():.4f} and {reference[1, pair].item():.4f}"
+        )
+    if type(loss).state_dict is Component.state_dict:  # asking one with a state would change it
+        random_before = RandomState.capture()
+        _check_apart(loss, scores)
+        random_before.restore()
+
+
+def _check_apart(loss: Loss, scores: PairScores) -> None:
+    pairs = list(range(min(_PAIRS, len(scores.policy_chosen)))) if len(scores.policy_chosen) > 1 else [0, 0]
+    with torch.no_grad():
+        # While policy and reference are one model all margins are zero, and nothing could be told from them.
+        shifts = torch.linspace(-1, 1, len(pairs)).to(scores.policy_chosen)
+        some = select(scores, pairs)
+        some = replace(
+            some, policy_chosen=some.policy_chosen + shifts, policy_rejected=some.policy_rejected - shifts / 2
+        )
+        together = loss(some)
+        for number in range(len(pairs)):
+            alone = loss(select(some, [number]))[0]
+            if (alone - together[number]).abs() > _TOLERANCE * (1 + alone.abs()):
+                raise PluginError(
+                    f'loss "{loss.name}" gives a pair the loss {alone.item():.6f} alone and '
+                    f"{together[number].item():.6f} beside {len(pairs) - 1} others; a pair's loss may depend on its "
+                    "own scores only, since which pairs share a micro-batch is the engine's business"
+                )
+
+
+def select(scores: PairScores, pairs: list[int]) -> PairScores:
+    """Return the scores of these pairs, without gradients."""
+    index = torch.tensor(pairs, device=scores.policy_chosen.device)
+    tokens = scores.policy_tokens
+    if tokens is not None:
+        lengths = torch.stack([scores.chosen_tokens, scores.rejected_tokens], dim=1).sum(dim=1).tolist()
+        of_pairs = torch.split(tokens.detach(), lengths)
+        tokens = torch.cat([of_pairs[pair] for pair in pairs])
+    return replace(
+        scores,
+        policy_chosen=scores.policy_chosen.detach()[index],
+        policy_rejected=scores.policy_rejected.detach()[index],
+        reference_chosen=scores.reference_chosen[index],
+        reference_rejected=scores.reference_rejected[index],
+        chosen_tokens=scores.chosen_tokens[index],
+        rejected_tokens=scores.rejected_tokens[index],
+        policy_tokens=tokens,
+        columns={name: values[index] for name, values in scores.columns.items()},
+    )

@@ -1,0 +1,108 @@
+"""Options that are components themselves: a table inside a component's table, in which ``use`` picks one.
+
+    class Options(Loss.Options):
+        inner: Use[Loss] = Field(description="The loss that is scaled.")
+        others: list[Use[Metric]] = Field(default_factory=list, description="Metrics to average.")
+
+A recipe writes ``[loss.inner]`` with ``use`` and the keys of what that picks, or ``inner = "dpo"`` for its defaults.
+The option then holds the component, constructed and checked like any other: its run events are heard, its state is part
+of checkpoints, and its errors have the address of its own table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from dpotrain.plugin.api.component import Component
+
+C = TypeVar("C", bound=Component)
+
+#: In a JSON schema: the kind that a table picks a component of.
+KIND = "x-dpotrain-kind"
+#: In the JSON that options are validated from: which of the constructed components stands here.
+PLACE = "$component"
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Nested:
+    """Pydantic's side of :data:`Use`."""
+
+    kind: type[Component]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dumped, info_arg=False),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "object", KIND: self.kind.kind}
+
+    def _validate(self, value: Any, info: core_schema.ValidationInfo) -> Component:
+        if isinstance(value, dict) and PLACE in value and info.context is not None:
+            value = info.context[value[PLACE]]
+        if not isinstance(value, self.kind):
+            raise PydanticCustomError("component_type", f"it must be a {self.kind.kind}")
+        return value
+
+
+if TYPE_CHECKING:
+    Use = Annotated[C, "component"]
+else:
+
+    class Use:
+        """``Use[Loss]``: an option that holds a component of a kind, which a table inside the component's own picks."""
+
+        def __class_getitem__(cls, kind: type[Component]) -> Any:
+            return Annotated[kind, _Nested(kind)]
+
+
+def has_nested(model: type[BaseModel]) -> bool:
+    """Whether a model has an option, at any depth, that is a component."""
+    return any(_mentions(field.annotation, field.metadata, {model}) for field in model.model_fields.values())
+
+
+def nested(options: Any) -> Iterator[tuple[Path, Component]]:
+    """Yield the components in the values of options with their places, those inside of a component after it."""
+    if isinstance(options, Component):
+        yield (), options
+        options = options.options
+    if isinstance(options, BaseModel):
+        items: Any = dict(options).items()
+    elif isinstance(options, Mapping):
+        items = options.items()
+    elif isinstance(options, list | tuple):
+        items = enumerate(options)
+    else:
+        return
+    for key, value in items:
+        for path, part in nested(value):
+            yield (key, *path), part
+
+
+def _mentions(annotation: Any, metadata: Any, seen: set[Any]) -> bool:
+    if any(isinstance(each, _Nested) for each in metadata):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        return any(
+            _mentions(field.annotation, field.metadata, seen) for field in annotation.model_fields.values()
+        )
+    inside = [each for each in get_args(annotation) if each is not annotation]
+    more = getattr(annotation, "__metadata__", ())
+    return any(isinstance(each, _Nested) for each in more) or any(
+        _mentions(each, (), seen) for each in inside
+    )
+
+
+def _dumped(part: Component) -> dict[str, Any]:
+    return {"use": part.name, **part.options.model_dump(mode="json")}
