@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "dpotrain.cli.check",
     "inspect": "dpotrain.cli.inspect",
     "plan": "dpotrain.cli.plan",
+    "watch": "dpotrain.cli.watch",
     "show": "dpotrain.cli.show",
     "list": "dpotrain.cli.list_runs",
     "compare": "dpotrain.cli.compare",

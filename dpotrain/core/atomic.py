@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, sync it to disk, and rename it."""
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a file under a temporary name, sync it to disk unless ``sync`` is False, and rename it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         # One left by a killed process; and no link that would redirect the text.
         partial.unlink(missing_ok=True)
         with partial.open("x", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -80,7 +80,9 @@ def prepare_data(
     Raises DataError where the data cannot be found, is of no known shape, or leaves no pair to train on, and
     RecipeError where ``[data]`` contradicts itself or the data.
     """
-    prepared = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview, clock=clock).prepare()
+    with reporter.phase("reading the data", None):
+        reader = DataReader.of(recipe, tokenizer, reporter, cache=cache, preview=preview, clock=clock)
+    prepared = reader.prepare()
     for warning in prepared.report.warnings():
         reporter.warn(warning)
     return prepared
@@ -187,7 +189,10 @@ class DataReader:
 
         formatter, columns = self.tokenize.formatter, self.tokenize.columns
         origin = self.recipe.plugins.owner(type(formatter)).origin
-        key = cache_key(rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns, self.inputs)
+        with self.reporter.phase("hashing the data", None):
+            key = cache_key(
+                rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns, self.inputs
+            )
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
         except WriteError as error:

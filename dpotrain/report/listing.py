@@ -104,7 +104,7 @@ def list_run(path: Path) -> ListedRun:
     recipe = files.toml(folder.recipe)
     of_train = {} if train is None else train.metrics
     of_evaluation = {} if evaluation is None else evaluation.metrics
-    state = state_of(outcome, status, files.json(path / ".owner.json"))
+    state = state_of(outcome, status)
     step = last_step(outcome, status, last)
     total = positive(status, "total_steps")
     return ListedRun(

@@ -87,7 +87,7 @@ def read_run(path: Path) -> PastRun:
     status, outcome = files.json(folder.status), read_outcome(folder, files)
     return PastRun(
         path=path,
-        state=state_of(outcome, status, files.json(path / ".owner.json")),
+        state=state_of(outcome, status),
         recipe=files.toml(folder.recipe),
         recipe_text=text,
         status=status,

@@ -28,8 +28,9 @@ class RunLoop:
         """Evaluate, train to the end or until asked to stop, evaluate again."""
         context = self.context
         self.stop.defer()
-        context.events.loggers.start(context.run)
-        context.events.run_started(context.run)
+        with context.reporter.phase("starting loggers and plugins", None):
+            context.events.loggers.start(context.run)
+            context.events.run_started(context.run)
         try:
             self.evaluator.evaluate_if_due()
             if self._serve_requests():

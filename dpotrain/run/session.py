@@ -15,7 +15,7 @@ from dpotrain.core.errors import INTERRUPTED, DpotrainError, RunError, RunStoppe
 from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Record, Status
-from dpotrain.core.reporter import Reporter, SilentReporter
+from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.protocol import Parallel
@@ -33,6 +33,7 @@ from dpotrain.run.folder.log import LoggedReporter, logging_to
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -40,6 +41,9 @@ from dpotrain.run.stopping import StopRequest
 #: second Ctrl-C asked to stop at once.
 HURRY_WHEN_STOPPED = 10.0
 HURRY_WHEN_INTERRUPTED = 2.0
+
+#: The last phase of a run, as it is shown.
+CLOSING = "closing loggers and plugins"
 
 
 def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> Outcome:
@@ -58,7 +62,8 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             folder.make()
             stack.enter_context(RunLock(folder.path))
         if resume and finished is None:
-            found = find_resumable(folder.checkpoints, recipe)
+            with reporter.phase("verifying the checkpoints", None):
+                found = find_resumable(folder.checkpoints, recipe)
         if parallel.is_main and finished is None:
             folder.begin(resume=resume)
         with distributed_errors():
@@ -66,7 +71,11 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
         shown: Reporter = SilentReporter()
         if parallel.is_main:
             stack.enter_context(logging_to(folder.log, reporter.warn))
-            shown = LoggedReporter(reporter)
+            told = [reporter]
+            if finished is None:
+                status = StatusFile(folder.status, evaluate_every=recipe.evaluation.every)
+                told.append(stack.enter_context(status))
+            shown = LoggedReporter(Reporters(*told))
         if finished is not None:
             shown.note(f"{folder.path} holds this run, finished; there is nothing to resume")
             outcome = summary.from_json(finished, folder.path)
@@ -102,7 +111,7 @@ def _run(
             built = build(recipe, folder, parallel, reporter, stop, events, found)
             stop.leave_at_once = partial(_leave_at_once, folder, built, reporter)
             if found is not None:
-                with as_written(folder.checkpoints):
+                with as_written(folder.checkpoints), reporter.phase("restoring the checkpoint", None):
                     restore(built.loop.checkpoints, found)
                 if parallel.is_main and built.context.state.step:
                     written = MetricsFile(folder.metrics).read()
@@ -110,18 +119,23 @@ def _run(
             if parallel.is_main:
                 folder.write(folder.recipe, dump_recipe(recipe))
             status = built.loop.run_to_end()
-            final = save_result(built, folder.final) if status == "finished" else None
+            final = None
+            if status == "finished":
+                with reporter.phase("saving the result", None):
+                    final = save_result(built, folder.final)
             outcome = outcome_of(built, status, final)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
         outcome = _outcome_of_failure(folder, built, shown)
-        _finish(folder, parallel, events, built, outcome, shown)
+        with reporter.phase(CLOSING, None):
+            _finish(folder, parallel, events, built, outcome, shown)
         if built is not None and built.context.state.step:
             reporter.finished(outcome)
         if shown is error:
             raise
         raise shown from error
-    _finish(folder, parallel, events, built, outcome, None)
+    with reporter.phase(CLOSING, None):
+        _finish(folder, parallel, events, built, outcome, None)
     return outcome
 
 

@@ -20,17 +20,18 @@ def reporter(
     from dpotrain.ui.console import open_console
 
     console = open_console() if console is None else console
-    if not plain and console.is_terminal and not console.is_dumb_terminal and _is_unicode(console):
-        from dpotrain.ui.terminal import usable
+    if not plain and is_live(console):
+        from dpotrain.ui.live import LiveReporter
 
-        if usable():
-            from dpotrain.ui.live import LiveReporter
-
-            return LiveReporter(console, evaluate_every=evaluate_every)
+        return LiveReporter(console, evaluate_every=evaluate_every)
     from dpotrain.ui.plain import PlainReporter
 
     return PlainReporter(console.file, evaluate_every=evaluate_every)
 
 
-def _is_unicode(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
+def is_live(console: Console) -> bool:
+    """Whether standard output is a terminal in whose foreground this process is, and that shows what a view draws."""
+    from dpotrain.ui.terminal import usable
+
+    unicode = console.encoding.lower().startswith("utf")
+    return console.is_terminal and not console.is_dumb_terminal and unicode and usable()

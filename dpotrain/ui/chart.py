@@ -41,7 +41,10 @@ class Curve:
 def plain(value: float, each: float) -> str:
     """Return a label in as many decimals as labels ``each`` apart need; scientific for very small and large ones."""
     if abs(value) >= 1e6 or (each < 1e-3 and abs(value) < 100 * each):
-        return "0" if abs(value) < each / 2 else f"{value:.1e}"
+        if abs(value) < each / 2:
+            return "0"
+        digits = math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(each) + 1e-9)
+        return f"{value:.{max(1, digits + (not _one_digit(each)))}e}"
     return f"{value + 0.0:.{max(0, -math.floor(math.log10(each) + 1e-9) + (not _one_digit(each)))}f}"
 
 

@@ -37,7 +37,8 @@ _BESIDE = 100
 HELP = (
     ("s", "save a checkpoint after this step"),
     ("e", "evaluate after this step"),
-    ("q", "save and stop; asks first. Ctrl-C does so at once"),
+    ("x", "save and stop the run; asks first"),
+    ("q", "the same; of a run that is watched: leave it alone"),
     ("p, Tab", "the next charts, where not all fit"),
     ("t", "what the model answers, before training and now"),
     ("n", "all notes and warnings"),
@@ -63,6 +64,8 @@ class Screen:
     """A question that waits for an answer, in place of the keys."""
     keys: bool = True
     """Whether keys are read."""
+    watches: bool = False
+    """Whether the run is another process's, which one can leave alone."""
 
 
 def dashboard(state: ViewState, screen: Screen, now: float, width: int, height: int) -> Block:
@@ -101,8 +104,7 @@ def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:
     kinds = charts(state)
     if state.pace.last is None and not state.figures:
         about = information(state, width) + evaluation(state, width)
-        said = notes(state, width, max(room - len(about) - 2, 1), whole=True)
-        return [blank, *about, *([blank] if about else []), *said]
+        return [blank, *about, *_texts(state, width, room - len(about) - 1, whole=True)]
     body = figures(state, width)
     across, down, high = _grid(len(kinds), width, room - len(body))
     if down:
@@ -125,8 +127,8 @@ def _grid(number: int, width: int, room: int) -> tuple[int, int, int]:
     return across, down, min(most // down, _MOST_CHART_HEIGHT) if down else 0
 
 
-def _texts(state: ViewState, width: int, room: int) -> Block:
-    """Return samples and notes for what room is left, side by side where the terminal is wide."""
+def _texts(state: ViewState, width: int, room: int, *, whole: bool = False) -> Block:
+    """Return samples and notes for what room is left, side by side where the terminal is wide; ``whole`` notes wrap."""
     if room < 2:
         return notes(state, width, room, title=False) if room == 1 else []
     blank, room = Text(), room - 1
@@ -138,9 +140,15 @@ def _texts(state: ViewState, width: int, room: int) -> Block:
                 [samples(state, half, room), notes(state, width - half - 2, room)], [half, width - half - 2]
             ),
         ]
-    said = samples(state, width, max(room - 3, 0)) if room >= 7 else []
-    gap = [blank] if said and room - len(said) > 2 else []
-    return [blank, *said, *gap, *notes(state, width, room - len(said) - len(gap), title=not said)]
+    # The newest note stays in view; from eight lines on, three of them and a line between.
+    said = samples(state, width, room - (4 if room >= 8 else 1)) if room >= 5 else []
+    gap = [blank] if said and room >= 8 else []
+    return [
+        blank,
+        *said,
+        *gap,
+        *notes(state, width, room - len(said) - len(gap), whole=whole, title=not said),
+    ]
 
 
 def _help(width: int) -> Block:
@@ -157,7 +165,9 @@ def _foot(state: ViewState, screen: Screen, width: int) -> Block:
         return [Text(f"stopping ({controls.stop_reason}): the state is saved first", style="bold yellow")]
     if not screen.keys:
         return [Text("keys are off: standard input is not this terminal", style="dim")]
-    asks = [] if controls is None else [("s", "save"), ("e", "evaluate"), ("q", "stop")]
+    stops = ("x", "stop") if screen.watches else ("q", "stop")
+    asks = [("q", "leave")] if screen.watches else []
+    asks += [] if controls is None else [("s", "save"), ("e", "evaluate"), stops]
     keys = [*asks, ("p", "charts"), ("t", "samples"), ("n", "notes"), ("r", "run"), ("?", "help")]
     line = Text(no_wrap=True)
     for key, text in keys:

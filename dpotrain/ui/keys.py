@@ -7,7 +7,7 @@ from typing import Literal
 from dpotrain.ui.dashboard import Page, Screen
 from dpotrain.ui.state import ViewState
 
-Action = Literal["suspend", "quit", ""]
+Action = Literal["suspend", "quit", "leave", ""]
 
 _PAGES: dict[str, Page] = {"t": "samples", "n": "notes", "r": "run", "?": "help", "h": "help"}
 _STOPS = ("q", "x")
@@ -34,6 +34,8 @@ def _press(key: str, screen: Screen, state: ViewState) -> Action:
         if state.controls is not None and key in ("y", "Y", *_STOPS):
             state.controls.stop(f"{key} was pressed")
         return ""
+    if key == "q" and screen.watches:
+        return "leave"
     if key in _PAGES:
         screen.page = "charts" if screen.page == _PAGES[key] else _PAGES[key]
     elif key in ("p", "\t"):

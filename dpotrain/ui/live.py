@@ -19,7 +19,7 @@ from rich.text import Text
 from dpotrain.core.records import Outcome
 from dpotrain.core.reporter import Advance
 from dpotrain.ui.dashboard import Screen, dashboard
-from dpotrain.ui.keys import pressed
+from dpotrain.ui.keys import Action, pressed
 from dpotrain.ui.paint import FullScreen, Ink, Region
 from dpotrain.ui.state import Line, Tracker
 from dpotrain.ui.summary import summary
@@ -52,6 +52,8 @@ class LiveReporter(Tracker):
     ) -> None:
         super().__init__(clock, evaluate_every)
         self.screen = Screen()
+        self.left = threading.Event()
+        """Set where the person leaves a run that is another process's."""
         self._console = console
         self._printed = 0
 
@@ -146,7 +148,10 @@ class LiveReporter(Tracker):
                     self._act(action)
                 looked = time.monotonic()
 
-    def _act(self, action: str) -> None:
+    def _act(self, action: Action) -> None:
+        if action == "leave":
+            self.left.set()
+            return
         if not self._terminal.full:
             self._terminal.write(self._region.erase(self._size()[0]))
         if action == "suspend":

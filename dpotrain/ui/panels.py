@@ -32,6 +32,8 @@ Block = list[Text]
 _BAR, _LONGEST_BAR, _MOVING = 8, 60, 3
 #: From this width on, the line of the whole run says the epoch.
 _EPOCH_WIDTH = 60
+#: From this width on, an evaluation has intervals and changes.
+_CHANGES_WIDTH = 56
 _LINE_STYLES = {"phase": "dim", "note": "", "warning": "yellow"}
 _LINE_MARKS = {"phase": "✓ ", "note": "· ", "warning": "! "}
 
@@ -220,17 +222,23 @@ def evaluation(state: ViewState, width: int) -> Block:
     now, first = state.evaluation, state.first_evaluation
     if not now:
         return []
+    narrow = width < _CHANGES_WIDTH
     parts = []
     for label, metric, write, change in EVALUATION:
         if metric in now:
             text = f"{label} {write(now[metric])}"
-            if metric == ACCURACY and now.get("pairs"):
+            if metric == ACCURACY and now.get("pairs") and not narrow:
                 low, high = wilson(now[metric], int(now["pairs"]))
                 text += f" [{low * 100:.1f}, {high * 100:.1f}]"
-            if now is not first and metric in first and change is not None:
+            if now is not first and metric in first and change is not None and not narrow:
                 text += f" ({change(now[metric] - first[metric])})"
             parts.append(text)
     title = f"eval step {count(state.evaluation_step)}: "
+    if narrow:
+        return [
+            Text(line, style=style)
+            for line, style in ((title.rstrip(), "magenta"), *((p, "") for p in parts))
+        ]
     gap = " " * cell_len(title)
     return [
         Text.assemble((title if index == 0 else gap, "magenta"), line)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from dpotrain.core.formats import duration, learning_rate, magnitude, number, printable, rate
+from dpotrain.core.formats import duration, printable
 from dpotrain.core.pace import Pace
+from dpotrain.core.record_line import record_line
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
@@ -19,21 +20,8 @@ from dpotrain.ui.summary import summary_text
 PHASE_SECONDS = 10.0
 PHASE_SHARE = 0.1
 PHASE_SECONDS_AT_LATEST = 60.0
-
-#: What a train line shows, in this order: the metric, its key on the line, how it is written. An eval line: the first.
-_EVAL_FIELDS = 5
-_FIELDS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("loss", "loss", number),
-    ("rewards/accuracies", "accuracy", number),
-    ("rewards/margins", "margin", number),
-    ("rewards/chosen", "chosen", number),
-    ("rewards/rejected", "rejected", number),
-    ("grad_norm", "grad_norm", magnitude),
-    ("learning_rate", "lr", learning_rate),
-    ("pairs_per_second", "pairs/s", lambda value: rate(value).replace(",", "")),
-    ("tokens_per_second", "tokens/s", lambda value: rate(value).replace(",", "")),
-    ("peak_memory_mb", "memory_mb", lambda value: f"{value:.0f}"),
-)
+#: A phase of unknown length that is shorter has no line for its end.
+SHORT_PHASE_SECONDS = 1.0
 
 
 class PlainReporter(Reporter):
@@ -84,8 +72,10 @@ class PlainReporter(Reporter):
         except BaseException:
             self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
             raise
+        self._pace.pause(self._clock() - begun)
         amount = f" {done}{of}" if done or total is not None else ""
-        self._line(f"{name}: done{amount} in {duration(self._clock() - begun)}")
+        if amount or self._clock() - begun >= SHORT_PHASE_SECONDS:
+            self._line(f"{name}: done{amount} in {duration(self._clock() - begun)}")
 
     def note(self, text: str, mark: str = "note") -> None:
         """Write ``note: …`` on every line of the text."""
@@ -105,10 +95,11 @@ class PlainReporter(Reporter):
         if record.kind == "eval":
             self._evaluation(record)
             return
-        total = eta = ""
-        if self._pace.last is not None:
-            total, eta = f"/{self._pace.last.total_steps}", f" eta={duration(self._pace.seconds_left())}"
-        self._line(f"step {record.step}{total}{_fields(record, _FIELDS)}{eta}")
+        last = self._pace.last
+        if last is None:
+            self._line(record_line(record))
+        else:
+            self._line(f"{record_line(record, last.total_steps)} eta={duration(self._pace.seconds_left())}")
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         """Write ``checkpoint step=… path=…``."""
@@ -120,7 +111,8 @@ class PlainReporter(Reporter):
             self._line(line)
 
     def _evaluation(self, record: Record) -> None:
-        self._line(f"eval step={record.step}{_fields(record, _FIELDS[:_EVAL_FIELDS])}")
+        self._line(record_line(record))
+        self._pace.evaluated()
         if self._first_evaluation is None:
             self._first_evaluation = record.metrics
         elif not self._said_chosen_fall and chosen_rewards_fall(self._first_evaluation, record.metrics):
@@ -134,9 +126,3 @@ class PlainReporter(Reporter):
         with suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
-
-
-def _fields(record: Record, fields: Iterable[tuple[str, str, Callable[[float], str]]]) -> str:
-    """Return `` key=value`` for each field that the record has."""
-    have = record.metrics
-    return "".join(f" {key}={write(have[metric])}" for metric, key, write in fields if metric in have)

@@ -19,6 +19,8 @@ from dpotrain.ui.series import Series
 
 #: Lines that are kept of what was said; run.log has all.
 MOST_LINES = 500
+#: A phase of unknown length that is shorter leaves no line.
+SHORT_PHASE_SECONDS = 0.2
 
 Kind = Literal["header", "phase", "note", "warning"]
 
@@ -77,7 +79,7 @@ class ViewState:
     """Seconds until the end as another process says; None where this view reckons them."""
     told_step_seconds: float = math.nan
     figures: Mapping[str, float] = field(default_factory=dict)
-    """The last train record, for a view of another process, which sees no single steps."""
+    """The last train record, for where this process has taken no step."""
     course: dict[tuple[str, str], Series] = field(default_factory=dict)
     """Each metric's course by kind of record and name."""
     memory_mb: float | None = None
@@ -100,6 +102,12 @@ class ViewState:
             return
         self.lines.append(line)
         self.said += 1
+
+    def begin(self, title: str, info: Mapping[str, str]) -> None:
+        """Take the run's title and labelled lines."""
+        self.title = printable(title)
+        self.info = {printable(label): printable(value) for label, value in info.items()}
+        self.say("header", title)
 
     def add(self, kind: str, step: float, metrics: Mapping[str, float]) -> None:
         """Add a record's numbers to their courses."""
@@ -138,12 +146,13 @@ class Tracker(Reporter):
         self.clock = clock
         self.state = ViewState(begun=clock(), pace=Pace(evaluate_every))
 
+    def restart(self) -> None:
+        """Forget all: the run begins again, or goes on from an earlier step."""
+        self.state = ViewState(begun=self.clock(), said=self.state.said)
+
     def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
-        state = self.state
-        state.title = printable(title)
-        state.info = {printable(label): printable(value) for label, value in info.items()}
-        state.pace.total_steps = total_steps
-        state.say("header", title)
+        self.state.begin(title, info)
+        self.state.pace.total_steps = total_steps
 
     @contextmanager
     def phase(self, name: str, total: int | None) -> Iterator[Advance]:
@@ -163,8 +172,8 @@ class Tracker(Reporter):
             took = self.clock() - phase.begun
             if not state.phases:  # one inside another is part of it
                 state.pace.pause(took)
-        # Phases between steps (evaluations) recur; the view shows their results.
-        if state.pace.last is None:
+        # Phases between steps (evaluations) recur, and the view shows their results; of short ones nobody saw the bar.
+        if state.pace.last is None and (phase.done or took >= SHORT_PHASE_SECONDS):
             amount = f" {count(phase.done)}" if phase.done else ""
             state.say("phase", f"{phase.name}{amount} in {duration(took)}")
 
@@ -208,6 +217,8 @@ class Tracker(Reporter):
         for record in records:
             if record.kind == "train":
                 self.state.add("train", record.step, record.metrics)
+                self.state.figures = record.metrics
+                self.state.memory_mb = record.metrics.get("peak_memory_mb", self.state.memory_mb)
             else:
                 self._evaluated(record)
 

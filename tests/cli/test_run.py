@@ -29,7 +29,7 @@ def recipe(tmp_path_factory) -> Path:
 def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
     seen = []
 
-    def train(loaded, *, resume):
+    def train(loaded, *, resume, reporter):
         seen.append((loaded.training.epochs, loaded.path, resume))
         return Outcome("finished", 3, Path(), None)
 
@@ -41,7 +41,8 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
 
 def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
     monkeypatch.setattr(
-        "dpotrain.ui.train.train", lambda loaded, resume: Outcome("stopped", 7, Path("runs/mine"), None)
+        "dpotrain.ui.train.train",
+        lambda loaded, resume, reporter: Outcome("stopped", 7, Path("runs/mine"), None),
     )
     result = dpotrain("run", str(recipe))
     assert result.exit_code == 75

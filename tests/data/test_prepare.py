@@ -38,7 +38,7 @@ def test_every_row_is_kept_or_counted_with_its_reason(recipe):
     assert report["pairs"] == {"train": 2, "evaluation": None}
     assert report["format"] == prepared.formatter == "standard"
     assert json.loads(json.dumps(report)) == report
-    assert shown.phases == [["tokenizing", 8, 8]]
+    assert shown.phases == [["reading the data", None, 0], ["tokenizing", 8, 8]]
     assert any("2 dropped: chosen is empty (rows 1, 7)" in text for text in shown.warnings)
     assert any("data format: standard" in text for text in shown.notes)
 
@@ -157,7 +157,7 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
     two, shown = prepare(recipe(rows), bpe(template=CHATML))
     assert one.train.tokens.tolist() == two.train.tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))
-    assert shown.phases == [["tokenizing", 20, 20]]
+    assert shown.phases == [["reading the data", None, 0], ["tokenizing", 20, 20]]
 
 
 def test_answers_that_teach_no_ending_are_warned_about(recipe):

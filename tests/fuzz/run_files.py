@@ -257,7 +257,7 @@ class OfSummaries:
 _NAMES = st.sampled_from(
     [
         *("recipe.toml", "status.json", "summary.json", "metrics.jsonl", "samples.jsonl", "data_report.json"),
-        *("environment.json", ".owner.json", "evaluations/pairs.jsonl", "evaluations/step-00000200.jsonl"),
+        *("environment.json", "evaluations/pairs.jsonl", "evaluations/step-00000200.jsonl"),
     ]
 )
 
@@ -300,8 +300,7 @@ def _past_run() -> dict[str, bytes]:
         "updated": 1e9,
         "began": 9e8,
     }
-    owner = {"pid": 1, "host": "x", "since": "2026"}
-    return files | {"status.json": json.dumps(status).encode(), ".owner.json": json.dumps(owner).encode()}
+    return files | {"status.json": json.dumps(status).encode()}
 
 
 PAST_RUN = _past_run()

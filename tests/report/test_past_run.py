@@ -44,30 +44,28 @@ def test_a_run_that_was_killed_is_read_up_to_there(tmp_path):
     assert run.problems == (), "a last line that is cut short is what a kill leaves, not damage"
 
 
-def owner(pid: int, host: str) -> dict[str, object]:
-    return {"pid": pid, "host": host, "since": "2026-01-01 00:00:00 +0000"}
+def status(**values: object) -> dict[str, object]:
+    here = {"state": "running", "pid": os.getpid(), "host": socket.gethostname(), "updated": 1000.0}
+    return {**here, **values}
 
 
-def test_a_run_runs_while_the_owner_of_its_lock_does(tmp_path):
+def test_a_run_runs_while_its_process_does(tmp_path):
     folder = past_run(tmp_path / "run", summary=False)
-    (folder / "status.json").write_text(json.dumps({"state": "running", "step": 203, "total_steps": 400}))
-    (folder / ".owner.json").write_text(json.dumps(owner(os.getpid(), socket.gethostname())))
+    (folder / "status.json").write_text(json.dumps(status(step=203, total_steps=400)))
     run = read_run(folder)
     assert (run.state, run.step, run.total_steps) == ("running", 203, 400)
-    (folder / ".owner.json").unlink()
+    (folder / "status.json").write_text(json.dumps(status(pid=2**22 + 1)))
     assert read_run(folder).state == "killed"
 
 
 def test_of_a_run_on_another_machine_the_last_sign_of_life_decides():
-    status = {"state": "running", "updated": 1000.0}
-    assert state_of(None, status, owner(1, "elsewhere"), now=1060.0) == "running"
-    assert state_of(None, status, owner(1, "elsewhere"), now=9000.0) == "killed"
+    assert state_of(None, status(host="elsewhere"), now=1060.0) == "running"
+    assert state_of(None, status(host="elsewhere"), now=9000.0) == "killed"
 
 
-def test_a_process_that_has_gone_runs_nothing():
-    assert state_of(None, {}, owner(2**22 + 1, socket.gethostname())) == "killed"
-    assert state_of(None, {}, owner(-1, socket.gethostname())) == "killed"
-    assert state_of(None, {"state": "failed"}, {}) == "failed"
+def test_a_run_whose_summary_could_not_be_written_says_how_it_ended():
+    assert state_of(None, status(state="interrupted")) == "interrupted"
+    assert state_of(None, {}) == "killed"
 
 
 def test_a_run_of_an_earlier_version_lacks_files_and_is_shown_without_them(tmp_path):

@@ -93,7 +93,7 @@ class Recording(SilentReporter):
         self.outcome: Any = None
         self.stop_at = stop_at
 
-    def started(self, title: str, info: dict[str, str]) -> None:
+    def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:
         self.facts = info
 
     def note(self, text: str) -> None:

@@ -140,7 +140,7 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path):
     recipe = project(tmp_path)
 
     class Early(SilentReporter):
-        def started(self, title, facts) -> None:
+        def started(self, title, facts, total_steps=0) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(RunStopped, match="before the first step"):

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -17,10 +16,12 @@ from dpotrain.report.inventory import Entry
 from dpotrain.ui.checkpoints_table import checkpoints_table
 from dpotrain.ui.console import open_console
 from dpotrain.ui.errors import print_error
-from dpotrain.ui.live import LiveReporter
 from dpotrain.ui.plugins_table import print_plugins
+from dpotrain.ui.state import Tracker
 from dpotrain.ui.summary import summary
+from dpotrain.ui.view import picture
 from tests.ui.records import FIRST, LAST, Clock, outcome, step
+from tests.ui.terminals import OnTerminal
 from tests.ui.test_plan import shown
 
 ROOT = Path(__file__).parents[2]
@@ -81,25 +82,11 @@ with reporter() as live:
 
 
 def test_a_terminal_without_columns_shows_the_run_and_its_summary():
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", _RUN],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "0", "LINES": "0", "PYTHONIOENCODING": "utf-8"},
-    ):
-        os.close(follower)
-        output = b""
-        while True:
-            try:
-                output += os.read(leader, 65536)
-            except OSError:  # how Linux says that the other end is closed
-                break
-    os.close(leader)
-    text = plain(output.decode())
-    for needed in ("recipe.toml", "training", "finished after 470 steps", "0.5431", "load it"):
+    with OnTerminal(_RUN, size=(0, 0), COLUMNS="0", LINES="0") as terminal:
+        terminal.screen.width = 80
+        assert terminal.end() == 0
+        text = plain(terminal.raw)
+    for needed in ("recipe.toml", "finished after 470 steps", "0.5431", "load it"):
         assert needed in text
 
 
@@ -166,17 +153,19 @@ def test_no_width_cuts_the_list_of_plugins():
             assert info.name in file.getvalue()
 
 
-def test_no_width_cuts_a_number_of_the_live_view():
+def test_no_width_cuts_a_number_of_line_mode():
     clock = Clock()
-    live = LiveReporter(Console(file=io.StringIO(), width=80), clock, redraws=False)
-    live.logged(FIRST)
+    tracker = Tracker(clock)
+    tracker.logged(FIRST)
     for number in range(1, 9):
         clock.sleep(2)
-        live.step(step(number, total=32, loss=0.7 - 0.01 * number))
-    live.logged(LAST)
-    live.checkpoint(CheckpointRecord(8, Path("runs/x")))
+        tracker.step(step(number, total=32, loss=0.7 - 0.01 * number))
+    tracker.logged(LAST)
+    tracker.checkpoint(CheckpointRecord(8, Path("runs/x")))
+    tracker.microbatch(9, 3, 8)
     figures = {
-        "8/32",
+        "8",
+        "32",
         "0.6550",
         "75.0",
         "+0.5000",
@@ -189,5 +178,7 @@ def test_no_width_cuts_a_number_of_the_live_view():
         "200",
     }
     for width in WIDTHS:
-        assert figures <= numbers(at(width, live)), width
-        assert "48s left" in " ".join(at(width, live).split()), width
+        lines = [line.plain for line in picture(tracker.state, clock(), width)]
+        assert figures <= numbers("\n".join(lines)), width
+        assert max(map(len, lines)) <= width
+        assert "48s left" in " ".join(lines), width

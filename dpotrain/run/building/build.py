@@ -111,20 +111,23 @@ def build(
     references = reference_builder.before_policy()
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
-    rehearse_saving(policy, tokenizer, adapter)
+    with reporter.phase("testing that the result can be saved", None):
+        rehearse_saving(policy, tokenizer, adapter)
     scorer = engine.scorer(policy, "the policy")
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
     if recipe.training.compile:
-        compile_layers(policy)
+        with reporter.phase("preparing compilation", None):
+            compile_layers(policy)
     plan = batch_plan(recipe, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
         references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
 
     release_memory()
-    optimizer = build_optimizer(recipe.optimizer, policy)
-    wrapped, optimizer = parallel.place(scorer, optimizer)
+    with reporter.phase("preparing the optimizer", None):
+        optimizer = build_optimizer(recipe.optimizer, policy)
+        wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.

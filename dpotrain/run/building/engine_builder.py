@@ -66,10 +66,11 @@ class EngineBuilder:
         with showing_warnings(self.reporter):
             with self.reporter.phase("loading the model", None):
                 policy = recipe.model.load_model(policy_request(recipe, self.parallel.device))
-            if quantizer is not None:
-                quantizer.prepare(policy)
-            upcast = self.upcast(policy)
-            policy = adapter.attach(policy)
+            with self.reporter.phase("preparing the model", None):
+                if quantizer is not None:
+                    quantizer.prepare(policy)
+                upcast = self.upcast(policy)
+                policy = adapter.attach(policy)
         if not any(weight.requires_grad for weight in policy.parameters()):
             raise RunError(
                 f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
@@ -98,13 +99,14 @@ class EngineBuilder:
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
         device = self.parallel.device
-        chosen = choose_scorer(
-            model,
-            self._sample().to(device),
-            packing=self.recipe.training.packing,
-            bf16=self.bf16,
-            extremes=self._extremes().to(device),
-        )
+        with self.reporter.phase(f"testing packed rows on {what}", None):
+            chosen = choose_scorer(
+                model,
+                self._sample().to(device),
+                packing=self.recipe.training.packing,
+                bf16=self.bf16,
+                extremes=self._extremes().to(device),
+            )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         return chosen.scorer

@@ -73,7 +73,7 @@ class ReferenceBuilder:
         if not full and not adapter.starts_as_base:
             options = adapter.options.model_dump(mode="json")
             identity["adapter"] = {"use": adapter.name, "seed": recipe.seed, **options}
-        stored = self._stores(live, recipe.model.fingerprint(), identity)
+        stored = self._stores(live, self._fingerprint(), identity)
         if plan.pass_before_training:
             return self._precompute(stored, scorer.packs, engine.tokens_without_gradients(tokens))
         train, held_out = stored.live_unless_stored(engine.data.train), engine.data.evaluation
@@ -90,7 +90,7 @@ class ReferenceBuilder:
             return References(live, live)
         wanted = recipe.training.tokens_per_microbatch
         tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
-        stored = self._stores(live, recipe.model.fingerprint(source), {})
+        stored = self._stores(live, self._fingerprint(source), {})
         return self._precompute(stored, scorer.packs, tokens)
 
     def _load(self, request: LoadRequest) -> Scorer:
@@ -102,6 +102,10 @@ class ReferenceBuilder:
             upcast.upcast_trained(model)
         model.requires_grad_(False)
         return self.engine.scorer(model, "the reference")
+
+    def _fingerprint(self, *source: str) -> str:
+        with self.engine.reporter.phase("hashing the model's files", None):
+            return self.engine.recipe.model.fingerprint(*source)
 
     def _stores(self, live: LiveReference, fingerprint: str, more: dict[str, Any]) -> StoredReferences:
         """Return the stores of what ``live`` computes, by the hash of all that changes its numbers."""

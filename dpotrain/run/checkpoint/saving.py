@@ -70,7 +70,11 @@ class CheckpointSaver:
             }
             components = component_states(recipe, recipe.plugins, self.context.events.loggers)
             checkpoint = Checkpoint(now.step, trained, optimizer, state, components)
-            self._saver.save(checkpoint, in_background=in_background)
+            if in_background:
+                self._saver.save(checkpoint, in_background=True)
+            else:
+                with self.context.reporter.phase("saving a checkpoint", None):
+                    self._saver.save(checkpoint, in_background=False)
         parallel.wait()
 
     def save_unless_saved(self, *, in_background: bool = False) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dpotrain.core.controls import Controls
 from dpotrain.core.masking import mask, mask_data
+from dpotrain.core.record_line import record_line
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 
@@ -124,7 +125,7 @@ class LoggedReporter(Reporter):
         self.shown.step(record)
 
     def logged(self, record: Record) -> None:  # noqa: D102
-        logger.info("%s", record.as_json())
+        logger.info("%s", record_line(record))
         self.shown.logged(record)
 
     def samples(self, record: SamplesRecord) -> None:  # noqa: D102

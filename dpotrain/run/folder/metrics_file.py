@@ -45,7 +45,7 @@ class MetricsFile:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     try:
-                        yield _record(line)
+                        yield read_record(line)
                     except ValueError as error:
                         why = "it is cut short" if not line.endswith(b"\n") else error
                         yield f"{self.path}:{number} is no record: {why}"
@@ -67,7 +67,7 @@ class MetricsFile:
             write_text(self.path, "".join(kept))
 
 
-def _record(line: bytes) -> Record:
+def read_record(line: bytes) -> Record:
     """Undo what :meth:`MetricsFile.write` made of a record; raise a ValueError that says what is wrong."""
     try:
         values = json.loads(line)

@@ -14,6 +14,7 @@ from dpotrain.core.masking import mask_data
 from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
 from dpotrain.plugin.api import Selection
+from dpotrain.run.folder.requests import forget_requests
 from dpotrain.run.folder.restrict_umask import refuse_links
 from dpotrain.run.resume_config import check_same, free_options, resume_config
 
@@ -73,6 +74,7 @@ class RunFolder:
             self.summary.unlink(missing_ok=True)
             for folder in (self.path, self.checkpoints):
                 remove_partial(folder)
+            forget_requests(self.path)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
