@@ -47,7 +47,7 @@ DOCUMENT: dict[str, Any] = {
     "training": {"epochs": 1, "steps": None},
 }
 #: All that is asked of a recipe before a run is resumed.
-RECIPE: Any = SimpleNamespace(document=DOCUMENT, components=())
+RECIPE: Any = SimpleNamespace(document=DOCUMENT, components=(), parts={})
 SUMMARY: dict[str, Any] = {
     "status": "finished", "steps": 3, "train": {"loss": 0.5}, "seconds": 2.5,
     "first_evaluation": {"loss": 0.7, "rewards/margins": 0.0}, "last_evaluation": {"loss": 0.6, "rewards/margins": 0.1},
