@@ -61,7 +61,7 @@ _METRICS: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "grad_norm": ("grad-norm", "gradient norm", number),
     "tokens_per_second": ("tokens-per-second", "tokens per second", rate),
     "pairs_per_second": ("pairs-per-second", "pairs per second", rate),
-    "peak_memory_mb": ("memory", "peak memory", megabytes),
+    "peak_memory_mb": ("memory", "peak memory in MB", megabytes),
 }
 #: Two metrics of one run that belong on one chart: its key and title.
 _TOGETHER = {

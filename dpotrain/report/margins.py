@@ -90,6 +90,8 @@ class Movement:
     unsteady: tuple[Course, ...]
     """Changed at least twice; the most changes first."""
     count: int
+    accuracy: float
+    """At the last step; a tie counts half, as everywhere."""
 
 
 def movement(margins: PairMargins) -> Movement | None:
@@ -106,6 +108,7 @@ def movement(margins: PairMargins) -> Movement | None:
         became_wrong=tuple(c for c in by_margin if c.right[0] and not c.right[-1]),
         unsteady=tuple(sorted((c for c in courses if c.changes >= 2), key=lambda c: -c.changes)),
         count=len(courses),
+        accuracy=sum((c.margins[-1] > 0) + (c.margins[-1] == 0) / 2 for c in courses) / len(courses),
     )
 
 

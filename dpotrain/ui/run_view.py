@@ -121,11 +121,8 @@ def _pairs(run: PastRun) -> Iterator[RenderableType]:
     moved = movement(run.margins)
     if moved is None:
         return
-    right = sum(course.right[-1] for course in run.margins.courses())
     yield Text("held-out pairs", style="bold underline")
-    yield Text(
-        f"step {count(moved.last_step)}: {accuracy_with_interval(right / moved.count, moved.count)} are right"
-    )
+    yield Text(f"step {count(moved.last_step)}: {accuracy_with_interval(moved.accuracy, moved.count)}")
     if moved.first_step != moved.last_step:
         yield Text(
             f"since step {count(moved.first_step)}: {count(len(moved.became_right))} became right, "

@@ -35,6 +35,7 @@ def test_pairs_are_told_by_where_they_begin_and_end():
     assert rows(moved.became_right) == [2]
     assert rows(moved.became_wrong) == [4], "a tie is not right"
     assert rows(moved.unsteady) == []
+    assert moved.accuracy == (2 + 0.5) / 4, "a tie counts half"
 
 
 def test_there_and_back_is_unsteady():

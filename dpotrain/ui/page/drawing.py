@@ -129,7 +129,7 @@ def draw_histogram(courses: Sequence[Course]) -> Drawing:
     places = [courses[0].steps.index(step) for step in steps]
     values = [[course.margins[place] for course in courses] for place in places]
     x = _scale([0.0, *_all(values)], 7)
-    bins = 24
+    bins = max(6, min(24, round(2 * math.sqrt(len(courses)))))
     width = (x.high - x.low) / bins
     counts = []
     for margins in values:

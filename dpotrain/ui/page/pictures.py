@@ -18,8 +18,9 @@ from dpotrain.ui.page.palette import LIGHT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Inches and dots per inch: the width of a text column, sharp in print.
+#: Inches and dots per inch: the width of a text column, sharp in print; points of the texts.
 _SIZE, _DPI = (4.2, 2.8), 300
+_FONT = 8
 
 
 def write_pictures(runs: Sequence[PastRun], folder: Path) -> Iterator[Path]:
@@ -73,9 +74,10 @@ def _draw(chart: Chart, axes: Axes) -> None:
         from matplotlib.ticker import PercentFormatter
 
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("step")
-    axes.set_ylabel(chart.title.replace("$", r"\$"))
+    axes.set_xlabel("step", fontsize=_FONT)
+    axes.set_ylabel(chart.title.replace("$", r"\$"), fontsize=_FONT)
+    axes.tick_params(labelsize=_FONT)
     axes.grid(color=LIGHT["rule"], linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(chart.curves) > 1:
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=_FONT, frameon=False)

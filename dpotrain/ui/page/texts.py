@@ -164,9 +164,8 @@ def _pairs(run: PastRun) -> dict[str, Any] | None:
     courses, moved = run.margins.courses(), movement(run.margins)
     if moved is None:
         return None
-    right = sum(course.right[-1] for course in courses)
-    share_right = accuracy_with_interval(right / moved.count, moved.count)
-    at = f"At step {count(moved.last_step)}, {share_right} have a margin above zero."
+    accuracy = accuracy_with_interval(moved.accuracy, moved.count)
+    at = f"Accuracy at step {count(moved.last_step)}: {accuracy}."
     since = ""
     if moved.first_step != moved.last_step:
         since = (
