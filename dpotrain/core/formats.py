@@ -103,6 +103,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def plural(value: int, one: str, many: str = "") -> str:
+    """Return ``1 step`` or ``2 steps``; ``many`` where it is not ``one`` with an s."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
 def printable(text: str) -> str:
     """Return the text without control characters, so that data cannot move a terminal's cursor.
 

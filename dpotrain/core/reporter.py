@@ -67,20 +67,10 @@ class Reporter:
 
 
 class Reporters(Reporter):
-    """Passes everything on to several reporters, in order."""
+    """Passes everything on to several reporters, in order; whoever made them enters and leaves them."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self.reporters = reporters
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for each in self.reporters:
-                stack.enter_context(each)
-            self._entered = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._entered.close()
 
     def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:  # noqa: D102
         for each in self.reporters:

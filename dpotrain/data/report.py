@@ -118,12 +118,16 @@ class DataReport:
             return []
         return [f"the chat template reads the clock: it is {self.clock} in all of the run (data.clock)"]
 
+    @staticmethod
+    def _cuts_many(split: SplitReport) -> bool:
+        return split.completions_cut > split.pairs_kept // 2
+
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
         if split.unused_columns:
             columns = ", ".join(f"{column} ({rows} rows)" for column, rows in split.unused_columns.items())
             lines.append(f"{name}: columns with text that are not used: {columns}")
-        if split.completions_cut:
+        if split.completions_cut and not self._cuts_many(split):  # of many, a warning says it
             lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
         if split.boundaries_moved:
             lines.append(
@@ -158,7 +162,7 @@ class DataReport:
                 found.append("\n  ".join([dropped, *split.drop_lines()]))
                 if any(reason.startswith(UNWRITTEN) for reason in split.dropped):
                     found[-1] += f"\n{_WRITE_ALL}"
-            if split.completions_cut > split.pairs_kept // 2:
+            if self._cuts_many(split):
                 found.append(
                     f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "
                     f"answers of {name}; the longest prompt with answer has "

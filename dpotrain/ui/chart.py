@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -177,16 +177,19 @@ class _Canvas:
     def row(self, row: int) -> Text:
         """Return a line of the plot."""
         line = Text()
-        for column in range(self._columns):
-            at = row, column
-            if at in self._marks:
-                line.append(MARK, style=self._marks[at])
-            elif at in self._cells:
-                line.append(chr(_BRAILLE + self._cells[at]), style=self._styles[at])
-            else:
-                line.append(" ")
+        cells = [self._cell((row, column)) for column in range(self._columns)]
+        for style, run in groupby(cells, key=lambda cell: cell[1]):
+            line.append("".join(character for character, _ in run), style=style)
         line.rstrip()
         return line
+
+    def _cell(self, at: tuple[int, int]) -> tuple[str, str]:
+        """Return a cell's character and style."""
+        if at in self._marks:
+            return MARK, self._marks[at]
+        if at in self._cells:
+            return chr(_BRAILLE + self._cells[at]), self._styles[at]
+        return " ", ""
 
     def _dots(self, points: Points) -> list[tuple[int, int]]:
         """Return a dot for each column of dots that has points, at their mean."""

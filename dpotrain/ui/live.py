@@ -25,13 +25,17 @@ from dpotrain.ui.state import Line, Tracker
 from dpotrain.ui.summary import summary
 from dpotrain.ui.terminal import Terminal
 from dpotrain.ui.view import picture
+from dpotrain.ui.wrapping import wrapped
 
 #: Columns and lines from which the view takes the whole screen.
 FULL_SIZE = (80, 24)
-#: Seconds between two pictures, so that clocks go; less where a phase begins or a key is pressed. One takes 5 to 10 ms.
+#: Seconds between two pictures, so that clocks go, and the most of a processor that they may take: where one takes
+#: longer (5 to 10 ms are usual), they are rarer. A phase that begins and a key that is pressed are shown at once.
 REDRAW_SECONDS = 1.0
-#: Seconds after which the size of the terminal is looked at, and after which a picture may follow another.
+REDRAW_SHARE = 0.01
+#: Seconds from one look at the size of the terminal to the next, and at least from one picture to the next.
 LOOK_SECONDS = 0.25
+GAP_SECONDS = 0.1
 #: A longer gap between two looks means that the process was stopped, and something else was on the screen.
 STOPPED_SECONDS = 3.0
 #: Seconds that the last picture may take: a terminal that takes nothing keeps no run from ending.
@@ -85,7 +89,7 @@ class LiveReporter(Tracker):
             self._terminal.write(self._region.erase(self._size()[0]))
         self._terminal.close()
         with suppress(OSError):
-            for what, whole_lines in self._to_print():
+            for what, whole_lines in self._to_print(self._console.width):
                 self._console.print(what, soft_wrap=whole_lines, crop=False)
 
     @contextmanager
@@ -94,6 +98,16 @@ class LiveReporter(Tracker):
         with super().phase(name, total) as advance:
             self._wake()
             yield advance
+        self._wake()
+
+    def note(self, text: str) -> None:
+        """Show a note at once: it may acknowledge Ctrl-C."""
+        super().note(text)
+        self._wake()
+
+    def warn(self, text: str) -> None:
+        """Show a warning at once."""
+        super().warn(text)
         self._wake()
 
     def finished(self, outcome: Outcome) -> None:
@@ -119,7 +133,7 @@ class LiveReporter(Tracker):
 
     def _watch(self) -> None:
         terminal, drawn, looked, size = self._terminal, float("-inf"), time.monotonic(), (0, 0)
-        due = True
+        due, pause = True, REDRAW_SECONDS
         while not self._ends:
             if (now := time.monotonic()) - looked > STOPPED_SECONDS:
                 self._take_again()
@@ -128,15 +142,17 @@ class LiveReporter(Tracker):
             foreground = terminal.foreground()
             if size != (size := self._size()):
                 due = True
-            if foreground and (due or now - drawn >= REDRAW_SECONDS):
+            if foreground and now - drawn >= (GAP_SECONDS if due else pause):
+                began = time.thread_time()
                 self._log_output()
                 self._draw(*size)
                 drawn, due = time.monotonic(), False
+                pause = max(REDRAW_SECONDS, (time.thread_time() - began) / REDRAW_SHARE)
             wait: list[int | Terminal] = [
                 self._woken,
                 *([terminal] if terminal.has_keys and foreground else []),
             ]
-            ready, _, _ = select.select(wait, [], [], LOOK_SECONDS)
+            ready, _, _ = select.select(wait, [], [], GAP_SECONDS if due else LOOK_SECONDS)
             if self._woken in ready:
                 os.read(self._woken, 4096)
                 due = True
@@ -172,14 +188,15 @@ class LiveReporter(Tracker):
             self._terminal.write(self._full.paint(block, width, height))
             return
         above = "".join(
-            self._ink.printed(what, width, whole_lines=whole_lines) for what, whole_lines in self._to_print()
+            self._ink.printed(what, width, whole_lines=whole_lines)
+            for what, whole_lines in self._to_print(width)
         )
         block = picture(self.state, now, width - 1)
         if self.screen.asks:
             block.append(Text(self.screen.asks[: width - 1], style="bold reverse"))
         self._terminal.write(self._region.paint(block, width, height, above))
 
-    def _to_print(self) -> Iterator[tuple[RenderableType, bool]]:
+    def _to_print(self, width: int) -> Iterator[tuple[RenderableType, bool]]:
         """Yield what was said since the last call, and whether its lines stay whole, so that they can be copied."""
         new = self.state.said - self._printed
         lines = list(self.state.lines)[-new:] if new else []
@@ -187,7 +204,7 @@ class LiveReporter(Tracker):
             yield Text(f"({new - len(lines):,} earlier lines are in run.log)", style="dim"), True
         self._printed += new
         for line in lines:
-            yield (self._header(), False) if line.kind == "header" else (_written(line), True)
+            yield (self._header(), False) if line.kind == "header" else (_written(line, width), True)
 
     def _header(self) -> RenderableType:
         lines = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
@@ -209,13 +226,14 @@ class LiveReporter(Tracker):
                 output_logger.info("%s", line.rstrip())
 
 
-def _written(line: Line) -> Text:
+def _written(line: Line, width: int) -> Text:
     if line.kind == "phase":
         name, separator, took = line.text.rpartition(" in ")
         return Text.assemble(("✓ ", "green"), name, (separator + took, "dim"))
     if line.kind == "warning":
-        return Text.assemble(("warning: ", "bold yellow"), line.text)
-    return Text(line.text, style="dim")
+        text = wrapped(f"warning: {line.text}", width).removeprefix("warning: ")
+        return Text.assemble(("warning: ", "bold yellow"), text)
+    return Text(wrapped(line.text, width), style="dim")
 
 
 def _size(console: Console, terminal: tuple[int, int]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from dpotrain.core.formats import (
     magnitude,
     megabytes,
     number,
+    plural,
     printable,
     rate,
     share,
@@ -59,6 +60,13 @@ class ChartKind:
     """Whether evaluations have it."""
 
 
+def _memory_label(value: float, each: float) -> str:
+    """Return a size, given in MiB, so that labels ``each`` apart differ."""
+    if value < 1000 or each >= 102.4:
+        return megabytes(value)
+    return f"{value / 1024:.2f} GB" if each >= 10.24 else f"{value:,.0f} MB"
+
+
 CHARTS = (
     ChartKind("loss", (("", "loss"),), number),
     ChartKind("margin", (("", "rewards/margins"),), signed),
@@ -66,13 +74,7 @@ CHARTS = (
     ChartKind("rewards", (("chosen", "rewards/chosen"), ("rejected", "rewards/rejected")), signed),
     ChartKind("gradient norm", (("", "grad_norm"),), magnitude, evaluated=False),
     ChartKind("learning rate", (("", "learning_rate"),), learning_rate, evaluated=False),
-    ChartKind(
-        "peak memory",
-        (("", "peak_memory_mb"),),
-        megabytes,
-        lambda value, each: megabytes(value),
-        evaluated=False,
-    ),
+    ChartKind("peak memory", (("", "peak_memory_mb"),), megabytes, _memory_label, evaluated=False),
     ChartKind(
         "tokens/s", (("", "tokens_per_second"),), rate, lambda value, each: rate(value), evaluated=False
     ),
@@ -365,11 +367,6 @@ def wrap(text: str, width: int) -> list[str]:
             lines.append(piece)
             line = line[len(piece) :]
     return [*lines, line] if line else lines
-
-
-def plural(number: int, one: str, many: str) -> str:
-    """Return ``1 step`` or ``2 steps``."""
-    return f"{count(number)} {one if number == 1 else many}"
 
 
 def known(*rows: tuple[str, float | None, Callable[[float], str]]) -> Iterator[tuple[str, str]]:

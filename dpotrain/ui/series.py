@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 #: Points that are kept; a chart has fewer columns.
-MOST_POINTS = 1024
+MOST_POINTS = 512
 
 
 class Series:

@@ -181,6 +181,8 @@ class Terminal:
 
     def output(self) -> str:
         """Return whole lines that others wrote to standard output and error since the last call."""
+        if not self._open:
+            return ""
         return self._take(whole_lines=True).decode(errors="replace")
 
     def _take(self, *, whole_lines: bool = False) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from dpotrain.core.controls import Controls
 from dpotrain.core.reporter import SilentReporter
 from tests.run.recipes import project, records, run, weights
+from tests.ui.terminals import OnTerminal
 
 
 def summary(folder):
@@ -80,3 +81,32 @@ def test_without_held_out_pairs_there_is_nothing_to_evaluate(recipe, tmp_path):
     asking = Asking(2, lambda controls: controls.evaluate())
     run(recipe, "data.eval_fraction=false", "training.steps=3", into=tmp_path / "run", reporter=asking)
     assert "there are no held-out pairs to evaluate" in asking.notes
+
+
+_RUN = "from dpotrain.cli import main; main(['run', *__import__('sys').argv[1:]], prog_name='dpotrain')"
+
+
+def test_keys_save_evaluate_and_stop_a_run_on_a_terminal(tmp_path):
+    recipe = project(tmp_path)
+    with OnTerminal(_RUN, str(recipe), "--set", "training.epochs=5000", size=(100, 30)) as terminal:
+        terminal.until("importing torch and transformers")
+        terminal.until("step 1")
+        terminal.press("s")
+        while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+            terminal.read()
+        terminal.press("e")
+        while len(records(tmp_path / "run", "eval")) < 2:
+            terminal.read()
+        terminal.press("qy")
+        assert terminal.end() == 75
+        text = terminal.screen.text
+        terminal.assert_given_back()
+    for needed in (
+        "y was pressed: saving the state of step",
+        "a checkpoint was asked for",
+        "an evaluation was asked for",
+        "stopped after",
+        "--resume",
+    ):
+        assert needed in text
+    assert summary(tmp_path)["status"] == "stopped"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpotrain.core.formats import megabytes
+from dpotrain.core.formats import megabytes, plural
 
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
@@ -64,7 +64,8 @@ def run_info(
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
-        "steps": f"{batches.total_steps:,} of {batches.pairs_per_step} pairs each, {epochs:.3g} epochs",
+        "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
+        f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}",
         "memory": f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
         "folder": str(recipe.run.output_dir),
