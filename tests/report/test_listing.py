@@ -19,6 +19,7 @@ def folder(tmp_path_factory):
     past_run(folder / "old", seed=1)
     past_run(folder / "deep" / "inside" / "newer", seed=2, skill=0.5, steps=300)
     past_run(folder / "killed", seed=3, summary=False)
+    past_run(folder / "old" / "hub" / "copy")
     (folder / "no run").mkdir()
     (folder / "recipe.toml").write_text("")
     for age, name in enumerate(("killed", "deep/inside/newer", "old")):

@@ -67,6 +67,7 @@ def test_a_damaged_line_does_not_shift_the_others(tmp_path):
     write(tmp_path / "step-00000010.jsonl", scores)
     write(tmp_path / "step-00000020.jsonl", [scores[0], "garbage", *scores[2:]])
     write(tmp_path / "step-00000030.jsonl", scores[:2])
+    write(tmp_path / "step-00000040.jsonl", [{"row": 99, "margin": 1.0}, *scores[1:]])
     write(tmp_path / "step-10.jsonl", scores)
     files = RunFiles()
     found = read_margins(tmp_path, files)
@@ -74,6 +75,7 @@ def test_a_damaged_line_does_not_shift_the_others(tmp_path):
     assert found.margins[10] == (0.5, 0.6, 0.8)
     assert [math.isnan(margin) for margin in found.margins[20]] == [False, True, False]
     assert [math.isnan(margin) for margin in found.margins[30]] == [False, False, True]
+    assert [math.isnan(margin) for margin in found.margins[40]] == [True, False, False], "of another row"
     assert files.problems == [
         "pairs.jsonl: damaged line skipped: 3",
         "step-00000020.jsonl: damaged line skipped: 2",
