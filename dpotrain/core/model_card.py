@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from dpotrain.core.formats import interval, number, share
+from dpotrain.core.masking import mask, mask_data
 from dpotrain.core.records import Outcome
 from dpotrain.core.statistics import wilson
 
@@ -40,11 +41,12 @@ _OF_THIS_MACHINE = ("run", "loggers", "exporters")
 def model_card(
     run: Path, document: Mapping[str, Any], outcome: Outcome, *, name: str, adapter: bool, how_to_load: str
 ) -> str:
-    """Return the README.md of a result; it names no place of this machine, and no text of the data.
+    """Return the README.md of a result; it holds no place of this machine, no secret and no text of the data.
 
     ``run`` is the run folder, ``document`` the resolved recipe, ``name`` what the result is called; ``adapter`` says
     that it is loaded onto its base model; ``how_to_load`` is Python, in which paths are already names.
     """
+    document = mask_data(document)
     base = document["model"].get("name")
     environment, report = _read(run / "environment.json"), _read(run / "data_report.json")
     versions = {package: each for package, each in environment.get("packages", {}).items() if each}
@@ -80,7 +82,7 @@ def model_card(
         "## Versions",
         ", ".join([f"{package} {each}" for package, each in versions.items()] + sorted(plugins)) + ".",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return mask("\n\n".join(part for part in parts if part) + "\n")
 
 
 def _metadata(base: Any, document: Mapping[str, Any], adapter: bool) -> str:
