@@ -33,13 +33,13 @@ _CORPUS = [
 ]
 
 
-def dpotrain(*words: str) -> Result:
-    """Give a command in this process."""
+def dpotrain(*words: str, input: str | None = None) -> Result:
+    """Give a command in this process; ``input`` is its standard input."""
     from click.testing import CliRunner
 
     from dpotrain.cli import main
 
-    return CliRunner().invoke(main, words)
+    return CliRunner().invoke(main, words, input=input)
 
 
 @lru_cache

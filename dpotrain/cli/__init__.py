@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "dpotrain.cli.check",
     "inspect": "dpotrain.cli.inspect",
     "plan": "dpotrain.cli.plan",
+    "chat": "dpotrain.cli.chat",
     "watch": "dpotrain.cli.watch",
     "show": "dpotrain.cli.show",
     "list": "dpotrain.cli.list_runs",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dpotrain.core.reporter import SilentReporter, showing_warnings
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
+from dpotrain.data.sample_prompts import sample_prompts
 from dpotrain.run.folder.log import logging_to
 from dpotrain.run.planning.dry_run import attach_without_weights
 from dpotrain.ui.console import open_console
@@ -41,6 +42,10 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
             reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
+    if recipe.samples is not None:
+        prompts = sample_prompts(recipe.samples, reader, data)
+        longest = max((len(prompt.ids) for prompt in prompts), default=0)
+        lines.append(f"samples: {len(prompts)} prompts, of at most {longest} tokens")
     lines.append(f"the first {ROWS} rows of each split:")
     # The reporter has said already how the format was decided.
     lines += [f"  {line}" for line in data.report.summary_lines() if line != data.report.decided_by]

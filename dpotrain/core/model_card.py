@@ -35,7 +35,7 @@ _HYPERPARAMETERS = (
     *("adapter.use", "adapter.rank", "adapter.alpha", "quantizer.use", "seed"),
 )
 #: Tables of a recipe that say where files were, not what was done.
-_OF_THIS_MACHINE = ("run", "loggers", "exporters")
+_OF_THIS_MACHINE = ("run", "samples", "loggers", "exporters")
 
 
 def model_card(
@@ -56,6 +56,9 @@ def model_card(
         if plugin.get("distribution") not in (None, "dpotrain")
     }
     recipe = {table: _without_places(document[table]) for table in document if table not in _OF_THIS_MACHINE}
+    steps = f"{outcome.steps} steps"
+    if outcome.final_step not in (None, outcome.steps):
+        steps += f", of which step {outcome.final_step} is this one, the best evaluation"
     if isinstance(base, str) and not _on_hub(base):
         how_to_load = how_to_load.replace(base, Path(base).name)
     parts = [
@@ -70,9 +73,9 @@ def model_card(
         "## Data",
         *_data(document["data"], report),
         "## Result",
-        f"{outcome.steps} steps. Held-out pairs, before and after:"
-        if outcome.last_evaluation
-        else f"{outcome.steps} steps; no pairs were held out.",
+        f"{steps}. Held-out pairs, before and after:"
+        if outcome.final_evaluation
+        else f"{steps}; no pairs were held out.",
         *_evaluation(outcome, report),
         "The reward of an answer is beta times the log of how much likelier the model makes it than the reference "
         "does. That the chosen reward falls below zero is normal.",
@@ -137,7 +140,7 @@ def _data(table: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation(outcome: Outcome, report: Mapping[str, Any]) -> Iterator[str]:
-    first, last = outcome.first_evaluation, outcome.last_evaluation
+    first, last = outcome.first_evaluation, outcome.final_evaluation
     pairs = last.get("pairs") or report.get("pairs", {}).get("evaluation") or 0
     rows = [
         f"| {name} | {write(first[name])} | {write(last[name])} |"

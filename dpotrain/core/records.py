@@ -108,6 +108,8 @@ class Outcome:
     folder: Path
     final: Path | None
     """The folder with the trained model or adapter, where the run finished."""
+    final_step: int | None = None
+    """The step whose policy is in there: the last, or with ``evaluation.best`` the one of the best evaluation."""
     train: Mapping[str, float] = field(default_factory=dict)
     """The last train record's metrics."""
     first_evaluation: Mapping[str, float] = field(default_factory=dict)
@@ -128,6 +130,18 @@ class Outcome:
     error: str = ""
     checkpoint_step: int | None = None
     """The step of the newest checkpoint, from which ``--resume`` continues; None without one."""
+
+    @property
+    def final_evaluation(self) -> Mapping[str, float]:
+        """The evaluation of the policy in ``final``; empty where it had none."""
+        if self.final_step is None:
+            return self.last_evaluation
+        known = (
+            each
+            for each in (self.last_evaluation, self.best_evaluation)
+            if each.get("step") == self.final_step
+        )
+        return next(known, {})
 
 
 @dataclass(frozen=True, slots=True)

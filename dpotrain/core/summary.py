@@ -31,6 +31,7 @@ class _Checked(BaseModel):
     plan: dict[str, float] = {}
     how_to_load: str = ""
     error: str = ""
+    final_step: int | None = None
     checkpoint_step: int | None = None
     final: str | None = None
 

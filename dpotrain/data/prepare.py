@@ -55,6 +55,11 @@ class PreparedData:
     preview: tuple[PreferencePair, ...] = ()
     """The first few pairs as formatted, where a preview was asked for."""
 
+    @property
+    def conversational(self) -> bool:
+        """Whether there are conversations among the pairs, and not plain texts alone."""
+        return any(one.pairs_kept > one.plain_text for one in self.report.splits.values())
+
     def longest(self) -> TokenizedPair:
         """Return the pair with the longest sequence of all that are trained or evaluated on."""
         sets = [self.train, *[data for data in [self.evaluation] if data is not None]]
@@ -161,10 +166,6 @@ class DataReader:
             report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
         asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
         report.chat_template_ignored = not asked and any(one.plain_text for one in report.splits.values())
-        if reads_clock(self.tokenizer) and any(
-            one.pairs_kept > one.plain_text for one in report.splits.values()
-        ):
-            report.clock = self.clock
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:
@@ -177,7 +178,10 @@ class DataReader:
             report.shared_prompt_rows = held.pairs.rows[shared][:FIRST_ROWS].tolist()
         report.train_pairs = len(train)
         report.evaluation_pairs = None if evaluation is None else len(evaluation)
-        return PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
+        prepared = PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
+        if prepared.conversational and reads_clock(self.tokenizer):
+            report.clock = self.clock
+        return prepared
 
     def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
         if self.cache is None:

@@ -1,4 +1,4 @@
-"""The train/eval split by a seeded hash of the prompt, so that no prompt is on both sides."""
+"""The train/eval split by a seeded hash of the prompt, so that no prompt is on both sides; and samples of pairs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]
     Only where one side would be empty, the prompt nearest to the boundary changes sides; a lone one is never held out.
     """
     different, which = np.unique(sortable(prompts), return_inverse=True)
-    salt = seed.to_bytes(16, "little", signed=True)
-    hashes = (hashlib.blake2b(key.tobytes(), digest_size=8, key=salt) for key in different.view(KEY))
-    shares = np.array([int.from_bytes(each.digest(), "little") / _RANGE for each in hashes], np.float64)
+    shares = _shares(different.view(KEY), seed)
     held = shares < fraction
     if len(different) == 1:
         held[:] = False
@@ -32,3 +30,19 @@ def held_out(prompts: Keys, fraction: float, seed: int) -> npt.NDArray[np.bool_]
         # Of equal shares, the last key's; above it is the first key's.
         held[len(shares) - 1 - np.argmax(shares[::-1])] = False
     return held[which]
+
+
+def sampled(keys: Keys, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return at most ``count`` of the pairs with these keys, (pairs,), by a seeded hash: their indices in order.
+
+    A pair is chosen by its own key alone, so other pairs that come or go exchange few of them.
+    """
+    salted = _shares(keys, seed)
+    return np.sort(np.argsort(salted, kind="stable")[:count])
+
+
+def _shares(keys: Keys, seed: int) -> npt.NDArray[np.float64]:
+    """Return the hash of each key under ``seed``, as a share of 1."""
+    salt = seed.to_bytes(16, "little", signed=True)
+    hashes = (hashlib.blake2b(key.tobytes(), digest_size=8, key=salt) for key in keys)
+    return np.array([int.from_bytes(each.digest(), "little") / _RANGE for each in hashes], np.float64)

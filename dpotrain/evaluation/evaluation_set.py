@@ -14,6 +14,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
@@ -23,6 +24,16 @@ from dpotrain.engine.training.metrics import means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 from dpotrain.plugin.api import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What scoring the evaluation set gives, the same on every process."""
+
+    metrics: dict[str, float]
+    """What a train record has of pairs, over all of them."""
+    rewards: npt.NDArray[np.float64]
+    """(pairs, 2) the rewards of chosen and rejected, in the order of the evaluation set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +55,8 @@ class EvaluationSet:
         extra: RecipeMetrics | None = None,
         step: int = 0,
         total_steps: int = 0,
-    ) -> dict[str, float]:
-        """Return what a train record has of pairs, over all of them. Collective.
+    ) -> Evaluation:
+        """Score all pairs. Collective.
 
         Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
 
@@ -59,6 +70,8 @@ class EvaluationSet:
         extra = RecipeMetrics() if extra is None else extra
         tokens = need_tokens(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
+        advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
+        scored: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
@@ -72,14 +85,23 @@ class EvaluationSet:
             )
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
-            advance(len(pairs) * parallel.data_size)
+            if len(pairs):  # a filler pair is scored elsewhere
+                ratios = torch.stack([scores.chosen_logratio, scores.rejected_logratio], 1)
+                scored.append((batch.pairs, loss.options.beta * ratios))
+            advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):
             for pairs in mine:
                 in_parts(pairs, score)
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
-        return {
+        metrics = {
             **means(total.tolist()),
             **speed(total.tolist(), time.perf_counter() - started),
             **means_of(more),
         }
+        rewards = torch.zeros(len(self.data), 2, dtype=torch.float64)
+        if scored:
+            rewards[torch.cat([pairs for pairs, _ in scored])] = (
+                torch.cat([of for _, of in scored]).double().cpu()
+            )
+        return Evaluation(metrics, parallel.sum(rewards.to(parallel.device)).cpu().numpy())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api import Exporter, Loss, Selection
 from dpotrain.plugin.runtime.metric_names import faults
-from dpotrain.recipe.sections import ReferenceSection
+from dpotrain.recipe.prompts import read_prompts
+from dpotrain.recipe.sections import ReferenceSection, SamplesSection
 from dpotrain.recipe.tables import TableReader
 
 
@@ -29,15 +31,37 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
             )
             reader.problems.add(("exporters", index), (), text)
     _check_metrics(reader, selection)
+    _check_prompts(reader, sections["samples"])
+
+
+def _check_prompts(reader: TableReader, samples: SamplesSection | None) -> None:
+    """Refuse prompts to sample that cannot be read."""
+    if samples is None or samples.prompts == "held-out":
+        return
+    try:
+        read_prompts(samples.prompts)
+    except RecipeError as error:
+        reader.problems.add(("samples",), ("prompts",), str(error))
 
 
 def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
     """Refuse keys that have no effect because of another table."""
     add = reader.problems.add
     data, evaluation, reference = (sections[name] for name in ("data", "evaluation", "reference"))
-    if data and evaluation and evaluation.every and not (data.eval_split or data.eval_fraction):
+    samples = sections["samples"]
+    if data and not data.has_evaluation_set:
         text = "there are no held-out pairs to evaluate on; set data.eval_fraction or data.eval_split"
-        add(("evaluation",), ("every",), text)
+        # Samples follow the same steps, and need no pairs.
+        wrong = ("pairs", "best") if samples else ("every", "pairs", "best")
+        for key in wrong:
+            if evaluation and getattr(evaluation, key):
+                add(("evaluation",), (key,), text)
+        if samples and samples.prompts == "held-out":
+            text = "there are no held-out pairs; set data.eval_fraction or data.eval_split, or name a file or a list"
+            add(("samples",), ("prompts",), text)
+    elif evaluation and evaluation.best and not evaluation.every:
+        text = "without evaluations during training the last step is the only choice; set evaluation.every"
+        add(("evaluation",), ("best",), text)
     if reference and reference.store and reference.when == "live":
         add(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
     if loss and reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):

@@ -30,10 +30,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def document_of(
-    top: TopLevel, sections: Mapping[str, BaseModel], parts: Mapping[str, Sequence[Component]]
+    top: TopLevel, sections: Mapping[str, BaseModel | None], parts: Mapping[str, Sequence[Component]]
 ) -> dict[str, Any]:
     """Return plain data in the order of the recipe reference; ``parts`` are by the table of their kind."""
-    tables: dict[str, Any] = {name: plain(section) for name, section in sections.items()}
+    tables: dict[str, Any] = {
+        name: plain(section) for name, section in sections.items() if section is not None
+    }
     for kind in KINDS:
         found = [{"use": part.name, **plain(part.options)} for part in parts.get(kind.table, ())]
         if kind.selected == "listed":

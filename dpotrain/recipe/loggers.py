@@ -9,7 +9,7 @@ from pathlib import Path
 from dpotrain.plugin.api import Logger, Selection, kind_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import read_document
-from dpotrain.recipe.sections import TrainingSection
+from dpotrain.recipe.sections import EvaluationSection, TrainingSection
 from dpotrain.recipe.tables import TableReader
 
 LOGGERS = "loggers"
@@ -17,12 +17,13 @@ LOGGERS = "loggers"
 
 @dataclass(frozen=True, slots=True)
 class LoggersOfRecipe:
-    """The loggers, constructed and checked, and the recipe's seed and steps."""
+    """The loggers, constructed and checked, and what the recipe says of seed, steps and evaluations."""
 
     loggers: tuple[Logger, ...]
     plugins: PluginManager
     seed: int
     training: TrainingSection
+    evaluation: EvaluationSection
 
 
 def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> LoggersOfRecipe:
@@ -38,9 +39,9 @@ def load_loggers(path: Path, overrides: Sequence[str] = (), only: Sequence[str] 
         missing = [name for name in dict.fromkeys(only) if all(table.get("use") != name for table in chosen)]
         tree.merge({LOGGERS: [*chosen, *({"use": name} for name in missing)]}, "--to", is_file=False)
     reader = TableReader(tree, None)
-    training = reader.section("training")
+    training, evaluation = reader.section("training"), reader.section("evaluation")
     parts = {LOGGERS: reader.components(kind_of(Logger))}
     reader.check(parts)
     reader.problems.raise_if_any()
     loggers = Selection(parts=parts, document={}).loggers
-    return LoggersOfRecipe(loggers, reader.plugins, reader.top.seed, training)
+    return LoggersOfRecipe(loggers, reader.plugins, reader.top.seed, training, evaluation)

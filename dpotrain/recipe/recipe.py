@@ -20,6 +20,7 @@ class Recipe(Selection):
     reference: sections.ReferenceSection
     training: sections.TrainingSection
     evaluation: sections.EvaluationSection
+    samples: sections.SamplesSection | None = None
     checkpoints: sections.CheckpointsSection
     logging: sections.LoggingSection
 

@@ -18,7 +18,7 @@ from dpotrain.plugin.api.kinds import (
 from dpotrain.plugin.api.nested import KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, required_tables
+from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, required_tables
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NULL = {"type": "null"}
@@ -57,7 +57,10 @@ class _Tables:
             properties[EXTENDS] = {"type": "string", "description": "A recipe that this one inherits from."}
         for name, model in CORE_SECTIONS.items():
             if name not in COMPONENT_TABLES:
-                properties[name] = self.table(model, name)
+                table = self.table(model, name)
+                properties[name] = (
+                    {"anyOf": [table, {"const": False}]} if name in OPTIONAL_SECTIONS else table
+                )
         for name, kind in COMPONENT_TABLES.items():
             choice = self.choice(kind, name, self.data() if name == "data" else None)
             properties[name] = {"anyOf": [choice, {"const": False}]} if name in OPTIONAL_TABLES else choice

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 
+#: Prompts of the evaluation set that are sampled unless the recipe says how many.
+HELD_OUT_PROMPTS = 4
+
 
 class Section(BaseModel):
     """Base of every table: frozen, unknown keys forbidden."""
@@ -74,7 +77,10 @@ class DataSection(Section):
     train_split: str = Field("train", description="The split to train on.")
     eval_split: str | None = Field(None, description="The split to evaluate on.")
     eval_fraction: float | None = Field(
-        None, gt=0, lt=1, description="Share of the training split's prompts held out for evaluation."
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the training split's prompts held out for evaluation; 0 holds none out.",
     )
     limit: int | None = Field(None, ge=1, description="Number of rows to use of each split, from the first.")
     shuffle: bool = Field(
@@ -99,6 +105,16 @@ class DataSection(Section):
                     "it is not a date and time in ISO 8601, such as 2026-01-31T12:00:00"
                 ) from None
         return value
+
+    @field_validator("eval_fraction")
+    @classmethod
+    def _none_of_nothing(cls, value: float | None) -> float | None:
+        return value or None
+
+    @property
+    def has_evaluation_set(self) -> bool:
+        """Whether pairs are held out."""
+        return self.eval_split is not None or self.eval_fraction is not None
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> DataSection:
@@ -166,9 +182,66 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """When the held-out pairs are evaluated, besides before and after training."""
+    """When the held-out pairs are evaluated, besides after training, and on how many of them."""
 
     every: int | None = Field(None, ge=1, description="Number of steps between evaluations.")
+    first: bool = Field(True, description="Evaluate before training, too.")
+    pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Evaluate on this many of the held-out pairs: a sample by the recipe's `seed`, the same in every "
+        "evaluation. All of them unless set.",
+    )
+    best: bool = Field(
+        False,
+        description="`final/` holds the policy of the best evaluation (by `checkpoints.best`) instead of the last "
+        "step's. A checkpoint is saved after every evaluation that is the best so far, and kept until a better one is "
+        "complete. The evaluation before training does not count; the evaluation that the summary calls the last "
+        "remains that of the last step.",
+    )
+
+
+class SamplesSection(Section):
+    """What the policy answers to some prompts: before training, after evaluations, and after the last step.
+
+    The answers are in `samples.jsonl` of the run folder, on the terminal, and in every logger. They change no number of
+    the training. With a chat template a text is a conversation of one user turn, unless the pairs are plain text.
+    """
+
+    prompts: Literal["held-out"] | list[str] | Path = Field(
+        description="A list of texts; or a file with a prompt a line (`.txt`), or with texts or messages (`.jsonl`, "
+        '`.json`; of an object its `prompt` or `messages`); or "held-out" for prompts of the evaluation set.'
+    )
+    count: int | None = Field(
+        None,
+        ge=1,
+        description='How many of the prompts, from the first; of "held-out" ones a sample by the recipe\'s `seed`. All '
+        f'of a list or file unless set, and {HELD_OUT_PROMPTS} of "held-out".',
+    )
+    every: int = Field(1, ge=1, description="Sample after every so many evaluations.")
+    max_tokens: int = Field(128, ge=1, description="Most tokens of an answer.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="0 takes the likeliest token; 1 draws from the policy's own distribution.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Draws from the likeliest tokens that together have this probability (nucleus sampling).",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Of the draws: every time the policy is sampled they are the same."
+    )
+
+    @field_validator("prompts")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if isinstance(value, list) and not any(text.strip() for text in value):
+            raise ValueError("the list has no prompt; leave the table [samples] out for no samples")
+        return value
 
 
 class CheckpointsSection(Section):
@@ -218,9 +291,13 @@ CORE_SECTIONS: dict[str, type[Section]] = {
     "reference": ReferenceSection,
     "training": TrainingSection,
     "evaluation": EvaluationSection,
+    "samples": SamplesSection,
     "checkpoints": CheckpointsSection,
     "logging": LoggingSection,
 }
+
+#: Those that are None where a recipe leaves them out or says false.
+OPTIONAL_SECTIONS = frozenset({"samples"})
 
 
 def core_keys(table: str) -> frozenset[str]:
@@ -247,6 +324,6 @@ TABLES: tuple[str, ...] = tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *COMPONE
 def required_tables() -> set[str]:
     """Return the names of the tables that every recipe must have."""
     tables: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
-    tables |= CORE_SECTIONS
+    tables |= {name: section for name, section in CORE_SECTIONS.items() if name not in OPTIONAL_SECTIONS}
     needed = {name for name, t in tables.items() if any(f.is_required() for f in t.model_fields.values())}
     return needed | (COMPONENT_TABLES.keys() - OPTIONAL_TABLES - DEFAULT_USE.keys())

@@ -20,7 +20,7 @@ from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, core_keys
+from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys
 from dpotrain.recipe.validate import unknown, validate
 
 AUTO = "auto"
@@ -35,10 +35,14 @@ class TableReader:
         self.plugins = choose_plugins(self.top, plugins, self.problems)
 
     def section(self, name: str) -> Any:
-        """Return a table of the core as its model, None where it is wrong."""
-        table = self.tree.document.get(name, {})
+        """Return a table of the core as its model, None where it is wrong, or is optional and left out."""
+        optional = name in OPTIONAL_SECTIONS
+        table = self.tree.document.get(name, False if optional else {})
+        if optional and table is False:
+            return None
         if not isinstance(table, dict):
-            self.problems.add((name,), (), f"expected a table [{name}]")
+            hint = ", or false for none" if optional else ""
+            self.problems.add((name,), (), f"expected a table [{name}]{hint}")
             return None
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.records import BestBy, LoggedRun, Outcome
+from dpotrain.core.records import BestBy, LoggedRun, Outcome, SamplesRecord
 from dpotrain.data.batches.plan import steps_of_run
 from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.failures import failure
@@ -20,6 +21,7 @@ from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
+from dpotrain.run.folder.samples_file import SamplesFile
 from dpotrain.run.state import Progress
 
 #: How the best evaluation of a run without a summary is found.
@@ -36,7 +38,7 @@ class Replayed:
     last_step: int
     outcome: Outcome
     problems: tuple[str, ...]
-    """Loggers that raised, and lines of the metrics file that are no records."""
+    """Loggers that raised, and lines of the files of metrics and samples that are no records."""
 
 
 def replay(
@@ -73,17 +75,27 @@ def _send(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
     to = _Recipients(list(chosen.loggers), chosen.plugins)
     to.each("start", "start", _told(folder, chosen, note))
     progress, records, damaged = Progress(), 0, []
+    samples: deque[SamplesRecord] = deque()
+    for answers in SamplesFile(folder.samples).read():
+        if isinstance(answers, str):
+            damaged.append(answers)
+        else:
+            samples.append(answers)
     for found in MetricsFile(folder.metrics).read():
         if isinstance(found, str):
             damaged.append(found)
             continue
         records += 1
+        while samples and samples[0].step < found.step:
+            to.each_samples(samples.popleft())
         progress.step = max(progress.step, found.step)
         if found.kind == "train":
             progress.last_train = dict(found.metrics)
         elif "loss" in found.metrics:
             progress.evaluated(found.step, found.metrics, LOWEST_LOSS)
         to.each("log", f"log of step {found.step}", found)
+    while samples:
+        to.each_samples(samples.popleft())
     outcome = _outcome(folder, progress)
     to.each("finish", "finish", outcome)
     sent = tuple(chosen.plugins.label(logger) for logger in to.left)
@@ -97,6 +109,10 @@ class _Recipients:
     left: list[Logger]
     plugins: PluginManager
     failures: list[str] = field(default_factory=list)
+
+    def each_samples(self, record: SamplesRecord) -> None:
+        """Send what the policy answered at a step."""
+        self.each("log_samples", f"log_samples of step {record.step}", record)
 
     def each(self, method: str, phase: str, argument: Any) -> None:
         """Call a method of all loggers that have not failed yet."""
@@ -118,6 +134,8 @@ def _told(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
             f"{folder.data_report} is missing or damaged ({type(error).__name__}: {error})."
         ) from error
     training = chosen.training
+    if chosen.evaluation.pairs is not None:
+        evaluation = min(evaluation, chosen.evaluation.pairs)
     try:
         plugins = json.loads(folder.environment.read_text(encoding="utf-8"))["plugins"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a logger can do without

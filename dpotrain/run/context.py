@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dpotrain.core.records import Record, Run
+from dpotrain.core.records import Record, Run, SamplesRecord
 from dpotrain.core.reporter import Reporter
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
+from dpotrain.run.folder.samples_file import SamplesFile
 from dpotrain.run.state import RunState
 
 
@@ -22,6 +24,8 @@ class RunContext:
     trainer: Trainer
     state: RunState
     metrics: MetricsFile
+    samples: SamplesFile
+    evaluations: EvaluationFiles
     events: RunEvents
     reporter: Reporter
 
@@ -31,3 +35,10 @@ class RunContext:
             self.metrics.write(record)
         self.reporter.logged(record)
         self.events.loggers.log(record)
+
+    def publish_samples(self, record: SamplesRecord) -> None:
+        """Write what the policy answers to its file (main process alone), then show it and hand it to the loggers."""
+        if self.trainer.parallel.is_main:
+            self.samples.write(record)
+        self.reporter.samples(record)
+        self.events.loggers.log_samples(record)

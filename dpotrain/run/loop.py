@@ -72,7 +72,8 @@ class RunLoop:
         self.evaluator.flush()
         # The last step's is there in case the result cannot be written.
         every = context.recipe.checkpoints.every
-        if every is not None and (last or record.step % every == 0):
+        due = every is not None and (last or record.step % every == 0)
+        if due or (context.recipe.evaluation.best and self.evaluator.is_best()):
             self.checkpoints.save(in_background=not last)
         self.checkpoints.announce()
 
@@ -84,7 +85,8 @@ class RunLoop:
         stop, save, evaluate = context.trainer.parallel.any(bool(self.stop), save, evaluate)
         if evaluate and not self.evaluator.evaluate_now():
             context.reporter.note("there are no held-out pairs to evaluate")
-        if save and not stop:
+        best = evaluate and context.recipe.evaluation.best and self.evaluator.is_best()
+        if (save or best) and not stop:
             self.checkpoints.save_unless_saved(in_background=True)
         return stop
 

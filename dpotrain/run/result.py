@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
@@ -14,6 +15,7 @@ from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.run.building.build import BuiltRun
+from dpotrain.run.checkpoint.best import load_best
 from dpotrain.run.checkpoint.files import complete, step_of
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.how_to_load import how_to_load
@@ -26,6 +28,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
         RunError: it cannot be written; nothing half-written is left under its name.
     """
     run, parallel = built.context.run, built.context.trainer.parallel
+    built.context.state.final_step = load_best(built.loop.checkpoints)
     packed.uninstall(causal_lm(run.policy))
     with parallel.whole(run.policy):
         if parallel.is_main:
@@ -69,7 +72,7 @@ def _save_card(built: BuiltRun, folder: Path) -> None:
     card = model_card(
         context.run.folder,
         context.recipe.document,
-        outcome_of(built, "finished", None),
+        replace(outcome_of(built, "finished", None), final_step=context.state.final_step),
         name=context.run.folder.absolute().name,
         adapter=(folder / "adapter_config.json").is_file(),
         how_to_load=said.replace(str(folder), "final"),
@@ -88,6 +91,7 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         steps=progress.step,
         folder=run.folder,
         final=final,
+        final_step=None if final is None else state.final_step,
         train=progress.last_train,
         first_evaluation=progress.first_evaluation,
         last_evaluation=progress.last_evaluation,

@@ -17,6 +17,7 @@ FREE = frozenset(
         "requires",
         "block",
         "evaluation",
+        "samples",
         "checkpoints",
         "logging",
         "reference.when",

@@ -27,6 +27,8 @@ class Progress:
     best_evaluation: dict[str, float] = field(default_factory=dict)
     evaluated_as: list[tuple[int, float]] = field(default_factory=list)
     """Step, and the metric that says which evaluation is best, of every evaluation."""
+    sampled: int | None = None
+    """The step at which the policy was sampled last."""
 
     def count(self, step: int, pairs: int, tokens: int, seconds: float) -> None:
         """Add a step."""
@@ -45,14 +47,29 @@ class Progress:
             self.best_evaluation = now
         self.evaluated_as.append((step, value))
 
+    def judge_again(self, evaluations: Iterable[tuple[int, Mapping[str, float]]], best_by: BestBy) -> None:
+        """Forget all evaluations, and remember these: a resumed run may have another metric that says which is best."""
+        self.first_evaluation, self.last_evaluation, self.best_evaluation = {}, {}, {}
+        self.evaluated_as = []
+        for step, metrics in evaluations:
+            if best_by.metric in metrics:
+                self.evaluated(step, metrics, best_by)
+
     def best_of(self, steps: Iterable[int], best_by: BestBy) -> int | None:
-        """Return which of these steps had the best evaluation, the first of equals; None where none had one."""
+        """Return which of these steps had the best evaluation, the first of equals; None where none had one.
+
+        The policy before training is left out: it is what a checkpoint improves on.
+        """
         values = dict(self.evaluated_as)
         best: int | None = None
         for step in steps:
-            if step in values and (best is None or best_by.better(values[step], values[best])):
+            if step in values and step > 0 and (best is None or best_by.better(values[step], values[best])):
                 best = step
         return best
+
+    def best_step(self, best_by: BestBy) -> int | None:
+        """Return the step of the best of all evaluations after the first step; None where there is none."""
+        return self.best_of((step for step, _ in self.evaluated_as), best_by)
 
 
 @dataclass
@@ -64,6 +81,8 @@ class RunState:
     """Sums since the last train record; the trainer adds each step to them."""
     began: float = field(default_factory=time.perf_counter)
     """When this process began, in seconds of :func:`time.perf_counter`."""
+    final_step: int | None = None
+    """The step of the policy in ``final/``; None until that is being written."""
 
     @property
     def step(self) -> int:

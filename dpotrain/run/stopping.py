@@ -76,6 +76,9 @@ class StopRequest:
 
     def __exit__(self, *exc: object) -> None:
         self.controls.on_stop = lambda: None
+        self.leave_at_once = (
+            None  # it holds the run with its policy, which leaves memory before anything is exported
+        )
         for number, before in self._before.items():
             signal.signal(number, before)
         if self._watch is not None:

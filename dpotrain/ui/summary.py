@@ -79,6 +79,8 @@ def _ending(outcome: Outcome) -> Iterator[RenderableType]:
     folder = shlex.quote(str(outcome.folder))
     if outcome.status == "finished":
         yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
+        if outcome.final_step not in (None, outcome.steps):
+            yield _labelled("", f"the policy of step {count(outcome.final_step or 0)}, the best evaluation")
     else:
         yield _labelled("run", str(outcome.folder))
     if outcome.status == "failed":

@@ -10,7 +10,7 @@ from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
 from dpotrain.plugin.describe.options import options_of
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe.sections import CORE_SECTIONS, TABLES, TopLevel
+from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TABLES, TopLevel
 from tests.docs.markdown import paragraphs, table
 
 _HEAD = ("key", "value", "default", "meaning")
@@ -51,7 +51,8 @@ def _table(name: str, plugins: PluginManager) -> list[str]:
     heading = f"### `[[{name}]]`" if name in LISTED_TABLES else f"### `[{name}]`"
     blocks = [heading]
     if name in CORE_SECTIONS:
-        blocks += [*paragraphs(CORE_SECTIONS[name]), keys(CORE_SECTIONS[name])]
+        may = ["The table may be left out."] if name in OPTIONAL_SECTIONS else []
+        blocks += [*paragraphs(CORE_SECTIONS[name]), *may, keys(CORE_SECTIONS[name])]
     kind = {**COMPONENT_TABLES, **LISTED_TABLES}.get(name)
     if kind is not None:
         may = ""

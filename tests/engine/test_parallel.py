@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
 from tests.engine.pairs import random_pairs
@@ -132,3 +133,15 @@ def test_both_implementations_have_the_protocol_and_nothing_else_calls_accelerat
         )
     }
     assert using == {"dpotrain/engine/parallel/replicated.py"}
+
+
+@pytest.mark.parametrize("parts", [[10], [5, 5], [3, 1, 1], [1] * 7, []])
+@pytest.mark.parametrize("total", [10, 14, 0])
+def test_a_rank_s_own_items_advance_the_bar_of_all_to_its_end_and_no_further(parts, total):
+    """One of two ranks may have all items, or none; a bar that went to 20 of 10 was shown."""
+    steps: list[int] = []
+    count = over_ranks(steps.append, sum(parts), total)
+    for items in parts:
+        count(items)
+    assert sum(steps) == (total if parts else 0)
+    assert all(step >= 0 for step in steps)

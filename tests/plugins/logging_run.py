@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from dpotrain.plugin.api import Logger, Record
-from dpotrain.testing.conformance.logger import SECRET, ended, evaluation, made_up_run, train
+from dpotrain.testing.conformance.logger import SECRET, ended, evaluation, made_up_run, samples, train
 
-__all__ = ["SECRET", "begun", "ended", "evaluation", "logged", "made_up_run", "train"]
+__all__ = ["SECRET", "begun", "ended", "evaluation", "logged", "made_up_run", "samples", "train"]
 
 
 def logged(logger: Logger, folder: Path, status: str = "finished") -> list[str]:

@@ -14,8 +14,8 @@ pytest.importorskip("mlflow")
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import mlflow as mlflow_logger
 from dpotrain_plugins.loggers.mlflow import SETTINGS, MLflowLogger
-from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
-from tests.plugins.mlflow_files import metrics, the_run
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, samples, train
+from tests.plugins.mlflow_files import client, metrics, the_run
 from tests.plugins.offline import network_of
 from tests.plugins.serving import Handler, serving
 
@@ -92,6 +92,20 @@ def test_no_text_of_the_data_no_command_line_and_nobody_s_name_is_written(finish
 def test_without_a_server_it_says_how_to_look_at_the_files(finished):
     folder, (note,) = finished
     assert note.endswith(f"mlflow ui --backend-store-uri '{(folder / 'mlflow' / 'mlruns').resolve()}'")
+
+
+def test_samples_are_one_table_in_which_no_step_is_twice(tmp_path):
+    first = begun(_logger(), tmp_path, evaluation(0))
+    for step in (0, 2):
+        first.log_samples(samples(step))
+    resumed = begun(_logger(), tmp_path, resumed_from=1)
+    for step in (2, 4):
+        resumed.log_samples(samples(step))
+    place = client(tmp_path).download_artifacts(the_run(tmp_path).info.run_id, "samples.json", str(tmp_path))
+    table = json.loads(Path(place).read_text(encoding="utf-8"))
+    assert table["columns"] == ["step", "prompt", "answer"]
+    expected = [[step, each.prompt, each.answer] for step in (0, 2, 4) for each in samples(step).samples]
+    assert table["data"] == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("tensorboard")
 
 from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
-from tests.plugins.logging_run import begun, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import begun, ended, evaluation, logged, made_up_run, samples, train
 from tests.plugins.tensorboard_files import scalars
 
 
@@ -32,6 +32,27 @@ def test_the_plugins_that_ran_are_in_it(tmp_path):
     accumulator.Reload()
     (event,) = accumulator.Tensors("plugins/losses/text_summary")
     assert event.tensor_proto.string_val == [b"dpotrain 0.1.0: loss dpo"]
+
+
+def texts(folder, tag: str) -> list[tuple[int, str]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    events = accumulator.Tensors(f"{tag}/text_summary")
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+
+
+def test_each_prompt_has_a_tag_with_its_answers_by_step(tmp_path):
+    logger = _logger()
+    logger.start(made_up_run(tmp_path))
+    logger.log_samples(samples(0))
+    logger.log_samples(samples(2))
+    logger.finish(ended(tmp_path))
+    assert [step for step, _ in texts(tmp_path, "samples/2")] == [0, 2]
+    (_, before), (_, after) = texts(tmp_path, "samples/1")
+    shown = "**prompt**\n\n    What is *DPO*?\n\n**answer**\n\n    A loss,\n    \n    at step {} <b>&"
+    assert (before, after) == (shown.format(0), shown.format(2))
 
 
 def test_a_resumed_run_has_no_step_twice_and_loses_none(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("trackio")
 
 from dpotrain_plugins.loggers.trackio import TrackioLogger
-from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, train
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, made_up_run, samples, train
 from tests.plugins.offline import network_of
 from tests.plugins.serving import Handler, serving
 from tests.plugins.trackio_files import config, kept_id, rows
@@ -92,6 +92,20 @@ def test_two_runs_of_one_name_stay_two(tmp_path):
     _logged(tmp_path / "two", name="same")
     assert kept_id(tmp_path / "one") != kept_id(tmp_path / "two")
     assert len(rows("dpotrain", tmp_path / "one")) == len(rows("dpotrain", tmp_path / "two")) == 5
+
+
+def test_samples_are_a_table_of_their_step_which_a_resumed_run_does_not_repeat(tmp_path):
+    first = begun(_logger(), tmp_path, evaluation(0))
+    first.log_samples(samples(0))
+    first.log_samples(samples(2))
+    resumed = begun(_logger(), tmp_path, resumed_from=1)
+    resumed.log_samples(samples(2))
+    tables = [(row["step"], row["samples"]) for row in rows("dpotrain", tmp_path) if "samples" in row]
+    assert [step for step, _ in tables] == [0, 2]
+    assert tables[0][1] == {
+        "_type": "trackio.table",
+        "_value": [{"prompt": each.prompt, "answer": each.answer} for each in samples(0).samples],
+    }
 
 
 def test_numbers_that_are_not_finite_are_read_back(tmp_path):

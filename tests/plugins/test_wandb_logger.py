@@ -1,5 +1,6 @@
 """The real wandb package, offline; what it wrote is read back from its own record file."""
 
+import json
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ import pytest
 from dpotrain.core.errors import RecipeError
 from dpotrain_plugins.loggers import wandb as wandb_logger
 from dpotrain_plugins.loggers.wandb import WandbLogger
-from tests.plugins.logging_run import SECRET, begun, ended, logged, train
+from tests.plugins.logging_run import SECRET, begun, ended, evaluation, logged, samples, train
 from tests.plugins.serving import Handler, serving
 from tests.plugins.wandb_files import history, of_kind, offline_folders, record_file, records_of, values
 
@@ -77,6 +78,20 @@ def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
             "eval/rewards/accuracies": 0.75,
         },
     ]
+
+
+def test_samples_are_a_table_at_their_step(tmp_path):
+    logger = begun(_logger(mode="offline"), tmp_path, evaluation(2))
+    logger.log_samples(samples(2))
+    logger.log(train(3))
+    logger.finish(ended(tmp_path))
+    (files,) = offline_folders(tmp_path)
+    (row, _) = history(record_file(files))
+    assert (row["_step"], row["eval/loss"]) == (2, 0.6)
+    (table,) = files.rglob("*.table.json")
+    found = json.loads(table.read_text())
+    assert found["columns"] == ["prompt", "answer"]
+    assert found["data"] == [[each.prompt, each.answer] for each in samples(2).samples]
 
 
 def test_the_options_and_the_resolved_recipe_arrive(finished):

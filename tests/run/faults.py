@@ -60,13 +60,23 @@ def _checkpoint(
 #: A run of four steps in which all weights are trained, with a checkpoint every two steps. Wherever "full" stands, no
 #: file can grow beyond some bytes from that moment on, so that the write is short and everything after it fails too.
 FAULTS = [
-    _checkpoint("disk full in `trained.safetensors`", _full(r"/\.step-00000004[^/]*$"), seen=_NOTHING_STAYS),
+    _checkpoint(
+        "disk full in `trained.safetensors`",
+        _full(r"/checkpoints/\.step-00000004[^/]*$"),
+        seen=_NOTHING_STAYS,
+    ),
     # Larger than the weights, which are written before it, and smaller than the optimizer's state.
-    _checkpoint("disk full in `optimizer.safetensors`", _full(r"/\.step-00000004[^/]*$", 250_000), soak=True),
+    _checkpoint(
+        "disk full in `optimizer.safetensors`",
+        _full(r"/checkpoints/\.step-00000004[^/]*$", 250_000),
+        soak=True,
+    ),
     *(
         # The last one: the others are written while training goes on, which would run out of room as well.
         _checkpoint(
-            f"disk full in `{name}`", _full(rf"/\.step-00000004.*/{name}"), soak=name != "manifest.json"
+            f"disk full in `{name}`",
+            _full(rf"/checkpoints/\.step-00000004.*/{name}"),
+            soak=name != "manifest.json",
         )
         for name in ("state.json", "manifest.json")
     ),
@@ -75,6 +85,21 @@ FAULTS = [
         "error; the line that was cut short goes when the run is resumed",
         [*_full(r"/metrics\.jsonl$")],
         f"cannot write {{run}}/metrics.jsonl: File too large.\n{MEND}",
+        left=NONE,
+    ),
+    Fault(
+        "disk full in `evaluations/`",
+        "error; the evaluation is repeated when the run is resumed",
+        _full(r"/evaluations/\.step-00000004[^/]*$"),
+        f"cannot write {{run}}/evaluations/step-00000004.jsonl: File too large.\n{MEND}",
+        left=TWO,
+    ),
+    Fault(
+        "disk full in `samples.jsonl`",
+        "error; the line that was cut short goes when the run is resumed",
+        _full(r"/samples\.jsonl$"),
+        f"cannot write {{run}}/samples.jsonl: File too large.\n{MEND}",
+        settings=[f'samples={{prompts=["{"help " * 30}"], max_tokens=2}}'],
         left=NONE,
     ),
     Fault(
@@ -156,7 +181,7 @@ FAULTS = [
         Fault(
             f"disk error (EIO) as `{name}` of a checkpoint is synced",
             _NOTHING_STAYS,
-            [["disk_error", rf"/\.step-00000004.*/{name}"]],
+            [["disk_error", rf"/checkpoints/\.step-00000004.*/{name}"]],
             f"cannot write the checkpoint {{run}}/checkpoints/step-00000004: Input/output error.\n{MEND_CHECKPOINT}",
             left=TWO,
             soak=True,

@@ -41,6 +41,9 @@ class Noting(Logger):
     def log(self, record):
         self.told("log", record.kind, record.step, dict(record.metrics))
 
+    def log_samples(self, record):
+        self.told("log_samples", record.step, [[each.prompt, each.answer] for each in record.samples])
+
     def finish(self, outcome):
         self.told("finish", outcome.status, outcome.steps, dict(outcome.best_evaluation), outcome.error)
 

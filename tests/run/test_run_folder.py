@@ -45,7 +45,7 @@ def test_metrics_have_the_fields_names_in_order(finished):
     assert [line["step"] for line in train_lines] == list(range(1, 11))
     assert list(train_lines[0]) == ["kind", "step", *METRICS]
     assert [line["step"] for line in eval_lines] == [0, 10]
-    assert set(eval_lines[0]) <= {"kind", "step", *METRICS}
+    assert set(eval_lines[0]) <= {"kind", "step", "pairs", *METRICS}
     assert eval_lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 

@@ -58,7 +58,7 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._render = Renderer(tokenizer, inputs or TemplateInputs())
         self._max_length = max_length
-        self._leading = _leading_special_tokens(tokenizer)
+        self._leading = leading_special_tokens(tokenizer)
         self._special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
     def __call__(self, pairs: Sequence[tuple[int, PreferencePair]]) -> list[PairResult]:
@@ -122,7 +122,9 @@ class PairTokenizer:
             encoded[text] for text in (rendering.prompt, rendering.chosen.full, rendering.rejected.full)
         )
         if rendering.plain:
-            prompt, chosen, rejected = (self._with_leading(ids) for ids in (prompt, chosen, rejected))
+            prompt, chosen, rejected = (
+                with_leading(ids, self._leading) for ids in (prompt, chosen, rejected)
+            )
             chosen, rejected = self._with_eos(chosen), self._with_eos(rejected)
         boundary = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
         chosen_flags, chosen_unscored = _scored(chosen, rendering.chosen, boundary, encoded)
@@ -162,13 +164,6 @@ class PairTokenizer:
         if np.array_equal(pair.chosen, pair.rejected):
             return "chosen and rejected differ only beyond max_length"
         return ""
-
-    def _with_leading(self, ids: Tokens) -> Tokens:
-        """Put the tokenizer's leading special tokens in front, but no second BOS."""
-        leading = self._leading
-        if leading and len(ids) and ids[0] == leading[-1]:
-            leading = leading[:-1]
-        return np.concatenate([np.array(leading, np.int32), ids])
 
     def _with_eos(self, ids: Tokens) -> Tokens:
         """End in exactly one EOS, where the tokenizer has one."""
@@ -221,7 +216,14 @@ def _scored(ids: Tokens, answer: Answer, boundary: int, encoded: dict[str, Token
     return flags, hidden
 
 
-def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def with_leading(ids: Tokens, leading: Sequence[int]) -> Tokens:
+    """Put :func:`leading_special_tokens` in front of ids, but no second BOS."""
+    if leading and len(ids) and ids[0] == leading[-1]:
+        leading = leading[:-1]
+    return np.concatenate([np.array(leading, np.int32), ids])
+
+
+def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that the tokenizer itself puts before a text (BOS, for most that have one).
 
     What it puts after a text does not belong to a prompt, and completions get their EOS explicitly.

@@ -20,6 +20,7 @@ from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.keys import Keys, sortable
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import PrecomputedReference, Reference, StoringReference
 from dpotrain.engine.reference.store import ReferenceStore, Sums
@@ -64,7 +65,8 @@ class StoredReferences:
         if len(missing):
             store = self.shared or self.own
             plan = batch_by_length(missing, costs, parallel.data_size, budget)[parallel.data_rank]
-            with self.reporter.phase(name, len(missing)) as advance:
+            with self.reporter.phase(name, len(missing)) as bar:
+                advance = over_ranks(bar, sum(map(len, plan)), len(missing))
 
                 def compute(pairs: MicroBatch) -> None:
                     batch = pack(data, pairs).to(parallel.device)
@@ -72,7 +74,7 @@ class StoredReferences:
                     places = np.asarray(pairs, np.int64)
                     self._append(store, data.keys[places], computed)
                     sums[places] = computed
-                    advance(len(pairs) * parallel.data_size)
+                    advance(len(pairs))
 
                 for pairs in filter(None, plan):
                     in_parts(pairs, compute)

@@ -31,7 +31,16 @@ from dpotrain.core.messages.values import (
 from dpotrain.core.model_card import model_card
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
-from dpotrain.core.records import CheckpointRecord, LoggedRun, Outcome, Record, Run, StepRecord
+from dpotrain.core.records import (
+    CheckpointRecord,
+    LoggedRun,
+    Outcome,
+    Record,
+    Run,
+    Sample,
+    SamplesRecord,
+    StepRecord,
+)
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
@@ -87,6 +96,8 @@ __all__ = [
     "Run",
     "RunError",
     "RunWarning",
+    "Sample",
+    "SamplesRecord",
     "Schedule",
     "Selection",
     "StepRecord",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 
-from dpotrain.core.records import LoggedRun, Outcome, Record
+from dpotrain.core.records import LoggedRun, Outcome, Record, SamplesRecord
 from dpotrain.plugin.api.component import Component, hookspec
 
 
@@ -23,15 +23,25 @@ class Logger(Component):
 
     @abstractmethod
     def start(self, run: LoggedRun) -> None:
-        """Open the log. ``run.config`` is the resolved recipe without secrets; never log prompts.
+        """Open the log. ``run.config`` is the resolved recipe without secrets.
 
-        ``dpotrain sync`` calls this for a finished run, possibly again in the same folder: then :meth:`log` is called
-        with every record from the first, :meth:`finish` with how it ended, and no run event is called.
+        Never log a text of the data: what a recipe wants to be seen comes to :meth:`log_samples`.
+
+        ``dpotrain sync`` calls this for a finished run, possibly again in the same folder: then :meth:`log` and
+        :meth:`log_samples` are called with every record from the first, :meth:`finish` with how it ended, and no run
+        event is called.
         """
 
     @abstractmethod
     def log(self, record: Record) -> None:
         """Take one record: ``record.kind`` is "train" or "eval", ``record.metrics`` a flat mapping."""
+
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Take what the policy answers to the prompts of ``[samples]`` at ``record.step``; ignored unless overridden.
+
+        It follows the records of its step. Prompts and answers are texts, and the recipe asks for both to be logged.
+        """
+        return
 
     @abstractmethod
     def finish(self, outcome: Outcome) -> None:

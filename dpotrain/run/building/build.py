@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-
-import torch
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
@@ -15,14 +11,13 @@ from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.plan import Costs
-from dpotrain.data.prepare import prepare_data
+from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
-from dpotrain.engine.scoring.dropout import dropout_off, drops_out
+from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.precision import UpcastWeights
-from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
@@ -31,17 +26,21 @@ from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
 from dpotrain.run.building.run_info import remote_code, run_info
+from dpotrain.run.building.sampling import build_sampler
 from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.context import RunContext
 from dpotrain.run.evaluating import Evaluator
+from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.folder.samples_file import SamplesFile
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
@@ -89,7 +88,8 @@ def build(
     cache = cache_folder(recipe.run.cache_dir)
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
-    data = prepare_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
+    read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+    data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
     if parallel.is_main:
@@ -174,7 +174,7 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
-        inference=lambda: _inference(scorer),
+        inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
     )
     if code := remote_code(recipe):
@@ -188,6 +188,8 @@ def build(
         trainer=trainer,
         state=state,
         metrics=MetricsFile(folder.metrics),
+        samples=SamplesFile(folder.samples),
+        evaluations=EvaluationFiles(folder.evaluations),
         events=events,
         reporter=reporter,
     )
@@ -195,14 +197,10 @@ def build(
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
         evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
-    evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer)
+        if parallel.is_main and (moved := context.evaluations.begin(read.evaluated)):
+            reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
+    sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)
+    evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb)
-
-
-@contextmanager
-def _inference(scorer: Scorer) -> Iterator[None]:
-    device = next(scorer.parameters()).device.type
-    with torch.no_grad(), dropout_off(scorer), torch.autocast(device, torch.bfloat16, enabled=scorer.bf16):
-        yield

@@ -23,7 +23,7 @@ from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.plugin.api import Adapter, LoadRequest
+from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -58,35 +58,9 @@ class EngineBuilder:
         return self.precision == "bf16"
 
     def load_policy(self, adapter: Adapter) -> tuple[PreTrainedModel, UpcastWeights]:
-        """Load the policy, quantized if the recipe says so, with its adapter attached.
-
-        Returned with it is what of it is held in more bits than it was loaded in.
-        """
-        recipe, quantizer = self.recipe, self.recipe.quantizer
-        with showing_warnings(self.reporter):
-            with self.reporter.phase("loading the model", None):
-                policy = recipe.model.load_model(policy_request(recipe, self.parallel.device))
-            with self.reporter.phase("preparing the model", None):
-                if quantizer is not None:
-                    quantizer.prepare(policy)
-                upcast = self.upcast(policy)
-                policy = adapter.attach(policy)
-        if not any(weight.requires_grad for weight in policy.parameters()):
-            raise RunError(
-                f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
-            )
-        upcast.upcast_trained(policy)
-        if multiplies_bfloat16(self.parallel.device.type) and upcast.float16_bytes:
-            self.reporter.note(
-                f"float16 weights are held in float32 ({megabytes(upcast.float16_bytes / 2**20)}), because small "
-                "gradients and optimizer moments become 0 in float16; what is saved of them is float16 again"
-            )
-        if recipe.adapter is None and any(weight.dtype != torch.float32 for weight in policy.parameters()):
-            self.reporter.warn(
-                "all weights are trained in bfloat16, where an update smaller than about 1/256 of a weight is lost.\n"
-                'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
-            )
-        return policy, upcast
+        """See :func:`load_policy`."""
+        device = self.parallel.device
+        return load_policy(self.recipe, adapter, self.precision, device, self.reporter)
 
     def upcast(self, model: PreTrainedModel) -> UpcastWeights:
         """Hold in float32 the weights of a model that is not computed with in their own dtype."""
@@ -128,6 +102,40 @@ class EngineBuilder:
         return pack(TokenizedPairs.of([train[int(train.lengths.argmin())], self.data.longest()]), [0, 1])
 
 
+def load_policy(
+    selection: Selection, adapter: Adapter, precision: Precision, device: torch.device, reporter: Reporter
+) -> tuple[PreTrainedModel, UpcastWeights]:
+    """Load the policy, quantized if the recipe says so, with its adapter attached.
+
+    Returned with it is what of it is held in more bits than it was loaded in.
+    """
+    quantizer = selection.quantizer
+    with showing_warnings(reporter):
+        with reporter.phase("loading the model", None):
+            policy = selection.model.load_model(policy_request(selection, device))
+        with reporter.phase("preparing the model", None):
+            if quantizer is not None:
+                quantizer.prepare(policy)
+            upcast = UpcastWeights(policy, precision, device.type)
+            policy = adapter.attach(policy)
+    if not any(weight.requires_grad for weight in policy.parameters()):
+        raise RunError(
+            f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
+        )
+    upcast.upcast_trained(policy)
+    if multiplies_bfloat16(device.type) and upcast.float16_bytes:
+        reporter.note(
+            f"float16 weights are held in float32 ({megabytes(upcast.float16_bytes / 2**20)}), because small "
+            "gradients and optimizer moments become 0 in float16; what is saved of them is float16 again"
+        )
+    if selection.adapter is None and any(weight.dtype != torch.float32 for weight in policy.parameters()):
+        reporter.warn(
+            "all weights are trained in bfloat16, where an update smaller than about 1/256 of a weight is lost.\n"
+            'model.dtype = "float32" with training.precision = "bf16" keeps them, at twice the memory.'
+        )
+    return policy, upcast
+
+
 def check_data(model: PreTrainedModel, what: str, data: PreparedData, max_length: int) -> str:
     """Refuse tokens and positions beyond a model's tables: on a GPU they fail with an assertion that names neither.
 
@@ -153,7 +161,7 @@ def check_reference(recipe: Recipe, data: PreparedData) -> None:
         check_data(model, "the reference", data, recipe.data.max_length)
 
 
-def policy_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:
+def policy_request(recipe: Selection, device: torch.device | str) -> LoadRequest:
     """Return what the loader is asked for to get the policy of a recipe, or its blueprint (device "meta")."""
     quantizer = recipe.quantizer
     return LoadRequest(

@@ -51,7 +51,10 @@ def run_info(
     name = getattr(recipe.model.options, "name", recipe.model.name)
     quantized = "" if recipe.quantizer is None else f", {recipe.quantizer.name}"
     what = "all weights" if recipe.adapter is None else recipe.adapter.name
-    held_out = 0 if data.evaluation is None else len(data.evaluation)
+    evaluated = 0 if data.evaluation is None else len(data.evaluation)
+    held_out = f"{data.report.evaluation_pairs or 0:,} held out"
+    if evaluated < (data.report.evaluation_pairs or 0):
+        held_out = f"evaluated on {evaluated:,} of {held_out}"
     tokens = int(np.sum(data.train.lengths))
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
@@ -62,7 +65,7 @@ def run_info(
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
-        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out:,} held out",
+        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out}",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
+from dpotrain.core.records import BestBy
 from dpotrain.engine.training.metrics import Window
 from dpotrain.plugin.runtime.states import restore_component_states
 from dpotrain.run.checkpoint import files
@@ -36,6 +37,8 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     if path is None:
         if parallel.is_main:
             context.metrics.rewind(-1)
+            context.samples.rewind(-1)
+            context.evaluations.rewind(())
         reporter.note("there is no checkpoint to resume from; the run begins at step 1")
         return
     check_fits(path, saver.adapter.state(run.policy), trainer.optimizer.param_groups)
@@ -55,8 +58,15 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
         reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
     if parallel.world_rank < len(state["random"]):
         RandomState.from_json(state["random"][parallel.world_rank]).restore()
+    progress, best_by = context.state.progress, context.recipe.checkpoints.best_by
     if parallel.is_main:
-        context.metrics.rewind(checkpoint.step)
+        context.metrics.rewind(checkpoint.step, int(progress.last_evaluation.get("step", -1)))
+        context.samples.rewind(-1 if progress.sampled is None else progress.sampled)
+        context.evaluations.rewind({step for step, _ in progress.evaluated_as})
+    if BestBy(**state["best_by"]) != best_by:
+        evaluations = list(context.metrics.evaluations()) if parallel.is_main else []
+        progress.judge_again(parallel.broadcast_object(evaluations), best_by)
+    if parallel.is_main:
         # A kill may have come between a checkpoint and the removal of the one that it replaces.
         saver.prune()
     for line in version_changes(state["versions"], saver.versions):

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from dpotrain.core.atomic import write_text
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import Kind, Record
-from dpotrain.core.write_errors import writing
+from dpotrain.run.folder.json_lines import append_line, keep_lines
 
 
 class MetricsFile:
@@ -30,8 +29,7 @@ class MetricsFile:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.as_json().items()
         }
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        append_line(self.path, values)
 
     def read(self) -> Iterator[Record | str]:
         """Yield the records in order, and for each line that is none a text that says which and why.
@@ -52,19 +50,20 @@ class MetricsFile:
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror or error}") from error
 
-    def rewind(self, step: int) -> None:
-        """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-        with writing(self.path):
-            write_text(self.path, "".join(kept))
+    def evaluations(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Yield step and metrics of every evaluation; nothing without a file."""
+        for found in self.read() if self.path.exists() else ():
+            if isinstance(found, Record) and found.kind == "eval":
+                yield found.step, dict(found.metrics)
+
+    def rewind(self, step: int, evaluated: int | None = None) -> None:
+        """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on.
+
+        Of evaluations that after step ``evaluated``, where that is given: a run that was stopped while it evaluated
+        repeats the evaluation of its step.
+        """
+        last = {"eval": step if evaluated is None else evaluated}
+        keep_lines(self.path, lambda line: line["step"] <= last.get(line["kind"], step))
 
 
 def read_record(line: bytes) -> Record:

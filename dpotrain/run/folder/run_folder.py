@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,10 @@ class RunFolder:
                 "Continue it with --resume (in Python: resume=True), or choose another folder: --set run.output_dir=…"
             )
         try:
-            refuse_links((self.metrics, self.log, self.nonfinite_pairs))
+            refuse_links((self.metrics, self.samples, self.evaluations, self.log, self.nonfinite_pairs))
+            if not resume:
+                self.samples.unlink(missing_ok=True)
+                shutil.rmtree(self.evaluations, ignore_errors=True)
             self.checkpoints.mkdir(exist_ok=True)
             # Until this run ends by itself, nothing may say that it has.
             self.summary.unlink(missing_ok=True)

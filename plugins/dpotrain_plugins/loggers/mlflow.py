@@ -1,7 +1,7 @@
 """The ``mlflow`` logger: records to an MLflow server, else to files in the run folder; needs the extra ``mlflow``.
 
-The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data ever goes there, nor
-does source code, the command line or who started the run.
+The resolved recipe's values are parameters, the plugins that ran are tags. Nothing of the data ever goes there but the
+prompts of ``[samples]`` with their answers, as a table; nor does source code, the command line or who started the run.
 
 MLflow keeps every value that it is sent, so of a run that goes on, a value is not sent whose step it has already. A
 parameter cannot be changed there: of a recipe that was changed for resuming, the first value stays.
@@ -13,19 +13,21 @@ import json
 import os
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, require
-from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
+from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record, SamplesRecord
 
 dpotrain_interface = 2
 
@@ -37,6 +39,9 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+
+#: The artifact that holds the samples of all steps.
+_TABLE = f"{SAMPLES}.json"
 
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -111,6 +116,15 @@ class MLflowLogger(Logger):
         """Send one record, without what MLflow has of its step."""
         self._send(named(record), record.step)
 
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Append prompts and answers of a step to the run's table of samples, unless it has the step."""
+        if record.step in self._sampled():
+            return
+        prompts, answers = zip(*((sample.prompt, sample.answer) for sample in record.samples), strict=True)
+        steps = [record.step] * len(prompts)
+        table = {"step": steps, "prompt": [*prompts], "answer": [*answers]}
+        self._client.log_table(self._id, table, _TABLE)
+
     def finish(self, outcome: Outcome) -> None:
         """Send the closing numbers and close the run as FINISHED, KILLED (it was stopped) or FAILED."""
         self._send(closing_numbers(outcome, "summary/"), outcome.steps)
@@ -173,6 +187,21 @@ class MLflowLogger(Logger):
         ]
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
+
+    def _sampled(self) -> set[int]:
+        """Return the steps whose samples an earlier attempt at this run has sent."""
+        if self._steps is None:
+            return set()
+        if SAMPLES not in self._steps:
+            files = {artifact.path for artifact in self._client.list_artifacts(self._id)}
+            self._steps[SAMPLES] = set()
+            if _TABLE in files:
+                with tempfile.TemporaryDirectory() as folder:
+                    place = self._client.download_artifacts(self._id, _TABLE, folder)
+                    table = json.loads(Path(place).read_text(encoding="utf-8"))
+                at = table["columns"].index("step")
+                self._steps[SAMPLES] = {int(row[at]) for row in table["data"]}
+        return self._steps[SAMPLES]
 
     def _sent(self, name: str) -> set[int]:
         """Return the steps of a metric that an earlier attempt at this run has sent."""

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, require
-from dpotrain_plugins.loggers.tracking import named, plugin_text
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, SamplesRecord, require
+from dpotrain_plugins.loggers.tracking import SAMPLES, named, plugin_text
 
 dpotrain_interface = 2
 
@@ -48,8 +48,19 @@ class TensorBoardLogger(Logger):
         for name, value in named(record).items():
             self._writer.add_scalar(name, value, record.step)
 
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Write a text for each prompt, under a tag of its own, so that its answers stand one below the other."""
+        for number, sample in enumerate(record.samples, start=1):
+            text = f"**prompt**\n\n{_literal(sample.prompt)}\n\n**answer**\n\n{_literal(sample.answer)}"
+            self._writer.add_text(f"{SAMPLES}/{number}", text, record.step)
+
     def finish(self, outcome: Outcome) -> None:
         self._writer.close()
+
+
+def _literal(text: str) -> str:
+    """Return Markdown that shows a text as it is."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 @hookimpl

@@ -11,6 +11,9 @@ from typing import Any
 
 from dpotrain.plugin.api import Outcome, Record
 
+#: What the policy answers goes by this name.
+SAMPLES = "samples"
+
 
 def kept_id(path: Path, make: Callable[[], str]) -> str:
     """Return the id that the run has at a tracker, kept in the file ``path``, where ``make`` makes it on first use."""

@@ -1,7 +1,8 @@
 """The ``trackio`` logger: records to Trackio's local store, or to a Space; needs the extra ``trackio``.
 
-The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the data ever goes there, nor
-does source code, the command line or who started the run.
+The resolved recipe, the plugins that ran and how the run ended are its config. Nothing of the data ever goes there but
+the prompts of ``[samples]`` with their answers, as a table; nor does source code, the command line or who started the
+run.
 
 A record's log id is made of the run's id and the step, and Trackio drops a second record of the same log id: steps that
 a resumed run repeats are there once. ``trackio.init`` is not used: it asks the hub who one is even where it logs to
@@ -18,8 +19,8 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, mask_values, require
-from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, SamplesRecord, mask_values, require
+from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named
 
 dpotrain_interface = 2
 
@@ -84,13 +85,21 @@ class TrackioLogger(Logger):
         """Put one record; the first brings the recipe along."""
         self._log(record.kind, record.step, named(record))
 
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Put prompts and answers of a step as a table."""
+        from trackio import Table
+
+        rows = [[sample.prompt, sample.answer] for sample in record.samples]
+        table = Table(columns=["prompt", "answer"], data=rows)
+        self._log(SAMPLES, record.step, {SAMPLES: {"_type": Table.TYPE, "_value": table.data}})
+
     def finish(self, outcome: Outcome) -> None:
         """Put the closing numbers, and finished, stopped or failed as the config's ``status``."""
         self._config["status"] = outcome.status
         self._described = False
         self._log("summary", outcome.steps, closing_numbers(outcome, "summary/"))
 
-    def _log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def _log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         from trackio.utils import serialize_values
 
         entry = {

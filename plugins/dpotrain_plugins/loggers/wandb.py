@@ -1,7 +1,7 @@
 """The ``wandb`` logger: records to Weights & Biases, online where it can be reached, else to files for later.
 
-Nothing of the data ever goes there: no prompt, no sample, no table, no console output; nor does source code or the
-command line.
+Nothing of the data ever goes there but the prompts of ``[samples]`` with their answers; nor does console output, source
+code or the command line.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, PluginError, RecipeError, mask_values, require
-from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named
+from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record, SamplesRecord
 
 dpotrain_interface = 2
 
@@ -94,6 +94,15 @@ class WandbLogger(Logger):
         """Take one record; wandb drops a step that a resumed run repeats, and its values are the same."""
         if self._run is not None:
             self._run.log(named(record), step=record.step)
+
+    def log_samples(self, record: SamplesRecord) -> None:
+        """Log prompts and answers of a step as a table."""
+        if self._run is None:
+            return
+        import wandb
+
+        rows = [[sample.prompt, sample.answer] for sample in record.samples]
+        self._run.log({SAMPLES: wandb.Table(columns=["prompt", "answer"], data=rows)}, step=record.step)
 
     def finish(self, outcome: Outcome) -> None:
         """Put the closing numbers into the summary and close the run as finished, preempted or failed."""

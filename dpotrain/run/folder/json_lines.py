@@ -1,0 +1,32 @@
+"""Files of one JSON object a line: a line is complete once written, and a resumed run drops what it repeats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dpotrain.core.atomic import write_text
+from dpotrain.core.write_errors import writing
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append a line; raise a RunError where it cannot be written, which :func:`keep_lines` drops again."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def keep_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the lines for whose objects ``keep`` is false, and those that are cut short or no such objects."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            if keep(json.loads(line)):
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    with writing(path):
+        write_text(path, "".join(kept))
