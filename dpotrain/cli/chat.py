@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpotrain.cli.arguments import RunPath
 from dpotrain.cli.group import debug_option, set_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("chat", short_help="Talk to the result of a run.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 @click.option("--prompt", metavar="TEXT", help="Answer this and end; - reads it from standard input.")
 @click.option("--compare", is_flag=True, help="Let the policy before training answer, too.")
 @click.option("--checkpoint", metavar="STEP", help="A checkpoint instead of final/: its step, best, or last.")

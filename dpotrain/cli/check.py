@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("check", short_help="Check a recipe and its data without loading the model.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipePath())
 @set_option
 @debug_option
 def command(recipe: Path, overrides: tuple[str, ...]) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RunPath
 from dpotrain.cli.group import debug_option
 
 
 @click.command("checkpoints", short_help="List a run's checkpoints and verify them.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are bytes.")
 @debug_option
 @click.pass_context

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from dpotrain.cli.completing import WORDS, complete_set
 from dpotrain.cli.leaving import leave_with
+from dpotrain.cli.usage import no_command, with_remedy
 
 if TYPE_CHECKING:
     from dpotrain.plugin.runtime.commands import PluginCommand
@@ -39,10 +42,30 @@ class CommandGroup(click.Group):
         command: click.Command = importlib.import_module(self._modules[cmd_name]).command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words, which a message about a wrong command line is made from."""
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; name the one that may be meant where it does not exist."""
+        name = args[0]
+        if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        raise no_command(name, self.known_commands(), ctx)
+
+    def known_commands(self) -> list[str]:
+        """Return the names of all commands."""
+        return list(self._modules)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; end with the exit code of whatever it raises."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise with_remedy(error, ctx.meta[WORDS]) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click handles these
         except KeyboardInterrupt:
@@ -58,6 +81,10 @@ class CommandGroup(click.Group):
 
 class Program(CommandGroup):
     """The outermost group. A name that is not its own may be a command of a plugin."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Collection[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and end the process, even where a library's thread or exit handler would not let it end."""
@@ -84,15 +111,45 @@ class Program(CommandGroup):
         ctx.meta[_PLUGIN_COMMAND] = found
         return found.load()
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, and those of plugins under a heading of their own, broken ones with the reason."""
-        super().format_commands(ctx, formatter)
+    def known_commands(self) -> list[str]:
+        """Return the names of dpotrain's commands and of plugins'."""
         from dpotrain.plugin.runtime.commands import plugin_commands
 
+        return list(dict.fromkeys([*self._modules, *plugin_commands(self._modules)]))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for, and those of plugins, broken ones with the reason."""
+        from dpotrain.plugin.runtime.commands import plugin_commands
+
+        known = {name: self.get_command(ctx, name) for name in self._modules}
+        width = max(map(len, known))
+        limit = formatter.width - 6 - width
+        for heading, names in self._headings(known).items():
+            own = [(name, command) for name in names if (command := known[name]) is not None]
+            rows = [(name.ljust(width), command.get_short_help_str(limit)) for name, command in own]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
         found = plugin_commands(self._modules)
         if found:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(name, command.help()) for name, command in found.items()])
+                formatter.write_dl([(name.ljust(width), command.help()) for name, command in found.items()])
+
+    def _headings(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return the commands by heading, in the order in which a person needs them."""
+        found: dict[str, list[str]] = {}
+        for heading, under in self._sections.items():
+            found[heading] = [name for name in names if name in under]
+        listed = {name for under in found.values() for name in under}
+        found["More"] = [name for name in names if name not in listed]
+        return {heading: under for heading, under in found.items() if under}
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the commands of plugins, too."""
+        from dpotrain.plugin.runtime.commands import plugin_commands
+
+        items = super().shell_complete(ctx, incomplete)
+        found = plugin_commands(self._modules)
+        return [*items, *(CompletionItem(name) for name in found if name.startswith(incomplete))]
 
 
 def set_option(command: F) -> F:
@@ -102,6 +159,7 @@ def set_option(command: F) -> F:
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
+        shell_complete=complete_set,
         help="Override a key of the recipe with a TOML value: training.epochs=2, loggers=[], quantizer=false "
         "(none). May be given several times.",
     )(command)

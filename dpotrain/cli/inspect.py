@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("inspect", short_help="Show what the model sees of the data, and what is wrong with it.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipePath())
 @set_option
 @click.option("--row", type=int, metavar="N", help="Show row N, the first being 0, or why it is dropped.")
 @click.option("--split", metavar="NAME", help="Inspect this split alone.")

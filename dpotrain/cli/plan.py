@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Read a size as people write it: ``24GB``, ``80 GiB``; powers of 1024 either way, as GPUs are sold."""
     if value is None:
         return None
@@ -24,10 +25,10 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 
 
 @click.command("plan", short_help="Predict the memory of a run, by part, and its time.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipePath())
 @set_option
 @click.option(
-    "--memory", callback=_bytes, metavar="SIZE", help="Plan for a GPU with so much memory, such as 24GB."
+    "--memory", callback=read_size, metavar="SIZE", help="Plan for a GPU with so much memory, such as 24GB."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are bytes.")
 @debug_option

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("list", short_help="Show every plugin (what `dpotrain plugins` does by itself).")
-@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.argument("recipe", type=RecipePath(), required=False)
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--trace", is_flag=True, help="Show which plugins a dry run of RECIPE calls, in order.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from dpotrain.cli.completing import complete_plugin
 from dpotrain.cli.group import debug_option
 
 
 @click.command("show", short_help="Show one plugin with its options and a table to paste into a recipe.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_plugin)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(name: str, as_json: bool) -> None:

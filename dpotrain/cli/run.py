@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("run", short_help="Train what a recipe says.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipePath())
 @set_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the recipe's run folder.")
 @click.option("--plain", is_flag=True, help="Show the run as plain lines, on a terminal too.")

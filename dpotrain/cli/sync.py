@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpotrain.cli.arguments import RunPath
 from dpotrain.cli.group import debug_option, set_option
 
 
 @click.command("sync", short_help="Send a run's records to its loggers once more.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 @click.option(
     "--to",
     "only",

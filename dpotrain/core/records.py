@@ -72,8 +72,35 @@ class SamplesRecord:
         """Return the line's object."""
         return {
             "step": self.step,
-            "samples": [{"prompt": each.prompt, "answer": each.answer} for each in self.samples],
+            "samples": self._rows(),
         }
+
+    def as_text(self) -> TextRecord:
+        """Return what loggers get."""
+        return TextRecord("samples", self.step, self._rows())
+
+    def _rows(self) -> list[dict[str, str]]:
+        return [{"prompt": each.prompt, "answer": each.answer} for each in self.samples]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecord:
+    """Texts beside a run's numbers, a table: one line of ``texts.jsonl``, or the samples of a step."""
+
+    name: str
+    """What the texts are, ``"samples"``; the same at every step."""
+    step: int
+    rows: Sequence[Mapping[str, str | float]]
+    """Each by the same columns."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
+        return tuple(self.rows[0]) if self.rows else ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line's object."""
+        return {"name": self.name, "step": self.step, "rows": [dict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +196,43 @@ class LoggedRun:
     """``Run.report`` between two steps; does nothing while a run is replayed."""
 
 
+#: Names of the numbers that records of a run have by themselves.
+OWN_METRICS = frozenset(
+    {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "epoch",
+        "pairs",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "pairs_per_second",
+        "tokens_per_second",
+        "peak_memory_mb",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPair:
+    """One pair of the evaluation set, as plugins get it from :attr:`Run.held_out`."""
+
+    row: int
+    """Number of its row in the source."""
+    prompt: str
+    """As a person wrote it: the only turn's text, or all turns after their roles."""
+    chosen: str
+    rejected: str
+    prompt_ids: Sequence[int]
+    """Token ids, as the policy sees them."""
+    chosen_ids: Sequence[int]
+    rejected_ids: Sequence[int]
+
+
 @dataclass(slots=True)
 class Run:
     """The run as plugins see it in every run event (where the plugin is a logger, it gets a :class:`LoggedRun`)."""
@@ -189,11 +253,41 @@ class Run:
     """The step that the run was resumed from; 0 for a new run."""
     note: Callable[[str], None] = lambda text: None
     """Shows a line to the user and writes it to run.log."""
+    stop: Callable[[str], None] = lambda reason: None
+    """Ends the run after the present step as if it had been its last: evaluated, saved, with ``final/``, as finished.
+    The reason, a few words, is shown."""
+    save: Callable[[], None] = lambda: None
+    """Has a checkpoint saved after the present step."""
+    evaluate: Callable[[], None] = lambda: None
+    """Has the held-out pairs scored after the present step."""
+    held_out: Callable[[], Sequence[HeldOutPair]] = tuple
+    """Returns the pairs of the evaluation set, texts and tokens, in their order; none where there are none."""
+    log_text: Callable[[str, Sequence[Mapping[str, str | float]]], None] = lambda name, rows: None
+    """Logs a table of texts, ``run.log_text("judged", [{"prompt": …, "answer": …}, …])``: to ``texts.jsonl`` and every
+    logger, at the present step. All rows have the same columns."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
     """A context for ``policy.generate`` and other inference: no gradients, dropout off, the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
+    """What :meth:`log` was given since the last record."""
+
+    def log(self, **values: float) -> None:
+        """Add numbers to a record: ``run.log(patience_left=2)``; the last value of a name counts.
+
+        Within ``dpotrain_evaluated`` that is the evaluation's own, else the next train record. They reach the metrics
+        file, every logger and ``dpotrain sync``.
+
+        Raises:
+            ValueError: a name is one of the run's own metrics, or a value is no number.
+        """
+        for name, value in values.items():
+            if name in OWN_METRICS or name in ("kind", "step"):
+                raise ValueError(f'run.log: "{name}" is a number of the run itself; choose another name')
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"run.log takes numbers, and {name} is {value!r}")
+        self.logged.update(values)
 
     def report(self, section: str, values: Mapping[str, Any]) -> None:
         """Put ``values`` (plain JSON data) into summary.json under ``section``, merging with what is there.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import Exporter, Loss, Selection
+from dpotrain.plugin.api import Callback, Exporter, Loss, Selection
 from dpotrain.plugin.runtime.metric_names import faults
 from dpotrain.recipe.prompts import read_prompts
 from dpotrain.recipe.sections import ReferenceSection, SamplesSection
@@ -31,6 +31,7 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
             )
             reader.problems.add(("exporters", index), (), text)
     _check_metrics(reader, selection)
+    _check_callbacks(reader, sections, selection)
     _check_prompts(reader, sections["samples"])
 
 
@@ -78,3 +79,12 @@ def _check_metrics(reader: TableReader, selection: Selection) -> None:
             return
     for index, text in faults(selection.metrics, reader.plugins):
         reader.problems.add(("metrics", index), (), text)
+
+
+def _check_callbacks(reader: TableReader, sections: Mapping[str, Any], selection: Selection) -> None:
+    """Refuse callbacks that would never do anything."""
+    evaluation = sections["evaluation"]
+    for index, callback in enumerate(selection.all_of(Callback)):
+        if callback.needs_evaluations and evaluation is not None and evaluation.every is None:
+            text = f"{callback.name} needs evaluations during training; set evaluation.every"
+            reader.problems.add(("callbacks", index), (), text)

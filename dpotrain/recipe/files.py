@@ -13,6 +13,8 @@ from dpotrain.recipe.values import check_values
 
 EXTENDS = "extends"
 
+#: Endings of what other trainers are configured by.
+_OTHER_FORMATS = frozenset({".yaml", ".yml", ".json", ".sh"})
 _WIDEST = 100  # characters that are shown of a line that is not TOML
 
 
@@ -46,6 +48,11 @@ def read_layers(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _read(path: Path, by: str) -> dict[str, Any]:
+    if path.suffix.lower() in _OTHER_FORMATS and path.is_file():
+        raise RecipeError(
+            f"{by}{short(str(path))} is not a recipe: recipes are TOML files\n"
+            f"if it is a configuration of TRL, axolotl, LLaMA-Factory or ms-swift: dpotrain convert {short(str(path))}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -83,7 +90,9 @@ def _nearest_file(path: Path) -> str:
     """Return a hint: the nearest name of a recipe in the folder, else what the folder holds."""
     if not path.parent.is_dir():
         return f"; there is no folder {short(str(path.parent))} either"
-    near_by = sorted(file.name for file in path.parent.glob("*.toml") if file.is_file())
+    near_by = sorted(
+        file.name for file in path.parent.glob("*.toml") if file.is_file() and file.name != "pyproject.toml"
+    )
     if hint := did_you_mean(f"{path.stem}.toml", near_by):
         return hint
     shown = ", ".join(near_by[:5]) + ", …" * (len(near_by) > 5)

@@ -21,9 +21,10 @@ from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys
-from dpotrain.recipe.validate import unknown, validate
+from dpotrain.recipe.validate import unknown_at_top, validate
 
 AUTO = "auto"
+_BY_TABLE = {kind.table: kind for kind in KINDS}
 
 
 class TableReader:
@@ -42,7 +43,8 @@ class TableReader:
             return None
         if not isinstance(table, dict):
             hint = ", or false for none" if optional else ""
-            self.problems.add((name,), (), f"expected a table [{name}]{hint}")
+            meant = self._meant(kind, table) if (kind := _BY_TABLE.get(name)) else ""
+            self.problems.add((name,), (), f"expected a table [{name}]{hint}{meant}")
             return None
         model = CORE_SECTIONS[name]
         if name in COMPONENT_TABLES:  # the other keys are the component's
@@ -84,9 +86,9 @@ class TableReader:
             if key in TopLevel.model_fields:
                 values[key] = value
             elif key not in tables and isinstance(value, dict | list):
-                self.problems.add((key,), (), unknown(key, known, "table"))
+                self.problems.add((key,), (), unknown_at_top(key, known, "table"))
             elif key not in tables:
-                self.problems.add((), (key,), unknown(key, known, "key"))
+                self.problems.add((), (key,), unknown_at_top(key, known, "key"))
         top = validate(TopLevel, values, partial(self.problems.add, ()))
         return TopLevel.model_validate({}) if top is None else top
 
@@ -112,7 +114,7 @@ class TableReader:
         if not isinstance(table, dict):
             if name not in CORE_SECTIONS:  # whose section reports it
                 hint = ", or false for none" if optional else ""
-                self.problems.add((name,), (), f"expected a table [{name}]{hint}")
+                self.problems.add((name,), (), f"expected a table [{name}]{hint}{self._meant(kind, table)}")
             return None
         shared = core_keys(name)
         own = {key: value for key, value in table.items() if key not in shared}
@@ -177,6 +179,16 @@ class TableReader:
         except Exception as error:
             self.add_failure(at, chosen, phase, error)
             return None
+
+    def _meant(self, kind: Kind, value: Any) -> str:
+        """Return the key that a text in a table's place is probably meant for: ``model.name``, ``loss.use``."""
+        if not isinstance(value, str):
+            return ""
+        offered = self.plugins.components(kind.component)
+        if value in self.plugins.names(kind.component):
+            return f'; did you mean {kind.table}.use = "{value}"?'
+        named = any("name" in each.Options.model_fields for each in offered)
+        return f'; did you mean {kind.table}.name = "{value}"?' if named else f"; {self._choices(kind)}"
 
     def _inside(
         self, model: type[BaseModel], values: dict[str, Any], at: Place

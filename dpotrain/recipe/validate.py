@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from dpotrain.core.errors import did_you_mean
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.describe.expected import Expectations, shown
-from dpotrain.recipe.sections import TopLevel
+from dpotrain.recipe.foreign import FOREIGN_TABLES
+from dpotrain.recipe.foreign_keys import foreign_hint
+from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -63,14 +65,22 @@ def validate(
     return result if ok else None
 
 
-def unknown(name: str, known: Iterable[str], what: str) -> str:
-    """Return the text for a name that is not known, with the nearest one that is."""
-    return f"there is no such {what}{did_you_mean(name, known)}"
+def unknown_at_top(name: str, known: Iterable[str], what: str) -> str:
+    """Return the text for a key or table at the top of a recipe that is not known, with the one that may be meant."""
+    text = f"there is no such {what}"
+    if what == "table" and name in FOREIGN_TABLES:
+        return f"{text}; {FOREIGN_TABLES[name]}"
+    if hint := foreign_hint(name, at_top=True):
+        return f"{text}{hint}"
+    tables = [table for table, section in CORE_SECTIONS.items() if name in section.model_fields]
+    if tables and what == "key":
+        return f"{text}; it belongs to " + " or ".join(f"[{table}]" for table in tables)
+    return f"{text}{did_you_mean(name, known)}"
 
 
 def _unknown_key(key: str, known: list[str], owner: str, tables_with: TablesWith | None) -> str:
     text = f"{owner} has no option {shown(key)}" if owner else "there is no such key"
-    if hint := did_you_mean(key, known):
+    if hint := foreign_hint(key) or did_you_mean(key, known):
         return f"{text}{hint}"
     if key in TopLevel.model_fields:
         return f"{text}; {key} belongs at the top of the recipe, before any table"

@@ -11,7 +11,7 @@ from typing import Any
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.core.records import BestBy, LoggedRun, Outcome, SamplesRecord
+from dpotrain.core.records import BestBy, LoggedRun, Outcome, SamplesRecord, TextRecord
 from dpotrain.data.batches.plan import steps_of_run
 from dpotrain.plugin.api import Logger
 from dpotrain.plugin.runtime.failures import failure
@@ -21,7 +21,7 @@ from dpotrain.recipe.loggers import LoggersOfRecipe, load_loggers
 from dpotrain.run.folder.lock import RunLock
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
-from dpotrain.run.folder.samples_file import SamplesFile
+from dpotrain.run.folder.text_files import SamplesFile, TextsFile
 from dpotrain.run.state import Progress
 
 #: How the best evaluation of a run without a summary is found.
@@ -75,27 +75,28 @@ def _send(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None
     to = _Recipients(list(chosen.loggers), chosen.plugins)
     to.each("start", "start", _told(folder, chosen, note))
     progress, records, damaged = Progress(), 0, []
-    samples: deque[SamplesRecord] = deque()
-    for answers in SamplesFile(folder.samples).read():
-        if isinstance(answers, str):
-            damaged.append(answers)
+    texts: list[TextRecord] = []
+    for line in (*SamplesFile(folder.samples).read(), *TextsFile(folder.texts).read()):
+        if isinstance(line, str):
+            damaged.append(line)
         else:
-            samples.append(answers)
+            texts.append(line.as_text() if isinstance(line, SamplesRecord) else line)
+    waiting = deque(sorted(texts, key=lambda text: text.step))
     for found in MetricsFile(folder.metrics).read():
         if isinstance(found, str):
             damaged.append(found)
             continue
         records += 1
-        while samples and samples[0].step < found.step:
-            to.each_samples(samples.popleft())
+        while waiting and waiting[0].step < found.step:
+            to.each_text(waiting.popleft())
         progress.step = max(progress.step, found.step)
         if found.kind == "train":
             progress.last_train = dict(found.metrics)
         elif "loss" in found.metrics:
             progress.evaluated(found.step, found.metrics, LOWEST_LOSS)
         to.each("log", f"log of step {found.step}", found)
-    while samples:
-        to.each_samples(samples.popleft())
+    while waiting:
+        to.each_text(waiting.popleft())
     outcome = _outcome(folder, progress)
     to.each("finish", "finish", outcome)
     sent = tuple(chosen.plugins.label(logger) for logger in to.left)
@@ -110,9 +111,9 @@ class _Recipients:
     plugins: PluginManager
     failures: list[str] = field(default_factory=list)
 
-    def each_samples(self, record: SamplesRecord) -> None:
-        """Send what the policy answered at a step."""
-        self.each("log_samples", f"log_samples of step {record.step}", record)
+    def each_text(self, record: TextRecord) -> None:
+        """Send a table of texts."""
+        self.each("log_text", f"log_text of {record.name} at step {record.step}", record)
 
     def each(self, method: str, phase: str, argument: Any) -> None:
         """Call a method of all loggers that have not failed yet."""

@@ -134,5 +134,10 @@ class Evaluator:
         if trainer.parallel.is_main:
             context.evaluations.write(step, evaluation.rewards)
         context.state.progress.evaluated(step, metrics, best_by)
-        context.publish(record)
-        context.events.evaluated(context.run, record)
+        of_steps = dict(context.run.logged)
+        context.run.logged.clear()
+        try:
+            context.events.evaluated(context.run, record)
+        finally:  # it is there also where a plugin ends the run
+            context.publish(record)
+            context.run.logged.update(of_steps)

@@ -33,12 +33,14 @@ class RunLoop:
             context.events.run_started(context.run)
         try:
             self.evaluator.evaluate_if_due()
-            if self._serve_requests():
-                return self._stopped()
-            for record in context.trainer.steps(after=context.state.step):
-                self._after_step(record)
-                if self._serve_requests():
-                    return self._stopped()
+            end = self._serve_requests()
+            if end is None:
+                for record in context.trainer.steps(after=context.state.step):
+                    self._after_step(record)
+                    if (end := self._serve_requests()) is not None:
+                        break
+            if end is not None:
+                return end
         except Interrupted:
             return self._stopped()
         except NotFinite:
@@ -55,17 +57,16 @@ class RunLoop:
         return "finished"
 
     def _after_step(self, record: StepRecord) -> None:
-        context, progress, window = self.context, self.context.state.progress, self.context.state.window
+        context, progress = self.context, self.context.state.progress
         progress.count(record.step, record.pairs, record.tokens, record.seconds)
+        progress.learning_rate = record.metrics["learning_rate"]
         context.reporter.step(record)
         if spike := self.spikes.warning(record.step, record.metrics["loss"]):
             context.reporter.warn(spike)
         last = record.step == record.total_steps
-        if last or record.step % context.recipe.logging.every == 0:
-            progress.last_train = window.metrics(record.metrics["learning_rate"], record.epoch)
-            window.reset()
-            context.publish(Record("train", record.step, progress.last_train))
         context.events.step_ended(context.run, record)
+        if last or record.step % context.recipe.logging.every == 0:
+            self._publish_window()
         self.evaluator.evaluate_if_due()
         # References write what they computed now: the device has just been waited for anyway.
         context.trainer.reference.flush()
@@ -77,18 +78,44 @@ class RunLoop:
             self.checkpoints.save(in_background=not last)
         self.checkpoints.announce()
 
-    def _serve_requests(self) -> bool:
-        """Evaluate and save where somebody asks for it, and return whether somebody asks to stop. Collective."""
-        context = self.context
-        save, evaluate = self.stop.controls.take()
+    def _serve_requests(self) -> Status | None:
+        """Evaluate and save where somebody asks for it; return the status where the run is to end here. Collective."""
+        context, controls = self.context, self.stop.controls
+        save, evaluate = controls.take()
         # The ranks must agree, or one would wait for the others in the next step.
-        stop, save, evaluate = context.trainer.parallel.any(bool(self.stop), save, evaluate)
-        if evaluate and not self.evaluator.evaluate_now():
+        stop, finish, save, evaluate = context.trainer.parallel.any(
+            bool(self.stop), bool(controls.finish_reason), save, evaluate
+        )
+        if evaluate and not (stop or finish) and not self.evaluator.evaluate_now():
             context.reporter.note("there are no held-out pairs to evaluate")
-        best = evaluate and context.recipe.evaluation.best and self.evaluator.is_best()
-        if (save or best) and not stop:
+        if stop:
+            return self._stopped()
+        if finish:
+            return self._finished_early()
+        if save:
             self.checkpoints.save_unless_saved(in_background=True)
-        return stop
+        return None
+
+    def _finished_early(self) -> Status:
+        """End the run here as if it had no more steps: its last records, evaluation and checkpoint."""
+        context, step = self.context, self.context.state.step
+        reason = self.stop.controls.finish_reason
+        if reason:
+            context.reporter.note(f"the run ends after step {step:,}: {reason}")
+            context.run.report("ended early", {"after step": step, "reason": reason})
+        if context.state.window.steps:
+            self._publish_window()
+        self.evaluator.evaluate_now()
+        self.checkpoints.save_unless_saved()
+        return "finished"
+
+    def _publish_window(self) -> None:
+        """Write the train record of the steps since the last one."""
+        context, progress, window = self.context, self.context.state.progress, self.context.state.window
+        epoch = context.trainer.plan.epochs_done(progress.step)
+        progress.last_train = window.metrics(progress.learning_rate, epoch)
+        window.reset()
+        context.publish(Record("train", progress.step, progress.last_train))
 
     def _stopped(self) -> Status:
         who = self.stop.name or "another process was asked to stop"

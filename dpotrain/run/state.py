@@ -27,6 +27,10 @@ class Progress:
     best_evaluation: dict[str, float] = field(default_factory=dict)
     evaluated_as: list[tuple[int, float]] = field(default_factory=list)
     """Step, and the metric that says which evaluation is best, of every evaluation."""
+    learning_rate: float = 0.0
+    """Of the last step."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """What plugins logged since the last record."""
     sampled: int | None = None
     """The step at which the policy was sampled last."""
 

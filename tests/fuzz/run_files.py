@@ -62,7 +62,8 @@ STATE: dict[str, Any] = {
     "window": {"sums": [0.0] * 9, "seconds": 0.0, "grad_norms": 0.0, "steps": 0},
     "progress": {"step": 1, "pairs": 4.0, "tokens": 99.0, "training_seconds": 1.0, "wall_seconds": 1.0,
                  "last_train": {}, "first_evaluation": {}, "last_evaluation": {},
-                 "best_evaluation": {"step": 1, "loss": 0.6}, "evaluated_as": [[1, 0.6]]},
+                 "best_evaluation": {"step": 1, "loss": 0.6}, "evaluated_as": [[1, 0.6]],
+        "sampled": 1,},
     "best_by": {"metric": "loss", "lowest": True},
     "versions": {"components": {'loss "dpo"': ["dpotrain", "0.1"]}, "packages": {"torch": "2"}},
 }  # fmt: skip

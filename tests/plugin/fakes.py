@@ -11,6 +11,7 @@ from dpotrain import hookimpl
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import (
     Adapter,
+    Callback,
     DatasetFormatter,
     DatasetSource,
     Exporter,
@@ -181,6 +182,17 @@ class FakeMetric(Metric):
         raise NotImplementedError
 
 
+class FakeCallback(Callback):
+    name = "fake-callback"
+
+    class Options(Callback.Options):
+        every: int = Field(1, ge=1, description="A number of steps.")
+
+    @hookimpl
+    def dpotrain_step_ended(self, step):
+        pass
+
+
 class FakeExporter(Exporter):
     name = "fake-export"
 
@@ -237,6 +249,7 @@ class Offers:
 EVERYTHING = (
     FakeLoader, FakeQuantizer, TrainableQuantizer, FakeAdapter, FakeSource, OtherSource, FakeFormatter,
     FakeLoss, FakeIpo, FakeOptimizer, OtherOptimizer, FakeSchedule, FakeMetric, FakeLogger, FakeExporter,
+    FakeCallback,
 )  # fmt: skip
 
 

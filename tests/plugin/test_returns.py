@@ -17,6 +17,7 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import (
     FakeAdapter,
+    FakeCallback,
     FakeExporter,
     FakeFormatter,
     FakeLoader,
@@ -59,12 +60,13 @@ METHODS = {
 }
 #: Those of which the result is checked where it is used, or that return nothing.
 ELSEWHERE = {
+    FakeCallback: set(),
     FakeQuantizer: {"loading_config", "prepare"},
     FakeAdapter: {"load_state", "save", "rehearse_saving"},
     FakeLoss: {"__call__"},
     FakeSchedule: {"factor"},
     FakeMetric: {"__call__"},
-    FakeLogger: {"start", "log", "finish"},
+    FakeLogger: {"start", "log", "log_text", "finish"},
 }
 
 

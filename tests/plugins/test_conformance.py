@@ -12,6 +12,7 @@ from dpotrain.plugin.runtime.commands import GROUP
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing.conformance import suite_of
 from dpotrain_plugins import formatters
+from dpotrain_plugins.callbacks.early_stopping import EarlyStopping
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
@@ -60,6 +61,7 @@ TestConstant = suite(Constant, warmup_fraction=0.5)
 TestLinear = suite(Linear, warmup_steps=3, min_lr_fraction=0.1)
 TestCosine = suite(Cosine)
 TestLength = suite(Length)
+TestEarlyStopping = suite(EarlyStopping, patience=2, metric="rewards/margins")
 TestHub = suite(Hub, repo="you/tiny", mode="offline")
 TestWandb = suite(WandbLogger, mode="offline", tags=["a", "b"])
 TestTensorBoard = needs("tensorboard")(suite(TensorBoardLogger))

@@ -97,14 +97,14 @@ def test_without_a_server_it_says_how_to_look_at_the_files(finished):
 def test_samples_are_one_table_in_which_no_step_is_twice(tmp_path):
     first = begun(_logger(), tmp_path, evaluation(0))
     for step in (0, 2):
-        first.log_samples(samples(step))
+        first.log_text(samples(step))
     resumed = begun(_logger(), tmp_path, resumed_from=1)
     for step in (2, 4):
-        resumed.log_samples(samples(step))
+        resumed.log_text(samples(step))
     place = client(tmp_path).download_artifacts(the_run(tmp_path).info.run_id, "samples.json", str(tmp_path))
     table = json.loads(Path(place).read_text(encoding="utf-8"))
     assert table["columns"] == ["step", "prompt", "answer"]
-    expected = [[step, each.prompt, each.answer] for step in (0, 2, 4) for each in samples(step).samples]
+    expected = [[step, *each.values()] for step in (0, 2, 4) for each in samples(step).rows]
     assert table["data"] == expected
 
 

@@ -46,8 +46,8 @@ def texts(folder, tag: str) -> list[tuple[int, str]]:
 def test_each_prompt_has_a_tag_with_its_answers_by_step(tmp_path):
     logger = _logger()
     logger.start(made_up_run(tmp_path))
-    logger.log_samples(samples(0))
-    logger.log_samples(samples(2))
+    logger.log_text(samples(0))
+    logger.log_text(samples(2))
     logger.finish(ended(tmp_path))
     assert [step for step, _ in texts(tmp_path, "samples/2")] == [0, 2]
     (_, before), (_, after) = texts(tmp_path, "samples/1")

@@ -96,15 +96,15 @@ def test_two_runs_of_one_name_stay_two(tmp_path):
 
 def test_samples_are_a_table_of_their_step_which_a_resumed_run_does_not_repeat(tmp_path):
     first = begun(_logger(), tmp_path, evaluation(0))
-    first.log_samples(samples(0))
-    first.log_samples(samples(2))
+    first.log_text(samples(0))
+    first.log_text(samples(2))
     resumed = begun(_logger(), tmp_path, resumed_from=1)
-    resumed.log_samples(samples(2))
+    resumed.log_text(samples(2))
     tables = [(row["step"], row["samples"]) for row in rows("dpotrain", tmp_path) if "samples" in row]
     assert [step for step, _ in tables] == [0, 2]
     assert tables[0][1] == {
         "_type": "trackio.table",
-        "_value": [{"prompt": each.prompt, "answer": each.answer} for each in samples(0).samples],
+        "_value": list(samples(0).rows),
     }
 
 

@@ -82,7 +82,7 @@ def test_metrics_keep_their_names_and_the_axis_is_the_step(finished):
 
 def test_samples_are_a_table_at_their_step(tmp_path):
     logger = begun(_logger(mode="offline"), tmp_path, evaluation(2))
-    logger.log_samples(samples(2))
+    logger.log_text(samples(2))
     logger.log(train(3))
     logger.finish(ended(tmp_path))
     (files,) = offline_folders(tmp_path)
@@ -91,7 +91,7 @@ def test_samples_are_a_table_at_their_step(tmp_path):
     (table,) = files.rglob("*.table.json")
     found = json.loads(table.read_text())
     assert found["columns"] == ["prompt", "answer"]
-    assert found["data"] == [[each.prompt, each.answer] for each in samples(2).samples]
+    assert found["data"] == [list(each.values()) for each in samples(2).rows]
 
 
 def test_the_options_and_the_resolved_recipe_arrive(finished):

@@ -41,8 +41,8 @@ class Noting(Logger):
     def log(self, record):
         self.told("log", record.kind, record.step, dict(record.metrics))
 
-    def log_samples(self, record):
-        self.told("log_samples", record.step, [[each.prompt, each.answer] for each in record.samples])
+    def log_text(self, record):
+        self.told("log_text", record.step, [[each["prompt"], each["answer"]] for each in record.rows])
 
     def finish(self, outcome):
         self.told("finish", outcome.status, outcome.steps, dict(outcome.best_evaluation), outcome.error)

@@ -326,13 +326,11 @@ def test_loggers_get_samples_after_the_records_of_their_step_and_sync_sends_the_
     live, again = tmp_path / "live.jsonl", tmp_path / "again.jsonl"
     run(recipe, *EVERY, *DRAWN, "evaluation.pairs=1", f"loggers=[{table(live)}]", into=tmp_path / "run")
     said = noted(live)
-    order = [(entry[0], entry[1] if entry[0] == "log_samples" else entry[2]) for entry in said[1:-1]]
-    assert [step for name, step in order if name == "log_samples"] == [0, 4, 8, 10]
+    order = [(entry[0], entry[1] if entry[0] == "log_text" else entry[2]) for entry in said[1:-1]]
+    assert [step for name, step in order if name == "log_text"] == [0, 4, 8, 10]
     assert [step for _, step in order] == sorted(step for _, step in order)
-    assert all(
-        order[at - 1][1] == step for at, (name, step) in enumerate(order) if name == "log_samples" and at
-    )
-    assert next(entry[2] for entry in said if entry[0] == "log_samples") == [
+    assert all(order[at - 1][1] == step for at, (name, step) in enumerate(order) if name == "log_text" and at)
+    assert next(entry[2] for entry in said if entry[0] == "log_text") == [
         [each["prompt"], each["answer"]] for each in lines(tmp_path / "run")[0]["samples"]
     ]
     with (tmp_path / "run" / "samples.jsonl").open("a") as file:

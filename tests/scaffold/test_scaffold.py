@@ -113,7 +113,7 @@ def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
             assert (info["offers"], info["commands"]) == ({kinds(COMMANDS)[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
     shown = installed.dpotrain("--help").out
-    assert "\n  my-command  Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in shown
+    assert "\n  my-command   Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in shown
 
 
 @some_kinds

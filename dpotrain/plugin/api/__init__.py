@@ -33,17 +33,18 @@ from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import (
     CheckpointRecord,
+    HeldOutPair,
     LoggedRun,
     Outcome,
     Record,
     Run,
-    Sample,
-    SamplesRecord,
     StepRecord,
+    TextRecord,
 )
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.callback import Callback
 from dpotrain.plugin.api.component import Component, Options, hookimpl, require
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
 from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
@@ -64,6 +65,7 @@ __all__ = [
     "KINDS",
     "SYSTEM_ROLES",
     "Adapter",
+    "Callback",
     "CheckpointRecord",
     "Component",
     "DataError",
@@ -72,6 +74,7 @@ __all__ = [
     "DpotrainError",
     "Exporter",
     "Finished",
+    "HeldOutPair",
     "Kind",
     "LoadRequest",
     "LoggedRun",
@@ -96,12 +99,11 @@ __all__ = [
     "Run",
     "RunError",
     "RunWarning",
-    "Sample",
-    "SamplesRecord",
     "Schedule",
     "Selection",
     "StepRecord",
     "Text",
+    "TextRecord",
     "Trained",
     "UnusableRow",
     "Use",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpotrain.plugin.api.adapter import Adapter, dpotrain_adapters
+from dpotrain.plugin.api.callback import Callback, dpotrain_callbacks
 from dpotrain.plugin.api.component import Component
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, dpotrain_dataset_formatters
 from dpotrain.plugin.api.dataset_source import DatasetSource, dpotrain_dataset_sources
@@ -64,6 +65,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(Optimizer, dpotrain_optimizers, "optimizer", default_use="adamw"),
     Kind(Schedule, dpotrain_schedules, "schedule", default_use="cosine"),
     Kind(Metric, dpotrain_metrics, "metrics", "listed", changes_steps=False),
+    Kind(
+        Callback,
+        dpotrain_callbacks,
+        "callbacks",
+        "listed",
+        changes_steps=False,
+        on_every_process=False,
+    ),
     Kind(Logger, dpotrain_loggers, "loggers", "listed", changes_steps=False, on_every_process=False),
     Kind(Exporter, dpotrain_exporters, "exporters", "listed", changes_steps=False, on_every_process=False),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 
-from dpotrain.core.records import LoggedRun, Outcome, Record, SamplesRecord
+from dpotrain.core.records import LoggedRun, Outcome, Record, TextRecord
 from dpotrain.plugin.api.component import Component, hookspec
 
 
@@ -25,10 +25,10 @@ class Logger(Component):
     def start(self, run: LoggedRun) -> None:
         """Open the log. ``run.config`` is the resolved recipe without secrets.
 
-        Never log a text of the data: what a recipe wants to be seen comes to :meth:`log_samples`.
+        Never log a text of the data: what a recipe wants to be seen comes to :meth:`log_text`.
 
         ``dpotrain sync`` calls this for a finished run, possibly again in the same folder: then :meth:`log` and
-        :meth:`log_samples` are called with every record from the first, :meth:`finish` with how it ended, and no run
+        :meth:`log_text` are called with every record from the first, :meth:`finish` with how it ended, and no run
         event is called.
         """
 
@@ -36,12 +36,12 @@ class Logger(Component):
     def log(self, record: Record) -> None:
         """Take one record: ``record.kind`` is "train" or "eval", ``record.metrics`` a flat mapping."""
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Take what the policy answers to the prompts of ``[samples]`` at ``record.step``; ignored unless overridden.
+    def log_text(self, record: TextRecord) -> None:  # a logger of numbers need not take texts
+        """Take a table of texts, after the records of its step: ``record.name``, ``record.columns``, ``record.rows``.
 
-        It follows the records of its step. Prompts and answers are texts, and the recipe asks for both to be logged.
+        The recipe asks for them: the answers of ``[samples]`` under the name "samples", and what callbacks log. Nothing
+        happens here. A resumed run brings the steps after its checkpoint again.
         """
-        return
 
     @abstractmethod
     def finish(self, outcome: Outcome) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from pydantic.errors import PydanticUserError
 
 from dpotrain.core.errors import PluginError
-from dpotrain.plugin.api import Component, DatasetFormatter, DatasetSource, Options
+from dpotrain.plugin.api import Callback, Component, DatasetFormatter, DatasetSource, Options
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
+from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.runtime.hooks import implementations
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -36,6 +38,8 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if inspect.isabstract(component):
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
+    if kind is Callback and not any(name in EVENTS for name in implementations(component, label)):
+        raise PluginError(f"{label} has no run event, such as @hookimpl def dpotrain_evaluated(self, run, …)")
     _check_columns(component, label)
     _check_methods(component, kind, label)
     _check_options(component, kind, label)

@@ -17,7 +17,7 @@ from typing import Any
 
 from dpotrain.core import summary
 from dpotrain.core.errors import describe_exception
-from dpotrain.core.records import LoggedRun, Outcome, Record, Run, SamplesRecord
+from dpotrain.core.records import LoggedRun, Outcome, Record, Run, TextRecord
 from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Component, Logger
 from dpotrain.plugin.runtime.logger_thread import Call, LoggerThread
@@ -83,11 +83,11 @@ class LoggerSet:
             kept.thread.put(Call(f"log of step {record.step}", partial(kept.logger.log, _copied(record))))
         self.poll()
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Queue what the policy answers for every logger."""
+    def log_text(self, record: TextRecord) -> None:
+        """Queue a table of texts for every logger."""
         for kept in self._kept:
-            what = f"log_samples of step {record.step}"
-            kept.thread.put(Call(what, partial(kept.logger.log_samples, _copied(record))))
+            what = f"log_text of {record.name} at step {record.step}"
+            kept.thread.put(Call(what, partial(kept.logger.log_text, _copied(record))))
         self.poll()
 
     def call(

@@ -40,7 +40,7 @@ from dpotrain.run.evaluating import Evaluator
 from dpotrain.run.folder.evaluation_files import EvaluationFiles
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
-from dpotrain.run.folder.samples_file import SamplesFile
+from dpotrain.run.folder.text_files import SamplesFile, TextsFile
 from dpotrain.run.loop import RunLoop
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
@@ -174,8 +174,13 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
+        stop=stop.controls.finish,
+        save=stop.controls.save,
+        evaluate=stop.controls.evaluate,
+        held_out=read.held_out,
         inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
+        logged=state.progress.logged,
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
@@ -189,10 +194,12 @@ def build(
         state=state,
         metrics=MetricsFile(folder.metrics),
         samples=SamplesFile(folder.samples),
+        texts=TextsFile(folder.texts),
         evaluations=EvaluationFiles(folder.evaluations),
         events=events,
         reporter=reporter,
     )
+    run.log_text = context.log_text
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpotrain.core.records import HeldOutPair
 from dpotrain.core.reporter import Reporter
 from dpotrain.data.pair_texts import PairText, evaluation_texts
 from dpotrain.data.prepare import DataReader, PreparedData
@@ -27,6 +28,24 @@ class RunData:
     """The texts of the evaluation set, in its order; on the main process only."""
     prompts: tuple[Prompt, ...]
     """What the policy is to answer."""
+
+    def held_out(self) -> tuple[HeldOutPair, ...]:
+        """Return the evaluation set as plugins get it; nothing on processes other than the main one."""
+        tokens = self.pairs.evaluation
+        if tokens is None:
+            return ()
+        return tuple(
+            HeldOutPair(
+                row=text.row,
+                prompt=text.prompt,
+                chosen=text.chosen,
+                rejected=text.rejected,
+                prompt_ids=tokens[index].prompt.tolist(),
+                chosen_ids=tokens[index].chosen.tolist(),
+                rejected_ids=tokens[index].rejected.tolist(),
+            )
+            for index, text in enumerate(self.evaluated)
+        )
 
 
 def read_data(

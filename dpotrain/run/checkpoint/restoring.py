@@ -38,6 +38,8 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
         if parallel.is_main:
             context.metrics.rewind(-1)
             context.samples.rewind(-1)
+            context.texts.rewind(-1)
+            context.texts.rewind(-1)
             context.evaluations.rewind(())
         reporter.note("there is no checkpoint to resume from; the run begins at step 1")
         return
@@ -54,6 +56,7 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     context.state.progress = Progress(**state["progress"])
     context.state.window.restore(Window(**state["window"]))
     run.resumed_from = checkpoint.step
+    run.logged = context.state.progress.logged
     for owner in restore_component_states(context.recipe, context.events.loggers, checkpoint.components):
         reporter.note(f"the checkpoint holds a state of {owner}, which this recipe does not use")
     if parallel.world_rank < len(state["random"]):
@@ -61,6 +64,7 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     progress, best_by = context.state.progress, context.recipe.checkpoints.best_by
     if parallel.is_main:
         context.metrics.rewind(checkpoint.step, int(progress.last_evaluation.get("step", -1)))
+        context.texts.rewind(checkpoint.step)
         context.samples.rewind(-1 if progress.sampled is None else progress.sampled)
         context.evaluations.rewind({step for step, _ in progress.evaluated_as})
     if BestBy(**state["best_by"]) != best_by:

@@ -38,6 +38,7 @@ class RunFolder:
         self.data_report = path / "data_report.json"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.texts = path / "texts.jsonl"
         self.evaluations = path / "evaluations"
         self.status = path / "status.json"
         self.log = path / "run.log"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dpotrain.plugin.api import Component, kind_of
 from dpotrain.testing.conformance.adapter import AdapterConformance
+from dpotrain.testing.conformance.callback import CallbackConformance
 from dpotrain.testing.conformance.command import CommandConformance, VerbConformance
 from dpotrain.testing.conformance.component import ComponentConformance
 from dpotrain.testing.conformance.exporter import ExporterConformance
@@ -29,6 +30,7 @@ from dpotrain.testing.conformance.source import DatasetSourceConformance
 
 __all__ = [
     "AdapterConformance",
+    "CallbackConformance",
     "CommandConformance",
     "ComponentConformance",
     "DatasetFormatterConformance",

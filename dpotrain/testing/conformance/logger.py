@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpotrain.core.records import LoggedRun, Outcome, Record, Sample, SamplesRecord
+from dpotrain.core.records import LoggedRun, Outcome, Record, TextRecord
 from dpotrain.testing.conformance.component import ComponentConformance
 
 #: Stands for anything of the data: no logger may let it out.
@@ -44,16 +44,16 @@ class LoggerConformance(ComponentConformance):
         odd = (train(step, loss) for step, loss in enumerate((math.nan, math.inf, -math.inf), start=1))
         _run(part, tmp_path / "run", *odd, status="failed")
 
-    def test_samples_are_taken_where_they_are_offered(self, part: Any, tmp_path: Path) -> None:
+    def test_texts_are_taken_where_they_are_offered(self, part: Any, tmp_path: Path) -> None:
         """They follow the records of their step, may be of any text, and come again where a run is resumed."""
         part.start(made_up_run(tmp_path / "run"))
         for step in (0, 2):
             part.log(evaluation(step))
-            part.log_samples(samples(step))
+            part.log_text(samples(step))
         part.finish(ended(tmp_path / "run", "failed"))
         again = type(part)(part.options)
         again.start(made_up_run(tmp_path / "run", resumed_from=1))
-        again.log_samples(samples(2))
+        again.log_text(samples(2))
         again.finish(ended(tmp_path / "run"))
 
     @pytest.mark.parametrize("status", ["finished", "failed"])
@@ -102,11 +102,13 @@ def evaluation(step: int, loss: float = 0.6) -> Record:
     return Record("eval", step, {"loss": loss, "rewards/accuracies": 0.75})
 
 
-def samples(step: int) -> SamplesRecord:
+def samples(step: int) -> TextRecord:
     """Return what a policy answers to two prompts."""
-    return SamplesRecord(
-        step, [Sample("What is *DPO*?", f"A loss,\n\nat step {step} <b>&"), Sample("多様な\t文字\u2028", "")]
-    )
+    rows = [
+        {"prompt": "What is *DPO*?", "answer": f"A loss,\n\nat step {step} <b>&"},
+        {"prompt": "多様な\t文字\u2028", "answer": ""},
+    ]
+    return TextRecord("samples", step, rows)
 
 
 def ended(folder: Path, status: str = "finished") -> Outcome:

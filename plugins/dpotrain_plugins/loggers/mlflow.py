@@ -24,10 +24,10 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, RecipeError, mask_data, mask_values, require
-from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named, plugin_text
+from dpotrain_plugins.loggers.tracking import closing_numbers, kept_id, named, plugin_text
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record, SamplesRecord
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record, TextRecord
 
 dpotrain_interface = 2
 
@@ -39,9 +39,6 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
-
-#: The artifact that holds the samples of all steps.
-_TABLE = f"{SAMPLES}.json"
 
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -116,14 +113,13 @@ class MLflowLogger(Logger):
         """Send one record, without what MLflow has of its step."""
         self._send(named(record), record.step)
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Append prompts and answers of a step to the run's table of samples, unless it has the step."""
-        if record.step in self._sampled():
+    def log_text(self, record: TextRecord) -> None:
+        """Append the texts of a step to the run's table of that name, unless it has the step."""
+        if not record.rows or record.step in self._told(record.name):
             return
-        prompts, answers = zip(*((sample.prompt, sample.answer) for sample in record.samples), strict=True)
-        steps = [record.step] * len(prompts)
-        table = {"step": steps, "prompt": [*prompts], "answer": [*answers]}
-        self._client.log_table(self._id, table, _TABLE)
+        columns = {column: [row[column] for row in record.rows] for column in record.columns}
+        table = {"step": [record.step] * len(record.rows), **columns}
+        self._client.log_table(self._id, table, f"{record.name}.json")
 
     def finish(self, outcome: Outcome) -> None:
         """Send the closing numbers and close the run as FINISHED, KILLED (it was stopped) or FAILED."""
@@ -188,20 +184,20 @@ class MLflowLogger(Logger):
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
 
-    def _sampled(self) -> set[int]:
-        """Return the steps whose samples an earlier attempt at this run has sent."""
+    def _told(self, name: str) -> set[int]:
+        """Return the steps whose texts of this name an earlier attempt at this run has sent."""
         if self._steps is None:
             return set()
-        if SAMPLES not in self._steps:
+        if (key := f"text {name}") not in self._steps:
             files = {artifact.path for artifact in self._client.list_artifacts(self._id)}
-            self._steps[SAMPLES] = set()
-            if _TABLE in files:
+            self._steps[key] = set()
+            if (file := f"{name}.json") in files:
                 with tempfile.TemporaryDirectory() as folder:
-                    place = self._client.download_artifacts(self._id, _TABLE, folder)
+                    place = self._client.download_artifacts(self._id, file, folder)
                     table = json.loads(Path(place).read_text(encoding="utf-8"))
                 at = table["columns"].index("step")
-                self._steps[SAMPLES] = {int(row[at]) for row in table["data"]}
-        return self._steps[SAMPLES]
+                self._steps[key] = {int(row[at]) for row in table["data"]}
+        return self._steps[key]
 
     def _sent(self, name: str) -> set[int]:
         """Return the steps of a metric that an earlier attempt at this run has sent."""

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, SamplesRecord, require
-from dpotrain_plugins.loggers.tracking import SAMPLES, named, plugin_text
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, TextRecord, require
+from dpotrain_plugins.loggers.tracking import named, plugin_text
 
 dpotrain_interface = 2
 
@@ -48,11 +48,11 @@ class TensorBoardLogger(Logger):
         for name, value in named(record).items():
             self._writer.add_scalar(name, value, record.step)
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Write a text for each prompt, under a tag of its own, so that its answers stand one below the other."""
-        for number, sample in enumerate(record.samples, start=1):
-            text = f"**prompt**\n\n{_literal(sample.prompt)}\n\n**answer**\n\n{_literal(sample.answer)}"
-            self._writer.add_text(f"{SAMPLES}/{number}", text, record.step)
+    def log_text(self, record: TextRecord) -> None:
+        """Write each row under a tag of its own, so that one prompt's answers stand one below the other."""
+        for number, row in enumerate(record.rows, start=1):
+            parts = (f"**{column}**\n\n{_literal(str(text))}" for column, text in row.items())
+            self._writer.add_text(f"{record.name}/{number}", "\n\n".join(parts), record.step)
 
     def finish(self, outcome: Outcome) -> None:
         self._writer.close()

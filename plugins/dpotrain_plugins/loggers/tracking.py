@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dpotrain.plugin.api import Outcome, Record
-
-#: What the policy answers goes by this name.
-SAMPLES = "samples"
+from dpotrain.plugin.api import Outcome, Record, TextRecord
 
 
 def kept_id(path: Path, make: Callable[[], str]) -> str:
@@ -46,3 +43,8 @@ def closing_numbers(outcome: Outcome, prefix: str = "") -> dict[str, float]:
             f"{group}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)
         }
     return {prefix + name: value for name, value in values.items()}
+
+
+def cells(record: TextRecord) -> list[list[str | float]]:
+    """Return the rows of a table of texts as lists, in the order of its columns."""
+    return [[row[column] for column in record.columns] for row in record.rows]

@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, SamplesRecord, mask_values, require
-from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named
+from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, TextRecord, mask_values, require
+from dpotrain_plugins.loggers.tracking import cells, closing_numbers, kept_id, named
 
 dpotrain_interface = 2
 
@@ -85,13 +85,12 @@ class TrackioLogger(Logger):
         """Put one record; the first brings the recipe along."""
         self._log(record.kind, record.step, named(record))
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Put prompts and answers of a step as a table."""
+    def log_text(self, record: TextRecord) -> None:
+        """Put the texts of a step as a table."""
         from trackio import Table
 
-        rows = [[sample.prompt, sample.answer] for sample in record.samples]
-        table = Table(columns=["prompt", "answer"], data=rows)
-        self._log(SAMPLES, record.step, {SAMPLES: {"_type": Table.TYPE, "_value": table.data}})
+        table = Table(columns=list(record.columns), data=cells(record))
+        self._log(record.name, record.step, {record.name: {"_type": Table.TYPE, "_value": table.data}})
 
     def finish(self, outcome: Outcome) -> None:
         """Put the closing numbers, and finished, stopped or failed as the config's ``status``."""

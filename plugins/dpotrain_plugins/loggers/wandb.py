@@ -18,10 +18,10 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Logger, PluginError, RecipeError, mask_values, require
-from dpotrain_plugins.loggers.tracking import SAMPLES, closing_numbers, kept_id, named
+from dpotrain_plugins.loggers.tracking import cells, closing_numbers, kept_id, named
 
 if TYPE_CHECKING:
-    from dpotrain.plugin.api import LoggedRun, Outcome, Record, SamplesRecord
+    from dpotrain.plugin.api import LoggedRun, Outcome, Record, TextRecord
 
 dpotrain_interface = 2
 
@@ -95,14 +95,14 @@ class WandbLogger(Logger):
         if self._run is not None:
             self._run.log(named(record), step=record.step)
 
-    def log_samples(self, record: SamplesRecord) -> None:
-        """Log prompts and answers of a step as a table."""
+    def log_text(self, record: TextRecord) -> None:
+        """Log the texts of a step as a table."""
         if self._run is None:
             return
         import wandb
 
-        rows = [[sample.prompt, sample.answer] for sample in record.samples]
-        self._run.log({SAMPLES: wandb.Table(columns=["prompt", "answer"], data=rows)}, step=record.step)
+        table = wandb.Table(columns=list(record.columns), data=cells(record))
+        self._run.log({record.name: table}, step=record.step)
 
     def finish(self, outcome: Outcome) -> None:
         """Put the closing numbers into the summary and close the run as finished, preempted or failed."""

@@ -1,0 +1,219 @@
+"""Keys of transformers' ``TrainingArguments``, which all of these tools have under these names or others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpotrain.convert.translation import Given, Translation, as_names, processes_text
+from dpotrain.recipe.foreign import Gap
+from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
+
+#: Services that have a logger of the same name.
+_SERVICES = ("wandb", "tensorboard", "mlflow", "trackio")
+
+
+def step_size(
+    t: Translation,
+    size: str = "per_device_train_batch_size",
+    accumulation: str = "gradient_accumulation_steps",
+) -> None:
+    """Write ``training.pairs_per_step``, which counts the pairs of all devices and accumulated batches."""
+    pairs, times = t.take_number(size), t.take_number(accumulation)
+    assert pairs is not None  # every tool has defaults
+    assert times is not None
+    total = int(pairs.value) * int(times.value) * t.processes
+    how = f"{_worded(pairs)} * {_worded(times)} * {processes_text(t.processes)}"
+    t.put("training.pairs_per_step", total, pairs, how)
+    if not times.default_of:
+        t.translated[times.key] = "training.pairs_per_step"
+    t.explained.append(f"training.pairs_per_step = {total}: {how}")
+
+
+def length(t: Translation, epochs: str = "num_train_epochs", steps: str = "max_steps") -> None:
+    """Write epochs, and steps where the tool stops after a number of them."""
+    limit, passes = t.take(steps), t.take(epochs)
+    if limit is not None and isinstance(limit.value, int) and limit.value > 0:
+        t.put("training.steps", limit.value, limit)
+        t.notes.append(
+            f"{t.tool.name} passes over the data as often as {limit.key} takes; dpotrain stops after training.epochs, "
+            "so raise that where the data has fewer steps"
+        )
+    if passes is not None:
+        t.put("training.epochs", passes.value, passes)
+
+
+def precision(
+    t: Translation, *, bf16: tuple[str, ...] = ("bf16",), fp16: tuple[str, ...] = ("fp16",)
+) -> None:
+    """Write ``training.precision`` from switches for bfloat16 and float16."""
+    half, brain = t.take(*fp16), t.take(*bf16)
+    if half is not None and half.value and not (brain is not None and brain.value):
+        t.put("training.precision", "bf16", half, f"{half.key}: float16 is not supported")
+        t.leave(half, Gap.NOT_SUPPORTED, "float16 needs loss scaling; training.precision is bf16 instead")
+        return
+    if brain is not None:
+        t.put("training.precision", "bf16" if brain.value else "fp32", brain)
+
+
+def optimizer(t: Translation, name: str = "optim", rate: str = "learning_rate") -> None:
+    """Write ``[optimizer]``: another optimizer than AdamW is listed, and AdamW written."""
+    t.move("optimizer.use", name, values=FOREIGN_KEYS["optim"].values)
+    t.move("optimizer.lr", rate)
+    first, second = t.take("adam_beta1"), t.take("adam_beta2")
+    if first or second:
+        betas = [first.value if first else 0.9, second.value if second else 0.999]
+        for given in filter(None, (first, second)):
+            if not given.default_of:
+                t.translated[given.key] = "optimizer.betas"
+        origins = ", ".join(given.origin for given in (first, second) if given)
+        t.draft.set("optimizer.betas", betas, origins)
+    t.move("optimizer.eps", "adam_epsilon")
+    t.move("optimizer.weight_decay", "weight_decay")
+
+
+def schedule(t: Translation, kind: str = "lr_scheduler_type") -> None:
+    """Write ``[schedule]`` with its warm-up and its lowest learning rate."""
+    given = t.take(kind)
+    arguments = t.take("lr_scheduler_kwargs")
+    shapes = FOREIGN_KEYS["lr_scheduler_type"].values
+    shape = shapes.get(str(given.value)) if given else None
+    if given is not None:
+        if shape is None:
+            t.leave(
+                given, Gap.NOT_SUPPORTED, "schedule.use has cosine, linear and constant; cosine is written"
+            )
+        t.put("schedule.use", shape or "cosine", given)
+    warm, share = t.take("warmup_steps"), t.take("warmup_ratio")
+    if warm is not None and warm.value:
+        if isinstance(warm.value, float) and warm.value < 1:  # transformers 5 takes a share, too
+            t.put("schedule.warmup_fraction", warm.value, warm)
+        else:
+            t.put("schedule.warmup_steps", warm.value, warm)
+        if share is not None and share.value:
+            t.leave(share, Gap.NOT_NEEDED, f"{warm.key} overrides it")
+    elif share is not None and share.value:
+        t.put("schedule.warmup_fraction", share.value, share)
+    if arguments is not None and isinstance(arguments.value, dict) and shape in ("cosine", "linear"):
+        _lowest(t, arguments)
+    elif arguments is not None and arguments.value:
+        t.leave(arguments, Gap.NOT_SUPPORTED, "the schedule has no such arguments")
+
+
+def _lowest(t: Translation, arguments: Given) -> None:
+    known: dict[str, Any] = dict(arguments.value)
+    share, rate = known.pop("min_lr_rate", None), known.pop("min_lr", None)
+    if share is not None:
+        t.put("schedule.min_lr_fraction", share, arguments, "lr_scheduler_kwargs.min_lr_rate")
+    elif rate is not None:
+        t.leave(arguments, Gap.NONE, "set schedule.min_lr_fraction to min_lr / learning_rate")
+    if known:
+        t.leave(arguments, Gap.NOT_SUPPORTED, f"the schedule has no {', '.join(known)}")
+
+
+def evaluation(t: Translation) -> bool:
+    """Write ``evaluation.every``; return whether the tool evaluates."""
+    strategy = t.take("eval_strategy", "evaluation_strategy")
+    wanted = t.take("do_eval")
+    every = t.take("eval_steps")
+    chosen = strategy.value if strategy is not None else False
+    if chosen in ("no", False):  # YAML 1.1 reads a bare `no` as false
+        if every is not None:
+            t.leave(every, Gap.NOT_NEEDED, "without an eval_strategy there are no evaluations")
+        return bool(wanted is not None and wanted.value and strategy is None)
+    assert strategy is not None
+    if chosen == "epoch":
+        t.leave(
+            strategy, Gap.SAME_TRAINING, "evaluation.every is a number of steps: set it to those of an epoch"
+        )
+    elif every is not None:
+        t.put("evaluation.every", every.value, every)
+    if not strategy.default_of:
+        t.translated.setdefault(strategy.key, "evaluation.every")
+    if wanted is not None:
+        t.translated[wanted.key] = "evaluation.every"
+    return True
+
+
+def saving(t: Translation) -> None:
+    """Write ``[checkpoints]``."""
+    strategy, every = t.take("save_strategy"), t.take("save_steps")
+    chosen = strategy.value if strategy is not None else "steps"
+    if strategy is not None and chosen in ("no", False):
+        t.put("checkpoints.every", False, strategy, "save_strategy; the last step is always saved")
+        if every is not None:
+            t.leave(every, Gap.NOT_NEEDED, "save_strategy overrides it")
+    elif strategy is not None and chosen in ("epoch", "best"):
+        t.leave(
+            strategy, Gap.SAME_TRAINING, "checkpoints.every is a number of steps: set it to those of an epoch"
+        )
+    elif every is not None:
+        t.put("checkpoints.every", every.value, every)
+        if strategy is not None and not strategy.default_of:
+            t.translated[strategy.key] = "checkpoints.every"
+    t.move("checkpoints.keep", "save_total_limit")
+    only = t.take("save_only_model")
+    if only is not None and only.value:
+        t.leave(only, Gap.SAME_TRAINING, "checkpoints hold the optimizer, so that a run can be resumed")
+    strategy = t.take("logging_strategy")
+    t.move("logging.every", "logging_steps")
+
+
+def early_stopping(t: Translation) -> None:
+    """Write the ``early-stopping`` callback."""
+    patience = t.take("early_stopping_patience", "early_stopping_steps")
+    if patience is not None:
+        t.draft.set("callbacks.0.use", "early-stopping", patience.key)
+        t.put("callbacks.0.patience", patience.value, patience)
+
+
+def loggers(t: Translation) -> None:
+    """Write ``[[loggers]]`` for the services that have one."""
+    services, name = t.take("report_to"), t.take("run_name")
+    project = t.take("wandb_project", "project")
+    wanted = [] if services is None or services.value is True else as_names(services.value)
+    known = [service for service in wanted if service in _SERVICES]
+    for service in wanted:
+        if service not in _SERVICES and service not in ("none", "False") and services is not None:
+            t.leave(
+                services, Gap.SAME_TRAINING, f"there is no logger {service}; there are {', '.join(_SERVICES)}"
+            )
+    for index, service in enumerate(known):
+        assert services is not None
+        t.put(f"loggers.{index}.use", service, services)
+        if project is not None and service in ("wandb", "trackio"):
+            t.put(f"loggers.{index}.project", project.value, project)
+        if name is not None and service != "tensorboard":
+            t.put(f"loggers.{index}.name", name.value, name)
+    if services is not None and not services.default_of:
+        t.translated.setdefault(services.key, "[[loggers]]")
+    for given in filter(None, (name, project)):
+        if not known:
+            t.leave(given, Gap.NOT_NEEDED, "no service is logged to")
+
+
+def pushing(t: Translation) -> None:
+    """Write the ``hub`` exporter."""
+    push, repository = t.take("push_to_hub"), t.take("hub_model_id")
+    private, strategy = t.take("hub_private_repo"), t.take("hub_strategy")
+    if push is None or not push.value:
+        for given in filter(None, (repository, private, strategy)):
+            t.leave(given, Gap.NOT_NEEDED, "without push_to_hub nothing is pushed")
+        return
+    if repository is None:
+        t.leave(
+            push,
+            Gap.SAME_TRAINING,
+            'add [[exporters]] with use = "hub" and repo = "you/name" to push the result',
+        )
+        return
+    t.draft.set("exporters.0.use", "hub", push.key)
+    t.put("exporters.0.repo", repository.value, repository)
+    t.translated[push.key] = "[[exporters]]"
+    if private is not None:
+        t.put("exporters.0.private", private.value, private)
+    if strategy is not None:
+        t.leave(strategy, Gap.NOT_NEEDED, "the result is pushed once, after the run")
+
+
+def _worded(given: Given) -> str:
+    return f"{given.key} {given.value}" + (f" ({given.default_of}'s default)" if given.default_of else "")

@@ -1,0 +1,77 @@
+"""``samples.jsonl`` and ``texts.jsonl``: what the policy answered, and the texts of callbacks, one record a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dpotrain.core.records import Sample, SamplesRecord, TextRecord
+from dpotrain.run.folder.json_lines import append_line, keep_lines, read_lines
+
+
+class SamplesFile:
+    """Appends records, one for each time that the policy is sampled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, record: SamplesRecord) -> None:
+        """Append one line.
+
+        Raises:
+            RunError: it cannot be written; :meth:`rewind` drops what there is of it.
+        """
+        append_line(self.path, record.as_json())
+
+    def read(self) -> Iterator[SamplesRecord | str]:
+        """Yield the records in order (see :func:`.json_lines.read_lines`)."""
+        return read_lines(self.path, _samples, "samples")
+
+    def rewind(self, step: int) -> None:
+        """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
+        keep_lines(self.path, lambda line: line["step"] <= step)
+
+
+class TextsFile:
+    """Appends what callbacks log as texts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, record: TextRecord) -> None:
+        """As :meth:`SamplesFile.write`."""
+        append_line(self.path, record.as_json())
+
+    def read(self) -> Iterator[TextRecord | str]:
+        """As :meth:`SamplesFile.read`."""
+        return read_lines(self.path, _texts, "texts")
+
+    def rewind(self, step: int) -> None:
+        """As :meth:`SamplesFile.rewind`."""
+        keep_lines(self.path, lambda line: line["step"] <= step)
+
+
+def _samples(values: Mapping[str, Any]) -> SamplesRecord:
+    samples = [Sample(each["prompt"], each["answer"]) for each in values["samples"]]
+    if not all(isinstance(text, str) for each in samples for text in (each.prompt, each.answer)):
+        raise ValueError("a value is of the wrong type")
+    return SamplesRecord(_step(values), samples)
+
+
+def _texts(values: Mapping[str, Any]) -> TextRecord:
+    rows = [{str(column): cell for column, cell in row.items()} for row in values["rows"]]
+    if not isinstance(values["name"], str) or not all(
+        isinstance(cell, str | int | float) for row in rows for cell in row.values()
+    ):
+        raise ValueError("a value is of the wrong type")
+    if len({tuple(row) for row in rows}) > 1:
+        raise ValueError("the rows have different columns")
+    return TextRecord(values["name"], _step(values), rows)
+
+
+def _step(values: Mapping[str, Any]) -> int:
+    step = values["step"]
+    if type(step) is not int or step < 0:
+        raise ValueError("its step is not a number of steps")
+    return step

@@ -1,0 +1,207 @@
+"""Keys of each tool, one at a time: what they become, and what is said of those that become nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dpotrain.convert.convert import Converted, convert
+from dpotrain.core.errors import RecipeError
+from dpotrain.recipe.foreign import Gap
+from dpotrain.recipe.load import load_recipe
+
+BASES: dict[str, dict[str, Any]] = {
+    "trl": {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
+    "axolotl": {"rl": "dpo", "base_model": "m", "learning_rate": 1e-5, "datasets": [{"path": "d"}]},
+    "llama-factory": {"stage": "dpo", "model_name_or_path": "m", "dataset": "d", "output_dir": "o"},
+    "ms-swift": {"rlhf_type": "dpo", "model": "m", "dataset": "d"},
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(tool: str, keys: dict[str, Any]) -> Converted:
+    """Translate a tool's smallest configuration with further keys."""
+    Path("c.yaml").write_text(yaml.safe_dump(BASES[tool] | keys))
+    return convert(["c.yaml"], tool=tool)
+
+
+def value(tool: str, keys: dict[str, Any], place: str) -> Any:
+    """Return what stands at a place of the recipe, None where nothing does."""
+    converted = made(tool, keys)
+    assert converted.fault == ""
+    Path("r.toml").write_text(converted.text)
+    found: Any = load_recipe("r.toml").document
+    for part in place.split("."):
+        found = found[int(part)] if isinstance(found, list) else found.get(part)
+        if found is None:
+            return None
+    return found
+
+
+AX, LF, SW = "axolotl", "llama-factory", "ms-swift"
+LORA = {"adapter": "lora", "lora_r": 8}
+
+
+@pytest.mark.parametrize(
+    ("tool", "keys", "place", "expected"),
+    [
+        ("trl", {"use_peft": True, "lora_target_modules": "all-linear"}, "adapter.target_modules", "all-linear"),
+        ("trl", {"use_peft": True, "load_in_8bit": True}, "quantizer.use", "bnb-8bit"),
+        ("trl", {"use_peft": True, "load_in_4bit": True, "use_bnb_nested_quant": True}, "quantizer.double_quant", True),
+        ("trl", {"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "quantizer.quant_type", "fp4"),
+        ("trl", {"label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
+        ("trl", {"loss_type": ["sigmoid"], "loss_weights": [1.0]}, "loss.use", "dpo"),
+        ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+         "schedule.min_lr_fraction", 0.1),
+        ("trl", {"push_to_hub": True, "hub_model_id": "me/x", "hub_private_repo": False}, "exporters.0.private", False),
+        ("trl", {"report_to": "wandb", "run_name": "mine"}, "loggers.0.name", "mine"),
+        ("trl", {"datasets": [{"path": "a", "name": "c", "split": "s"}]}, "data.config", "c"),
+        ("trl", {"datasets": [{"path": "a"}], "test_split_size": 0.1, "eval_strategy": "steps"},
+         "data.eval_fraction", 0.1),
+        ("trl", {"model_revision": "v1"}, "model.revision", "v1"),
+        (AX, {"rl": "ipo"}, "loss.use", "ipo"),
+        (AX, {"rl_beta": 0.2}, "loss.beta", 0.2),
+        (AX, {"rl_beta": 0.2, "trl": {"beta": 0.3}}, "loss.beta", 0.3),
+        (AX, {"dpo_label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
+        (AX, {"hub_model_id": "me/x"}, "exporters.0.repo", "me/x"),
+        (AX, {"test_datasets": [{"path": "d", "split": "test"}]}, "data.eval_split", "test"),
+        (AX, {"chat_template": "jinja", "chat_template_jinja": "{{ x }}"}, "model.chat_template", "{{ x }}"),
+        (AX, {"chat_template_jinja": "{{ x }}"}, "model.chat_template", "{{ x }}"),
+        (AX, {"datasets": [{"path": "d", "name": "c", "revision": "v1"}]}, "data.revision", "v1"),
+        (AX, {"datasets": [{"path": "json", "data_files": "org/x", "ds_type": "json"}]}, "data.name", "org/x"),
+        (AX, {"datasets": [{"path": "d", "type": "chatml.icr"}]}, "data.format", "question"),
+        (AX, {"datasets": [{"path": "d", "type": "chatml.intel"}]}, "model.chat_template", "chatml"),
+        (AX, {"datasets": [{"path": "d", "type": "llama3.argilla"}]}, "model.chat_template", None),
+        (AX, {**LORA, "lora_target_modules": ["q_proj"]}, "adapter.target_modules", ["q_proj"]),
+        (AX, {**LORA, "bf16": False}, "model.dtype", "float32"),
+        (AX, {"bf16": True}, "model.dtype", "bfloat16"),
+        (AX, {"cosine_min_lr_ratio": 0.1}, "schedule.min_lr_fraction", 0.1),
+        (AX, {}, "schedule.warmup_fraction", 0.03),
+        (AX, {"warmup_steps": 5}, "schedule.warmup_fraction", 0.0),
+        (AX, {"val_set_size": 0.1, "eval_steps": 50}, "evaluation.every", 50),
+        (AX, {"wandb_project": "p", "wandb_entity": "e", "use_tensorboard": True}, "loggers.0.entity", "e"),
+        (AX, {"wandb_project": "p", "use_tensorboard": True}, "loggers.1.use", "tensorboard"),
+        (LF, {"disable_shuffling": True}, "data.shuffle", False),
+        (LF, {"lora_rank": 4}, "adapter.alpha", 8),
+        (LF, {"lora_alpha": 4}, "adapter.alpha", 4),
+        (LF, {"additional_target": "embed_tokens,lm_head"}, "adapter.modules_to_save", ["embed_tokens", "lm_head"]),
+        (LF, {"quantization_bit": 8}, "quantizer.use", "bnb-8bit"),
+        (LF, {"finetuning_type": "full"}, "model.dtype", "float32"),
+        (LF, {"finetuning_type": "full"}, "adapter", None),
+        (LF, {"pref_loss": "ipo"}, "loss.use", "ipo"),
+        (LF, {"dpo_label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
+        (LF, {"val_size": 0.1}, "data.eval_fraction", 0.1),
+        (LF, {"fp16": True}, "training.precision", "bf16"),
+        (LF, {}, "training.precision", "fp32"),
+        (SW, {"dataset": "HF::org/d:sub#500"}, "data.name", "org/d"),
+        (SW, {"dataset": "HF::org/d:sub#500"}, "data.config", "sub"),
+        (SW, {"dataset": ["org/d#500"]}, "data.limit", 500),
+        (SW, {"ref_model": "m", "train_type": "full"}, "reference.of", "initial-policy"),
+        (SW, {"ref_model": "other", "train_type": "full"}, "reference.of", "other"),
+        (SW, {"quant_bits": 4}, "quantizer.use", "bnb-4bit"),
+        (SW, {"label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
+        (SW, {"target_modules": ["q_proj", "v_proj"]}, "adapter.target_modules", ["q_proj", "v_proj"]),
+        (SW, {"per_device_train_batch_size": 4}, "training.pairs_per_step", 16),
+    ],
+)  # fmt: skip
+def test_a_key_becomes_one_of_the_recipe(tool, keys, place, expected):
+    assert value(tool, keys, place) == expected
+
+
+SAME, NONE, NOT = Gap.SAME_TRAINING, Gap.NONE, Gap.NOT_SUPPORTED
+UNNEEDED = Gap.NOT_NEEDED
+
+
+@pytest.mark.parametrize(
+    ("tool", "keys", "key", "gap"),
+    [
+        ("trl", {"save_strategy": "epoch"}, "save_strategy", SAME),
+        ("trl", {"eval_strategy": "epoch"}, "eval_strategy", SAME),
+        ("trl", {"save_only_model": True}, "save_only_model", SAME),
+        ("trl", {"report_to": "comet_ml"}, "report_to", SAME),
+        ("trl", {"push_to_hub": True}, "push_to_hub", SAME),
+        ("trl", {"hub_model_id": "me/x"}, "hub_model_id", UNNEEDED),
+        ("trl", {"run_name": "x"}, "run_name", UNNEEDED),
+        ("trl", {"dataset_test_split": "test"}, "dataset_test_split", UNNEEDED),
+        ("trl", {"warmup_steps": 5, "warmup_ratio": 0.1}, "warmup_ratio", UNNEEDED),
+        ("trl", {"save_strategy": "no", "save_steps": 5}, "save_steps", UNNEEDED),
+        ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr": 1e-8}}, "lr_scheduler_kwargs", NONE),
+        ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"x": 1}}, "lr_scheduler_kwargs", NOT),
+        ("trl", {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"x": 1}}, "lr_scheduler_kwargs", NOT),
+        ("trl", {"dataset_mixer": {"a": 0.5, "b": 0.5}}, "dataset_mixer", NOT),
+        ("trl", {"datasets": [{"path": "a", "fraction": 0.5}]}, "datasets[0].weight", NOT),
+        ("trl", {"datasets": "x"}, "datasets", NONE),
+        ("trl", {"never_heard_of": 3}, "never_heard_of", NONE),
+        ("trl", {"never_heard_of": False}, "never_heard_of", UNNEEDED),
+        (AX, {"rl_beta": 0.2, "trl": {"beta": 0.3}}, "rl_beta", UNNEEDED),
+        (AX, {"trl": {"use_vllm": True}}, "trl.use_vllm", NONE),
+        (AX, {"rl": "ipo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing", UNNEEDED),
+        (AX, {"test_datasets": [{"path": "e"}]}, "test_datasets", NOT),
+        (AX, {"val_set_size": 100}, "val_set_size", NONE),
+        (AX, {"chat_template": "tokenizer_default"}, "chat_template", UNNEEDED),
+        (AX, {"chat_template": "gemma"}, "chat_template", NONE),
+        (AX, {"datasets": [{"path": "d", "type": {"field_prompt": "x"}}]}, "datasets: type", NONE),
+        (AX, {"datasets": [{"path": "d", "type": "user_defined.other"}]}, "datasets: type", NONE),
+        (AX, {"datasets": [{"path": "d", "shards": 3}]}, "datasets: shards", NONE),
+        (AX, {"datasets": [{"path": "d", "message_property_mappings": {"role": "r"}}]},
+         "datasets: message_property_mappings", NONE),
+        (AX, {**LORA, "lora_model_dir": "x"}, "lora_model_dir", NONE),
+        (AX, {"eval_steps": 50}, "eval_steps", UNNEEDED),
+        (AX, {"val_set_size": 0.1, "eval_steps": 0.5}, "eval_steps", SAME),
+        (AX, {"eval_strategy": "steps"}, "eval_strategy", UNNEEDED),
+        (AX, {"micro_batch_size": "auto"}, "micro_batch_size", NONE),
+        (LF, {"eval_dataset": "e"}, "eval_dataset", NOT),
+        (LF, {"val_size": 100}, "val_size", NONE),
+        (LF, {"adapter_name_or_path": "x"}, "adapter_name_or_path", NONE),
+        (LF, {"finetuning_type": "full", "lora_rank": 4}, "lora_rank", UNNEEDED),
+        (LF, {"dataset": "a,b"}, "dataset b", NOT),
+        (LF, {"use_galore": True}, "use_galore", NOT),
+        (SW, {"dataset": ["a", "b"]}, "dataset[1]", NOT),
+        (SW, {"val_dataset": "e"}, "val_dataset", NOT),
+        (SW, {"eval_steps": 5}, "eval_steps", UNNEEDED),
+        (SW, {"eval_strategy": "steps"}, "eval_strategy", UNNEEDED),
+        (SW, {"adapters": "x"}, "adapters", NONE),
+        (SW, {"train_type": "full", "lora_rank": 8}, "lora_rank", UNNEEDED),
+        (SW, {"deepspeed": "zero3"}, "deepspeed", SAME),
+    ],
+)  # fmt: skip
+def test_a_key_is_listed_with_what_it_means_for_the_training(tool, keys, key, gap):
+    left = {each.key: each for each in made(tool, keys).translation.left}
+    assert left[key].gap is gap
+    assert left[key].reason
+
+
+@pytest.mark.parametrize(
+    ("tool", "keys"),
+    [
+        (AX, {"adapter": "oft"}),
+        (AX, {"load_in_4bit": True}),
+        (AX, {"rpo_alpha": 0.1}),
+        (LF, {"finetuning_type": "freeze"}),
+        (LF, {"quantization_bit": 3}),
+        (LF, {"pref_bco_weight": 0.1}),
+        (SW, {"train_type": "longlora"}),
+        (SW, {"quant_bits": 3}),
+        (SW, {"loss_weights": [1.0]}),
+        ("trl", {"loss_type": "nca_pair"}),
+        ("trl", {"loss_weights": [0.5]}),
+    ],
+)
+def test_what_would_be_another_training_is_refused(tool, keys):
+    with pytest.raises(RecipeError, match="nothing was written"):
+        made(tool, keys)
+
+
+def test_a_hub_name_of_dataset_info_is_taken(folder):
+    (folder / "data").mkdir()
+    entry = '{"d": {"hf_hub_url": "org/d", "subset": "s", "columns": {"prompt": "ask", "chosen": "good"}}}'
+    (folder / "data" / "dataset_info.json").write_text(entry)
+    assert value(LF, {}, "data.name") == "org/d"
+    assert value(LF, {}, "data.config") == "s"
+    assert value(LF, {}, "data.columns") == {"instruction": "ask", "chosen": "good"}
