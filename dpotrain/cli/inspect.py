@@ -28,7 +28,7 @@ def command(
 
     Exit codes: 0 inspected, whatever was found; 2 the recipe or the command line is wrong; 3 no pair can be read.
     """
-    from dpotrain.core.reporter import SilentReporter
+    from dpotrain.core.reporter import SilentReporter, showing_warnings
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
@@ -52,9 +52,10 @@ def command(
     with naming_components(loaded, loaded.plugins), restrict_umask():
         with SilentReporter() if as_json else reporter() as shown:  # ends before anything is printed
             cache = cache_folder(loaded.run.cache_dir)
-            reader = DataReader.of(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
+            with showing_warnings(shown):
+                reader = DataReader.of(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
             if row is None:
-                seen = inspect_data(reader, reader.prepare(refuse_empty=False), shown)
+                seen = inspect_data(reader, reader.prepare(for_training=False), shown)
             else:
                 seen = row_view(reader, name, row)
         if as_json:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.recipe import Recipe
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -60,7 +65,11 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     ):
         cache = cache_folder(loaded.run.cache_dir)
         data = prepare_data(loaded, loaded.model.load_tokenizer(), shown, cache=cache)
-        plan = make_plan(loaded, data, memory)
+
+        def reload(more: Sequence[str]) -> Recipe:
+            return load_recipe(recipe, (*overrides, *more), plugins=loaded.plugins)
+
+        plan = make_plan(loaded, data, memory, reload)
     if as_json:
         import json
 
@@ -68,4 +77,4 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
         return
     from dpotrain.ui.plan import print_plan
 
-    print_plan(plan)
+    print_plan(plan, command=(str(recipe), *(word for each in overrides for word in ("--set", each))))

@@ -11,7 +11,9 @@ from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
 from dpotrain.data.sample_prompts import sample_prompts
 from dpotrain.run.folder.log import logging_to
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.planning.dry_run import attach_without_weights
+from dpotrain.run.recipe_warnings import recipe_warnings
 from dpotrain.ui.console import open_console
 from dpotrain.ui.inspection import finding_line
 from dpotrain.ui.symbols import Symbols
@@ -19,6 +21,7 @@ from dpotrain.ui.token_view import row_lines
 
 if TYPE_CHECKING:
     from dpotrain.core.reporter import Reporter
+    from dpotrain.data.prepare import PreparedData
     from dpotrain.recipe.recipe import Recipe
 
 #: Rows of each split that are looked at.
@@ -32,7 +35,8 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     """
     for warning in recipe.plugins.warnings:
         reporter.warn(warning)
-    reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
+    with showing_warnings(reporter):
+        reader = DataReader.of(recipe, recipe.model.load_tokenizer(), reporter, preview=ROWS)
     data = reader.prepare()
     inspection = inspect_data(reader, data, SilentReporter())
     found = [finding for finding in inspection.findings if finding.severity != "note"]
@@ -40,6 +44,8 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
         if warning := attach_without_weights(recipe, data):
             reporter.warn(warning)
+    for warning in _doubts(reader, data):
+        reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
     if recipe.samples is not None:
@@ -56,6 +62,23 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     shown = row_lines(inspection.example, Symbols.of(open_console()), None, short=True)
     lines += [f"  {line.plain}" for line in shown]
     return lines
+
+
+def _doubts(reader: DataReader, data: PreparedData) -> list[str]:
+    """Return what the recipe hardly means, by the pairs of the first rows and the number of all."""
+    recipe = reader.recipe
+    rows = reader.splits[recipe.data.train_split]
+    limit = recipe.data.limit
+    total = len(rows.source) if limit is None else min(limit, len(rows.source))
+    pairs = max(1, round(len(data.train) * total / max(1, len(rows))))
+    found = recipe_warnings(recipe, pairs, about=total > len(rows))
+    folder = RunFolder(recipe.run.output_dir)
+    if folder.holds_run():
+        found.append(
+            f"{folder.path} already holds a run: dpotrain run goes on with it under --resume, and otherwise needs "
+            "another folder (--set run.output_dir=…)"
+        )
+    return found
 
 
 def _selected(recipe: Recipe) -> list[tuple[str, str]]:

@@ -37,11 +37,12 @@ class Pace:
         self.step, self.total_steps = record.step, record.total_steps
 
     def pause(self, seconds: float) -> None:
-        """Add a phase between two steps."""
-        self._pause += seconds
+        """Add a phase between two steps, or before the first."""
+        # What came before the evaluation is no part of it: loading, for instance.
+        self._pause = self._pause + seconds if self._pause_evaluates else seconds
 
     def evaluated(self) -> None:
-        """Say that the phases since the last step are those of an evaluation."""
+        """Say that the last phase was an evaluation; those that follow, such as sampling, come with it."""
         self._pause_evaluates = True
 
     @property

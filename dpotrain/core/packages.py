@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import sys
+from contextlib import suppress
 from importlib.metadata import Distribution
+from threading import Thread
 
 
 @functools.cache
@@ -20,3 +23,20 @@ def package_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def import_apart(module: str) -> None:
+    """Import a module in a thread of its own, if it is not there yet; one that cannot be imported raises later.
+
+    An error that a package catches and keeps while it is imported keeps the frames of whoever imported it first, and
+    with them the model that they hold.
+    """
+
+    def load() -> None:
+        with suppress(Exception):
+            importlib.import_module(module)
+
+    if module not in sys.modules:
+        thread = Thread(target=load, name=f"import {module}")
+        thread.start()
+        thread.join()

@@ -21,6 +21,7 @@ from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
+from dpotrain.data.formats.plain_text import question_about_plain_text
 from dpotrain.data.report import DataReport, nothing_left
 from dpotrain.data.split import held_out
 from dpotrain.data.split_report import FIRST_ROWS, SplitReport
@@ -148,9 +149,18 @@ class DataReader:
         kept = None if preview is not None else cache
         return cls(recipe, tokenizer, tokenize, decision, splits, inputs, clock, kept, reporter)
 
-    def prepare(self, *, refuse_empty: bool = True) -> PreparedData:
-        """Tokenize all splits. A split without a usable pair raises a DataError, unless ``refuse_empty`` is false."""
+    def prepare(self, *, for_training: bool = True) -> PreparedData:
+        """Tokenize all splits.
+
+        Raises a DataError for a split without a usable pair, and for plain text of which the recipe does not say
+        whether it is a chat's, unless the data is only to be looked at (``for_training`` false).
+        """
         data = self.recipe.data
+        asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
+        if for_training and not asked and self.decision.plain_text:
+            formatters = self.recipe.plugins.formatters()
+            rows = self.splits[data.train_split]
+            raise DataError(question_about_plain_text(rows, self.decision.formatter, formatters))
         report = DataReport(
             format=self.decision.formatter.name,
             decided_by=self.decision.text,
@@ -161,11 +171,12 @@ class DataReader:
         found = {}
         for name, rows in self.splits.items():
             split = found[name] = self._cached(rows, name) or self._temporary(rows)
-            if refuse_empty and not len(split.pairs):
+            if for_training and not len(split.pairs):
                 raise DataError(nothing_left(name, split.report, data.max_length))
             report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
-        asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
-        report.chat_template_ignored = not asked and any(one.plain_text for one in report.splits.values())
+        plain = any(one.plain_text for one in report.splits.values())
+        report.plain_text_for_chat_model = plain and bool(self.tokenizer.chat_template)
+        report.chat_template_ignored = plain and not asked
         first = found[data.train_split]
         train, evaluation = first.pairs, None
         if data.eval_fraction is not None:

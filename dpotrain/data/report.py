@@ -36,6 +36,8 @@ class DataReport:
     evaluation_pairs: int | None = None
     chat_template_ignored: bool = False
     """Whether some pairs are plain text, the model has a chat template, and the recipe does not set data.format."""
+    plain_text_for_chat_model: bool = False
+    """The same, whatever the recipe sets."""
     clock: str | None = None
     """The time that the chat template reads; None where it reads none."""
     shared_prompts: int = 0

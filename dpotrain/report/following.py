@@ -6,18 +6,19 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dpotrain.core import summary
-from dpotrain.core.records import CheckpointRecord, Outcome, Record, Sample, SamplesRecord
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord
 from dpotrain.run.checkpoint import files
 from dpotrain.run.folder.metrics_file import read_record
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
 from dpotrain.run.folder.status_file import SILENT_SECONDS
+from dpotrain.run.folder.text_files import samples_of
 
 #: How a line of run.log begins, and the warnings among them.
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (?P<level>[A-Z]+) (?P<name>[\w.]+): (?P<text>.*)")
@@ -165,14 +166,9 @@ class _Growing:
 
 
 def _samples(line: bytes) -> SamplesRecord | None:
-    try:
-        values = json.loads(line)
-        answers: Sequence[Mapping[str, str]] = values["samples"]
-        return SamplesRecord(
-            int(values["step"]), [Sample(str(each["prompt"]), str(each["answer"])) for each in answers]
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        return samples_of(json.loads(line))
+    return None
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
-from dpotrain.engine.memory.device_memory import free_memory, memory_in_use
+from dpotrain.engine.memory.device_memory import free_memory, memory_in_use, release_memory
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
 from dpotrain.engine.parallel.protocol import Parallel
@@ -61,6 +61,8 @@ def fit_to_memory(
     """
     policy, device = scorer.policy, parallel.device
     activations = _measured(scorer, pairs, costs)
+    # What the measuring freed is not in use, though the allocator may still hold it.
+    release_memory()
     size = count(policy)
     # Processes of one machine share its host memory.
     free = free_memory(device) // (parallel.local_size if device.type == "cpu" else 1)

@@ -20,6 +20,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
+from dpotrain.engine.threads import restoring_threads
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
@@ -55,6 +56,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
         stack.enter_context(restrict_umask())
+        stack.enter_context(restoring_threads())
         finished = found = None
         if resume:
             finished = folder.finished(recipe)
@@ -124,6 +126,8 @@ def _run(
                 with reporter.phase("saving the result", None):
                     final = save_result(built, folder.final)
             outcome = outcome_of(built, status, final)
+            if parallel.is_main and built.measuring is not None:
+                built.measuring.remember(outcome)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
         outcome = _outcome_of_failure(folder, built, shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from dpotrain.core.records import Outcome
 from dpotrain.plugin.describe.tracing import Call, trace
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.testing.tiny import build_tiny_model, write_pairs
+from dpotrain.testing.tiny import build_tiny_model, example_text, write_pairs
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\
@@ -75,7 +76,8 @@ def run_recipe(
             float32, a quarter of the pairs held out. It may be empty; it says what the test is about.
         folder: where ``recipe.toml`` and the run folder ``run`` go; a second run with ``resume`` needs the same one.
         model: folder of the model; made in ``folder`` unless given.
-        data: file of the pairs; :func:`example_pairs` unless given.
+        data: file of the pairs; :func:`example_pairs` unless given, which are trained on as plain text
+            (``data.format = "standard"``) unless the recipe has a format or a source of its own.
         plugins: modules or objects with hooks, besides the plugins that are installed.
         overrides: as ``--set`` takes them.
         resume: go on with the run in ``folder``.
@@ -108,7 +110,20 @@ def write_recipe(recipe: str, folder: Path, *, model: Path | None = None, data: 
         data = write_pairs(folder / "pairs.jsonl")
     places = {"output_dir": folder / "run", "model": model, "data": data}
     base = _BASE.format(**{name: json.dumps(str(path)) for name, path in places.items()})
+    if _reads(recipe, data):
+        base += 'data.format = "standard"\n'
     (folder / "base.toml").write_text(base, encoding="utf-8")
     path = folder / "recipe.toml"
     path.write_text(f'extends = "base.toml"\n{recipe}\n', encoding="utf-8")
     return path
+
+
+def _reads(recipe: str, data: Path) -> bool:
+    """Whether a recipe takes the example pairs from the file, and says nothing of their format."""
+    try:
+        own = tomllib.loads(recipe).get("data", {})
+    except tomllib.TOMLDecodeError:
+        return False  # reported as it is read
+    if not isinstance(own, Mapping) or own.keys() & {"use", "name", "format"}:
+        return False
+    return data.is_file() and data.read_text(encoding="utf-8", errors="replace") == example_text()

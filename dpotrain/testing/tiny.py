@@ -69,5 +69,10 @@ def example_pairs(count: int = 32) -> list[dict[str, Any]]:
 
 def write_pairs(path: Path) -> Path:
     """Write :func:`example_pairs` as JSON Lines and return the path."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in example_pairs()), encoding="utf-8")
+    path.write_text(example_text(), encoding="utf-8")
     return path
+
+
+def example_text() -> str:
+    """Return :func:`example_pairs` as JSON Lines."""
+    return "".join(json.dumps(row) + "\n" for row in example_pairs())

@@ -8,20 +8,9 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.text import Text
 
-from dpotrain.ui.panels import (
-    Block,
-    beside,
-    charts,
-    draw,
-    evaluation,
-    figures,
-    head,
-    information,
-    notes,
-    progress,
-    samples,
-    wrap,
-)
+from dpotrain.ui.layout import Block, beside, wrap
+from dpotrain.ui.live_charts import charts, draw
+from dpotrain.ui.panels import evaluation, figures, head, information, notes, progress, samples
 from dpotrain.ui.state import ViewState
 
 Page = Literal["charts", "samples", "notes", "run", "help"]
@@ -82,13 +71,6 @@ def dashboard(state: ViewState, screen: Screen, now: float, width: int, height: 
     return lines
 
 
-def pages(state: ViewState, width: int, height: int) -> int:
-    """Return how many pages of charts there are at a size."""
-    room = height - 4 - len(figures(state, width))
-    across, down, _ = _grid(len(charts(state)), width, room)
-    return max(1, -(-len(charts(state)) // max(across * down, 1)))
-
-
 def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:
     blank = Text()
     if screen.page == "help":
@@ -105,7 +87,8 @@ def _body(state: ViewState, screen: Screen, width: int, room: int) -> Block:
     if state.pace.last is None and not state.figures:
         about = information(state, width) + evaluation(state, width)
         return [blank, *about, *_texts(state, width, room - len(about) - 1, whole=True)]
-    body = figures(state, width)
+    # What of an evaluation has no room on its line stands in the charts' legends.
+    body = figures(state, width) + evaluation(state, width)[:1]
     across, down, high = _grid(len(kinds), width, room - len(body))
     if down:
         each = across * down

@@ -7,12 +7,12 @@ from typing import Literal
 from dpotrain.ui.dashboard import Page, Screen
 from dpotrain.ui.state import ViewState
 
-Action = Literal["suspend", "quit", "leave", ""]
+Action = Literal["suspend", "leave", ""]
 
 _PAGES: dict[str, Page] = {"t": "samples", "n": "notes", "r": "run", "?": "help", "h": "help"}
 _STOPS = ("q", "x")
 _REALLY = "Stop the run? Its state is saved first. y: stop, any other key: go on"
-_SUSPEND, _QUIT, _ESCAPE = "\x1a", "\x1c", "\x1b"
+_SUSPEND, _ESCAPE = "\x1a", "\x1b"
 
 
 def pressed(data: bytes, screen: Screen, state: ViewState) -> list[Action]:
@@ -27,8 +27,8 @@ def pressed(data: bytes, screen: Screen, state: ViewState) -> list[Action]:
 
 
 def _press(key: str, screen: Screen, state: ViewState) -> Action:
-    if key in (_SUSPEND, _QUIT):
-        return "suspend" if key == _SUSPEND else "quit"
+    if key == _SUSPEND:
+        return "suspend"
     if screen.asks:
         screen.asks = ""
         if state.controls is not None and key in ("y", "Y", *_STOPS):

@@ -23,7 +23,7 @@ from dpotrain.ui.keys import Action, pressed
 from dpotrain.ui.paint import FullScreen, Ink, Region
 from dpotrain.ui.state import Line, Tracker
 from dpotrain.ui.summary import summary
-from dpotrain.ui.terminal import Terminal
+from dpotrain.ui.terminal import Terminal, size_of
 from dpotrain.ui.view import picture
 from dpotrain.ui.wrapping import wrapped
 
@@ -60,9 +60,11 @@ class LiveReporter(Tracker):
         """Set where the person leaves a run that is another process's."""
         self._console = console
         self._printed = 0
+        self._thread: threading.Thread | None = None
+        self._wake_up = -1
 
     def __enter__(self) -> Self:
-        width, height = _size(self._console, (0, 0))
+        width, height = _size(self._console, size_of(1))
         terminal = Terminal(full=width >= FULL_SIZE[0] and height >= FULL_SIZE[1])
         terminal.open()
         self._terminal = terminal
@@ -72,7 +74,7 @@ class LiveReporter(Tracker):
         self._woken, self._wake_up = os.pipe()
         os.set_blocking(self._wake_up, False)
         self._ends = False
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="view", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="view", daemon=True)
         self._thread.start()
         return self
 
@@ -88,6 +90,10 @@ class LiveReporter(Tracker):
         if not self._terminal.full:
             self._terminal.write(self._region.erase(self._size()[0]))
         self._terminal.close()
+        if not thread.is_alive():
+            os.close(self._woken)
+            os.close(self._wake_up)
+            self._wake_up = -1
         with suppress(OSError):
             for what, whole_lines in self._to_print(self._console.width):
                 self._console.print(what, soft_wrap=whole_lines, crop=False)
@@ -170,11 +176,8 @@ class LiveReporter(Tracker):
             return
         if not self._terminal.full:
             self._terminal.write(self._region.erase(self._size()[0]))
-        if action == "suspend":
-            self._terminal.suspend()
-            self._full.forget()
-        else:
-            self._terminal.quit()
+        self._terminal.suspend()
+        self._full.forget()
 
     def _take_again(self) -> None:
         self._terminal.enter()

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from dpotrain.ui.panels import Block
+from dpotrain.ui.layout import Block
 
 
 class Ink:

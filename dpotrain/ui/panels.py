@@ -1,10 +1,9 @@
-"""The parts of a view: progress, figures, charts, samples, notes. Pure functions of a state, a time and a size."""
+"""The parts of a view: progress, figures, samples, notes. Pure functions of a state, a time and a size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from rich.cells import cell_len, set_cell_size
@@ -14,7 +13,6 @@ from dpotrain.core.formats import (
     count,
     duration,
     learning_rate,
-    magnitude,
     megabytes,
     number,
     plural,
@@ -24,10 +22,8 @@ from dpotrain.core.formats import (
     signed,
 )
 from dpotrain.core.statistics import wilson
-from dpotrain.ui.chart import Curve, chart, plain
+from dpotrain.ui.layout import Block, ends, fill, wrap
 from dpotrain.ui.state import PhaseState, ViewState
-
-Block = list[Text]
 
 #: Columns of a bar: at least and at most, and those of the piece that moves in one of unknown length.
 _BAR, _LONGEST_BAR, _MOVING = 8, 60, 3
@@ -46,75 +42,6 @@ EVALUATION: tuple[tuple[str, str, Callable[[float], str], Callable[[float], str]
     ("accuracy", ACCURACY, share, lambda change: f"{change * 100:+.1f}"),
     ("margin", "rewards/margins", signed, None),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ChartKind:
-    """What a chart shows: metrics with their labels."""
-
-    title: str
-    metrics: tuple[tuple[str, str], ...]
-    write: Callable[[float], str]
-    label: Callable[[float, float], str] = plain
-    evaluated: bool = True
-    """Whether evaluations have it."""
-
-
-def _memory_label(value: float, each: float) -> str:
-    """Return a size, given in MiB, so that labels ``each`` apart differ."""
-    if value < 1000 or each >= 102.4:
-        return megabytes(value)
-    return f"{value / 1024:.2f} GB" if each >= 10.24 else f"{value:,.0f} MB"
-
-
-CHARTS = (
-    ChartKind("loss", (("", "loss"),), number),
-    ChartKind("margin", (("", "rewards/margins"),), signed),
-    ChartKind("accuracy", (("", "rewards/accuracies"),), share, lambda value, each: f"{value * 100:.0f} %"),
-    ChartKind("rewards", (("chosen", "rewards/chosen"), ("rejected", "rewards/rejected")), signed),
-    ChartKind("gradient norm", (("", "grad_norm"),), magnitude, evaluated=False),
-    ChartKind("learning rate", (("", "learning_rate"),), learning_rate, evaluated=False),
-    ChartKind("peak memory", (("", "peak_memory_mb"),), megabytes, _memory_label, evaluated=False),
-    ChartKind(
-        "tokens/s", (("", "tokens_per_second"),), rate, lambda value, each: rate(value), evaluated=False
-    ),
-)
-_STYLES = {("train", 0): "green", ("train", 1): "cyan", ("eval", 0): "magenta", ("eval", 1): "yellow"}
-
-
-def charts(state: ViewState) -> list[ChartKind]:
-    """Return the charts for which there are numbers."""
-    have = set(state.course)
-
-    def drawn(kind: ChartKind) -> bool:
-        records = ("train", "eval") if kind.evaluated else ("train",)
-        return any((record, metric) in have for record in records for _, metric in kind.metrics)
-
-    return [kind for kind in CHARTS if drawn(kind)]
-
-
-def draw(kind: ChartKind, state: ViewState, width: int, height: int) -> Block:
-    """Draw one chart; the legend names the training curves first, and the newest values."""
-    curves = []
-    several = len(kind.metrics) > 1
-    for record in ("train", "eval") if kind.evaluated else ("train",):
-        for place, (label, metric) in enumerate(kind.metrics):
-            course = state.course.get((record, metric))
-            if course is None or not (drawn := course.drawn()):
-                continue
-            value = state.mean(metric) if record == "train" else course.last
-            name = (
-                (label if record == "train" else f"{label} eval")
-                if several
-                else record
-                if kind.evaluated
-                else ""
-            )
-            written = "" if value is None else kind.write(value)
-            short = name if several else ""
-            style = _STYLES[record, place]
-            curves.append(Curve(name, drawn, style, written, short, marks=record == "eval"))
-    return chart(kind.title, curves, width, height, kind.label)
 
 
 def head(state: ViewState, now: float, width: int) -> Text:
@@ -200,7 +127,7 @@ def bar(
 
 
 def figures(state: ViewState, width: int) -> Block:
-    """Return the numbers that stand in no chart's legend: speeds, memory, checkpoint, the last evaluation."""
+    """Return the numbers that are no metrics of a pair: speeds, memory, learning rate, the newest checkpoint."""
     pace = state.pace
     parts = known(
         ("pairs/s", pace.pairs_per_second or state.figures.get("pairs_per_second"), rate),
@@ -208,15 +135,10 @@ def figures(state: ViewState, width: int) -> Block:
         ("peak memory", state.memory_mb, megabytes),
         ("lr", state.mean("learning_rate"), learning_rate),
     )
-    saved = (
-        "no checkpoint yet"
-        if state.checkpoint_step is None
-        else f"checkpoint step {count(state.checkpoint_step)}"
-    )
-    lines = fill(
-        [f"{text} {label}" if "/" in label else f"{label} {text}" for label, text in parts] + [saved], width
-    )
-    return [Text(line, style="dim") for line in lines] + evaluation(state, width)
+    step = state.checkpoint_step
+    saved = "no checkpoint yet" if step is None else f"checkpoint step {count(step)}"
+    written = [f"{text} {label}" if "/" in label else f"{label} {text}" for label, text in parts]
+    return [Text(line, style="dim") for line in fill([*written, saved], width)]
 
 
 def evaluation(state: ViewState, width: int) -> Block:
@@ -314,59 +236,6 @@ def information(state: ViewState, width: int) -> Block:
         for label, value in state.info.items()
         for index, line in enumerate(wrap(value, max(width - widest - 2, 20)) or [""])
     ]
-
-
-def beside(blocks: Sequence[Block], widths: Sequence[int], gap: int = 2) -> Block:
-    """Return blocks side by side, each filled up to its width."""
-    rows = []
-    for cells in zip_longest(*blocks, fillvalue=None):
-        row = Text(no_wrap=True)
-        for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            part = Text() if cell is None else cell.copy()
-            part.truncate(width, overflow="ellipsis")
-            if index < len(widths) - 1:
-                part.append(" " * (width - cell_len(part.plain) + gap))
-            row.append_text(part)
-        rows.append(row)
-    return rows
-
-
-def ends(left: Text, right: Text, width: int) -> Text:
-    """Return a line with one text at each end, the left one cut where there is no room."""
-    room = width - cell_len(right.plain)
-    if room < 1:
-        right.truncate(width)
-        return right
-    left.truncate(room - 1, overflow="ellipsis")
-    gap = room - cell_len(left.plain)
-    return Text.assemble(left, " " * gap, right, no_wrap=True)
-
-
-def fill(parts: Sequence[str], width: int, between: str = ", ") -> list[str]:
-    """Return parts on as few lines as hold them whole."""
-    lines: list[str] = []
-    for part in parts:
-        if lines and cell_len(lines[-1] + between + part) <= width:
-            lines[-1] += between + part
-        else:
-            lines.append(part)
-    return lines
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Return lines of whole words; a word that is longer than a line is cut where the line ends."""
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and cell_len(line) + 1 + cell_len(word) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-        while cell_len(line) > width:
-            piece = line[:width] if line.isascii() else set_cell_size(line, width).rstrip() or line[:1]
-            lines.append(piece)
-            line = line[len(piece) :]
-    return [*lines, line] if line else lines
 
 
 def known(*rows: tuple[str, float | None, Callable[[float], str]]) -> Iterator[tuple[str, str]]:

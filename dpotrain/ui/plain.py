@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import IO
 from dpotrain.core.formats import duration, printable
 from dpotrain.core.pace import Pace
 from dpotrain.core.record_line import record_line
-from dpotrain.core.records import CheckpointRecord, Outcome, Record, StepRecord
+from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.summary import summary_text
@@ -22,6 +23,9 @@ PHASE_SHARE = 0.1
 PHASE_SECONDS_AT_LATEST = 60.0
 #: A phase of unknown length that is shorter has no line for its end.
 SHORT_PHASE_SECONDS = 1.0
+
+#: Characters that are shown of a prompt and of an answer.
+_SAMPLE_LENGTH = 300
 
 
 class PlainReporter(Reporter):
@@ -36,6 +40,9 @@ class PlainReporter(Reporter):
         self._stream = sys.stdout if stream is None else stream
         self._clock = clock
         self._pace = Pace(evaluate_every)
+        self._total_steps = 0
+        self._step_begun = (0, 0.0)
+        self._spoken = clock()
         self._first_evaluation: Mapping[str, float] | None = None
         self._said_chosen_fall = False
 
@@ -45,6 +52,7 @@ class PlainReporter(Reporter):
 
     def started(self, title: str, info: dict[str, str], total_steps: int = 0) -> None:
         """Write the title and one line for each entry of ``info``."""
+        self._total_steps = total_steps
         self._line(title)
         for label, value in info.items():
             self._line(f"{label}: {value}")
@@ -70,7 +78,8 @@ class PlainReporter(Reporter):
         try:
             yield advance
         except BaseException:
-            self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
+            if done or total is not None:
+                self._line(f"{name}: interrupted at {done}{of} after {duration(self._clock() - begun)}")
             raise
         self._pace.pause(self._clock() - begun)
         amount = f" {done}{of}" if done or total is not None else ""
@@ -86,6 +95,16 @@ class PlainReporter(Reporter):
         """Write ``warning: …`` on every line of the text."""
         self.note(text, "warning")
 
+    def microbatch(self, step: int, done: int, total: int) -> None:
+        """Write how far a step of minutes is, where nothing else was written for one."""
+        now = self._clock()
+        if self._step_begun[0] != step:
+            self._step_begun = step, now
+        if done and now - self._spoken >= PHASE_SECONDS_AT_LATEST:
+            eta = duration((total - done) * (now - self._step_begun[1]) / done)
+            of = f"/{self._total_steps}" if self._total_steps else ""
+            self._line(f"step {step}{of}: {done}/{total} micro-batches eta={eta}")
+
     def step(self, record: StepRecord) -> None:
         """Keep the step for the time left; lines are written for logged records."""
         self._pace.add(record)
@@ -100,6 +119,14 @@ class PlainReporter(Reporter):
             self._line(record_line(record))
         else:
             self._line(f"{record_line(record, last.total_steps)} eta={duration(self._pace.seconds_left())}")
+
+    def samples(self, record: SamplesRecord) -> None:
+        """Write a line for each answer."""
+        for sample in record.samples:
+            prompt, answer = (
+                json.dumps(_cut(text), ensure_ascii=False) for text in (sample.prompt, sample.answer)
+            )
+            self._line(f"sample step={record.step} prompt={prompt} answer={answer}")
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         """Write ``checkpoint step=… path=…``."""
@@ -120,9 +147,14 @@ class PlainReporter(Reporter):
             self.note(CHOSEN_REWARDS_FALL)
 
     def _line(self, text: str) -> None:
+        self._spoken = self._clock()
         # A closed pipe, or an encoding without a character, must not end the run.
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         line = printable(text).replace("\n", " ").encode(encoding, "replace").decode(encoding)
         with suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SAMPLE_LENGTH else text[: _SAMPLE_LENGTH - 1] + "…"

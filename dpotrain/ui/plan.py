@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,22 +12,27 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, printable, rate
 from dpotrain.run.building.run_info import LIMITS
+from dpotrain.run.planning.changes import Changes, SmallestGpus
+from dpotrain.run.planning.duration import Duration
 from dpotrain.run.planning.plan import Plan
 from dpotrain.ui.console import open_console
 from dpotrain.ui.fitting import Fitting
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print on standard output (or ``console``) memory, steps, time and, where it does not fit, what to change."""
+def print_plan(plan: Plan, console: Console | None = None, command: Sequence[str] = ("RECIPE",)) -> None:
+    """Print on standard output (or ``console``) memory, steps, time and, where it does not fit, what to change.
+
+    ``command`` is what follows ``dpotrain plan`` on the command line: the recipe and its overrides.
+    """
     console = open_console() if console is None else console
-    console.print(Group(*_view(plan)), soft_wrap=True)
+    console.print(Group(*_view(plan, command)), soft_wrap=True)
 
 
 def _size(value: float) -> str:
     return megabytes(value / 2**20)
 
 
-def _view(plan: Plan) -> Iterator[RenderableType]:
+def _view(plan: Plan, command: Sequence[str]) -> Iterator[RenderableType]:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("memory")
     table.add_column(justify="right", no_wrap=True)
@@ -34,16 +40,37 @@ def _view(plan: Plan) -> Iterator[RenderableType]:
         table.add_row(name, _size(held))
     table.add_section()
     style = "green" if plan.fits else "bold red"
-    table.add_row("at the peak", Text(_size(plan.needed), style=style))
+    table.add_row("peak memory", Text(_size(plan.needed), style=style))
     table.add_row(Text(f"available on {printable(plan.device)}"), _size(plan.memory))
     yield Fitting(table)
     for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
-    if not plan.fits:
+    if not plan.fits_disk:
         yield Text()
-        yield Text("It does not fit. These changes save memory, in the order to try:", style="bold")
+        yield Text(
+            "The disk is too full for it: free space there, or set run.output_dir or checkpoints.keep.",
+            "bold red",
+        )
+    if plan.fits:
+        return
+    yield Text()
+    if plan.changes is not None:
+        yield Text(f"It does not fit. With these changes it would; {_results(plan.changes)}:", style="bold")
+        yield Text(f"  {_command(command, plan.changes.overrides)}")
+    else:
+        yield Text("It does not fit. What each change by itself would save:", style="bold")
         for remedy in plan.remedies:
             yield Text(f"  {remedy.what}: {_size(remedy.saves)} less")
+
+
+def _results(changes: Changes) -> str:
+    return "results stay the same" if changes.same_results else "they change what is computed"
+
+
+def _command(command: Sequence[str], overrides: Sequence[str]) -> str:
+    return shlex.join(
+        ["dpotrain", "run", *command, *(word for each in overrides for word in ("--set", each))]
+    )
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -58,9 +85,43 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     steps = f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs"
     each = f"{plan.microbatches_per_step:.3g}"
     yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step"
-    if plan.seconds is not None and plan.tokens_per_second is not None:
-        yield "time", f"about {duration(plan.seconds)}, at {rate(plan.tokens_per_second)} tokens/s"
+    if plan.duration is not None:
+        yield from _time(plan, plan.duration)
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
+    yield "disk", f"{_size(sum(plan.disk.values()))} of {_size(plan.disk_free)} that are free: {parts}"
+    if plan.gpus is not None:
+        yield "GPU", _gpus(plan.gpus)
     if plan.finished_run is not None:
         measured = plan.finished_run.get("peak_memory_mb_measured", 0.0)
         predicted = plan.finished_run.get("peak_memory_mb_predicted", 0.0)
-        yield "last run", f"took {megabytes(measured)}, predicted {megabytes(predicted)}"
+        yield "last run", f"peak memory {megabytes(measured)}, predicted {megabytes(predicted)}"
+
+
+def _time(plan: Plan, time: Duration) -> Iterator[tuple[str, str]]:
+    parts = [f"training {duration(time.training)} at {rate(time.tokens_per_second)} tokens/s"]
+    if time.reference:
+        parts.append(f"reference {duration(time.reference)}")
+    if time.evaluations:
+        each = f"{time.evaluations} evaluation{'s' * (time.evaluations > 1)} of {duration(time.evaluation)}"
+        parts.append(each)
+    if time.samples:
+        parts.append(f"samples {time.samples} times {duration(time.sample)} at most")
+    if time.loading is not None:
+        parts.append(f"loading {duration(time.loading)}")
+    yield "time", f"about {duration(time.total)}: {', '.join(parts)}"
+    known = [duration(time.before_training)] if time.before_training else []
+    loading = ["the time to load, which no run here has measured"] if time.loading is None else []
+    yield "first step", f"after about {' and '.join([*known, *loading])}"
+    runs = plan.measured_runs
+    if runs:
+        yield "", f"speed and memory as {runs} run{'s' * (runs > 1)} of this model here measured them"
+    else:
+        yield "", "speed and memory are estimated; a run here measures them for the next plan"
+
+
+def _gpus(gpus: SmallestGpus) -> str:
+    as_is = "none of the common sizes as it is" if gpus.as_is is None else f"{gpus.as_is} GB as it is"
+    if gpus.with_changes is None or gpus.changes is None:
+        return as_is
+    settings = " ".join(f"--set {shlex.quote(each)}" for each in gpus.changes.overrides)
+    return f"{as_is}, {gpus.with_changes} GB with {settings} ({_results(gpus.changes)})"

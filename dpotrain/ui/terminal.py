@@ -19,8 +19,8 @@ from typing import IO, Any
 _ALTERNATE, _ORDINARY = "\x1b[?1049h\x1b[H\x1b[2J", "\x1b[?1049l"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 #: Control characters that the view acts on instead of the terminal's driver, so that the screen is put back before the
-#: process stops.
-_KEPT_FROM_DRIVER = ("VSUSP", "VDSUSP", "VQUIT")
+#: process is suspended. Those that interrupt and end it stay the driver's, which obeys where no Python runs, too.
+_KEPT_FROM_DRIVER = ("VSUSP", "VDSUSP")
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 #: Bytes of taken output from which its file is emptied.
 _MUCH_OUTPUT = 1 << 20
@@ -42,6 +42,15 @@ def usable() -> bool:
         return os.isatty(1) and os.tcgetpgrp(1) == os.getpgrp()
     except OSError:
         return False
+
+
+def size_of(handle: int) -> tuple[int, int]:
+    """Return a terminal's columns and lines; (0, 0) where it does not know them, or is gone."""
+    try:
+        columns, lines = os.get_terminal_size(handle)
+    except OSError:
+        return 0, 0
+    return columns, lines
 
 
 class Terminal:
@@ -149,11 +158,6 @@ class Terminal:
             time.sleep(0.2)
         self.enter()
 
-    def quit(self) -> None:
-        """End the process, as the terminal's key for SIGQUIT does."""
-        self.leave()
-        os.kill(os.getpid(), signal.SIGQUIT)
-
     def read(self) -> bytes:
         """Return the keys that were pressed."""
         try:
@@ -166,12 +170,8 @@ class Terminal:
         return self._handle
 
     def size(self) -> tuple[int, int]:
-        """Return columns and lines; (0, 0) where the terminal does not know them."""
-        try:
-            columns, lines = os.get_terminal_size(self._handle)
-        except OSError:
-            return 0, 0
-        return columns, lines
+        """Return columns and lines, as :func:`size_of` does."""
+        return size_of(self._handle)
 
     def write(self, text: str) -> None:
         """Write to the terminal; one that is gone ends no run."""

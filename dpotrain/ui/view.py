@@ -6,7 +6,8 @@ from rich.text import Text
 
 from dpotrain.core.formats import magnitude, number, share, signed, sparkline
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
-from dpotrain.ui.panels import Block, figures, fill, known, progress, wrap
+from dpotrain.ui.layout import Block, fill, wrap
+from dpotrain.ui.panels import evaluation, figures, known, progress
 from dpotrain.ui.state import ViewState
 
 #: The most columns of the curve of the loss.
@@ -28,7 +29,7 @@ def picture(state: ViewState, now: float, width: int) -> Block:
     )
     lines += [Text(line) for line in fill([f"{label} {text}" for label, text in parts], width)]
     lines += _curve(state, width)
-    lines += figures(state, width)
+    lines += figures(state, width) + evaluation(state, width)
     first, last = state.first_evaluation, state.evaluation
     if last is not first and chosen_rewards_fall(first, last):
         lines += [Text(line, style="dim italic") for line in wrap(CHOSEN_REWARDS_FALL, width)]

@@ -153,6 +153,8 @@ def _follow_plainly(follower: Follower, reporter: PlainReporter) -> Outcome | No
                 reporter.note(key[0])
         for record in news.records:
             reporter.logged(record)
+        for samples in news.samples:
+            reporter.samples(samples)
         for warning in news.warnings:
             reporter.warn(warning)
         if news.checkpoint is not None:

@@ -66,12 +66,15 @@ class LigerLoader(TransformersLoader):
         return policy
 
     def _model_type(self, request: LoadRequest) -> str:
+        from dpotrain_plugins.hub_access import cache_where_unreachable
         from dpotrain_plugins.transformers_loader.source import resolve
         from dpotrain_plugins.transformers_loader.weights import load_config
 
         options = self.options
-        source = resolve(request.source or options.name, options.revision if request.source is None else None)
-        return str(load_config(source.model, options).model_type)
+        with cache_where_unreachable():
+            revision = options.revision if request.source is None else None
+            source = resolve(request.source or options.name, revision)
+            return str(load_config(source.model, options).model_type)
 
 
 def fuse(model: PreTrainedModel) -> None:

@@ -48,6 +48,9 @@ class AdamW(Optimizer):
         """Count two moments in each weight's dtype, and a step count."""
         return sum(2 * weight.bytes + 4 for weight in weights)
 
+    def usual_lr(self, adapter: bool) -> tuple[float, float]:
+        return (1e-6, 1e-3) if adapter else (1e-8, 1e-4)
+
     def _groups(self, weights: Mapping[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
         """Spare vectors (biases, norms) weight decay, as usual: shrinking them regularizes nothing."""
         matrices = [weight for weight in weights.values() if weight.ndim >= 2]

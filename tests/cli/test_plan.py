@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_a_person_sees_a_table_and_facts(tmp_path):
     assert result.exit_code == 0
     for text in (
         "weights",
-        "at the peak",
+        "peak memory",
         "43,168 of 43,168 parameters",
         "10 of 5 pairs",
         "more would be no faster",
@@ -127,3 +128,112 @@ def test_a_quantizer_that_does_not_report_its_bits_is_named(tmp_path, monkeypatc
     result = dpotrain("plan", str(recipe), "--set", 'quantizer.use="bnb-4bit"')
     assert result.exit_code == 1
     assert "--set quantizer=false" in result.stderr
+
+
+def least(recipe) -> int:
+    """Return the bytes on a GPU of a recipe that says nothing of micro-batches or checkpointing: with the smallest."""
+    small = ["--set", "training.tokens_per_microbatch=1", "--set", "training.activation_checkpointing=true"]
+    return planned(recipe, "--memory", "24GB", *small)["needed"]
+
+
+def test_the_smallest_set_of_changes_is_a_command_with_which_it_fits(tmp_path):
+    recipe = project(tmp_path)
+    needed = least(recipe)
+    # A little less than what it takes: one change is enough, and it is not the first of the list.
+    size = f"{(needed - 100_000) / 2**20}MB"
+    result = dpotrain("plan", str(recipe), "--memory", size)
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("  dpotrain run ")]
+    words = shlex.split(line)
+    assert words[:3] == ["dpotrain", "run", str(recipe)]
+    assert words[3:] == ["--set", "optimizer.use=adamw-8bit"]
+    assert planned(recipe, "--memory", size, *words[3:])["fits"]
+    assert "they change what is computed" in result.stdout
+
+
+def test_changes_that_leave_results_as_they_are_come_first(tmp_path):
+    recipe = project(tmp_path)
+    fixed = [
+        "--set",
+        "training.tokens_per_microbatch=100000",
+        "--set",
+        "training.activation_checkpointing=false",
+    ]
+    needed = planned(recipe, "--memory", "24GB", *fixed)["needed"]
+    plan = planned(recipe, "--memory", f"{(needed - 10_000) / 2**20}MB", *fixed)
+    assert plan["changes"] == {"overrides": ["training.tokens_per_microbatch=auto"], "same_results": True}
+
+
+def test_where_nothing_is_enough_each_change_is_listed(tmp_path):
+    plan = planned(project(tmp_path), "--memory", "100MB")
+    assert (plan["fits"], plan["changes"]) == (False, None)
+    assert plan["remedies"]
+
+
+def test_the_smallest_gpus_that_would_do(tmp_path, monkeypatch):
+    recipe = project(tmp_path)
+    assert planned(recipe)["gpus"] == {"as_is": 8, "with_changes": None, "changes": None}
+    needed = least(recipe)
+    # A GPU of "8 GB" is just too small now, and all larger ones are not.
+    monkeypatch.setattr("dpotrain.run.planning.plan.GIGABYTE", (needed - 100_000) // 8)
+    gpus = planned(recipe)["gpus"]
+    assert (gpus["as_is"], gpus["with_changes"]) == (12, 8)
+    assert gpus["changes"] == {"overrides": ["optimizer.use=adamw-8bit"], "same_results": False}
+
+
+def test_it_learns_from_runs_and_says_so(tmp_path):
+    recipe = project(tmp_path)
+    cache = ["--set", f"run.cache_dir={str(tmp_path / 'cache')!r}"]
+    before = planned(recipe, *cache)
+    assert before["measured_runs"] == 0
+    assert before["duration"]["loading"] is None
+    outcome = run(recipe, cache[1])
+    after = planned(recipe, *cache)
+    assert after["measured_runs"] == 1
+    assert after["tokens_per_second"] == pytest.approx(outcome.tokens_per_second, rel=1e-6)
+    assert after["needed"] / 2**20 == pytest.approx(outcome.peak_memory_mb, rel=0.05)
+    assert after["duration"]["loading"] > 0
+    assert "as 1 run of this model here measured them" in dpotrain("plan", str(recipe), *cache).stdout
+    # Of another model, or none of this machine's device, nothing is learned.
+    assert planned(recipe, *cache, "--set", 'adapter.use="lora"')["measured_runs"] == 0
+    assert planned(recipe, *cache, "--memory", "24GB")["measured_runs"] == 0
+
+
+def test_time_and_disk_are_counted_by_part(tmp_path):
+    recipe = project(tmp_path)
+    plan = planned(recipe, "--set", "evaluation.every=3", "--set", "checkpoints.every=2")
+    assert plan["steps"] == 10
+    assert plan["duration"]["evaluations"] == 5  # before, after steps 3, 6 and 9, and at the end
+    # Three are kept, the best, and the one that is being written.
+    assert plan["disk"]["5 checkpoints"] == 5 * (plan["parts"]["gradients"] + plan["parts"]["optimizer"])
+    assert plan["disk"]["final"] == plan["parts"]["weights"]
+    assert plan["fits_disk"]
+    run(recipe, "evaluation.every=3", "checkpoints.every=2")
+    saved = [
+        sum(file.stat().st_size for file in place.iterdir())
+        for place in (tmp_path / "run/checkpoints").iterdir()
+    ]
+    assert max(saved) == pytest.approx(plan["disk"]["5 checkpoints"] / 5, rel=0.1)
+
+
+def test_evaluations_and_samples_are_counted_as_the_recipe_sets_them(tmp_path):
+    recipe = project(tmp_path)
+    more = [
+        "--set",
+        'samples.prompts=["one", "two"]',
+        "--set",
+        "samples.every=2",
+        "--set",
+        "evaluation.every=2",
+    ]
+    time = planned(recipe, *more)["duration"]
+    assert (time["evaluations"], time["samples"]) == (
+        6,
+        4,
+    )  # answers: before, after steps 4 and 8, and at the end
+    assert time["sample"] > 0
+    outcome = run(recipe, *more[1::2])
+    lines = (outcome.folder / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 4, 8, 10]
+    without = planned(recipe, "--set", "evaluation.first=false", "--set", "evaluation.pairs=1")["duration"]
+    assert (without["evaluations"], without["samples"]) == (1, 0)
+    assert without["evaluation"] == pytest.approx(time["evaluation"] / 2, rel=0.5)

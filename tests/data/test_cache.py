@@ -17,6 +17,7 @@ from dpotrain.core.errors import DataError
 from dpotrain.data import prepare as prepare_module
 from dpotrain.data.prepare import prepare_data
 from dpotrain.data.tokens import cache_key as key_module
+from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.formatters_for_tests import Plain
 from tests.data.preparing import RecordingReporter, everything, prepare, row
 from tests.data.tokenizers_for_tests import CHATML, MARKS_THE_LAST, assistant, bpe, user
@@ -146,7 +147,11 @@ class _Owner:
         lambda recipe: (recipe(ROWS), bpe(eos=False)),
         lambda recipe: (recipe(ROWS), bpe(bos=True)),
         lambda recipe: (recipe(ROWS), bpe(adds="<s> $A")),
-        lambda recipe: (recipe(ROWS), bpe(template=CHATML)),
+        # The formatter that is found, named: plain text for a chat model is asked about.
+        lambda recipe: (
+            recipe(ROWS, formatter=StandardFormatter(StandardFormatter.Options())),
+            bpe(template=CHATML),
+        ),
     ],
     ids=[
         *("rows", "our own format", "formatter's version", "max_length", "limit", "split", "columns"),

@@ -8,6 +8,7 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.core.pair import PreferencePair
 from dpotrain.data.tokens.chat_template import TemplateInputs, clock_values
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.preparing import prepare
 from tests.data.tokenizers_for_tests import CHATML, assistant, bpe, user
 
@@ -90,7 +91,8 @@ def test_the_report_says_which_time_it_was_and_a_recipe_can_set_it(recipe):
 @pytest.mark.parametrize("template", [DATE, CHATML], ids=["plain text", "no clock"])
 def test_nothing_is_said_where_no_clock_is_read(recipe, template):
     rows = [{"prompt": "q", "chosen": " a", "rejected": " b"}] if template is DATE else CHAT
-    prepared, _ = prepare(recipe(rows), bpe(template=template), clock=THEN)
+    formatter = StandardFormatter(StandardFormatter.Options()) if template is DATE else None
+    prepared, _ = prepare(recipe(rows, formatter=formatter), bpe(template=template), clock=THEN)
     assert prepared.report.clock is None
     assert prepared.report.changes() == []
 

@@ -1,5 +1,7 @@
 """Choosing a formatter: many rows are asked, not the first; what is decided is said."""
 
+import tomllib
+
 import pytest
 from pydantic import Field
 
@@ -192,3 +194,22 @@ def test_values_are_described_by_type_never_by_text():
     assert describe(["secret"]) == "list of 1: text"
     assert describe({"role": "secret"}) == "object with role"
     assert describe(3) == "whole number"
+
+
+def test_columns_in_another_spelling_come_with_the_line_that_reads_them():
+    rows = [{"Prompt": f"What is {n}?", "Chosen": "a number", " rejected ": "a word"} for n in range(3)]
+    with pytest.raises(DataError) as caught:
+        choose_formatter(ListRows(rows), CATALOGUE, None, {})
+    line = '  columns = { prompt = "Prompt", chosen = "Chosen", rejected = " rejected " }'
+    assert f"known by names in another spelling. [data] needs this line:\n{line}\n" in str(caught.value)
+    mapping = tomllib.loads(line)["columns"]
+    mapped = map_columns(ListRows(rows), mapping, None, "train")
+    assert choose_formatter(mapped, CATALOGUE, None, mapping).formatter.name == "standard"
+
+
+def test_columns_whose_other_spelling_would_not_be_read_either_get_no_line():
+    with pytest.raises(DataError) as caught:
+        choose_formatter(
+            ListRows([{"Prompt": "What is it?", "best": "a", "worst": "b"}]), CATALOGUE, None, {}
+        )
+    assert "another spelling" not in str(caught.value)

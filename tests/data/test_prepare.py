@@ -173,29 +173,57 @@ def test_first_rows_of_a_reason_are_a_few_and_the_count_is_all(recipe):
     assert any("39 dropped" in line and "10, …)" in line for line in prepared.report.summary_lines())
 
 
+def test_plain_text_for_a_chat_model_is_asked_about(recipe):
+    rows = [row(number) for number in range(4)]
+    with pytest.raises(DataError) as caught:
+        prepare(recipe(rows), bpe(template=CHATML))
+    assert str(caught.value) == (
+        "The formatter standard makes plain text of the rows, to which the model's chat template is not applied.\n"
+        "Which is meant decides what the model learns. Set one of these in [data], or with --set:\n"
+        '  data.format = "question"   each prompt is a user turn, each answer the assistant\'s\n'
+        '  data.format = "standard"   the text is trained on as it stands'
+    )
+
+
 @pytest.mark.parametrize(
-    ("formatter", "template", "warned"),
+    ("formatter", "template", "plain"),
     [
-        (None, CHATML, True),
-        (StandardFormatter(StandardFormatter.Options()), CHATML, False),
+        (StandardFormatter(StandardFormatter.Options()), CHATML, True),
         (QuestionFormatter(QuestionFormatter.Options()), CHATML, False),
         (None, None, False),
     ],
 )
-def test_plain_text_for_a_chat_model_gives_a_warning_unless_the_recipe_sets_the_format(
-    recipe, formatter, template, warned
+def test_plain_text_is_trained_on_as_the_recipe_sets_it_or_without_a_chat_template(
+    recipe, formatter, template, plain
 ):
     rows = [row(number) for number in range(4)]
-    _, shown = prepare(recipe(rows, formatter=formatter), bpe(template=template))
-    assert any("4 pairs are plain text" in text for text in shown.warnings) == warned
+    prepared, shown = prepare(recipe(rows, formatter=formatter), bpe(template=template))
+    assert len(prepared.train) == 4
+    assert prepared.report.plain_text_for_chat_model is plain
+    assert not any("plain text" in text for text in shown.warnings)
 
 
-def test_plain_text_without_a_column_of_prompts_cannot_be_read_as_questions(recipe):
+def test_a_few_rows_of_plain_text_among_messages_give_a_warning(recipe):
+    chats = [
+        {"chosen": [user(f"What? {n}"), assistant("a")], "rejected": [user(f"What? {n}"), assistant("b")]}
+        for n in range(60)
+    ]
+    text = "### Instruction:\nCount them\n\n### Response:\n"
+    rows = [*chats, *({"chosen": f"{text}seven {n}", "rejected": f"{text}two {n}"} for n in range(4))]
+    prepared, shown = prepare(recipe(rows), bpe(template=CHATML))
+    assert prepared.report.chat_template_ignored
+    assert any("4 pairs are plain text" in text for text in shown.warnings)
+
+
+def test_plain_text_that_no_formatter_reads_as_a_chat_has_one_remedy(recipe):
     text = "### Instruction:\nCount them\n\n### Response:\n"
     rows = [{"chosen": f"{text}seven {n}", "rejected": f"{text}two {n}"} for n in range(4)]
-    _, shown = prepare(recipe(rows), bpe(template=CHATML))
-    assert shown.warnings[0].endswith(
-        '\nWrite the pairs as messages if they are of a chat, or set data.format = "implicit-prompt" if they are not.'
+    with pytest.raises(DataError) as caught:
+        prepare(recipe(rows), bpe(template=CHATML))
+    assert "data.format = " in str(caught.value)
+    assert str(caught.value).endswith(
+        '  data.format = "implicit-prompt"   the text is trained on as it stands\n'
+        "If the pairs are of a chat, write them as messages: no formatter reads these rows as one."
     )
 
 

@@ -1,6 +1,9 @@
 """Compiled layers compute the same, and a machine that cannot compile says so beforehand."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +52,17 @@ def test_a_model_without_known_layers_is_refused(monkeypatch):
     monkeypatch.setattr(compiling, "decoder_layers", lambda policy: [])
     with pytest.raises(RunError, match="LlamaForCausalLM does not declare its decoder layers"):
         compile_layers(tiny_model("llama"))
+
+
+def test_a_run_that_compiles_nothing_imports_no_compiler():
+    """It takes a second, before anything is shown."""
+    code = "import dpotrain.run.session, sys; print('torch._dynamo' in sys.modules)"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"

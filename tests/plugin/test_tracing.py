@@ -1,5 +1,6 @@
 """What is recorded of the calls of plugins: all of them, in order, and nothing of the data."""
 
+import json
 import types
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from dpotrain import hookimpl
 from dpotrain.plugin.api import DatasetFormatter, Logger
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.testing import run_recipe
+from dpotrain.testing import example_pairs, run_recipe
 from tests.docs.generated import ROOT
 from tests.plugin.fakes import install
 from tests.support import dpotrain
@@ -105,9 +106,15 @@ def test_with_format_auto_a_dry_run_shows_what_formatters_are_asked_and_what_the
 
 
 def test_a_run_with_format_auto_is_traced_the_same_way_and_its_formatter_stays_the_plugins(tmp_path):
-    run = run_recipe("[training]\nsteps = 1", tmp_path)
+    turns = (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))
+    rows = [
+        {name: [{"role": role, "content": pair[name]}] for name, role in turns} for pair in example_pairs()
+    ]
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = run_recipe("[training]\nsteps = 1", tmp_path, data=data)
     picked = {call.component for call in run.calls if call.method == "format"}
-    assert picked == {"dataset formatter standard"}, (
+    assert picked == {"dataset formatter conversational"}, (
         "others do not recognise a row, and are not asked to read one"
     )
     assert {call.plugin for call in run.calls if call.method == "recognises"} == {"formatters"}

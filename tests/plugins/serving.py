@@ -30,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.get(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
+    def do_HEAD(self) -> None:
+        self.get(b"")
+
     def do_POST(self) -> None:
         self.post(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 

@@ -278,6 +278,20 @@ def test_csv_numbers_stay_the_text_they_were(tmp_path):
     assert rows(path) == [{"prompt": "1", "chosen": "007", "rejected": "1,5"}]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+def test_a_csv_file_is_read_by_the_delimiter_of_its_first_line(delimiter, tmp_path):
+    lines = ["prompt", "chosen", "rejected"], ["what, then?", '"one; two|three\t"', "no"]
+    lines[1][0] = f'"{lines[1][0]}"'
+    path = write(tmp_path / "n.csv", "".join(delimiter.join(line) + "\n" for line in lines))
+    rows = source(path).load("train")
+    assert rows[0] == {"prompt": "what, then?", "chosen": "one; two|three\t", "rejected": "no"}
+
+
+def test_a_delimiter_in_the_name_of_one_of_several_columns_is_part_of_the_name(tmp_path):
+    path = write(tmp_path / "n.csv", "prompt;all,chosen,rejected\n1,2,3\n")
+    assert source(path).load("train").columns == ["prompt;all", "chosen", "rejected"]
+
+
 @pytest.mark.parametrize("kind", ["json", "parquet", "csv", "disk"])
 def test_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path, kind):
     found = []
@@ -412,10 +426,16 @@ def test_a_hub_that_cannot_be_reached_is_a_message_with_a_remedy():
     )
     out = subprocess.run(
         [sys.executable, "-c", code],
-        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        env={
+            "HF_HUB_OFFLINE": "1",
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "PYTHONPATH": ":".join(sys.path),
+        },
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     assert 'data.name = "nobody/nothing-like-this" could not be loaded' in out
-    assert "Check the network" in out
+    assert "HF_HUB_OFFLINE is set, and the data set is not in its cache" in out
+    assert "Unset HF_HUB_OFFLINE, or set data.name to a folder or a file." in out

@@ -3,7 +3,6 @@
 import json
 import shutil
 import weakref
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from tests.plugin.fakes import Offers
 from tests.run.recipes import Recording, project, run
 
 HEARD: list[str] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported():
-    """Where torchao fails to load one of its parts, it keeps the frames that imported it first, and what they hold."""
-    with suppress(ImportError):
-        import torchao  # noqa: F401
 
 
 class Copies(Exporter):

@@ -13,9 +13,9 @@ from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.run.planning import speed
+from dpotrain.run import speed
 from dpotrain.run.planning.plan import make_plan
-from dpotrain.run.planning.speed import ModelWork, Workload
+from dpotrain.run.speed import ModelWork, Workload
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.run.recipes import project
@@ -59,7 +59,8 @@ def test_the_reference_takes_its_time_in_every_step_or_once_before(tmp_path, mon
         nonlocal data
         recipe = load_recipe(path, [f"reference.when={when!r}", f"training.epochs={epochs}"])
         data = data or prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter())
-        return make_plan(recipe, data).seconds
+        duration = make_plan(recipe, data).duration
+        return duration.training + duration.reference
 
     live, stored = (seconds(when, 2) for when in ("live", "precomputed"))
     assert live == pytest.approx(2 * seconds("live", 1))

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 ROOT = Path(__file__).parents[2]
 #: Seconds after which a process that is waited for hangs.
-HANGS = 60
+HANGS = 180
 _SEQUENCE = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])|\x1b[78=>]|\r|\n")
 
 #: Starts a program as a job in the foreground of a terminal, and ends as the job does: one whose parent is no shell of

@@ -67,4 +67,3 @@ def test_where_nothing_can_be_asked_keys_only_turn_pages(screen):
 
 def test_suspending_is_left_to_the_owner_of_the_terminal(screen, state):
     assert pressed(b"\x1a", screen, state) == ["suspend"]
-    assert pressed(b"\x1c", screen, state) == ["quit"]

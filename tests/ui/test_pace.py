@@ -59,8 +59,10 @@ def test_of_the_first_step_what_is_done_of_it_says_how_long_all_take():
 def test_evaluations_to_come_take_as_long_as_those_before(evaluate_every, after, evaluations):
     """The one after the last step included. The one of step ``after``, where it is due, is done."""
     pace = Pace(evaluate_every)
-    pace.pause(10.0)
+    pace.pause(300.0)  # loading
+    pace.pause(7.0)
     pace.evaluated()
+    pace.pause(3.0)  # sampling
     for number in range(1, after + 1):
         pace.add(_step(number, seconds=1.0))
     pace.pause(10.0)

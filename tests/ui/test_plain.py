@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.core.records import CheckpointRecord, Record
+from dpotrain.core.records import CheckpointRecord, Record, Sample, SamplesRecord
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL
 from dpotrain.ui.plain import PlainReporter
 from tests.ui.records import FIRST, LAST, Clock, evaluation, metrics, outcome, step
@@ -153,3 +153,46 @@ def test_a_stream_that_lacks_a_character_gets_a_question_mark(tmp_path):
     with path.open("w", encoding="ascii") as stream:
         PlainReporter(stream).note("naïve → ok")
     assert path.read_text() == "note: na?ve ? ok\n"
+
+
+def test_a_step_of_minutes_is_heard_of_every_minute(plain, stream, clock):
+    plain.started("recipe.toml", {}, 47)
+    for done in range(9):
+        plain.microbatch(1, done, 12)
+        clock.sleep(25)
+    plain.step(step(1))
+    plain.microbatch(2, 0, 12)
+    assert stream.getvalue().splitlines()[1:] == [
+        "step 1/47: 3/12 micro-batches eta=3m45s",
+        "step 1/47: 6/12 micro-batches eta=2m30s",
+    ]
+
+
+def test_samples_are_a_line_each(plain, stream):
+    plain.samples(SamplesRecord(200, [Sample("What is\n0+0?", "It is 0."), Sample("Go on", "x" * 400)]))
+    one, two = stream.getvalue().splitlines()
+    assert one == 'sample step=200 prompt="What is\\n0+0?" answer="It is 0."'
+    assert two.endswith('x…"')
+
+
+def test_a_short_phase_of_unknown_length_is_one_line_also_where_it_fails(plain, stream):
+    with plain.phase("hashing the data", None):
+        pass
+
+    def fail() -> None:
+        with plain.phase("reading the data", None):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert stream.getvalue() == "hashing the data: start\nreading the data: start\n"
+
+
+def test_the_time_left_counts_the_evaluations_to_come(stream, clock):
+    plain = PlainReporter(stream, clock, evaluate_every=100)
+    with plain.phase("evaluating", None):
+        clock.sleep(50)
+    plain.logged(FIRST)
+    plain.step(step(300))
+    plain.logged(Record("train", 300, {"loss": 0.5}))
+    assert stream.getvalue().splitlines()[-1] == "step 300/470 loss=0.5000 eta=8m10s"

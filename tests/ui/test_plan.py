@@ -1,13 +1,29 @@
 """What ``dpotrain plan`` shows, for a person."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
+from dpotrain.run.planning.changes import Changes, SmallestGpus
+from dpotrain.run.planning.duration import Duration
 from dpotrain.run.planning.plan import Plan
 from dpotrain.run.planning.remedies import Remedy
 from dpotrain.ui.plan import print_plan
+
+DURATION = Duration(
+    loading=None,
+    reference=300.0,
+    evaluations=5,
+    evaluation=4.0,
+    first_evaluation=8.0,
+    evaluates_first=True,
+    samples=0,
+    sample=0.0,
+    training=7200.0,
+    tokens_per_second=5210.0,
+)
 
 
 def shown(width: int = 100, **changes: Any) -> str:
@@ -30,7 +46,13 @@ def shown(width: int = 100, **changes: Any) -> str:
         "microbatches_per_step": 12.34,
         "tokens_per_second": 5210.0,
         "seconds": 7520.0,
+        "duration": DURATION,
+        "measured_runs": 0,
+        "disk": {"5 checkpoints": 2 * 2**30, "final": 150 * 2**20},
+        "disk_free": 100 * 2**30,
         "remedies": (Remedy("training.activation_checkpointing = true", 3 * 2**30),),
+        "changes": None,
+        "gpus": None,
         "finished_run": None,
     }
     console = Console(file=io.StringIO(), width=width, color_system=None)
@@ -44,12 +66,15 @@ def test_memory_by_part_and_the_facts():
     for line in (
         "weights 4.0 GB",
         "optimizer 300 MB",
-        "at the peak 4.3 GB",
+        "peak memory 4.3 GB",
         "available on NVIDIA [H200] 24.0 GB",
         "training 39,976,960 of 6,738,415,616 parameters",
         "micro-batch at most 4,096 tokens (what fits into memory), packed; the longest pair has 1,800",
         "steps 956 of 64 pairs, of 61,135 pairs; about 12.3 micro-batches a step",
-        "time about 2h05m, at 5,210 tokens/s",
+        "time about 2h05m: training 2h00m at 5,210 tokens/s, reference 5m00s, 5 evaluations of 4.0s",
+        "first step after about 5m08s and the time to load, which no run here has measured",
+        "speed and memory are estimated; a run here measures them for the next plan",
+        "disk 2.1 GB of 100.0 GB that are free: 5 checkpoints 2.0 GB, final 150 MB",
     ):
         assert line in lines
     assert "checkpointed" not in shown()
@@ -67,9 +92,39 @@ def test_what_does_not_fit_says_what_would_help():
 
 
 def test_another_device_has_no_time():
-    assert "tokens/s" not in shown(tokens_per_second=None, seconds=None)
+    assert "tokens/s" not in shown(tokens_per_second=None, seconds=None, duration=None)
 
 
 def test_a_finished_run_shows_how_far_off_the_prediction_was():
     run = {"peak_memory_mb_predicted": 1024.0, "peak_memory_mb_measured": 2048.0}
-    assert "took 2.0 GB, predicted 1.0 GB" in shown(finished_run=run)
+    assert "peak memory 2.0 GB, predicted 1.0 GB" in shown(finished_run=run)
+
+
+def test_what_runs_have_measured_is_said():
+    measured = replace(DURATION, loading=12.0)
+    text = " ".join(shown(duration=measured, measured_runs=3).split())
+    assert "5 evaluations of 4.0s, loading 12s" in text
+    assert "first step after about 5m20s speed and memory as 3 runs of this model here measured them" in text
+
+
+def test_the_fewest_changes_are_a_command_to_copy():
+    changes = Changes(("training.activation_checkpointing=true", 'x.y="a b"'), same_results=True)
+    text = shown(fits=False, changes=changes)
+    assert "It does not fit. With these changes it would; results stay the same:" in text
+    assert (
+        "  dpotrain run RECIPE --set training.activation_checkpointing=true --set 'x.y=\"a b\"'"
+        in text.splitlines()
+    )
+    assert "they change what is computed" in shown(fits=False, changes=Changes(("a=1",), same_results=False))
+
+
+def test_gpus_that_would_do():
+    changes = Changes(("optimizer.use=adamw-8bit",), same_results=False)
+    text = shown(gpus=SmallestGpus(48, 24, changes))
+    assert "48 GB as it is, 24 GB with --set optimizer.use=adamw-8bit (they change what is computed)" in text
+    assert "none of the common sizes as it is" in shown(gpus=SmallestGpus(None, None, None))
+
+
+def test_a_disk_that_is_too_full():
+    assert "The disk is too full" in shown(disk_free=2**30)
+    assert "The disk is too full" not in shown()

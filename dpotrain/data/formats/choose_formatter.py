@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +30,8 @@ class Decision:
     text: str
     """One line for the user."""
     warning: str = ""
+    plain_text: bool = False
+    """Whether it was chosen by the rows, and makes plain text of most of those sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class _Opinion:
     """How sure it is that the row is of its shape; NO where it would leave out a column of the pair."""
     reads: bool = False
     """Whether it gives a usable pair."""
+    plain_text: bool = False
+    """Whether that is plain text."""
     unread: bool = False
     """Whether it would leave out a column."""
     fault: str = ""
@@ -111,7 +117,9 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     refused = [f"  {name}: {fault}" for name, fault in faults.items()]
     if not candidates:
         found = f"No formatter recognises the data ({len(sample)} rows sampled)."
-        raise DataError("\n".join([found, *refused, _help(rows, sample, classes)]))
+        raise DataError(
+            "\n".join([found, *refused, *_respelled(looked_at, classes), _help(rows, sample, classes)])
+        )
     first = max(vote.rank(best) for vote in candidates)
     winners = [vote for vote in candidates if vote.rank(best) == first]
     if len(winners) > 1:
@@ -125,8 +133,9 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     # A row that is of a known shape, but for a column that would be left out, is a row of the data too.
     recognised = sum(any(vote.opinions[row].known for vote in votes) for row in range(len(sample)))
     text = f"data format: {name} (recognised in {fitting} of {len(sample)} rows sampled)"
+    plain = sum(one.plain_text for one in winner.opinions) * 2 > sum(one.reads for one in winner.opinions)
     if fitting == recognised:
-        return Decision(winner.formatter, text)
+        return Decision(winner.formatter, text, plain_text=plain)
     others = [vote for vote in candidates if vote is not winner]
     counts = ", ".join(f'"{vote.formatter.name}" {len(vote.claims(best))}' for vote in others)
     mixed = (
@@ -134,7 +143,7 @@ def _vote(rows: Rows, classes: Sequence[type[DatasetFormatter]]) -> Decision:
     )
     if fitting >= _ENOUGH * recognised:
         warning = f"Not all rows are of one format: {mixed} Rows that it cannot read are dropped and counted."
-        return Decision(winner.formatter, text, warning)
+        return Decision(winner.formatter, text, warning, plain)
     examples = [(sample[vote.claims(best)[0]], vote.formatter.name) for vote in [winner, *others]]
     shown = [f'  row {number} is "{of}": {describe(rows[number])}' for number, of in examples]
     remedy = (
@@ -162,13 +171,13 @@ def _vote_of(cls: type[DatasetFormatter], looked_at: Sequence[tuple[int, Mapping
 
 def _opinion(formatter: DatasetFormatter, row: Mapping[str, Any], number: int, level: int) -> _Opinion:
     try:
-        read_row(formatter, row, number)
+        read = read_row(formatter, row, number)
     except UnreadColumn as error:
         return _Opinion(0, unread=level > 0, fault=str(error) if level else "")
     except Exception as error:
         # What is wrong with the row, or with the formatter, is reported when the row is read in earnest.
         return _Opinion(level, fault=str(error) if level else "")
-    return _Opinion(level, reads=True)
+    return _Opinion(level, reads=True, plain_text=not read.pairs[0].conversational)
 
 
 def _recognition(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> int:
@@ -215,6 +224,33 @@ def _help(rows: Rows, sample: Sequence[int], classes: Sequence[type[DatasetForma
     return "\n".join(
         [*lines, f"Set data.format to a formatter, or map the data's columns in [data.columns]{example}."]
     )
+
+
+def _respelled(
+    looked_at: Sequence[tuple[int, Mapping[str, Any]]], classes: Sequence[type[DatasetFormatter]]
+) -> list[str]:
+    """Return the line that reads columns whose names differ from a formatter's in case, spaces or punctuation only."""
+    read = {name for cls in classes for name in cls.columns}
+    names = dict.fromkeys(name for _, row in looked_at for name in row)
+    plain = {name: "_".join(re.findall(r"[^\W_]+", name.lower())) for name in names}
+    mapping = {plain[name]: name for name in names if plain[name] in read and plain[name] not in names}
+    if not mapping:
+        return []
+    moved = set(mapping.values())
+    mapped = [
+        (
+            number,
+            {key: row.get(name) for key, name in mapping.items()}
+            | {k: v for k, v in row.items() if k not in moved},
+        )
+        for number, row in looked_at
+    ]
+    if all(_vote_of(cls, mapped) is None for cls in classes):
+        return []
+    # A TOML string is quoted as a JSON string is.
+    pairs = ", ".join(f"{key} = {json.dumps(name, ensure_ascii=False)}" for key, name in mapping.items())
+    line = f"The columns are known by names in another spelling. [data] needs this line:\n  columns = {{ {pairs} }}"
+    return [line]
 
 
 #: What formatters call columns that data sets have under another name.

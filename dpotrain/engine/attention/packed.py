@@ -105,8 +105,17 @@ def _register(underlying: str) -> str:
     return name
 
 
-# Which tokens see which is decided in Python for every micro-batch, which torch.compile cannot trace.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def exclude_from_compilation() -> None:
+    """Have torch.compile call segment attention as it is; a second call changes nothing.
+
+    Which tokens see which is decided in Python for every micro-batch, which it cannot trace. A decorator would import
+    the compiler, which takes a second, in every run.
+    """
+    global _attend
+    if not hasattr(_attend, "_torchdynamo_disable"):
+        _attend = torch.compiler.disable(_attend)  # type: ignore[no-untyped-call]
+
+
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.engine.attention import packed
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.scoring.scorer import causal_lm
 
@@ -57,5 +58,6 @@ def compile_layers(policy: PreTrainedModel) -> None:
             "Leave training.compile out: results stay the same."
         )
     torch._dynamo.config.recompile_limit = COMPILATIONS
+    packed.exclude_from_compilation()
     for layer in layers:
         layer.compile(dynamic=True)

@@ -29,6 +29,7 @@ from dpotrain.core.messages.values import (
     unwrapped,
 )
 from dpotrain.core.model_card import model_card
+from dpotrain.core.packages import import_apart
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
 from dpotrain.core.records import (
@@ -111,6 +112,7 @@ __all__ = [
     "folder_aside",
     "hash_file",
     "hookimpl",
+    "import_apart",
     "is_empty",
     "is_file",
     "is_folder",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import is_a, returns
+from dpotrain.plugin.api.returns import is_a, is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,15 @@ class Trained:
     def bytes(self) -> int:
         """Bytes of the tensor, and of its gradient."""
         return self.numbers * self.bytes_each
+
+
+def _is_range(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(map(is_number, value))
+        and 0 < value[0] <= value[1]
+    )
 
 
 class Optimizer(Component):
@@ -64,6 +73,14 @@ class Optimizer(Component):
         As here, two moments in the dtype of each weight, unless a subclass knows better.
         """
         return sum(2 * weight.bytes for weight in weights)
+
+    @returns("the lowest and highest of two numbers above 0, or None", optional(_is_range))
+    def usual_lr(self, adapter: bool) -> tuple[float, float] | None:
+        """Return the lowest and highest learning rate usual for DPO, for an adapter or for all weights.
+
+        A recipe far outside gets a warning; None, as here, never gives one.
+        """
+        return None
 
 
 @hookspec

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
-from dpotrain.core.reporter import Reporter
+from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
 from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
@@ -18,6 +18,7 @@ from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.precision import UpcastWeights
+from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
@@ -29,6 +30,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
+from dpotrain.run.building.measuring import Clocks, measuring_of
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
 from dpotrain.run.building.run_info import remote_code, run_info
@@ -42,8 +44,10 @@ from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.text_files import SamplesFile, TextsFile
 from dpotrain.run.loop import RunLoop
+from dpotrain.run.measurements import Measuring
 from dpotrain.run.microbatches import fit_to_memory, predicted_peak_mb
 from dpotrain.run.nonfinite import NonFiniteSteps
+from dpotrain.run.recipe_warnings import recipe_warnings
 from dpotrain.run.state import RunState
 from dpotrain.run.stopping import StopRequest
 
@@ -64,6 +68,7 @@ class BuiltRun:
     upcast_weights: UpcastWeights
     """Weights that are saved in fewer bits than they are trained in."""
     predicted_peak_mb: float
+    measuring: Measuring | None
 
 
 def build(
@@ -83,12 +88,14 @@ def build(
     if recipe.training.compile:
         check_compiler(parallel.device.type)
     seed_all(recipe.seed)
-    with reporter.phase("loading the tokenizer", None):
+    clocks = Clocks()
+    with showing_warnings(reporter), reporter.phase("loading the tokenizer", None):
         tokenizer = recipe.model.load_tokenizer()
     cache = cache_folder(recipe.run.cache_dir)
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
-    read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+    with showing_warnings(reporter), clocks.apart():
+        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
     data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
@@ -108,11 +115,13 @@ def build(
         shared_store=recipe.reference.store or (None if cache is None else cache / "reference"),
         resuming=before is not None,
     )
-    references = reference_builder.before_policy()
+    with clocks.apart():
+        references = reference_builder.before_policy()
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
     with reporter.phase("testing that the result can be saved", None):
         rehearse_saving(policy, tokenizer, adapter)
+    threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
@@ -122,7 +131,8 @@ def build(
             compile_layers(policy)
     plan = batch_plan(recipe, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
-        references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
+        with clocks.apart():
+            references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
 
     release_memory()
     with reporter.phase("preparing the optimizer", None):
@@ -184,8 +194,13 @@ def build(
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
+    for warning in recipe_warnings(recipe, len(data.train)):
+        reporter.warn(warning)
+    measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
+    if measuring is not None and (learned := measuring.learned) is not None:
+        memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
-    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb)
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
         recipe=recipe,
@@ -210,4 +225,4 @@ def build(
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
-    return BuiltRun(context, loop, adapter, upcast_weights, peak_mb)
+    return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)

@@ -43,8 +43,12 @@ def run_info(
     parallel: Parallel,
     fit: Fit,
     peak_mb: float,
+    threads: str,
 ) -> dict[str, str]:
-    """Return model, data, loss, steps, engine and memory of a run by label; ``peak_mb`` is the predicted peak."""
+    """Return model, data, loss, steps, engine and memory of a run by label.
+
+    ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU.
+    """
     weights = list(scorer.parameters())
     total = sum(weight.numel() for weight in weights)
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -59,17 +63,19 @@ def run_info(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
+    computing = f", {threads}" if threads else ""
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
+    plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
-        "data": f"{len(data.train):,} pairs ({data.formatter}), {tokens:,} tokens; {held_out}",
+        "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
-        "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{processes}",
-        "memory": f"about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
+        "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",
+        "memory": f"peak of about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
         "folder": str(recipe.run.output_dir),
     }

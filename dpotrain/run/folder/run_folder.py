@@ -56,6 +56,10 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
 
+    def holds_run(self) -> bool:
+        """Whether there is a run in the folder; one that failed before its first record or checkpoint is none."""
+        return self.metrics.exists() or any(self.checkpoints.glob("step-*"))
+
     def begin(self, *, resume: bool) -> None:
         """Make the folder ready, or make sure that going on in it was asked for.
 
@@ -63,8 +67,7 @@ class RunFolder:
             RunError: there is a run already and ``resume`` is False, the folder cannot be written, or one of the
                 files that are appended to is a link.
         """
-        # One that failed before its first record or checkpoint left nothing to keep.
-        if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step-*"))):
+        if not resume and self.holds_run():
             raise RunError(
                 f"{self.path} already holds a run.\n"
                 "Continue it with --resume (in Python: resume=True), or choose another folder: --set run.output_dir=…"

@@ -26,7 +26,7 @@ class SamplesFile:
 
     def read(self) -> Iterator[SamplesRecord | str]:
         """Yield the records in order (see :func:`.json_lines.read_lines`)."""
-        return read_lines(self.path, _samples, "samples")
+        return read_lines(self.path, samples_of, "samples")
 
     def rewind(self, step: int) -> None:
         """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
@@ -52,7 +52,8 @@ class TextsFile:
         keep_lines(self.path, lambda line: line["step"] <= step)
 
 
-def _samples(values: Mapping[str, Any]) -> SamplesRecord:
+def samples_of(values: Mapping[str, Any]) -> SamplesRecord:
+    """Undo :meth:`SamplesRecord.as_json`; raise a ValueError, KeyError or TypeError for another object."""
     samples = [Sample(each["prompt"], each["answer"]) for each in values["samples"]]
     if not all(isinstance(text, str) for each in samples for text in (each.prompt, each.answer)):
         raise ValueError("a value is of the wrong type")

@@ -1,43 +1,41 @@
-"""``dpotrain plan``: memory and time of a run, without loading its weights."""
+"""``dpotrain plan``: memory, time and disk space of a run, without loading its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 
-from dpotrain.core.errors import RunError
-from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import Costs
+from dpotrain.core.paths import cache_folder
+from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
-from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import free_memory, resident_memory
-from dpotrain.engine.memory.model_size import ModelSize, count
-from dpotrain.engine.memory.planner import microbatch_tokens, pairs_to_record, plan_memory
-from dpotrain.engine.memory.shapes import activations_from_shapes
-from dpotrain.engine.reference.plan import ReferencePlan
-from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision
-from dpotrain.engine.scoring.rope_scaling import length_rules
-from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.engine.memory.planner import MemoryPlan, microbatch_tokens, plan_memory
+from dpotrain.engine.threads import choose_threads, restoring_threads
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan, check_data, check_reference, policy_request
+from dpotrain.run.building.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.measurements import Learned, device_name, key_of, look_up
+from dpotrain.run.planning.changes import GIGABYTE, Changes, SmallestGpus, changes_that_fit, smallest_gpus
+from dpotrain.run.planning.description import Description, describe
+from dpotrain.run.planning.disk import disk_space
+from dpotrain.run.planning.duration import Duration, duration_of
 from dpotrain.run.planning.remedies import Remedy, find_remedies
-from dpotrain.run.planning.speed import ModelWork, Workload, sustained_rate
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 #: What CUDA's context and libraries take on a device, which no allocator counts.
 CUDA_CONTEXT = 600 * 2**20
 
+#: Reads the recipe again, with these overrides besides its own; a RecipeError where they do not go together.
+Reload: TypeAlias = Callable[[Sequence[str]], Recipe]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would take; sizes in bytes."""
+    """What a run would take; sizes in bytes, times in seconds."""
 
     device: str
     memory: int
@@ -62,9 +60,21 @@ class Plan:
     tokens_per_second: float | None
     """None for a device that is not in this machine."""
     seconds: float | None
-    """Training, and the reference's pass before it; without loading, evaluation and checkpoints."""
+    """The whole run, but for loading where no run has measured it."""
+    duration: Duration | None
+    """The same by part."""
+    measured_runs: int
+    """Runs of this model on this device whose measurements are used; 0: speed and memory are estimated."""
+    disk: Mapping[str, int]
+    """What the run leaves in its folder and in the cache."""
+    disk_free: int
+    """Of the disk of the run folder."""
     remedies: tuple[Remedy, ...]
-    """What to change where it does not fit, in the order in which to try."""
+    """What each change saves by itself, in the order in which to try."""
+    changes: Changes | None
+    """The fewest changes with which the run fits; None where it does, or no set is enough."""
+    gpus: SmallestGpus | None
+    """Which common sizes of GPUs would do; None where that was not asked for."""
     finished_run: Mapping[str, float] | None
     """``plan`` in the summary.json of the run that finished in the recipe's folder."""
 
@@ -73,127 +83,162 @@ class Plan:
         """Bytes at the peak."""
         return sum(self.parts.values())
 
+    @property
+    def fits_disk(self) -> bool:
+        """Whether the disk has room for what the run leaves."""
+        return sum(self.disk.values()) <= self.disk_free
+
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {**asdict(self), "needed": self.needed}
+        return {**asdict(self), "needed": self.needed, "fits_disk": self.fits_disk}
 
 
-def make_plan(recipe: Recipe, data: PreparedData, memory: int | None = None) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a plan is for."""
+
+    kind: str
+    """ "cpu" or "cuda"."""
+    name: str
+    process: int
+    """Bytes taken before the model is loaded."""
+    available: int
+
+
+def make_plan(
+    recipe: Recipe, data: PreparedData, memory: int | None = None, reload: Reload | None = None
+) -> Plan:
     """Plan a recipe for this machine's device, or for a GPU with so many bytes of ``memory``.
+
+    With ``reload``, changes with which it fits and sizes of GPUs are looked for, too.
 
     Raises:
         RunError: the loader cannot describe its model, or the adapter does not fit the model.
     """
-    device = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
-    training, reference = recipe.training, ReferencePlan.of(recipe)
-    bf16 = compute_precision(training.precision, device.type) == "bf16"
-    policy, bits = _blueprint(recipe, device, bf16)
-    check_data(policy, "the policy", data, recipe.data.max_length)
-    check_reference(recipe, data)
-    size = count(policy, bits)
-    work = ModelWork.of(policy, size)
-    # Few tokens are enough on any device: no backward pass is measured.
-    one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
-    apart = length_rules(policy, data.longest().longest())
-    activations, packs = activations_from_shapes(policy, one, two, bf16)
-    packs = packs and training.packing != "off" and not apart
-    costs = Costs.of_data(data.train, padded=not packs)
-
-    if memory is not None:
-        name, available, process = "a GPU of that size", memory, CUDA_CONTEXT
-    elif device.type == "cuda":
-        name, available, process = torch.cuda.get_device_name(device), free_memory(device), 0
-    else:
-        name, process = "this machine's CPU", resident_memory() or 0
-        available = free_memory(device) + process
-    held = {
-        "process": process,
-        "weights": size.bytes,
-        "reference model": _reference_bytes(recipe, reference, size, device),
-    }
-    planned = plan_memory(
-        recipe, policy, size, activations, costs, device=device.type, held=held, available=available
-    )
-    batches = batch_plan(recipe, costs, planned.fit.tokens)
+    target = _target(memory)
+    described = describe(recipe, data, target.kind)
+    with restoring_threads():
+        if memory is None:
+            choose_threads(described.policy, torch.device(target.kind))
+        learned = None if memory is not None else _learned(recipe, described, target.kind)
+        planned, batches = _memory(recipe, data, described, target, learned)
+        fit, parts = planned.fit, planned.parts(batches)
+        lasting = None
+        if memory is None:
+            lasting = duration_of(recipe, data, described, batches, fit, target.kind, learned)
+    fits = sum(parts.values()) <= target.available
+    changes = gpus = None
+    if reload is not None:
+        search = _Search(recipe, data, reload, {((), target.kind): (recipe, described)})
+        if not fits:
+            changes = changes_that_fit(recipe, described, lambda more: search.fits(more, target))
+        gpus = smallest_gpus(recipe, described, search.fits_gpu)
     microbatches = microbatch_tokens(batches)
-    parts = planned.parts(batches)
-    speed = seconds = None
-    if memory is None:
-        load = Workload.of(data.train, costs.padded)
-        rate = sustained_rate(device, compute_precision(training.precision, device.type))
-        recomputed = planned.fit.checkpointed / max(1, planned.fit.layers)
-        passes = reference.passes_per_step
-        epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
-        before_training = work.forward(load) / rate if reference.pass_before_training else 0.0
-        speed = float(data.train.lengths.sum()) / epoch
-        seconds = batches.epochs_done(batches.total_steps) * epoch + before_training
     before = RunFolder(recipe.run.output_dir).summary_of_finished() or {}
     return Plan(
-        device=name,
-        memory=available,
+        device=target.name,
+        memory=target.available,
         parts=parts,
-        fits=sum(parts.values()) <= available,
-        packed=packs,
-        tokens_per_microbatch=planned.fit.tokens,
-        limit=planned.fit.limit,
-        longest_pair=costs.longest_pair,
-        checkpointed_layers=planned.fit.checkpointed,
-        layers=planned.fit.layers,
-        parameters=size.parameters,
-        trained_parameters=size.trained_parameters,
+        fits=fits,
+        packed=described.packs,
+        tokens_per_microbatch=fit.tokens,
+        limit=fit.limit,
+        longest_pair=batches.costs.longest_pair,
+        checkpointed_layers=fit.checkpointed,
+        layers=fit.layers,
+        parameters=described.size.parameters,
+        trained_parameters=described.size.trained_parameters,
         pairs=len(data.train),
         steps=batches.total_steps,
-        pairs_per_step=training.pairs_per_step,
+        pairs_per_step=recipe.training.pairs_per_step,
         microbatches_per_step=sum(map(len, microbatches)) / len(microbatches),
-        tokens_per_second=speed,
-        seconds=seconds,
-        remedies=tuple(find_remedies(recipe, size, planned, batches)),
+        tokens_per_second=None if lasting is None else lasting.tokens_per_second,
+        seconds=None if lasting is None else lasting.total,
+        duration=lasting,
+        measured_runs=0 if learned is None else learned.runs,
+        disk=disk_space(recipe, data, described.size, batches.total_steps),
+        disk_free=shutil.disk_usage(_existing(recipe.run.output_dir)).free,
+        remedies=tuple(find_remedies(recipe, described.size, planned, batches)),
+        changes=changes,
+        gpus=gpus,
         finished_run=before.get("plan") or None,
     )
 
 
-def _blueprint(recipe: Recipe, device: torch.device, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
-    """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
-    model = recipe.model.blueprint(policy_request(recipe, "meta"))
-    if model is None:
-        raise RunError(
-            f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
-            "planned.\ndpotrain run measures it before the first step and shows it."
-        )
-    upcast = UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
-    bits: dict[int, float] = {}
-    if recipe.quantizer is not None:
-        named = recipe.quantizer.bits(model)
-        if named is None:
-            raise RunError(
-                f'the quantizer "{recipe.quantizer.name}" does not report the bits of its weights, so their memory '
-                "cannot be planned.\nPlan without it: --set quantizer=false"
-            )
-        model.requires_grad_(False)
-        for name, width in named.items():
-            weight = model.get_parameter(name)
-            bits[id(weight)] = width
-            # Products use the quantized weight itself; no cast copy is kept.
-            weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)
-    adapter = recipe.adapter or AllWeights(AllWeights.Options())
-    with torch.device("meta"):
-        policy = adapter.attach(model)
-    upcast.upcast_trained(policy)
-    if not recipe.training.compile:
-        use_memory_efficient_layers(policy)
-    return policy, bits
+@dataclass(slots=True)
+class _Search:
+    """Whether the recipe fits with changes. What is counted is kept: models by adapter and quantizer."""
+
+    recipe: Recipe
+    data: PreparedData
+    reload: Reload
+    described: dict[tuple[tuple[str, ...], str], tuple[Recipe, Description]]
+
+    def fits(self, changes: Sequence[str], target: _Target) -> bool:
+        """Return whether the run fits with these overrides; raises as ``reload`` and :func:`describe` do."""
+        recipe = self.reload(changes) if changes else self.recipe
+        model = tuple(change for change in changes if change.startswith(("adapter", "quantizer")))
+        if (model, target.kind) not in self.described:
+            self.described[model, target.kind] = recipe, describe(recipe, self.data, target.kind)
+        described = self.described[model, target.kind][1]
+        planned, batches = _memory(recipe, self.data, described, target, None)
+        return sum(planned.parts(batches).values()) <= target.available
+
+    def fits_gpu(self, changes: Sequence[str], gigabytes: int) -> bool:
+        """Return the same for a GPU of that size."""
+        return self.fits(changes, _target(gigabytes * GIGABYTE))
 
 
-def _reference_bytes(
-    recipe: Recipe, reference: ReferencePlan, policy: ModelSize, device: torch.device
-) -> int:
-    """Return what a second model takes that stays beside the policy; 0 where it cannot be known."""
-    if not reference.model_beside_policy:
-        return 0
-    if reference.model == "second copy":
-        return policy.bytes
-    model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
-    if model is None:
-        return 0
-    UpcastWeights(model, compute_precision(recipe.training.precision, device.type), device.type)
-    return count(model).bytes
+def _target(memory: int | None) -> _Target:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if memory is not None:
+        return _Target("cuda", "a GPU of that size", CUDA_CONTEXT, memory)
+    if device.type == "cuda":
+        return _Target("cuda", torch.cuda.get_device_name(device), 0, free_memory(device))
+    process = resident_memory() or 0
+    return _Target("cpu", "this machine's CPU", process, free_memory(device) + process)
+
+
+def _memory(
+    recipe: Recipe, data: PreparedData, described: Description, target: _Target, learned: Learned | None
+) -> tuple[MemoryPlan, BatchPlan]:
+    """Return what is held, and the steps as they are cut."""
+    costs = Costs.of_data(data.train, padded=not described.packs)
+    # For a lower max_length than the data was tokenized with; a pair has its prompt once and two answers.
+    most = recipe.data.max_length
+    costs = replace(costs, lengths=costs.lengths.clip(max=2 * most), longest=costs.longest.clip(max=most))
+    held = {
+        "process": target.process if learned is None else int(learned.process),
+        "weights": described.size.bytes,
+        "reference model": described.reference_bytes,
+    }
+    planned = plan_memory(
+        recipe,
+        described.policy,
+        described.size,
+        described.activations,
+        costs,
+        device=target.kind,
+        held=held,
+        available=target.available,
+    )
+    if learned is not None:
+        planned = replace(planned, allocator=learned.allocator)
+    return planned, batch_plan(recipe, costs, planned.fit.tokens)
+
+
+def _learned(recipe: Recipe, described: Description, kind: str) -> Learned | None:
+    """Return what runs of this model on this device measured."""
+    key = key_of(
+        recipe,
+        described.size,
+        device=device_name(torch.device(kind)),
+        precision=described.precision,
+        packed=described.packs,
+    )
+    return look_up(cache_folder(recipe.run.cache_dir), key)
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder that is there already."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())

@@ -38,7 +38,7 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
         all_layers = peak - activations.peak(longest, chosen.layers)
         found.append(Remedy("training.activation_checkpointing = true", int(all_layers)))
     state = recipe.optimizer.state_bytes(size.trained)
-    if (smaller := _smaller_optimizer(recipe)) is not None:
+    if (smaller := smaller_optimizer(recipe)) is not None:
         saved = state - smaller.state_bytes(size.trained)
         found.append(Remedy(f'optimizer.use = "{smaller.name}"', saved))
     trained = gradient_bytes(size.trained) + state
@@ -56,7 +56,7 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
     return [remedy for remedy in found if remedy.saves > 0]
 
 
-def _smaller_optimizer(recipe: Recipe) -> Optimizer | None:
+def smaller_optimizer(recipe: Recipe) -> Optimizer | None:
     """Return the optimizer that the recipe's own names as the smaller one, where it is there."""
     name = recipe.optimizer.smaller
     if name is None or name not in recipe.plugins.names(Optimizer):

@@ -28,6 +28,10 @@ from dpotrain_plugins.hf_datasets.rows import ArrowRows, content_digest, no_prog
 DEEPEST = 200
 
 
+#: What may stand between the columns of a table besides what its ending says.
+_OTHER_DELIMITERS = (",", ";", "\t", "|")
+
+
 class _File(Protocol):
     """One file's rows."""
 
@@ -193,12 +197,35 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
+def _delimiter(text: io.TextIOWrapper, usual: str) -> str:
+    """Return what stands between the columns' names, and rewind: spreadsheets write other things than a comma.
+
+    The usual one, unless the first line then is a single name and another delimiter makes several of it.
+    """
+    try:
+        line = text.readline()
+    except UnicodeDecodeError:
+        line = ""  # reported as the rows are read
+    text.seek(0)
+    found = usual
+    if _columns(line, usual) == 1:
+        found = max((usual, *_OTHER_DELIMITERS), key=lambda each: _columns(line, each))
+    return found
+
+
+def _columns(line: str, delimiter: str) -> int:
+    try:
+        return max(map(len, csv.reader([line], delimiter=delimiter)), default=0)
+    except csv.Error:
+        return 0
+
+
 def _csv_rows(file: BinaryIO, path: Path, delimiter: str) -> list[dict[str, Any]]:
     """Read a table whose first line names the columns; every value stays text."""
     csv.field_size_limit(2**31 - 1)  # answers are longer than the default limit of 128 KiB
     rows = []
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        reader = csv.DictReader(text, delimiter=_delimiter(text, delimiter), strict=True)
         try:
             names = list(reader.fieldnames or ())
             twice = [name for at, name in enumerate(names) if name in names[:at]]

@@ -12,6 +12,7 @@ from dpotrain_plugins.hf_datasets.compressed import plain_name
 from dpotrain_plugins.hf_datasets.files import FileRows
 from dpotrain_plugins.hf_datasets.places import JSON, Builder, Files, Name, Place, Saved, find
 from dpotrain_plugins.hf_datasets.rows import ArrowRows, no_progress_bars
+from dpotrain_plugins.hub_access import ask_hub, cache_where_unreachable, remedies, why_offline
 
 
 class HFDatasetsSource(DatasetSource):
@@ -96,7 +97,9 @@ class HFDatasetsSource(DatasetSource):
         import datasets
 
         try:
-            with no_progress_bars():
+            with no_progress_bars(), cache_where_unreachable():
+                if isinstance(place, Builder) and not place.local:
+                    ask_hub()
                 if isinstance(place, Saved):
                     found = datasets.load_from_disk(str(place.folder))
                 else:
@@ -120,10 +123,8 @@ def _explained(name: str, error: Exception) -> str:
             "for a private or gated data set, log in with `hf auth login`."
         )
     elif isinstance(error, ConnectionError):
-        remedy = (
-            "The hub cannot be reached, and the data set is not in the local cache. "
-            "Check the network (and HF_HUB_OFFLINE), or put the path of a folder or file into data.name."
-        )
+        first = f"{why_offline()}, and the data set is not in its cache."
+        remedy = remedies(name, "data.name", "dataset").replace("a folder.", "a folder or a file.")
     elif "onfig" in first:
         remedy = "Choose one with data.config."
         first = " ".join(line.strip() for line in text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Adapter, RecipeError, RunError, save_model
+from dpotrain.plugin.api import Adapter, RecipeError, RunError, import_apart, save_model
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,7 @@ class Lora(Adapter):
             RunError: a module named in the options is not there, nothing would be trained, the options
                 contradict the adapter that the policy arrives with, or its result could not be merged.
         """
+        import_apart("peft")
         from peft import PeftModel
 
         from .fit import warn_of_dropout, warn_of_idle

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Quantizer, require
+from dpotrain.plugin.api import Quantizer, import_apart, require
 from dpotrain_plugins.quantizers.linear_quantizer import LinearQuantizer, skip_modules_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Bnb4bit(_BitsAndBytes):
     options: Options
 
     def loading_config(self) -> Any:
+        import_apart("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         compute = self.options.compute_dtype
@@ -137,6 +138,7 @@ class Bnb8bit(_BitsAndBytes):
     options: Options
 
     def loading_config(self) -> Any:
+        import_apart("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(

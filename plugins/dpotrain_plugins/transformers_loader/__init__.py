@@ -9,6 +9,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import LoadRequest, ModelLoader, RecipeError, is_file, is_folder, short, user_path
+from dpotrain_plugins.hub_access import cache_where_unreachable
 
 from .source import check_folder, looks_like_a_path
 
@@ -93,23 +94,27 @@ class TransformersLoader(ModelLoader):
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         from .tokenizer import load_tokenizer
 
-        return load_tokenizer(self.options)
+        with cache_where_unreachable():
+            return load_tokenizer(self.options)
 
     def load_model(self, request: LoadRequest) -> PreTrainedModel:
         from .weights import load_model
 
-        return load_model(self.options, request)
+        with cache_where_unreachable():
+            return load_model(self.options, request)
 
     def blueprint(self, request: LoadRequest) -> PreTrainedModel:
         from .blueprint import blueprint
 
-        return blueprint(self.options, request)
+        with cache_where_unreachable():
+            return blueprint(self.options, request)
 
     def fingerprint(self, source: str | None = None) -> str:
         from .source import fingerprint
 
         revision = self.options.revision if source is None else None
-        return f"{fingerprint(source or self.options.name, revision)} dtype:{self.options.dtype}"
+        with cache_where_unreachable():
+            return f"{fingerprint(source or self.options.name, revision)} dtype:{self.options.dtype}"
 
 
 @hookimpl

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.plugin.api import RecipeError, RunError, hash_file, is_folder, user_path
+from dpotrain_plugins.hub_access import ask_hub, remedies, why_offline
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -239,6 +240,7 @@ def _from_hub(name: str, file: str, revision: str | None, missing_ok: bool = Fal
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    ask_hub()
     with _hub_errors(name, revision):
         try:
             return Path(hf_hub_download(name, file, revision=revision))
@@ -251,7 +253,7 @@ def _from_hub(name: str, file: str, revision: str | None, missing_ok: bool = Fal
 @contextmanager
 def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into what a person can do about it."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     try:
         yield
@@ -267,10 +269,7 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
             errors.RevisionNotFoundError: f"the hub's {name} has no revision {revision!r}; see its page for those "
             "there are",
             errors.HFValidationError: f"{name!r} is neither a folder here nor a possible hub name (owner/name)",
-            errors.LocalEntryNotFoundError: f"{nowhere} HF_HUB_OFFLINE is set. Unset it, fetch the model beforehand "
-            "(`hf download`), or name a folder"
-            if constants.HF_HUB_OFFLINE
-            else f"{nowhere} the hub cannot be reached. Check the network, or name a folder",
+            errors.LocalEntryNotFoundError: f"{nowhere} {why_offline()}.\n{remedies(name, 'model.name')}",
             errors.EntryNotFoundError: f"the hub's {at} holds no config.json, so it is not a transformers model",
             OSError: f"{at} could not be fetched from the hub: {str(error).strip().partition(chr(10))[0]}",
         }

@@ -41,7 +41,7 @@ def reader(rows, tokenizer=None, **keys) -> DataReader:
 
 def inspected(rows, tokenizer=None, **keys) -> Inspection:
     made = reader(rows, tokenizer, **keys)
-    return inspect_data(made, made.prepare(refuse_empty=False), SilentReporter())
+    return inspect_data(made, made.prepare(for_training=False), SilentReporter())
 
 
 def found(rows, kind: str, tokenizer=None, **keys) -> list[Finding]:

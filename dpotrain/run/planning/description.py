@@ -1,0 +1,112 @@
+"""A recipe's policy, counted from its configuration: no weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.prepare import PreparedData
+from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
+from dpotrain.engine.memory.activations import Activations
+from dpotrain.engine.memory.model_size import ModelSize, count
+from dpotrain.engine.memory.planner import pairs_to_record
+from dpotrain.engine.memory.shapes import activations_from_shapes
+from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision
+from dpotrain.engine.scoring.rope_scaling import length_rules
+from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain.plugin.api import LoadRequest
+from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.engine_builder import check_data, check_reference, policy_request
+from dpotrain.run.speed import ModelWork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a policy with its adapter takes, on a kind of device."""
+
+    policy: PreTrainedModel
+    """Without its weights."""
+    size: ModelSize
+    work: ModelWork
+    activations: Activations
+    packs: bool
+    precision: Precision
+    reference_bytes: int
+    """Of a second model that stays beside the policy."""
+
+
+def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
+    """Count a recipe's policy for a device, "cpu" or "cuda".
+
+    Raises:
+        RunError: the loader cannot describe its model, or the adapter does not fit the model.
+    """
+    training = recipe.training
+    precision = compute_precision(training.precision, device)
+    bf16 = precision == "bf16"
+    policy, bits = _blueprint(recipe, device, bf16)
+    check_data(policy, "the policy", data, recipe.data.max_length)
+    check_reference(recipe, data)
+    size = count(policy, bits)
+    work = ModelWork.of(policy, size)
+    # Few tokens are enough on any device: no backward pass is measured.
+    one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
+    apart = length_rules(policy, data.longest().longest())
+    activations, packs = activations_from_shapes(policy, one, two, bf16)
+    packs = packs and training.packing != "off" and not apart
+    beside = _reference_bytes(recipe, size, device)
+    return Description(policy, size, work, activations, packs, precision, beside)
+
+
+def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
+    """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
+    model = recipe.model.blueprint(policy_request(recipe, "meta"))
+    if model is None:
+        raise RunError(
+            f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
+            "planned.\ndpotrain run measures it before the first step and shows it."
+        )
+    upcast = UpcastWeights(model, compute_precision(recipe.training.precision, device), device)
+    bits: dict[int, float] = {}
+    if recipe.quantizer is not None:
+        named = recipe.quantizer.bits(model)
+        if named is None:
+            raise RunError(
+                f'the quantizer "{recipe.quantizer.name}" does not report the bits of its weights, so their memory '
+                "cannot be planned.\nPlan without it: --set quantizer=false"
+            )
+        model.requires_grad_(False)
+        for name, width in named.items():
+            weight = model.get_parameter(name)
+            bits[id(weight)] = width
+            # Products use the quantized weight itself; no cast copy is kept.
+            weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)
+    adapter = recipe.adapter or AllWeights(AllWeights.Options())
+    with torch.device("meta"):
+        policy = adapter.attach(model)
+    upcast.upcast_trained(policy)
+    if not recipe.training.compile:
+        use_memory_efficient_layers(policy)
+    return policy, bits
+
+
+def _reference_bytes(recipe: Recipe, policy: ModelSize, device: str) -> int:
+    """Return what a second model takes that stays beside the policy; 0 where it cannot be known."""
+    reference = ReferencePlan.of(recipe)
+    if not reference.model_beside_policy:
+        return 0
+    if reference.model == "second copy":
+        return policy.bytes
+    model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
+    if model is None:
+        return 0
+    UpcastWeights(model, compute_precision(recipe.training.precision, device), device)
+    return count(model).bytes
