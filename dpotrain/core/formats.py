@@ -54,6 +54,13 @@ def points(value: float) -> str:
     return f"{value * 100:+.1f} points"
 
 
+def interval(low: float, high: float) -> str:
+    """Return an interval of shares of 1: ``15.8 to 75.0 %``; empty where it is unknown."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{low * 100:.1f} to {high * 100:.1f} %"
+
+
 def rate(value: float) -> str:
     """Return a speed with at least three digits: ``0.0312``, ``12.3``, ``2,345``."""
     if not math.isfinite(value):

@@ -21,3 +21,17 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     half = _Z95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     scale = 1 + z2 / count
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def sign_test(one: int, other: int) -> float:
+    """Return the two-sided p-value of the exact sign test: of ``one + other`` fair coins, so uneven a split or worse.
+
+    With the pairs that two policies answer differently it is McNemar's exact test. 1 without any.
+    """
+    trials = one + other
+    term = total = 1  # binomial coefficients as integers: exact for any count
+    for k in range(min(one, other)):
+        term = term * (trials - k) // (k + 1)
+        total += term
+    p_value: float = 2 * total / 2**trials
+    return min(1.0, p_value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dpotrain.core.formats import share
@@ -58,6 +59,19 @@ class DataReport:
             "splits": {name: split.as_json() for name, split in self.splits.items()},
             "fingerprints": self.fingerprints,
         }
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> DataReport:
+        """Undo :meth:`as_json`; keys of other versions are left out.
+
+        Raises:
+            AttributeError, KeyError, TypeError: it is not the data of a report.
+        """
+        own = {each.name for each in fields(cls)} & plain.keys()
+        values = {name: plain[name] for name in own}
+        values["splits"] = {name: SplitReport.restored(split) for name, split in plain["splits"].items()}
+        pairs = plain["pairs"]
+        return cls(**values, train_pairs=pairs["train"], evaluation_pairs=pairs["evaluation"])
 
     def summary_lines(self) -> list[str]:
         """Return the report as lines of text."""

@@ -38,7 +38,7 @@ class Status:
     def number(self, name: str, default: float = 0.0) -> float:
         """Return a number of the file; ``default`` where there is none."""
         value = self.values.get(name)
-        return value if isinstance(value, int | float) else default
+        return value if isinstance(value, int | float) and abs(value) < 2**63 else default
 
     def process(self) -> str:
         """Return which process it is, for a message."""

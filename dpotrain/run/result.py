@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RunError, describe_exception
+from dpotrain.core.model_card import model_card
 from dpotrain.core.records import Outcome, Status
 from dpotrain.core.write_errors import system_error
 from dpotrain.engine.attention import packed
@@ -16,6 +18,7 @@ from dpotrain.run.building.build import BuiltRun
 from dpotrain.run.checkpoint.best import load_best
 from dpotrain.run.checkpoint.files import complete, step_of
 from dpotrain.run.folder.run_folder import RunFolder
+from dpotrain.run.how_to_load import how_to_load
 
 
 def save_result(built: BuiltRun, final: Path) -> Path:
@@ -37,6 +40,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
                             "save wrote no file into the folder that it was given", built.adapter
                         )
                     _save_tokenizer(built, aside)
+                    _save_card(built, aside)
             except Exception as error:
                 if (said := system_error(error)) is None:
                     raise
@@ -59,6 +63,21 @@ def _save_tokenizer(built: BuiltRun, folder: Path) -> None:
             f"the tokenizer cannot be saved, and final/ holds the weights alone: {describe_exception(error)}\n"
             "Copy the tokenizer's files there from the model that was trained."
         )
+
+
+def _save_card(built: BuiltRun, folder: Path) -> None:
+    """Write what was trained, how and with which result beside the weights; peft leaves a form to fill in there."""
+    context = built.context
+    said = how_to_load(built.adapter.how_to_load(folder), folder, context.run.tokenizer)
+    card = model_card(
+        context.run.folder,
+        context.recipe.document,
+        replace(outcome_of(built, "finished", None), final_step=context.state.final_step),
+        name=context.run.folder.absolute().name,
+        adapter=(folder / "adapter_config.json").is_file(),
+        how_to_load=said.replace(str(folder), "final"),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str = "") -> Outcome:
@@ -90,7 +109,9 @@ def outcome_of(built: BuiltRun, status: Status, final: Path | None, error: str =
         if progress.step
         else {},
         sections=run.sections,
-        how_to_load="" if final is None else built.adapter.how_to_load(final),
+        how_to_load=""
+        if final is None
+        else how_to_load(built.adapter.how_to_load(final), final, run.tokenizer),
         error=error,
         checkpoint_step=max(map(step_of, complete(RunFolder(run.folder).checkpoints)), default=None),
     )

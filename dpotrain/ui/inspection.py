@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from itertools import zip_longest
 
@@ -16,27 +15,26 @@ from dpotrain.data.inspection.inspection import Inspection, SplitOverview
 from dpotrain.data.inspection.row_view import RowView
 from dpotrain.data.split_report import SplitReport
 from dpotrain.ui.console import open_console
+from dpotrain.ui.output import print_view, width_of
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import legend, row_lines
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "note": "cyan"}
 _LONGEST_BAR = 40
-_NARROWEST = 24  # on fewer columns the terminal wraps lines itself
-_UNWRAPPED = 1_000_000
 
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
     """Print an inspection on standard output (or ``console``); lines are wrapped on a terminal only."""
     console = open_console() if console is None else console
-    _print(Group(*_view(inspection, Symbols.of(console), _width(console))), console)
+    print_view(Group(*_view(inspection, Symbols.of(console), width_of(console))), console)
 
 
 def print_row(view: RowView, console: Console | None = None) -> None:
     """Print a row as the model sees it."""
     console = open_console() if console is None else console
     symbols = Symbols.of(console)
-    lines = [*row_lines(view, symbols, _width(console))]
-    _print(Group(*lines, *([legend(symbols)] if view.pairs else [])), console)
+    lines = [*row_lines(view, symbols, width_of(console))]
+    print_view(Group(*lines, *([legend(symbols)] if view.pairs else [])), console)
 
 
 def finding_line(finding: Finding) -> str:
@@ -45,24 +43,6 @@ def finding_line(finding: Finding) -> str:
     return printable(
         f"{finding.severity}: {finding.split}: {finding.kind}: {finding.text}{rows}. {finding.remedy}"
     )
-
-
-def _print(view: RenderableType, console: Console) -> None:
-    if console.is_terminal:
-        console.width = max(console.width, _NARROWEST)
-        console.print(view, crop=False)
-        return
-    plain = Console(file=io.StringIO(), width=_UNWRAPPED, color_system=None, force_terminal=False)
-    plain.print(view)
-    assert isinstance(plain.file, io.StringIO)
-    # An encoding without a character must not end the output.
-    encoding = console.encoding
-    for line in plain.file.getvalue().splitlines():
-        console.file.write(line.rstrip().encode(encoding, "replace").decode(encoding) + "\n")
-
-
-def _width(console: Console) -> int | None:
-    return max(console.width, _NARROWEST) if console.is_terminal else None
 
 
 def _view(inspection: Inspection, symbols: Symbols, width: int | None) -> Iterator[RenderableType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,10 +13,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpotrain.core.formats import count, duration, megabytes, number, points, printable, rate, share, signed
+from dpotrain.core.formats import count, duration, megabytes, number, printable, rate
 from dpotrain.core.records import Outcome
+from dpotrain.ui.figures import FIGURES, accuracy_with_interval
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
+from dpotrain.ui.sections import section_lines, section_table
 
 #: Relative error of the predicted peak memory from which the summary shows it.
 _FAR_OFF = 0.25
@@ -28,13 +31,6 @@ _STYLES = {
     "interrupted": "bold yellow",
     "failed": "bold red",
 }
-_EVALUATION_ROWS = (
-    ("loss", "loss", number, signed),
-    ("rewards/accuracies", "accuracy", share, points),
-    ("rewards/margins", "margin", number, signed),
-    ("rewards/chosen", "chosen reward", number, signed),
-    ("rewards/rejected", "rejected reward", number, signed),
-)
 
 
 def summary(outcome: Outcome) -> Group:
@@ -51,10 +47,8 @@ def summary_text(outcome: Outcome) -> str:
 
 
 def _parts(outcome: Outcome) -> Iterator[RenderableType]:
-    steps = f"{count(outcome.steps)} step{'' if outcome.steps == 1 else 's'}"
-    ended = f" after {steps} in {duration(outcome.seconds)}"
     yield Text()
-    yield Text.assemble((outcome.status, _STYLES[outcome.status]), ended)
+    yield Text.assemble((outcome.status, _STYLES[outcome.status]), _ended(outcome))
     yield from _evaluation(outcome)
     for name, values in outcome.sections.items():
         yield from _section(name, values)
@@ -66,29 +60,45 @@ def _parts(outcome: Outcome) -> Iterator[RenderableType]:
     yield from _ending(outcome)
 
 
+def _ended(outcome: Outcome) -> str:
+    """Return when the run ended, and where it resumes if it has not finished."""
+    ended = f" after {_steps(outcome.steps)} in {duration(outcome.seconds)}"
+    if outcome.status == "finished" or outcome.checkpoint_step is None:
+        return ended
+    lost = outcome.steps - outcome.checkpoint_step
+    return f"{ended}; resumes at step {count(outcome.checkpoint_step)}" + (
+        f", {_steps(lost)} lost" if lost else ""
+    )
+
+
+def _steps(steps: int) -> str:
+    return f"{count(steps)} step{'s' * (steps != 1)}"
+
+
 def _ending(outcome: Outcome) -> Iterator[RenderableType]:
+    folder = shlex.quote(str(outcome.folder))
     if outcome.status == "finished":
         yield _labelled("result", str(outcome.final or outcome.folder), style="bold")
         if outcome.final_step not in (None, outcome.steps):
-            yield _labelled("", f"the policy of step {outcome.final_step}, the best evaluation")
-        if outcome.how_to_load:
-            yield _labelled("load it", outcome.how_to_load, style="cyan")
-        return
-    if outcome.status in ("stopped", "interrupted"):
-        yield _labelled("run", str(outcome.folder))
+            yield _labelled("", f"the policy of step {count(outcome.final_step or 0)}, the best evaluation")
     else:
+        yield _labelled("run", str(outcome.folder))
+    if outcome.status == "failed":
         yield _labelled("error", outcome.error or "unknown", style="red")
         yield _labelled("log", str(outcome.folder / "run.log"))
-    if outcome.checkpoint_step is not None:
-        lost = outcome.steps - outcome.checkpoint_step
-        yield _labelled(
-            "resumes",
-            f"at step {count(outcome.checkpoint_step)}"
-            + (f", {count(lost)} step{'' if lost == 1 else 's'} lost" if lost else ""),
-        )
-    if outcome.status == "stopped" or outcome.checkpoint_step is not None:
+    if outcome.status == "stopped" or (outcome.status != "finished" and outcome.checkpoint_step is not None):
         recipe = shlex.quote(str(outcome.folder / "recipe.toml"))
         yield _labelled("resume", f"dpotrain run {recipe} --resume")
+    if outcome.final is not None:
+        yield _labelled("talk to it", f"dpotrain chat {folder}")
+    if outcome.steps:
+        yield _labelled("look at it", f"dpotrain show {folder}")
+        yield _labelled("share it", f"dpotrain report {folder}")
+    if outcome.final is not None and outcome.how_to_load:
+        # In the first column, so that it can be copied and run.
+        yield Text()
+        yield Text("load it:", style="dim")
+        yield Text(printable(outcome.how_to_load), style="cyan", no_wrap=True, overflow="ignore")
 
 
 def _speed(outcome: Outcome) -> str:
@@ -111,67 +121,52 @@ def _plan(plan: Mapping[str, float]) -> str:
 def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
     first, last, best = outcome.first_evaluation, outcome.last_evaluation, outcome.best_evaluation
     if last:
-        figures = [Column(name, justify="right", no_wrap=True) for name in ("before", "after", "change")]
+        several = bool(first) and first != last
+        at_end = _when(last, outcome, outcome.steps)
+        columns = [_when(first, outcome, 0), at_end, "change"] if several else [at_end]
+        figures = [Column(name, justify="right", no_wrap=True) for name in columns]
         table = _table("evaluation", *figures)
-        for metric, label, write, change in _EVALUATION_ROWS:
-            if metric in last:
-                before, after = first.get(metric), last[metric]
-                old, grown = ("", "") if before is None else (write(before), change(after - before))
-                table.add_row(label, old, write(after), grown)
+        for figure in (figure for figure in FIGURES if figure.metric in last):
+            after = last[figure.metric]
+            cells = [figure.write(after)]
+            if several:
+                before = first.get(figure.metric, math.nan)
+                cells = [figure.write(before), *cells, figure.write_change(after - before)]
+            table.add_row(figure.label, *cells)
         yield Fitting(table)
+        if (pairs := last.get("pairs", 0)) and "rewards/accuracies" in last:
+            yield _labelled("accuracy", accuracy_with_interval(last["rewards/accuracies"], pairs))
         metric = outcome.best_by
         if metric in best and best[metric] != last.get(metric):
-            value, step = number(best[metric]), count(int(best["step"]))
-            yield Text(f"the best evaluation by {metric} was {value}, at step {step}")
+            yield _labelled("best", f"{metric} {number(best[metric])} at step {count(int(best['step']))}")
     if chosen_rewards_fall(first, last or outcome.train):
         yield Text(CHOSEN_REWARDS_FALL, style="dim")
 
 
+def _when(evaluation: Mapping[str, float], outcome: Outcome, unless_known: int) -> str:
+    """Return when an evaluation was: before training, at its end, or at a step between."""
+    step = int(evaluation.get("step", unless_known))
+    if step == 0:
+        return "before"
+    return "after" if step == outcome.steps and outcome.status == "finished" else f"step {count(step)}"
+
+
 def _section(name: str, values: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a section that a plugin reported: plain values as lines, ``table`` as a table, nothing nested deeper."""
-    lines = _section_lines(values)
+    lines = section_lines(values)
     yield Text()
     yield Text(printable(name), style="bold")
     width = max([len(label) for label in lines] + [_LABEL_WIDTH])
     for label, value in lines.items():
         yield _labelled(label, value, width=width)
-    table = values.get("table")
-    if isinstance(table, Mapping) and _listed(table.get("columns")) and _listed(table.get("rows")):
-        names = [printable(str(name)) for name in table["columns"]]
-        columns = [Column(name, max_width=_CELL_WIDTH, overflow="fold") for name in names]
-        shown = _table(*columns, show_lines=True)
-        for row in filter(_listed, table["rows"]):
-            shown.add_row(*(Text(printable(_plain(cell))) for cell in row[: len(shown.columns)]))
+    columns, rows = section_table(values)
+    if columns:
+        shown = _table(
+            *(Column(name, max_width=_CELL_WIDTH, overflow="fold") for name in columns), show_lines=True
+        )
+        for row in rows:
+            shown.add_row(*map(Text, row))
         yield Fitting(shown)
-
-
-def _listed(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value)
-
-
-def _section_lines(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plain values by label; ``x_before`` and ``x_after`` are one line."""
-    plain = {key: value for key, value in values.items() if isinstance(value, str | int | float | bool)}
-    lines = {}
-    for key, value in plain.items():
-        stem = key.removesuffix("_before").removesuffix("_after")
-        before, after = plain.get(f"{stem}_before"), plain.get(f"{stem}_after")
-        if stem != key and before is not None and after is not None:
-            lines[stem.replace("_", " ")] = f"{_plain(before)} before, {_plain(after)} after"
-        else:
-            lines[key.replace("_", " ")] = _plain(value)
-    return lines
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return count(value)
-    if isinstance(value, float):
-        # Only the plugin knows whether a fraction is a share, so it is not shown in percent.
-        return f"{value:.4g}"
-    return str(value)
 
 
 def _labelled(label: str, value: str, *, width: int = _LABEL_WIDTH, style: str = "") -> Text:

@@ -41,6 +41,7 @@ AREAS = {
     "damaged checkpoints": Area(run_files.DAMAGES, run_files.OfDamages, 0.2, "run files"),
     "states": Area(run_files.STATES, run_files.OfStates, 0.15, "run files"),
     "summaries": Area(run_files.SUMMARIES, run_files.OfSummaries, 0.2, "run files"),
+    "run folders": Area(run_files.RUN_FOLDERS, run_files.OfRunFolders, 0.1, "run files"),
 }
 
 

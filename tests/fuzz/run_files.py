@@ -4,6 +4,7 @@ import copy
 import hashlib
 import io
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dpotrain.core import summary
-from dpotrain.core.errors import RunError
+from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.plugin.api import Selection
+from dpotrain.report.comparison import compare
 from dpotrain.report.inventory import take_inventory
+from dpotrain.report.listing import list_run
+from dpotrain.report.past_run import read_run
+from dpotrain.report.run_json import run_as_json
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot
@@ -23,9 +28,14 @@ from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.resume_config import resume_config
 from dpotrain.ui.checkpoints_table import checkpoints_table
+from dpotrain.ui.comparison import print_comparison
+from dpotrain.ui.page.page import page
+from dpotrain.ui.run_view import print_run
+from dpotrain.ui.runs_table import print_runs
 from dpotrain.ui.summary import summary_text
 from tests.fuzz.junk import ANYTHING, DEEP, damage, mutate
 from tests.fuzz.recipes import check_message
+from tests.report.past_runs import past_run
 
 FILES = (
     "trained.safetensors", "optimizer.safetensors", "components.safetensors", "state.json",
@@ -243,3 +253,88 @@ class OfSummaries:
         assert finished["status"] == "finished"
         summary_text(summary.from_json(finished, self.folder.path))
         return "accepted"
+
+
+_NAMES = st.sampled_from(
+    [
+        *("recipe.toml", "status.json", "summary.json", "metrics.jsonl", "samples.jsonl", "data_report.json"),
+        *("environment.json", "evaluations/pairs.jsonl", "evaluations/step-00000200.jsonl"),
+    ]
+)
+
+
+@st.composite
+def run_folders(draw: st.DrawFn) -> list[tuple[str, bytes | None]]:
+    """Return changes to files of a run folder: other bytes, None where the file is removed."""
+    changes: list[tuple[str, bytes | None]] = []
+    for name in draw(st.lists(_NAMES, min_size=1, max_size=3, unique=True)):
+        whole = PAST_RUN[name]
+        kind = draw(st.sampled_from(["removed", "damaged", "mutated", "replaced"]))
+        if kind == "removed":
+            changes.append((name, None))
+        elif kind == "replaced":
+            changes.append((name, json.dumps(draw(JUNK)).encode()))
+        elif kind == "damaged" or name.endswith(".toml"):
+            changes.append((name, damage(draw, whole, st.binary(max_size=9))))
+        elif name.endswith(".jsonl"):
+            lines = whole.splitlines()
+            at = draw(st.integers(0, len(lines) - 1))
+            lines[at] = json.dumps(mutate(draw, json.loads(lines[at]), JUNK)).encode()
+            changes.append((name, b"\n".join(lines) + b"\n"))
+        else:
+            changes.append((name, json.dumps(mutate(draw, json.loads(whole), JUNK)).encode()))
+    return changes
+
+
+def _past_run() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = past_run(Path(folder) / "run", steps=200, every=100, held_out=12)
+        files = {
+            path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()
+        }
+    status = {
+        "state": "running",
+        "pid": 1,
+        "host": "x",
+        "step": 200,
+        "total_steps": 400,
+        "updated": 1e9,
+        "began": 9e8,
+    }
+    return files | {"status.json": json.dumps(status).encode()}
+
+
+PAST_RUN = _past_run()
+RUN_FOLDERS = run_folders()
+
+
+class OfRunFolders:
+    """Takes changes to a run folder: it is shown, listed, compared and reported all the same, or is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = folder / "run"
+        (self.run / "evaluations").mkdir(parents=True)
+        (self.run / "checkpoints").mkdir()
+
+    def __call__(self, case: list[tuple[str, bytes | None]]) -> str:
+        for name, content in {**PAST_RUN, **dict(case)}.items():
+            if content is None:
+                (self.run / name).unlink(missing_ok=True)
+            else:
+                (self.run / name).write_bytes(content)
+        try:
+            run = read_run(self.run)
+        except RecipeError as error:
+            assert {"recipe.toml", "status.json"} <= dict(case).keys()
+            check_message(str(error), (str(self.run),))
+            return "no run folder"
+        console = Console(file=io.StringIO(), width=100, force_terminal=True)
+        print_run(run, console)
+        print_runs(self.run, [list_run(self.run)], console)
+        found = compare([run, run])
+        print_comparison(found, console)
+        for plain in (run_as_json(run), list_run(self.run).as_json(), found.as_json()):
+            json.dumps(plain, default=str)
+        page([run])
+        page([run, run])
+        return "named" if run.problems else "accepted"

@@ -9,6 +9,7 @@ import pytest
 
 from dpotrain.core.errors import RunError, RunStopped
 from dpotrain.core.reporter import SilentReporter
+from dpotrain.ui.summary import summary_text
 from tests.run.crashing import SPEED
 from tests.run.recipes import Recording, losses, project, records, run, weights
 from tests.support import CHAT_TEMPLATE, tiny_tokenizer
@@ -205,3 +206,13 @@ def test_processes_of_one_run_read_one_time(forked, by_the_clock, tmp_path):
     clock = f"data.clock={report_of(tmp_path / 'run')['clock']!r}"
     assert [ended.code for ended in forked.ranks(by_the_clock, [*again, clock])] == [0, 0]
     assert losses(tmp_path / "run") == losses(tmp_path / "again")
+
+
+def test_what_changed_is_counted_from_the_first_evaluation_of_the_run(tmp_path):
+    """Not of the process that ends it: a resumed run compares with the policy before training."""
+    recipe = project(tmp_path)
+    options = ["training.steps=4", "evaluation.every=1", "checkpoints.every=1"]
+    run(recipe, *options, reporter=Recording(stop_at=2))
+    outcome = run(recipe, *options, resume=True)
+    assert (outcome.first_evaluation["step"], outcome.last_evaluation["step"]) == (0, 4)
+    assert "before" in summary_text(outcome)

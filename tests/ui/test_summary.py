@@ -16,8 +16,11 @@ def test_a_finished_run_says_where_the_result_is_and_how_to_load_it(tmp_path):
     lines = summary_text(outcome(tmp_path)).splitlines()
     assert "finished after 470 steps in 12m32s" in lines
     assert f"  result       {tmp_path / 'final'}" in lines
-    at = lines.index("  load it      model = load()")
-    assert lines[at + 1] == "               model = adapt(model)"
+    at = lines.index("load it:")
+    assert lines[at + 1 : at + 3] == ["model = load()", "model = adapt(model)"], "it can be copied and run"
+    assert f"  talk to it   dpotrain chat {tmp_path}" in lines
+    assert f"  look at it   dpotrain show {tmp_path}" in lines
+    assert f"  share it     dpotrain report {tmp_path}" in lines
     assert "  speed        12.3 pairs/s, 2,346 tokens/s, peak memory 3.1 GB" in lines
 
 
@@ -27,13 +30,42 @@ def test_the_evaluation_is_shown_before_after_and_change(tmp_path):
     assert ["loss", "0.6931", "0.5431", "-0.1500"] in words
     assert ["accuracy", "50.0", "%", "65.0", "%", "+15.0", "points"] in words
     assert ["margin", "0.0000", "0.5500", "+0.5500"] in words
-    assert "the best evaluation by loss was 0.5000, at step 150" in summary_text(outcome(tmp_path))
+    assert "  best         loss 0.5000 at step 150" in summary_text(outcome(tmp_path))
 
 
 def test_the_last_evaluation_being_the_best_is_not_worth_a_line(tmp_path):
-    assert "the best evaluation" not in summary_text(
-        outcome(tmp_path, best_evaluation={"step": 470, **LAST.metrics})
-    )
+    text = summary_text(outcome(tmp_path, best_evaluation={"step": 470, **LAST.metrics}))
+    assert not [line for line in text.splitlines() if line.startswith("  best ")]
+
+
+def test_an_accuracy_says_of_how_many_pairs_and_within_what(tmp_path):
+    last = {**LAST.metrics, "rewards/accuracies": 3 / 7, "pairs": 7}
+    text = summary_text(outcome(tmp_path, last_evaluation=last))
+    assert "  accuracy     42.9 % (3 of 7 pairs, 95 %: 15.8 to 75.0 %)\n" in text
+    tied = {**last, "rewards/accuracies": 0.5}
+    assert "50.0 % (7 pairs, 95 %: 20.2 to 79.8 %)" in summary_text(outcome(tmp_path, last_evaluation=tied))
+
+
+def test_a_single_evaluation_is_not_compared_with_itself(tmp_path):
+    only = {"step": 0, **FIRST.metrics}
+    of_it = {"first_evaluation": only, "last_evaluation": only, "best_evaluation": only}
+    stopped = outcome(tmp_path, status="stopped", final=None, steps=1, **of_it)
+    words = _words(summary_text(stopped))
+    assert ["evaluation", "before"] in words
+    assert ["loss", "0.6931"] in words
+    assert "change" not in summary_text(stopped)
+
+
+def test_evaluations_are_named_by_what_they_are(tmp_path):
+    """Without one before training the first is not called before, nor the last one after where a run was stopped."""
+    first, last = {"step": 50, **FIRST.metrics}, {"step": 400, **LAST.metrics}
+    stopped = outcome(tmp_path, status="stopped", final=None, first_evaluation=first, last_evaluation=last)
+    assert ["evaluation", "step", "50", "step", "400", "change"] in _words(summary_text(stopped))
+
+
+def test_the_rounding_of_a_tie_is_no_figure(tmp_path):
+    first = {**FIRST.metrics, "rewards/margins": -4.77e-08}
+    assert "e-08" not in summary_text(outcome(tmp_path, first_evaluation=first))
 
 
 def test_a_run_without_held_out_pairs_has_no_table(tmp_path):
@@ -78,8 +110,7 @@ def test_a_failed_run_with_a_checkpoint_says_how_to_go_on(tmp_path):
 def test_an_interrupted_run_says_where_it_resumes_and_what_is_lost(tmp_path):
     ended = outcome(tmp_path, status="interrupted", final=None, steps=428, checkpoint_step=405)
     text = summary_text(ended)
-    assert "interrupted after 428 steps" in text
-    assert "at step 405, 23 steps lost" in text
+    assert "interrupted after 428 steps in 12m32s; resumes at step 405, 23 steps lost\n" in text
     assert "--resume" in text
     assert "error" not in text
 

@@ -48,4 +48,4 @@ class AllWeights(Adapter):
         save_model(policy, folder, weights={})
 
     def how_to_load(self, folder: Path) -> str:  # noqa: D102
-        return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+        return f'model = AutoModelForCausalLM.from_pretrained("{folder}")'

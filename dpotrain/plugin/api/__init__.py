@@ -28,6 +28,7 @@ from dpotrain.core.messages.values import (
     reasoning_of,
     unwrapped,
 )
+from dpotrain.core.model_card import model_card
 from dpotrain.core.packages import import_apart
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.core.paths import is_file, is_folder, user_path
@@ -121,6 +122,7 @@ __all__ = [
     "mask",
     "mask_data",
     "mask_values",
+    "model_card",
     "read_messages",
     "read_tools",
     "reasoning_of",

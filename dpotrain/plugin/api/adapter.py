@@ -71,7 +71,11 @@ class Adapter(Component):
     @abstractmethod
     @returns("lines of Python that load the result", is_text)
     def how_to_load(self, folder: Path) -> str:
-        """Return a line or two of Python that loads what :meth:`save` wrote, for the closing summary."""
+        """Return Python that assigns what :meth:`save` wrote to ``model``, for the closing summary and the model card.
+
+        AutoModelForCausalLM is imported already; imports of anything else stand at the top. A single expression is the
+        model.
+        """
 
 
 @hookspec
@@ -127,7 +131,7 @@ def dpotrain_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
                 policy.save_pretrained(folder)
 
             def how_to_load(self, folder):
-                return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+                return f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
 
             def _copies(self, policy):
                 return {name: bias.clone() for name, bias in self.state(policy).items()}

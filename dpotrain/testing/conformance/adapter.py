@@ -187,14 +187,12 @@ def _tokens() -> torch.Tensor:
     return torch.arange(4, 24)[None]
 
 
-def _loaded(lines: str, folder: Path) -> Any:
-    """Run the lines that load a model, as a person would paste them, and return the model."""
-    assigned = lines if lines.lstrip().startswith("model =") else f"model = {lines}"
+def _loaded(said: str, folder: Path) -> Any:
+    """Run the lines that load a model, as the summary of a run shows them, and return the model."""
+    from dpotrain.run.how_to_load import loading_code
+
     script = folder / "loading_it.py"
-    script.write_text(
-        f"from peft import *\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n{assigned}\n",
-        "utf-8",
-    )
+    script.write_text(loading_code(said), "utf-8")
     return runpy.run_path(str(script))["model"]
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import Exporter, Finished, RecipeError, RunError, folder_aside
+from dpotrain.plugin.api import Exporter, Finished, RecipeError, RunError, folder_aside, model_card
 
 dpotrain_interface = 2
 
@@ -53,8 +53,6 @@ class Hub(Exporter):
             )
 
     def export(self, run: Finished) -> str:
-        from .card import card
-
         source = run.folder / self.options.of
         if not source.is_dir():
             raise RunError(f"{source} is not there to be pushed; exporters run in the recipe's order")
@@ -63,7 +61,7 @@ class Hub(Exporter):
             shutil.copytree(source, aside, copy_function=_linked, dirs_exist_ok=True)
             # Not written through a link: the result has a README of its own.
             (aside / "README.md").unlink(missing_ok=True)
-            (aside / "README.md").write_text(card(run, source, self.options.repo), encoding="utf-8")
+            (aside / "README.md").write_text(self._card(run, source), encoding="utf-8")
         by_hand = f"hf upload {self.options.repo} {shlex.quote(str(folder))}"
         if self.options.mode == "offline" or (self.options.mode == "auto" and not _key_found()):
             return f"{folder}; upload it with: {by_hand}"
@@ -75,6 +73,24 @@ class Hub(Exporter):
                 raise RunError(f"{folder} could not be pushed: {first}") from error
             run.note(f"the hub did not take {folder} ({first})")
             return f"{folder}; upload it with: {by_hand}"
+
+    def _card(self, run: Finished, source: Path) -> str:
+        """Return the card of the repository, in which the result goes by the repository's name."""
+        repo = self.options.repo
+        if source == run.outcome.final:
+            how_to_load = run.outcome.how_to_load.replace(str(source), repo)
+        else:
+            how_to_load = (
+                f'from transformers import pipeline\n\nprint(pipeline("text-generation", "{repo}")("Hello!"))'
+            )
+        return model_card(
+            run.folder,
+            run.recipe.document,
+            run.outcome,
+            name=repo.rpartition("/")[2],
+            adapter=(source / "adapter_config.json").is_file(),
+            how_to_load=how_to_load,
+        )
 
 
 def _push(folder: Path, repo: str, private: bool) -> str:

@@ -221,11 +221,12 @@ class Lora(Adapter):
 
     def how_to_load(self, folder: Path) -> str:
         if self.options.merge:
-            return f'AutoModelForCausalLM.from_pretrained("{folder}")'
+            return f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         revision = f', revision="{config["revision"]}"' if config.get("revision") else ""
         base = f'"{config["base_model_name_or_path"]}"{revision}'
         return (
+            "from peft import PeftModel\n"
             f"model = AutoModelForCausalLM.from_pretrained({base})\n"
             f'model = PeftModel.from_pretrained(model, "{folder}")'
         )
