@@ -134,14 +134,17 @@ class SilentReporter(Reporter):
 
 @contextmanager
 def showing_warnings(reporter: Reporter) -> Iterator[None]:
-    """Show every RunWarning that the block raises; other warnings go where they would without it."""
+    """Show every RunWarning that the block raises, each text once; other warnings go where they would without it."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", RunWarning)
         elsewhere = warnings.showwarning
+        said: set[str] = set()
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, RunWarning):
-                reporter.warn(str(message))
+                if str(message) not in said:
+                    reporter.warn(str(message))
+                said.add(str(message))
             else:
                 elsewhere(message, category, *where, **more)
 

@@ -101,7 +101,7 @@ def test_evaluation_splits_what_does_not_fit():
     held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs)
 
     def evaluate(scorer, advance) -> dict[str, float]:
-        return held_out.evaluate(trainer.parallel, scorer, trainer.loss, 1000, advance=advance)
+        return held_out.evaluate(trainer.parallel, scorer, trainer.loss, 1000, advance=advance).metrics
 
     expected = evaluate(trainer.scorer, lambda count: None)
     small = SmallDevice(trainer.scorer, 50, "forward")
