@@ -28,6 +28,9 @@ def content(value):
         [json.dumps(ASK), json.dumps(SAY)],
         {"role": ["user", "assistant"], "content": ["Which way?", "Left."]},
         (ASK, SAY),
+        [{"role": ["user", "assistant"], "content": ["Which way?", "Left."]}],
+        json.dumps([{"role": ["user", "assistant"], "content": ["Which way?", "Left."]}]),
+        [{"messages": [ASK, SAY]}],
         [ASK, None, SAY],
     ],
 )

@@ -81,8 +81,8 @@ def is_messages(value: Any) -> bool:
 def unwrapped(value: Any, what: str) -> Any:
     """Return a conversation in another form as a list of messages or one message, any other value as it is.
 
-    The forms are JSON text, an object with the list under ``messages`` or ``conversations``, and the object of lists
-    that Arrow may make of a list of objects. ``what`` names the column in the reason of the UnusableRow that text
+    The forms are JSON text, an object with the list under ``messages`` or ``conversations``, the object of lists that
+    Arrow may make of a list of objects, and a list around one such object. ``what`` names the column in the reason of the UnusableRow that text
     raises which is messages in a form other than JSON: as prose, it would be trained on.
     """
     if isinstance(value, tuple):
@@ -107,6 +107,15 @@ def unwrapped(value: Any, what: str) -> Any:
                     raise UnusableRow(f"{what} holds {key} beside its messages")
             return unwrapped(inner[0], what)
         return _rows_of(value)
+    if (
+        isinstance(value, list)
+        and len(value) == 1
+        and isinstance(value[0], Mapping)
+        and not is_message(value[0])
+    ):
+        # A list around one of the objects above.
+        inside = unwrapped(value[0], what)
+        return inside if is_messages(inside) else value
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         # Each turn is JSON text of its own.
         turns = [unwrapped(one, what) for one in value]
