@@ -33,7 +33,5 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool, plain: bool)
     shown = reporter(plain=plain, evaluate_every=loaded.evaluation.every)
     outcome = train(loaded, resume=resume, reporter=shown)
     if outcome.status == "stopped":
-        raise RunStopped(
-            f"the run was stopped after step {outcome.steps} and its state is saved\n"
-            f"go on with: dpotrain run {outcome.folder / 'recipe.toml'} --resume"
-        )
+        # How to go on stands in the closing summary.
+        raise RunStopped(f"the run was stopped after step {outcome.steps} and its state is saved")
