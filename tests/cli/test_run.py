@@ -39,15 +39,14 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
     assert seen == [(3, recipe, False), (2, recipe, True)]
 
 
-def test_a_run_stopped_by_a_signal_is_exit_75_and_says_how_to_go_on(recipe, monkeypatch):
+def test_a_run_stopped_by_a_signal_is_exit_75(recipe, monkeypatch):
     monkeypatch.setattr(
         "dpotrain.ui.train.train",
         lambda loaded, resume, reporter: Outcome("stopped", 7, Path("runs/mine"), None),
     )
     result = dpotrain("run", str(recipe))
     assert result.exit_code == 75
-    assert result.stderr.startswith("stopped: the run was stopped after step 7 and its state is saved\n")
-    assert "dpotrain run runs/mine/recipe.toml --resume" in result.stderr
+    assert result.stderr == "stopped: the run was stopped after step 7 and its state is saved\n"
 
 
 def test_a_wrong_recipe_is_refused_before_torch_is_imported(recipe):
