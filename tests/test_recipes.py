@@ -61,6 +61,8 @@ def replaced(recipe: Path, places: Path, run: Path) -> list[str]:
         "training.steps": STEPS,
         "logging.every": 1,
     }
+    if load_recipe(recipe).samples is not None:
+        overrides["samples.max_tokens"] = 3
     return [part for key, value in overrides.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 

@@ -115,6 +115,7 @@ def test_a_mistyped_name_is_told_as_such(tmp_path):
     assert "Check data.name and data.revision" in data
 
 
+@pytest.mark.soak
 def test_a_folder_asks_nobody(tmp_path):
     folder = tiny_checkpoint(tmp_path / "made")
     code = MODEL.replace('"someone/model"', repr(str(folder))) + (

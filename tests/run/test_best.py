@@ -82,6 +82,7 @@ def test_the_steps_are_those_of_a_run_that_exports_the_last(tmp_path):
     assert same_as_checkpoint(tmp_path / "last", 8, adapter=True)
 
 
+@pytest.mark.soak
 def test_stopped_and_resumed_past_the_best_it_is_still_exported(forked, tmp_path):
     recipe = project(tmp_path, adapter=True)
     run(recipe, *OVERSHOOTS, into=tmp_path / "whole")

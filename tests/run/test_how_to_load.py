@@ -26,7 +26,13 @@ def run_as_printed(code, folder):
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=["lora", "merged", "all weights"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "lora",
+        *(pytest.param(way, marks=pytest.mark.soak) for way in ("merged", "all weights")),
+    ],
+)
 def finished(request, tmp_path_factory):
     """The outcome of a run, with a folder whose name is awkward."""
     recipe = project(tmp_path_factory.mktemp("a 'result'"), adapter=request.param != "all weights")

@@ -59,7 +59,13 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, id=name, marks=[] if name in ("lora", "4 bits") else pytest.mark.soak)
+        for name, way in WAYS.items()
+    ],
+)
 def test_no_number_of_the_training_changes(recipe, tmp_path, way):
     for name, more in {"without": [], "with": DRAWN}.items():
         run(recipe, *way, *EVERY, *more, into=tmp_path / name)
@@ -71,6 +77,7 @@ def test_no_number_of_the_training_changes(recipe, tmp_path, way):
     assert all(each["answer"] for each in first)
 
 
+@pytest.mark.soak
 def test_nor_in_two_processes_which_share_the_prompts(forked, recipe, tmp_path):
     for name, more in {"without": [], "with": DRAWN}.items():
         ended = forked.ranks(recipe, [*EVERY, *more, into(tmp_path / name)])

@@ -206,7 +206,9 @@ def test_it_imports_nothing_heavy(folder):
     assert set(HEAVY).isdisjoint(imported_by("watch", "--once", str(folder)))
 
 
-@pytest.mark.parametrize(("key", "ends"), [("q", "it goes on"), ("xy", "stopped")])
+@pytest.mark.parametrize(
+    ("key", "ends"), [pytest.param("q", "it goes on", marks=pytest.mark.soak), ("xy", "stopped")]
+)
 def test_a_run_in_another_process_watched_on_a_terminal(tmp_path, key, ends):
     recipe = project(tmp_path)
     command = [

@@ -82,8 +82,8 @@ def unwrapped(value: Any, what: str) -> Any:
     """Return a conversation in another form as a list of messages or one message, any other value as it is.
 
     The forms are JSON text, an object with the list under ``messages`` or ``conversations``, the object of lists that
-    Arrow may make of a list of objects, and a list around one such object. ``what`` names the column in the reason of the UnusableRow that text
-    raises which is messages in a form other than JSON: as prose, it would be trained on.
+    Arrow may make of a list of objects, and a list around one such object. ``what`` names the column in the reason of
+    the UnusableRow that text raises which is messages in a form other than JSON: as prose, it would be trained on.
     """
     if isinstance(value, tuple):
         value = list(value)
