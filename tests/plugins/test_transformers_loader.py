@@ -487,6 +487,7 @@ def hub_cache(cache, repository, folder):
     (home / "refs/main").write_text(COMMIT)
 
 
+@pytest.mark.soak
 def test_hub_names_are_loaded_from_the_cache_at_one_commit(checkpoint, adapter, tmp_path):
     """In a process of its own, because the hub's client reads where its cache is when it is imported."""
     hub_cache(tmp_path, "someone/model", checkpoint)

@@ -204,6 +204,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves_and_goes_on_after_a_r
     assert run(recipe, *chosen, into=tmp_path / "two", resume=True).steps == 3
 
 
+@pytest.mark.soak
 def test_early_stopping_of_two_processes_ends_both(recipe, forked, tmp_path):
     chosen = [
         "callbacks=[{use='early-stopping', patience=2, min_change=100.0}]",

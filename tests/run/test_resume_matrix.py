@@ -181,7 +181,7 @@ def test_two_processes_stopped_and_resumed_end_in_the_same_bits(in_two, forked, 
     assert differences(tmp_path, recipe.parent / "run") == []
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=soak), 1])
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forked, tmp_path):
     """TRAPS: a rank that waits in a collective until it times out."""
     recipe, settings = in_two
@@ -201,6 +201,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     assert differences(tmp_path, recipe.parent / "run") == []
 
 
+@soak
 @pytest.mark.parametrize("in_two", ["lora, accumulation"], indirect=True)
 def test_numbers_that_are_not_finite_on_one_rank_are_noticed_by_both(in_two, forked, tmp_path):
     recipe, settings = in_two

@@ -99,7 +99,7 @@ def test_a_new_size_leaves_no_stale_lines(run, size):
         assert max(map(len, terminal.screen.lines)) <= width
 
 
-@pytest.mark.parametrize("size", [FULL, SMALL])
+@pytest.mark.parametrize("size", [FULL, pytest.param(SMALL, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_gives_the_terminal_back(run, number, size):
     with run(size=size) as terminal:
@@ -128,7 +128,7 @@ def test_a_signal_gives_the_terminal_back(run, number, size):
         "sys.exit(1)",
     ],
 )
-@pytest.mark.parametrize("size", [FULL, SMALL])
+@pytest.mark.parametrize("size", [FULL, pytest.param(SMALL, marks=pytest.mark.soak)])
 def test_every_way_out_gives_the_terminal_back(run, go, act, size):
     with run(f"go(); {act}", size) as terminal:
         terminal.until("step 20 of 470")
