@@ -90,7 +90,7 @@ class RunLoop:
             context.reporter.note("there are no held-out pairs to evaluate")
         if stop:
             return self._stopped()
-        if finish:
+        if finish and context.state.step < context.trainer.plan.total_steps:
             return self._finished_early()
         if save:
             self.checkpoints.save_unless_saved(in_background=True)

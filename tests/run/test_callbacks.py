@@ -68,6 +68,13 @@ def test_a_run_that_is_asked_to_stop_is_finished_with_its_result(recipe, tmp_pat
     assert (again.status, again.steps) == ("finished", 5)
 
 
+def test_asked_to_stop_at_its_last_step_a_run_has_not_ended_early(recipe, tmp_path):
+    chosen = plugins(at_step=lambda run, step: run.stop("it is over") if step.step == 10 else None)
+    outcome = run(recipe, ASKING, into=tmp_path / "run", plugins=chosen)
+    assert (outcome.status, outcome.steps) == ("finished", 10)
+    assert "ended early" not in outcome.sections
+
+
 def test_steps_since_the_last_record_are_in_the_last_one(recipe, tmp_path):
     chosen = plugins(at_step=lambda run, step: run.stop("now") if step.step == 5 else None)
     run(recipe, ASKING, "logging.every=3", into=tmp_path / "run", plugins=chosen)

@@ -39,7 +39,6 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
             context.metrics.rewind(-1)
             context.samples.rewind(-1)
             context.texts.rewind(-1)
-            context.texts.rewind(-1)
             context.evaluations.rewind(())
         reporter.note("there is no checkpoint to resume from; the run begins at step 1")
         return
