@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core import summary
+from dpotrain.core.errors import RecipeError
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, SamplesRecord
 from dpotrain.run.checkpoint import files
 from dpotrain.run.folder.metrics_file import read_record
@@ -80,6 +81,10 @@ class Follower:
         """
         self.folder = RunFolder(run)
         if not any(path.exists() for path in (self.folder.status, self.folder.metrics, self.folder.recipe)):
+            if not run.exists():
+                raise RecipeError(
+                    f"there is no run in {run} yet.\nA run makes the folder that its recipe names, run.output_dir."
+                )
             raise no_run_folder(run, "status.json")
         self.checkpoint_step: int | None = None
         """The newest checkpoint's, at the last look."""

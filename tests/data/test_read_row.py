@@ -124,6 +124,18 @@ def test_some_rows_with_a_system_text_make_all_of_them_conversations():
     assert [len(prompt) for prompt in prompts] == [2, 1, 1]
 
 
+def test_columns_of_unknown_names_are_asked_for_and_not_guessed():
+    rows = [
+        {"question": "How many?", "better": f"There are {n}.", "worse": f"Maybe {n} of them."}
+        for n in range(3)
+    ]
+    with pytest.raises(DataError) as error:
+        decide(rows)
+    assert "map the data's columns in [data.columns]: which of question, better, worse is chosen" in str(
+        error.value
+    )
+
+
 @pytest.mark.parametrize("column", ["problem", "Question", "text", "dialogue"])
 @pytest.mark.parametrize(
     "opening", ["The number of them is", "Sure!\nThe number is", "Answer: the number is"]

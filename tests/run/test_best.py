@@ -170,3 +170,13 @@ def test_without_evaluations_on_the_way_it_is_refused(tmp_path):
         load_recipe(recipe, ["evaluation.best=true"])
     with pytest.raises(RecipeError, match=r"\[evaluation\] best: there are no held-out pairs"):
         load_recipe(recipe, ["evaluation.best=true", "data.eval_fraction=0"])
+
+
+def test_a_finished_run_is_given_the_best_policy_afterwards(tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    overrides = [each for each in OVERSHOOTS if each != "evaluation.best=true"]
+    run(recipe, *overrides, "checkpoints.every=1", "checkpoints.keep=9")
+    again = run(recipe, *overrides, "checkpoints.every=1", "evaluation.best=true", resume=True)
+    assert (again.status, again.steps) == ("finished", 8)
+    assert again.final_step == best_of(tmp_path / "run") != 8
+    assert same_as_checkpoint(tmp_path / "run", again.final_step, adapter=True)

@@ -263,6 +263,10 @@ def _example(rows: Sequence[Mapping[str, Any]]) -> str:
     for name, formatters_name in _OTHER_NAMES.items():
         if name in names and formatters_name not in names:
             return f', as in {formatters_name} = "{name}"'
+    if not {"chosen", "rejected"} & names:
+        # Which column is an answer only a person knows.
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        return f": which of {_some(columns)} is chosen, which rejected"
     if "prompt" in names:
         return ""
     # The column whose texts differ most between the rows, the answers aside.

@@ -98,7 +98,7 @@ class RunFolder:
     def finished(self, recipe: Selection) -> dict[str, Any] | None:
         """Return the summary of the run of this recipe, where it finished here, or None.
 
-        One that asks for other epochs or steps than were taken has not finished.
+        One that asks for other epochs or steps than were taken, or for another policy in ``final/``, has not finished.
 
         Raises:
             RunError: the run that finished here was of a recipe that takes other steps.
@@ -115,7 +115,12 @@ class RunFolder:
         then, now = before.get("training"), recipe.document["training"]
         if not isinstance(then, dict):
             return None
-        return None if any(then.get(key) != now.get(key) for key in ("epochs", "steps")) else summary
+        if any(then.get(key) != now.get(key) for key in ("epochs", "steps")):
+            return None
+        # Another policy for final/: it is written anew from the checkpoints.
+        exported = before.get("evaluation")
+        best = isinstance(exported, dict) and exported.get("best", False)
+        return summary if best == recipe.document.get("evaluation", {}).get("best", False) else None
 
     def write(self, path: Path, content: str | Mapping[str, Any]) -> None:
         """Write one of the files: a text, or data as JSON without secrets."""
