@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from dpotrain.scaffold.first_recipe.looking import Data, Machine, Model
 
 
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_COUNT = click.IntRange(min=1)
+
+
 @click.command("init", short_help="Write a first recipe, by questions or flags.")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("recipe.toml"))
 @click.option(
@@ -48,40 +52,38 @@ if TYPE_CHECKING:
 @click.option("--loss", metavar="NAME", help="The objective; dpo unless given.")
 @click.option(
     "--beta",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_POSITIVE,
     metavar="X",
     help="Strength of the pull to the reference.",
 )
-@click.option("--rank", "--lora_r", type=click.IntRange(min=1), metavar="N", help="Rank of the adapter.")
+@click.option("--rank", "--lora_r", type=_COUNT, metavar="N", help="Rank of the adapter.")
 @click.option(
     "--alpha",
     "--lora_alpha",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_POSITIVE,
     metavar="X",
     help="Scale of the adapter.",
 )
 @click.option(
     "--lr",
     "--learning_rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_POSITIVE,
     metavar="X",
     help="Peak learning rate.",
 )
-@click.option(
-    "--epochs", "--num_train_epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the pairs."
-)
-@click.option("--pairs-per-step", type=click.IntRange(min=1), metavar="N", help="Pairs in one update.")
+@click.option("--epochs", "--num_train_epochs", type=_COUNT, metavar="N", help="Passes over the pairs.")
+@click.option("--pairs-per-step", type=_COUNT, metavar="N", help="Pairs in one update.")
 @click.option(
     "--per_device_train_batch_size",
     "batch",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     metavar="N",
     help="Pairs of a batch; times the next, those in one update.",
 )
 @click.option(
     "--gradient_accumulation_steps",
     "accumulation",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     metavar="N",
     help="Batches in one update.",
 )
@@ -91,13 +93,11 @@ if TYPE_CHECKING:
 @click.option(
     "--logging-steps",
     "--logging_steps",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     metavar="N",
     help="Steps between records.",
 )
-@click.option(
-    "--save-steps", "--save_steps", type=click.IntRange(min=1), metavar="N", help="Steps between checkpoints."
-)
+@click.option("--save-steps", "--save_steps", type=_COUNT, metavar="N", help="Steps between checkpoints.")
 @click.option("--wandb", "--use_wandb", is_flag=True, help="Log to Weights & Biases.")
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing; take what is suggested.")
 @click.option("--force", is_flag=True, help="Overwrite FILE where it exists.")

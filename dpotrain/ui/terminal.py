@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import termios
 import threading
@@ -15,6 +14,8 @@ import time
 from contextlib import suppress
 from types import FrameType
 from typing import IO, Any
+
+from dpotrain.core.leaving import flush_output
 
 _ALTERNATE, _ORDINARY = "\x1b[?1049h\x1b[H\x1b[2J", "\x1b[?1049l"
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -70,7 +71,7 @@ class Terminal:
 
     def open(self) -> None:
         """Take the terminal."""
-        _flush()
+        flush_output()
         self._handle = os.dup(1)
         self.file: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
         self.has_keys = _is_terminal(0, self._handle)
@@ -94,7 +95,7 @@ class Terminal:
             return
         self.leave()
         self._open = False
-        _flush()
+        flush_output()
         for number, saved in self._saved.items():
             os.dup2(saved, number)
             os.close(saved)
@@ -232,9 +233,3 @@ def _is_terminal(number: int, terminal: int) -> bool:
         return os.isatty(number) and os.fstat(number).st_rdev == os.fstat(terminal).st_rdev
     except OSError:
         return False
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
