@@ -347,7 +347,7 @@ class OfTokens(Loss):
     name = "of-tokens"
     needs_reference = False
     needs_token_log_probs = True
-    needs_columns = ("weight",)
+    columns = ("weight",)
 
     def __call__(self, scores):
         counts = torch.stack([scores.chosen_tokens, scores.rejected_tokens], dim=1).flatten()

@@ -27,7 +27,7 @@ class PreferencePair:
     tools: Sequence[Mapping[str, Any]] = ()
     """Tool schemas handed to the chat template."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of the pair that a loss or metric may ask for (``needs_columns``), besides those in the row's columns."""
+    """Numbers of the pair that a loss or metric may ask for (``columns``), besides those in the row's columns."""
 
     @property
     def conversational(self) -> bool:

@@ -231,6 +231,8 @@ class HeldOutPair:
     """Token ids, as the policy sees them."""
     chosen_ids: Sequence[int]
     rejected_ids: Sequence[int]
+    columns: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the pair's row, by name: what components of the recipe ask for in ``columns``."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ class PairScores:
     None unless a component of the recipe says ``needs_token_log_probs``."""
     columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Numbers of the pairs' rows, each (pairs,) float32, by name: what components of the recipe ask for in
-    ``needs_columns``."""
+    ``columns``."""
     step: int = 0
     """The step that is computed, 1 for the first; in an evaluation the last step taken, 0 before the first."""
     total_steps: int = 0

@@ -34,7 +34,7 @@ from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 from dpotrain.data.tokens.workers import cores
-from dpotrain.plugin.api import DatasetFormatter, Loss, Metric
+from dpotrain.plugin.api import Callback, DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -231,13 +231,15 @@ class DataReader:
             ) from error
 
 
-def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric]:
-    """Return the columns whose numbers losses and metrics ask for, each with the first that does."""
-    parts: tuple[Loss | Metric, ...] = (recipe.loss, *recipe.metrics)
-    return {name: part for part in reversed(parts) for name in reversed(part.needs_columns)}
+def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric | Callback]:
+    """Return the columns whose numbers components ask for, each with the first that does."""
+    parts = [part for part in recipe.components if isinstance(part, Loss | Metric | Callback)]
+    return {name: part for part in reversed(parts) for name in reversed(part.columns)}
 
 
-def _check_needed(needed: Mapping[str, Loss | Metric], formatter: DatasetFormatter, rows: MappedRows) -> None:
+def _check_needed(
+    needed: Mapping[str, Loss | Metric | Callback], formatter: DatasetFormatter, rows: MappedRows
+) -> None:
     """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
     for name, part in needed.items():
         if rows.columns and name not in rows.columns and name not in formatter.numbers:

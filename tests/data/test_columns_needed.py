@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from pydantic import Field
 
+from dpotrain import hookimpl
 from dpotrain.core.errors import DataError, RecipeError
-from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api import Callback, Loss, Use
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import Offers
 from tests.run.recipes import losses, project, run
@@ -17,7 +19,7 @@ class ByGap(Loss):
     """DPO whose pairs count by how far apart the answers' scores are."""
 
     name = "by-gap"
-    needs_columns = ("score_gap",)
+    columns = ("score_gap",)
 
     def __call__(self, scores):
         apart = scores.chosen_logratio - scores.rejected_logratio
@@ -28,11 +30,35 @@ class Weighted(Loss):
     """DPO whose pairs count by a column of the data."""
 
     name = "weighted"
-    needs_columns = ("weight",)
+    columns = ("weight",)
 
     def __call__(self, scores):
         apart = scores.chosen_logratio - scores.rejected_logratio
         return -scores.columns["weight"] * torch.nn.functional.logsigmoid(self.options.beta * apart)
+
+
+class Halved(Loss):
+    """Half of another loss."""
+
+    name = "halved"
+
+    class Options(Loss.Options):
+        inner: Use[Loss] = Field(description="The loss that is halved.")
+
+    def __call__(self, scores):
+        return self.options.inner(scores) / 2
+
+
+class Heaviest(Callback):
+    """Tells which held-out pair weighs most."""
+
+    name = "heaviest"
+    columns = ("weight",)
+
+    @hookimpl
+    def dpotrain_run_finished(self, run):
+        pairs = run.held_out()
+        run.report("heaviest", {"weights": [pair.columns["weight"] for pair in pairs]})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +73,7 @@ def recipe(tmp_path_factory):
     return path
 
 
-PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted, ByGap)])
+PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted, ByGap, Halved, Heaviest)])
 
 
 def weighted(
@@ -69,6 +95,20 @@ def test_the_numbers_reach_the_loss_however_steps_are_cut_and_from_the_cache(rec
     assert "weight is missing" in dropped
     assert "weight is not a finite number" in dropped
     assert report["pairs"]["train"] == 21
+
+
+def test_a_loss_in_the_options_of_another_has_its_columns(recipe, tmp_path):
+    file_order = ["data.shuffle=false", "data.eval_fraction=false", "training.steps=1"]
+    weighted(recipe, tmp_path / "a", 'loss.use="halved"', 'loss.inner="weighted"', *file_order)
+    assert losses(tmp_path / "a")[0] == pytest.approx((0 + 1 + 2 + 4 + 6) / 5 * math.log(2) / 2, rel=1e-5)
+
+
+def test_a_callback_has_the_columns_of_held_out_pairs(recipe, tmp_path):
+    extra = ['loss.use="dpo"', 'callbacks=[{use="heaviest"}]', "training.steps=1", "data.eval_fraction=0.2"]
+    weighted(recipe, tmp_path / "a", *extra)
+    weights = json.loads((tmp_path / "a" / "summary.json").read_text())["heaviest"]["weights"]
+    held_out = [json.loads(line) for line in open(tmp_path / "a" / "evaluations" / "pairs.jsonl")]
+    assert weights == [float(pair["row"]) for pair in held_out]
 
 
 def test_a_column_that_is_not_there_is_named(recipe, tmp_path):

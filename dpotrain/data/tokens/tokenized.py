@@ -135,6 +135,7 @@ class TokenizedPairs:
             chosen_scored=self.scored[middle:second],
             rejected_scored=self.scored[second:end],
             row=int(self.rows[index]),
+            numbers=tuple(self.numbers[index].tolist()),
         )
 
     @property

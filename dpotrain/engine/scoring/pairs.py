@@ -11,6 +11,7 @@ from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.plugin.api import Loss, Metric
+from dpotrain.plugin.api.nested import nested
 
 
 def score_pairs(
@@ -43,8 +44,9 @@ def score_pairs(
 
 
 def need_tokens(loss: Loss, metrics: Iterable[Metric]) -> bool:
-    """Whether one of these components needs the log-prob of every scored token."""
-    return loss.needs_token_log_probs or any(metric.needs_token_log_probs for metric in metrics)
+    """Whether one of these components, or one in their options, needs the log-prob of every scored token."""
+    parts = (part for each in (loss, *metrics) for _, part in nested(each))
+    return any(part.needs_token_log_probs for part in parts if isinstance(part, Loss | Metric))
 
 
 def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:

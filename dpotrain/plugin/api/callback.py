@@ -20,6 +20,8 @@ class Callback(Component):
 
     needs_evaluations: ClassVar[bool] = False
     """Whether it does nothing without evaluations during training: a recipe without ``evaluation.every`` is refused."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of the data whose numbers the pairs of ``run.held_out()`` have in ``columns``; see :class:`Loss`."""
 
 
 @hookspec

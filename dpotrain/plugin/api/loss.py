@@ -23,12 +23,13 @@ class Loss(Component):
 
     needs_token_log_probs: ClassVar[bool] = False
     """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
-    needs_columns: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""
 
     needs_reference: ClassVar[bool] = True
-    """Whether ``scores.reference_*`` are used; where not, no reference is computed."""
+    """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in options of
+    the type ``Use[Loss]``, answers for them by a property."""
 
     class Options(Component.Options):
         """Every loss has a beta: the core needs it for rewards and margins."""

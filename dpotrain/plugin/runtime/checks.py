@@ -46,11 +46,9 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
 
 
 def _check_columns(component: type[Component], label: str) -> None:
-    columns = getattr(component, "needs_columns", ())
+    columns = getattr(component, "columns", ())
     if not isinstance(columns, tuple) or not all(isinstance(each, str) and each for each in columns):
-        raise PluginError(
-            f'{label}: needs_columns must be a tuple of names, such as ("weight",), not {columns!r}'
-        )
+        raise PluginError(f'{label}: columns must be a tuple of names, such as ("weight",), not {columns!r}')
 
 
 def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:

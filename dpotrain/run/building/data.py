@@ -43,6 +43,7 @@ class RunData:
                 prompt_ids=tokens[index].prompt.tolist(),
                 chosen_ids=tokens[index].chosen.tolist(),
                 rejected_ids=tokens[index].rejected.tolist(),
+                columns=dict(zip(tokens.columns, tokens[index].numbers, strict=True)),
             )
             for index, text in enumerate(self.evaluated)
         )

@@ -24,7 +24,7 @@ def random_scores(part: Any, pairs: int = 64, *, spread: float = 4.0, seed: int 
     lengths = torch.randint(1, 40, (2, pairs), generator=draw)
     reference = -2.0 * lengths * torch.rand(2, pairs, generator=draw)
     policy = reference + spread * torch.randn(2, pairs, generator=draw)
-    columns = {name: torch.rand(pairs, generator=draw) for name in part.needs_columns}
+    columns = {name: torch.rand(pairs, generator=draw) for name in part.columns}
     return assembled(part, policy, reference, lengths, columns)
 
 
