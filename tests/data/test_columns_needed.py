@@ -107,7 +107,7 @@ def test_a_callback_has_the_columns_of_held_out_pairs(recipe, tmp_path):
     extra = ['loss.use="dpo"', 'callbacks=[{use="heaviest"}]', "training.steps=1", "data.eval_fraction=0.2"]
     weighted(recipe, tmp_path / "a", *extra)
     weights = json.loads((tmp_path / "a" / "summary.json").read_text())["heaviest"]["weights"]
-    held_out = [json.loads(line) for line in open(tmp_path / "a" / "evaluations" / "pairs.jsonl")]
+    held_out = map(json.loads, (tmp_path / "a" / "evaluations" / "pairs.jsonl").read_text().splitlines())
     assert weights == [float(pair["row"]) for pair in held_out]
 
 

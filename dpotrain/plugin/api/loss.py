@@ -28,8 +28,8 @@ class Loss(Component):
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""
 
     needs_reference: ClassVar[bool] = True
-    """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in options of
-    the type ``Use[Loss]``, answers for them by a property."""
+    """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in
+    options of the type ``Use[Loss]``, answers for them by a property."""
 
     class Options(Component.Options):
         """Every loss has a beta: the core needs it for rewards and margins."""
