@@ -86,8 +86,7 @@ class EvaluationSet:
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
-                ratios = torch.stack([scores.chosen_logratio, scores.rejected_logratio], 1)
-                scored.append((batch.pairs, loss.options.beta * ratios))
+                scored.append((batch.pairs, torch.stack(loss.rewards(scores), 1)))
             advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):

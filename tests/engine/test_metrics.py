@@ -16,7 +16,9 @@ def scores(policy, reference) -> PairScores:
 
 def sums_of(policy, reference, losses, weights=None, tokens=0):
     weights = torch.ones(len(losses)) if weights is None else torch.tensor(weights)
-    return pair_sums(scores(policy, reference), torch.tensor(losses), weights, beta=0.5, tokens=tokens)
+    made = scores(policy, reference)
+    rewards = 0.5 * made.chosen_logratio, 0.5 * made.rejected_logratio
+    return pair_sums(made, torch.tensor(losses), weights, rewards, tokens=tokens)
 
 
 def mean(sums: torch.Tensor) -> dict[str, float]:

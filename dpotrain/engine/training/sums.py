@@ -20,21 +20,26 @@ def batch_sums(
     loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
 ) -> torch.Tensor:
     """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`."""
-    own = pair_sums(scores, losses, batch.weights, loss.options.beta, batch.tokens)
+    with torch.no_grad():
+        rewards = loss.rewards(scores)
+    own = pair_sums(scores, losses, batch.weights, rewards, batch.tokens)
     return torch.cat([own, extra.sums(scores, batch.weights)])
 
 
 def pair_sums(
-    scores: PairScores, losses: torch.Tensor, weights: torch.Tensor, beta: float, tokens: int
+    scores: PairScores,
+    losses: torch.Tensor,
+    weights: torch.Tensor,
+    rewards: tuple[torch.Tensor, torch.Tensor],
+    tokens: int,
 ) -> torch.Tensor:
     """Return the sums of a micro-batch, (len(SUMMED),) float64, without waiting for the device.
 
-    A reward is beta times the log-ratio (arXiv:2305.18290, section 5). A tie, as before the first update,
-    counts half for accuracy: it is neither right nor wrong.
+    ``rewards`` are those of chosen and rejected, each (pairs,). A tie, as before the first update, counts half for
+    accuracy: it is neither right nor wrong.
     """
     with torch.no_grad():
-        chosen = beta * scores.chosen_logratio
-        rejected = beta * scores.rejected_logratio
+        chosen, rejected = rewards
         accurate = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         columns = (
             torch.ones_like(losses),

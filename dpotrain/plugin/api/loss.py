@@ -31,8 +31,12 @@ class Loss(Component):
     """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in
     options of the type ``Use[Loss]``, answers for them by a property."""
 
+    couples_pairs: ClassVar[bool] = False
+    """Whether a pair's loss depends on the other pairs of its step. It is then called once a step, with the scores of
+    all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
+
     class Options(Component.Options):
-        """Every loss has a beta: the core needs it for rewards and margins."""
+        """Every loss has a beta: its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
 
@@ -40,10 +44,20 @@ class Loss(Component):
 
     @abstractmethod
     def __call__(self, scores: PairScores) -> torch.Tensor:
-        """Return the loss of every pair, float32, shape (pairs,).
+        """Return the loss of every pair, float32, shape (pairs,); the step's loss is their mean.
 
-        A pair's loss may depend on its own scores only: which pairs share a micro-batch is the engine's business.
+        A pair's loss may depend on its own scores only, unless :attr:`couples_pairs` says that it does not: which
+        pairs share a micro-batch is the engine's business.
         """
+
+    def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rewards of chosen and rejected, each (pairs,), as the loss defines them.
+
+        Of them are ``rewards/chosen``, ``rewards/rejected``, ``rewards/margins`` and ``rewards/accuracies``. Here they
+        are those of DPO, beta times the log-ratio (arXiv 2305.18290, section 5).
+        """
+        beta = self.options.beta
+        return beta * scores.chosen_logratio, beta * scores.rejected_logratio
 
     @returns("a finite number, or None", optional(is_number))
     def first_loss(self) -> float | None:
