@@ -99,7 +99,8 @@ class EngineBuilder:
     def _extremes(self) -> PackedPairs:
         """Return the shortest pair, and the one with the longest sequence of all that are scored."""
         train = self.data.train
-        return pack(TokenizedPairs.of([train[int(train.lengths.argmin())], self.data.longest()]), [0, 1])
+        pairs = [train[int(train.lengths.argmin())], self.data.longest()]
+        return pack(TokenizedPairs.of(pairs, train.columns), [0, 1])
 
 
 def load_policy(
