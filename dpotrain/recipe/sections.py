@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 
+#: ``reference.of`` for the policy before training.
+INITIAL_POLICY = "initial-policy"
 #: Prompts of the evaluation set that are sampled unless the recipe says how many.
 HELD_OUT_PROMPTS = 4
 
@@ -123,11 +125,20 @@ class DataSection(Section):
         return self
 
 
+class ReferenceUpdate(Section):
+    """How a reference follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656)."""
+
+    every: int = Field(ge=1, description="Number of steps between updates.")
+    share: float = Field(
+        gt=0, le=1, description="Share of the policy in the reference after an update; 1 replaces it."
+    )
+
+
 class ReferenceSection(Section):
     """The reference model, which the loss compares the policy with."""
 
     of: str = Field(
-        "initial-policy",
+        INITIAL_POLICY,
         description='"initial-policy" (the policy before training), or hub name or folder of another model, '
         "which is loaded without [quantizer].",
     )
@@ -140,6 +151,13 @@ class ReferenceSection(Section):
     store: Path | None = Field(
         None,
         description="Folder of precomputed log-probs, shared between runs; in `run.cache_dir` unless set.",
+    )
+    update: ReferenceUpdate | None = Field(
+        None,
+        description="`{ every = 512, share = 0.6 }`: after every 512 steps the reference becomes 0.6 times the policy "
+        "plus 0.4 times itself, weight by weight of those that are trained; `share = 1` replaces it (TR-DPO, arXiv "
+        "2404.09656). It is computed in every step, with a second copy of the trained weights. Evaluations compare "
+        "with the reference of their step, so losses and rewards before and after an update do not compare.",
     )
 
 

@@ -52,6 +52,12 @@ def _steps(recipe: Recipe, pairs: int, steps: int, about: str) -> Iterator[str]:
             f"evaluation.every = {count(every)} is more than the run's {about}{_number(steps, 'step')}: it evaluates "
             "before and after training only"
         )
+    update = recipe.reference.update
+    if update is not None and update.every >= steps:
+        yield (
+            f"reference.update.every = {count(update.every)}, and the run has {about}{_number(steps, 'step')}: no step "
+            "is trained with a reference that has moved"
+        )
     if steps > 1 and _still_rising(recipe, steps):
         yield (
             f"the {recipe.schedule.name} schedule reaches its highest learning rate in the last of the run's {about}"

@@ -17,7 +17,7 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
 from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.budget import SHARE, Fit, fit
-from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes, head_bytes
+from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
 from dpotrain.engine.scoring.precision import compute_precision
 from dpotrain.recipe.recipe import Recipe
 
@@ -96,7 +96,7 @@ def plan_memory(
     """
     training = recipe.training
     optimizer = recipe.optimizer.state_bytes(size.trained)
-    gradients = gradient_bytes(size.trained)
+    gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
     head = head_bytes(size, device, bf16)
     held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
@@ -115,9 +115,10 @@ def plan_memory(
     )
     steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
-    # Trained weights and optimizer; the last checkpoint is written without a copy.
+    # Trained weights, optimizer and a reference that moves; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps
-    copy = gradients + optimizer if copied else 0
+    reference = gradients if recipe.reference.update is not None else 0
+    copy = gradients + optimizer + reference if copied else 0
     return MemoryPlan(chosen, held, activations, available, copy, ALLOCATOR.get(device, 0.0))
 
 

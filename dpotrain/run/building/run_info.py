@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
+    from dpotrain.recipe.sections import ReferenceUpdate
 
 #: What limits the micro-batches, as it is shown.
 LIMITS = {
@@ -33,6 +34,14 @@ def remote_code(recipe: Recipe) -> str:
     return (
         f"Python code that comes with {getattr(options, 'name', recipe.model.name)} (model.trust_remote_code)"
     )
+
+
+def moving_reference(update: ReferenceUpdate) -> str:
+    """Return how a reference follows the policy."""
+    becomes = (
+        "the policy" if update.share == 1 else f"{update.share:g} policy + {1 - update.share:g} reference"
+    )
+    return f"becomes {becomes} every {plural(update.every, 'step')}"
 
 
 def run_info(
@@ -67,6 +76,7 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
+    update = recipe.reference.update
     coupled = ", over all pairs of a step: one forward more" if recipe.loss.couples_pairs else ""
     return {
         "model": f"{name}{quantized}",
@@ -74,6 +84,7 @@ def run_info(
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
         "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}{coupled}",
+        **({} if update is None else {"reference": moving_reference(update)}),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",
