@@ -52,6 +52,7 @@ _LIGER = Foreign(
 )
 _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
 _EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a number of evaluations')
+_MOVING = Foreign("reference.update", "{ every = 512, share = 0.6 }: sync steps and mixup alpha")
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign("loss.use", 'TRL\'s "sigmoid" is "dpo"; also "ipo" and "hinge"')
 _DATA = Foreign("data.name", "a hub name, a folder, or json, jsonl, csv or parquet files")
@@ -187,9 +188,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
         None,
         {True: "precomputed", False: "auto"},
     ),
-    "sync_ref_model": Foreign("[reference]", "update = { every = 512, share = 0.6 } moves the reference"),
-    "ref_model_sync_steps": Foreign("reference.update.every"),
-    "ref_model_mixup_alpha": Foreign("reference.update.share"),
+    "sync_ref_model": _MOVING,
+    "ref_model_sync_steps": _MOVING,
+    "ref_model_mixup_alpha": _MOVING,
     "reference_free": _unsupported("losses without a reference are not supported yet"),
     "f_divergence_type": _unsupported("other divergences than the reverse KL are not supported yet"),
     "ld_alpha": _unsupported("LD-DPO is not supported yet"),

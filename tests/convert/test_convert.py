@@ -96,6 +96,7 @@ def test_without_leaves_a_key_out_and_lists_it(folder):
     assert "  rpo_alpha = 0.1: left out, as --without says\n" in result.output
     assert load_recipe("swift_lora.toml").document["loss"] == {
         "use": "dpo",
+        "divergence": "reverse-kl",
         "beta": 0.1,
         "label_smoothing": 0.0,
     }
@@ -158,6 +159,8 @@ def test_what_trl_ignores_is_said():
     assert "padding_free: TRL 1.16 warns and pads all the same" in notes
     reasons = [each.reason for each in converted(f"{TRL_COMMAND} --lora_r 8").translation.left]
     assert "TRL ignores it without use_peft, which trains all weights" in reasons
+    left_out = converted(f"{TRL_COMMAND} --ref_model_sync_steps 64").translation.left
+    assert "it has no effect without sync_ref_model" in [each.reason for each in left_out]
     notes = "\n".join(converted(f"{TRL_COMMAND} --use_peft").translation.notes)
     assert "TRL sets all dropout to 0" in notes
     assert document(f"{TRL_COMMAND} --use_peft")["adapter"]["dropout"] == 0.0
@@ -222,7 +225,6 @@ def test_values(options, place, value):
             "schedule.use has cosine, linear and constant",
         ),
         ("--num_train_epochs 0.5", "num_train_epochs", "training.epochs takes a whole number"),
-        ("--ref_model_sync_steps 64", "ref_model_sync_steps", "it has no effect without sync_ref_model"),
         ("--never_heard_of 3", "never_heard_of", "dpotrain does not know this key"),
     ],
 )
@@ -331,7 +333,7 @@ def test_the_exit_code_says_whether_something_was_lost(folder):
     same = dpotrain("convert", "-o", "a.toml", "--", *command)
     assert (same.exit_code, same.stderr) == (0, "")
     assert load_recipe("a.toml").document["data"]["name"] == "pairs.jsonl"
-    lost = dpotrain("convert", "--force", "-o", "a.toml", "--", *command, "--ld_alpha", "0.5")
+    lost = dpotrain("convert", "--force", "-o", "a.toml", "--", *command, "--never_heard_of", "3")
     assert lost.exit_code == 1
     there = dpotrain("convert", "-o", "a.toml", "--", *command)
     assert (there.exit_code, there.stderr) == (

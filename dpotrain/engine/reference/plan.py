@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.recipe.sections import INITIAL_POLICY
 
 if TYPE_CHECKING:
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 class ReferencePlan:
     """What ``[reference]``, ``[adapter]``, ``[loss]`` and ``training.epochs`` decide together."""
 
-    model: Literal["none", "policy", "second copy", "separate model"]
-    """What computes the reference's log-probs: nothing (the loss needs none), the policy itself (its adapter off, or
-    before training), the policy with a second copy of its trained weights, or the model that ``reference.of`` names."""
+    model: Literal["none", "data", "policy", "second copy", "separate model"]
+    """What computes the reference's log-probs: nothing (the loss needs none, or columns of the data hold them), the
+    policy itself (its adapter off, or before training), the policy with a second copy of its trained weights, or the
+    model that ``reference.of`` names."""
     computed: Literal["never", "before training", "every step", "every step unless stored"]
 
     @classmethod
@@ -26,6 +28,8 @@ class ReferencePlan:
         when, full = recipe.reference.when, recipe.adapter is None
         if not recipe.loss.needs_reference:
             return cls("none", "never")
+        if recipe.data.pair_columns.issuperset(REFERENCE):
+            return cls("data", "never")
         if recipe.reference.of != INITIAL_POLICY:
             return cls("separate model", "every step" if when == "live" else "before training")
         if recipe.reference.update is not None or (when == "live" and full):

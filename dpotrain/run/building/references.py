@@ -19,6 +19,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.reference.reference import (
     CachedReference,
+    ColumnReference,
     LiveReference,
     MovingReference,
     NoReference,
@@ -70,6 +71,8 @@ class ReferenceBuilder:
         engine, recipe, plan = self.engine, self.engine.recipe, self.plan
         if plan.model == "none":
             return References(NoReference(), NoReference())
+        if plan.model == "data":
+            return References(ColumnReference(), ColumnReference())
         full, update = recipe.adapter is None, recipe.reference.update
         if update is not None:
             live: LiveReference = MovingReference(scorer, update)
