@@ -153,7 +153,7 @@ class ReferenceSection(Section):
         "auto",
         description='When its log-probs are computed: "live" in every step, "precomputed" once before training, for '
         'pairs that are not stored yet. "auto" is "precomputed"; with an adapter and one epoch it is "live", unless '
-        "all pairs are stored.",
+        'all pairs are stored; with `update` it is always "live".',
     )
     store: Path | None = Field(
         None,
@@ -162,9 +162,7 @@ class ReferenceSection(Section):
     update: ReferenceUpdate | None = Field(
         None,
         description="`{ every = 512, share = 0.6 }`: after every 512 steps the reference becomes 0.6 times the policy "
-        "plus 0.4 times itself, weight by weight of those that are trained; `share = 1` replaces it (TR-DPO, arXiv "
-        "2404.09656). It is computed in every step, with a second copy of the trained weights. Evaluations compare "
-        "with the reference of their step, so losses and rewards before and after an update do not compare.",
+        "plus 0.4 times itself; `share = 1` replaces it (TR-DPO, arXiv 2404.09656).",
     )
 
 
