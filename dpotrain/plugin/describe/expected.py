@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from dpotrain.plugin.api.nested import KIND
 
 _NULL = {"type": "null"}
+_TABLE = "a table"
 _PLURALS = {
     "an integer": "integers",
     "a number": "numbers",
     "a path": "paths",
-    "a table": "tables",
     "text": "texts",
 }
 
@@ -134,7 +134,9 @@ class Expectations:
         if schema.get("prefixItems"):
             items = [self._phrase(item) or "anything" for item in schema["prefixItems"]]
             return f"a list of {len(items)} ({', '.join(items)})"
-        item = self._phrase(schema.get("items", {}))
+        item = self._phrase(schema.get("items", {})) or ""
+        if item.startswith(_TABLE):
+            return f"a list of tables{item.removeprefix(_TABLE)}"
         return f"a list of {_PLURALS[item]}" if item in _PLURALS else "a list"
 
 
