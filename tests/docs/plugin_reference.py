@@ -52,7 +52,7 @@ def hooks() -> str:
     """Return every hook: when it is called, on which rank, what becomes of the result, and an example."""
     blocks = []
     for title, names in {
-        "Catalogues": [name for name in HOOKS if name in CATALOGUES],
+        "Catalogues": [name for name in HOOKS if name not in EVENTS],
         "Run events, in the order of a run": [name for name in HOOKS if name in EVENTS],
     }.items():
         blocks.append(f"### {title}")
