@@ -23,7 +23,9 @@ OWN_METRICS: dict[str, OwnMetric] = {
         "Norm of the gradient of all that is trained, before it is clipped; mean over the record's steps.",
         in_eval=False,
     ),
-    "learning_rate": OwnMetric("Peak learning rate times the schedule's factor, in the last step.", in_eval=False),
+    "learning_rate": OwnMetric(
+        "Peak learning rate times the schedule's factor, in the last step.", in_eval=False
+    ),
     "epoch": OwnMetric("Passes over the training pairs so far, 1.0 at the end of the first."),
     "pairs": OwnMetric("Pairs that were evaluated.", in_train=False),
     "rewards/chosen": OwnMetric("Mean reward of the chosen completions, as the loss defines rewards."),

@@ -26,13 +26,11 @@ OTHER_ADDRESSES: dict[str, tuple[str, ...]] = {
     "dpotrain.run.folder.metrics_file": ("MetricsFile",),
 }
 
+#: Where a method is called.
+EVERY, MAIN, WORKERS = "every process", "the main process", "worker processes"
 #: Where methods of a kind are called, unless they are called wherever the kind hears run events.
-EVERY, MAIN = "every process", "the main process"
 _EVERYWHERE = {api.DatasetSource: EVERY, api.DatasetFormatter: EVERY}
-_APART = {
-    (api.Adapter, "save"): MAIN,
-    (api.DatasetFormatter, "format"): "worker processes of one process of each machine",
-}
+_APART = {(api.Adapter, "save"): MAIN, (api.DatasetFormatter, "format"): WORKERS}
 _OF_EVERY_KIND = {"__init__": EVERY, "check": EVERY, "state_dict": MAIN, "load_state_dict": EVERY}
 
 
@@ -53,7 +51,7 @@ def errors() -> str:
     """Return a table of the exceptions and warnings that a plugin may raise."""
     found = [each for each in map(api.__dict__.get, api.__all__) if _is_exception(each)]
     rows = []
-    for each in sorted(found, key=lambda each: (-len(each.__mro__), each.__name__), reverse=True):
+    for each in sorted(found, key=_order):
         code = str(each.exit_code) if issubclass(each, api.DpotrainError) else ""
         rows.append((f"`{each.__name__}`", code, " ".join(paragraphs(each))))
     return table(("class", "exit code", "meaning"), rows)
@@ -118,12 +116,12 @@ def programs() -> str:
 
 def processes() -> str:
     """Return a table of where methods and run events of each kind are called."""
-    rows = [("every kind", _methods(_OF_EVERY_KIND), "")]
+    rows = [("every kind", *_by_place(_OF_EVERY_KIND), "")]
     for kind in KINDS:
         found = {name: where(kind.component, name) for name in methods_of(kind.component)}
-        rows.append((f"`{kind.component.__name__}`", _methods(found), events_of(kind)))
-    rows.append(("functions of a module", "", MAIN))
-    return table(("kind", "methods", "run events"), rows)
+        rows.append((f"`{kind.component.__name__}`", *_by_place(found), events_of(kind)))
+    rows.append(("functions of a module", "", "", MAIN))
+    return table(("kind", "methods on every process", "on the main process only", "run events"), rows)
 
 
 def where(kind: type[Component], method: str) -> str:
@@ -151,12 +149,17 @@ def methods_of(kind: type[Component]) -> list[str]:
     ]
 
 
-def _methods(places: dict[str, str]) -> str:
-    """Return methods by the place where they are called: ``every process: `attach` …``."""
-    by_place: dict[str, list[str]] = {}
-    for name, place in places.items():
-        by_place.setdefault(place, []).append(f"`{name}`")
-    return "; ".join(f"{place}: {', '.join(names)}" for place, names in by_place.items())
+def _by_place(places: dict[str, str]) -> tuple[str, ...]:
+    """Return the methods that are called on every process, and those that are called on the main one only."""
+    return tuple(
+        ", ".join(f"`{name}`" for name, at in places.items() if at == place) for place in (EVERY, MAIN)
+    )
+
+
+def _order(error: type[Exception]) -> tuple[bool, int, str]:
+    """Sort what ends a command before what does not, and that by its exit code, the base first."""
+    ends = issubclass(error, api.DpotrainError)
+    return not ends, error.exit_code if ends and error is not api.DpotrainError else 0, error.__name__
 
 
 def _is_exception(value: Any) -> bool:
@@ -169,5 +172,3 @@ def _homes() -> Iterator[tuple[str, str]]:
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 yield alias.name, statement.module
-
-

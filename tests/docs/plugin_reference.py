@@ -37,7 +37,12 @@ def scaffolds() -> str:
 
 def components() -> str:
     """Return the kinds: what is inherited, then each with its options, attributes and methods."""
-    blocks = ["### Every component", *members(api.Component, 4), "#### Options", *paragraphs(_doc(api.Options))]
+    blocks = [
+        "### Every component",
+        *members(api.Component, 4),
+        "#### Options",
+        *paragraphs(_doc(api.Options)),
+    ]
     for hook, kind in CATALOGUES.items():
         blocks += [f"### {kind.__name__}", *members(kind, 4), f"#### `{kind.__name__}.Options`"]
         if "Options" in vars(kind):
@@ -52,11 +57,12 @@ def hooks() -> str:
     """Return every hook: when it is called, on which rank, what becomes of the result, and an example."""
     blocks = []
     for title, names in {
-        "Catalogues": [name for name in HOOKS if name not in EVENTS],
+        "New kinds": [name for name in HOOKS if name not in CATALOGUES and name not in EVENTS],
+        "Catalogues": list(CATALOGUES),
         "Run events, in the order of a run": [name for name in HOOKS if name in EVENTS],
     }.items():
         blocks.append(f"### {title}")
-        common = set.intersection(*(set(_hook(name)) for name in names))
+        common = set.intersection(*(set(_hook(name)) for name in names)) if len(names) > 1 else set()
         blocks += [f"For each: {line}" for line in sorted(common)]
         blocks += [block for name in names for block in _hook(name) if block not in common]
     return "\n\n".join(blocks)

@@ -1,11 +1,12 @@
-"""A component of every kind, and a module, that write down which process called what: see test_processes.py.
+"""A plugin that writes down which process calls what: a component of every kind, and the module's own run events.
 
-The text of this module is installed as a plugin. ``SPY`` names the file; a line is ``RANK OWNER METHOD``.
+``test_plugin_reference.py`` installs the text of this module. ``SPY`` names the file; a line is ``RANK OWNER METHOD``.
 """
 
 import functools
 import inspect
 import os
+from pathlib import Path
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Callback, Exporter, Logger, Metric, Quantizer
@@ -56,12 +57,13 @@ class Empty(Exporter):
 
 
 BASES = (
-    TransformersLoader, Nothing, Lora, HFDatasetsSource, StandardFormatter, Dpo, AdamW, Constant, Ones, Callback, Silent, Empty,
+    TransformersLoader, Nothing, Lora, HFDatasetsSource, StandardFormatter, Dpo, AdamW, Constant,
+    Ones, Callback, Silent, Empty,
 )  # fmt: skip
 
 
 def note(owner, method):
-    with open(os.environ["SPY"], "a") as file:
+    with Path(os.environ["SPY"]).open("a") as file:
         file.write(f"{os.environ.get('RANK', '0')} {owner} {method}\n")
 
 

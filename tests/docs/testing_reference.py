@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 
 from dpotrain import testing
 from dpotrain.plugin.describe.tracing import Call
@@ -29,7 +30,11 @@ def _functions() -> list[str]:
     blocks = ["### Functions and objects"]
     for name in testing.__all__:
         value = getattr(testing, name)
-        if name in conformance.__all__ or hasattr(value, "_fixture_function") or not hasattr(value, "__name__"):
+        if (
+            name in conformance.__all__
+            or hasattr(value, "_fixture_function")
+            or not hasattr(value, "__name__")
+        ):
             continue
         if isinstance(value, type):
             blocks += [f"#### {name}", *members(value, 5)]
@@ -41,8 +46,8 @@ def _functions() -> list[str]:
 def _suites() -> list[str]:
     blocks = ["### Suites", *paragraphs(inspect.getdoc(conformance))[:1]]
     blocks += [
-        "A subclass sets the attributes, and overrides fixtures and methods where its component needs more. Attributes, "
-        "fixtures, methods and tests under `ComponentConformance` are part of every suite of components."
+        "A subclass sets the attributes, and overrides fixtures and methods where its component needs more. "
+        "Attributes, fixtures, methods and tests under `ComponentConformance` are part of every suite of components."
     ]
     names = [name for name in conformance.__all__ if name.endswith("Conformance") and name not in _LEFT_OUT]
     names.sort(key=lambda name: name != ComponentConformance.__name__)
@@ -91,5 +96,5 @@ def _first(node: ast.FunctionDef) -> str:
 
 def _sentence(name: str) -> str:
     """Return the name of a test as a sentence."""
-    words = name.removeprefix("test_").replace("_s_", "'s ").replace("_", " ")
+    words = re.sub(r"_s(?=_|$)", "'s", name.removeprefix("test_")).replace("_", " ")
     return words[0].upper() + words[1:]
