@@ -135,6 +135,16 @@ def test_the_example_of_a_callback_logs_and_ends_the_run(project, dpotrain_run):
     assert "the loss is below 0.69" in run.output
 
 
+def test_the_example_of_answers_logs_them_at_every_evaluation(project, dpotrain_run):
+    tables = '[[callbacks]]\nuse = "answers"\npairs = 2\ntokens = 4\n[evaluation]\nevery = 2\n'
+    run = dpotrain_run(tables, plugins=[example(project, "example_answers")])
+    lines = (run.outcome.folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(line["name"], line["step"], len(line["rows"])) for line in map(json.loads, lines)] == [
+        ("answers", step, 2) for step in (0, 2, 4)
+    ]
+    assert json.loads(lines[0])["rows"][0].keys() == {"prompt", "answer", "chosen"}
+
+
 def test_the_example_of_components_in_options_adds_losses(project, dpotrain_run):
     module, tables = example(project, "example_nested"), recipe(project, "example_nested")
     run = dpotrain_run(tables, plugins=[module], overrides=["training.steps=1"])
