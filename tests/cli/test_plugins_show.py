@@ -110,7 +110,8 @@ def test_json_has_the_whole_page(simpo):
     (page,) = json.loads(shown("simpo", "--json").output)
     assert (page["licence"], page["distribution"], page["version"]) == ("MIT", "dpotrain-simpo", "0.3")
     assert page["hooks"] == ["dpotrain_losses", "dpotrain_step_ended"]
-    assert page["components"][0]["options"][1] == {
+    options = {option["name"]: option for option in page["components"][0]["options"]}
+    assert options["gamma"] == {
         "name": "gamma",
         "takes": "a number >= 0",
         "default": "",
