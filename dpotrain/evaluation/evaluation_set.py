@@ -19,7 +19,7 @@ from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.objective import pair_losses, pair_rewards
-from dpotrain.engine.scoring.pairs import need_tokens, score_pairs
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.coupled import GatheredScores
 from dpotrain.engine.training.metrics import SUMMED, means, means_of, speed
@@ -73,7 +73,7 @@ class EvaluationSet:
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
         mine = batch_by_length(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
         extra = RecipeMetrics() if extra is None else extra
-        tokens = need_tokens(loss, extra.chosen)
+        tokens, statistics = need_tokens(loss, extra.chosen), needed_statistics(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
         advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -86,6 +86,7 @@ class EvaluationSet:
                 self.reference.scores(batch),
                 batch,
                 tokens=tokens,
+                statistics=statistics,
                 step=step,
                 total_steps=total_steps,
             )
@@ -103,7 +104,13 @@ class EvaluationSet:
             for pairs in mine:
                 in_parts(pairs, score)
             if gathered is not None:
-                whole = gathered.whole(parallel, self.data.columns, step, total_steps)
+                whole = gathered.whole(
+                    parallel,
+                    columns=self.data.columns,
+                    statistics=statistics,
+                    step=step,
+                    total_steps=total_steps,
+                )
                 losses = pair_losses(loss, whole, self.pair_columns)  # the same on every rank
                 sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
         total, more = split_sums(parallel.sum(sums).cpu(), extra)

@@ -77,6 +77,7 @@ def exchanged(scores: PairScores) -> PairScores:
         chosen_tokens=scores.rejected_tokens,
         rejected_tokens=scores.chosen_tokens,
         policy_tokens=tokens,
+        statistics={name: values.flip(1) for name, values in scores.statistics.items()},
     )
 
 

@@ -41,13 +41,22 @@ class GatheredScores:
         if batch.tokens:
             self._found.append((self.places(batch), scores))
 
-    def whole(self, parallel: Parallel, columns: Iterable[str], step: int, total_steps: int) -> PairScores:
+    def whole(
+        self,
+        parallel: Parallel,
+        *,
+        columns: Iterable[str] = (),
+        statistics: Iterable[str] = (),
+        step: int,
+        total_steps: int,
+    ) -> PairScores:
         """Return the scores of all pairs, the same on every rank, and forget them. Collective.
 
-        ``columns`` are those of the data. The policy's scores are leaves without gradients so far.
+        ``columns`` are those of the data, ``statistics`` those that the scores have. The policy's scores are leaves
+        without gradients so far.
         """
-        names = tuple(columns)
-        rows = torch.zeros(6 + len(names), len(self._sorted), device=parallel.device)
+        names, statistics = tuple(columns), tuple(statistics)
+        rows = torch.zeros(6 + len(names) + 2 * len(statistics), len(self._sorted), device=parallel.device)
         for places, scores in self._found:
             rows[:, places] = torch.stack(
                 [
@@ -58,6 +67,7 @@ class GatheredScores:
                     scores.chosen_tokens.float(),  # exact up to 16 million tokens
                     scores.rejected_tokens.float(),
                     *(scores.columns[name] for name in names),
+                    *(each for name in statistics for each in scores.statistics[name].unbind(1)),
                 ]
             )
         rows = parallel.sum(rows)
@@ -72,7 +82,11 @@ class GatheredScores:
             chosen_tokens=counts[0],
             rejected_tokens=counts[1],
             policy_tokens=tokens,
-            columns=dict(zip(names, rows[6:], strict=True)),
+            columns=dict(zip(names, rows[6 : 6 + len(names)], strict=True)),
+            statistics={
+                name: rows[start : start + 2].T
+                for name, start in zip(statistics, range(6 + len(names), len(rows), 2), strict=True)
+            },
             step=step,
             total_steps=total_steps,
         )

@@ -145,6 +145,7 @@ def build(
     applied = applied_columns(recipe)
     initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
     known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
+    known = known and recipe.loss.options.weighting is None
     state = RunState()
     trainer = Trainer(
         parallel=parallel,

@@ -72,6 +72,8 @@ def run_info(
     loss = recipe.loss
     objective = [f"{loss.name}, beta {loss.options.beta:g}"]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
+    objective += [] if loss.options.weighting is None else [loss.options.weighting]
+    objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
     objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
     objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
     return {
