@@ -445,6 +445,7 @@ class Asking(Half):
     name = "asking"
     columns = ("weight",)
     needs_token_log_probs = True
+    needs_statistics = ("entropy",)
 
 
 class Outer(Half):
@@ -458,5 +459,6 @@ def test_scores_have_what_a_component_in_the_options_asks_for():
     outer = Outer(Outer.Options(inner=Asking(Asking.Options())))
     scores = random_scores(outer, 3)
     assert scores.columns.keys() == {"weight"}
+    assert scores.statistics["entropy"].shape == (3, 2)
     assert len(scores.policy_tokens) == scores.chosen_tokens.sum() + scores.rejected_tokens.sum()
     assert 1 <= scores.step <= scores.total_steps  # a loss may divide by the steps

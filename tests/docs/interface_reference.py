@@ -13,6 +13,7 @@ from dpotrain.plugin import api
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.api.kinds import KINDS, Kind
+from dpotrain.plugin.describe.tracing import methods_of_kind
 from dpotrain.run.folder.metrics_file import MetricsFile
 from dpotrain.run.folder.run_folder import RunFolder, no_run_folder
 from tests.docs.markdown import paragraphs, table
@@ -118,7 +119,7 @@ def processes() -> str:
     """Return a table of where methods and run events of each kind are called."""
     rows = [("every kind", *_by_place(_OF_EVERY_KIND), "")]
     for kind in KINDS:
-        found = {name: where(kind.component, name) for name in methods_of(kind.component)}
+        found = {name: where(kind.component, name) for name in methods_of_kind(kind.component)}
         rows.append((f"`{kind.component.__name__}`", *_by_place(found), events_of(kind)))
     rows.append(("functions of a module", "", "", MAIN))
     return table(("kind", "methods on every process", "on the main process only", "run events"), rows)
@@ -138,15 +139,6 @@ def where(kind: type[Component], method: str) -> str:
 def events_of(kind: Kind) -> str:
     """Return on which processes components of a kind hear run events, but for saved checkpoints."""
     return EVERY if kind.on_every_process else MAIN
-
-
-def methods_of(kind: type[Component]) -> list[str]:
-    """Return the methods that a kind has besides those of every kind."""
-    return [
-        name
-        for name, member in vars(kind).items()
-        if inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
-    ]
 
 
 def _by_place(places: dict[str, str]) -> tuple[str, ...]:

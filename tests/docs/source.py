@@ -113,7 +113,7 @@ def _method(method: ast.FunctionDef, level: int) -> list[str]:
     else:
         arguments = ast.unparse(method.args).removeprefix("self").removeprefix(", ").removesuffix(", /")
         signature = f"{method.name}({arguments}){_result(method)}"
-    needed = " (required)" if "abstractmethod" in marks else ""
+    needed = " (required)" if "abstractmethod" in marks else " (final)" if "final" in marks else ""
     return [f"{'#' * level} `{signature}`{needed}", *paragraphs(ast.get_docstring(method))]
 
 

@@ -4,7 +4,6 @@
 """
 
 import functools
-import inspect
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dpotrain import hookimpl
 from dpotrain.plugin.api import Callback, Exporter, Logger, Metric, Quantizer
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.api.kinds import KINDS
+from dpotrain.plugin.describe.tracing import methods_of_kind
 from dpotrain_plugins.formatters.standard import StandardFormatter
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.lora import Lora
@@ -102,9 +102,8 @@ def spied(kind, base):
 
         return call
 
-    names = [name for of in kind.__mro__ for name, each in vars(of).items() if inspect.isfunction(each)]
-    public = {name for name in names if not name.startswith("_") or name in ("__init__", "__call__")}
-    methods = {name: noting(name, getattr(base, name)) for name in public}
+    names = ["__init__", "check", "state_dict", "load_state_dict", *methods_of_kind(kind)]
+    methods = {name: noting(name, getattr(base, name)) for name in names}
     more = {"name": "spy", "spied": kind.__name__, "__module__": __name__}
     return type(f"Spy{kind.__name__}", (Listening, base), {**methods, **more})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.scores import PairScores
@@ -18,7 +19,8 @@ SUMS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejec
 def random_scores(part: Any, pairs: int = 64, *, spread: float = 4.0, seed: int = 0) -> PairScores:
     """Return scores whose policy and reference differ by normal numbers of that ``spread``, in nats.
 
-    Log-probs of tokens and columns are among them where the component, or one in its options, asks for them.
+    Log-probs of tokens, statistics and columns are among them where the component, or one in its options, asks for
+    them.
     """
     import torch
 
@@ -28,7 +30,11 @@ def random_scores(part: Any, pairs: int = 64, *, spread: float = 4.0, seed: int 
     policy = reference + spread * torch.randn(2, pairs, generator=draw)
     names = dict.fromkeys(name for each in _asking(part) for name in each.columns)
     columns = {name: torch.rand(pairs, generator=draw) for name in names}
-    return assembled(part, policy, reference, lengths, columns)
+    statistics = {
+        name: torch.rand(pairs, 2, generator=draw) * (1 if name == "entropy" else -1)
+        for name in dict.fromkeys(name for each in _asking(part) for name in each.needs_statistics)
+    }
+    return assembled(part, policy, reference, lengths, columns, statistics)
 
 
 def of_pairs(part: Any, scores: PairScores, chosen: torch.Tensor) -> PairScores:
@@ -44,7 +50,8 @@ def of_pairs(part: Any, scores: PairScores, chosen: torch.Tensor) -> PairScores:
         )
     )
     columns = {name: values[chosen] for name, values in scores.columns.items()}
-    return assembled(part, policy, reference, lengths, columns)
+    statistics = {name: values[chosen] for name, values in scores.statistics.items()}
+    return assembled(part, policy, reference, lengths, columns, statistics)
 
 
 def assembled(
@@ -52,7 +59,8 @@ def assembled(
     policy: torch.Tensor,
     reference: torch.Tensor,
     lengths: torch.Tensor,
-    columns: dict[str, torch.Tensor],
+    columns: Mapping[str, torch.Tensor],
+    statistics: Mapping[str, torch.Tensor],
 ) -> PairScores:
     """Return scores from tensors of shape (2, pairs), chosen before rejected, of the first of ten steps.
 
@@ -74,6 +82,7 @@ def assembled(
         lengths[0],
         lengths[1],
         policy_tokens=tokens,
+        statistics=statistics,
         columns=columns,
         step=1,
         total_steps=10,
