@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from dpotrain.plugin.api.nested import BESIDE, KIND
 
 _NULL = {"type": "null"}
+_TABLE = "a table"
 _PLURALS = {
     "an integer": "integers",
     "a number": "numbers",
     "a path": "paths",
-    "a table": "tables",
     "text": "texts",
 }
 
@@ -157,6 +157,8 @@ class Expectations:
                 return "an integer" + _bounds(schema)
             case "number":
                 return "a number" + _bounds(schema)
+            case "null":
+                return "false"
             case "boolean":
                 return "true or false"
             case "string":
@@ -169,7 +171,9 @@ class Expectations:
         if schema.get("prefixItems"):
             items = [self._phrase(item) or "anything" for item in schema["prefixItems"]]
             return f"a list of {len(items)} ({', '.join(items)})"
-        item = self._phrase(schema.get("items", {}))
+        item = self._phrase(schema.get("items", {})) or ""
+        if item.startswith(_TABLE):
+            return f"a list of tables{item.removeprefix(_TABLE)}"
         return f"a list of {_PLURALS[item]}" if item in _PLURALS else "a list"
 
 
