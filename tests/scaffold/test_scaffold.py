@@ -175,6 +175,13 @@ def test_their_tests_pass_as_generated(chosen, packages, installed):
         assert len(passed) >= 6, ended.out
 
 
+def test_a_suite_that_is_run_before_the_package_is_installed_says_so(installed, tmp_path):
+    assert new("early", "--kind", "loss", "--folder", str(tmp_path)).exit_code == 0
+    ended = installed.pytest("-q", "-k", "test_it_is_a_function", folder=tmp_path / "dpotrain-early")
+    assert ended.code == 1
+    assert 'AssertionError: no installed plugin offers the loss "early": pip install -e .' in ended.out
+
+
 @some_kinds
 def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
     """Every recipe runs; the command is then used on its run."""
