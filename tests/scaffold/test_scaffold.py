@@ -139,11 +139,11 @@ def test_what_is_to_be_done_with_a_package_is_said_here_and_in_its_readme(said, 
 def test_their_recipes_give_the_same_losses_in_two_processes(kind, packages, installed, tmp_path):
     losses = {}
     for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        few = ["training.steps=3", "evaluation.every=1", f"run.output_dir={str(folder)!r}"]
-        for ended in installed.ranks(packages[kind] / "recipe.toml", few, ranks=ranks):
+        into = tmp_path / str(ranks)
+        few = ["training.steps=3", "evaluation.every=1", f"run.output_dir={str(into)!r}"]
+        for ended in installed.ranks(Path("recipe.toml"), few, ranks=ranks, folder=packages[kind]):
             assert ended.code == 0, ended.output
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        lines = (into / "metrics.jsonl").read_text().splitlines()
         losses[ranks] = [record["loss"] for record in map(json.loads, lines)]
     assert len(losses[1]) >= 4
     assert losses[2] == pytest.approx(losses[1], abs=1e-5)
