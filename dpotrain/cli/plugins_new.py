@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dpotrain.scaffold.kinds import Kind
 
 
-class _KindType(click.ParamType):
+class _KindType(click.ParamType):  # type: ignore[type-arg]  # older versions of click have no type arguments
     """The name of a kind. The kinds are imported when one is asked for."""
 
     name = "kind"
