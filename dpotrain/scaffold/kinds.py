@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from dpotrain.plugin.api import Component
+from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime import commands, plugin
+from dpotrain.plugin.runtime.checks import AUTO
 from dpotrain.plugin.runtime.manager import PluginManager
 
 
@@ -36,7 +37,9 @@ class ComponentKind:
         return self.component.__name__
 
     def clash(self, name: str, plugins: PluginManager) -> str | None:
-        """Return a message that says which plugin offers this kind and name already, or None."""
+        """Return a message that says what has this name already among components of the kind, or None."""
+        if self.component is DatasetFormatter and name == AUTO:
+            return f'data.format = "{AUTO}" means that all formatters are asked'
         owners = [
             owner.label
             for owner in plugins.plugins

@@ -118,7 +118,9 @@ def test_packages_pass_ruff_s_checks_and_are_formatted_whatever_the_length_of_th
 def test_packages_pass_mypy_as_they_are_configured(packages, python):
     """All at once, since their configurations differ in the name of the package alone."""
     modules = [word for kind in KINDS for word in ("-p", f"dpotrain_{name(kind).replace('-', '_')}")]
-    run(python, "-m", "mypy", *modules, cwd=packages["loss"])  # where no dpotrain is, which it would check, too
+    run(
+        python, "-m", "mypy", *modules, cwd=packages["loss"]
+    )  # where no dpotrain is, which it would check, too
 
 
 def test_there_is_a_template_for_every_kind_and_for_a_command(packages):
@@ -201,6 +203,7 @@ def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
     [
         ("loss", "dpo", 'loss "dpo" is offered by plugin "losses" (dpotrain '),
         ("loss", "merge", 'plugin "merge" (dpotrain '),
+        ("dataset-formatter", "auto", 'data.format = "auto" means that all formatters are asked; choose'),
         ("loss", "plugins", "there is a module dpotrain_plugins already ("),
         ("command", "check", "dpotrain check is one of dpotrain's own commands; choose another name"),
         ("command", "merge", 'the command "merge" of dpotrain '),
