@@ -196,6 +196,7 @@ def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
             assert command == "run" or ended.out.startswith("eval loss\n  first ")
         (summary,) = folder.glob("runs/*/summary.json")
         assert json.loads(summary.read_text())["status"] == "finished"
+        run(sys.executable, "-m", "ruff", "format", "-q", "--check", ".", cwd=folder)  # no file of the run
 
 
 @pytest.mark.parametrize(
