@@ -1,4 +1,4 @@
-"""Losses that are formed over all pairs of a step: AOT on sorted log-ratios, and beta-DPO, whose beta follows the step."""
+"""Losses over all pairs of a step: AOT on sorted log-ratios, and beta-DPO, whose beta follows the step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Aot(Loss):
         )
 
     def _between(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the k-th smallest of both, (pairs,), at the pair that has the k-th smallest of the first."""
+        """Return the loss of the k-th smallest of both, (pairs,), at the pair with the k-th smallest of the first."""
         from torch import empty_like
         from torch.nn.functional import softplus
 
@@ -60,7 +60,7 @@ class Aot(Loss):
 class AotUnpaired(Aot):
     """AOT (Melnyk et al. 2024, arXiv 2406.05882) with chosen and rejected answers as two sets: no pair matters.
 
-    As ``aot``, of the log-ratios of the chosen answers and those of the rejected ones, each sorted over the step's pairs.
+    As ``aot``, of the log-ratios of the chosen answers and those of the rejected ones, each sorted over the step.
     """
 
     name = "aot-unpaired"
@@ -74,9 +74,8 @@ class BetaDpo(Loss):
 
     With ``M`` and ``S`` moving averages of the mean and the standard deviation of ``h`` over a step's pairs, the step
     among them: a share of the pairs is drawn with probabilities like ``exp(-((h - M) / S)^2 / 2)``, and
-    ``beta_step = beta (1 + alpha (mean of h over these - M))`` (eq. 7 to 10). The loss is DPO's with that beta, over the
-    drawn pairs. Without gradients, as in an evaluation, all pairs count and ``beta`` is the recipe's. Rewards have the
-    recipe's beta.
+    ``beta_step = beta (1 + alpha (mean of h over these - M))``. The loss is DPO's with that beta, over the drawn pairs.
+    Without gradients, as in an evaluation, all pairs count and ``beta`` is the recipe's, as it is in the rewards.
 
     The averages begin with the first step's; a step's draw is seeded by its number.
     """
