@@ -184,7 +184,7 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
-        stop=stop.controls.finish,
+        stop=state.finish,
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
