@@ -95,7 +95,7 @@ def build(
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
     with showing_warnings(reporter), clocks.apart():
-        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
