@@ -107,5 +107,6 @@ def select(scores: PairScores, pairs: list[int]) -> PairScores:
         chosen_tokens=scores.chosen_tokens[index],
         rejected_tokens=scores.rejected_tokens[index],
         policy_tokens=tokens,
+        statistics={name: values[index] for name, values in scores.statistics.items()},
         columns={name: values[index] for name, values in scores.columns.items()},
     )
