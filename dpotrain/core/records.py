@@ -271,8 +271,8 @@ class Run:
     """Logs a table of texts, ``run.log_text("judged", [{"prompt": …, "answer": …}, …])``: to ``texts.jsonl`` and every
     logger, at the present step. All rows have the same columns."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A context for ``policy.generate`` and other inference: no gradients, dropout and activation checkpointing off, the
-    run's precision."""
+    """A context for ``policy.generate`` and other inference: no gradients, dropout and activation checkpointing off,
+    the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()

@@ -1,6 +1,8 @@
 """Callbacks steer the run: early ends that count as finished, checkpoints, evaluations, numbers and texts."""
 
 import json
+import math
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -8,10 +10,11 @@ import pytest
 from dpotrain import hookimpl
 from dpotrain.core.errors import PluginError, RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.plugin.api import Callback
+from dpotrain.plugin.api import Callback, Record
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import load_recipe
 from dpotrain.report.replay import replay
+from dpotrain_plugins.callbacks.early_stopping import EarlyStopping
 from tests.plugin.fakes import Offers, install
 from tests.run.recipes import Recording, project, records, run, weights
 
@@ -259,6 +262,18 @@ def test_early_stopping_ends_a_run_that_no_longer_improves_and_goes_on_after_a_r
     stopped = run(recipe, *chosen, into=tmp_path / "two", reporter=Recording(stop_at=2))
     assert stopped.status == "stopped"
     assert run(recipe, *chosen, into=tmp_path / "two", resume=True).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("losses", "stops"),
+    [([math.nan, 1.0, 0.9, 0.8], None), ([1.0, math.nan, 0.9, 0.8], None), ([math.nan] * 4, 3)],
+)
+def test_a_loss_that_is_not_a_number_is_no_improvement_and_nothing_to_improve_on(losses, stops):
+    asked, callback = [], EarlyStopping(EarlyStopping.Options(patience=2))
+    for number, loss in enumerate(losses, 1):
+        stopped = SimpleNamespace(stop=lambda reason, at=number: asked.append(at))
+        callback.dpotrain_evaluated(stopped, Record("eval", number, {"loss": loss}))
+    assert (asked or [None])[0] == stops
 
 
 @pytest.mark.soak
