@@ -76,6 +76,7 @@ class Forked:
         by_rank: Mapping[int, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         path: Sequence[Path] = (),
+        folder: Path = ROOT,
     ) -> list[Ended]:
         """Run a recipe in so many processes, in ``folder``, and return how each ended.
 

@@ -105,9 +105,12 @@ class ComponentConformance:
         from dpotrain.recipe.load import load_recipe
 
         def load(text: str) -> Recipe:
-            return load_recipe(
-                write_recipe(text, tmp_path / "read", model=dpotrain_model, data=dpotrain_data)
-            )
+            path = write_recipe(text, tmp_path / "read", model=dpotrain_model, data=dpotrain_data)
+            try:
+                return load_recipe(path)
+            except DpotrainError:
+                self.plugin()  # a package that is not installed is reported as that
+                raise
 
         return load
 
