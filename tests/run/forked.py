@@ -70,7 +70,6 @@ class Forked:
         overrides: Sequence[str] = (),
         *,
         ranks: int = 2,
-        folder: Path = ROOT,
         resume: bool = True,
         acts: Sequence[Sequence[Any]] = (),
         by_rank: Mapping[int, Sequence[str]] | None = None,
