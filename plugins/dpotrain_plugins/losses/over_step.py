@@ -31,7 +31,10 @@ class Aot(Loss):
 
     class Options(Loss.Options):
         label_smoothing: float = Field(
-            0.0, ge=0, lt=0.5, description="Share of pairs whose preference is assumed to be the wrong way round."
+            0.0,
+            ge=0,
+            lt=0.5,
+            description="Share of pairs whose preference is assumed to be the wrong way round.",
         )
 
     options: Options
@@ -84,9 +87,15 @@ class BetaDpo(Loss):
     couples_pairs = True
 
     class Options(Loss.Options):
-        alpha: float = Field(0.6, ge=0, description="How far beta follows the step's margins; 0 leaves it as it is.")
-        keep: float = Field(0.8, gt=0, le=1, description="Share of a step's pairs that are drawn, the paper's rho.")
-        momentum: float = Field(0.9, ge=0, lt=1, description="What the averages keep of themselves in a step.")
+        alpha: float = Field(
+            0.6, ge=0, description="How far beta follows the step's margins; 0 leaves it as it is."
+        )
+        keep: float = Field(
+            0.8, gt=0, le=1, description="Share of a step's pairs that are drawn, the paper's rho."
+        )
+        momentum: float = Field(
+            0.9, ge=0, lt=1, description="What the averages keep of themselves in a step."
+        )
 
     options: Options
 
