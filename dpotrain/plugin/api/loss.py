@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -90,6 +90,7 @@ class Loss(Component):
         pairs share a micro-batch is the engine's business.
         """
 
+    @final
     def losses(self, scores: PairScores) -> torch.Tensor:
         """Return the losses of the pairs, (pairs,), under the divergence and the weighting of the options.
 
@@ -108,6 +109,7 @@ class Loss(Component):
             losses = losses * (chosen + rejected).exp()
         return losses
 
+    @final
     def diverged(self, scores: PairScores) -> PairScores:
         """Return the scores with log-ratios as the divergence has them; the reference stays. Not to be overridden."""
         options = self.options

@@ -12,7 +12,7 @@ from dpotrain.plugin.api.component import Component, hookspec
 if TYPE_CHECKING:
     import torch
 
-
+#: What a metric returns for a measure: the values of the pairs, (pairs,), or values and weights, each (pairs,).
 Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
 
 

@@ -50,7 +50,7 @@ class _Nested:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dumped, info_arg=False),
+            serialization=core_schema.plain_serializer_function_ser_schema(dumped, info_arg=False),
         )
 
     def __get_pydantic_json_schema__(
@@ -135,5 +135,6 @@ def _mentions(annotation: Any, metadata: Any, seen: set[Any]) -> bool:
     )
 
 
-def _dumped(part: Component) -> dict[str, Any]:
+def dumped(part: Component) -> dict[str, Any]:
+    """Return the table that picks a component with its options, as plain data."""
     return {"use": part.name, **part.options.model_dump(mode="json")}
