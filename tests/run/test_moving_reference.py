@@ -4,7 +4,8 @@ import json
 import signal
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from dpotrain.core.errors import RunError
 from dpotrain.run.checkpoint import files as checkpoints
@@ -73,9 +74,14 @@ def test_a_resumed_run_keeps_how_its_reference_moves(tmp_path):
     with pytest.raises(RunError, match=r"reference\.update\.every: 3 then, nothing now"):
         run(recipe, resume=True)
     newest, _ = checkpoints.newest(tmp_path / "run" / "checkpoints")
-    (newest / "reference.safetensors").unlink()
+    trained = checkpoints.load(newest).trained
+    file = newest / "reference.safetensors"
+    save_file({"another": torch.zeros(2)}, file)
+    with pytest.raises(RunError, match="is of another model"):
+        check_fits(newest, trained, [])
+    file.unlink()
     with pytest.raises(RunError, match=r"cannot be read: .*reference\.safetensors"):
-        check_fits(newest, checkpoints.load(newest).trained, [], reference=True)
+        check_fits(newest, trained, [], reference=True)
 
 
 @pytest.mark.parametrize(

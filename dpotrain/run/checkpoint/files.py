@@ -25,6 +25,8 @@ from dpotrain.run.checkpoint.tensor_files import NotWholeError, described
 #: Bytes of the files' hashes in ``manifest.json``.
 _DIGEST = 32
 NAME = re.compile(r"step-(\d{8})")
+#: Files of tensors, without their ending, that every checkpoint of this format has.
+TENSORS = ("trained", "optimizer", "components")
 #: Files that a checkpoint of any format has.
 ALWAYS = ("trained.safetensors", "optimizer.safetensors", "state.json")
 
@@ -128,7 +130,8 @@ def load(path: Path) -> Checkpoint:
         raise RunError(
             f"checkpoint {path} was written by another version of dpotrain and cannot be read by this one"
         )
-    return put_together(state, {file.stem: load_file(file) for file in path.glob("*.safetensors")})
+    names = [*TENSORS, *(["reference"] if (path / "reference.safetensors").exists() else [])]
+    return put_together(state, {name: load_file(path / f"{name}.safetensors") for name in names})
 
 
 def prune(folder: Path, keep: int, but: Container[int | None]) -> None:

@@ -69,13 +69,13 @@ def check_fits(
 ) -> None:
     """Compare a checkpoint's headers with what is to be filled: the trained weights and their optimizer's state.
 
-    With ``reference`` the checkpoint must also hold the weights of a reference that moves.
+    The weights of a reference that moves are looked at where there are any; with ``reference`` there must be.
 
     Raises:
         RunError: a tensor is missing, too many, of another shape, or of a dtype that holds no weights.
     """
     _check_weights(path / "trained.safetensors", weights)
-    if reference:
+    if reference or (path / "reference.safetensors").exists():
         _check_weights(path / "reference.safetensors", weights)
     trained = [weight for group in param_groups for weight in group["params"]]
     for name, one in _described(path / "optimizer.safetensors").items():
