@@ -18,7 +18,7 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, pair_rewards, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -86,7 +86,7 @@ class EvaluationSet:
             losses = pair_losses(loss, scores)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
-                scored.append((batch.pairs, torch.stack(loss.rewards(scores), 1)))
+                scored.append((batch.pairs, torch.stack(pair_rewards(loss, scores), 1)))
             advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):

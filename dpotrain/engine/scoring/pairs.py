@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.plugin.api import Loss, Metric
 from dpotrain.plugin.api.nested import nested
+from dpotrain.plugin.api.returns import WrongReturnError, described
 
 
 def score_pairs(
@@ -50,13 +50,30 @@ def need_tokens(loss: Loss, metrics: Iterable[Metric]) -> bool:
 
 
 def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
-    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
+    """Return a loss a pair, (pairs,), or raise a WrongReturnError for a loss that gives anything else."""
     losses = loss(scores)
-    expected = scores.policy_chosen.shape
-    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
-        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise PluginError(
-            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
-            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+    if not _one_a_pair(losses, scores):
+        expected = tuple(scores.policy_chosen.shape)
+        raise WrongReturnError(
+            f"__call__ returned {described(losses)} for {expected[0]} pairs; it must return one number a pair, a "
+            f"tensor of shape {expected}, and leave dividing by the pairs to the engine",
+            loss,
         )
     return losses
+
+
+def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rewards of chosen and rejected, each (pairs,), or raise a WrongReturnError for anything else."""
+    rewards = loss.rewards(scores)
+    parts = rewards if isinstance(rewards, tuple | list) and rewards else (rewards,)
+    if len(parts) != 2 or not all(_one_a_pair(part, scores) for part in parts):
+        raise WrongReturnError(
+            f"rewards returned {' and '.join(map(described, parts))}; it must return the rewards of chosen and "
+            f"rejected, two tensors of shape {tuple(scores.policy_chosen.shape)}",
+            loss,
+        )
+    return parts[0], parts[1]
+
+
+def _one_a_pair(value: object, scores: PairScores) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape == scores.policy_chosen.shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.data.batches.packing import pack
@@ -23,7 +23,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
-from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, loss_fault
+from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_rewards, loss_fault
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -84,6 +84,8 @@ class Trainer:
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
+    loss_label: str = ""
+    """The loss with its plugin, as messages name it."""
 
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -196,7 +198,8 @@ class Trainer:
                     check_gradients(self.loss, scores, losses, self.scorer)
                     if not self._looked_at_loss:
                         check_apart(self.loss, scores)
-                        self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, losses)
+                        self._loss_fault = self._loss_fault or loss_fault(scores, losses)
+                        check_rewards(self.loss, scores)
                     ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():
@@ -220,13 +223,8 @@ class Trainer:
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
     def _set_learning_rate(self, step: int) -> float:
-        """Set the rates of a step, and return the records'; raise a PluginError where the factor cannot be used."""
+        """Set the rates of a step, and return the records'."""
         factor = self.schedule.factor(step, self.plan.total_steps)
-        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            raise PluginError(
-                f'schedule "{self.schedule.name}" returned {factor!r} for step {step} of {self.plan.total_steps}; it '
-                "must return a finite number that is not negative"
-            )
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
@@ -247,7 +245,7 @@ class Trainer:
         fault, self._loss_fault = self._loss_fault, ""
         return NotFinite(
             f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-            + (f"{fault}\n" if fault else "")
+            + (f"{self.loss_label or self.loss.name}: {fault}\n" if fault else "")
             + f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
             step.step,
             step.pairs,
