@@ -202,7 +202,10 @@ METHODS = [
     ),
     Method(Lora, "starts_as_base", {NONE: a(None), TYPE: a("yes")}, ['reference.when="precomputed"']),
     Method(
-        Lora, "attach", {NONE: a(None), TYPE: a({}), SHAPE: _linear, NAN: of(_nan_weights)}, quick=(SHAPE, NAN)
+        Lora,
+        "attach",
+        {NONE: a(None), TYPE: a({}), SHAPE: _linear, NAN: of(_nan_weights)},
+        quick=(SHAPE, NAN),
     ),
     Method(Lora, "reference", {NONE: a(None), TYPE: a("base")}),
     Method(
@@ -278,9 +281,7 @@ METHODS = [
         "usual_lr",
         {NONE: (a(None), "no warning"), TYPE: a(1e-6), SHAPE: a((1e-3, 1e-6)), NAN: a((math.nan, 1.0))},
     ),
-    Method(
-        Linear, "factor", {NONE: a(None), TYPE: a("1"), SHAPE: a([1.0]), NAN: a(math.nan)}, quick=(NAN,)
-    ),
+    Method(Linear, "factor", {NONE: a(None), TYPE: a("1"), SHAPE: a([1.0]), NAN: a(math.nan)}, quick=(NAN,)),
     Method(
         Length,
         "measures",
@@ -363,7 +364,11 @@ def fault_tables() -> str:
     """Return a table for every kind."""
     blocks = []
     for kind in KINDS:
-        own = [method for method in METHODS if kind_of(method.base) is kind and method.name != "dpotrain_step_ended"]
+        own = [
+            method
+            for method in METHODS
+            if kind_of(method.base) is kind and method.name != "dpotrain_step_ended"
+        ]
         if kind.component is not FakeCallback.__mro__[1]:
             own = [method for method in own]
         rows = [_row(method) for method in own]
@@ -374,4 +379,8 @@ def fault_tables() -> str:
 def _row(method: Method) -> list[str]:
     outcomes = {case.fault: case.outcome for case in method.cases()}
     due = due_of(kind_of(method.base).component, method.name)
-    return [f"`{method.name}`", "" if due is None else due.what, *(outcomes.get(fault, "–") for fault in FAULTS)]
+    return [
+        f"`{method.name}`",
+        "" if due is None else due.what,
+        *(outcomes.get(fault, "–") for fault in FAULTS),
+    ]

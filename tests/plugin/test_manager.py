@@ -67,6 +67,7 @@ def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
         "reason": "",
         "interface": None,
         "notes": [],
+        "kinds": {},
         "commands": [],
     }
 

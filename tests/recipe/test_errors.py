@@ -84,9 +84,9 @@ nested.wdth = 3
         refused(text, plugins=plugins)
         == """\
 r.toml: 28 errors
+  seed: expected an integer >= 0 and < 4294967296, got "x"
   sede: there is no such key; did you mean "seed"?
   [trainin]: there is no such table; did you mean "training"?
-  seed: expected an integer >= 0 and < 4294967296, got "x"
   [run] output_dir: expected a path, got 3
   [data]: eval_split and eval_fraction exclude each other; keep one
   [training] lr: there is no such key; it belongs to [optimizer]

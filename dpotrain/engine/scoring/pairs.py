@@ -63,8 +63,12 @@ def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
 
 
 def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rewards of chosen and rejected, each (pairs,), or raise a WrongReturnError for anything else."""
-    rewards = loss.rewards(scores)
+    """Return the rewards of chosen and rejected, each (pairs,), without gradients.
+
+    Raises a WrongReturnError where a loss gives no such two.
+    """
+    with torch.no_grad():
+        rewards = loss.rewards(scores)
     parts = rewards if isinstance(rewards, tuple | list) and rewards else (rewards,)
     if len(parts) != 2 or not all(_one_a_pair(part, scores) for part in parts):
         raise WrongReturnError(

@@ -21,9 +21,7 @@ def batch_sums(
     loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
 ) -> torch.Tensor:
     """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`."""
-    with torch.no_grad():
-        rewards = pair_rewards(loss, scores)
-    own = pair_sums(scores, losses, batch.weights, rewards, batch.tokens)
+    own = pair_sums(scores, losses, batch.weights, pair_rewards(loss, scores), batch.tokens)
     return torch.cat([own, extra.sums(scores, batch.weights)])
 
 
