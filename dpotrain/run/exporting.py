@@ -10,7 +10,7 @@ from dpotrain.core.atomic import write_json
 from dpotrain.core.errors import DpotrainError, RunError
 from dpotrain.core.records import Outcome
 from dpotrain.core.reporter import Reporter
-from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Exporter, Finished
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.folder.run_folder import RunFolder
@@ -34,7 +34,7 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
             with reporter.phase(f"exporting ({exporter.name})", None):
                 result = exporter.export(run)
         except Exception as error:
-            failures.append((_fault(error, recipe.plugins.label(exporter)), error))
+            failures.append((_fault(error, exporter, recipe.plugins.label(exporter)), error))
             continue
         reporter.note(f"{exporter.name}: {result}")
         done.append({**this, "result": str(result)})
@@ -47,10 +47,10 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
         ) from failures[0][1]
 
 
-def _fault(error: Exception, exporter: str) -> str:
+def _fault(error: Exception, exporter: Exporter, label: str) -> str:
     if isinstance(error, DpotrainError):  # an error meant for people, or a wrong result
-        return f"{exporter}: {error}"
-    return failure(exporter, "export", error)
+        return f"{label}: {error}"
+    return failure(label, "export", error, type(exporter).__module__)
 
 
 def _done(path: Path) -> list[dict[str, Any]]:

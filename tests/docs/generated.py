@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.docs import plugin_reference, recipe_reference
+from tests.plugin.faults import fault_tables
 from tests.run.faults import fault_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +22,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "hooks": plugin_reference.hooks,
         "objects": plugin_reference.objects,
     },
+    ROOT / "plugins" / "faults.md": {"faults": fault_tables},
     ROOT / "tests" / "README.md": {"faults": fault_table},
 }
 

@@ -1,6 +1,7 @@
 """What a method may return or raise that it must not, and what comes of it: one list for tests and documents.
 
-Every case is a component that works but for one method, in a distribution ``dpotrain-odd``, and a command that calls it.
+Every case is a component that works but for one method, in a distribution ``dpotrain-odd``, and a command that
+calls it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Component, Logger
 from dpotrain.plugin.api.hookspecs import EVENTS
-from dpotrain.plugin.api.kinds import KINDS, kind_of
+from dpotrain.plugin.api.kinds import KINDS, Kind, kind_of
 from dpotrain.plugin.api.returns import due_of
 from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
@@ -71,6 +72,16 @@ class Method:
     """``run``, ``resume``, ``check``, ``plan``; or ``call`` for what only ``init`` or a loader calls."""
     quick: Sequence[str] = ()
     """The faults that are tried in the quick tests."""
+    returns: str = "nothing"
+    """What it must return, where its kind does not say it with ``@returns``."""
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.base)
+
+    @property
+    def of_every_kind(self) -> bool:
+        return self.name in EVENTS or self.name in vars(Component)
 
     def cases(self) -> Iterator[Case]:
         """Yield a case for every fault that the method can have."""
@@ -134,6 +145,10 @@ def _number(measured: Any) -> Any:
     return measured[0] if isinstance(measured, tuple) else measured
 
 
+EVERY_OTHER = (
+    *(DemoLoader, FakeQuantizer, Lora, DemoSource, ConversationalFormatter),
+    *(Dpo, AdamW, Linear, Length, FakeLogger, FakeExporter),
+)
 NOTHING = {TYPE: (a("text"), UNUSED)}
 USES_LORA = ('adapter.use="lora"',)
 SAVES = ("checkpoints.every=1",)
@@ -145,6 +160,7 @@ METHODS = [
         "state_dict",
         {NONE: a(None), TYPE: a({"one": object()}), SHAPE: a({1: "one"}), NAN: (a({"one": math.nan}), SAVED)},
         SAVES,
+        returns="a mapping of tensors and plain data",
     ),
     Method(Dpo, "load_state_dict", NOTHING, SAVES, "resume"),
     Method(DemoLoader, "load_tokenizer", {NONE: a(None), TYPE: a("gpt2")}, quick=FAULTS),
@@ -178,6 +194,7 @@ METHODS = [
         "loading_config",
         {NONE: (a(None), "up to the loader"), TYPE: (a("4bit"), "up to the loader", 1)},
         USES_LORA,
+        returns="what the model loader takes",
     ),
     Method(FakeQuantizer, "prepare", NOTHING, USES_LORA, quick=(RAISES,)),
     Method(
@@ -216,7 +233,13 @@ METHODS = [
         quick=(SHAPE,),
     ),
     Method(Lora, "load_state", NOTHING, SAVES, "resume"),
-    Method(Lora, "save", {NONE: a(None), TYPE: a("text")}),
+    Method(
+        Lora,
+        "save",
+        {TYPE: (of(lambda nothing: "text"), UNUSED), SHAPE: a(None)},
+        quick=(SHAPE,),
+        returns="nothing; it writes files (wrong shape: none)",
+    ),
     Method(Lora, "rehearse_saving", NOTHING, quick=(RAISES,)),
     Method(
         Lora, "how_to_load", {NONE: a(None), TYPE: a(3), SHAPE: (a("this is not Python"), "shown as it is")}
@@ -252,6 +275,7 @@ METHODS = [
             NAN: of(lambda losses: losses * math.nan),
         },
         quick=(SHAPE, NAN),
+        returns="a tensor of shape (pairs,)",
     ),
     Method(
         Dpo,
@@ -263,6 +287,7 @@ METHODS = [
             NAN: of(lambda rewards: (rewards[0] * math.nan, rewards[1])),
         },
         quick=(NAN,),
+        returns="two tensors of shape (pairs,)",
     ),
     Method(
         Dpo,
@@ -295,10 +320,11 @@ METHODS = [
         {
             NONE: a(None),
             TYPE: each(lambda measured: 1.0),
-            SHAPE: each(lambda measured: _number(measured).mean()),
+            SHAPE: each(lambda measured: _number(measured)[None]),
             NAN: (each(lambda measured: _number(measured) * math.nan), "recorded as nan"),
         },
         quick=(SHAPE,),
+        returns="tensors of shape (pairs,) by measure",
     ),
     *(
         Method(FakeCallback, event, NOTHING, SAVES, quick=(RAISES,) * (event == "dpotrain_step_ended"))
@@ -316,14 +342,11 @@ METHODS = [
             NAN: (a({"one": math.nan}), SAVED),
         },
         SAVES,
+        returns="a mapping of tensors and plain data",
     ),
     Method(FakeLogger, "load_state_dict", NOTHING, SAVES, "resume"),
     Method(FakeExporter, "export", {NONE: a(None), TYPE: a(3), SHAPE: a("")}, quick=(RAISES,)),
-    *(
-        Method(base, "dpotrain_step_ended", NOTHING)
-        for base in (DemoLoader, FakeQuantizer, Lora, DemoSource, ConversationalFormatter)
-        + (Dpo, AdamW, Linear, Length, FakeLogger, FakeExporter)
-    ),
+    *(Method(base, "dpotrain_step_ended", NOTHING) for base in EVERY_OTHER),
 ]
 
 CASES = [case for method in METHODS for case in method.cases()]
@@ -361,26 +384,31 @@ def odd(case: Case) -> type[Component]:
 
 
 def fault_tables() -> str:
-    """Return a table for every kind."""
-    blocks = []
+    """Return a table of what every kind has, and one for each kind; a logger's are its own."""
+    common = [each for each in METHODS if each.of_every_kind and each.base in (Dpo, FakeCallback)]
+    common = [each for each in common if (each.name in EVENTS) == (each.base is FakeCallback)]
+    sections = {"Every kind but loggers": common}
     for kind in KINDS:
         own = [
-            method
-            for method in METHODS
-            if kind_of(method.base) is kind and method.name != "dpotrain_step_ended"
+            each
+            for each in METHODS
+            if each.kind is kind and (not each.of_every_kind or each.base is FakeLogger)
         ]
-        if kind.component is not FakeCallback.__mro__[1]:
-            own = [method for method in own]
-        rows = [_row(method) for method in own]
-        blocks += [f"### {kind.component.kind.capitalize()}", table(["method", "must return", *FAULTS], rows)]
-    return "\n\n".join(blocks)
+        if own:
+            sections[kind.component.kind.capitalize()] = own
+    head = ["method", "must return", *FAULTS]
+    return "\n\n".join(
+        f"## {name}\n\n{table(head, map(_row, methods))}" for name, methods in sections.items()
+    )
 
 
 def _row(method: Method) -> list[str]:
     outcomes = {case.fault: case.outcome for case in method.cases()}
-    due = due_of(kind_of(method.base).component, method.name)
+    due = due_of(method.kind.component, method.name)
+    if NONE not in outcomes:
+        outcomes[NONE] = "is due"
     return [
         f"`{method.name}`",
-        "" if due is None else due.what,
-        *(outcomes.get(fault, "–") for fault in FAULTS),
+        method.returns if due is None else due.what,
+        *(outcomes.get(fault, "") for fault in FAULTS),
     ]

@@ -95,7 +95,7 @@ def _choose(
     if not ordinary.log_probs.isfinite().all():
         raise NotFiniteLogits(
             f"{type(model).__name__} computes log-probs that are not finite before anything is trained.\n"
-            'Where its weights are finite, a sum overflows: try training.precision = "fp32" and model.dtype = "float32".'
+            'Its weights are finite, so a sum overflows: try training.precision = "fp32" and model.dtype = "float32".'
         )
     if not _agree(ordinary.foresight, torch.zeros_like(ordinary.foresight), exact):
         raise RunError(

@@ -68,7 +68,8 @@ def _values_and_weights(
     if len(both) != 2 or not all(
         isinstance(part, torch.Tensor) and part.shape == weights.shape for part in both
     ):
-        got = " and ".join(map(described, both)) or "nothing"
+        parts = measured if isinstance(measured, tuple) and measured else (measured,)
+        got = " and ".join(map(described, parts))
         raise WrongReturnError(
             f'__call__ returned {got} as "{measure}"; it must return one number a pair, a tensor of shape '
             f"{tuple(weights.shape)}, or two such tensors, values and weights; the engine takes the mean",

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import returns
 
 if TYPE_CHECKING:
     import torch
 
 
 Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+
+
+def _are_names(value: Any) -> bool:
+    names = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    return names and bool(value) and all(map(_NAME.fullmatch, value))
 
 
 class Metric(Component):
@@ -29,6 +39,7 @@ class Metric(Component):
 
     @property
     @abstractmethod
+    @returns('a tuple of names of letters, digits and . _ - /, such as ("margins",)', _are_names)
     def measures(self) -> tuple[str, ...]:
         """The names of its numbers. In records they stand behind the name of the plugin: ``length/margins``."""
 

@@ -44,10 +44,10 @@ def rehearse_saving(
                     return  # the folder for temporary files is full, which says nothing about the run's
                 fault = describe_exception(error)
                 if label and what != "the tokenizer":
-                    fault = failure(label, "rehearse_saving", error)
+                    fault = failure(label, "rehearse_saving", error, type(adapter).__module__)
                 raise RunError(
-                    f"{what} cannot be saved, which would end the run after its last step: {fault}\nCorrect the model's files in {policy.name_or_path}; they say what "
-                    "is saved."
+                    f"{what} cannot be saved, which would end the run after its last step: {fault}\n"
+                    f"Correct the model's files in {policy.name_or_path}; they say what is saved."
                 ) from error
 
 
