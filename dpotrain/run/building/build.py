@@ -192,6 +192,7 @@ def build(
         inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
         components=recipe.components,
+        metric_names=trainer.extra.names,
         logged=state.progress.logged,
     )
     if code := remote_code(recipe):
