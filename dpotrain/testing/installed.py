@@ -7,6 +7,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from os.path import commonprefix
 from pathlib import Path
 
 from dpotrain.core.packages import package_version
@@ -50,14 +51,14 @@ def why_not_offered(component: type[Component]) -> str:
     if any(component in plugin.components for plugin in manager.plugins):
         return ""
     package = component.__module__.partition(".")[0]
-    points = {point.name for point in entry_points(group=GROUP) if point.module.partition(".")[0] == package}
-    own = [plugin for plugin in manager.plugins if plugin.name in points]
-    for plugin in own:
-        if plugin.failed:
-            return f"{plugin.label} failed: {plugin.reason}"
-    if own:
+    modules = {point.name: point.module for point in entry_points(group=GROUP)}
+    own = [each for each in manager.plugins if modules.get(each.name, "").partition(".")[0] == package]
+    if own:  # of several the one that is nearest to the component
+        nearest = max(own, key=lambda plugin: len(commonprefix([modules[plugin.name], component.__module__])))
+        if nearest.failed:
+            return f"{nearest.label} failed: {nearest.reason}"
         hook = kind_of(component).catalogue
-        return f"{own[0].label} does not offer {component.__name__}: return it from {hook}"
+        return f"{nearest.label} does not offer {component.__name__}: return it from {hook}"
     file = getattr(sys.modules.get(component.__module__), "__file__", None)
     project = None if file is None else Project.around(Path(file).parent)
     if project is None:
