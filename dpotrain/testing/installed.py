@@ -7,7 +7,6 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from os.path import commonprefix
 from pathlib import Path
 
 from dpotrain.core.packages import package_version
@@ -53,8 +52,8 @@ def why_not_offered(component: type[Component]) -> str:
     package = component.__module__.partition(".")[0]
     modules = {point.name: point.module for point in entry_points(group=GROUP)}
     own = [each for each in manager.plugins if modules.get(each.name, "").partition(".")[0] == package]
-    if own:  # of several the one that is nearest to the component
-        nearest = max(own, key=lambda plugin: len(commonprefix([modules[plugin.name], component.__module__])))
+    if own:
+        nearest = max(own, key=lambda plugin: component.__module__.startswith(modules[plugin.name]))
         if nearest.failed:
             return f"{nearest.label} failed: {nearest.reason}"
         hook = kind_of(component).catalogue
