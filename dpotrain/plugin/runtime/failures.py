@@ -35,8 +35,9 @@ def named(error: BaseException, selection: Selection, plugins: PluginManager) ->
 
     Notes added to the error (``add_note``) follow its line.
     """
+    notes = getattr(error, "__notes__", ())
     if isinstance(error, WrongReturnError) and isinstance(error.component, Component):
-        return PluginError(failure(plugins.label(error.component), "", error))
+        return PluginError("\n".join([failure(plugins.label(error.component), "", error), *notes]))
     if not isinstance(error, Exception) or isinstance(error, DpotrainError):
         return error
     frames = list(_frames(error.__traceback__))
@@ -44,7 +45,7 @@ def named(error: BaseException, selection: Selection, plugins: PluginManager) ->
     if found is None:
         return error
     who, phase, module = found
-    return PluginError("\n".join([failure(who, phase, error, module), *getattr(error, "__notes__", ())]))
+    return PluginError("\n".join([failure(who, phase, error, module), *notes]))
 
 
 def failure(who: str, phase: str, error: BaseException, module: str = "") -> str:

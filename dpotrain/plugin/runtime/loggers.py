@@ -119,7 +119,7 @@ class LoggerSet:
             try:
                 state = logger.state_dict()
                 if fault := not_storable(state):
-                    raise TypeError(f"it returned {fault.rstrip(',')}")
+                    raise TypeError(f"it returned {fault}")
                 found.append(copy.deepcopy(state))
             finally:
                 done.set()
