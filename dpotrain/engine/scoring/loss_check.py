@@ -10,7 +10,7 @@ from torch import nn
 from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.scores import PairScores
-from dpotrain.engine.scoring.pairs import pair_rewards
+from dpotrain.engine.scoring.objective import pair_rewards
 from dpotrain.plugin.api import Component, Loss
 from dpotrain.plugin.api.returns import WrongReturnError
 
@@ -129,5 +129,6 @@ def select(scores: PairScores, pairs: list[int]) -> PairScores:
         chosen_tokens=scores.chosen_tokens[index],
         rejected_tokens=scores.rejected_tokens[index],
         policy_tokens=tokens,
+        statistics={name: values[index] for name, values in scores.statistics.items()},
         columns={name: values[index] for name, values in scores.columns.items()},
     )

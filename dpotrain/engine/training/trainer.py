@@ -31,7 +31,8 @@ from dpotrain.engine.scoring.loss_check import (
     check_trained,
     loss_fault,
 )
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.objective import pair_losses
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
@@ -85,6 +86,8 @@ class Trainer:
     """Tells the person that memory ran out and what was done about it."""
     on_nonfinite: Callable[[NotFinite], None] = _end
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
+    pair_columns: frozenset[str] = frozenset()
+    """Columns of the data that change the loss (see :func:`.objective.pair_losses`)."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
     loss_label: str = ""
@@ -93,6 +96,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._tokens = need_tokens(self.loss, self.extra.chosen)
+        self._statistics = needed_statistics(self.loss, self.extra.chosen)
         self._looked_at_loss = False
         self._loss_fault = ""
 
@@ -218,13 +222,14 @@ class Trainer:
             reference,
             batch,
             tokens=self._tokens,
+            statistics=self._statistics,
             step=step.step,
             total_steps=self.plan.total_steps,
         )
 
     def _losses(self, scores: PairScores) -> torch.Tensor:
         """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does."""
-        losses = pair_losses(self.loss, scores)
+        losses = pair_losses(self.loss, scores, self.pair_columns)
         check_gradients(self.loss, losses)
         if not self._looked_at_loss:
             check_apart(self.loss, scores)
@@ -248,8 +253,14 @@ class Trainer:
                 gathered.add(batch, self._score(step, batch, self.reference.scores(batch)))
                 if self.interrupted():
                     raise Interrupted
-        scores = gathered.whole(self.parallel, self.data.columns, step.step, self.plan.total_steps)
-        coupled = CoupledStep.of(self.loss, gathered, scores)
+        scores = gathered.whole(
+            self.parallel,
+            columns=self.data.columns,
+            statistics=self._statistics,
+            step=step.step,
+            total_steps=self.plan.total_steps,
+        )
+        coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
         if not self._looked_at_loss:
             self._look_at(scores, coupled.losses)
         # The second pass draws the same dropout.

@@ -33,6 +33,8 @@ class Metric(Component):
 
     needs_token_log_probs: ClassVar[bool] = False
     """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
+    needs_statistics: ClassVar[tuple[str, ...]] = ()
+    """Which of ``scores.statistics`` are used: ``("entropy",)``. Each costs a pass over the logits."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""

@@ -60,6 +60,8 @@ def _check_attributes(component: type[Component], kind: type[Component], label: 
         own = inspect.getattr_static(component, name)
         if own is plain or (name.startswith("_") and name != "__call__"):
             continue
+        if getattr(plain, "__final__", False):
+            raise PluginError(f"{label}: {name} is {kind.__name__}'s own and cannot be overridden")
         if isinstance(plain, property) and inspect.isfunction(own):
             raise PluginError(f"{label}: {name} must be an attribute or a property (@property), not a method")
         if inspect.isfunction(plain) and not callable(own) and not hasattr(own, "__get__"):

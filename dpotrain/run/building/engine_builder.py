@@ -93,6 +93,7 @@ class EngineBuilder:
                 raise
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
+        chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         return chosen.scorer
 
     def _refuse_weights(self, model: PreTrainedModel) -> None:
