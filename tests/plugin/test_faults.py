@@ -123,7 +123,10 @@ def test_what_comes_of_it(case: Case, tmp_path):
         assert "\nIt was given row 0." in said
     assert len(said.splitlines()) <= 8
     summary = tmp_path / "run" / "summary.json"
-    if summary.exists() and name != "export":
+    if summary.exists() and name not in (
+        "export",
+        "dpotrain_run_finished",
+    ):  # the run itself is finished by then
         assert label in json.loads(summary.read_text())["error"]
 
 
@@ -138,6 +141,7 @@ def test_every_method_and_property_of_every_kind_is_there():
             for name, item in vars(kind.component).items()
             if (inspect.isfunction(item) or isinstance(item, property))
             and (not name.startswith("_") or name == "__call__")
+            and not getattr(item, "__final__", False)
         }
         assert own <= known[kind.component], f"{kind.component.__name__}: {own - known[kind.component]}"
         assert known[kind.component] & set(EVENTS), f"{kind.component.__name__}: no run event"

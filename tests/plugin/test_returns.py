@@ -143,6 +143,11 @@ def test_a_property_is_checked_when_it_is_read():
     [
         (FakeAdapter, {"starts_as_base": "yes"}, "starts_as_base is a str, 'yes'; it must be True or False"),
         (FakeLoss, {"couples_pairs": None}, "couples_pairs is None; it must be True or False"),
+        (
+            FakeLoss,
+            {"diverged": lambda self, scores: scores},
+            "diverged is Loss's own and cannot be overridden",
+        ),
         (FakeLoader, {"fingerprint": "sha"}, "fingerprint must be a method; it is a str, 'sha'"),
         (
             FakeMetric,
