@@ -79,7 +79,9 @@ def methods_of(part: Component) -> list[str]:
     public = [
         name
         for name, member in vars(kind).items()
-        if inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
+        if inspect.isfunction(member)
+        and (not name.startswith("_") or name == "__call__")
+        and not getattr(member, "__final__", False)  # the kind's own
     ]
     return [*public, *(event for event in EVENTS if event in implementations(part, part.name))]
 

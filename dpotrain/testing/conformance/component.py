@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import pytest
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.api import kind_of
+from dpotrain.plugin.api import Component, kind_of
 from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.describe.options import inline, table_of
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -63,10 +63,13 @@ class ComponentConformance:
     @pytest.fixture(autouse=True)
     def _installed(self, request: pytest.FixtureRequest) -> None:
         """Let one test fail where no installed plugin offers the component, since all others would for that reason."""
-        if request.node.originalname != "test_an_installed_plugin_offers_it" and why_not_offered(
-            self.component
-        ):
+        if request.node.originalname != "test_an_installed_plugin_offers_it" and self._missing():
             pytest.skip("no installed plugin offers it: see test_an_installed_plugin_offers_it")
+
+    def _missing(self) -> str:
+        """Return why no installed plugin offers the component; "" where one does."""
+        component: type[Component] = self.component
+        return why_not_offered(component)
 
     @pytest.fixture
     def table(self) -> Table:
@@ -100,7 +103,7 @@ class ComponentConformance:
 
     def plugin(self) -> Plugin:
         """Return the installed plugin that offers the component."""
-        fault = why_not_offered(self.component)
+        fault = self._missing()
         assert not fault, fault
         manager = PluginManager.from_entry_points()
         kind = kind_of(self.component).component
