@@ -18,7 +18,7 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.objective import pair_losses, pair_rewards
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses, pair_rewards
 from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.coupled import GatheredScores
@@ -91,11 +91,12 @@ class EvaluationSet:
                 total_steps=total_steps,
             )
             if gathered is None:
-                losses = pair_losses(loss, scores, self.pair_columns)
+                losses, parts = pair_losses(loss, scores, self.pair_columns), loss_parts(loss, scores)
             else:
                 gathered.add(batch, scores)
                 losses = torch.zeros_like(scores.policy_chosen)
-            sums.add_(batch_sums(loss, scores, losses, batch, extra))
+                parts = dict.fromkeys(loss.part_names, losses)
+            sums.add_(batch_sums(loss, scores, losses, parts, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
                 scored.append((batch.pairs, torch.stack(pair_rewards(loss, scores), 1)))
             advance(len(pairs))
@@ -111,8 +112,11 @@ class EvaluationSet:
                     step=step,
                     total_steps=total_steps,
                 )
-                losses = pair_losses(loss, whole, self.pair_columns)  # the same on every rank
+                # The same on every rank.
+                losses = pair_losses(loss, whole, self.pair_columns)
                 sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
+                for place, part in enumerate(loss_parts(loss, whole).values()):
+                    sums[len(SUMMED) + 2 * place] += part.double().sum() / parallel.data_size
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
         metrics = {
             **means(total.tolist()),

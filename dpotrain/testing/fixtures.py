@@ -13,6 +13,7 @@ from dpotrain.testing.installed import Project
 from dpotrain.testing.runs import FinishedRun, run_recipe
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
 
+#: What the fixture :func:`dpotrain_run` is.
 RunRecipe: TypeAlias = Callable[..., FinishedRun]
 
 
@@ -32,9 +33,11 @@ def dpotrain_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dpotrain_run(
     dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> RunRecipe:
-    """Return :func:`run_recipe` with the model, the data and a fresh folder filled in.
+    """Return what runs a recipe: :func:`run_recipe` with the model, the data and a fresh folder filled in.
 
-    Where a recipe is wrong and the package under test is not installed, the error says that first.
+    ``dpotrain_run(recipe="", **arguments)`` takes the same arguments, each of which may be given. A second call in the
+    same test needs a ``folder`` of its own, or ``resume=True``. Where a recipe is wrong and the package under test is
+    not installed, the error says that first.
     """
 
     def run(recipe: str = "", **options: Any) -> FinishedRun:

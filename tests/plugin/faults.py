@@ -152,6 +152,15 @@ class Exporting(FakeExporter):
         return str(run.final)
 
 
+class Parted(Dpo):
+    """A loss that names a part of it."""
+
+    part_names = ("half",)
+
+    def parts(self, scores):
+        return {"half": self(scores) / 2}
+
+
 EVERY_OTHER = (
     *(DemoLoader, FakeQuantizer, Lora, DemoSource, ConversationalFormatter),
     *(Dpo, AdamW, Linear, Length, FakeLogger, Exporting),
@@ -296,6 +305,19 @@ METHODS = [
         quick=(NAN,),
         returns="two tensors of shape (pairs,)",
     ),
+    Method(
+        Parted,
+        "parts",
+        {
+            NONE: a(None),
+            TYPE: each(lambda part: 1.0),
+            SHAPE: each(lambda part: part.mean()),
+            NAN: (each(lambda part: part * math.nan), "recorded as nan"),
+        },
+        quick=(NONE,),
+        returns="tensors of shape (pairs,) by name",
+    ),
+    Method(Parted, "part_names", {NONE: a(None), TYPE: a("half"), SHAPE: a(("a half",))}),
     Method(
         Dpo,
         "first_loss",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -55,6 +55,27 @@ def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Te
             loss,
         )
     return parts[0], parts[1]
+
+
+def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
+    """Return the parts of a loss, (pairs,) each without gradients, or raise a WrongReturnError for others."""
+    if not loss.part_names:
+        return {}
+    with torch.no_grad():
+        parts = loss.parts(loss.diverged(scores))
+    named = isinstance(parts, Mapping) and parts.keys() == set(loss.part_names)
+    if not named or not all(_one_a_pair(part, scores) for part in parts.values()):
+        each = (
+            ", ".join(f"{name}: {described(part)}" for name, part in parts.items())
+            if named
+            else described(parts)
+        )
+        raise WrongReturnError(
+            f"parts returned {each}; it must return {', '.join(loss.part_names)} by name, each a tensor of shape "
+            f"{tuple(scores.policy_chosen.shape)}",
+            loss,
+        )
+    return {name: parts[name] for name in loss.part_names}
 
 
 def exchanged(scores: PairScores) -> PairScores:

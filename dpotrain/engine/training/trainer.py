@@ -31,7 +31,7 @@ from dpotrain.engine.scoring.loss_check import (
     check_trained,
     loss_fault,
 )
-from dpotrain.engine.scoring.objective import pair_losses
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses
 from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
@@ -198,12 +198,12 @@ class Trainer:
                     scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
-                        losses = self._losses(scores)
+                        losses, parts = self._losses(scores), loss_parts(self.loss, scores)
                         total = (losses * batch.weights).sum()
                     else:
-                        losses, total = coupled.carried(batch, scores)
+                        (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
                     (total * share).backward()  # type: ignore[no-untyped-call]
-                sums += batch_sums(self.loss, scores, losses, batch, self.extra)
+                sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
         except (Interrupted, torch.OutOfMemoryError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import is_number, optional, returns
+from dpotrain.plugin.api.returns import are_names, is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +35,23 @@ class Loss(Component):
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""
 
-    needs_reference: ClassVar[bool] = True
+    needs_reference: bool = True
     """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in
-    options of the type ``Use[Loss]``, answers for them by a property."""
+    options of the type ``Use[Loss]``, sets this and the next two for itself in ``__init__``."""
 
-    of_difference: ClassVar[bool] = False
+    of_difference: bool = False
     """Whether of the log-ratios only their difference matters, chosen minus rejected. Whatever of the implicit reward
     belongs to the prompt alone then cancels, and with such a loss ``divergence`` may be any, and ``[data.columns]`` may
     map a ``margin``."""
-    couples_pairs: ClassVar[bool] = False
+    couples_pairs: bool = False
     """Whether a pair's loss depends on the other pairs of its step. It is then called once a step, with the scores of
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
+
+    @property
+    @returns("a tuple of names of letters, digits and . _ - /", are_names)
+    def part_names(self) -> tuple[str, ...]:
+        """The names of :meth:`parts`."""
+        return ()
 
     class Options(Component.Options):
         """Every loss has a beta: its rewards are multiples of it."""
@@ -119,6 +125,13 @@ class Loss(Component):
             policy_chosen=scores.reference_chosen + chosen,
             policy_rejected=scores.reference_rejected + rejected,
         )
+
+    def parts(self, scores: PairScores) -> Mapping[str, torch.Tensor]:
+        """Return parts of the loss to be logged, (pairs,) each, by the names of :attr:`part_names`; none, as here.
+
+        Records have their means as ``loss/NAME``.
+        """
+        return {}
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rewards of chosen and rejected, each (pairs,), as the loss defines them.

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import returns
+from dpotrain.plugin.api.returns import are_names, returns
 
 if TYPE_CHECKING:
     import torch
 
-
+#: What a metric returns for a measure: the values of the pairs, (pairs,), or values and weights, each (pairs,).
 Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
-
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
-
-
-def _are_names(value: Any) -> bool:
-    names = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
-    return names and bool(value) and all(map(_NAME.fullmatch, value))
 
 
 class Metric(Component):
@@ -41,7 +32,10 @@ class Metric(Component):
 
     @property
     @abstractmethod
-    @returns('a tuple of names of letters, digits and . _ - /, such as ("margins",)', _are_names)
+    @returns(
+        'a tuple of names of letters, digits and . _ - /, such as ("margins",)',
+        lambda value: are_names(value) and value,
+    )
     def measures(self) -> tuple[str, ...]:
         """The names of its numbers. In records they stand behind the name of the plugin: ``length/margins``."""
 

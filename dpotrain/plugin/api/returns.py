@@ -6,6 +6,7 @@ What is returned wrongly would otherwise show far from its cause, or not at all.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dpotrain.core.errors import PluginError, short
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DUE = "__dpotrain_due__"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
 class WrongReturnError(PluginError):
@@ -141,6 +143,11 @@ def is_text(value: Any) -> bool:
 def is_texts(value: Any) -> bool:
     """Whether it is a list of texts."""
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def are_names(value: Any) -> bool:
+    """Whether it is a tuple of names as records have them."""
+    return isinstance(value, tuple) and all(isinstance(each, str) and _NAME.fullmatch(each) for each in value)
 
 
 def by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:

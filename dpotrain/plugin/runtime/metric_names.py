@@ -8,7 +8,7 @@ from dpotrain.plugin.api import Metric
 from dpotrain.plugin.runtime.manager import PluginManager
 
 #: Prefixes of the engine's own metrics, and of evaluations in loggers.
-_TAKEN = frozenset({"rewards", "logps", "eval"})
+_TAKEN = frozenset({"rewards", "logps", "loss", "eval"})
 
 
 def logged_names(metric: Metric, plugins: PluginManager) -> tuple[str, ...]:

@@ -175,7 +175,10 @@ def build(
             is_main=parallel.is_main,
         ),
         pair_columns=applied,
-        extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
+        extra=RecipeMetrics(
+            {metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics},
+            recipe.loss.part_names,
+        ),
         window=state.window,
     )
     run = Run(
