@@ -65,15 +65,21 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, str, str] | None:
-    """Return the component's label, the method that was called and the module of its class."""
+    """Return the component's label, the method that was called and the module of its class.
+
+    A method that the kind keeps for itself (``Loss.losses``) only stands for the one that it calls.
+    """
+    found = None
     for frame in frames:
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if isinstance(first, Component) and plugins.offers(type(first)):
             method = _method(type(first), code)
             if method is not None:
-                return plugins.label(first), method, type(first).__module__
-    return None
+                found = found or (plugins.label(first), method, type(first).__module__)
+                if not getattr(inspect.getattr_static(type(first), method), "__final__", False):
+                    return plugins.label(first), method, type(first).__module__
+    return found
 
 
 def _method(component: type[Component], code: CodeType) -> str | None:
