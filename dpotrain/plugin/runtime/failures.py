@@ -77,7 +77,7 @@ def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, st
             method = _method(type(first), code)
             if method is not None:
                 found = found or (plugins.label(first), method, type(first).__module__)
-                if not getattr(inspect.getattr_static(type(first), method), "__final__", False):
+                if not getattr(inspect.getattr_static(type(first), method, None), "__final__", False):
                     return plugins.label(first), method, type(first).__module__
     return found
 
