@@ -267,7 +267,7 @@ def test_options_that_are_not_ours_are_refused():
         class Options(Loss.Options, extra="allow"):
             pass
 
-    assert "must be a subclass of Loss.Options" in reason(Loss, Foreign)
+    assert "must derive from Loss.Options, not from BaseModel" in reason(Loss, Foreign)
     assert 'extra="forbid"' in reason(Loss, Loose)
 
 

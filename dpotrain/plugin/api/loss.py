@@ -12,7 +12,7 @@ from pydantic import Field
 from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import is_number, optional, returns
+from dpotrain.plugin.api.returns import are_names, is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,7 @@ class Loss(Component):
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
 
     @property
+    @returns("a tuple of names of letters, digits and . _ - /", are_names)
     def part_names(self) -> tuple[str, ...]:
         """The names of :meth:`parts`."""
         return ()
