@@ -22,7 +22,32 @@ from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
 from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
-from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from dpotrain_plugins.losses import (
+    AlphaPo,
+    ApoDown,
+    ApoZero,
+    Bco,
+    CalDpo,
+    Cpo,
+    DiscoPop,
+    Dpo,
+    DpoNorm,
+    Dpop,
+    DpoShift,
+    Exo,
+    Hinge,
+    Ipo,
+    Nca,
+    Odpo,
+    Orpo,
+    RDpo,
+    Robust,
+    Sft,
+    Simper,
+    Simpo,
+    Slic,
+    Sppo,
+)
 from dpotrain_plugins.merge.exporter import Merge
 from dpotrain_plugins.metrics.length import Length
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
@@ -47,6 +72,26 @@ def needs(package):
 TestDpo = suite(Dpo, label_smoothing=0.1)
 TestIpo = suite(Ipo)
 TestHinge = suite(Hinge, beta=0.05)
+TestRobust = suite(Robust, label_smoothing=0.2)
+TestExo = suite(Exo, label_smoothing=0.01)
+TestDpoNorm = suite(DpoNorm, beta=2.0)
+TestDpop = suite(Dpop, penalty=5)
+TestOdpo = suite(Odpo, alpha=0.5)
+TestRDpo = suite(RDpo, alpha=0.1)
+TestDpoShift = suite(DpoShift, rejected_share=0.5, last_rejected_share=0.95)
+TestNca = suite(Nca)
+TestBco = suite(Bco)
+TestSppo = suite(Sppo, beta=0.1)
+TestCalDpo = suite(CalDpo, weight=0.5)
+TestApoZero = suite(ApoZero)
+TestApoDown = suite(ApoDown)
+TestDiscoPop = suite(DiscoPop, tau=0.1)
+TestSimpo = suite(Simpo, gamma=1.0)
+TestAlphaPo = suite(AlphaPo, gamma_beta_ratio=0.2, alpha=-0.5)
+TestSimper = suite(Simper)
+TestCpo = suite(Cpo, nll="mean")
+TestOrpo = suite(Orpo, weight=0.25)
+TestSlic = suite(Slic, delta=0.5)
 TestLora = suite(Lora, rank=4)
 TestLoraWithEverything = suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
 TestMergedLora = suite(Lora, rank=4, merge=True)
@@ -67,6 +112,11 @@ TestWandb = suite(WandbLogger, mode="offline", tags=["a", "b"])
 TestTensorBoard = needs("tensorboard")(suite(TensorBoardLogger))
 TestMLflow = needs("mlflow")(suite(MLflowLogger, tags={"team": "a"}))
 TestTrackio = needs("trackio")(suite(TrackioLogger, project="conformance"))
+
+
+class TestSft(testing.LossConformance):
+    component = Sft
+    moved_by = ("policy_chosen",)
 
 
 class TestTransformersLoader(testing.ModelLoaderConformance):

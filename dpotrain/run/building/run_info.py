@@ -67,12 +67,13 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
+    beta = getattr(recipe.loss.options, "beta", None)  # not every loss has one
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
-        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}",
+        "loss": recipe.loss.name + ("" if beta is None else f", beta {beta:g}"),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

@@ -21,6 +21,7 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.plugin.runtime.plugin import Plugin
 from dpotrain.testing.fixtures import RunRecipe
 from dpotrain.testing.runs import FinishedRun, write_recipe
+from dpotrain.testing.tiny import example_pairs
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
@@ -144,8 +145,19 @@ class ComponentConformance:
         assert not heavy, f"{module} loads {heavy}; import it inside methods"
 
     def short_run(self, dpotrain_run: RunRecipe, table: Table, folder: Path) -> FinishedRun:
-        """Run two steps of the component's recipe on a tiny model; ``folder`` is for files that it needs."""
-        return dpotrain_run(self.recipe(table), overrides=["training.steps=2"])
+        """Run two steps of the component's recipe on a tiny model; ``folder`` is for files that it needs.
+
+        The pairs have numbers between 0 and 1 in the columns that the class asks for.
+        """
+        columns = getattr(self.component, "columns", ())
+        data = {}
+        if isinstance(columns, tuple) and columns:
+            data["data"] = folder / "pairs_with_columns.jsonl"
+            rows = (
+                row | dict.fromkeys(columns, (1 + index % 7) / 8) for index, row in enumerate(example_pairs())
+            )
+            data["data"].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return dpotrain_run(self.recipe(table), overrides=["training.steps=2"], **data)
 
     def test_a_run_uses_it(self, dpotrain_run: RunRecipe, table: Table, tmp_path: Path) -> None:
         """Two steps on a tiny model end well, with numbers that are finite."""
