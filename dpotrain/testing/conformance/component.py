@@ -150,14 +150,13 @@ class ComponentConformance:
         The pairs have numbers between 0 and 1 in the columns that the class asks for.
         """
         columns = getattr(self.component, "columns", ())
-        data = {}
-        if isinstance(columns, tuple) and columns:
-            data["data"] = folder / "pairs_with_columns.jsonl"
-            rows = (
-                row | dict.fromkeys(columns, (1 + index % 7) / 8) for index, row in enumerate(example_pairs())
-            )
-            data["data"].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return dpotrain_run(self.recipe(table), overrides=["training.steps=2"], **data)
+        if not columns or not isinstance(columns, tuple):
+            return dpotrain_run(self.recipe(table), overrides=["training.steps=2"])
+        data = folder / "pairs_with_columns.jsonl"
+        rows = [row | dict.fromkeys(columns, (1 + n % 7) / 8) for n, row in enumerate(example_pairs())]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        overrides = ["training.steps=2", "data.format=standard"]
+        return dpotrain_run(self.recipe(table), overrides=overrides, data=data)
 
     def test_a_run_uses_it(self, dpotrain_run: RunRecipe, table: Table, tmp_path: Path) -> None:
         """Two steps on a tiny model end well, with numbers that are finite."""
