@@ -35,32 +35,30 @@ def complete_set(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of plugins, components and commands that begin so."""
     from dpotrain.cli import COMMANDS
-    from dpotrain.plugin.api.kinds import CATALOGUES
     from dpotrain.plugin.runtime.commands import plugin_commands
     from dpotrain.plugin.runtime.manager import PluginManager
 
     plugins = PluginManager.from_entry_points()
     names = {plugin.name for plugin in plugins.plugins} | plugin_commands(COMMANDS).keys()
-    names |= {name for kind in CATALOGUES.values() for name in plugins.names(kind)}
+    names |= {name for kind in plugins.kinds for name in plugins.names(kind.component)}
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
 def _keys(recipe: str | None) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
     """Yield dotted keys, each with a description and values."""
-    from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE
     from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe.sections import CORE_SECTIONS, TABLES, TopLevel
+    from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, tables_of
 
     plugins, document = PluginManager.from_entry_points(), _document(recipe)
     yield from _fields("", TopLevel.model_fields)
-    for table in TABLES:
+    for table in tables_of(plugins.kinds):
         if table in CORE_SECTIONS:
             yield from _fields(f"{table}.", CORE_SECTIONS[table].model_fields)
-        if table in COMPONENT_TABLES:
-            offered = plugins.components(COMPONENT_TABLES[table])
+        if (kind := plugins.kinds.tables.get(table)) is not None:
+            offered = plugins.components(kind.component)
             yield f"{table}.use", ("", tuple(each.name for each in offered))
             chosen = document.get(table, {})
-            use = chosen.get("use", DEFAULT_USE.get(table)) if isinstance(chosen, dict) else None
+            use = chosen.get("use", kind.default_use) if isinstance(chosen, dict) else None
             yield from _options(f"{table}.", [each for each in offered if use in (None, each.name)])
 
 

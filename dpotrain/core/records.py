@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+C = TypeVar("C")
 
 Kind = Literal["train", "eval"]
 #: How a run ended; "interrupted" by a second Ctrl-C, which saves nothing.
@@ -271,9 +273,15 @@ class Run:
     """A context for ``policy.generate`` and other inference: no gradients, dropout off, the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
+    components: Sequence[object] = ()
+    """The components that the recipe selects, in its order; see :meth:`all_of`."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
     """What :meth:`log` was given since the last record."""
+
+    def all_of(self, kind: type[C]) -> tuple[C, ...]:
+        """Return the components of a kind or class that the recipe selects, in its order."""
+        return tuple(part for part in self.components if isinstance(part, kind))
 
     def log(self, **values: float) -> None:
         """Add numbers to a record: ``run.log(patience_left=2)``; the last value of a name counts.

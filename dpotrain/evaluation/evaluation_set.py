@@ -18,9 +18,10 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, pair_rewards, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
-from dpotrain.engine.training.metrics import means, means_of, speed
+from dpotrain.engine.training.coupled import GatheredScores
+from dpotrain.engine.training.metrics import SUMMED, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 from dpotrain.plugin.api import Loss
@@ -58,7 +59,8 @@ class EvaluationSet:
     ) -> Evaluation:
         """Score all pairs. Collective.
 
-        Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing.
+        Every data rank computes its share, and pairs that only fill a rank's last micro-batch weigh nothing. A loss
+        that couples pairs is formed over all of them, as over those of a step.
 
         ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
         number of pairs that were scored since its last call; ``step`` and ``total_steps`` are what scores say of the
@@ -72,6 +74,7 @@ class EvaluationSet:
         sums = no_sums(extra, parallel.device)
         advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
+        gathered = GatheredScores(everything) if loss.couples_pairs else None
 
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
@@ -83,15 +86,23 @@ class EvaluationSet:
                 step=step,
                 total_steps=total_steps,
             )
-            losses = pair_losses(loss, scores)
+            if gathered is None:
+                losses = pair_losses(loss, scores)
+            else:
+                gathered.add(batch, scores)
+                losses = torch.zeros_like(scores.policy_chosen)
             sums.add_(batch_sums(loss, scores, losses, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
-                scored.append((batch.pairs, torch.stack(loss.rewards(scores), 1)))
+                scored.append((batch.pairs, torch.stack(pair_rewards(loss, scores), 1)))
             advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):
             for pairs in mine:
                 in_parts(pairs, score)
+            if gathered is not None:
+                whole = gathered.whole(parallel, self.data.columns, step, total_steps)
+                losses = pair_losses(loss, whole)  # the same on every rank
+                sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
         metrics = {
             **means(total.tolist()),

@@ -11,9 +11,9 @@ from pydantic_core import to_jsonable_python
 
 from dpotrain.core.masking import mask_data, mask_values
 from dpotrain.plugin.api import Component
-from dpotrain.plugin.api.kinds import KINDS, LISTED_TABLES
+from dpotrain.plugin.api.kinds import Kinds
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import TABLES, TopLevel
+from dpotrain.recipe.sections import TopLevel, tables_of
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -23,20 +23,23 @@ def dump_recipe(recipe: Recipe) -> str:
     # tomli_w writes short tables of a list on one line each; recipes use [[table]].
     tables = [
         tomli_w.dumps({name: table}).replace(f"[{name}]", f"[[{name}]]", 1)
-        for name in LISTED_TABLES
+        for name in recipe.plugins.kinds.listed
         for table in document.pop(name, [])
     ]
     return "\n".join([tomli_w.dumps(document), *tables])
 
 
 def document_of(
-    top: TopLevel, sections: Mapping[str, BaseModel | None], parts: Mapping[str, Sequence[Component]]
+    top: TopLevel,
+    sections: Mapping[str, BaseModel | None],
+    parts: Mapping[str, Sequence[Component]],
+    kinds: Kinds,
 ) -> dict[str, Any]:
     """Return plain data in the order of the recipe reference; ``parts`` are by the table of their kind."""
     tables: dict[str, Any] = {
         name: plain(section) for name, section in sections.items() if section is not None
     }
-    for kind in KINDS:
+    for kind in kinds:
         found = [{"use": part.name, **plain(part.options)} for part in parts.get(kind.table, ())]
         if kind.selected == "listed":
             tables |= {kind.table: found} if found else {}
@@ -46,7 +49,7 @@ def document_of(
         elif found:
             tables[kind.table] = found[0] | tables.get(kind.table, {})
     document = {key: value for key, value in plain(top).items() if value != []}
-    return document | {name: tables[name] for name in TABLES if name in tables}
+    return document | {name: tables[name] for name in tables_of(kinds) if name in tables}
 
 
 def plain(model: BaseModel) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.api.kinds import LISTED_TABLES
+from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import TABLES
@@ -145,4 +145,4 @@ def _wrapped(text: str) -> str:
 
 def _order(table: str) -> tuple[int, int]:
     name, _, index = table.partition(".")
-    return TABLES.index(name), int(index) if name in LISTED_TABLES else 0
+    return TABLES.index(name), int(index) if name in CORE_KINDS.listed else 0

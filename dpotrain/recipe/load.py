@@ -8,7 +8,6 @@ from typing import Any
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api import Selection
-from dpotrain.plugin.api.kinds import KINDS
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.cross_checks import check_across_tables
 from dpotrain.recipe.document import document_of
@@ -41,7 +40,7 @@ def load_recipe(
     path = Path(path)
     reader = TableReader(read_document(path, overrides), plugins)
     sections = {name: reader.section(name) for name in CORE_SECTIONS}
-    parts = {kind.table: reader.components(kind) for kind in KINDS}
+    parts = {kind.table: reader.components(kind) for kind in reader.plugins.kinds}
     check_across_tables(reader, sections, Selection(parts=parts, document=reader.tree.document))
     reader.check(parts)
     reader.problems.raise_if_any()
@@ -50,7 +49,7 @@ def load_recipe(
         **sections,
         parts=parts,
         plugins=reader.plugins,
-        document=document_of(reader.top, sections, parts),
+        document=document_of(reader.top, sections, parts, reader.plugins.kinds),
         path=path,
     )
 

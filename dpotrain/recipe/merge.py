@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES
+from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.recipe.sections import core_keys
 
 #: Path of a value: table, key, list index, …
@@ -52,10 +52,10 @@ class Tree:
     ) -> None:
         for key, value in over.items():
             place = (*at, key)
-            present = base.get(key, [] if len(place) == 1 and key in LISTED_TABLES else None)
+            present = base.get(key, [] if len(place) == 1 and _all_numbers(value) else None)
             if isinstance(value, dict) and isinstance(present, dict):
                 other = _picks_another(place, present, value)
-                if len(place) == 1 and key in DEFAULT_USE:
+                if len(place) == 1 and key in CORE_KINDS.default_use:
                     known = self.stale_keys(place) | (present.keys() if other else set())
                     self._stale[place] = known - value.keys()
                 elif other:
@@ -100,13 +100,9 @@ class Tree:
 
 
 def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) -> bool:
-    is_component = (
-        (len(place) == 1 and place[0] in COMPONENT_TABLES)
-        or place == ("data", "format")
-        or (len(place) == 2 and place[0] in LISTED_TABLES)
-    )
-    before = present.get("use", DEFAULT_USE.get(str(place[-1])))
-    return is_component and "use" in over and before is not None and over["use"] != before
+    default = CORE_KINDS.default_use.get(str(place[0])) if len(place) == 1 else None
+    before = present.get("use", default)
+    return "use" in over and before is not None and over["use"] != before
 
 
 def _core_keys(place: Place) -> frozenset[str]:

@@ -6,15 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpotrain.plugin.api import Component, DatasetFormatter
-from dpotrain.plugin.api.kinds import (
-    COMPONENT_TABLES,
-    DEFAULT_USE,
-    KINDS,
-    LISTED_TABLES,
-    OPTIONAL_TABLES,
-    Kind,
-)
+from dpotrain.plugin.api import DatasetFormatter, kind_of
+from dpotrain.plugin.api.kinds import Kind
 from dpotrain.plugin.api.nested import KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
@@ -45,7 +38,7 @@ class _Tables:
     """Builds the tables of complete recipes, or of those that extend another."""
 
     def __init__(self, plugins: PluginManager, *, complete: bool) -> None:
-        self.plugins, self.complete = plugins, complete
+        self.plugins, self.kinds, self.complete = plugins, plugins.kinds, complete
         self.definitions: dict[str, Any] = {}
         self._nested: list[Kind] = []
         """Kinds that tables inside of tables pick."""
@@ -56,19 +49,20 @@ class _Tables:
         if not self.complete:
             properties[EXTENDS] = {"type": "string", "description": "A recipe that this one inherits from."}
         for name, model in CORE_SECTIONS.items():
-            if name not in COMPONENT_TABLES:
+            if name not in self.kinds.tables:
                 table = self.table(model, name)
                 properties[name] = (
                     {"anyOf": [table, {"const": False}]} if name in OPTIONAL_SECTIONS else table
                 )
-        for name, kind in COMPONENT_TABLES.items():
+        for name, kind in self.kinds.tables.items():
             choice = self.choice(kind, name, self.data() if name == "data" else None)
-            properties[name] = {"anyOf": [choice, {"const": False}]} if name in OPTIONAL_TABLES else choice
-        for name, kind in LISTED_TABLES.items():
+            optional = kind.selected == "optional"
+            properties[name] = {"anyOf": [choice, {"const": False}]} if optional else choice
+        for name, kind in self.kinds.listed.items():
             properties[name] = {"type": "array", "items": self.choice(kind, name)}
         while (picked := self._next_nested()) is not None:
             names = list(self.plugins.names(picked.component))
-            choice = self.choice(picked.component, _nested(picked))
+            choice = self.choice(picked, _nested(picked))
             self.definitions[self._prefixed(_nested(picked))] = {"anyOf": [{"enum": names}, choice]}
         schema = {"properties": properties, "additionalProperties": False}
         if self.complete:
@@ -82,22 +76,20 @@ class _Tables:
         table["properties"]["format"] = {
             "description": table["properties"]["format"]["description"],
             "default": "auto",
-            "anyOf": [{"enum": names}, self.choice(DatasetFormatter, "format")],
+            "anyOf": [{"enum": names}, self.choice(kind_of(DatasetFormatter), "format")],
         }
         return table
 
-    def choice(
-        self, kind: type[Component], name: str, shared: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def choice(self, kind: Kind, name: str, shared: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of a table in which ``use`` picks the component that the other keys belong to."""
         variants = []
-        for component in self.plugins.components(kind):
+        for component in self.plugins.components(kind.component):
             table = self.table(component.Options, f"{name}.{component.name}")
             if shared is not None:
                 table["properties"] = shared["properties"] | table["properties"]
             about = (component.__doc__ or component.name).strip().splitlines()[0]
             use: dict[str, Any] = {"const": component.name, "description": about}
-            is_default = component.name == DEFAULT_USE.get(name)
+            is_default = component.name == self.kinds.default_use.get(name)
             use |= {"default": component.name} if is_default else {}
             table["properties"] = {"use": use, **table["properties"]}
             if self.complete:
@@ -124,7 +116,7 @@ class _Tables:
             return schema
         if KIND not in schema:
             return {key: self._with_nested(value) for key, value in schema.items()}
-        kind = next(kind for kind in KINDS if kind.component.kind == schema[KIND])
+        kind = self.kinds.called(schema[KIND])
         if kind not in self._nested:
             self._nested.append(kind)
         rest = {key: value for key, value in schema.items() if key not in (KIND, "type")}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dpotrain.core.records import BestBy
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
+from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 
 #: Prompts of the evaluation set that are sampled unless the recipe says how many.
 HELD_OUT_PROMPTS = 4
@@ -317,13 +317,23 @@ _FIRST = [
     "optimizer",
     "schedule",
 ]
-#: All tables in the order of recipes and documents; tables of new kinds follow.
-TABLES: tuple[str, ...] = tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES]))
+
+
+def tables_of(kinds: Kinds) -> tuple[str, ...]:
+    """Return all tables in the order of recipes and documents; tables of new kinds follow."""
+    return tuple(dict.fromkeys([*_FIRST, *CORE_SECTIONS, *kinds.tables, *kinds.listed]))
+
+
+#: Those of the core alone.
+TABLES = tables_of(CORE_KINDS)
 
 
 def required_tables() -> set[str]:
     """Return the names of the tables that every recipe must have."""
-    tables: dict[str, type[BaseModel]] = {name: COMPONENT_TABLES[name].Options for name in DEFAULT_USE}
+    components = CORE_KINDS.tables
+    tables: dict[str, type[BaseModel]] = {
+        name: components[name].component.Options for name in CORE_KINDS.default_use
+    }
     tables |= {name: section for name, section in CORE_SECTIONS.items() if name not in OPTIONAL_SECTIONS}
     needed = {name for name, t in tables.items() if any(f.is_required() for f in t.model_fields.values())}
-    return needed | (COMPONENT_TABLES.keys() - OPTIONAL_TABLES - DEFAULT_USE.keys())
+    return needed | (components.keys() - CORE_KINDS.optional - CORE_KINDS.default_use.keys())

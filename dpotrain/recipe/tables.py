@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeError
 from dpotrain.plugin.api import Component
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, KINDS, LISTED_TABLES, Kind
+from dpotrain.plugin.api.kinds import Kind
 from dpotrain.plugin.api.nested import PLACE, has_nested, nested
 from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.runtime.failures import failure
@@ -20,11 +20,10 @@ from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
-from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys
+from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys, tables_of
 from dpotrain.recipe.validate import unknown_at_top, validate
 
 AUTO = "auto"
-_BY_TABLE = {kind.table: kind for kind in KINDS}
 
 
 class TableReader:
@@ -34,6 +33,8 @@ class TableReader:
         self.tree, self.problems = tree, Problems(tree.origin)
         self.top = self._top()
         self.plugins = choose_plugins(self.top, plugins, self.problems)
+        self.kinds = self.plugins.kinds
+        self._check_names()
 
     def section(self, name: str) -> Any:
         """Return a table of the core as its model, None where it is wrong, or is optional and left out."""
@@ -43,11 +44,11 @@ class TableReader:
             return None
         if not isinstance(table, dict):
             hint = ", or false for none" if optional else ""
-            meant = self._meant(kind, table) if (kind := _BY_TABLE.get(name)) else ""
+            meant = self._meant(kind, table) if (kind := self.kinds.tables.get(name)) else ""
             self.problems.add((name,), (), f"expected a table [{name}]{hint}{meant}")
             return None
         model = CORE_SECTIONS[name]
-        if name in COMPONENT_TABLES:  # the other keys are the component's
+        if name in self.kinds.tables:  # the other keys are the component's
             table = {key: value for key, value in table.items() if key in model.model_fields}
         return validate(model, table, partial(self.problems.add, (name,)), tables_with=self._tables_with)
 
@@ -60,7 +61,7 @@ class TableReader:
 
     def check(self, parts: Mapping[str, Sequence[Component]]) -> None:
         """Run the checks of all components that could be constructed; ``parts`` are by the table of their kind."""
-        for kind in KINDS:
+        for kind in self.kinds:
             for index, part in enumerate(parts.get(kind.table, ())):
                 place = (kind.table, index) if kind.selected == "listed" else tuple(kind.table.split("."))
                 for path, each in nested(part):
@@ -78,27 +79,32 @@ class TableReader:
         self.problems.add(table, (), text, kind=kind)
 
     def _top(self) -> TopLevel:
-        """Return the keys before any table, and collect keys and tables that do not exist."""
-        tables = {*CORE_SECTIONS, *COMPONENT_TABLES, *LISTED_TABLES}
-        known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
-        values = {}
-        for key, value in self.tree.document.items():
-            if key in TopLevel.model_fields:
-                values[key] = value
-            elif key not in tables and isinstance(value, dict | list):
-                self.problems.add((key,), (), unknown_at_top(key, known, "table"))
-            elif key not in tables:
-                self.problems.add((), (key,), unknown_at_top(key, known, "key"))
+        """Return the keys before any table."""
+        document = self.tree.document
+        values = {key: document[key] for key in TopLevel.model_fields if key in document}
         top = validate(TopLevel, values, partial(self.problems.add, ()))
         return TopLevel.model_validate({}) if top is None else top
+
+    def _check_names(self) -> None:
+        """Collect keys and tables that do not exist."""
+        tables = tables_of(self.kinds)
+        known = [*TopLevel.model_fields, EXTENDS, *sorted(tables)]
+        for key, value in self.tree.document.items():
+            if key in tables or key in TopLevel.model_fields:
+                continue
+            if isinstance(value, dict | list):
+                text = "\n".join([unknown_at_top(key, known, "table"), *self.plugins.missing("declare")])
+                self.problems.add((key,), (), text)
+            else:
+                self.problems.add((), (key,), unknown_at_top(key, known, "key"))
 
     def _tables_with(self, key: str) -> list[str]:
         """Return the tables that have a key: the core's, and those of the components that the recipe selects."""
         found = [name for name, section in CORE_SECTIONS.items() if key in section.model_fields]
-        for name, kind in COMPONENT_TABLES.items():
+        for name, kind in self.kinds.tables.items():
             table = self.tree.document.get(name, {})
-            use = table.get("use", DEFAULT_USE.get(name)) if isinstance(table, dict) else None
-            chosen = (each for each in self.plugins.components(kind) if each.name == use)
+            use = table.get("use", kind.default_use) if isinstance(table, dict) else None
+            chosen = (each for each in self.plugins.components(kind.component) if each.name == use)
             found += [name for each in chosen if key in each.Options.model_fields and name not in found]
         return found
 
@@ -202,7 +208,7 @@ class TableReader:
         values = copy.deepcopy(values)
         found: list[Component | None] = []
         for path, kind_name in list(Expectations(model).components(values)):
-            kind = next(kind for kind in KINDS if kind.component.kind == kind_name)
+            kind = self.kinds.called(kind_name)
             table = _at(values, path)
             table = {"use": table} if isinstance(table, str) else table
             found.append(self._component((*at, *path), table, kind))

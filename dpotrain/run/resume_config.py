@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.masking import MASK, mask_data
-from dpotrain.plugin.api import KINDS, Selection
+from dpotrain.plugin.api import KINDS, Kind, Selection
 
 #: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
 #: falls over the whole run its end matters to the steps as well; the run warns of that.)
@@ -34,9 +34,10 @@ FREE = frozenset(
 )
 
 
-def free_options(recipe: Selection) -> frozenset[str]:
-    """Return the keys of the recipe's components that a resumed run may change: ``{"data.samples"}``."""
-    return frozenset(
+def free_options(recipe: Selection, kinds: Iterable[Kind]) -> frozenset[str]:
+    """Return the tables and keys of plugins that a resumed run may change: ``{"judges", "data.samples"}``."""
+    tables = frozenset(kind.table for kind in kinds if not kind.changes_steps)
+    return tables | frozenset(
         f"{table}.{option}"
         for table, parts in recipe.parts.items()
         for part in parts

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpotrain.core.formats import printable
-from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.manager import PluginInfo
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {"active": "green", "unused": "dim", "blocked": "yellow", "failed": "red"}
-_PLURALS = {each.kind: each.kind + ("es" if each.kind.endswith("s") else "s") for each in CATALOGUES.values()}
 
 
 def print_json(infos: Sequence[PluginInfo]) -> None:
@@ -38,12 +36,18 @@ def print_plugins(infos: Sequence[PluginInfo], console: Console | None = None) -
 
 def offers(info: PluginInfo) -> list[str]:
     """Return what a plugin is for, one text a kind: ``losses: dpo, ipo``."""
-    texts = [f"{_PLURALS[kind]}: {', '.join(names)}" for kind, names in info.offers.items()]
+    texts = [f"{_plural(kind)}: {', '.join(names)}" for kind, names in info.offers.items()]
+    if info.kinds:
+        texts.append(f"kinds: {', '.join(info.kinds)}")
     if info.commands:
         texts.append(f"commands: {', '.join(info.commands)}")
     if info.events:
         texts.append("subscribes: " + ", ".join(event.removeprefix("dpotrain_") for event in info.events))
     return texts
+
+
+def _plural(kind: str) -> str:
+    return kind + ("es" if kind.endswith("s") else "s")
 
 
 def origin(info: PluginInfo) -> str:

@@ -160,7 +160,7 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
 def test_a_plugin_that_breaks(recipe, site):
     """TRAPS: a plugin that fails to import is logged and training goes on without it."""
     install(site, "dpotrain-broken", "1.0", broken="raise RuntimeError('no such luck')")
-    needed = run(recipe, 'loss.use="simpo"')
+    needed = run(recipe, 'loss.use="mypo"')
     assert needed.exit_code == 2
     assert "dpotrain-broken" in needed.output
     assert "no such luck" in needed.output

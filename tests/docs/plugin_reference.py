@@ -19,7 +19,7 @@ from tests.docs.markdown import prose
 OBJECTS: tuple[type, ...] = (
     api.PreferencePair, api.UnusableRow, api.LoadRequest, api.Rows, api.Recognition, api.PairScores,
     api.Trained, api.Run, api.LoggedRun, api.StepRecord, api.Record, api.CheckpointRecord, api.Outcome,
-    api.Finished, api.Selection,
+    api.Finished, api.Selection, api.Kind,
 )  # fmt: skip
 
 #: Special methods that are part of a contract, and attributes of components that only the core looks at.
@@ -52,7 +52,7 @@ def hooks() -> str:
     """Return every hook: when it is called, on which rank, what becomes of the result, and an example."""
     blocks = []
     for title, names in {
-        "Catalogues": [name for name in HOOKS if name in CATALOGUES],
+        "Catalogues": [name for name in HOOKS if name not in EVENTS],
         "Run events, in the order of a run": [name for name in HOOKS if name in EVENTS],
     }.items():
         blocks.append(f"### {title}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from dpotrain.plugin.api import Component, DatasetFormatter
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, DEFAULT_USE, LISTED_TABLES, OPTIONAL_TABLES
+from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.plugin.describe.options import options_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TABLES, TopLevel
@@ -48,20 +48,20 @@ def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _table(name: str, plugins: PluginManager) -> list[str]:
-    heading = f"### `[[{name}]]`" if name in LISTED_TABLES else f"### `[{name}]`"
+    heading = f"### `[[{name}]]`" if name in CORE_KINDS.listed else f"### `[{name}]`"
     blocks = [heading]
     if name in CORE_SECTIONS:
         may = ["The table may be left out."] if name in OPTIONAL_SECTIONS else []
         blocks += [*paragraphs(CORE_SECTIONS[name]), *may, keys(CORE_SECTIONS[name])]
-    kind = {**COMPONENT_TABLES, **LISTED_TABLES}.get(name)
+    kind = {**CORE_KINDS.tables, **CORE_KINDS.listed}.get(name)
     if kind is not None:
         may = ""
-        if name in DEFAULT_USE:
-            may = f' Where it is not said, it is "{DEFAULT_USE[name]}".'
-        elif name in OPTIONAL_TABLES or name in LISTED_TABLES:
+        if kind.default_use is not None:
+            may = f' Where it is not said, it is "{kind.default_use}".'
+        elif kind.selected != "required":
             may = " The table may be left out."
-        blocks.append(f"`use` picks the {kind.kind}.{may}")
-        for component in plugins.components(kind):
+        blocks.append(f"`use` picks the {kind.component.kind}.{may}")
+        for component in plugins.components(kind.component):
             blocks += [f'#### `use = "{component.name}"`', *paragraphs(component), keys(component.Options)]
     if name == "data":
         blocks += ["#### `format`", _formats(plugins)]

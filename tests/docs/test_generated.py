@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dpotrain.plugin.api.hookspecs import HOOKS
-from dpotrain.plugin.api.kinds import CATALOGUES, LISTED_TABLES
+from dpotrain.plugin.api.kinds import CATALOGUES, CORE_KINDS
 from dpotrain.recipe.sections import CORE_SECTIONS
 from tests.docs.generated import DOCUMENTS, ROOT, fill, stale
 from tests.docs.recipe_reference import built_ins
@@ -40,7 +40,7 @@ def test_the_recipe_reference_has_every_table_component_and_key():
     for name, section in CORE_SECTIONS.items():
         assert f"### `[{name}]`" in text
         assert all(f"| `{key}` |" in text for key in section.model_fields)
-    assert all(f"### `[[{name}]]`" in text for name in LISTED_TABLES)
+    assert all(f"### `[[{name}]]`" in text for name in CORE_KINDS.listed)
     manager = built_ins()
     assert len(manager.plugins) >= 9
     assert not manager.failed

@@ -101,7 +101,7 @@ def test_pairs_are_selected_with_their_own_tokens():
 def test_a_loss_that_leaves_the_gradients_behind_is_named():
     given = scores()
     with pytest.raises(PluginError, match='loss "odd" returned losses without gradients'):
-        check_gradients(odd(None), given, given.policy_chosen.detach(), torch.nn.Linear(1, 1))
+        check_gradients(odd(None), given.policy_chosen.detach())
 
 
 class Beside(Lora):

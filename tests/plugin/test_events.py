@@ -14,7 +14,6 @@ from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRe
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.plugin.runtime.plugin import load
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import LoggingSection
 from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
@@ -98,9 +97,8 @@ def test_a_plugin_whose_distribution_is_required_hears_events():
 
 
 def load_module(module):
-    from dpotrain.plugin.runtime.plugin import by_hand
 
-    return load(by_hand(module))
+    return PluginManager.of(module).plugins[0]
 
 
 def test_every_event_reaches_its_hook_with_named_arguments_in_the_order_of_a_run():

@@ -29,7 +29,7 @@ def example(hook: str) -> types.ModuleType:
 
 
 def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
-    assert set(HOOKS) == set(CATALOGUES) | set(EVENTS)
+    assert set(HOOKS) == {"dpotrain_kinds"} | set(CATALOGUES) | set(EVENTS)
     assert set(EVENTS) == {
         "dpotrain_run_started", "dpotrain_step_ended", "dpotrain_evaluated", "dpotrain_checkpoint_saved",
         "dpotrain_run_finished",
@@ -40,7 +40,7 @@ def test_there_is_a_spec_for_each_catalogue_and_five_run_events():
 def test_a_spec_says_when_where_what_not_to_import_and_what_becomes_of_the_result(hook):
     doc = inspect.getdoc(HOOKS[hook])
     first, second, *_ = doc.splitlines()
-    assert re.match(r"(Offer|Act) ", first)
+    assert re.match(r"(Declare|Offer|Act) ", first)
     assert first.endswith(".")
     assert second == ""
     positions = [doc.index(part) for part in PARTS]
@@ -60,6 +60,8 @@ def test_the_example_of_a_spec_registers_with_the_manager(hook):
     assert manager.failed == (), manager.failed and manager.failed[0].reason
     if hook in CATALOGUES:
         assert len(manager.components(CATALOGUES[hook])) == 1
+    elif hook == "dpotrain_kinds":
+        assert manager.kinds.listed["judges"].component is module.Judge
     else:
         assert manager.plugins[0].events == (hook,)
 

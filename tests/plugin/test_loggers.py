@@ -16,7 +16,6 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.plugin.runtime import logger_thread
 from dpotrain.plugin.runtime.loggers import LoggerSet
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.plugin.runtime.plugin import by_hand, load
 from tests.plugin.fakes import FakeLogger, Offers
 
 RUN_FOLDER = Path("runs/my run")
@@ -55,7 +54,8 @@ def record(step: int) -> Record:
 
 
 def set_of(*kinds: type, patience: float = PATIENT) -> tuple[LoggerSet, list[Any], Said]:
-    plugin = dataclasses.replace(load(by_hand(Offers("p", *kinds))), distribution="dpotrain-p", version="1.2")
+    (found,) = PluginManager.of(Offers("p", *kinds)).plugins
+    plugin = dataclasses.replace(found, distribution="dpotrain-p", version="1.2")
     loggers, reporter = [kind(kind.Options()) for kind in kinds], Said()
     return LoggerSet(loggers, PluginManager([plugin]), reporter, patience), loggers, reporter
 

@@ -64,7 +64,7 @@ ELSEWHERE = {
     FakeCallback: set(),
     FakeQuantizer: {"loading_config", "prepare"},
     FakeAdapter: {"load_state", "save", "rehearse_saving"},
-    FakeLoss: {"__call__"},
+    FakeLoss: {"__call__", "rewards"},
     FakeSchedule: {"factor"},
     FakeMetric: {"__call__"},
     FakeLogger: {"start", "log", "log_text", "finish"},

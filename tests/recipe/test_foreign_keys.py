@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, LISTED_TABLES
+from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.foreign import FOREIGN_TABLES, Gap
@@ -47,10 +47,10 @@ def test_every_key_that_is_named_exists():
     known = set(TopLevel.model_fields)
     for table, section in CORE_SECTIONS.items():
         known |= {f"{table}.{key}" for key in section.model_fields}
-    for table, kind in COMPONENT_TABLES.items():
-        keys = {"use"}.union(*(each.Options.model_fields for each in plugins.components(kind)))
+    for table, kind in CORE_KINDS.tables.items():
+        keys = {"use"}.union(*(each.Options.model_fields for each in plugins.components(kind.component)))
         known |= {f"{table}.{key}" for key in keys} | {f"[{table}]"}
-    known |= {f"[[{table}]]" for table in LISTED_TABLES}
+    known |= {f"[[{table}]]" for table in CORE_KINDS.listed}
     assert {
         key: found.here for key, found in FOREIGN_KEYS.items() if found.here and found.here not in known
     } == {}

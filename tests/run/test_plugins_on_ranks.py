@@ -60,3 +60,62 @@ def test_a_loss_that_follows_the_step_gives_the_same_losses_in_two_processes(ris
     assert [each.code for each in stopped] == [75, 75]
     assert [each.code for each in forked.ranks(recipe, two, **found)] == [0, 0]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+#: A loss that sorts the log-ratios of a step's pairs, and has a state that follows the rewards of the steps before.
+SORTED = """
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Loss
+
+
+class Sorted(Loss):
+    name = "sorted"
+    couples_pairs = True
+    shift = 0.0
+
+    def __call__(self, scores):
+        from torch.nn.functional import softplus
+
+        beta = self.options.beta
+        chosen, rejected = scores.chosen_logratio.sort().values, scores.rejected_logratio.sort().values
+        return softplus(-beta * (chosen - rejected)) + softplus(self.shift - beta * chosen)
+
+    @hookimpl
+    def dpotrain_step_ended(self, step):
+        self.shift = (step.metrics["rewards/chosen"] + step.metrics["rewards/rejected"]) / 2
+
+    def state_dict(self):
+        return {"shift": self.shift}
+
+    def load_state_dict(self, state):
+        self.shift = state["shift"]
+
+
+@hookimpl
+def dpotrain_losses():
+    return [Sorted]
+"""
+
+
+def test_a_loss_that_couples_pairs_gives_the_same_losses_however_a_step_is_cut(
+    tmp_path_factory, forked, tmp_path
+):
+    site = tmp_path_factory.mktemp("site")
+    install(site, "dpotrain-sorted", "1.0", sorted_=SORTED)
+    recipe = project(tmp_path_factory.mktemp("sorted"))
+    chosen = ["loss.use=sorted", "loss.beta=1.0", "checkpoints.every=3"]
+    found = {"path": [site]}
+
+    def done(name, *overrides, **named):
+        ranks = forked.ranks(
+            recipe, [*chosen, *overrides, f"run.output_dir={str(tmp_path / name)!r}"], **found, **named
+        )
+        return [each.code for each in ranks]
+
+    assert done("one", ranks=1) == [0]
+    assert done("cut", "training.tokens_per_microbatch=60", ranks=1) == [0]
+    assert done("two", acts=[[0, "signal_after", 5, "SIGTERM"]]) == [75, 75]
+    assert done("two") == [0, 0]
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "one")[0] != losses(tmp_path / "one")[-1]

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from dpotrain.core.errors import RunError
-from dpotrain.plugin.api import DatasetSource, Selection
+from dpotrain.plugin.api import KINDS, DatasetSource, Selection
 from dpotrain.run.resume_config import check_same, free_options, resume_config
 
 DOCUMENT = {
@@ -72,7 +72,9 @@ class Answering(DatasetSource):
 
 
 def test_an_option_that_its_component_says_no_step_depends_on_may_change():
-    free = free_options(Selection(parts={"data": (Answering(Answering.Options()),)}, document=DOCUMENT))
+    free = free_options(
+        Selection(parts={"data": (Answering(Answering.Options()),)}, document=DOCUMENT), KINDS
+    )
     before, now = {"data.samples": 200, "data.seed": 0}, {"data.samples": 0, "data.seed": 0}
     check_same(before, now, free)
     with pytest.raises(RunError, match=r"data\.seed: 0 then, 1 now"):

@@ -18,13 +18,8 @@ _PAIRS = 4
 _TOLERANCE = 1e-4
 
 
-def check_gradients(loss: Loss, scores: PairScores, losses: torch.Tensor, scorer: nn.Module) -> None:
-    """Check that what is trained is reached by the losses, without waiting for the device.
-
-    Raises:
-        RunError: the policy's log-probs do not depend on anything that is trained.
-        PluginError: the loss left the gradients behind.
-    """
+def check_trained(scores: PairScores, scorer: nn.Module) -> None:
+    """Check that the policy's log-probs depend on something that is trained; raise a RunError otherwise."""
     if not scores.policy_chosen.requires_grad:
         trained = [name for name, weight in scorer.named_parameters() if weight.requires_grad]
         more = f" and {len(trained) - 3} more" if len(trained) > 3 else ""
@@ -33,6 +28,13 @@ def check_gradients(loss: Loss, scores: PairScores, losses: torch.Tensor, scorer
             f"{', '.join(trained[:3])}{more}.\n"
             "Adapters that work through a forward of their own (prompt tuning, prefix tuning) cannot be trained."
         )
+
+
+def check_gradients(loss: Loss, losses: torch.Tensor) -> None:
+    """Check that gradients lead from the losses to the scores; raise a PluginError otherwise.
+
+    Neither check waits for the device.
+    """
     if not losses.requires_grad:
         raise PluginError(
             f'loss "{loss.name}" returned losses without gradients; compute them from scores.policy_chosen and '

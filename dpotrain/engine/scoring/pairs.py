@@ -54,9 +54,30 @@ def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
     losses = loss(scores)
     expected = scores.policy_chosen.shape
     if not isinstance(losses, torch.Tensor) or losses.shape != expected:
-        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
         raise PluginError(
-            f'loss "{loss.name}" returned {got} for {expected[0]} pairs; it must return one number a pair, '
+            f'loss "{loss.name}" returned {_got(losses)} for {expected[0]} pairs; it must return one number a pair, '
             f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
         )
     return losses
+
+
+def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rewards of chosen and rejected, (pairs,) each, or raise a PluginError where a loss gives no such two.
+
+    Without gradients.
+    """
+    with torch.no_grad():
+        rewards = loss.rewards(scores)
+    expected = scores.policy_chosen.shape
+    two = isinstance(rewards, tuple) and len(rewards) == 2
+    if not two or any(not isinstance(each, torch.Tensor) or each.shape != expected for each in rewards):
+        got = f"({', '.join(map(str, map(_got, rewards)))})" if two else _got(rewards)
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} from rewards for {expected[0]} pairs; it must return two tensors of '
+            f"shape {tuple(expected)}, of chosen and rejected"
+        )
+    return rewards
+
+
+def _got(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

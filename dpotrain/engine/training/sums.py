@@ -6,6 +6,7 @@ import torch
 
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.scoring.pairs import pair_rewards
 from dpotrain.engine.training.metrics import SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.plugin.api import Loss
@@ -20,9 +21,7 @@ def batch_sums(
     loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
 ) -> torch.Tensor:
     """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`."""
-    with torch.no_grad():
-        rewards = loss.rewards(scores)
-    own = pair_sums(scores, losses, batch.weights, rewards, batch.tokens)
+    own = pair_sums(scores, losses, batch.weights, pair_rewards(loss, scores), batch.tokens)
     return torch.cat([own, extra.sums(scores, batch.weights)])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,25 +16,22 @@ from torch import nn
 from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
-from dpotrain.data.batches.packing import pack
-from dpotrain.data.batches.plan import BatchPlan, Indices, StepPlan, make_microbatches
+from dpotrain.core.scores import PairScores
+from dpotrain.data.batches.packing import PackedPairs, pack
+from dpotrain.data.batches.plan import BatchPlan, Indices, MicroBatch, StepPlan, make_microbatches
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
-from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, loss_fault
+from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_trained, loss_fault
 from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
+from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
 from dpotrain.plugin.api import Loss, Schedule
-
-#: How far the first loss may be from its exact value, as a share of it where that is above one. A live reference is
-#: exact (the tests hold it to 1e-6 in float32); stored log-probs were computed in micro-batches of another shape,
-#: which rounds differently, with a beta that may be large and pairs that may be few. A reference that is not the
-#: initial policy, or a prompt that went missing, is off by far more.
-FIRST_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
@@ -134,7 +131,8 @@ class Trainer:
         metrics = means(sums.tolist())
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
-            self._check_first_loss(step, metrics["loss"])
+            if step.step == 1 and self.first_loss is not None:
+                check_first_loss(metrics["loss"], self.first_loss, self.precision)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not finite:
@@ -177,27 +175,22 @@ class Trainer:
         share = self.parallel.data_size / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
         try:
+            coupled = self._coupled(step, microbatches, random_before) if self.loss.couples_pairs else None
             for number, pairs in enumerate(microbatches):
-                self.progress(step.step, number, len(microbatches))
+                self._progress(step, number, computed=0 if coupled is None else len(microbatches))
                 last = number == len(microbatches) - 1
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
-                    reference = self.reference.scores(batch)
-                    scores = score_pairs(
-                        self.scorer,
-                        reference,
-                        batch,
-                        tokens=self._tokens,
-                        step=step.step,
-                        total_steps=self.plan.total_steps,
-                    )
-                    losses = pair_losses(self.loss, scores)
-                    check_gradients(self.loss, scores, losses, self.scorer)
-                    if not self._looked_at_loss:
-                        check_apart(self.loss, scores)
-                        self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, losses)
-                    ((losses * batch.weights).sum() * share).backward()  # type: ignore[no-untyped-call]
+                    reference = self.reference.scores(batch) if coupled is None else coupled.reference(batch)
+                    scores = self._score(step, batch, reference)
+                    check_trained(scores, self.scorer)
+                    if coupled is None:
+                        losses = self._losses(scores)
+                        total = (losses * batch.weights).sum()
+                    else:
+                        losses, total = coupled.carried(batch, scores)
+                    (total * share).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
@@ -210,6 +203,50 @@ class Trainer:
                 raise
             return None
         return sums
+
+    def _score(self, step: StepPlan, batch: PackedPairs, reference: torch.Tensor) -> PairScores:
+        return score_pairs(
+            self.scorer,
+            reference,
+            batch,
+            tokens=self._tokens,
+            step=step.step,
+            total_steps=self.plan.total_steps,
+        )
+
+    def _losses(self, scores: PairScores) -> torch.Tensor:
+        """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does."""
+        losses = pair_losses(self.loss, scores)
+        check_gradients(self.loss, losses)
+        if not self._looked_at_loss:
+            check_apart(self.loss, scores)
+            self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, losses)
+        return losses
+
+    def _coupled(
+        self, step: StepPlan, microbatches: Sequence[MicroBatch], random_before: RandomState
+    ) -> CoupledStep:
+        """Score all pairs of the step, and form the loss over them. Collective; random states are put back."""
+        gathered = GatheredScores(step.pairs)
+        with torch.no_grad():
+            for number, pairs in enumerate(microbatches):
+                self._progress(step, number)
+                batch = pack(self.data, pairs).to(self.parallel.device)
+                gathered.add(batch, self._score(step, batch, self.reference.scores(batch)))
+                if self.interrupted():
+                    raise Interrupted
+        scores = gathered.whole(self.parallel, self.data.columns, step.step, self.plan.total_steps)
+        coupled = CoupledStep.of(self.loss, gathered, scores)
+        if not self._looked_at_loss:
+            self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, coupled.losses)
+        # The second pass draws the same dropout.
+        random_before.restore()
+        return coupled
+
+    def _progress(self, step: StepPlan, number: int, computed: int = 0) -> None:
+        """Tell that a micro-batch begins, after ``computed`` of an earlier pass."""
+        own = len(step.microbatches[self.parallel.data_rank])
+        self.progress(step.step, computed + number, own * (2 if self.loss.couples_pairs else 1))
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
         """Halve the budget until the step is cut otherwise, for this step and those to come."""
@@ -252,17 +289,3 @@ class Trainer:
             step.step,
             step.pairs,
         )
-
-    def _check_first_loss(self, step: StepPlan, loss: float) -> None:
-        if step.step > 1 or self.first_loss is None:
-            return
-        if abs(loss - self.first_loss) > FIRST_LOSS_TOLERANCE[self.precision] * max(
-            1.0, abs(self.first_loss)
-        ):
-            raise RunError(
-                f"the first loss is {loss:.6f}, but before the first update policy and reference are one model, "
-                f"so it must be {self.first_loss:.6f}; nothing was updated.\n"
-                "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other "
-                "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
-                "as the run started."
-            )

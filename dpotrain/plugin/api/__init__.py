@@ -46,7 +46,7 @@ from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.adapter import Adapter
 from dpotrain.plugin.api.callback import Callback
-from dpotrain.plugin.api.component import Component, Options, hookimpl, require
+from dpotrain.plugin.api.component import Component, Options, hookimpl, hookspec, require
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
 from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
 from dpotrain.plugin.api.exporter import Exporter, Finished
@@ -112,6 +112,7 @@ __all__ = [
     "folder_aside",
     "hash_file",
     "hookimpl",
+    "hookspec",
     "import_apart",
     "is_empty",
     "is_file",

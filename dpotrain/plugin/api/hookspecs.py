@@ -1,7 +1,7 @@
 """The hooks of dpotrain. This page, in the order of a run's life, is the reference for plugin authors.
 
+    plugins are loaded                 # dpotrain_kinds, then dpotrain_losses and the hook of every other kind
     recipe is read                     # components are looked up by name in the catalogues and constructed
-        dpotrain_losses and the hook of every other kind of component
     component.check() of each selected one
     tokenizer, rows, pairs, tokens     # loader.load_tokenizer, source.load, formatter.format
     policy                             # quantizer.loading_config, loader.load_model, quantizer.prepare,
@@ -46,7 +46,7 @@ from typing import Any
 
 from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRecord
 from dpotrain.plugin.api.component import hookspec
-from dpotrain.plugin.api.kinds import KINDS
+from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds, dpotrain_kinds
 
 
 @hookspec
@@ -168,7 +168,7 @@ def dpotrain_run_finished(run: Run, outcome: Outcome) -> None:
     """
 
 
-#: The specifications of the run events, in the order of a run, and of all hooks, in the order of this page.
+#: The specifications of the run events, in the order of a run.
 EVENTS: dict[str, Callable[..., Any]] = {
     event.__name__: event
     for event in (
@@ -179,4 +179,13 @@ EVENTS: dict[str, Callable[..., Any]] = {
         dpotrain_run_finished,
     )
 }
-HOOKS: dict[str, Callable[..., Any]] = {**{kind.catalogue: kind.hook for kind in KINDS}, **EVENTS}
+
+
+def hooks_of(kinds: Kinds) -> dict[str, Callable[..., Any]]:
+    """Return the specifications of all hooks that plugins can implement."""
+    declared = {dpotrain_kinds.__name__: dpotrain_kinds}
+    return {**declared, **{kind.catalogue: kind.hook for kind in kinds}, **EVENTS}
+
+
+#: Those of the core, in the order of this page.
+HOOKS: dict[str, Callable[..., Any]] = hooks_of(CORE_KINDS)

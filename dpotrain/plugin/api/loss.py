@@ -36,7 +36,7 @@ class Loss(Component):
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
 
     class Options(Component.Options):
-        """Every loss has a beta: its rewards are multiples of it."""
+        """The beta of nearly every loss; its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
 

@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from dpotrain.plugin.api import Component, DatasetFormatter
-from dpotrain.plugin.api.kinds import COMPONENT_TABLES, LISTED_TABLES
+from dpotrain.plugin.api import Component, DatasetFormatter, kind_of
 from dpotrain.plugin.describe.expected import Expectations, shown
 
 
@@ -50,12 +49,7 @@ def table_of(component: type[Component], lines: Sequence[str]) -> str:
         if not lines:
             return f'[data]\nformat = "{component.name}"'
         return "\n".join(["[data.format]", use, *lines])
-    tables = {
-        **{f"[{name}]": kind for name, kind in COMPONENT_TABLES.items()},
-        **{f"[[{name}]]": kind for name, kind in LISTED_TABLES.items()},
-    }
-    (heading,) = (heading for heading, kind in tables.items() if issubclass(component, kind))
-    return "\n".join([heading, use, *lines])
+    return "\n".join([kind_of(component).heading, use, *lines])
 
 
 def _line(option: Option, model: type[BaseModel]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpotrain.plugin.api import Component, DatasetFormatter, Selection, kind_of
 from dpotrain.plugin.api.hookspecs import EVENTS
-from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.api.kinds import Kinds
 from dpotrain.plugin.describe.expected import shown
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -49,7 +49,7 @@ def trace(selection: Selection, plugins: PluginManager, record: Callable[[Call],
     for part in selection.components:
         _record_methods(part, plugins.owner(type(part)).name, record)
     active = plugins.active(selection)
-    traced = [_traced(each, record) if each in active else each for each in plugins.plugins]
+    traced = [_traced(each, plugins.kinds, record) if each in active else each for each in plugins.plugins]
     if selection.formatter is None:
         traced = [_with_recording_formatters(each, record) for each in traced]
     return PluginManager(traced)
@@ -58,7 +58,7 @@ def trace(selection: Selection, plugins: PluginManager, record: Callable[[Call],
 def _calls_so_far(selection: Selection, plugins: PluginManager) -> Iterator[Call]:
     for plugin in plugins.plugins:
         for hook in plugin.hooks:
-            if hook in CATALOGUES:
+            if hook in plugins.kinds.catalogues:
                 yield Call(plugin.name, "", hook, "")
     parts = [(plugins.owner(type(part)).name, part) for part in selection.components]
     for owner, part in parts:
@@ -114,10 +114,10 @@ def _recording(
     return type(formatter.__name__, (formatter,), {"__init__": construct, **same})
 
 
-def _traced(plugin: Plugin, record: Callable[[Call], None]) -> Plugin:
+def _traced(plugin: Plugin, kinds: Kinds, record: Callable[[Call], None]) -> Plugin:
     """Return the plugin with a module that holds its run events, each recorded."""
     module = types.SimpleNamespace()
-    for hook, implementation in implementations(plugin.module, plugin.label).items():
+    for hook, implementation in implementations(plugin.module, plugin.label, kinds).items():
         if hook in EVENTS:
             made = functools.partial(Call, plugin.name, "", hook)
             setattr(module, hook, _recorded(implementation.function, made, record))

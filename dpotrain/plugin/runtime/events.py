@@ -12,7 +12,7 @@ from dpotrain.core.records import CheckpointRecord, Outcome, Record, Run, StepRe
 from dpotrain.core.reporter import Reporter
 from dpotrain.plugin.api import Logger, Selection
 from dpotrain.plugin.api.hookspecs import EVENTS
-from dpotrain.plugin.api.kinds import kind_of
+from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds, kind_of
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.loggers import LoggerSet
@@ -139,8 +139,9 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
         logger: Logger | None = None,
         only_for: tuple[Logger, ...] = (),
         everywhere: bool = False,
+        kinds: Kinds = CORE_KINDS,
     ) -> None:
-        for hook, implementation in implementations(owner, label).items():
+        for hook, implementation in implementations(owner, label, kinds).items():
             if hook in found:
                 found[hook].append(_Listener(label, implementation, everywhere, logger, only_for))
 
@@ -148,7 +149,8 @@ def _listeners(selection: Selection, plugins: PluginManager) -> dict[str, list[_
         selected = [part for part in selection.components if plugins.owner(type(part)) is plugin]
         loggers = tuple(part for part in selected if isinstance(part, Logger))
         # A module of which only loggers are selected is dropped with them; one of which more is selected is not.
-        listen(plugin.label, plugin.module, only_for=loggers if len(loggers) == len(selected) else ())
+        only_for = loggers if len(loggers) == len(selected) else ()
+        listen(plugin.label, plugin.module, only_for=only_for, kinds=plugins.kinds)
     for part in selection.components:
         everywhere = kind_of(type(part)).on_every_process
         listen(plugins.label(part), part, part if isinstance(part, Logger) else None, everywhere=everywhere)

@@ -6,42 +6,48 @@ import functools
 import inspect
 import types
 import warnings
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import pluggy
 from pluggy import HookImpl
 
 from dpotrain.core.errors import PluginError, did_you_mean
-from dpotrain.plugin.api.hookspecs import HOOKS
+from dpotrain.plugin.api.hookspecs import hooks_of
+from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 from dpotrain.plugin.runtime.interface import DeprecatedHook
 
 _PREFIX = "dpotrain_"
-_MARK = "dpotrain_impl"
+_MARK, _SPEC = "dpotrain_impl", "dpotrain_spec"
+
+Hooks: TypeAlias = Mapping[str, Callable[..., Any]]
 
 
-def implementations(owner: object, label: str, deprecated: list[str] | None = None) -> dict[str, HookImpl]:
+def implementations(
+    owner: object, label: str, kinds: Kinds = CORE_KINDS, deprecated: list[str] | None = None
+) -> dict[str, HookImpl]:
     """Return the hook implementations of a module or object by hook name, in the order of the specifications.
 
-    Warnings about deprecated hooks are added to ``deprecated``.
+    ``kinds`` are those that it can offer components of. Warnings about deprecated hooks are added to ``deprecated``.
 
     Raises PluginError, beginning with ``label``, for a name that is not a hook, a ``dpotrain_*`` function
     without ``@hookimpl``, an argument that the hook does not have, and wrappers (which cannot be isolated).
     """
-    marked = []
+    hooks, marked = hooks_of(kinds), []
     for name, attribute in _attributes(owner).items():
         mark = _mark(attribute)
         if mark is not None:
-            _check_mark(mark.get("specname") or name, mark, label)
+            _check_mark(mark.get("specname") or name, mark, label, hooks)
             marked.append(name)
-        elif name.startswith(_PREFIX) and inspect.isfunction(attribute):
-            if name in HOOKS:
+        elif name.startswith(_PREFIX) and inspect.isfunction(attribute) and not is_specification(attribute):
+            if name in hooks:
                 fault = f"{name} lacks @hookimpl (from dpotrain import hookimpl), so it is never called"
             else:
-                fault = f"{_unknown(name)}\nnames that begin with {_PREFIX} are reserved for hooks"
+                fault = f"{_unknown(name, hooks)}\nnames that begin with {_PREFIX} are reserved for hooks"
             raise PluginError(f"{label}: {fault}")
     if not marked:
         return {}
-    registry = _registry()
+    registry = _registry(kinds)
     # Of the owner only what is marked: pluggy would read its properties.
     plugin = types.SimpleNamespace(**{name: getattr(owner, name) for name in marked})
     with warnings.catch_warnings(record=True) as caught:
@@ -52,22 +58,36 @@ def implementations(owner: object, label: str, deprecated: list[str] | None = No
             callers = registry.get_hookcallers(plugin) or []
             implemented = {caller.name: caller.get_hookimpls()[0] for caller in callers}
         except pluggy.PluginValidationError as error:
-            fault = _wrong_arguments(plugin) or str(error).splitlines()[-1]
+            fault = _wrong_arguments(plugin, hooks) or str(error).splitlines()[-1]
             raise PluginError(f"{label}: {fault}") from error
         finally:
             registry.unregister(name="plugin")
     if deprecated is not None:
         deprecated += [str(warning.message) for warning in caught]
-    return {hook: implemented[hook] for hook in HOOKS if hook in implemented}
+    return {hook: implemented[hook] for hook in hooks if hook in implemented}
 
 
-def _wrong_arguments(plugin: object) -> str:
+def implementation_of(owner: object, hook: str) -> Callable[..., Any] | None:
+    """Return the function of a module or object that implements a hook, before it is known which hooks there are."""
+    for name, attribute in _attributes(owner).items():
+        mark = _mark(attribute)
+        if mark is not None and (mark.get("specname") or name) == hook:
+            return getattr(owner, name)  # type: ignore[no-any-return]
+    return None
+
+
+def is_specification(function: object) -> bool:
+    """Whether it is a function with ``@hookspec``."""
+    return inspect.isfunction(function) and hasattr(function, _SPEC)
+
+
+def _wrong_arguments(plugin: object, hooks: Hooks) -> str:
     """Return which hook of a plugin has an argument that its specification does not have, and what that has."""
     for name, function in vars(plugin).items():
         hook = (_mark(function) or {}).get("specname") or name
-        if hook not in HOOKS:
+        if hook not in hooks:
             continue
-        taken = list(inspect.signature(HOOKS[hook]).parameters)
+        taken = list(inspect.signature(hooks[hook]).parameters)
         wrong = [
             each
             for each in inspect.signature(function).parameters
@@ -80,14 +100,16 @@ def _wrong_arguments(plugin: object) -> str:
 
 
 @functools.cache
-def _registry() -> pluggy.PluginManager:
-    """Return the one registry, which holds only the plugin that is being read.
+def _registry(kinds: Kinds) -> pluggy.PluginManager:
+    """Return the one registry of these kinds, which holds only the plugin that is being read.
 
     It is made once: reading the specifications is most of the work, and a list of fifty plugins needs them a hundred
     times.
     """
     registry = pluggy.PluginManager("dpotrain")
-    registry.add_hookspecs(type("Hooks", (), {name: staticmethod(spec) for name, spec in HOOKS.items()}))
+    registry.add_hookspecs(
+        type("Hooks", (), {name: staticmethod(spec) for name, spec in hooks_of(kinds).items()})
+    )
     return registry
 
 
@@ -110,14 +132,14 @@ def _mark(attribute: Any) -> dict[str, Any] | None:
     return mark if isinstance(mark, dict) else None
 
 
-def _check_mark(hook: str, mark: dict[str, Any], label: str) -> None:
-    if hook not in HOOKS:
-        raise PluginError(f"{label}: {_unknown(hook)}")
+def _check_mark(hook: str, mark: dict[str, Any], label: str, hooks: Hooks) -> None:
+    if hook not in hooks:
+        raise PluginError(f"{label}: {_unknown(hook, hooks)}")
     if mark.get("wrapper") or mark.get("hookwrapper"):
         raise PluginError(
             f"{label}: {hook} is a wrapper; dpotrain calls implementations one by one, so none can wrap others"
         )
 
 
-def _unknown(name: str) -> str:
-    return f'there is no hook "{name}"{did_you_mean(name, HOOKS, cutoff=0.5)}'
+def _unknown(name: str, hooks: Hooks) -> str:
+    return f'there is no hook "{name}"{did_you_mean(name, hooks, cutoff=0.5)}'

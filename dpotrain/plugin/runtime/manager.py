@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from dpotrain.core.errors import PluginError, did_you_mean, short
-from dpotrain.plugin.api import Component, DatasetFormatter, Selection, kind_of
-from dpotrain.plugin.runtime.plugin import Plugin, by_hand, installed, load
+from dpotrain.plugin.api import KINDS, Component, DatasetFormatter, Selection, kind_of
+from dpotrain.plugin.api.kinds import Kinds
+from dpotrain.plugin.runtime.declared_kinds import with_kinds
+from dpotrain.plugin.runtime.plugin import Plugin, by_hand, imported, installed, loaded
 
 C = TypeVar("C", bound=Component)
 
@@ -35,6 +37,8 @@ class PluginInfo:
     """The version of the plugin interface that it was written for, where it says so."""
     notes: list[str] = field(default_factory=list)
     """What its author should fix although it works."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """The kinds of component that it declares, with their tables: ``{"judge": "judges"}``."""
     commands: list[str] = field(default_factory=list)
     """The commands that its distribution adds to the command line (see :mod:`dpotrain.plugin.describe.listing`)."""
 
@@ -48,12 +52,16 @@ class PluginManager:
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
         self.plugins: tuple[Plugin, ...] = tuple(plugins)
+        self.kinds = _kinds(self.plugins)
+        """The kinds that recipes can select: the core's, and those that these plugins declare."""
         self._owners: dict[type[Component], Plugin] = {}
         self._catalogue: dict[tuple[type[Component], str], list[tuple[Plugin, type[Component]]]] = {}
         for plugin in self.plugins:
             for component in plugin.components:
+                if (kind := kind_of(component)) not in self.kinds:
+                    continue  # a recipe blocks the plugin that declares the kind
                 self._owners.setdefault(component, plugin)
-                key = kind_of(component).component, component.name
+                key = kind.component, component.name
                 self._catalogue.setdefault(key, []).append((plugin, component))
 
     @classmethod
@@ -63,14 +71,16 @@ class PluginManager:
         Plugins that ``block`` names (themselves or their distribution) are not even imported.
         """
         return cls(
-            _blocked(plugin) if any(map(plugin.called, block)) else load(plugin)
-            for plugin in [*installed(), *map(by_hand, extra)]
+            _loaded(
+                _blocked(plugin) if any(map(plugin.called, block)) else imported(plugin)
+                for plugin in [*installed(), *map(by_hand, extra)]
+            )
         )
 
     @classmethod
     def of(cls, *plugins: object) -> PluginManager:
         """Load these modules or objects and nothing that is installed; for tests of a plugin by itself."""
-        return cls(load(by_hand(plugin)) for plugin in plugins)
+        return cls(_loaded(imported(by_hand(plugin)) for plugin in plugins))
 
     def blocking(self, names: Sequence[str]) -> PluginManager:
         """Return a manager in which the plugins that ``names`` means offer nothing."""
@@ -82,6 +92,15 @@ class PluginManager:
     def failed(self) -> tuple[Plugin, ...]:
         """The plugins that could not be loaded or were refused, with their reasons."""
         return tuple(plugin for plugin in self.plugins if plugin.failed)
+
+    def missing(self, may: str) -> list[str]:
+        """Return a message for each plugin that failed or is blocked, and ``may`` "offer" what was not found."""
+        return [
+            f"{plugin.label}, which may {may} it, "
+            + ("is blocked" if plugin.blocked else f"failed: {plugin.reason}")
+            for plugin in self.plugins
+            if plugin.failed or plugin.blocked
+        ]
 
     @property
     def warnings(self) -> list[str]:
@@ -158,8 +177,10 @@ class PluginManager:
         return tuple(p for p in self.plugins if p.distribution and canonicalize_name(p.distribution) in names)
 
     def active(self, selection: Selection) -> tuple[Plugin, ...]:
-        """Return the plugins that a recipe selects: by a component, or by ``requires``."""
+        """Return the plugins that a recipe selects: by a component, by a component's kind, or by ``requires``."""
         used = {id(self.owner(type(component))) for component in selection.components}
+        kinds = {kind_of(type(component)) for component in selection.components}
+        used |= {id(plugin) for plugin in self.plugins if not kinds.isdisjoint(plugin.kinds)}
         used |= {id(p) for p in self.required(selection.requires) if not (p.failed or p.blocked)}
         return tuple(plugin for plugin in self.plugins if id(plugin) in used)
 
@@ -193,7 +214,7 @@ class PluginManager:
         twice = [
             self._duplicate(kind_of(component).component, component.name)
             for component in plugin.components
-            if len(self._catalogue[kind_of(component).component, component.name]) > 1
+            if len(self._catalogue.get((kind_of(component).component, component.name), ())) > 1
         ]
         failed = plugin.failed or bool(twice)
         status: Status = (
@@ -202,6 +223,7 @@ class PluginManager:
         return PluginInfo(
             name=plugin.name,
             offers=offers,
+            kinds={kind.component.kind: kind.table for kind in plugin.kinds},
             events=list(plugin.events),
             distribution=plugin.distribution,
             version=plugin.version,
@@ -230,12 +252,18 @@ class PluginManager:
             lines[0] += f"; there {'is' if len(names) == 1 else 'are'} {known}"
         else:
             lines[0] += f"; no plugin offers {'an' if kind.kind[0] in 'aeiou' else 'a'} {kind.kind}"
-        for plugin in self.plugins:
-            if plugin.failed:
-                lines.append(f"{plugin.label}, which may offer it, failed: {plugin.reason}")
-            elif plugin.blocked:
-                lines.append(f"{plugin.label}, which may offer it, is blocked")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.missing("offer")])
+
+
+def _kinds(plugins: Iterable[Plugin]) -> Kinds:
+    return Kinds([*KINDS, *(kind for plugin in plugins for kind in plugin.kinds)])
+
+
+def _loaded(plugins: Iterable[Plugin]) -> list[Plugin]:
+    """Return imported plugins with the kinds that they declare, and then with the components that they offer."""
+    found = with_kinds(list(plugins))
+    kinds = _kinds(found)
+    return [each if each.failed or each.blocked else loaded(each, kinds) for each in found]
 
 
 def _blocked(plugin: Plugin) -> Plugin:

@@ -19,9 +19,9 @@ from typing import Any
 from dpotrain.core.errors import PluginError, describe_exception
 from dpotrain.core.moved import MovedWarning
 from dpotrain.core.packages import name_and_version
-from dpotrain.plugin.api import Component
+from dpotrain.plugin.api import Component, Kind
 from dpotrain.plugin.api.hookspecs import EVENTS
-from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.api.kinds import Kinds
 from dpotrain.plugin.runtime.checks import check_component
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.interface import check_interface, declared_by, declared_in
@@ -50,6 +50,8 @@ class Plugin:
     version: str | None = None
     file: str | None = None
     module: Any = None
+    kinds: tuple[Kind, ...] = ()
+    """The kinds of component that it declares."""
     components: tuple[type[Component], ...] = ()
     events: tuple[str, ...] = ()
     """The run events that its module or its components subscribe to."""
@@ -92,7 +94,7 @@ class Plugin:
 
     def without_components(self) -> Plugin:
         """Return the plugin as one that offers nothing."""
-        return replace(self, module=None, components=(), events=(), hooks=(), notes=())
+        return replace(self, module=None, kinds=(), components=(), events=(), hooks=(), notes=())
 
 
 def installed() -> list[Plugin]:
@@ -113,8 +115,8 @@ def by_hand(owner: object) -> Plugin:
     return Plugin(name=getattr(owner, "name", kind.__name__), file=file, module=owner)
 
 
-def load(plugin: Plugin) -> Plugin:
-    """Import and check one plugin. Whatever goes wrong is kept in it, not raised."""
+def imported(plugin: Plugin) -> Plugin:
+    """Import one plugin. Whatever goes wrong is kept in it, not raised, here and in :func:`loaded`."""
     notes: list[str] = []
     try:
         module = plugin.module
@@ -127,21 +129,30 @@ def load(plugin: Plugin) -> Plugin:
             raise PluginError("its entry point names a class; name the module, or an object of the class")
         plugin = replace(plugin, interface=declared_by(module))
         check_interface(plugin.interface, plugin.distribution)
-        found = implementations(module, plugin.label, notes)
+    except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
+        return plugin.failing(error)
+    return replace(plugin, module=module, notes=tuple(notes))
+
+
+def loaded(plugin: Plugin, kinds: Kinds) -> Plugin:
+    """Check the hooks of a plugin that is imported, and the components of ``kinds`` that it offers."""
+    notes = list(plugin.notes)
+    try:
+        found = implementations(plugin.module, plugin.label, kinds, notes)
         components = tuple(
             component
             for hook, implementation in found.items()
-            if hook in CATALOGUES
-            for component in _offered(hook, implementation.function())
+            if hook in kinds.catalogues
+            for component in _offered(hook, kinds.catalogues[hook], implementation.function())
         )
         events = set(found)
         for component in components:
-            events |= implementations(component, f'{component.kind} "{component.name}"', notes).keys()
-    except (Exception, SystemExit) as error:  # a module may raise anything, or call sys.exit
+            label = f'{component.kind} "{component.name}"'
+            events |= implementations(component, label, deprecated=notes).keys()
+    except (Exception, SystemExit) as error:
         return plugin.failing(error)
     return replace(
         plugin,
-        module=module,
         components=components,
         events=tuple(event for event in EVENTS if event in events),
         hooks=tuple(found),
@@ -171,13 +182,13 @@ def noting_imports(notes: list[str]) -> Iterator[None]:
         notes.append(f"deprecated imports: {', '.join(dict.fromkeys(old))}; import from {home}")
 
 
-def _offered(hook: str, offer: Any) -> list[type[Component]]:
+def _offered(hook: str, kind: type[Component], offer: Any) -> list[type[Component]]:
     """Return what a catalogue hook returned, checked."""
     if isinstance(offer, type | str) or not isinstance(offer, Iterable):
         raise PluginError(f"{hook} must return a list of classes, not {offer!r}")
     components = list(offer)
     for component in components:
-        check_component(component, CATALOGUES[hook], hook)
+        check_component(component, kind, hook)
     return components
 
 

@@ -190,6 +190,7 @@ def build(
         held_out=read.held_out,
         inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
+        components=recipe.components,
         logged=state.progress.logged,
     )
     if code := remote_code(recipe):

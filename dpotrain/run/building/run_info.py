@@ -68,12 +68,13 @@ def run_info(
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     beta = getattr(recipe.loss.options, "beta", None)  # not every loss has one
+    coupled = ", over all pairs of a step: one forward more" if recipe.loss.couples_pairs else ""
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
-        "loss": recipe.loss.name + ("" if beta is None else f", beta {beta:g}"),
+        "loss": recipe.loss.name + ("" if beta is None else f", beta {beta:g}") + coupled,
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

@@ -43,7 +43,9 @@ def find_resumable(folder: Path, recipe: Recipe) -> Found:
     if path is None:
         return Found(None, damaged, None)
     state = read_state(path)
-    check_same(state["resume_config"], resume_config(recipe.document), free_options(recipe))
+    check_same(
+        state["resume_config"], resume_config(recipe.document), free_options(recipe, recipe.plugins.kinds)
+    )
     check_same_distributions(state["versions"], package_versions(recipe))
     return Found(path, damaged, state.get("microbatches"), state.get("clock"))
 

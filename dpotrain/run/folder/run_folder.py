@@ -14,7 +14,7 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.masking import mask_data
 from dpotrain.core.summary import from_json
 from dpotrain.core.write_errors import writing
-from dpotrain.plugin.api import Selection
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.folder.requests import forget_requests
 from dpotrain.run.folder.restrict_umask import refuse_links
 from dpotrain.run.resume_config import check_same, free_options, resume_config
@@ -95,7 +95,7 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return None
 
-    def finished(self, recipe: Selection) -> dict[str, Any] | None:
+    def finished(self, recipe: Recipe) -> dict[str, Any] | None:
         """Return the summary of the run of this recipe, where it finished here, or None.
 
         One that asks for other epochs or steps than were taken, or for another policy in ``final/``, has not finished.
@@ -111,7 +111,7 @@ class RunFolder:
             known = resume_config(before)
         except (OSError, ValueError, RecursionError):
             return None
-        check_same(known, resume_config(recipe.document), free_options(recipe))
+        check_same(known, resume_config(recipe.document), free_options(recipe, recipe.plugins.kinds))
         then, now = before.get("training"), recipe.document["training"]
         if not isinstance(then, dict):
             return None

@@ -71,7 +71,7 @@ def duration_of(
     load = Workload.of(data.train, padded)
     rate = sustained_rate(torch.device(device), described.precision) if learned is None else learned.rate
     recomputed = fit.checkpointed / max(1, fit.layers)
-    passes = reference.passes_per_step
+    passes = reference.passes_per_step + (1 if recipe.loss.couples_pairs else 0)
     epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
     evaluation, count, steps = 0.0, 0, batches.total_steps
     if data.evaluation is not None:

@@ -39,17 +39,31 @@ class LossConformance(ComponentConformance):
             assert constant.grad is None
 
     def test_a_pair_s_loss_depends_on_its_own_scores_alone(self, part: Any) -> None:
-        """The same pair in another micro-batch has the same loss."""
+        """The same in another micro-batch; where it couples pairs, the same mean in another order of the step."""
         import torch
 
         made = random_scores(part, 16)
         together = part(made).detach()
-        alone = torch.cat([part(of_pairs(part, made, torch.tensor([pair]))).detach() for pair in range(16)])
-        torch.testing.assert_close(alone, together, rtol=1e-6, atol=1e-6)
+        if not part.couples_pairs:
+            alone = [part(of_pairs(part, made, torch.tensor([pair]))).detach() for pair in range(16)]
+            torch.testing.assert_close(torch.cat(alone), together, rtol=1e-6, atol=1e-6)
         order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
-        torch.testing.assert_close(
-            part(of_pairs(part, made, order)).detach(), together[order], rtol=1e-6, atol=1e-6
-        )
+        shuffled = part(of_pairs(part, made, order)).detach()
+        if part.couples_pairs:  # which pair a part of the loss is given to is the loss's business
+            torch.testing.assert_close(shuffled.mean(), together.mean(), rtol=1e-6, atol=1e-6)
+        else:
+            torch.testing.assert_close(shuffled, together[order], rtol=1e-6, atol=1e-6)
+
+    def test_its_rewards_are_two_numbers_a_pair(self, part: Any) -> None:
+        """Of chosen and rejected, from the scores of that pair alone."""
+        import torch
+
+        made = random_scores(part, 16)
+        chosen, rejected = part.rewards(made)
+        assert chosen.shape == rejected.shape == (16,)
+        assert (chosen + rejected).isfinite().all()
+        first, second = part.rewards(of_pairs(part, made, torch.tensor([3])))
+        torch.testing.assert_close(torch.cat([first, second]), torch.stack([chosen[3], rejected[3]]))
 
     def test_it_is_a_function(self, part: Any) -> None:
         """The same scores give the same bits, and are left as they were."""
