@@ -54,7 +54,7 @@ def rows(recipe, *items) -> str:
         ("optimizer.lr=inf", 2, ["[optimizer] lr", "Infinity"]),
         ("optimizer.betas=[0.9, 1.5]", 2, ["betas", "1.5"]),
         ("loss.beta=nan", 2, ["beta"]),
-        ('loss.use="dop"', 2, ["[loss] use", '"dop"', 'did you mean "dpo"?']),
+        ('loss.use="hinje"', 2, ["[loss] use", '"hinje"', 'did you mean "hinge"?']),
         ('model.name="./missing"', 2, ["./missing", "no such folder"]),
         ('data.name="missing/pairs.jsonl"', 3, ["missing/pairs.jsonl", "does not exist"]),
         ('data.eval_split="test"', 2, ["eval_split", "eval_fraction"]),

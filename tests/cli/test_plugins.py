@@ -37,7 +37,7 @@ def printed(console: Console) -> str:
 def test_elsewhere_than_in_a_terminal_it_is_a_line_a_plugin_however_long():
     console = Console(file=io.StringIO(), width=20)
     assert printed(console).splitlines() == [
-        "mypo    active  dpotrain-mypo 0.3   /x/mypo.py   "
+        "mypo     active  dpotrain-mypo 0.3    /x/mypo.py    "
         "losses: mypo, cpo; loggers: csv; subscribes: step_ended",
         "broken   failed  dpotrain-broken 1.0  /x/broken.py  ValueError: no second line",
         "by_hand  unused  registered by hand   -             slow: it took long",
