@@ -18,7 +18,8 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, pair_rewards, score_pairs
+from dpotrain.engine.scoring.objective import pair_losses, pair_rewards
+from dpotrain.engine.scoring.pairs import need_tokens, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.coupled import GatheredScores
 from dpotrain.engine.training.metrics import SUMMED, means, means_of, speed
@@ -44,6 +45,8 @@ class EvaluationSet:
     data: TokenizedPairs
     reference: Reference
     costs: Costs
+    pair_columns: frozenset[str] = frozenset()
+    """Columns of the data that change the loss, as in training."""
 
     def evaluate(
         self,
@@ -87,7 +90,7 @@ class EvaluationSet:
                 total_steps=total_steps,
             )
             if gathered is None:
-                losses = pair_losses(loss, scores)
+                losses = pair_losses(loss, scores, self.pair_columns)
             else:
                 gathered.add(batch, scores)
                 losses = torch.zeros_like(scores.policy_chosen)
@@ -101,7 +104,7 @@ class EvaluationSet:
                 in_parts(pairs, score)
             if gathered is not None:
                 whole = gathered.whole(parallel, self.data.columns, step, total_steps)
-                losses = pair_losses(loss, whole)  # the same on every rank
+                losses = pair_losses(loss, whole, self.pair_columns)  # the same on every rank
                 sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
         metrics = {

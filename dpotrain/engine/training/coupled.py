@@ -7,7 +7,7 @@ cached gradients (Gao et al. 2021, arXiv:2101.06983). It costs one forward pass 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.data.batches.plan import Indices
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.loss_check import check_gradients
-from dpotrain.engine.scoring.pairs import pair_losses
+from dpotrain.engine.scoring.objective import pair_losses
 from dpotrain.plugin.api import Loss
 
 
@@ -118,14 +118,16 @@ class CoupledStep:
     """(S,) float32: with respect to the log-probs of the scored tokens."""
 
     @classmethod
-    def of(cls, loss: Loss, gathered: GatheredScores, scores: PairScores) -> CoupledStep:
-        """Form the loss over the scores of a whole step.
+    def of(
+        cls, loss: Loss, gathered: GatheredScores, scores: PairScores, columns: Collection[str] = ()
+    ) -> CoupledStep:
+        """Form the loss over the scores of a whole step; ``columns`` are what :func:`pair_losses` applies.
 
         Raises:
             PluginError: the loss does not return a number a pair, or no gradient leads from it to the scores.
         """
         leaves = [each.requires_grad_() for each in _policy(scores)]
-        losses = pair_losses(loss, scores)
+        losses = pair_losses(loss, scores, columns)
         check_gradients(loss, losses)
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         for leaf in leaves:

@@ -6,7 +6,7 @@ import torch
 
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.engine.scoring.pairs import pair_rewards
+from dpotrain.engine.scoring.objective import pair_rewards
 from dpotrain.engine.training.metrics import SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.plugin.api import Loss

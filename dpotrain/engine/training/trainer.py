@@ -25,7 +25,8 @@ from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_trained, loss_fault
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.objective import pair_losses
+from dpotrain.engine.scoring.pairs import need_tokens, score_pairs
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
@@ -79,6 +80,8 @@ class Trainer:
     """Tells the person that memory ran out and what was done about it."""
     on_nonfinite: Callable[[NotFinite], None] = _end
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
+    pair_columns: frozenset[str] = frozenset()
+    """Columns of the data that change the loss (see :func:`.objective.pair_losses`)."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
 
@@ -216,7 +219,7 @@ class Trainer:
 
     def _losses(self, scores: PairScores) -> torch.Tensor:
         """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does."""
-        losses = pair_losses(self.loss, scores)
+        losses = pair_losses(self.loss, scores, self.pair_columns)
         check_gradients(self.loss, losses)
         if not self._looked_at_loss:
             check_apart(self.loss, scores)
@@ -236,7 +239,7 @@ class Trainer:
                 if self.interrupted():
                     raise Interrupted
         scores = gathered.whole(self.parallel, self.data.columns, step.step, self.plan.total_steps)
-        coupled = CoupledStep.of(self.loss, gathered, scores)
+        coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
         if not self._looked_at_loss:
             self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, coupled.losses)
         # The second pass draws the same dropout.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.returns import is_number, optional, returns
@@ -31,6 +33,10 @@ class Loss(Component):
     """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in
     options of the type ``Use[Loss]``, answers for them by a property."""
 
+    of_difference: ClassVar[bool] = False
+    """Whether of the log-ratios only their difference matters, chosen minus rejected. Whatever of the implicit reward
+    belongs to the prompt alone then cancels, and with such a loss ``divergence`` may be any, and ``[data.columns]`` may
+    map a ``margin``."""
     couples_pairs: ClassVar[bool] = False
     """Whether a pair's loss depends on the other pairs of its step. It is then called once a step, with the scores of
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
@@ -39,6 +45,17 @@ class Loss(Component):
         """The beta of nearly every loss; its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
+        divergence: Divergence = Field(
+            "reverse-kl",
+            description="What the policy's distance from the reference is measured by: rewards are beta times its "
+            "derivative (arXiv 2309.16240). For losses of the difference of log-ratios, such as dpo.",
+        )
+        divergence_alpha: float | None = Field(
+            None,
+            gt=0,
+            le=1,
+            description='The alpha of `divergence = "alpha"`: near 0 the reverse KL, 1 the forward KL.',
+        )
 
     options: Options
 
@@ -49,6 +66,28 @@ class Loss(Component):
         A pair's loss may depend on its own scores only, unless :attr:`couples_pairs` says that it does not: which
         pairs share a micro-batch is the engine's business.
         """
+
+    def losses(self, scores: PairScores) -> torch.Tensor:
+        """Return the losses of the pairs, (pairs,), under the divergence of the options.
+
+        The engine calls this, and so does a loss for others among its options. Not to be overridden.
+        """
+        return self(self.diverged(scores))
+
+    def diverged(self, scores: PairScores) -> PairScores:
+        """Return the scores with log-ratios as the divergence has them; the reference stays. Not to be overridden."""
+        options = self.options
+        if options.divergence == "reverse-kl":
+            return scores
+        chosen, rejected = (
+            reward_of(ratio, options.divergence, options.divergence_alpha)
+            for ratio in (scores.chosen_logratio, scores.rejected_logratio)
+        )
+        return replace(
+            scores,
+            policy_chosen=scores.reference_chosen + chosen,
+            policy_rejected=scores.reference_rejected + rejected,
+        )
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rewards of chosen and rejected, each (pairs,), as the loss defines them.

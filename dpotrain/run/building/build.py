@@ -17,6 +17,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import drops_out
+from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.optimizer import build_optimizer
@@ -141,7 +142,9 @@ def build(
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.
-    known = recipe.reference.of == INITIAL_POLICY and not drops_out(policy)
+    applied = applied_columns(recipe)
+    initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
+    known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -169,6 +172,7 @@ def build(
             reporter=reporter,
             is_main=parallel.is_main,
         ),
+        pair_columns=applied,
         extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
         window=state.window,
     )
@@ -219,7 +223,7 @@ def build(
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
-        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
+        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs, applied)
         if parallel.is_main and (moved := context.evaluations.begin(read.evaluated)):
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dpotrain.core.formats import megabytes, plural
+from dpotrain.core.pair_columns import APPLIED
+from dpotrain.engine.scoring.objective import applied_columns
 
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
@@ -67,14 +69,19 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
-    beta = getattr(recipe.loss.options, "beta", None)  # not every loss has one
-    coupled = ", over all pairs of a step: one forward more" if recipe.loss.couples_pairs else ""
+    loss = recipe.loss
+    objective = [loss.name]
+    if hasattr(loss.options, "beta"):  # not every loss has one
+        objective.append(f"beta {loss.options.beta:g}")
+    objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
+    objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
+    objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
-        "loss": recipe.loss.name + ("" if beta is None else f", beta {beta:g}") + coupled,
+        "loss": ", ".join(objective),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

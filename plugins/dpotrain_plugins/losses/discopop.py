@@ -23,6 +23,7 @@ class DiscoPop(Loss):
     """
 
     name = "discopop"
+    of_difference = True
 
     class Options(Loss.Options):
         tau: float = Field(

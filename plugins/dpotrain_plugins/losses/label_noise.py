@@ -24,6 +24,7 @@ class Robust(Loss):
     """
 
     name = "robust"
+    of_difference = True
 
     class Options(Loss.Options):
         label_smoothing: float = Field(
@@ -52,6 +53,7 @@ class Exo(Loss):
     """
 
     name = "exo"
+    of_difference = True
 
     class Options(Loss.Options):
         label_smoothing: float = Field(

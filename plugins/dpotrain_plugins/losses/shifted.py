@@ -45,7 +45,7 @@ class Dpop(Loss):
 
 
 class Odpo(Loss):
-    """DPO with an offset (Amini et al. 2024, arXiv 2402.10571): better pairs are to be further apart.
+    """DPO with an offset (Amini et al. 2024, arXiv 2402.10571, eq. 5): better pairs are to be further apart.
 
     ``loss = -log sigmoid(beta * h - alpha * margin)``, where ``margin`` is a number of the pair, mapped by
     ``data.columns = { margin = "…" }``. The paper's margin is the log of the difference of two scores; put what you
@@ -53,6 +53,7 @@ class Odpo(Loss):
     """
 
     name = "odpo"
+    of_difference = True
     columns = ("margin",)
 
     class Options(Loss.Options):
@@ -76,6 +77,7 @@ class RDpo(Loss):
     """
 
     name = "r-dpo"
+    of_difference = True
 
     class Options(Loss.Options):
         alpha: float = Field(0.01, ge=0, description="Penalty of a token, in units of reward.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from dpotrain.core.divergences import Divergence
 from dpotrain.plugin.api import Component, Loss, PairScores
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ class LossWithoutBeta(Loss):
     """A loss whose equation has no beta, so that ``loss.beta`` is refused as a key that would change nothing."""
 
     class Options(Component.Options):
-        """The keys of the loss's table, without ``beta``."""
+        """The keys of the loss's table, without those of a loss of DPO's rewards."""
+
+        divergence: ClassVar[Divergence] = "reverse-kl"
+        divergence_alpha: ClassVar[float | None] = None
 
     options: Options  # type: ignore[assignment]  # Loss.Options has a beta, which is what is left out here
 
