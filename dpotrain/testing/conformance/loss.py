@@ -92,6 +92,16 @@ class LossConformance(ComponentConformance):
             f"{'has no' if same else 'has an'} effect"
         )
 
+    def test_a_loss_of_the_difference_is_one(self, part: Any) -> None:
+        """Where it says so (``of_difference``), as much for both log-ratios changes nothing."""
+        import torch
+
+        if not part.of_difference or part.needs_token_log_probs:
+            pytest.skip("it is not said to depend on the difference of the two log-ratios alone")
+        made = random_scores(part)
+        raised = replace(made, policy_chosen=made.policy_chosen + 2, policy_rejected=made.policy_rejected + 2)
+        torch.testing.assert_close(part(raised), part(made), rtol=1e-4, atol=1e-4)
+
     def test_scores_far_apart_give_no_infinities(self, part: Any) -> None:
         """Ten thousand nats either way, as a diverging run or a very long answer has them."""
         import torch
