@@ -283,7 +283,7 @@ def _beta(given: float | None, loss: str, plugins: PluginManager) -> float | Non
     from dpotrain.core.errors import RecipeError
     from dpotrain.plugin.api import Loss
 
-    key = plugins.find(Loss, loss).Options.model_fields.get("beta")
-    if key is None and given is not None:
+    default: float | None = plugins.find(Loss, loss).Options.model_fields["beta"].default
+    if default is None and given is not None:
         raise RecipeError(f"--beta: the loss {loss} has no beta")
-    return given if key is None else given or key.default
+    return given or default

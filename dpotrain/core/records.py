@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from dpotrain.core.own_metrics import OWN_METRICS
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +46,7 @@ class StepRecord:
     epoch: float
     """Passes over the training pairs so far, 1.0 at the end of the first."""
     metrics: Mapping[str, float]
-    """This step alone: loss, grad_norm, learning_rate, rewards/…, logps/…, pairs_per_second, …"""
+    """Of this step alone, by the names that train records have; ``epoch`` is beside it."""
     pairs: int
     tokens: int
     """Real tokens this step ran through the policy, every prompt once, over all ranks."""
@@ -196,27 +198,6 @@ class LoggedRun:
     """Shows a line to the user and writes it to run.log, between two steps."""
     report: Callable[[str, Mapping[str, Any]], None] = lambda section, values: None
     """``Run.report`` between two steps; does nothing while a run is replayed."""
-
-
-#: Names of the numbers that records of a run have by themselves.
-OWN_METRICS = frozenset(
-    {
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        "epoch",
-        "pairs",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-        "pairs_per_second",
-        "tokens_per_second",
-        "peak_memory_mb",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

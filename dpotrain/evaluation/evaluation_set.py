@@ -18,8 +18,8 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.objective import pair_losses, pair_rewards
-from dpotrain.engine.scoring.pairs import need_tokens, score_pairs
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses, pair_rewards
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.coupled import GatheredScores
 from dpotrain.engine.training.metrics import SUMMED, means, means_of, speed
@@ -73,7 +73,7 @@ class EvaluationSet:
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
         mine = batch_by_length(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
         extra = RecipeMetrics() if extra is None else extra
-        tokens = need_tokens(loss, extra.chosen)
+        tokens, statistics = need_tokens(loss, extra.chosen), needed_statistics(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
         advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -86,15 +86,17 @@ class EvaluationSet:
                 self.reference.scores(batch),
                 batch,
                 tokens=tokens,
+                statistics=statistics,
                 step=step,
                 total_steps=total_steps,
             )
             if gathered is None:
-                losses = pair_losses(loss, scores, self.pair_columns)
+                losses, parts = pair_losses(loss, scores, self.pair_columns), loss_parts(loss, scores)
             else:
                 gathered.add(batch, scores)
                 losses = torch.zeros_like(scores.policy_chosen)
-            sums.add_(batch_sums(loss, scores, losses, batch, extra))
+                parts = dict.fromkeys(loss.part_names, losses)
+            sums.add_(batch_sums(loss, scores, losses, parts, batch, extra))
             if len(pairs):  # a filler pair is scored elsewhere
                 scored.append((batch.pairs, torch.stack(pair_rewards(loss, scores), 1)))
             advance(len(pairs))
@@ -103,9 +105,18 @@ class EvaluationSet:
             for pairs in mine:
                 in_parts(pairs, score)
             if gathered is not None:
-                whole = gathered.whole(parallel, self.data.columns, step, total_steps)
-                losses = pair_losses(loss, whole, self.pair_columns)  # the same on every rank
+                whole = gathered.whole(
+                    parallel,
+                    columns=self.data.columns,
+                    statistics=statistics,
+                    step=step,
+                    total_steps=total_steps,
+                )
+                # The same on every rank.
+                losses = pair_losses(loss, whole, self.pair_columns)
                 sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
+                for place, part in enumerate(loss_parts(loss, whole).values()):
+                    sums[len(SUMMED) + 2 * place] += part.double().sum() / parallel.data_size
         total, more = split_sums(parallel.sum(sums).cpu(), extra)
         metrics = {
             **means(total.tolist()),

@@ -19,6 +19,7 @@ def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss
     for path, part in nested(loss):
         if isinstance(part, Loss):
             _check_divergence(reader, ("loss", *path), part)
+            _check_weighting(reader, ("loss", *path), part)
     if data := sections["data"]:
         _check_margin(reader, data, loss)
         _check_reference_columns(reader, data, sections["reference"], loss)
@@ -44,6 +45,21 @@ def _check_divergence(reader: TableReader, at: tuple[str | int, ...], loss: Loss
         reader.problems.add(at, ("divergence_alpha",), text)
 
 
+def _check_weighting(reader: TableReader, at: tuple[str | int, ...], loss: Loss) -> None:
+    options = loss.options
+    if len(at) > 1 and options.tail_weight != 1:
+        text = "all parts of a loss have the same log-probs; set it in [loss]"
+        reader.problems.add(at, ("tail_weight",), text)
+    if options.weighting is None:
+        return
+    if loss.couples_pairs:
+        text = f"the losses of {loss.name} belong to all pairs of a step, so none has a weight of its own"
+        reader.problems.add(at, ("weighting",), text)
+    if options.tail_weight != 1:
+        text = "it needs the log-probs of all tokens alike; leave out tail_weight"
+        reader.problems.add(at, ("weighting",), text)
+
+
 def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
     read = {name for _, part in nested(loss) if isinstance(part, Loss) for name in part.columns}
     if "margin" in data.pair_columns - read and not loss.of_difference:
@@ -66,6 +82,8 @@ def _check_reference_columns(
         text = f"columns.{missing} is missing; the reference's log-probs are needed of both answers"
     elif not loss.needs_reference:
         text = f"loss {loss.name} needs no reference; leave both columns out"
+    elif loss.options.tail_weight != 1:
+        text = "the data's log-probs count all tokens alike; leave out loss.tail_weight"
     elif reference and reference != ReferenceSection.model_validate({}):
         text = "with the reference's log-probs from the data, nothing is computed; leave [reference] out"
     if text:

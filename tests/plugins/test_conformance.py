@@ -37,6 +37,7 @@ from dpotrain_plugins.losses import (
     Exo,
     Hinge,
     Ipo,
+    Mix,
     Nca,
     Odpo,
     Orpo,
@@ -86,7 +87,7 @@ TestDpoShift = soak(suite(DpoShift, rejected_share=0.5, last_rejected_share=0.95
 TestNca = suite(Nca)
 TestBco = soak(suite(Bco))
 TestSppo = soak(suite(Sppo, beta=0.1))
-TestCalDpo = soak(suite(CalDpo, weight=0.5))
+TestCalDpo = soak(suite(CalDpo, calibration_weight=0.5))
 TestApoZero = soak(suite(ApoZero))
 TestApoDown = soak(suite(ApoDown))
 TestDiscoPop = suite(DiscoPop, tau=0.1)
@@ -94,8 +95,9 @@ TestSimpo = suite(Simpo, gamma=1.0)
 TestAlphaPo = soak(suite(AlphaPo, gamma_beta_ratio=0.2, alpha=-0.5))
 TestSimper = soak(suite(Simper))
 TestCpo = soak(suite(Cpo, nll="mean"))
-TestOrpo = suite(Orpo, weight=0.25)
+TestOrpo = suite(Orpo, odds_weight=0.25)
 TestSlic = soak(suite(Slic, delta=0.5))
+TestMix = suite(Mix, terms=[{"use": "dpo", "weight": 0.5}, {"use": "ipo", "beta": 0.2}])
 TestLora = suite(Lora, rank=4)
 TestLoraWithEverything = suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
 TestMergedLora = suite(Lora, rank=4, merge=True)

@@ -22,6 +22,7 @@ def test_defaults_are_written_out_in_the_order_of_the_reference(plugins):
         "use": "fake-dpo",
         "beta": 0.1,
         "divergence": "reverse-kl",
+        "tail_weight": 1.0,
         "label_smoothing": 0.0,
     }
     assert recipe.document["data"]["use"] == "fake-rows"

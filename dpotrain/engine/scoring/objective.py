@@ -58,6 +58,22 @@ def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Te
     return rewards
 
 
+def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
+    """Return the parts of a loss, (pairs,) each without gradients, or raise a PluginError where it gives others."""
+    if not loss.part_names:
+        return {}
+    with torch.no_grad():
+        parts = loss.parts(loss.diverged(scores))
+    expected = scores.policy_chosen.shape
+    if set(parts) != set(loss.part_names) or any(part.shape != expected for part in parts.values()):
+        got = ", ".join(f"{name} {_got(part)}" for name, part in parts.items())
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} from parts; it must return {", ".join(loss.part_names)}, each of shape '
+            f"{tuple(expected)}"
+        )
+    return {name: parts[name] for name in loss.part_names}
+
+
 def exchanged(scores: PairScores) -> PairScores:
     """Return the scores with chosen and rejected the other way round."""
     tokens = scores.policy_tokens
@@ -77,6 +93,7 @@ def exchanged(scores: PairScores) -> PairScores:
         chosen_tokens=scores.rejected_tokens,
         rejected_tokens=scores.chosen_tokens,
         policy_tokens=tokens,
+        statistics={name: values.flip(1) for name, values in scores.statistics.items()},
     )
 
 

@@ -25,8 +25,8 @@ from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_trained, loss_fault
-from dpotrain.engine.scoring.objective import pair_losses
-from dpotrain.engine.scoring.pairs import need_tokens, score_pairs
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
@@ -88,6 +88,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._tokens = need_tokens(self.loss, self.extra.chosen)
+        self._statistics = needed_statistics(self.loss, self.extra.chosen)
         self._looked_at_loss = False
         self._loss_fault = ""
 
@@ -189,12 +190,12 @@ class Trainer:
                     scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
-                        losses = self._losses(scores)
+                        losses, parts = self._losses(scores), loss_parts(self.loss, scores)
                         total = (losses * batch.weights).sum()
                     else:
-                        losses, total = coupled.carried(batch, scores)
+                        (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
                     (total * share).backward()  # type: ignore[no-untyped-call]
-                sums += batch_sums(self.loss, scores, losses, batch, self.extra)
+                sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
         except (Interrupted, torch.OutOfMemoryError) as error:
@@ -213,6 +214,7 @@ class Trainer:
             reference,
             batch,
             tokens=self._tokens,
+            statistics=self._statistics,
             step=step.step,
             total_steps=self.plan.total_steps,
         )
@@ -238,7 +240,13 @@ class Trainer:
                 gathered.add(batch, self._score(step, batch, self.reference.scores(batch)))
                 if self.interrupted():
                     raise Interrupted
-        scores = gathered.whole(self.parallel, self.data.columns, step.step, self.plan.total_steps)
+        scores = gathered.whole(
+            self.parallel,
+            columns=self.data.columns,
+            statistics=self._statistics,
+            step=step.step,
+            total_steps=self.plan.total_steps,
+        )
         coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
         if not self._looked_at_loss:
             self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, coupled.losses)

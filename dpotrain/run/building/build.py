@@ -145,6 +145,7 @@ def build(
     applied = applied_columns(recipe)
     initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
     known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
+    known = known and recipe.loss.options.weighting is None
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -173,7 +174,10 @@ def build(
             is_main=parallel.is_main,
         ),
         pair_columns=applied,
-        extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
+        extra=RecipeMetrics(
+            {metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics},
+            recipe.loss.part_names,
+        ),
         window=state.window,
     )
     run = Run(

@@ -131,6 +131,8 @@ class ReferenceBuilder:
             "transformers": version("transformers"),
             **more,
         }
+        if (tail := live.scorer.tail_weight) != 1.0:
+            identity["tail_weight"] = tail
         weights = live.scorer.policy.parameters()
         return StoredReferences(
             live,

@@ -9,6 +9,8 @@ import numpy as np
 from dpotrain.core.formats import megabytes, plural
 from dpotrain.core.pair_columns import APPLIED
 from dpotrain.engine.scoring.objective import applied_columns
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.nested import nested
 
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
@@ -70,10 +72,11 @@ def run_info(
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss = recipe.loss
-    objective = [loss.name]
-    if hasattr(loss.options, "beta"):  # not every loss has one
-        objective.append(f"beta {loss.options.beta:g}")
+    betas = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
+    objective = [", ".join(name if beta is None else f"{name}, beta {beta:g}" for name, beta in betas)]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
+    objective += [] if loss.options.weighting is None else [loss.options.weighting]
+    objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
     objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
     objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
     return {

@@ -17,6 +17,7 @@ from dpotrain_plugins.losses.dpo import Dpo
 from dpotrain_plugins.losses.hinge import Hinge
 from dpotrain_plugins.losses.ipo import Ipo
 from dpotrain_plugins.losses.label_noise import Exo, Robust
+from dpotrain_plugins.losses.mix import Mix
 from dpotrain_plugins.losses.per_answer import ApoDown, ApoZero, Bco, CalDpo, Nca, Sppo
 from dpotrain_plugins.losses.per_token import AlphaPo, DpoNorm, Simper, Simpo
 from dpotrain_plugins.losses.shifted import Dpop, DpoShift, Odpo, RDpo
@@ -24,7 +25,7 @@ from dpotrain_plugins.losses.with_nll import Cpo, Orpo, Sft, Slic
 
 dpotrain_interface = 2
 
-#: In the order in which they are listed: the usual ones, those with a reference by family, those without.
+#: Those of a pair by itself, as they are listed: the usual ones, those with a reference by family, those without.
 LOSSES: tuple[type[Loss], ...] = (
     *(Dpo, Ipo, Hinge),
     *(Robust, Exo),
@@ -39,4 +40,4 @@ LOSSES: tuple[type[Loss], ...] = (
 
 @hookimpl
 def dpotrain_losses() -> list[type[Loss]]:
-    return list(LOSSES)
+    return [*LOSSES, Mix]

@@ -86,9 +86,9 @@ class Sppo(Loss):
 class CalDpo(Loss):
     """Cal-DPO (Xiao et al. 2024, arXiv 2412.14516, eq. 10 and algorithm 1): DPO with calibrated log-ratios.
 
-    ``loss = -log sigmoid(c - r) + weight * ((c - 1 / (2 * beta))**2 + (r + 1 / (2 * beta))**2)`` with the log-ratios
-    ``c`` and ``r`` of chosen and rejected. There is no beta in the sigmoid: it is in the targets. The weight is 1 in
-    the paper and 1/2 in the authors' code.
+    ``loss = -log sigmoid(c - r) + calibration_weight * ((c - 1 / (2 * beta))**2 + (r + 1 / (2 * beta))**2)`` with the
+    log-ratios ``c`` and ``r`` of chosen and rejected. There is no beta in the sigmoid: it is in the targets. The
+    weight is 1 in the paper and 1/2 in the authors' code.
     """
 
     name = "cal-dpo"
@@ -99,18 +99,20 @@ class CalDpo(Loss):
             gt=0,
             description="The log-ratio of chosen is pulled to 1 / (2 * beta) nats, rejected to minus that.",
         )
-        weight: float = Field(1.0, ge=0, description="Weight of the two squared distances to the targets.")
+        calibration_weight: float = Field(
+            1.0, ge=0, description="Weight of the two squared distances to the targets."
+        )
 
     options: Options
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = logratios(scores)
         squares = calibration(scores, self.options.beta)
-        return negative_log_sigmoid(chosen - rejected) + self.options.weight * squares
+        return negative_log_sigmoid(chosen - rejected) + self.options.calibration_weight * squares
 
     def first_loss(self) -> float:
-        """Return ``ln 2 + weight / (2 * beta**2)``."""
-        return math.log(2) + self.options.weight / (2 * self.options.beta**2)
+        """Return ``ln 2 + calibration_weight / (2 * beta**2)``."""
+        return math.log(2) + self.options.calibration_weight / (2 * self.options.beta**2)
 
 
 class ApoZero(Loss):

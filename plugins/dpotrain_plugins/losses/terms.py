@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from dpotrain.core.divergences import Divergence
-from dpotrain.plugin.api import Component, Loss, PairScores
+from pydantic import Field, field_validator
+
+from dpotrain.plugin.api import Loss, PairScores
 
 if TYPE_CHECKING:
     import torch
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
 class LossWithoutBeta(Loss):
     """A loss whose equation has no beta, so that ``loss.beta`` is refused as a key that would change nothing."""
 
-    class Options(Component.Options):
-        """The keys of the loss's table, without those of a loss of DPO's rewards."""
+    class Options(Loss.Options):
+        """The keys of every loss but ``beta``."""
 
-        divergence: ClassVar[Divergence] = "reverse-kl"
-        divergence_alpha: ClassVar[float | None] = None
+        beta: None = Field(None, description="This loss has none.")  # type: ignore[assignment]
 
-    options: Options  # type: ignore[assignment]  # Loss.Options has a beta, which is what is left out here
+        @field_validator("beta", mode="before")
+        @classmethod
+        def _none(cls, value: object) -> None:
+            if value is not None:
+                raise ValueError("this loss has no beta; leave it out")
+
+    options: Options
 
 
 def logratios(scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,8 +37,8 @@ def test_sppo_is_zero_at_its_targets():
 def test_cal_dpo_by_hand_has_no_beta_in_the_sigmoid():
     """log(1 + exp(-5)) = 0.0067153, beside the 13 of SPPO, or half of it."""
     assert value_of(CalDpo, beta=0.1) == pytest.approx(13.0067153, abs=1e-5)
-    assert value_of(CalDpo, beta=0.1, weight=0.5) == pytest.approx(6.5067153, abs=1e-5)
-    assert value_of(CalDpo, beta=0.1, weight=0) == pytest.approx(value_of(Dpo, beta=1), abs=1e-7)
+    assert value_of(CalDpo, beta=0.1, calibration_weight=0.5) == pytest.approx(6.5067153, abs=1e-5)
+    assert value_of(CalDpo, beta=0.1, calibration_weight=0) == pytest.approx(value_of(Dpo, beta=1), abs=1e-7)
 
 
 def test_apo_zero_by_hand():
@@ -57,5 +57,5 @@ def test_rewards_are_those_of_dpo(kind):
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(ValidationError, match="weight"):
-        CalDpo.Options(weight=-1)
+    with pytest.raises(ValidationError, match="calibration_weight"):
+        CalDpo.Options(calibration_weight=-1)
