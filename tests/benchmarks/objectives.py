@@ -53,7 +53,7 @@ CASES = (
     _dpo("dpo-norm", "sigmoid_norm", beta=5.0),
     _dpo("nca", "nca_pair", beta=0.2),
     _dpo("bco", "bco_pair", beta=0.2),
-    _dpo("sppo", "sppo_hard", beta=0.05),
+    _dpo("sppo", "sppo_hard", beta=0.5),
     _dpo("apo-zero", "apo_zero", 1.0, "TRL adds 1", beta=0.2),
     _dpo("apo-down", "apo_down", 1.0, "TRL adds 1", beta=0.2),
     _dpo("discopop", "discopop", beta=0.2, tau=0.05),
