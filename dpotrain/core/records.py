@@ -240,18 +240,20 @@ class Run:
     """Shows a line to the user and writes it to run.log."""
     stop: Callable[[str], None] = lambda reason: None
     """Ends the run after the present step as if it had been its last: evaluated, saved, with ``final/``, as finished.
-    The reason, a few words, is shown."""
+    The reason, a few words, is shown. A run that is resumed from that step ends there, too."""
     save: Callable[[], None] = lambda: None
     """Has a checkpoint saved after the present step."""
     evaluate: Callable[[], None] = lambda: None
     """Has the held-out pairs scored after the present step."""
     held_out: Callable[[], Sequence[HeldOutPair]] = tuple
-    """Returns the pairs of the evaluation set, texts and tokens, in their order; none where there are none."""
+    """Returns the pairs of the evaluation set, texts and tokens, in their order and alike on every process; none where
+    there are none."""
     log_text: Callable[[str, Sequence[Mapping[str, str | float]]], None] = lambda name, rows: None
     """Logs a table of texts, ``run.log_text("judged", [{"prompt": …, "answer": …}, …])``: to ``texts.jsonl`` and every
     logger, at the present step. All rows have the same columns."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A context for ``policy.generate`` and other inference: no gradients, dropout off, the run's precision."""
+    """A context for ``policy.generate`` and other inference: no gradients, dropout and activation checkpointing off,
+    the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()

@@ -213,7 +213,7 @@ class TableReader:
             table = _at(values, path)
             table = {"use": table} if isinstance(table, str) else table
             address = path[:-1] if path in together else path
-            found.append(self._component((*at, *address), table, kind))
+            found.append(self._component((*at, *address), table, kind, also_known=together.get(path, ())))
             _at(values, path[:-1])[path[-1]] = {PLACE: len(found) - 1}
         components = [part for part in found if part is not None]
         return (values, components) if len(components) == len(found) else None

@@ -145,12 +145,19 @@ def test_the_example_of_answers_logs_them_at_every_evaluation(project, dpotrain_
     assert json.loads(lines[0])["rows"][0].keys() == {"prompt", "answer", "chosen"}
 
 
+def test_the_example_of_a_kind_is_selected_by_a_recipe(project, dpotrain_run):
+    run = dpotrain_run('[[judges]]\nuse = "longer"\nby = 1', plugins=[example(project, "example_kind")])
+    judged = [record["judged/longer"] for record in run.evaluations]
+    assert judged
+    assert all(0 <= share <= 1 for share in judged)
+
+
 def test_the_example_of_components_in_options_adds_losses(project, dpotrain_run):
     module, tables = example(project, "example_nested"), recipe(project, "example_nested")
     run = dpotrain_run(tables, plugins=[module], overrides=["training.steps=1"])
     dpo, ipo = math.log(2), (1 / (2 * 0.5)) ** 2  # before the first update all log-ratios are 0
     assert run.train[0]["loss"] == pytest.approx(dpo + 0.2 * ipo, abs=1e-5)
-    with pytest.raises(RecipeError, match=r'terms.1.weigth: .* did you mean "weight"'):
+    with pytest.raises(RecipeError, match=r'loss.terms.1] weigth: .* did you mean "weight"'):
         dpotrain_run(tables.replace("weight =", "weigth ="), plugins=[module])
 
 

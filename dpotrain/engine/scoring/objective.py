@@ -62,8 +62,7 @@ def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
     """Return the parts of a loss, (pairs,) each without gradients, or raise a PluginError where it gives others."""
     if not loss.part_names:
         return {}
-    with torch.no_grad():
-        parts = loss.parts(loss.diverged(scores))
+    parts = loss.parts(loss.diverged(scores))  # a part may be another in an evaluation, without gradients
     expected = scores.policy_chosen.shape
     if set(parts) != set(loss.part_names) or any(part.shape != expected for part in parts.values()):
         got = ", ".join(f"{name} {_got(part)}" for name, part in parts.items())
@@ -71,7 +70,7 @@ def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
             f'loss "{loss.name}" returned {got} from parts; it must return {", ".join(loss.part_names)}, each of shape '
             f"{tuple(expected)}"
         )
-    return {name: parts[name] for name in loss.part_names}
+    return {name: parts[name].detach() for name in loss.part_names}
 
 
 def exchanged(scores: PairScores) -> PairScores:

@@ -71,12 +71,13 @@ class Expectations:
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 yield from self._components(item, self._inside(schema, key) or {}, (*at, key))
 
-    def apart(self, table: dict[str, Any]) -> tuple[dict[str, Any], set[tuple[str | int, ...]]]:
-        """Return a table with the keys of components apart from those beside them, and the places that were together.
+    def apart(self, table: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str | int, ...], list[str]]]:
+        """Return a table with the keys of components apart from those beside them.
 
+        And of each component whose keys were together with others its place, with those others that there may be.
         See :class:`dpotrain.plugin.api.nested.Beside`.
         """
-        together: set[tuple[str | int, ...]] = set()
+        together: dict[tuple[str | int, ...], list[str]] = {}
         return self._apart(table, self.schema, (), together), together
 
     def _apart(
@@ -84,7 +85,7 @@ class Expectations:
         value: Any,
         schema: dict[str, Any],
         at: tuple[str | int, ...],
-        together: set[tuple[str | int, ...]],
+        together: dict[tuple[str | int, ...], list[str]],
     ) -> Any:
         schema = self._resolved(schema)
         if isinstance(value, list):
@@ -97,8 +98,7 @@ class Expectations:
         for choice in (schema, *map(self._resolved, schema.get("anyOf", ()))):
             key = choice.get(BESIDE)
             if key is not None and "use" in value and key not in value:
-                together.add((*at, key))
-                own = choice["properties"].keys() - {key}
+                together[*at, key] = own = [name for name in choice["properties"] if name != key]
                 inside = {name: item for name, item in value.items() if name not in own}
                 value = {**{name: item for name, item in value.items() if name in own}, key: inside}
         return {

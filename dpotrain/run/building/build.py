@@ -96,7 +96,7 @@ def build(
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
     with showing_warnings(reporter), clocks.apart():
-        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
@@ -192,7 +192,7 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
-        stop=stop.controls.finish,
+        stop=state.finish,
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
