@@ -54,7 +54,7 @@ class Loss(Component):
         return ()
 
     class Options(Component.Options):
-        """Every loss has a beta: its rewards are multiples of it."""
+        """The beta of nearly every loss; its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
         divergence: Divergence = Field(
