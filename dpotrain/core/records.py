@@ -218,6 +218,15 @@ class HeldOutPair:
     """Numbers of the pair's row, by name: what components of the recipe ask for in ``columns``."""
 
 
+def _over(name: str) -> Callable[..., None]:
+    """Return a function that says that the run is over."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError(f"run.{name}: the run is over; run.report puts values into summary.json")
+
+    return refuse
+
+
 @dataclass(slots=True)
 class Run:
     """The run as plugins see it in every run event (where the plugin is a logger, it gets a :class:`LoggedRun`)."""
@@ -258,9 +267,19 @@ class Run:
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()
     """The components that the recipe selects, in its order; see :meth:`all_of`."""
+    metric_names: Sequence[str] = ()
+    """What ``[[metrics]]`` of the recipe add to records: ``("length/margins", …)``."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
     """What :meth:`log` was given since the last record."""
+    is_over: bool = False
+    """Whether the last step, evaluation and checkpoint are behind it, as in ``dpotrain_run_finished``."""
+
+    def close(self) -> None:
+        """Refuse from now on what belongs to a step: there is none to come."""
+        self.is_over = True
+        self.stop, self.log_text = _over("stop"), _over("log_text")
+        self.save, self.evaluate = _over("save"), _over("evaluate")
 
     def all_of(self, kind: type[C]) -> tuple[C, ...]:
         """Return the components of a kind or class that the recipe selects, in its order."""
@@ -273,11 +292,18 @@ class Run:
         file, every logger and ``dpotrain sync``.
 
         Raises:
-            ValueError: a name is one of the run's own metrics, or a value is no number.
+            ValueError: a name is one of the run's own metrics or of ``[[metrics]]``, a value is no number, or the run
+                is over.
         """
+        if self.is_over:
+            _over("log")()
         for name, value in values.items():
             if name in OWN_METRICS or name in ("kind", "step"):
                 raise ValueError(f'run.log: "{name}" is a number of the run itself; choose another name')
+            if name in self.metric_names:
+                raise ValueError(
+                    f'run.log: "{name}" is a number of the recipe\'s [[metrics]]; choose another name'
+                )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"run.log takes numbers, and {name} is {value!r}")
         self.logged.update(values)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 from dpotrain import hookimpl
 from dpotrain.core.errors import PluginError, RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.plugin.api import Callback, Record
+from dpotrain.plugin.api import Callback, Record, Run
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import load_recipe
 from dpotrain.report.replay import replay
@@ -177,12 +178,17 @@ def test_numbers_are_in_the_records_and_a_resumed_run_has_the_same(recipe, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [({"loss": 1.0}, "is a number of the run itself"), ({"text": "x"}, "takes numbers")]
+    ("values", "said"),
+    [
+        ({"loss": 1.0}, "is a number of the run itself"),
+        ({"length/margins": 1.0}, r"is a number of the recipe's \[\[metrics\]\]"),
+        ({"text": "x"}, "takes numbers"),
+    ],
 )
 def test_what_is_no_number_of_its_own_is_refused_by_name(recipe, tmp_path, values, said):
     chosen = plugins(at_step=lambda run, step: run.log(**values))
     with pytest.raises(PluginError, match=said) as caught:
-        run(recipe, ASKING, into=tmp_path / "run", plugins=chosen)
+        run(recipe, ASKING, 'metrics=[{use="length"}]', into=tmp_path / "run", plugins=chosen)
     assert 'callback "asking" of plugin "mine" raised in dpotrain_step_ended' in str(caught.value)
 
 
@@ -305,3 +311,43 @@ def test_a_metric_that_evaluations_do_not_have_is_named_with_those_they_have(rec
     with pytest.raises(Exception, match='no metric "acuracy"') as caught:
         run(recipe, *chosen, into=tmp_path / "run", reporter=SilentReporter())
     assert "rewards/accuracies" in str(caught.value)
+
+
+def test_a_callback_sees_what_those_before_it_logged_in_an_evaluation(recipe, tmp_path):
+    """Early stopping may follow a number that another callback finds out."""
+    judged = iter([0.5, 0.4, 0.3, 0.2, 0.1])
+    made = plugins(at_evaluation=lambda run, evaluation: run.log(**{"judged/wins": next(judged)}))
+    stopping = "{use='early-stopping', metric='judged/wins', patience=2}"
+    overrides = ["evaluation.every=2", f"callbacks=[{{use='asking'}}, {stopping}]"]
+    outcome = run(recipe, *overrides, into=tmp_path / "run", plugins=made)
+    assert outcome.steps < 10
+    assert outcome.status == "finished"
+
+
+@pytest.mark.parametrize("ask", ["log", "log_text", "stop", "save", "evaluate"])
+def test_what_belongs_to_a_step_is_refused_when_the_run_is_over(ask):
+    run = Run(Path(), {}, *[SimpleNamespace()] * 3, 0, 1, 1, 1)
+    run.close()
+    with pytest.raises(
+        ValueError, match=rf"run.{ask}: the run is over; run.report puts values into summary.json"
+    ):
+        {
+            "log": lambda: run.log(a=1),
+            "log_text": lambda: run.log_text("a", []),
+            "stop": lambda: run.stop("x"),
+        }.get(ask, getattr(run, ask))()
+
+
+def test_the_last_event_of_a_run_is_after_its_end(recipe, tmp_path):
+    class Late(Asking):
+        name = "asking"
+
+        @hookimpl
+        def dpotrain_run_finished(self, run):
+            run.stop("too late")
+
+    found = PluginManager.from_entry_points(extra=[Offers("mine", Late)])
+    with pytest.raises(
+        PluginError, match=r"raised in dpotrain_run_finished: ValueError: run.stop: the run is over"
+    ):
+        run(recipe, ASKING, "training.steps=1", into=tmp_path / "run", plugins=found)

@@ -76,7 +76,8 @@ def dpotrain_run_started(run: Run) -> None:
 def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
     """Act after the held-out pairs were scored.
 
-    Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy.
+    Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy. Its metrics
+    have what callbacks and modules before this one have logged in the event.
 
     Rank: the main process; every process for components whose kind shapes the steps.
 
