@@ -182,7 +182,7 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "loss_type": _LOSS,
     "pref_loss": _LOSS,
     "simpo_gamma": Foreign("loss.gamma"),
-    "cpo_alpha": Foreign("loss.nll_weight"),
+    "cpo_alpha": Foreign("loss.weight"),
     "discopop_tau": Foreign("loss.tau"),
     "rpo_alpha": _SFT_TERM,
     "pref_ftx": _SFT_TERM,
@@ -196,7 +196,7 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     ),
     "sync_ref_model": _unsupported("a reference that follows the policy is not supported yet"),
     "reference_free": _none(
-        'loss.use picks a loss without a reference: "cpo" with nll_weight = 0 is DPO without one'
+        'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
     ),
     "f_divergence_type": _unsupported("other divergences than the reverse KL are not supported yet"),
     "ld_alpha": _unsupported("LD-DPO is not supported yet"),
