@@ -230,7 +230,7 @@ def _loss(t: Translation) -> None:
     refuse_term(t, "pref_bco_weight", "a BCO term beside the preference loss")
     name = choose_loss(t, given, _LOSSES)
     t.put("loss.use", name, given)
-    t.move("loss.odds_weight" if name == "orpo" else "loss.beta", "pref_beta")
+    t.move("loss.weight" if name == "orpo" else "loss.beta", "pref_beta")
     for key, here, only in (
         ("dpo_label_smoothing", "loss.label_smoothing", "dpo"),
         ("simpo_gamma", "loss.gamma", "simpo"),

@@ -183,7 +183,7 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "loss_type": _LOSS,
     "pref_loss": _LOSS,
     "simpo_gamma": Foreign("loss.gamma"),
-    "cpo_alpha": Foreign("loss.nll_weight"),
+    "cpo_alpha": Foreign("loss.weight"),
     "discopop_tau": Foreign("loss.tau"),
     "rpo_alpha": _SFT_TERM,
     "pref_ftx": _SFT_TERM,
@@ -199,7 +199,7 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "ref_model_sync_steps": _MOVING,
     "ref_model_mixup_alpha": _MOVING,
     "reference_free": _none(
-        'loss.use picks a loss without a reference: "cpo" with nll_weight = 0 is DPO without one'
+        'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
     ),
     "f_divergence_type": _unsupported("other divergences than the reverse KL are not supported yet"),
     "ld_alpha": _unsupported("LD-DPO is not supported yet"),

@@ -72,12 +72,12 @@ CASES = (
     ),
     Case(
         "cpo",
-        {"beta": 0.1, "nll_weight": 1.0, "nll": "mean"},
+        {"beta": 0.1, "weight": 1.0, "nll": "mean"},
         "cpo",
         {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0},
         remark='nll = "mean"; of one pair',
     ),
-    Case("orpo", {"odds_weight": 0.2}, "orpo", {"beta": 0.2}, remark="NLL of the answer alone, of one pair"),
+    Case("orpo", {"weight": 0.2}, "orpo", {"beta": 0.2}, remark="NLL of the answer alone, of one pair"),
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ LORA = {"adapter": "lora", "lora_r": 8}
         (LF, {"dpo_label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
         (LF, {"pref_loss": "simpo", "pref_beta": 2.0}, "loss.gamma", 0.5),
         (LF, {"pref_loss": "simpo", "simpo_gamma": 1.4}, "loss.gamma", 1.4),
-        (LF, {"pref_loss": "orpo", "pref_beta": 0.2}, "loss.odds_weight", 0.2),
+        (LF, {"pref_loss": "orpo", "pref_beta": 0.2}, "loss.weight", 0.2),
         (LF, {"val_size": 0.1}, "data.eval_fraction", 0.1),
         (LF, {"fp16": True}, "training.precision", "bf16"),
         (LF, {}, "training.precision", "fp32"),

@@ -24,9 +24,12 @@ from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.losses import (
     AlphaPo,
+    Aot,
+    AotUnpaired,
     ApoDown,
     ApoZero,
     Bco,
+    BetaDpo,
     CalDpo,
     Cpo,
     DiscoPop,
@@ -86,6 +89,10 @@ TestRDpo = soak(suite(RDpo, alpha=0.1))
 TestDpoShift = soak(suite(DpoShift, rejected_share=0.5, last_rejected_share=0.95))
 TestNca = suite(Nca)
 TestBco = soak(suite(Bco))
+TestBcoOfPairs = soak(suite(Bco, running_mean=False))
+TestAot = suite(Aot)
+TestAotUnpaired = soak(suite(AotUnpaired, label_smoothing=0.1))
+TestBetaDpo = soak(suite(BetaDpo, keep=0.5))
 TestSppo = soak(suite(Sppo, beta=0.1))
 TestCalDpo = soak(suite(CalDpo, calibration_weight=0.5))
 TestApoZero = soak(suite(ApoZero))
@@ -95,7 +102,7 @@ TestSimpo = suite(Simpo, gamma=1.0)
 TestAlphaPo = soak(suite(AlphaPo, gamma_beta_ratio=0.2, alpha=-0.5))
 TestSimper = soak(suite(Simper))
 TestCpo = soak(suite(Cpo, nll="mean"))
-TestOrpo = suite(Orpo, odds_weight=0.25)
+TestOrpo = suite(Orpo, weight=0.25)
 TestSlic = soak(suite(Slic, delta=0.5))
 TestMix = suite(Mix, terms=[{"use": "dpo", "weight": 0.5}, {"use": "ipo", "beta": 0.2}])
 TestLora = suite(Lora, rank=4)

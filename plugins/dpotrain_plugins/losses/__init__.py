@@ -1,6 +1,7 @@
 """The built-in losses, one module for each family.
 
-Each is a function of one pair's scores alone. In docstrings ``h`` is the difference of the two log-ratios,
+Each is a function of one pair's scores alone, but for those of :mod:`.over_step`, ``bco`` with its running mean and
+``sft`` per token. In docstrings ``h`` is the difference of the two log-ratios,
 
     h = log pi(y_w|x)/ref(y_w|x) - log pi(y_l|x)/ref(y_l|x),
 
@@ -18,6 +19,7 @@ from dpotrain_plugins.losses.hinge import Hinge
 from dpotrain_plugins.losses.ipo import Ipo
 from dpotrain_plugins.losses.label_noise import Exo, Robust
 from dpotrain_plugins.losses.mix import Mix
+from dpotrain_plugins.losses.over_step import Aot, AotUnpaired, BetaDpo
 from dpotrain_plugins.losses.per_answer import ApoDown, ApoZero, Bco, CalDpo, Nca, Sppo
 from dpotrain_plugins.losses.per_token import AlphaPo, DpoNorm, Simper, Simpo
 from dpotrain_plugins.losses.shifted import Dpop, DpoShift, Odpo, RDpo
@@ -37,7 +39,10 @@ LOSSES: tuple[type[Loss], ...] = (
     *(Cpo, Orpo, Slic, Sft),
 )
 
+#: Those that are only of all pairs of a step.
+COUPLED: tuple[type[Loss], ...] = (Aot, AotUnpaired, BetaDpo)
+
 
 @hookimpl
 def dpotrain_losses() -> list[type[Loss]]:
-    return [*LOSSES, Mix]
+    return [*LOSSES, *COUPLED, Mix]

@@ -6,10 +6,12 @@ Losses of the difference alone may let the log-probs of both answers fall; these
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from dpotrain import hookimpl
 from dpotrain.plugin.api import Loss, PairScores
 from dpotrain_plugins.losses.terms import logratios, negative_log_sigmoid
 
@@ -40,15 +42,53 @@ class Nca(Loss):
 class Bco(Loss):
     """BCO on pairs (Jung et al. 2024, arXiv 2404.04656): a classifier that tells chosen from rejected answers.
 
-    ``loss = -log sigmoid(c) - log sigmoid(-r)`` with the rewards ``c`` and ``r``, beta times the log-ratios of chosen
-    and rejected: the paper's loss with a reward shift ``delta`` of 0. TRL's ``bco_pair`` is the same.
+    ``loss = -log sigmoid(c - delta) - log sigmoid(delta - r)`` with the rewards ``c`` and ``r``, beta times the
+    log-ratios of chosen and rejected. ``delta`` is the paper's reward shift, the mean of all rewards of the run so far,
+    the present step's among them, without gradients; or 0 with ``running_mean = false``, which is TRL's ``bco_pair``.
+    An evaluation has the mean of the steps before it.
     """
 
     name = "bco"
 
+    class Options(Loss.Options):
+        running_mean: bool = Field(
+            True,
+            description="Take the running mean of the rewards off them. It couples the pairs of a step, which costs "
+            "one forward more.",
+        )
+
+    options: Options
+
+    def __init__(self, options: Loss.Options) -> None:
+        super().__init__(options)
+        self.couples_pairs = self.options.running_mean
+        self._sum, self._count = 0.0, 0
+        self._next: tuple[float, int] | None = None
+
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = (self.options.beta * ratio for ratio in logratios(scores))
-        return negative_log_sigmoid(chosen) + negative_log_sigmoid(-rejected)
+        delta = self._shift(chosen, rejected) if self.options.running_mean else 0.0
+        return negative_log_sigmoid(chosen - delta) + negative_log_sigmoid(delta - rejected)
+
+    def _shift(self, chosen: torch.Tensor, rejected: torch.Tensor) -> float:
+        """Return the mean of all rewards, in training with those of the step, each (pairs,), among them."""
+        if not chosen.requires_grad:
+            return self._sum / max(1, self._count)
+        total = self._sum + (chosen.detach().double() + rejected.detach().double()).sum().item()
+        self._next = total, self._count + 2 * len(chosen)
+        return self._next[0] / self._next[1]
+
+    @hookimpl
+    def dpotrain_step_ended(self) -> None:
+        """Keep the mean of a step that was taken."""
+        if self._next is not None and math.isfinite(self._next[0]):
+            self._sum, self._count = self._next
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"sum": self._sum, "count": self._count} if self._count else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._sum, self._count = state["sum"], state["count"]
 
     def first_loss(self) -> float:
         """Return 2 ln 2: both sigmoids are one half."""

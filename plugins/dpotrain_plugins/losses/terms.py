@@ -24,7 +24,7 @@ class LossWithoutBeta(Loss):
         @classmethod
         def _none(cls, value: object) -> None:
             if value is not None:
-                raise ValueError("this loss has no beta; leave it out")
+                raise ValueError("this loss has no beta of its own; leave it out")
 
     options: Options
 

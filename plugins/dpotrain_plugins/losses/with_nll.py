@@ -20,16 +20,33 @@ _NEARLY_CERTAIN = -1e-6
 class Sft(LossWithoutBeta):
     """Supervised fine-tuning on the chosen answers: ``loss = -log pi(w) / |w|``, the mean over the answer's tokens.
 
-    Every pair counts the same, whatever its length. As a term of a mix it is the NLL of iterative RPO (Pang et al.
-    2024, arXiv 2404.19733). TRL's ``sft`` takes the mean over the tokens of a micro-batch, in which long
-    answers count more. The rewards are mean log-probs.
+    Every pair counts the same, whatever its length; with ``per = "token"`` every token of the step does, so that the
+    loss is ``-log pi(w)`` over the step's chosen tokens. As a term of a mix it is the NLL of iterative RPO (Pang et al.
+    2024, arXiv 2404.19733). TRL's ``sft`` takes the mean over the tokens of a micro-batch. The rewards are mean
+    log-probs.
     """
 
     name = "sft"
     needs_reference = False
 
+    class Options(LossWithoutBeta.Options):
+        per: Literal["pair", "token"] = Field(
+            "pair",
+            description='What counts the same: every pair, or every chosen token of a step. "token" couples the pairs '
+            "of a step, which costs one forward more.",
+        )
+
+    options: Options
+
+    def __init__(self, options: Loss.Options) -> None:
+        super().__init__(options)
+        self.couples_pairs = self.options.per == "token"
+
     def __call__(self, scores: PairScores) -> torch.Tensor:
-        return -mean_log_probs(scores)[0]
+        if self.options.per == "pair":
+            return -mean_log_probs(scores)[0]
+        tokens = scores.chosen_tokens
+        return -scores.policy_chosen.float() * len(tokens) / tokens.sum()
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean log-probs."""
@@ -39,9 +56,9 @@ class Sft(LossWithoutBeta):
 class Slic(LossWithoutBeta):
     """SLiC-HF (Zhao et al. 2023, arXiv 2305.10425): a hinge on log-probs, and an NLL term that keeps the model close.
 
-    ``loss = max(0, delta - log pi(w) + log pi(l)) - nll_weight * log pi(w)``. The paper regularizes towards the
+    ``loss = max(0, delta - log pi(w) + log pi(l)) - weight * log pi(w)``. The paper regularizes towards the
     target of the supervised data; a pair has none, so it is the chosen answer here, as in the comparisons of SimPO.
-    ``nll_weight`` is the paper's lambda. The rewards are log-prob sums. ``hinge`` is the form with a reference; TRL
+    ``weight`` is the paper's lambda. The rewards are log-prob sums. ``hinge`` is the form with a reference; TRL
     has only that.
     """
 
@@ -50,7 +67,7 @@ class Slic(LossWithoutBeta):
 
     class Options(LossWithoutBeta.Options):
         delta: float = Field(1.0, ge=0, description="By how many nats the chosen answer is to be ahead.")
-        nll_weight: float = Field(
+        weight: float = Field(
             0.5, ge=0, description="Weight of the chosen answer's NLL, a sum over its tokens."
         )
 
@@ -58,7 +75,7 @@ class Slic(LossWithoutBeta):
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = self.rewards(scores)
-        return (self.options.delta - chosen + rejected).clamp(min=0) - self.options.nll_weight * chosen
+        return (self.options.delta - chosen + rejected).clamp(min=0) - self.options.weight * chosen
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the log-prob sums."""
@@ -68,9 +85,9 @@ class Slic(LossWithoutBeta):
 class Cpo(Loss):
     """CPO (Xu et al. 2024, arXiv 2401.08417, eq. 3 with its NLL term): DPO without a reference, beside the NLL.
 
-    ``loss = -log sigmoid(beta * (log pi(w) - log pi(l))) - nll_weight * log pi(w)``. The NLL is a sum over the answer's
+    ``loss = -log sigmoid(beta * (log pi(w) - log pi(l))) - weight * log pi(w)``. The NLL is a sum over the answer's
     tokens, as the paper writes it; ``nll = "mean"`` divides by them, as the authors' code and TRL's experimental CPO do
-    over a micro-batch. ``nll_weight`` is TRL's ``cpo_alpha``. The rewards are beta times the log-probs.
+    over a micro-batch. ``weight`` is TRL's ``cpo_alpha``. The rewards are beta times the log-probs.
     """
 
     name = "cpo"
@@ -78,7 +95,7 @@ class Cpo(Loss):
 
     class Options(Loss.Options):
         beta: float = Field(0.1, gt=0, description="Scale of the difference of the log-probs.")
-        nll_weight: float = Field(1.0, ge=0, description="Weight of the chosen answer's NLL.")
+        weight: float = Field(1.0, ge=0, description="Weight of the chosen answer's NLL.")
         nll: Literal["sum", "mean"] = Field("sum", description="Over the chosen answer's tokens.")
 
     options: Options
@@ -86,7 +103,7 @@ class Cpo(Loss):
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = self.rewards(scores)
         likelihood = scores.policy_chosen.float() if self.options.nll == "sum" else mean_log_probs(scores)[0]
-        return negative_log_sigmoid(chosen - rejected) - self.options.nll_weight * likelihood
+        return negative_log_sigmoid(chosen - rejected) - self.options.weight * likelihood
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return beta times the log-prob sums."""
@@ -97,8 +114,8 @@ class Cpo(Loss):
 class Orpo(LossWithoutBeta):
     """ORPO (Hong et al. 2024, arXiv 2403.07691, eq. 6 and 7): supervised fine-tuning, and the odds of both answers.
 
-    ``loss = -log pi(w) / |w| - odds_weight * log sigmoid(log odds(w) - log odds(l))`` with ``odds = p / (1 - p)``,
-    where ``p`` is the geometric mean of the tokens' probabilities. ``odds_weight`` is the paper's lambda, TRL's
+    ``loss = -log pi(w) / |w| - weight * log sigmoid(log odds(w) - log odds(l))`` with ``odds = p / (1 - p)``,
+    where ``p`` is the geometric mean of the tokens' probabilities. ``weight`` is the paper's lambda, TRL's
     ``beta``. The NLL is that of the answer, a mean for every pair; TRL's experimental ORPO takes it over prompts,
     too, and over a micro-batch. The rewards are the log odds.
     """
@@ -107,13 +124,13 @@ class Orpo(LossWithoutBeta):
     needs_reference = False
 
     class Options(LossWithoutBeta.Options):
-        odds_weight: float = Field(0.1, ge=0, description="Weight of the odds' term; the paper's lambda.")
+        weight: float = Field(0.1, ge=0, description="Weight of the odds' term; the paper's lambda.")
 
     options: Options
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = self.rewards(scores)
-        return -mean_log_probs(scores)[0] + self.options.odds_weight * negative_log_sigmoid(chosen - rejected)
+        return -mean_log_probs(scores)[0] + self.options.weight * negative_log_sigmoid(chosen - rejected)
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the log odds of the geometric means of the tokens' probabilities."""

@@ -98,7 +98,7 @@ FORMULAS = {
         {"beta": 0.2},
         lambda p: logistic(0.2 * p.c) + 0.5 * logistic(-0.2 * p.c) + 0.5 * logistic(-0.2 * p.r),
     ),
-    Bco: ({"beta": 0.2}, lambda p: logistic(0.2 * p.c) + logistic(-0.2 * p.r)),
+    Bco: ({"beta": 0.2, "running_mean": False}, lambda p: logistic(0.2 * p.c) + logistic(-0.2 * p.r)),
     Sppo: ({"beta": 0.05}, lambda p: calibration(p, 0.05)),
     CalDpo: ({"beta": 0.05, "calibration_weight": 0.7}, lambda p: logistic(p.h) + 0.7 * calibration(p, 0.05)),
     ApoZero: ({"beta": 0.2}, lambda p: -sigmoid(0.2 * p.c) + sigmoid(0.2 * p.r)),
@@ -113,12 +113,12 @@ FORMULAS = {
         lambda p: logistic(2 * (1 - p.pw**-0.5) / 0.5 - 2 * (1 - p.pl**-0.5) / 0.5 - 0.3),
     ),
     Simper: ({}, lambda p: -p.pw + p.pl),
-    Cpo: ({"beta": 0.2, "nll_weight": 0.5}, lambda p: logistic(0.2 * (p.lw - p.ll)) - 0.5 * p.lw),
+    Cpo: ({"beta": 0.2, "weight": 0.5}, lambda p: logistic(0.2 * (p.lw - p.ll)) - 0.5 * p.lw),
     Orpo: (
-        {"odds_weight": 0.5},
+        {"weight": 0.5},
         lambda p: -p.lw / p.nw + 0.5 * logistic(log(p.pw / (1 - p.pw)) - log(p.pl / (1 - p.pl))),
     ),
-    Slic: ({"delta": 2, "nll_weight": 0.3}, lambda p: maximum(ZERO, 2 - p.lw + p.ll) - 0.3 * p.lw),
+    Slic: ({"delta": 2, "weight": 0.3}, lambda p: maximum(ZERO, 2 - p.lw + p.ll) - 0.3 * p.lw),
     Sft: ({}, lambda p: -p.lw / p.nw),
 }  # fmt: skip
 

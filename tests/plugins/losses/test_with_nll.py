@@ -20,16 +20,16 @@ def test_sft_by_hand():
 
 def test_slic_by_hand():
     """max(0, 3 + 10 - 11) = 2, and 0.5 * 10 = 5; one nat ahead where one is asked for: 0."""
-    assert value_of(Slic, delta=3, nll_weight=0.5) == 7
-    assert value_of(Slic, delta=1, nll_weight=0.5) == 5
-    assert value_of(Slic, delta=1, nll_weight=0) == 0
+    assert value_of(Slic, delta=3, weight=0.5) == 7
+    assert value_of(Slic, delta=1, weight=0.5) == 5
+    assert value_of(Slic, delta=1, weight=0) == 0
     assert rewards_of(Slic) == (-10, -11)
 
 
 def test_cpo_by_hand():
     """log(1 + exp(-0.1)) = 0.6443967, and 0.5 * 10 = 5, or 0.5 * 10 / 4 = 1.25."""
-    assert value_of(Cpo, beta=0.1, nll_weight=0.5) == pytest.approx(5.6443967, abs=1e-6)
-    assert value_of(Cpo, tokens=(4, 2), beta=0.1, nll_weight=0.5, nll="mean") == pytest.approx(
+    assert value_of(Cpo, beta=0.1, weight=0.5) == pytest.approx(5.6443967, abs=1e-6)
+    assert value_of(Cpo, tokens=(4, 2), beta=0.1, weight=0.5, nll="mean") == pytest.approx(
         1.8943967, abs=1e-6
     )
     assert rewards_of(Cpo, beta=0.5) == (-5, -5.5)
@@ -40,7 +40,7 @@ def test_orpo_by_hand():
 
     log(1 + exp(-1.3132617)) = 0.2381830; 1 + 0.5 * 0.2381830 = 1.1190915.
     """
-    assert value_of(Orpo, **MEANS, odds_weight=0.5) == pytest.approx(1.1190915, abs=1e-6)
+    assert value_of(Orpo, **MEANS, weight=0.5) == pytest.approx(1.1190915, abs=1e-6)
     assert rewards_of(Orpo, **MEANS) == pytest.approx((-0.5413249, -1.8545865), abs=1e-6)
 
 
@@ -75,10 +75,10 @@ def test_beta_is_refused_where_the_loss_has_none(kind):
     ("kind", "options"),
     [
         (Slic, {"delta": -1}),
-        (Slic, {"nll_weight": -1}),
-        (Cpo, {"nll_weight": -1}),
+        (Slic, {"weight": -1}),
+        (Cpo, {"weight": -1}),
         (Cpo, {"nll": "batch"}),
-        (Orpo, {"odds_weight": -1}),
+        (Orpo, {"weight": -1}),
     ],
 )
 def test_meaningless_options_are_refused(kind, options):
