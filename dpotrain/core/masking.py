@@ -55,6 +55,11 @@ def keep_secret(value: str) -> None:
     _secrets.add(value)
 
 
+def has_secret(text: str) -> bool:
+    """Whether a recipe's secret option stands in a text."""
+    return any(secret in text for secret in _secrets if len(secret) >= _SHORTEST)
+
+
 def _known() -> list[str]:
     """Return recipes' and the environment's secrets, the longest first, as one can be a prefix of another."""
     values = _secrets | {

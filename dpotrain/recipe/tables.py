@@ -183,7 +183,10 @@ class TableReader:
             if options is None:
                 return None
             phase = "__init__"
-            return chosen(options)
+            made = chosen(options)
+            if not hasattr(made, "options"):
+                raise WrongReturnError("__init__ does not call super().__init__(options)")
+            return made
         except Exception as error:
             self.add_failure(at, chosen, phase, error)
             return None

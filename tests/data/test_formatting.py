@@ -187,6 +187,12 @@ def test_a_mapped_name_that_the_decided_formatter_does_not_read_is_refused():
         decide([STANDARD], columns={"history": "chat"})
 
 
+def test_a_misspelt_number_of_a_pair_comes_with_the_nearest_one():
+    with pytest.raises(RecipeError, match='a column "weigth"; did you mean "weight"') as error:
+        decide([STANDARD], columns={"weigth": "votes"})
+    assert "numbers of a pair: weight, margin, label_probability" in str(error.value)
+
+
 def test_values_are_described_by_type_never_by_text():
     assert describe("secret") == "text"
     assert describe("") == "empty text"

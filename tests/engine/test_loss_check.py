@@ -55,6 +55,13 @@ def test_one_that_couples_pairs_is_named_also_where_a_micro_batch_has_one(couple
         check_apart(odd(couples), scores(pairs))
 
 
+def test_one_that_reads_a_reference_which_it_says_it_needs_not_is_named():
+    loss = odd(lambda scores, losses: losses)
+    loss.needs_reference = False
+    with pytest.raises(PluginError, match=r"depend on scores\.reference_chosen .* where needs_reference is False"):
+        check_apart(loss, scores())
+
+
 def test_one_with_a_state_is_not_asked_again():
     loss = odd(lambda scores, losses: losses - losses.mean())
     type(loss).state_dict = lambda self: {"mean": 0.0}

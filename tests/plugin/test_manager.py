@@ -215,6 +215,7 @@ def test_a_component_that_is_none_is_refused(kind, component, text):
 @pytest.mark.parametrize(
     ("kind", "method", "text"),
     [
+        (FakeLoss, lambda self: None, "__init__(self) is called as __init__(self, options)"),
         (FakeLoss, lambda self: None, "__call__(self) is called as __call__(self, scores)"),
         (
             FakeLogger,

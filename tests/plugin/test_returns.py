@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerFast
 
-from dpotrain.plugin.api import Component, Loss, PreferencePair, Recognition
+from dpotrain.plugin.api import Beside, Component, Loss, PreferencePair, Recognition, Use
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -138,6 +138,19 @@ def test_a_property_is_checked_when_it_is_read():
         part.chat_template_arguments  # noqa: B018
 
 
+class HoldsALoss(Loss.Options):
+    inner: Loss = Field(description="A loss, which Use[Loss] would be.")
+
+
+class TwoLosses(Beside):
+    first: Use[Loss] = Field(description="A loss.")
+    second: Use[Loss] = Field(description="Another one.")
+
+
+class HoldsTwo(Loss.Options):
+    terms: list[TwoLosses] = Field(description="Which of the two would stand beside the keys?")
+
+
 @pytest.mark.parametrize(
     ("fake", "attributes", "said"),
     [
@@ -153,6 +166,21 @@ def test_a_property_is_checked_when_it_is_read():
             FakeMetric,
             {"measures": lambda self: ("one",)},
             "measures must be an attribute or a property (@property)",
+        ),
+        (
+            FakeLoss,
+            {"parts": lambda self, scores: {"one": scores.policy_chosen}},
+            'parts is called only for the names in part_names, such as part_names = ("sft",)',
+        ),
+        (
+            FakeLoss,
+            {"Options": HoldsALoss},
+            "cannot be written in a recipe: an option that holds a component is of type Use[Loss]",
+        ),
+        (
+            FakeLoss,
+            {"Options": HoldsTwo},
+            "TwoLosses derives from Beside, so one field must be of type Use[…]; it has 2",
         ),
     ],
 )

@@ -265,6 +265,13 @@ def test_a_constructor_that_raises_is_a_fault_of_its_plugin(plugins, monkeypatch
     assert line in text
 
 
+def test_a_constructor_that_keeps_no_options_is_a_fault_of_its_plugin(plugins, monkeypatch):
+    monkeypatch.setattr(FakeLoss, "__init__", lambda self, options: None)
+    text = refused(MINIMAL, plugins=plugins, kind=PluginError)
+    assert '[loss]: loss "fake-dpo" of plugin "fakes"' in text
+    assert "__init__ does not call super().__init__(options)" in text
+
+
 def test_a_format_that_needs_options_says_so_in_its_own_table():
     class Needy(FakeFormatter):
         name = "needy"

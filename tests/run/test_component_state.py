@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from pydantic import Field, SecretStr
 
 from dpotrain import load_recipe
 from dpotrain.core.errors import PluginError, RunError
@@ -108,12 +109,17 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
             lambda self: {"odd": object()},
             r"state_dict returned a mapping that holds an object; it must return",
         ),
+        (
+            lambda self: {"seen": ["with", f"Bearer {self.options.token.get_secret_value()}"]},
+            r"state_dict returned a mapping that holds a secret of the recipe, which no file of a run may have",
+        ),
     ],
-    ids=["raises", "no mapping", "no data"],
+    ids=["raises", "no mapping", "no data", "a secret"],
 )
 def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, message):
     class Broken(MovingMargin):
-        pass
+        class Options(MovingMargin.Options):
+            token: SecretStr = Field(SecretStr("k-4711-made-for-this-test"), description="A secret.")
 
     Broken.state_dict = state_dict
 

@@ -6,10 +6,13 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from dpotrain import hookimpl
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.plugin.api import Exporter
+from dpotrain.plugin.api import Exporter, LoadRequest
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.run.folder.lock import RunLock
 from tests.plugin.fakes import Offers
@@ -46,9 +49,20 @@ class Fails(Exporter):
         return "somewhere"
 
 
+class Whole(Exporter):
+    """Asks the model loader for the result as one model, without peft."""
+
+    name = "whole"
+
+    def export(self, run):
+        model = run.recipe.model.load_model(LoadRequest(source=str(run.final)))
+        model.save_pretrained(run.folder / "whole")
+        return run.folder / "whole"
+
+
 def exported(path: Path, *exporters: str, more: tuple[str, ...] = (), **how):
     tables = ", ".join(f'{{use = "{name}"}}' for name in exporters)
-    plugins = PluginManager.from_entry_points(extra=[Offers("mine", Copies, Fails)])
+    plugins = PluginManager.from_entry_points(extra=[Offers("mine", Copies, Fails, Whole)])
     return run(path, f"exporters=[{tables}]", *more, plugins=plugins, **how)
 
 
@@ -136,3 +150,14 @@ def test_an_exporter_of_adapters_is_refused_where_all_weights_are_trained(tmp_pa
         "--set: 1 error\n  [exporters.1]: copies needs an [adapter], and without one final/ is a whole model; leave "
         "it out"
     )
+
+
+def test_an_exporter_gets_an_adapter_merged_into_its_base_from_the_model_loader(tmp_path):
+    exported(project(tmp_path, adapter=True), "whole", more=("training.steps=2", "optimizer.lr=1e-2"))
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "whole")
+    tokens = torch.arange(8)[None]
+    before = base(tokens).logits
+    trained = PeftModel.from_pretrained(base, tmp_path / "run" / "final")
+    torch.testing.assert_close(merged(tokens).logits, trained(tokens).logits)
+    assert not torch.allclose(merged(tokens).logits, before)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean, short
+from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.data.formats.read_row import UnreadColumn, read_row
 from dpotrain.plugin.api import DatasetFormatter, Recognition, Rows
 
@@ -201,9 +202,9 @@ def _check_mapped(columns: Mapping[str, str], classes: Sequence[type[DatasetForm
         who = f'formatter "{classes[0].name}" does not read' if len(classes) == 1 else "no formatter reads"
         raise RecipeError(
             f'[data.columns] {canonical} = "{actual}": {who} a column "{canonical}"'
-            f"{did_you_mean(canonical, read)}\n"
-            f"Names that can be mapped: {', '.join(read) or 'none'}. "
-            "On the left is the formatter's name, on the right the data's column."
+            f"{did_you_mean(canonical, [*read, *PAIR_COLUMNS])}\n"
+            f"Names that can be mapped: {', '.join(read) or 'none'}; numbers of a pair: {', '.join(PAIR_COLUMNS)}. "
+            "On the left is one of these, on the right the data's column."
         )
 
 

@@ -80,7 +80,9 @@ def check_rewards(loss: Loss, scores: PairScores) -> None:
 
 
 def check_apart(loss: Loss, scores: PairScores) -> None:
-    """Check that a pair's loss does not depend on the pairs beside it; random states are left as they were.
+    """Check that a pair's loss depends on no pair beside it, and on no reference where it says that it needs none.
+
+    Random states are left as they were.
 
     Raises:
         WrongReturnError: it does.
@@ -102,6 +104,18 @@ def _compare(loss: Loss, scores: PairScores) -> None:
             some, policy_chosen=some.policy_chosen + shifts, policy_rejected=some.policy_rejected - shifts / 2
         )
         together = loss(some)
+        if not loss.needs_reference:
+            moved = replace(
+                some,
+                reference_chosen=some.reference_chosen - 1,
+                reference_rejected=some.reference_rejected + 1,
+            )
+            if not torch.allclose(loss(moved), together, rtol=_TOLERANCE, atol=_TOLERANCE):
+                raise WrongReturnError(
+                    "__call__ returned losses that depend on scores.reference_chosen or scores.reference_rejected, "
+                    "which are zero where needs_reference is False",
+                    loss,
+                )
         for number in range(len(pairs)):
             alone = loss(select(some, [number]))[0]
             if (alone - together[number]).abs() > _TOLERANCE * (1 + alone.abs()):

@@ -70,8 +70,8 @@ def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
             else described(parts)
         )
         raise WrongReturnError(
-            f"parts returned {each}; it must return {', '.join(loss.part_names)} by name, each a tensor of shape "
-            f"{tuple(scores.policy_chosen.shape)}",
+            f"parts returned {each}; it must return a mapping with "
+            f"{', '.join(map(repr, loss.part_names))}, each a tensor of shape {tuple(scores.policy_chosen.shape)}",
             loss,
         )
     return {name: parts[name].detach() for name in loss.part_names}

@@ -11,8 +11,8 @@ from dpotrain.core.errors import RunError
 FIRST_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 
 
-def check_first_loss(loss: float, expected: float, precision: str) -> None:
-    """Compare the first step's loss with what it must be.
+def check_first_loss(loss: float, expected: float, precision: str, label: str) -> None:
+    """Compare the first step's loss with what it must be, which the loss called ``label`` says.
 
     Raises:
         RunError: it is another; nothing was updated yet.
@@ -22,6 +22,6 @@ def check_first_loss(loss: float, expected: float, precision: str) -> None:
             f"the first loss is {loss:.6f}, but before the first update policy and reference are one model, "
             f"so it must be {expected:.6f}; nothing was updated.\n"
             "Likely causes: a model whose forward is not deterministic, stored reference log-probs of other "
-            "weights\n(remove the folder of reference.store or run.cache_dir), or a plugin that changed the policy "
-            "as the run started."
+            "weights\n(remove the folder of reference.store or run.cache_dir), a plugin that changed the policy "
+            f"as the run started,\nor a wrong first_loss of {label}."
         )

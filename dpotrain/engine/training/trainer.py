@@ -144,7 +144,9 @@ class Trainer:
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
             if step.step == 1 and self.first_loss is not None:
-                check_first_loss(metrics["loss"], self.first_loss, self.precision)
+                check_first_loss(
+                    metrics["loss"], self.first_loss, self.precision, self.loss_label or self.loss.name
+                )
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not finite:

@@ -25,7 +25,9 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 import pluggy
-from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr, model_validator
+from pydantic.errors import PydanticUserError
+from pydantic_core import CoreSchema
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.masking import keep_secret
@@ -78,6 +80,10 @@ class Component(ABC):
 
     class Options(Options):
         """The keys of the component's recipe table; none unless a subclass adds some."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        raise PydanticUserError(f"an option that holds a component is of type Use[{cls.__name__}]", code=None)
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)

@@ -52,6 +52,10 @@ class Exporter(Component):
 
         Write to a temporary place and rename, so that a result is never incomplete (``folder_aside``, ``write_json``);
         do not change ``run.final``.
+
+        ``run.final`` may be an adapter. ``run.recipe.model.load_model(LoadRequest(source=str(run.final)))`` returns the
+        result as one model all the same: an adapter is merged into the weights of its base as they are stored, also
+        where the run quantized them. (The exporter ``merge`` merges into the quantized ones.)
         """
 
 

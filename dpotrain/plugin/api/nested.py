@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dpotrain.plugin.api.component import Component
@@ -87,12 +88,17 @@ class Beside(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         found = handler.resolve_ref_schema(handler(schema))
-        (key,) = (
+        keys = [
             name
             for name, field in cls.model_fields.items()
             if any(isinstance(each, _Nested) for each in field.metadata)
-        )
-        return {**found, BESIDE: key}
+        ]
+        if len(keys) != 1:
+            raise PydanticUserError(
+                f"{cls.__qualname__} derives from Beside, so one field must be of type Use[…]; it has {len(keys)}",
+                code=None,
+            )
+        return {**found, BESIDE: keys[0]}
 
 
 def has_nested(model: type[BaseModel]) -> bool:

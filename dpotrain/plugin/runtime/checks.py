@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.errors import PydanticUserError
 
 from dpotrain.core.errors import PluginError
-from dpotrain.plugin.api import Callback, Component, DatasetFormatter, DatasetSource, Options
+from dpotrain.plugin.api import Callback, Component, DatasetFormatter, DatasetSource, Loss, Options
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.api.kinds import KINDS
@@ -42,10 +42,18 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
         raise PluginError(f"{label} lacks {', '.join(f'{method}()' for method in missing)}")
     if kind is Callback and not any(name in EVENTS for name in implementations(component, label)):
         raise PluginError(f"{label} has no run event, such as @hookimpl def dpotrain_evaluated(self, run, …)")
+    if kind is Loss and _overrides(component, "parts") and not _overrides(component, "part_names"):
+        raise PluginError(
+            f'{label}: parts is called only for the names in part_names, such as part_names = ("sft",)'
+        )
     _check_columns(component, label)
     _check_attributes(component, kind, label)
     _check_methods(component, kind, label)
     _check_options(component, kind, label)
+
+
+def _overrides(component: type[Component], name: str) -> bool:
+    return inspect.getattr_static(component, name) is not inspect.getattr_static(Loss, name)
 
 
 def _check_columns(component: type[Component], label: str) -> None:
@@ -79,7 +87,8 @@ def _check_methods(component: type[Component], kind: type[Component], label: str
     """Refuse a method that does not take the arguments of its kind, which else shows in the middle of a run."""
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         own = inspect.getattr_static(component, name)
-        if (name.startswith("_") and name != "__call__") or own is method or not inspect.isfunction(own):
+        named = not name.startswith("_") or name in ("__init__", "__call__")
+        if not named or own is method or not inspect.isfunction(own):
             continue
         expected = inspect.signature(method).parameters
         required = [each for each in expected.values() if each.default is inspect.Parameter.empty]

@@ -134,7 +134,9 @@ def _mark(attribute: Any) -> dict[str, Any] | None:
 
 def _check_mark(hook: str, mark: dict[str, Any], label: str, hooks: Hooks) -> None:
     if hook not in hooks:
-        raise PluginError(f"{label}: {_unknown(hook, hooks)}")
+        sure = did_you_mean(hook, hooks, cutoff=0.85)  # else it may be one that a plugin declares
+        other = "" if sure else "\nor the plugin that declares it is not installed, has failed or is blocked"
+        raise PluginError(f"{label}: {_unknown(hook, hooks)}{other}")
     if mark.get("wrapper") or mark.get("hookwrapper"):
         raise PluginError(
             f"{label}: {hook} is a wrapper; dpotrain calls implementations one by one, so none can wrap others"

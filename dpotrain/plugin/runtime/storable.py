@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpotrain.core.masking import has_secret
 from dpotrain.plugin.api.returns import described
 
 _HELD = "tensors, numbers, texts, None, and lists and mappings of these"
@@ -22,7 +23,9 @@ def not_storable(state: object) -> str:
 def _odd(value: Any) -> str:
     import torch
 
-    if value is None or isinstance(value, (torch.Tensor, str, bool, int, float)):
+    if isinstance(value, str):
+        return "a secret of the recipe, which no file of a run may have" if has_secret(value) else ""
+    if value is None or isinstance(value, (torch.Tensor, bool, int, float)):
         return ""
     if isinstance(value, Mapping):
         keys = (f"the key {key!r}, which is not a text" for key in value if not isinstance(key, str))
