@@ -212,6 +212,7 @@ OWN_METRICS = frozenset(
         "rewards/margins",
         "logps/chosen",
         "logps/rejected",
+        "router_loss",
         "pairs_per_second",
         "tokens_per_second",
         "peak_memory_mb",

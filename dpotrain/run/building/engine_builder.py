@@ -21,6 +21,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
@@ -84,6 +85,15 @@ class EngineBuilder:
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         return chosen.scorer
+
+    def router_loss(self, scorer: Scorer) -> RouterLoss | None:
+        """Return the load-balancing loss of the policy's routers, which is ``scorer``'s; None where there is none."""
+        routing = Routing.of(scorer.policy, self.recipe.training.router_loss_weight)
+        return (
+            None
+            if routing is None
+            else RouterLoss.proven(routing, scorer, self._sample().to(self.parallel.device))
+        )
 
     def tokens_without_gradients(self, tokens: int) -> int:
         """Return the tokens of a micro-batch that keeps no activations; what the recipe sets holds there, too."""

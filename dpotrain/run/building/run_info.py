@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpotrain.data.prepare import PreparedData
     from dpotrain.engine.memory.budget import Fit
     from dpotrain.engine.parallel.protocol import Parallel
+    from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
 
@@ -44,6 +45,7 @@ def run_info(
     fit: Fit,
     peak_mb: float,
     threads: str,
+    router_loss: RouterLoss | None,
 ) -> dict[str, str]:
     """Return model, data, loss, steps, engine and memory of a run by label.
 
@@ -68,12 +70,16 @@ def run_info(
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     coupled = ", over all pairs of a step: one forward more" if recipe.loss.couples_pairs else ""
+    balanced = ""
+    if router_loss is not None:
+        more = "" if coupled else ", one forward more in steps of several micro-batches"
+        balanced = f"; router loss with weight {router_loss.routing.weight:g}{more}"
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
-        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}{coupled}",
+        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}{coupled}{balanced}",
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

@@ -1,0 +1,269 @@
+"""The router loss against transformers' own function, over all tokens of a step in one piece, however it is cut."""
+
+import copy
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpotrain.core.errors import RunError
+from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.reference.reference import LiveReference
+from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.router_loss import RouterLoss, Routing, summing
+from dpotrain.engine.scoring.scorer import PackedScorer
+from dpotrain.evaluation.evaluation_set import EvaluationSet
+from tests.engine.pairs import random_pairs
+from tests.engine.test_coupled import Whole
+from tests.engine.test_packed_equals_unpacked import build, own_log_prob_sums
+from tests.engine.test_trainer import BETA, SIZES, trainer_of
+
+WEIGHT = 0.5
+
+
+class Recorded(torch.optim.SGD):
+    """Changes nothing, and keeps the gradients of every step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), lr=0.0)
+        self.model, self.steps = model, []
+
+    def step(self, closure=None):
+        grads = {name: weight.grad for name, weight in self.model.named_parameters()}
+        self.steps.append({name: grad.clone() for name, grad in grads.items() if grad is not None})
+
+
+def balanced_trainer(model, data, **settings):
+    """Return a trainer with the router loss, and where it keeps the gradients."""
+    trainer = trainer_of(model, data, **settings)
+    routing = Routing.of(model, WEIGHT)
+    trainer.router_loss = RouterLoss.proven(routing, trainer.scorer, pack(data, [0, 1]))
+    trainer.max_grad_norm = None
+    trainer.optimizer = recorded = Recorded(model)
+    trainer._peaks = [0.0]
+    return trainer, recorded
+
+
+def own_router_loss(model, data, pairs) -> torch.Tensor:
+    """transformers' function, given every token of the pairs once: [prompt + chosen], and the rest of rejected."""
+    layers = []
+    for index in pairs:
+        pair = data[index]
+        for completion, first in ((pair.chosen, 0), (pair.rejected, len(pair.prompt))):
+            ids = torch.tensor([*pair.prompt.tolist(), *completion.tolist()])
+            logits = model(input_ids=ids[None], use_cache=False, output_router_logits=True).router_logits
+            layers.append([each.view(len(ids), -1)[first:] for each in logits])
+    joined = tuple(torch.cat(each) for each in zip(*layers, strict=True))
+    function = sys.modules[type(model).__module__].load_balancing_loss_func
+    return function(joined, model.num_experts, model.num_experts_per_tok)
+
+
+def plain_gradients(model, data, pairs, reference):
+    """Return both losses of a step, and the gradient of DPO's plus the weighted router loss."""
+    ratios = (own_log_prob_sums(model, data) - reference)[pairs]
+    loss = -F.logsigmoid(BETA * (ratios[:, 0] - ratios[:, 1])).mean()
+    balance = own_router_loss(model, data, pairs)
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad(loss + WEIGHT * balance, list(named.values()), allow_unused=True)
+    return (
+        loss.item(),
+        balance.item(),
+        {name: grad for name, grad in zip(named, found, strict=True) if grad is not None},
+    )
+
+
+def assert_first_step(trainer, recorded, expected) -> None:
+    record = next(trainer.steps())
+    loss, balance, gradients = expected
+    assert record.metrics["loss"] == pytest.approx(loss, abs=1e-5)
+    assert record.metrics["router_loss"] == pytest.approx(balance, abs=1e-5)
+    for name, grad in recorded.steps[0].items():
+        torch.testing.assert_close(grad, gradients.get(name, torch.zeros_like(grad)), rtol=1e-4, atol=1e-5)
+    router = next(name for name in gradients if "gate" in name or "router" in name)
+    assert recorded.steps[0][router].abs().max() > 1e-3
+
+
+def cases() -> Iterator[Any]:
+    for kind, packing in [("mixtral", "on"), ("mixtral", "off"), ("qwen3_moe", "on"), ("gpt_oss", "auto")]:
+        for budget in (20, 40, 1000):
+            quick = budget == 40 or (kind == "mixtral" and packing == "on")
+            yield pytest.param(kind, packing, budget, marks=[] if quick else [pytest.mark.soak])
+
+
+@pytest.mark.parametrize(("kind", "packing", "budget"), list(cases()))
+def test_loss_and_gradients_are_those_of_the_step_in_one_piece(kind, packing, budget):
+    data, model = random_pairs(SIZES), build(kind)
+    reference = own_log_prob_sums(model, data).detach() + torch.linspace(-1, 1, 2 * len(SIZES)).view(-1, 2)
+    trainer, recorded = balanced_trainer(
+        model, data, budget=budget, packing=packing, reference=reference, first_loss=None
+    )
+    assert isinstance(trainer.scorer, PackedScorer) == (packing == "on")
+    step = next(trainer.plan.steps())
+    assert_first_step(trainer, recorded, plain_gradients(copy.deepcopy(model), data, step.pairs, reference))
+
+
+def test_checkpointed_layers_do_not_count_their_rows_twice():
+    data, model = random_pairs(SIZES), build("mixtral")
+    reference = own_log_prob_sums(model, data).detach() + 0.5
+    trainer, recorded = balanced_trainer(model, data, budget=40, reference=reference, first_loss=None)
+    expected = plain_gradients(copy.deepcopy(model), data, next(trainer.plan.steps()).pairs, reference)
+    checkpoint_layers(model, 2)
+    assert_first_step(trainer, recorded, expected)
+
+
+def test_frozen_routers_lead_the_gradient_on_to_what_is_before_them():
+    data, model = random_pairs(SIZES), build("mixtral")
+    reference = own_log_prob_sums(model, data).detach() + 0.5
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("q_proj" in name or "v_proj" in name)
+    found = []
+    for weight in (0.0, WEIGHT):
+        trainer, recorded = balanced_trainer(model, data, reference=reference, first_loss=None)
+        trainer.router_loss = RouterLoss(Routing(weight, 4, 2, 2), trainer.scorer)
+        next(trainer.steps())
+        found.append(recorded.steps[0])
+    names = found[0].keys()
+    assert len(names) == 4
+    # The first layer's projections are before both routers.
+    assert all((found[0][name] - found[1][name]).abs().max() > 1e-4 for name in names if "layers.0" in name)
+
+
+@pytest.mark.parametrize(("budget", "passes"), [(1000, 1), (20, 2)])
+def test_only_a_step_of_several_micro_batches_scores_them_twice(budget, passes):
+    data, model = random_pairs(SIZES), build("mixtral")
+    seen = []
+    trainer, _ = balanced_trainer(
+        model, data, budget=budget, progress=lambda step, done, total: seen.append((done, total))
+    )
+    step, forwards = next(trainer.plan.steps()), []
+    trainer.scorer.register_forward_hook(lambda *_: forwards.append(1))
+    next(trainer.steps())
+    assert len(forwards) == passes * len(step.microbatches[0])
+    assert seen == [(done, len(forwards)) for done in range(len(forwards))]
+
+
+def test_a_loss_that_couples_pairs_shares_its_first_pass():
+    data, model = random_pairs(SIZES), build("mixtral")
+    found = []
+    for loss in (None, Whole(Whole.Options(beta=BETA))):
+        trainer, recorded = balanced_trainer(
+            copy.deepcopy(model), data, budget=40, loss=loss, first_loss=None
+        )
+        forwards = []
+        trainer.scorer.register_forward_hook(lambda *_, seen=forwards: seen.append(1))
+        record = next(trainer.steps())
+        found.append((len(forwards), record.metrics["router_loss"], recorded.steps[0]))
+    assert found[0][:2] == found[1][:2]
+    for name, grad in found[0][2].items():
+        torch.testing.assert_close(found[1][2][name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_second_pass_draws_the_dropout_of_the_first():
+    """With other draws, what the routers get in the second pass would not be what was counted in the first."""
+    data, model = random_pairs(SIZES), build("mixtral")
+    model.model.embed_tokens = nn.Sequential(model.model.embed_tokens, nn.Dropout(0.5))
+    model.train()
+    trainer, _ = balanced_trainer(model, data, budget=20, first_loss=None)
+    counted = []
+
+    def count(*_):
+        sums = trainer.scorer.router_sums
+        counted.append(None if sums is None else sums.counts.tolist())
+
+    trainer.scorer.register_forward_hook(count)
+    next(trainer.steps())
+    half = len(counted) // 2
+    assert half > 1
+    assert counted[:half] == counted[half:]
+
+
+def test_training_balances_the_routers_and_the_first_loss_is_checked_as_ever():
+    data, model = random_pairs(SIZES), build("mixtral")
+    # What all tokens have in common leads them to the first expert.
+    model.model.embed_tokens.weight.data += 0.5
+    for layer in model.model.layers:
+        layer.mlp.gate.weight.data[0] += 0.2
+    before = own_router_loss(model, data, range(len(data))).item()
+    trainer = trainer_of(model, data)
+    trainer.router_loss = RouterLoss(Routing(10.0, 4, 2, 2), trainer.scorer)
+    records = list(trainer.steps())
+    assert records[0].metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    balanced = 2.0  # experts a token
+    after = own_router_loss(model, data, range(len(data))).item()
+    assert after - balanced < (before - balanced) / 2
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_an_evaluation_has_the_loss_of_all_held_out_pairs(packing):
+    data, model = random_pairs(SIZES), build("mixtral")
+    trainer, _ = balanced_trainer(model, data, packing=packing)
+    held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs)
+    for budget in (20, 1000):
+        got = held_out.evaluate(
+            trainer.parallel, trainer.scorer, trainer.loss, budget, advance=lambda _: None,
+            router_loss=trainer.router_loss,
+        ).metrics  # fmt: skip
+        expected = own_router_loss(model, data, range(len(data))).item()
+        assert got["router_loss"] == pytest.approx(expected, abs=1e-5)
+        assert got["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_reference_and_a_filler_pair_add_no_rows():
+    data, model = random_pairs(SIZES), build("mixtral")
+    for packing in ("on", "off"):
+        trainer, _ = balanced_trainer(model, data, packing=packing)
+        trainer.reference = LiveReference(trainer.scorer)
+        counts = []
+        for pairs in ([], [0]):
+            with summing(trainer.router_loss) as rows:
+                trainer.scorer(pack(data, pairs))
+            counts.append(rows.counts.sum().item())
+        assert counts == [0.0, sum(SIZES[0]) * 2 * 2]  # two experts at two routers
+        record = next(trainer.steps())
+        pairs = next(trainer.plan.steps()).pairs
+        assert record.metrics["router_loss"] == pytest.approx(
+            own_router_loss(model, data, pairs).item(), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "weight", "expected"),
+    [
+        ({}, "auto", None),
+        ({"router_aux_loss_coef": 0.02}, "auto", None),
+        ({"router_aux_loss_coef": 0.02, "output_router_logits": True}, "auto", 0.02),
+        ({"router_aux_loss_coef": 0.02, "output_router_logits": True}, 0.0, None),
+        ({"router_aux_loss_coef": 0.02, "output_router_logits": True}, 0.3, 0.3),
+        ({}, 0.3, 0.3),
+    ],
+)
+def test_the_weight_is_the_recipes_or_the_models_where_its_configuration_asks_for_it(
+    config, weight, expected
+):
+    found = Routing.of(build("mixtral", **config), weight)
+    assert (None if found is None else found.weight) == expected
+
+
+def test_a_model_without_routers_refuses_a_weight_alone():
+    model = build("llama")
+    assert Routing.of(model, "auto") is None
+    assert Routing.of(model, 0.0) is None
+    with pytest.raises(
+        RunError, match=r"router_loss_weight = 0\.1, but transformers has no .* for LlamaForCausalLM"
+    ):
+        Routing.of(model, 0.1)
+
+
+def test_a_model_whose_own_loss_is_another_is_refused_before_training():
+    model, data = build("mixtral"), random_pairs(SIZES)
+    scorer = choose_scorer(model, pack(data, [0]), packing="on", bf16=False).scorer
+    with pytest.raises(RunError, match="transformers' loss of its routers is another"):
+        RouterLoss.proven(Routing(0.1, 4, 1, 2), scorer, pack(data, [0]))
+    with pytest.raises(RunError, match="it does not return its routers' logits"):
+        RouterLoss.proven(Routing(0.1, 5, 2, 2), scorer, pack(data, [0]))
