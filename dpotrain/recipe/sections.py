@@ -163,8 +163,8 @@ class TrainingSection(Section):
     router_loss_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="Weight of the load-balancing loss of a mixture of experts, as transformers defines it, over all "
-        'tokens of a step. "auto" is the model\'s own (`router_aux_loss_coef`) where its configuration sets '
-        "`output_router_logits`, otherwise 0, which is without. It is the metric `router_loss`, and no part of `loss`.",
+        'tokens of a step. "auto" is the weight of the model\'s configuration (`router_aux_loss_coef`), 0 is without. '
+        "The metric is `router_loss`; it is not part of `loss`.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",

@@ -52,8 +52,8 @@ class Routing:
     def of(cls, policy: PreTrainedModel, weight: float | str) -> Routing | None:
         """Return how a model, with or without its weights, is to be balanced; None where it is not.
 
-        ``weight`` is ``training.router_loss_weight``. "auto" is the model's own weight where its configuration sets
-        ``output_router_logits``, with which transformers adds the loss to its own; otherwise 0.
+        ``weight`` is ``training.router_loss_weight``. "auto" is the weight of the model's configuration, whatever its
+        ``output_router_logits`` (which is off in published ones, as it is not for inference), and 0 where it has none.
 
         Raises:
             RunError: the recipe sets a weight, and transformers has no such loss for the model.
@@ -63,8 +63,7 @@ class Routing:
         experts, chosen = (getattr(model, name, None) for name in ("num_experts", "num_experts_per_tok"))
         balances = own is not None and bool(experts) and bool(chosen)
         if weight == "auto":
-            asked = getattr(model.config.get_text_config(), "output_router_logits", False)
-            weight = float(own) if own is not None and balances and asked else 0.0
+            weight = float(own) if own is not None and balances else 0.0
         if not float(weight):
             return None
         if not balances:
