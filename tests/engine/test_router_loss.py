@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 
 from dpotrain.core.errors import RunError
@@ -16,8 +17,9 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.reference.reference import LiveReference
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.rope_scaling import LengthRule
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing, summing
-from dpotrain.engine.scoring.scorer import PackedScorer
+from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from tests.engine.pairs import random_pairs
 from tests.engine.test_coupled import Whole
@@ -134,6 +136,24 @@ def test_frozen_routers_lead_the_gradient_on_to_what_is_before_them():
     assert all((found[0][name] - found[1][name]).abs().max() > 1e-4 for name in names if "layers.0" in name)
 
 
+def test_routers_that_an_adapter_trains_whole_are_counted_once():
+    """peft keeps the original beside the copy that it trains; one of them computes."""
+    from peft import LoraConfig, get_peft_model
+
+    data, model = random_pairs(SIZES), build("mixtral")
+    policy = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["gate"]))
+    sample = pack(data, [0, 1])
+    scorer = choose_scorer(policy, sample, packing="on", bf16=False).scorer
+    loss = RouterLoss.proven(Routing.of(policy, "auto"), scorer, sample)
+    with summing(loss) as rows:
+        scorer(sample)
+    assert rows.counts.sum() == 4 * sample.tokens  # two experts at two routers
+    rows.loss(rows.probabilities).backward()
+    trained = [weight for name, weight in policy.named_parameters() if "gate.modules_to_save" in name]
+    assert all(weight.grad.abs().max() > 1e-4 for weight in trained)
+    assert len(trained) == 2
+
+
 @pytest.mark.parametrize(("budget", "passes"), [(1000, 1), (20, 2)])
 def test_only_a_step_of_several_micro_batches_scores_them_twice(budget, passes):
     data, model = random_pairs(SIZES), build("mixtral")
@@ -230,6 +250,73 @@ def test_the_reference_and_a_filler_pair_add_no_rows():
         assert record.metrics["router_loss"] == pytest.approx(
             own_router_loss(model, data, pairs).item(), abs=1e-5
         )
+
+
+def test_sequences_that_are_computed_apart_are_counted_as_together():
+    data, model = random_pairs(SIZES), build("mixtral")
+    trainer, _ = balanced_trainer(model, data, packing="off")
+    together = trainer.scorer
+    rules = [LengthRule("by itself", 0, per_length=True)]
+    apart = PaddedScorer(model, together.transform, bf16=False, rules=rules)
+    found = []
+    for scorer in (together, apart):
+        with summing(RouterLoss(trainer.router_loss.routing, scorer)) as rows, torch.no_grad():
+            scorer(pack(data, range(len(data))))
+        found.append(rows)
+    assert found[0].counts.tolist() == found[1].counts.tolist()
+    torch.testing.assert_close(found[0].probabilities, found[1].probabilities, rtol=1e-5, atol=1e-5)
+
+
+_FEW = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 384,
+}
+#: Mixtures of transformers, by the names that their configurations give to experts.
+MIXTURES: dict[str, dict[str, Any]] = {
+    "Olmoe": {**_FEW, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "pad_token_id": 0},
+    "GraniteMoe": {**_FEW, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32},
+    "Dbrx": {
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "vocab_size": 384, "pad_token_id": 0,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 3},
+    },
+    "Ernie4_5_Moe": {
+        **_FEW, "moe_num_experts": 4, "moe_k": 2, "intermediate_size": 32, "moe_intermediate_size": 32,
+        "moe_layer_start_index": 0, "moe_num_shared_experts": 1,
+    },
+}  # fmt: skip
+
+
+def mixture(name, **config):
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{name}Config")(**config)
+    return transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_it_is_the_loss_that_transformers_has_for_many_mixtures(name):
+    model, sample = mixture(name, **MIXTURES[name]), pack(random_pairs(SIZES), range(4))
+    scorer = choose_scorer(model, sample, packing="auto", bf16=False).scorer
+    assert RouterLoss.proven(Routing.of(model, 0.1), scorer, sample).routing.experts == 4
+
+
+def test_mixtures_that_are_balanced_otherwise_have_none():
+    """Llama 4 routes by sigmoids; transformers has a weight in its configuration, and no loss. Doge's is of keys."""
+    few = {**_FEW, "intermediate_size": 32, "head_dim": 8}
+    llama4 = mixture("Llama4Text", **few, num_local_experts=4, intermediate_size_mlp=32)
+    assert Routing.of(llama4, "auto") is None
+    with pytest.raises(RunError, match="no load-balancing loss for Llama4ForCausalLM"):
+        Routing.of(llama4, 0.1)
+    doge = mixture("Doge", **few, is_moe=True, num_experts=16, num_experts_per_tok=4)
+    sample = pack(random_pairs(SIZES), range(4))
+    scorer = PaddedScorer(doge, None, bf16=False)
+    with pytest.raises(
+        RunError, match=r"DogeForCausalLM cannot be .*\nSet training\.router_loss_weight = 0\."
+    ):
+        RouterLoss.proven(Routing.of(doge, "auto"), scorer, sample)
 
 
 @pytest.mark.parametrize(
