@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from dpotrain.evaluation.evaluation_set import EvaluationSet
 from tests.engine.pairs import random_pairs
 from tests.engine.test_coupled import Whole
 from tests.engine.test_packed_equals_unpacked import build, own_log_prob_sums
-from tests.engine.test_trainer import BETA, SIZES, trainer_of
+from tests.engine.test_trainer import BETA, SIZES, Sigmoid, trainer_of
 
 WEIGHT = 0.5
 
@@ -234,22 +235,33 @@ def test_an_evaluation_has_the_loss_of_all_held_out_pairs(packing):
         assert got["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_the_reference_and_a_filler_pair_add_no_rows():
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_a_filler_pair_adds_no_rows(packing):
     data, model = random_pairs(SIZES), build("mixtral")
-    for packing in ("on", "off"):
-        trainer, _ = balanced_trainer(model, data, packing=packing)
-        trainer.reference = LiveReference(trainer.scorer)
-        counts = []
-        for pairs in ([], [0]):
-            with summing(trainer.router_loss) as rows:
-                trainer.scorer(pack(data, pairs))
-            counts.append(rows.counts.sum().item())
-        assert counts == [0.0, sum(SIZES[0]) * 2 * 2]  # two experts at two routers
-        record = next(trainer.steps())
-        pairs = next(trainer.plan.steps()).pairs
-        assert record.metrics["router_loss"] == pytest.approx(
-            own_router_loss(model, data, pairs).item(), abs=1e-5
-        )
+    trainer, _ = balanced_trainer(model, data, packing=packing)
+    counts = []
+    for pairs in ([], [0]):
+        with summing(trainer.router_loss) as rows:
+            trainer.scorer(pack(data, pairs))
+        counts.append(rows.counts.sum().item())
+    assert counts == [0.0, sum(SIZES[0]) * 2 * 2]  # two experts at two routers
+
+
+@pytest.mark.parametrize("kind", [Sigmoid, Whole])
+def test_the_reference_adds_no_rows(kind):
+    data, model = random_pairs(SIZES), build("mixtral")
+    trainer, _ = balanced_trainer(model, data, budget=20, loss=kind(kind.Options(beta=BETA)))
+    adding = []
+
+    @contextmanager
+    def watched():
+        adding.append(trainer.scorer.router_sums)
+        yield
+
+    trainer.reference = LiveReference(trainer.scorer, watched)
+    next(trainer.steps())
+    assert len(adding) > 1
+    assert all(sums is None for sums in adding)
 
 
 def test_sequences_that_are_computed_apart_are_counted_as_together():
