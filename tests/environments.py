@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 #: Builds a wheel of each folder, as pip would, but without a network and an environment for each.
 _BUILD = "import hatchling.build, os, sys\nfor f in sys.argv[2:]: os.chdir(f); hatchling.build.build_wheel(sys.argv[1])"
 
@@ -19,8 +20,10 @@ def environment_with(packages: Iterable[Path], folder: Path) -> str:
     run(sys.executable, "-m", "venv", "--without-pip", str(place))
     python = str(place / "bin" / "python")
     (site,) = place.glob("lib/python*/site-packages")
-    # A .pth file in a folder that a .pth file names is not read; this reads dpotrain's own, if it is editable.
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    # This checkout's source, whichever one is installed, then what is installed. A .pth file in a folder that a .pth
+    # file names is not read; this reads dpotrain's own, if it is editable.
+    sites = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
+    (site / "ours.pth").write_text("\n".join([str(ROOT), str(ROOT / "plugins"), sites]) + "\n")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q"]
     run(*pip, *map(str, wheels.glob("*.whl")))
     return python

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from pydantic import Field
 
 from dpotrain import testing
 from dpotrain.core.errors import PluginError
@@ -16,7 +17,9 @@ from dpotrain.plugin.api import (
     Logger,
     Loss,
     Recognition,
+    Use,
 )
+from dpotrain.testing.conformance.scores import random_scores
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb8bit
 from dpotrain_plugins.transformers_loader import TransformersLoader as Loader
@@ -365,7 +368,7 @@ def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():
     ]
     for name in tests:
         getattr(suite, name)(part)
-    assert len(tests) == 6
+    assert len(tests) == 7
 
 
 COMMAND = """
@@ -436,3 +439,26 @@ def test_a_command_that_keeps_its_promises_passes(site, tmp_path, monkeypatch, t
 )
 def test_a_command_that_breaks_a_promise_fails_the_test_of_it(site, tmp_path, monkeypatch, wrong, test, text):
     assert text in told_of_a_command(site, tmp_path, monkeypatch, test, COMMAND.format(**{**RIGHT, **wrong}))
+
+
+class Asking(Half):
+    name = "asking"
+    columns = ("weight",)
+    needs_token_log_probs = True
+    needs_statistics = ("entropy",)
+
+
+class Outer(Half):
+    name = "outer"
+
+    class Options(Loss.Options):
+        inner: Use[Loss] = Field(description="A loss.")
+
+
+def test_scores_have_what_a_component_in_the_options_asks_for():
+    outer = Outer(Outer.Options(inner=Asking(Asking.Options())))
+    scores = random_scores(outer, 3)
+    assert scores.columns.keys() == {"weight"}
+    assert scores.statistics["entropy"].shape == (3, 2)
+    assert len(scores.policy_tokens) == scores.chosen_tokens.sum() + scores.rejected_tokens.sum()
+    assert 1 <= scores.step <= scores.total_steps  # a loss may divide by the steps

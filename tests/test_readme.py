@@ -31,6 +31,7 @@ DOCUMENTS = [
     PROMISES,
     ROOT / "recipes" / "security.md",
     ROOT / "recipes" / "inspect.md",
+    ROOT / "plugins" / "reference.md",
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "dpotrain" / "decisions").glob("*.md")),
 ]

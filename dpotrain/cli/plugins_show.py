@@ -15,8 +15,9 @@ from dpotrain.cli.group import debug_option
 def command(name: str, as_json: bool) -> None:
     """Show the plugin called NAME, or the one that offers a component or a command of that name.
 
-    Distribution, version, licence, file and hooks; the options of its components with what they take, their
-    defaults and descriptions; for each component a table to paste into a recipe; and the help of its commands.
+    Distribution, version, licence, file and hooks; the options of its components, and the keys of tables in them, with
+    what they take, their defaults and descriptions; for each component a table to paste into a recipe; and the help
+    of its commands.
     """
     from dpotrain.cli import COMMANDS
     from dpotrain.plugin.describe.page import pages

@@ -1,4 +1,4 @@
-"""What a person or a callback asks of a run while it runs: to save, to evaluate, to stop, to finish."""
+"""What a person or a callback asks of a run while it runs: to save, to evaluate, to stop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ class Controls:
         self._stop = Event()
         self.stop_reason = ""
         """Who asked to stop; empty while nobody has."""
-        self.finish_reason = ""
-        """Why the run is to end early; empty while nobody has asked."""
         self.on_stop: Callable[[], None] = lambda: None
         """Called when somebody first asks to stop, in their thread."""
 
@@ -26,10 +24,6 @@ class Controls:
     def evaluate(self) -> None:
         """Ask for an evaluation after the present step."""
         self._evaluate.set()
-
-    def finish(self, reason: str) -> None:
-        """Ask the run to end after the present step as if it had been its last."""
-        self.finish_reason = self.finish_reason or reason
 
     def stop(self, reason: str) -> None:
         """Ask the run to save its state and stop after the present micro-batch; ``reason`` says who asks."""

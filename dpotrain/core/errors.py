@@ -26,29 +26,35 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 class DpotrainError(Exception):
-    """Something a person can fix; shown without a traceback unless ``--debug`` is given."""
+    """Something a person can fix, the base of the errors below; its text is shown as it is."""
 
     exit_code: ClassVar[int] = 1
 
 
 class RecipeError(DpotrainError):
-    """The recipe or the command line is wrong; nothing heavy has been loaded yet."""
+    """The recipe or the command line is wrong; nothing heavy has been loaded yet.
+
+    In a component's ``check()`` and in commands: a value that cannot work, a package or a folder that is missing.
+    """
 
     exit_code = 2
 
 
 class DataError(DpotrainError):
-    """The data is missing, in no known format, or without a usable pair."""
+    """The data is missing, in no known format, or without a usable pair. In sources: a split that is not there."""
 
     exit_code = 3
 
 
 class PluginError(DpotrainError):
-    """A plugin failed: it could not be imported, misspelt a hook, or raised while the run used it."""
+    """A plugin failed: it could not be imported, misspelt a hook, or raised while the run used it.
+
+    Raised by dpotrain, also for whatever else a plugin raises.
+    """
 
 
 class RunError(DpotrainError):
-    """The run cannot continue: its folder, a checkpoint, or its numbers are wrong."""
+    """The run cannot continue: its folder, a checkpoint, or its numbers are wrong, or a service refuses."""
 
 
 class RunWarning(UserWarning):

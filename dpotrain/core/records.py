@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from dpotrain.core.own_metrics import OWN_METRICS
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +46,7 @@ class StepRecord:
     epoch: float
     """Passes over the training pairs so far, 1.0 at the end of the first."""
     metrics: Mapping[str, float]
-    """This step alone: loss, grad_norm, learning_rate, rewards/…, logps/…, pairs_per_second, …"""
+    """Of this step alone, by the names that train records have; ``epoch`` is beside it."""
     pairs: int
     tokens: int
     """Real tokens this step ran through the policy, every prompt once, over all ranks."""
@@ -198,28 +200,6 @@ class LoggedRun:
     """``Run.report`` between two steps; does nothing while a run is replayed."""
 
 
-#: Names of the numbers that records of a run have by themselves.
-OWN_METRICS = frozenset(
-    {
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        "epoch",
-        "pairs",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-        "router_loss",
-        "pairs_per_second",
-        "tokens_per_second",
-        "peak_memory_mb",
-    }
-)
-
-
 @dataclass(frozen=True, slots=True)
 class HeldOutPair:
     """One pair of the evaluation set, as plugins get it from :attr:`Run.held_out`."""
@@ -236,6 +216,15 @@ class HeldOutPair:
     rejected_ids: Sequence[int]
     columns: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the pair's row, by name: what components of the recipe ask for in ``columns``."""
+
+
+def _over(name: str) -> Callable[..., None]:
+    """Return a function that says that the run is over."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError(f"run.{name}: the run is over; run.report puts values into summary.json")
+
+    return refuse
 
 
 @dataclass(slots=True)
@@ -260,18 +249,20 @@ class Run:
     """Shows a line to the user and writes it to run.log."""
     stop: Callable[[str], None] = lambda reason: None
     """Ends the run after the present step as if it had been its last: evaluated, saved, with ``final/``, as finished.
-    The reason, a few words, is shown."""
+    The reason, a few words, is shown. A run that is resumed from that step ends there, too."""
     save: Callable[[], None] = lambda: None
     """Has a checkpoint saved after the present step."""
     evaluate: Callable[[], None] = lambda: None
     """Has the held-out pairs scored after the present step."""
     held_out: Callable[[], Sequence[HeldOutPair]] = tuple
-    """Returns the pairs of the evaluation set, texts and tokens, in their order; none where there are none."""
+    """Returns the pairs of the evaluation set, texts and tokens, in their order and alike on every process; none where
+    there are none."""
     log_text: Callable[[str, Sequence[Mapping[str, str | float]]], None] = lambda name, rows: None
     """Logs a table of texts, ``run.log_text("judged", [{"prompt": …, "answer": …}, …])``: to ``texts.jsonl`` and every
     logger, at the present step. All rows have the same columns."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
-    """A context for ``policy.generate`` and other inference: no gradients, dropout off, the run's precision."""
+    """A context for ``policy.generate`` and other inference: no gradients, dropout and activation checkpointing off,
+    the run's precision."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()
@@ -279,6 +270,14 @@ class Run:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
     """What :meth:`log` was given since the last record."""
+    is_over: bool = False
+    """Whether the last step, evaluation and checkpoint are behind it, as in ``dpotrain_run_finished``."""
+
+    def close(self) -> None:
+        """Refuse from now on what belongs to a step: there is none to come."""
+        self.is_over = True
+        self.stop, self.log_text = _over("stop"), _over("log_text")
+        self.save, self.evaluate = _over("save"), _over("evaluate")
 
     def all_of(self, kind: type[C]) -> tuple[C, ...]:
         """Return the components of a kind or class that the recipe selects, in its order."""
@@ -291,8 +290,10 @@ class Run:
         file, every logger and ``dpotrain sync``.
 
         Raises:
-            ValueError: a name is one of the run's own metrics, or a value is no number.
+            ValueError: a name is one of the run's own metrics, a value is no number, or the run is over.
         """
+        if self.is_over:
+            _over("log")()
         for name, value in values.items():
             if name in OWN_METRICS or name in ("kind", "step"):
                 raise ValueError(f'run.log: "{name}" is a number of the run itself; choose another name')

@@ -29,6 +29,11 @@ class PairScores:
     """(S,) float32 log-probs of the S scored tokens under the policy, with gradients, completion by completion: chosen
     of the first pair, its rejected, chosen of the second, …, as many as ``chosen_tokens`` and ``rejected_tokens`` say.
     None unless a component of the recipe says ``needs_token_log_probs``."""
+    statistics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """(pairs, 2) float32 each, without gradients: means over the scored tokens of chosen and rejected of what
+    components of the recipe ask for in ``needs_statistics``. ``entropy`` of the policy's distribution;
+    ``log_largest``, the log-prob of its likeliest token; ``log_squares``, the log of the sum of its squared
+    probabilities; all in nats."""
     columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Numbers of the pairs' rows, each (pairs,) float32, by name: what components of the recipe ask for in
     ``columns``."""

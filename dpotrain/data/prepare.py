@@ -17,6 +17,7 @@ import numpy as np
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
+from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
@@ -231,20 +232,21 @@ class DataReader:
             ) from error
 
 
-def _columns_needed(recipe: Recipe) -> dict[str, Loss | Metric | Callback]:
-    """Return the columns whose numbers components ask for, each with the first that does."""
+def _columns_needed(recipe: Recipe) -> dict[str, str]:
+    """Return the columns whose numbers the pairs keep, each with the first that asks for it."""
     parts = [part for part in recipe.components if isinstance(part, Loss | Metric | Callback)]
-    return {name: part for part in reversed(parts) for name in reversed(part.columns)}
+    mapped = {name: "[data.columns]" for name in PAIR_COLUMNS if name in recipe.data.pair_columns}
+    return mapped | {
+        name: f'{part.kind} "{part.name}"' for part in reversed(parts) for name in reversed(part.columns)
+    }
 
 
-def _check_needed(
-    needed: Mapping[str, Loss | Metric | Callback], formatter: DatasetFormatter, rows: MappedRows
-) -> None:
+def _check_needed(needed: Mapping[str, str], formatter: DatasetFormatter, rows: MappedRows) -> None:
     """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
-    for name, part in needed.items():
+    for name, asking in needed.items():
         if rows.columns and name not in rows.columns and name not in formatter.numbers:
             raise DataError(
-                f'{part.kind} "{part.name}" needs the column "{name}", which the data does not have'
+                f'{asking} needs the column "{name}", which the data does not have'
                 f"{did_you_mean(name, rows.columns)}\n"
                 f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
             )

@@ -37,10 +37,28 @@ class Decoding:
 
 @contextmanager
 def inference(policy: PreTrainedModel, *, bf16: bool) -> Iterator[None]:
-    """Compute without gradients and dropout, under bfloat16 autocast where ``bf16`` is set."""
+    """Compute without gradients and dropout, and have ``generate`` keep keys and values, and compile nothing.
+
+    Under bfloat16 autocast where ``bf16`` is set.
+    """
     device = next(policy.parameters()).device.type
-    with torch.no_grad(), dropout_off(policy), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        yield
+    checkpointed: list[Any] = [
+        module for module in policy.modules() if getattr(module, "gradient_checkpointing", False)
+    ]
+    for module in checkpointed:  # in train() it drops the keys and values, and each token sees only itself
+        module.gradient_checkpointing = False
+    try:
+        # Every length would be compiled anew, until the layers' training passes are no longer compiled either.
+        with (
+            torch.no_grad(),
+            dropout_off(policy),
+            torch.autocast(device, torch.bfloat16, enabled=bf16),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        for module in checkpointed:
+            module.gradient_checkpointing = True
 
 
 def answer(
@@ -73,7 +91,7 @@ def answer(
     before = RandomState.capture()
     try:
         torch.manual_seed(decoding.seed)
-        with inference(policy, bf16=bf16), _ready_to_generate(model, settings):
+        with inference(policy, bf16=bf16), _generating_with(model, settings):
             found = model.generate(
                 **accepted(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}),
                 stopping_criteria=StoppingCriteriaList([AfterEachToken()]),
@@ -122,20 +140,11 @@ def _settings(model: PreTrainedModel, prompt: int, decoding: Decoding, stops: Co
 
 
 @contextmanager
-def _ready_to_generate(model: PreTrainedModel, settings: Any) -> Iterator[None]:
-    """Have ``generate`` use these settings, keep keys and values, and compile nothing."""
-    checkpointed: list[Any] = [
-        module for module in model.modules() if getattr(module, "gradient_checkpointing", False)
-    ]
+def _generating_with(model: PreTrainedModel, settings: Any) -> Iterator[None]:
+    """Have ``generate`` use these settings instead of the model's own."""
     own = model.generation_config
     model.generation_config = settings
-    for module in checkpointed:  # it would drop the keys and values
-        module.gradient_checkpointing = False
     try:
-        # Every length would be compiled anew, until the layers' training passes are no longer compiled either.
-        with torch.compiler.set_stance("force_eager"):
-            yield
+        yield
     finally:
         model.generation_config = own
-        for module in checkpointed:
-            module.gradient_checkpointing = True

@@ -18,7 +18,8 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.dropout import dropout_off
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, pair_rewards, score_pairs
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses, pair_rewards
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.router_loss import RouterLoss, summing
 from dpotrain.engine.scoring.router_sums import RouterSums
 from dpotrain.engine.scoring.scorer import Scorer
@@ -46,6 +47,8 @@ class EvaluationSet:
     data: TokenizedPairs
     reference: Reference
     costs: Costs
+    pair_columns: frozenset[str] = frozenset()
+    """Columns of the data that change the loss, as in training."""
 
     def evaluate(
         self,
@@ -73,7 +76,7 @@ class EvaluationSet:
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
         mine = batch_by_length(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
         extra = RecipeMetrics() if extra is None else extra
-        tokens = need_tokens(loss, extra.chosen)
+        tokens, statistics = need_tokens(loss, extra.chosen), needed_statistics(loss, extra.chosen)
         sums = no_sums(extra, parallel.device)
         advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -89,15 +92,17 @@ class EvaluationSet:
                     reference,
                     batch,
                     tokens=tokens,
+                    statistics=statistics,
                     step=step,
                     total_steps=total_steps,
                 )
             if gathered is None:
-                losses = pair_losses(loss, scores)
+                losses, parts = pair_losses(loss, scores, self.pair_columns), loss_parts(loss, scores)
             else:
                 gathered.add(batch, scores)
                 losses = torch.zeros_like(scores.policy_chosen)
-            sums.add_(batch_sums(loss, scores, losses, batch, extra))
+                parts = dict.fromkeys(loss.part_names, losses)
+            sums.add_(batch_sums(loss, scores, losses, parts, batch, extra))
             if rows is not None:
                 routed.append(rows)
             if len(pairs):  # a filler pair is scored elsewhere
@@ -108,9 +113,18 @@ class EvaluationSet:
             for pairs in mine:
                 in_parts(pairs, score)
             if gathered is not None:
-                whole = gathered.whole(parallel, self.data.columns, step, total_steps)
-                losses = pair_losses(loss, whole)  # the same on every rank
+                whole = gathered.whole(
+                    parallel,
+                    columns=self.data.columns,
+                    statistics=statistics,
+                    step=step,
+                    total_steps=total_steps,
+                )
+                # The same on every rank.
+                losses = pair_losses(loss, whole, self.pair_columns)
                 sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
+                for place, part in enumerate(loss_parts(loss, whole).values()):
+                    sums[len(SUMMED) + 2 * place] += part.double().sum() / parallel.data_size
         balance = {}
         if routed:
             over_all = RouterSums.over_ranks(routed, parallel)

@@ -8,8 +8,9 @@ from typing import Any
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api import Callback, Exporter, Loss, Selection
 from dpotrain.plugin.runtime.metric_names import faults
+from dpotrain.recipe.objective_checks import check_objective
 from dpotrain.recipe.prompts import read_prompts
-from dpotrain.recipe.sections import ReferenceSection, SamplesSection
+from dpotrain.recipe.sections import SamplesSection
 from dpotrain.recipe.tables import TableReader
 
 
@@ -23,7 +24,8 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
             "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights"
         )
         reader.problems.add(("quantizer",), (), text)
-    _check_without_effect(reader, sections, selection.one_of(Loss))
+    _check_without_effect(reader, sections)
+    check_objective(reader, sections, selection.one_of(Loss))
     for index, exporter in enumerate(selection.all_of(Exporter)):
         if trains_all_weights and exporter.needs_adapter:
             text = (
@@ -45,7 +47,7 @@ def _check_prompts(reader: TableReader, samples: SamplesSection | None) -> None:
         reader.problems.add(("samples",), ("prompts",), str(error))
 
 
-def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
+def _check_without_effect(reader: TableReader, sections: Mapping[str, Any]) -> None:
     """Refuse keys that have no effect because of another table."""
     add = reader.problems.add
     data, evaluation, reference = (sections[name] for name in ("data", "evaluation", "reference"))
@@ -65,8 +67,6 @@ def _check_without_effect(reader: TableReader, sections: Mapping[str, Any], loss
         add(("evaluation",), ("best",), text)
     if reference and reference.store and reference.when == "live":
         add(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
-    if loss and reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
-        add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
 
 
 def _check_metrics(reader: TableReader, selection: Selection) -> None:

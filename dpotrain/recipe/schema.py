@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from dpotrain.plugin.api import DatasetFormatter, kind_of
 from dpotrain.plugin.api.kinds import Kind
-from dpotrain.plugin.api.nested import KIND
+from dpotrain.plugin.api.nested import BESIDE, KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, required_tables
@@ -114,6 +114,8 @@ class _Tables:
             return [self._with_nested(item) for item in schema]
         if not isinstance(schema, dict):
             return schema
+        if BESIDE in schema:
+            return self._together(schema)
         if KIND not in schema:
             return {key: self._with_nested(value) for key, value in schema.items()}
         kind = self.kinds.called(schema[KIND])
@@ -121,6 +123,19 @@ class _Tables:
             self._nested.append(kind)
         rest = {key: value for key, value in schema.items() if key not in (KIND, "type")}
         return {"$ref": f"#/$defs/{self._prefixed(_nested(kind))}", **rest}
+
+    def _together(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the schema of a table that holds a component and keys of its own, in one table or apart."""
+        schema = dict(schema)
+        key = schema.pop(BESIDE)
+        kind = self.kinds.called(schema["properties"][key][KIND])
+        own = {name: value for name, value in schema["properties"].items() if name != key}
+        name = self._prefixed(f"{_nested(kind)}.{key}.{'.'.join(own)}")
+        if name not in self.definitions:
+            self.definitions[name] = {}  # a loss among whose options are losses comes here again
+            together = self.choice(kind, _nested(kind), {"properties": own})
+            self.definitions[name] = {"anyOf": [self._with_nested(schema), together]}
+        return {"$ref": f"#/$defs/{name}"}
 
     def _next_nested(self) -> Kind | None:
         """Return a kind that tables inside of tables pick and that has no definition yet."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 
@@ -68,7 +69,8 @@ class DataSection(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="The data's column for each of the formatter's: `{ prompt = \"question\" }`.",
+        description="The data's column for each of the formatter's: `{ prompt = \"question\" }`, and for each number "
+        'of a pair: `{ weight = "votes" }`.',
     )
     ignore_columns: list[str] = Field(
         default_factory=list,
@@ -110,6 +112,11 @@ class DataSection(Section):
     @classmethod
     def _none_of_nothing(cls, value: float | None) -> float | None:
         return value or None
+
+    @property
+    def pair_columns(self) -> frozenset[str]:
+        """The columns that dpotrain itself reads (see :mod:`dpotrain.core.pair_columns`) and the recipe maps."""
+        return frozenset(PAIR_COLUMNS) & self.columns.keys()
 
     @property
     def has_evaluation_set(self) -> bool:

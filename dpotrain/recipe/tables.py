@@ -205,13 +205,15 @@ class TableReader:
         """
         if not has_nested(model):
             return values, []
-        values = copy.deepcopy(values)
+        expectations = Expectations(model)
+        values, together = expectations.apart(copy.deepcopy(values))
         found: list[Component | None] = []
-        for path, kind_name in list(Expectations(model).components(values)):
+        for path, kind_name in list(expectations.components(values)):
             kind = self.kinds.called(kind_name)
             table = _at(values, path)
             table = {"use": table} if isinstance(table, str) else table
-            found.append(self._component((*at, *path), table, kind))
+            address = path[:-1] if path in together else path
+            found.append(self._component((*at, *address), table, kind, also_known=together.get(path, ())))
             _at(values, path[:-1])[path[-1]] = {PLACE: len(found) - 1}
         components = [part for part in found if part is not None]
         return (values, components) if len(components) == len(found) else None

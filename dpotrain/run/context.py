@@ -78,4 +78,5 @@ class RunContext:
             return
         record = TextRecord(name, self.state.step, mask_data(table))
         self.texts.write(record)
+        self.state.progress.texts += 1
         self.events.loggers.log_text(record)

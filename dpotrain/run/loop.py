@@ -80,17 +80,17 @@ class RunLoop:
 
     def _serve_requests(self) -> Status | None:
         """Evaluate and save where somebody asks for it; return the status where the run is to end here. Collective."""
-        context, controls = self.context, self.stop.controls
-        save, evaluate = controls.take()
+        context, progress = self.context, self.context.state.progress
+        save, evaluate = self.stop.controls.take()
         # The ranks must agree, or one would wait for the others in the next step.
         stop, finish, save, evaluate = context.trainer.parallel.any(
-            bool(self.stop), bool(controls.finish_reason), save, evaluate
+            bool(self.stop), bool(progress.finish_reason), save, evaluate
         )
         if evaluate and not (stop or finish) and not self.evaluator.evaluate_now():
             context.reporter.note("there are no held-out pairs to evaluate")
         if stop:
             return self._stopped()
-        if finish and context.state.step < context.trainer.plan.total_steps:
+        if finish and progress.step < context.trainer.plan.total_steps:
             return self._finished_early()
         if save:
             self.checkpoints.save_unless_saved(in_background=True)
@@ -99,7 +99,7 @@ class RunLoop:
     def _finished_early(self) -> Status:
         """End the run here as if it had no more steps: its last records, evaluation and checkpoint."""
         context, step = self.context, self.context.state.step
-        reason = self.stop.controls.finish_reason
+        reason = context.state.progress.finish_reason
         if reason:
             context.reporter.note(f"the run ends after step {step:,}: {reason}")
             context.run.report("ended early", {"after step": step, "reason": reason})

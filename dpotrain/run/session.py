@@ -164,6 +164,7 @@ def _finish(
         hurry = HURRY_WHEN_INTERRUPTED
     try:
         if built is not None:
+            built.context.run.close()
             events.run_finished(built.context.run, outcome)
     except DpotrainError as second:
         if error is None:

@@ -33,6 +33,10 @@ class Progress:
     """What plugins logged since the last record."""
     sampled: int | None = None
     """The step at which the policy was sampled last."""
+    texts: int = 0
+    """Tables of texts that plugins logged."""
+    finish_reason: str = ""
+    """Why a plugin asked the run to end early; empty while none has."""
 
     def count(self, step: int, pairs: int, tokens: int, seconds: float) -> None:
         """Add a step."""
@@ -92,6 +96,16 @@ class RunState:
     def step(self) -> int:
         """The last step that was taken; 0 before the first."""
         return self.progress.step
+
+    def finish(self, reason: str) -> None:
+        """Ask the run to end after the present step as if it had been its last; a resumed run ends there, too.
+
+        Raises:
+            ValueError: there is no reason to show.
+        """
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"run.stop takes the reason, a few words; it is {reason!r}")
+        self.progress.finish_reason = self.progress.finish_reason or reason
 
     def wall_seconds(self) -> float:
         """Return the time of the run so far, over all its processes one after the other."""

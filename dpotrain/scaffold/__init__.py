@@ -12,12 +12,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from dpotrain.core.atomic import folder_aside
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.version import __version__
 from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.scaffold.kinds import Kind
+from dpotrain.scaffold.names import check_name, class_of, distribution_of, module_of
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LEFT_OVER = re.compile(r"\{\{\w+\}\}")
 #: Suffix of template files, so that no tool reads them as code.
 _SUFFIX = ".txt"
@@ -33,20 +34,15 @@ class Package:
 
 
 def generate(name: str, kind: Kind, parent: Path) -> Package:
-    """Write the package ``dpotrain-NAME`` into ``parent``.
+    """Write the package ``dpotrain-NAME`` into ``parent``, whole or not at all.
 
     Raises:
-        RecipeError: the name is invalid, something installed has it already, or the folder exists.
+        RecipeError: the name is invalid, something installed has it already, the folder exists, or it cannot be
+            written.
     """
     name = name.removeprefix("dpotrain-")
-    if not _NAME.fullmatch(name):
-        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        hint = f'; what about "{near}"?' if _NAME.fullmatch(near) else ""
-        raise RecipeError(f'"{name}" is not a name for a plugin: use small letters, digits and hyphens{hint}')
-    clash = kind.clash(name)
-    if clash is not None:
-        raise RecipeError(f"{clash}; choose another name")
-    folder = parent / f"dpotrain-{name}"
+    check_name(name, kind)
+    folder = parent / distribution_of(name)
     if folder.exists():
         raise RecipeError(f"{folder} exists already; choose another name, or another --folder")
     words = _words(name, kind)
@@ -54,21 +50,25 @@ def generate(name: str, kind: Kind, parent: Path) -> Package:
     texts: dict[str, str] = {}
     for source in ("package", kind.name.replace(" ", "_")):
         texts |= _filled(templates / source, words)
-    for path, text in texts.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+    try:
+        with folder_aside(folder) as partial:
+            for path, text in texts.items():
+                target = partial / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{folder} cannot be written: {error.strerror}") from None
     return Package(folder, ('pip install -e ".[test]"', "python -m pytest", *kind.try_out(name)))
 
 
 def _words(name: str, kind: Kind) -> dict[str, str]:
     """Return the values of the template words."""
     a_kind = f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
-    module = "dpotrain_" + name.replace("-", "_")
+    module = module_of(name)
     return {
         "name": name,
         "module": module,
-        "class": "".join(part.capitalize() for part in name.split("-")) + kind.ending,
+        "class": class_of(name, kind.base),
         "a_kind": a_kind,
         "A_kind": a_kind.capitalize(),
         "version": __version__,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from dpotrain.plugin.api import Component
+from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime import commands, plugin
+from dpotrain.plugin.runtime.checks import AUTO
 from dpotrain.plugin.runtime.manager import PluginManager
 
 
@@ -24,17 +26,26 @@ class ComponentKind:
         return self.component.kind
 
     @property
-    def ending(self) -> str:
-        """What the component is called after the plugin's own name, ``ModelLoader``."""
+    def about(self) -> str:
+        """What components of the kind do, in half a line: the first words of its documentation."""
+        first = (self.component.__doc__ or "").splitlines()[0]
+        return re.sub(r":\w+:|`", "", first).split("; ")[0].rstrip(".")
+
+    @property
+    def base(self) -> str:
+        """The class that the component is derived from, ``ModelLoader``."""
         return self.component.__name__
 
-    def clash(self, name: str) -> str | None:
-        """Return a message that says which plugin offers this kind and name already, or None."""
-        plugins = PluginManager.from_entry_points()
-        if name not in plugins.names(self.component):
-            return None
-        owner = plugins.owner(plugins.find(self.component, name)).label
-        return f'{self.name} "{name}" is offered by {owner} already'
+    def clash(self, name: str, plugins: PluginManager) -> str | None:
+        """Return a message that says what has this name already among components of the kind, or None."""
+        if self.component is DatasetFormatter and name == AUTO:
+            return f'data.format = "{AUTO}" means that all formatters are asked'
+        owners = [
+            owner.label
+            for owner in plugins.plugins
+            if any(issubclass(each, self.component) and each.name == name for each in owner.components)
+        ]
+        return f'{self.name} "{name}" is offered by {" and ".join(owners)} already' if owners else None
 
     def words(self, name: str, module: str) -> Mapping[str, str]:
         """Return the values of the template words that depend on the kind."""
@@ -53,9 +64,10 @@ class CommandKind:
     own: Collection[str]
     """The names of dpotrain's own commands."""
     name: ClassVar[str] = "command"
-    ending: ClassVar[str] = "Command"
+    about: ClassVar[str] = "Adds a command to dpotrain on the command line"
+    base: ClassVar[str] = "Command"
 
-    def clash(self, name: str) -> str | None:
+    def clash(self, name: str, plugins: PluginManager) -> str | None:
         """See :meth:`ComponentKind.clash`."""
         if name in self.own:
             return f"dpotrain {name} is one of dpotrain's own commands"

@@ -11,6 +11,7 @@ import pytest
 from dpotrain.testing.runs import FinishedRun, run_recipe
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
 
+#: What the fixture :func:`dpotrain_run` is.
 RunRecipe: TypeAlias = Callable[..., FinishedRun]
 
 
@@ -28,7 +29,11 @@ def dpotrain_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dpotrain_run(dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> RunRecipe:
-    """Return :func:`run_recipe` with the model, the data and a fresh folder filled in."""
+    """Return what runs a recipe: :func:`run_recipe` with the model, the data and a fresh folder filled in.
+
+    ``dpotrain_run(recipe="", **arguments)`` takes the same arguments, each of which may be given. A second call in the
+    same test needs a ``folder`` of its own, or ``resume=True``.
+    """
 
     def run(recipe: str = "", **options: Any) -> FinishedRun:
         given = {"folder": tmp_path, "model": dpotrain_model, "data": dpotrain_data} | options

@@ -13,7 +13,7 @@ from typing import Any
 from dpotrain.core.records import Outcome
 from dpotrain.plugin.describe.tracing import Call, trace
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.testing.tiny import build_tiny_model, example_text, write_pairs
+from dpotrain.testing.tiny import are_examples, build_tiny_model, write_pairs
 
 #: What a recipe of :func:`run_recipe` starts from; its own tables override these.
 _BASE = """\
@@ -126,4 +126,4 @@ def _reads(recipe: str, data: Path) -> bool:
         return False  # reported as it is read
     if not isinstance(own, Mapping) or own.keys() & {"use", "name", "format"}:
         return False
-    return data.is_file() and data.read_text(encoding="utf-8", errors="replace") == example_text()
+    return are_examples(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,23 @@ def example_pairs(count: int = 32) -> list[dict[str, Any]]:
     ]
 
 
-def write_pairs(path: Path) -> Path:
-    """Write :func:`example_pairs` as JSON Lines and return the path."""
-    path.write_text(example_text(), encoding="utf-8")
+def write_pairs(path: Path, *, columns: Sequence[str] = ()) -> Path:
+    """Write :func:`example_pairs` as JSON Lines and return the path.
+
+    ``columns`` are names of further columns, which have numbers from 0 to 1.
+    """
+    rows = [{**pair, **dict.fromkeys(columns, number % 5 / 4)} for number, pair in enumerate(example_pairs())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def example_text() -> str:
-    """Return :func:`example_pairs` as JSON Lines."""
-    return "".join(json.dumps(row) + "\n" for row in example_pairs())
+def are_examples(path: Path) -> bool:
+    """Whether a file is what :func:`write_pairs` writes."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return False
+    examples = example_pairs()
+    return len(rows) == len(examples) and all(
+        isinstance(row, dict) and row | example == row for row, example in zip(rows, examples, strict=True)
+    )

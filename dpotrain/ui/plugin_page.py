@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dpotrain.core.formats import printable
+from dpotrain.plugin.describe.options import Option
 from dpotrain.plugin.describe.page import ComponentPage, PluginPage
 from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.ui.plugins_table import origin
@@ -45,13 +46,22 @@ def _component(component: ComponentPage) -> Iterator[str]:
         yield textwrap.indent(component.about, "  ")
     if component.options:
         yield "\n  options:"
-    for option in component.options:
-        default = {"": "(required)", "unset": "(unset)"}.get(option.default, f"= {option.default}")
-        takes = f"  {option.takes}" if option.takes else ""
-        yield f"    {option.name} {default}{takes}"
-        yield f"      {option.description}"
+        yield textwrap.indent("\n".join(_options(component.options)), "    ")
     yield "\n  in a recipe:"
     yield textwrap.indent(component.example, "    ")
+
+
+def _options(options: Iterable[Option]) -> Iterator[str]:
+    for option in options:
+        default = {"": "(required)", "unset": "(unset)"}.get(option.default, f"= {option.default}")
+        takes = f"  {option.takes}" if option.takes else ""
+        yield f"{option.name} {default}{takes}"
+        yield f"  {option.description}"
+        if option.picks:
+            yield f"  use: {', '.join(option.picks)}"
+        for table in option.tables:
+            yield f"  keys of {table.at}:"
+            yield textwrap.indent("\n".join(_options(table.options)), "    ")
 
 
 def _commands(page: PluginPage) -> Iterator[str]:

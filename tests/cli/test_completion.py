@@ -86,6 +86,10 @@ def test_names_of_plugins():
     assert {"dpo", "merge", "lora"} <= set(complete("plugins", "show", ""))
 
 
+def test_kinds_of_new_plugins():
+    assert complete("plugins", "new", "mine", "--kind", "dataset-") == ["dataset-source", "dataset-formatter"]
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_script_of_a_shell(shell, monkeypatch):
     result = dpotrain("completion", shell)

@@ -47,6 +47,46 @@ def dpotrain_step_ended(step):
 """
 
 
+NESTED = """
+from pydantic import BaseModel, Field
+from dpotrain import hookimpl
+from dpotrain.plugin.api import DatasetSource, Exporter, Use
+
+dpotrain_interface = 2
+
+
+class Part(BaseModel):
+    source: Use[DatasetSource] = Field(description="Where its rows come from.")
+    weight: float = Field(1.0, gt=0, description="How often its rows are taken.")
+
+
+class Cache(BaseModel):
+    rows: int | None = Field(100, description="Rows that it holds.")
+    below: list["Cache"] = Field([], description="Caches below it.")
+
+
+class Mixture(DatasetSource):
+    name = "mixture"
+
+    class Options(DatasetSource.Options):
+        parts: list[Part] = Field(description="What is mixed.")
+        by_name: dict[str, Part] = Field({}, description="The same by name.")
+        keep: Cache = Field(Cache(), description="What is kept.")
+        other: Use[Exporter] | None = Field(None, description="An exporter.")
+
+    def splits(self):
+        return ["train"]
+
+    def load(self, split):
+        raise NotImplementedError
+
+
+@hookimpl
+def dpotrain_dataset_sources():
+    return [Mixture]
+"""
+
+
 def shown(*words: str):
     return dpotrain("plugins", "show", *words)
 
@@ -70,12 +110,32 @@ def test_json_has_the_whole_page(simpo):
     (page,) = json.loads(shown("simpo", "--json").output)
     assert (page["licence"], page["distribution"], page["version"]) == ("MIT", "dpotrain-simpo", "0.3")
     assert page["hooks"] == ["dpotrain_losses", "dpotrain_step_ended"]
-    assert page["components"][0]["options"][1] == {
+    options = {option["name"]: option for option in page["components"][0]["options"]}
+    assert options["gamma"] == {
         "name": "gamma",
         "takes": "a number >= 0",
         "default": "",
         "description": "Target margin.",
+        "tables": [],
+        "picks": [],
     }
+
+
+def test_tables_in_options_are_shown_with_their_keys_and_what_is_picked_in_them(site, snapshot):
+    install(site, "dpotrain-mixture", "1.0", mixture=NESTED)
+    snapshot("plugins_show_nested.txt", shown("mixture").output.replace(str(site), "SITE"))
+    (page,) = json.loads(shown("mixture", "--json").output)
+    parts, by_name, keep, other = page["components"][0]["options"]
+    assert [(table["at"], [key["name"] for key in table["options"]]) for table in parts["tables"]] == [
+        ("parts[]", ["source", "weight"])
+    ]
+    source, weight = parts["tables"][0]["options"]
+    assert {"hf-datasets", "demo", "mixture"} <= set(source["picks"])
+    assert (weight["takes"], weight["default"]) == ("a number > 0", "1.0")
+    assert [table["at"] for table in by_name["tables"] + keep["tables"]] == ["by_name.NAME", "keep"]
+    assert keep["tables"][0]["options"][1]["tables"] == []
+    assert "merge" in other["picks"]
+    assert other["tables"] == []
 
 
 def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):

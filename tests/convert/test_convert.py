@@ -96,6 +96,8 @@ def test_without_leaves_a_key_out_and_lists_it(folder):
     assert "  rpo_alpha = 0.1: left out, as --without says\n" in result.output
     assert load_recipe("swift_lora.toml").document["loss"] == {
         "use": "dpo",
+        "divergence": "reverse-kl",
+        "tail_weight": 1.0,
         "beta": 0.1,
         "label_smoothing": 0.0,
     }

@@ -119,8 +119,8 @@ def test_a_column_that_is_not_there_is_named(recipe, tmp_path):
 
 
 def test_a_mapped_column_that_nothing_reads_is_refused(recipe, tmp_path):
-    with pytest.raises(RecipeError, match=r"weight"):
-        weighted(recipe, tmp_path / "a", 'loss.use="dpo"')
+    with pytest.raises(RecipeError, match=r"quality"):
+        weighted(recipe, tmp_path / "a", 'loss.use="dpo"', columns='data.columns.quality="votes"')
 
 
 def test_other_numbers_are_other_data_for_a_resumed_weighted(recipe, tmp_path):
@@ -149,3 +149,37 @@ def test_the_numbers_that_a_formatter_gives_its_pairs_reach_the_loss(recipe, tmp
     run(recipe, 'loss.use="by-gap"', *overrides, "training.steps=1", into=tmp_path / "run", plugins=PLUGINS)
     # Four pairs of two rows: three of the first, one of the second.
     assert losses(tmp_path / "run") == [pytest.approx((2 + 3 + 1 + 7) / 4 * math.log(2), rel=1e-5)]
+
+
+def test_the_columns_of_dpotrain_s_own_change_the_loss_where_they_are_mapped(recipe, tmp_path):
+    """The first step holds rows 0, 1, 2, 4 and 6, all with the loss ln 2; row 3 and 5 have no number."""
+    once = ['loss.use="dpo"', "data.shuffle=false", "data.eval_fraction=false", "training.steps=1"]
+    weighted(recipe, tmp_path / "a", *once)
+    assert losses(tmp_path / "a")[0] == pytest.approx((0 + 1 + 2 + 4 + 6) / 5 * math.log(2), rel=1e-5)
+    # A probability is at most 1: of the rows with 0 and 1, each counts whole for one way round.
+    weighted(recipe, tmp_path / "b", *once, columns='data.columns.label_probability="votes"')
+    assert losses(tmp_path / "b")[0] == pytest.approx(math.log(2), rel=1e-5)
+    report = json.loads((tmp_path / "b" / "data_report.json").read_text())
+    assert report["pairs"]["train"] == 2
+    assert "label_probability is not at least 0 and at most 1" in json.dumps(report)
+    weighted(recipe, tmp_path / "c", *once, "loss.beta=0.5", columns='data.columns.margin="votes"')
+    expected = sum(math.log1p(math.exp(margin)) for margin in (0, 1, 2, 4, 6)) / 5
+    assert losses(tmp_path / "c")[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_reference_log_probs_from_the_data_are_those_that_a_model_gives(recipe, tmp_path):
+    """Stored as columns they give the steps of the reference that computed them; of a run without a reference."""
+    lines = (recipe.parent / "pairs.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    file = tmp_path / "scored.jsonl"
+    data = [f'data.name="{file}"', "data.shuffle=false", "data.eval_fraction=false", 'loss.use="dpo"']
+    for number, row in enumerate(rows):
+        row |= {"ours": -30.0 - number, "theirs": -31.0}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mapped = 'data.columns={reference_chosen="ours", reference_rejected="theirs"}'
+    weighted(recipe, tmp_path / "a", *data, "training.steps=1", columns=mapped)
+    first = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    # rewards/margins is beta times (policy - reference); the sums of the first five rows are known.
+    margin = 0.1 * (first["logps/chosen"] - first["logps/rejected"] - (-30 - (0 + 1 + 2 + 3 + 4) / 5 + 31))
+    assert first["rewards/margins"] == pytest.approx(margin, abs=1e-4)
+    assert not list((tmp_path / "a").glob("reference/*"))

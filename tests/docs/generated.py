@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.docs import plugin_reference, recipe_reference
+from tests.docs import interface_reference, plugin_reference, recipe_reference, testing_reference
 from tests.run.faults import fault_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -17,9 +17,19 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "plugins" / "README.md": {
         "kinds": plugin_reference.scaffolds,
         "life of a run": plugin_reference.life_of_a_run,
+        "processes": interface_reference.processes,
+    },
+    ROOT / "plugins" / "reference.md": {
+        "addresses": interface_reference.addresses,
         "components": plugin_reference.components,
         "hooks": plugin_reference.hooks,
         "objects": plugin_reference.objects,
+        "errors": interface_reference.errors,
+        "functions": interface_reference.functions,
+        "records": interface_reference.records,
+        "files": interface_reference.files,
+        "programs": interface_reference.programs,
+        "testing": testing_reference.testing_page,
     },
     ROOT / "tests" / "README.md": {"faults": fault_table},
 }

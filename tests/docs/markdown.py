@@ -10,8 +10,17 @@ _LITERAL = re.compile(r"``([^`]+)``")
 
 def prose(text: str) -> str:
     """Return text of a docstring with its reStructuredText marks as Markdown."""
-    text = _ROLE.sub(lambda match: f"`{match[1].removeprefix('dpotrain.')}`", text)
+    text = _ROLE.sub(lambda match: f"`{_short(match[1])}`", text)
     return _LITERAL.sub(r"`\1`", text)
+
+
+def _short(path: str) -> str:
+    """Return what a reader calls the object at a path: ``Run.log`` for ``dpotrain.core.records.Run.log``."""
+    if not path.startswith(("dpotrain.", ".")):
+        return path
+    parts = path.split(".")
+    first = next((number for number, part in enumerate(parts) if part[:1].isupper()), len(parts) - 1)
+    return ".".join(parts[first:])
 
 
 def paragraphs(owner: object) -> list[str]:

@@ -2,13 +2,13 @@
 
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel
 
 from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import CORE_KINDS
-from dpotrain.plugin.describe.options import options_of
+from dpotrain.plugin.describe.options import Option, options_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TABLES, TopLevel
 from tests.docs.markdown import paragraphs, table
@@ -33,7 +33,7 @@ def built_ins() -> PluginManager:
 
 def keys(model: type[BaseModel]) -> str:
     """Return a Markdown table of a model's keys, with ``extends`` at the top of the recipe."""
-    rows = list(_rows(model))
+    rows = list(_rows(options_of(model)))
     if model is TopLevel:
         rows.insert(
             0, ("`extends`", "a path", "", "A recipe that this one inherits from, relative to its folder.")
@@ -41,10 +41,12 @@ def keys(model: type[BaseModel]) -> str:
     return table(_HEAD, rows) if rows else "No keys of its own."
 
 
-def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    for option in options_of(model):
+def _rows(options: Iterable[Option], within: str = "") -> Iterator[tuple[str, str, str, str]]:
+    for option in options:
         default = {"": "required", "unset": "unset"}.get(option.default, f"`{option.default}`")
-        yield f"`{option.name}`", option.takes, default, option.description
+        yield f"`{within}{option.name}`", option.takes, default, option.description
+        for inside in option.tables:
+            yield from _rows(inside.options, f"{within}{inside.at}.")
 
 
 def _table(name: str, plugins: PluginManager) -> list[str]:

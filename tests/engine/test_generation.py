@@ -7,7 +7,7 @@ import torch
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.attention import packed
-from dpotrain.engine.generation import Decoding, answer, stop_tokens
+from dpotrain.engine.generation import Decoding, answer, inference, stop_tokens
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from tests.support import tiny_model
 
@@ -49,6 +49,20 @@ def test_with_activation_checkpointing_keys_and_values_are_kept():
     checkpoint_layers(model, 1)
     flags = checkpointed(model)
     assert answer(model, PROMPT, LONG, (), bf16=False) == expected
+    assert checkpointed(model) == flags != []
+
+
+def test_inference_alone_lets_a_plugin_generate_with_activation_checkpointing():
+    """A plugin calls ``policy.generate`` itself, in this context."""
+    model = tiny_model().train()
+    expected = plain(model, PROMPT, max_new_tokens=24, do_sample=False)
+    checkpoint_layers(model, 1)
+    flags, ids = checkpointed(model), torch.tensor([PROMPT])
+    with inference(model, bf16=False):
+        found = model.generate(
+            ids, attention_mask=torch.ones_like(ids), pad_token_id=0, max_new_tokens=24, do_sample=False
+        )
+    assert found[0, len(PROMPT) :].tolist() == expected
     assert checkpointed(model) == flags != []
 
 

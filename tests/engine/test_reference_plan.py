@@ -8,8 +8,9 @@ import pytest
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 
 
-def plan(of=INITIAL_POLICY, when="auto", *, adapter=True, epochs=1, needed=True) -> ReferencePlan:
+def plan(of=INITIAL_POLICY, when="auto", *, adapter=True, epochs=1, needed=True, columns=()) -> ReferencePlan:
     recipe: Any = SimpleNamespace(
+        data=SimpleNamespace(pair_columns=frozenset(columns)),
         reference=SimpleNamespace(of=of, when=when),
         adapter=object() if adapter else None,
         loss=SimpleNamespace(needs_reference=needed),
@@ -24,6 +25,12 @@ def test_a_loss_without_reference_computes_none(of, when):
     found = plan(of, when, needed=False)
     assert found == ReferencePlan("none", "never")
     assert (found.passes_per_step, found.pass_before_training, found.model_beside_policy) == (0, False, False)
+
+
+def test_log_probs_in_the_data_are_computed_by_nothing():
+    found = plan(epochs=2, columns=["reference_chosen", "reference_rejected", "weight"])
+    assert found == ReferencePlan("data", "never")
+    assert plan(columns=["weight"]).model == "policy"
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,17 @@
-"""Three packages outside the repository's own: wheels in a fresh environment, found by their entry points alone."""
+"""The packages that were written for version 1 of the plugin interface, and still import from its addresses."""
 
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dpotrain.testing import build_tiny_model, example_pairs, write_pairs
-from tests.environments import environment_with, plain_environ, run
-from tests.run.forked import Forked
+from tests.environments import run
+from tests.external.packages import HERE, dpotrain
+from tests.run.recipes import records
 
-HERE = Path(__file__).parent
 NAMES = ("simpo", "sqlite", "tally")
 
 #: Prints the fingerprint of the table as the source has it.
@@ -33,46 +31,6 @@ for file in ("vote.db", "votes.sql"):
     except DataError as error:
         print(error)
 """
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory) -> dict[str, Path]:
-    """Copies of the packages, with the model and the data that their recipes name."""
-    parent = tmp_path_factory.mktemp("packages")
-    for name in NAMES:
-        folder = parent / f"dpotrain-{name}"
-        shutil.copytree(HERE / folder.name, folder)
-        build_tiny_model(folder / "model")
-        write_pairs(folder / "pairs.jsonl")
-        lines = [json.dumps(row) + "\n" for row in example_pairs(40)[32:]]
-        (folder / "held-out.jsonl").write_text("".join(lines))
-    with closing(sqlite3.connect(parent / "dpotrain-sqlite" / "votes.db")) as database:
-        database.executescript((HERE / "dpotrain-sqlite" / "votes.sql").read_text())
-    return {name: parent / f"dpotrain-{name}" for name in NAMES}
-
-
-@pytest.fixture(scope="module")
-def python(packages, tmp_path_factory) -> str:
-    return environment_with(packages.values(), tmp_path_factory.mktemp("environment"))
-
-
-@pytest.fixture(scope="module")
-def installed(python) -> Iterator[Forked]:
-    """``dpotrain`` of that environment."""
-    server = Forked(python, plain_environ())
-    yield server
-    server.close()
-
-
-def dpotrain(installed: Forked, *words: str, folder: Path = HERE, code: int = 0) -> str:
-    ended = installed.dpotrain(*words, folder=folder)
-    assert ended.code == code, ended.output
-    return ended.err if code else ended.out
-
-
-def records(folder: Path, kind: str) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.testing import CommandConformance
 from tests.plugin.fakes import LOSS_MODULE, install
 
-#: What the plugin guide of dpotrain 0.1 had plugins import.
+#: What the plugin guide of a version had plugins import: of 0.1, and of the present one.
 DOCUMENTED = """
 dpotrain: PreferencePair hookimpl
 dpotrain.data.pair: PreferencePair UnusableRow
@@ -25,6 +25,24 @@ dpotrain.run.folder: RunFolder no_run_folder
 dpotrain.run.metrics_file: MetricsFile
 dpotrain.run.records: CheckpointRecord Finished LoggedRun Outcome Record Run StepRecord
 dpotrain.testing: LossConformance VerbConformance
+dpotrain: Outcome Recipe load_recipe train
+dpotrain.run.folder.metrics_file: MetricsFile
+dpotrain.run.folder.run_folder: RunFolder no_run_folder
+dpotrain.plugin.api: CATALOGUES KINDS SYSTEM_ROLES Adapter Callback CheckpointRecord Component DataError
+dpotrain.plugin.api: Beside DatasetFormatter DatasetSource DpotrainError Exporter Finished HeldOutPair Kind
+dpotrain.plugin.api: LoadRequest LoggedRun Logger Loss Measured Message Messages Metric ModelLoader
+dpotrain.plugin.api: Optimizer Options Outcome PairScores PluginError PreferencePair Quantizer RecipeError
+dpotrain.plugin.api: Recognition Record Rows Run RunError RunWarning Schedule Selection StepRecord Text
+dpotrain.plugin.api: TextRecord Trained UnusableRow Use did_you_mean folder_aside hash_file hookimpl
+dpotrain.plugin.api: hookspec import_apart is_empty is_file is_folder is_message is_messages kind_of mask
+dpotrain.plugin.api: mask_data mask_values model_card read_messages read_tools reasoning_of require
+dpotrain.plugin.api: save_model short unwrapped user_path write_json write_text
+dpotrain.testing: FinishedRun RunRecipe build_tiny_model dpotrain_data dpotrain_model dpotrain_run
+dpotrain.testing: example_pairs run_recipe write_pairs write_recipe AdapterConformance CallbackConformance
+dpotrain.testing: CommandConformance ComponentConformance DatasetFormatterConformance
+dpotrain.testing: DatasetSourceConformance ExporterConformance LoggerConformance LossConformance
+dpotrain.testing: MetricConformance ModelLoaderConformance OptimizerConformance QuantizerConformance
+dpotrain.testing: ScheduleConformance VerbConformance suite_of
 """
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dpotrain.plugin.api import KINDS, PreferencePair, Recognition
 from dpotrain.plugin.api.returns import WrongReturnError
+from dpotrain.plugin.describe.tracing import methods_of_kind
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import (
@@ -64,7 +65,7 @@ ELSEWHERE = {
     FakeCallback: set(),
     FakeQuantizer: {"loading_config", "prepare"},
     FakeAdapter: {"load_state", "save", "rehearse_saving"},
-    FakeLoss: {"__call__", "rewards"},
+    FakeLoss: {"__call__", "parts", "rewards"},
     FakeSchedule: {"factor"},
     FakeMetric: {"__call__"},
     FakeLogger: {"start", "log", "log_text", "finish"},
@@ -110,11 +111,7 @@ def test_every_method_of_every_kind_is_held_to_account():
     known = {fake: {method for each, method in METHODS if each is fake} for fake, _ in METHODS}
     for kind in KINDS:
         fake = next(each for each in {*known, *ELSEWHERE} if issubclass(each, kind.component))
-        methods = {
-            name
-            for name, item in vars(kind.component).items()
-            if inspect.isfunction(item) and (not name.startswith("_") or name == "__call__")
-        }
+        methods = set(methods_of_kind(kind.component))
         assert methods == known.get(fake, set()) | ELSEWHERE.get(fake, set()), kind.component
 
 

@@ -22,7 +22,7 @@ from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
 from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
-from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from dpotrain_plugins.losses import Dpo, Hinge, Ipo, Mix
 from dpotrain_plugins.merge.exporter import Merge
 from dpotrain_plugins.metrics.length import Length
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
@@ -47,6 +47,7 @@ def needs(package):
 TestDpo = suite(Dpo, label_smoothing=0.1)
 TestIpo = suite(Ipo)
 TestHinge = suite(Hinge, beta=0.05)
+TestMix = suite(Mix, terms=[{"use": "dpo", "weight": 0.5}, {"use": "ipo", "beta": 0.2}])
 TestLora = suite(Lora, rank=4)
 TestLoraWithEverything = suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
 TestMergedLora = suite(Lora, rank=4, merge=True)

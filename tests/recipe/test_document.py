@@ -18,7 +18,13 @@ def test_defaults_are_written_out_in_the_order_of_the_reference(plugins):
         "evaluation", "checkpoints", "logging", "loggers",
     ]  # fmt: skip
     assert recipe.document["run"] == {"output_dir": "runs/x", "cache_dir": "auto"}
-    assert recipe.document["loss"] == {"use": "fake-dpo", "beta": 0.1, "label_smoothing": 0.0}
+    assert recipe.document["loss"] == {
+        "use": "fake-dpo",
+        "beta": 0.1,
+        "divergence": "reverse-kl",
+        "tail_weight": 1.0,
+        "label_smoothing": 0.0,
+    }
     assert recipe.document["data"]["use"] == "fake-rows"
     assert recipe.document["data"]["max_length"] == 1024
     assert recipe.document["loggers"] == [

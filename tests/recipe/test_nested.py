@@ -4,13 +4,13 @@ import tomllib
 from typing import ClassVar
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from dpotrain import hookimpl
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.masking import mask
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.plugin.api import DatasetSource, Loss, Metric, Use
+from dpotrain.plugin.api import Beside, DatasetSource, Loss, Metric, Use
 from dpotrain.plugin.describe.options import options_of
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -36,9 +36,7 @@ lr = 1e-3
 """
 
 
-class Term(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Term(Beside):
     loss: Use[Loss] = Field(description="A loss.")
     weight: float = Field(1.0, description="Its weight.")
 
@@ -122,6 +120,53 @@ def test_an_override_reaches_inside(tmp_path):
     recipe = load(tmp_path, FULL, "loss.inner.label_smoothing=0.3", "loss.terms.0.weight=7.0")
     assert recipe.loss.options.inner.options.label_smoothing == 0.3
     assert recipe.loss.options.terms[0].weight == 7
+
+
+TOGETHER = """
+inner = "fake-dpo"
+[[loss.terms]]
+use = "fake-ipo"
+beta = 0.5
+weight = 2
+[[loss.terms]]
+use = "mixed"
+inner = { use = "fake-ipo", beta = 0.7 }
+terms = [{ use = "fake-dpo", label_smoothing = 0.2, weight = 3 }]
+"""
+
+
+def test_keys_beside_a_component_may_stand_in_its_table(tmp_path):
+    first, second = load(tmp_path, TOGETHER).loss.options.terms
+    assert (type(first.loss), first.loss.options.beta, first.weight) == (FakeIpo, 0.5, 2)
+    assert (type(second.loss), second.weight) == (Mixed, 1)
+    (third,) = second.loss.options.terms
+    assert (third.loss.options.label_smoothing, third.weight) == (0.2, 3)
+    apart = TOGETHER.replace('use = "fake-ipo"\nbeta = 0.5', 'loss = { use = "fake-ipo", beta = 0.5 }')
+    assert load(tmp_path, apart).document == load(tmp_path, TOGETHER).document
+    again = load(tmp_path, TOGETHER, "loss.terms.0.weight=4", "loss.terms.0.beta=0.6").loss.options.terms[0]
+    assert (again.weight, again.loss.options.beta) == (4, 0.6)
+
+
+def test_their_errors_have_the_address_that_was_written(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TOGETHER.replace("beta = 0.5", "bta = 0.5"))
+    assert '[loss.terms.0] bta: fake-ipo (registered by hand) has no option "bta"' in str(caught.value)
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TOGETHER.replace("weight = 2", 'weight = "two"'))
+    assert '[loss] terms.0.weight: mixed (registered by hand) expects a number, got "two"' in str(
+        caught.value
+    )
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TOGETHER.replace('use = "fake-ipo"', 'use = "fake-ip"'))
+    assert '[loss.terms.0] use: there is no loss "fake-ip"; did you mean "fake-ipo"?' in str(caught.value)
+
+
+def test_the_schema_takes_them_together_and_apart():
+    schema = recipe_schema(PLUGINS)
+    for text in (TOGETHER, FULL):
+        assert valid(tomllib.loads(f'{MINIMAL}\n[loss]\nuse = "mixed"\n{text}'), schema, schema)
+    wrong = TOGETHER.replace("weight = 2", "weigth = 2")
+    assert not valid(tomllib.loads(f'{MINIMAL}\n[loss]\nuse = "mixed"\n{wrong}'), schema, schema)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,9 @@ class Forked:
         by_rank: Mapping[int, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         path: Sequence[Path] = (),
+        folder: Path = ROOT,
     ) -> list[Ended]:
-        """Run a recipe in so many processes and return how each ended.
+        """Run a recipe in so many processes, in ``folder``, and return how each ended.
 
         ``acts`` are ``[rank, name, argument, …]``; ``by_rank`` has overrides of one rank alone; what is installed in
         the folders of ``path`` is found, too.
@@ -89,6 +90,7 @@ class Forked:
 
         return self._ask(
             arguments=[arguments(rank) for rank in range(ranks)],
+            folder=str(folder),
             acts=acts,
             environment=environment,
             path=[str(each) for each in path],

@@ -1,17 +1,21 @@
 """Callbacks steer the run: early ends that count as finished, checkpoints, evaluations, numbers and texts."""
 
 import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from dpotrain import hookimpl
-from dpotrain.core.errors import PluginError, RecipeError
+from dpotrain.core.errors import PluginError, RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.plugin.api import Callback
+from dpotrain.plugin.api import Callback, Record, Run
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import load_recipe
 from dpotrain.report.replay import replay
+from dpotrain_plugins.callbacks.early_stopping import EarlyStopping
 from tests.plugin.fakes import Offers, install
 from tests.run.recipes import Recording, project, records, run, weights
 
@@ -66,6 +70,56 @@ def test_a_run_that_is_asked_to_stop_is_finished_with_its_result(recipe, tmp_pat
     assert summary["ended early"] == {"after step": 5, "reason": "it is enough"}
     again = run(recipe, ASKING, into=into, plugins=plugins(at_step=stop), resume=True)
     assert (again.status, again.steps) == ("finished", 5)
+
+
+def _stop_at_4(run, step):
+    if step.step == 4:
+        run.stop("it is enough")
+
+
+def _log_texts(run, evaluation):
+    run.log_text("rows", [{"step": evaluation.step}])
+
+
+STOPPING = {"at_step": _stop_at_4, "at_evaluation": _log_texts}
+
+
+def test_a_run_that_failed_after_it_was_asked_to_stop_ends_there_when_it_is_resumed(
+    recipe, tmp_path, monkeypatch
+):
+    """The checkpoint of the step comes before its evaluation, which is logged once."""
+
+    def fail(*_):
+        raise RunError("the disk is full")
+
+    chosen, into = [ASKING, "checkpoints.every=2"], tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("dpotrain.run.session.save_result", fail)
+        with pytest.raises(RunError, match="the disk is full"):
+            run(recipe, *chosen, into=into, plugins=plugins(**STOPPING))
+    outcome = run(recipe, *chosen, into=into, plugins=plugins(**STOPPING), resume=True)
+    assert (outcome.status, outcome.steps) == ("finished", 4)
+    assert outcome.sections["ended early"] == {"after step": 4, "reason": "it is enough"}
+    assert [record["step"] for record in records(into, "eval")] == [0, 4]
+    texts = [json.loads(line) for line in (into / "texts.jsonl").read_text().splitlines()]
+    assert [text["rows"] for text in texts] == [[{"step": 0}], [{"step": 4}]]
+
+
+def test_a_signal_at_the_step_that_was_to_be_the_last_does_not_outlive_the_request(recipe, tmp_path):
+    into = tmp_path / "run"
+    chosen = {"plugins": plugins(at_step=_stop_at_4), "into": into}
+    assert run(recipe, ASKING, reporter=Recording(stop_at=4), **chosen).status == "stopped"
+    outcome = run(recipe, ASKING, resume=True, **chosen)
+    assert (outcome.status, outcome.steps) == ("finished", 4)
+    longer = run(recipe, ASKING, "training.epochs=3", resume=True, **chosen)
+    assert (longer.status, longer.steps) == ("finished", 15)
+
+
+@pytest.mark.parametrize("reason", ["", None])
+def test_a_stop_without_a_reason_is_refused(recipe, tmp_path, reason):
+    chosen = plugins(at_step=lambda run, step: run.stop(reason))
+    with pytest.raises(PluginError, match="takes the reason, a few words"):
+        run(recipe, ASKING, into=tmp_path / "run", plugins=chosen)
 
 
 def test_asked_to_stop_at_its_last_step_a_run_has_not_ended_early(recipe, tmp_path):
@@ -211,6 +265,18 @@ def test_early_stopping_ends_a_run_that_no_longer_improves_and_goes_on_after_a_r
     assert run(recipe, *chosen, into=tmp_path / "two", resume=True).steps == 3
 
 
+@pytest.mark.parametrize(
+    ("losses", "stops"),
+    [([math.nan, 1.0, 0.9, 0.8], None), ([1.0, math.nan, 0.9, 0.8], None), ([math.nan] * 4, 3)],
+)
+def test_a_loss_that_is_not_a_number_is_no_improvement_and_nothing_to_improve_on(losses, stops):
+    asked, callback = [], EarlyStopping(EarlyStopping.Options(patience=2))
+    for number, loss in enumerate(losses, 1):
+        stopped = SimpleNamespace(stop=lambda reason, at=number: asked.append(at))
+        callback.dpotrain_evaluated(stopped, Record("eval", number, {"loss": loss}))
+    assert (asked or [None])[0] == stops
+
+
 @pytest.mark.soak
 def test_early_stopping_of_two_processes_ends_both(recipe, forked, tmp_path):
     chosen = [
@@ -240,3 +306,43 @@ def test_a_metric_that_evaluations_do_not_have_is_named_with_those_they_have(rec
     with pytest.raises(Exception, match='no metric "acuracy"') as caught:
         run(recipe, *chosen, into=tmp_path / "run", reporter=SilentReporter())
     assert "rewards/accuracies" in str(caught.value)
+
+
+def test_a_callback_sees_what_those_before_it_logged_in_an_evaluation(recipe, tmp_path):
+    """Early stopping may follow a number that another callback finds out."""
+    judged = iter([0.5, 0.4, 0.3, 0.2, 0.1])
+    made = plugins(at_evaluation=lambda run, evaluation: run.log(**{"judged/wins": next(judged)}))
+    stopping = "{use='early-stopping', metric='judged/wins', patience=2}"
+    overrides = ["evaluation.every=2", f"callbacks=[{{use='asking'}}, {stopping}]"]
+    outcome = run(recipe, *overrides, into=tmp_path / "run", plugins=made)
+    assert outcome.steps < 10
+    assert outcome.status == "finished"
+
+
+@pytest.mark.parametrize("ask", ["log", "log_text", "stop", "save", "evaluate"])
+def test_what_belongs_to_a_step_is_refused_when_the_run_is_over(ask):
+    run = Run(Path(), {}, *[SimpleNamespace()] * 3, 0, 1, 1, 1)
+    run.close()
+    with pytest.raises(
+        ValueError, match=rf"run.{ask}: the run is over; run.report puts values into summary.json"
+    ):
+        {
+            "log": lambda: run.log(a=1),
+            "log_text": lambda: run.log_text("a", []),
+            "stop": lambda: run.stop("x"),
+        }.get(ask, getattr(run, ask))()
+
+
+def test_the_last_event_of_a_run_is_after_its_end(recipe, tmp_path):
+    class Late(Asking):
+        name = "asking"
+
+        @hookimpl
+        def dpotrain_run_finished(self, run):
+            run.stop("too late")
+
+    found = PluginManager.from_entry_points(extra=[Offers("mine", Late)])
+    with pytest.raises(
+        PluginError, match=r"raised in dpotrain_run_finished: ValueError: run.stop: the run is over"
+    ):
+        run(recipe, ASKING, "training.steps=1", into=tmp_path / "run", plugins=found)

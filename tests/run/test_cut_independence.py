@@ -1,5 +1,6 @@
 """The recipe decides the mathematics, the engine only the speed: one sequence of losses, however it is computed."""
 
+import json
 import math
 import os
 import subprocess
@@ -70,7 +71,8 @@ LAUNCHERS = {
     # Each with a rendezvous of its own: at the default port, two launches at the same time would join each other's.
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
     "accelerate launch": [
-        *("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"),
+        # With --cpu it would start one process, whatever the number.
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"),
         *("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
     ],
 }
@@ -102,6 +104,7 @@ def test_two_processes_give_the_losses_of_one(reference_run, launcher, tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
     assert losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
     for mine, theirs in zip(records(tmp_path / "run"), records(recipe.parent / "run"), strict=True):
         for name in ("length/margins", "length/chosen_tokens"):

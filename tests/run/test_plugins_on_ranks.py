@@ -24,6 +24,10 @@ class Rising(Loss):
         return softplus(-beta * (chosen - rejected))
 
     @hookimpl
+    def dpotrain_run_started(self, run):
+        assert len(run.held_out()) == run.eval_pairs > 0
+
+    @hookimpl
     def dpotrain_step_ended(self, step):
         self.margin = step.metrics["rewards/margins"]
 

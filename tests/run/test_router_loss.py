@@ -74,7 +74,7 @@ def test_the_models_configuration_decides_unless_the_recipe_does(tmp_path):
     shown = Recording()
     run(recipe, "training.steps=1", "training.tokens_per_microbatch=60", reporter=shown)
     assert shown.facts["loss"] == (
-        "dpo, beta 0.1; router loss with weight 0.03, one forward more in steps of several micro-batches"
+        "dpo, beta 0.1, router loss with weight 0.03: one forward more in steps of several micro-batches"
     )
     assert "router_loss" in records(tmp_path / "run")[0]
     run(recipe, "training.steps=1", "training.router_loss_weight=0", into=tmp_path / "without")

@@ -12,13 +12,31 @@ import pytest
 from dpotrain.cli import COMMANDS
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.kinds import CATALOGUES
+from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.scaffold.kinds import kinds
-from dpotrain.testing import build_tiny_model
+from dpotrain.scaffold.names import class_of
 from tests.environments import environment_with, plain_environ, run
+from tests.plugin.fakes import forget, install
 from tests.run.forked import Forked
 from tests.support import dpotrain
 
 KINDS = list(kinds(COMMANDS))
+ONE_LOSS = """
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Loss
+
+
+class Mine(Loss):
+    name = "mine"
+
+    def __call__(self, scores):
+        return -scores.chosen_logratio
+
+
+@hookimpl
+def dpotrain_losses():
+    return [Mine]
+"""
 
 #: A component and a command; the others are tried in the long tests.
 QUICK = ["loss", "command"]
@@ -84,9 +102,25 @@ def test_a_package_is_complete_and_says_what_it_was_written_for(packages, kind):
         assert project["entry-points"] == {"dpotrain.commands": {name(kind): f"{module}:command"}}
     else:
         assert project["entry-points"] == {"dpotrain": {name(kind): module}}
-        assert "dpotrain_interface = 2\n" in source
+        assert f"dpotrain_interface = {INTERFACE}\n" in source
     assert len(source.splitlines()) <= 120
-    run(sys.executable, "-m", "ruff", "check", "-q", str(folder))
+
+
+@pytest.mark.parametrize("name", ["q", "a-name-of-20-letters"])
+def test_packages_pass_ruff_s_checks_and_are_formatted_whatever_the_length_of_the_name(name, tmp_path):
+    for kind in KINDS:
+        assert new(name, "--kind", kind, "--folder", str(tmp_path / kind)).exit_code == 0
+    run(sys.executable, "-m", "ruff", "check", "-q", str(tmp_path))
+    run(sys.executable, "-m", "ruff", "format", "-q", "--check", str(tmp_path))
+
+
+@pytest.mark.soak
+def test_packages_pass_mypy_as_they_are_configured(packages, python):
+    """All at once, since their configurations differ in the name of the package alone."""
+    modules = [word for kind in KINDS for word in ("-p", f"dpotrain_{name(kind).replace('-', '_')}")]
+    run(
+        python, "-m", "mypy", *modules, cwd=packages["loss"]
+    )  # where no dpotrain is, which it would check, too
 
 
 def test_there_is_a_template_for_every_kind_and_for_a_command(packages):
@@ -102,6 +136,21 @@ def test_what_is_to_be_done_with_a_package_is_said_here_and_in_its_readme(said, 
     assert said["command"][-1] == "dpotrain my-command runs/my-command"
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "command"])
+def test_their_recipes_give_the_same_losses_in_two_processes(kind, packages, installed, tmp_path):
+    losses = {}
+    for ranks in (1, 2):
+        into = tmp_path / str(ranks)
+        few = ["training.steps=3", "evaluation.every=1", f"run.output_dir={str(into)!r}"]
+        for ended in installed.ranks(Path("recipe.toml"), few, ranks=ranks, folder=packages[kind]):
+            assert ended.code == 0, ended.output
+        lines = (into / "metrics.jsonl").read_text().splitlines()
+        losses[ranks] = [record["loss"] for record in map(json.loads, lines)]
+    assert len(losses[1]) >= 4
+    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
     listed = {info["name"]: info for info in json.loads(installed.dpotrain("plugins", "--json").out)}
     for kind in KINDS:
@@ -113,7 +162,7 @@ def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
             assert (info["offers"], info["commands"]) == ({kinds(COMMANDS)[kind].name: [name(kind)]}, [])
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
     shown = installed.dpotrain("--help").out
-    assert "\n  my-command   Say how a metric moved in a run (dpotrain-my-command 0.1.0)." in shown
+    assert "\n  my-command   Show how a metric changed (dpotrain-my-command 0.1.0)." in shown
 
 
 @some_kinds
@@ -128,13 +177,18 @@ def test_their_tests_pass_as_generated(chosen, packages, installed):
         assert len(passed) >= 6, ended.out
 
 
+def test_a_suite_that_is_run_before_the_package_is_installed_says_so(installed, tmp_path):
+    assert new("early", "--kind", "loss", "--folder", str(tmp_path)).exit_code == 0
+    ended = installed.pytest("-q", "-k", "test_it_is_a_function", folder=tmp_path / "dpotrain-early")
+    assert ended.code == 1
+    assert 'AssertionError: no installed plugin offers the loss "early": pip install -e .' in ended.out
+
+
 @some_kinds
 def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
     """Every recipe runs; the command is then used on its run."""
     for kind in chosen:
         folder = packages[kind]
-        if 'folder = "model"' in (folder / "recipe.toml").read_text():
-            build_tiny_model(folder / "model")
         for command, *words in (line.split()[1:] for line in said[kind] if line.startswith("dpotrain ")):
             few = ["--set", "training.steps=3"] if command == "run" else []
             ended = installed.dpotrain(command, *words, *few, folder=folder)
@@ -142,12 +196,16 @@ def test_they_are_shown_at_work_as_generated(chosen, said, packages, installed):
             assert command == "run" or ended.out.startswith("eval loss\n  first ")
         (summary,) = folder.glob("runs/*/summary.json")
         assert json.loads(summary.read_text())["status"] == "finished"
+        run(sys.executable, "-m", "ruff", "format", "-q", "--check", ".", cwd=folder)  # no file of the run
 
 
 @pytest.mark.parametrize(
     ("kind", "taken", "text"),
     [
         ("loss", "dpo", 'loss "dpo" is offered by plugin "losses" (dpotrain '),
+        ("loss", "merge", 'plugin "merge" (dpotrain '),
+        ("dataset-formatter", "auto", 'data.format = "auto" means that all formatters are asked; choose'),
+        ("loss", "plugins", "there is a module dpotrain_plugins already ("),
         ("command", "check", "dpotrain check is one of dpotrain's own commands; choose another name"),
         ("command", "merge", 'the command "merge" of dpotrain '),
     ],
@@ -158,6 +216,39 @@ def test_a_name_that_is_taken_is_refused(kind, taken, text, tmp_path):
     assert result.stderr.startswith(f"error: {text}")
     assert result.stderr.endswith("; choose another name\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (ONE_LOSS, 'loss "mine" is offered by plugin "mine" (dpotrain-mine 1.0) already'),
+        ("import nothing_that_exists", 'plugin "mine" (dpotrain-mine 1.0) is installed already'),
+        (None, "the distribution dpotrain-mine 1.0 is installed already"),
+    ],
+    ids=["its component", "its plugin, which fails", "its distribution"],
+)
+def test_a_package_that_is_installed_already_may_be_uninstalled_first(module, text, tmp_path, monkeypatch):
+    install(tmp_path / "site", "dpotrain-mine", "1.0", **({} if module is None else {"mine": module}))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    result = new("mine", "--kind", "loss", "--folder", str(tmp_path / "new"))
+    forget(tmp_path / "site")
+    assert result.exit_code == 2
+    remedy = "choose another name, or uninstall it first: pip uninstall dpotrain-mine"
+    assert result.stderr == f"error: {text}; {remedy}\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "made"),
+    [
+        ("hinge", "Loss", "HingeLoss"),
+        ("my-loss", "Loss", "MyLoss"),
+        ("loss", "Loss", "LossLoss"),
+        ("csv-source", "DatasetSource", "CsvSource"),
+    ],
+)
+def test_a_class_is_called_after_plugin_and_kind(name, base, made):
+    assert class_of(name, base) == made
 
 
 @pytest.mark.parametrize(("given", "hint"), [("My Loss", '; what about "my-loss"?'), ("7", ""), ("a--b", "")])
@@ -177,6 +268,23 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     assert result.exit_code == 2
     assert "exists already" in result.stderr
     assert (tmp_path / "dpotrain-mine" / "README.md").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_of_it_stays(tmp_path):
+    (tmp_path / "file").touch()
+    result = new("mine", "--kind", "loss", "--folder", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 2
+    assert "below/dpotrain-mine cannot be written: Not a directory" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_kinds_are_listed_by_help_and_where_none_is_given():
+    shown = new("--help").output
+    for kind in KINDS:
+        assert re.search(rf"^  {kind} +[A-Z]", shown, re.MULTILINE), kind
+    missing = new("mine")
+    assert missing.exit_code == 2
+    assert f"Missing option '--kind'. It is one of {', '.join(KINDS)}\n" in missing.stderr
 
 
 def test_a_command_may_be_asked_for_by_its_old_name(tmp_path):

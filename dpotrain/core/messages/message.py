@@ -11,6 +11,7 @@ from dpotrain.core.messages.tools import read_tool_calls
 from dpotrain.core.messages.values import MEDIA, ROLES, is_empty, is_message, is_messages, unwrapped
 from dpotrain.core.pair import UnusableRow
 
+#: A conversation as chat templates take it: messages with ``role`` and ``content``, in order.
 Messages: TypeAlias = list[dict[str, Any]]
 
 #: Types of a content part that hold text, with the key that holds it.

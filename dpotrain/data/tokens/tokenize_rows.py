@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.core.pair_columns import RANGES
 from dpotrain.data.formats.read_row import NESTED, read_row
 from dpotrain.data.split_report import SplitReport
 from dpotrain.data.tokens.keys import Keys, column, prompt_key
@@ -103,11 +104,17 @@ class RowTokenizer:
 def number_of(pair: PreferencePair, row: Mapping[str, Any], column: str) -> float:
     """Return the number that a pair, or else its row, has under a name.
 
-    Raises UnusableRow where it is missing or not finite.
+    Raises UnusableRow where it is missing, not finite, or not what a column of that name can have.
     """
     value = pair.numbers.get(column, row.get(column))
     if value is None:
         raise UnusableRow(f"{column} is missing")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnusableRow(f"{column} is not a finite number")
+    least, largest = RANGES.get(column, (-math.inf, math.inf))
+    if not least <= value <= largest:
+        bounds = [f"at least {least:g}"] * math.isfinite(least) + [f"at most {largest:g}"] * math.isfinite(
+            largest
+        )
+        raise UnusableRow(f"{column} is not {' and '.join(bounds)}")
     return float(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dpotrain.core.pair_columns import REFERENCE
+
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
@@ -16,9 +18,10 @@ INITIAL_POLICY = "initial-policy"
 class ReferencePlan:
     """What ``[reference]``, ``[adapter]``, ``[loss]`` and ``training.epochs`` decide together."""
 
-    model: Literal["none", "policy", "second copy", "separate model"]
-    """What computes the reference's log-probs: nothing (the loss needs none), the policy itself (its adapter off, or
-    before training), the policy's weights loaded again, or the model that ``reference.of`` names."""
+    model: Literal["none", "data", "policy", "second copy", "separate model"]
+    """What computes the reference's log-probs: nothing (the loss needs none, or columns of the data hold them), the
+    policy itself (its adapter off, or before training), the policy's weights loaded again, or the model that
+    ``reference.of`` names."""
     computed: Literal["never", "before training", "every step", "every step unless stored"]
 
     @classmethod
@@ -27,6 +30,8 @@ class ReferencePlan:
         when, full = recipe.reference.when, recipe.adapter is None
         if not recipe.loss.needs_reference:
             return cls("none", "never")
+        if recipe.data.pair_columns.issuperset(REFERENCE):
+            return cls("data", "never")
         if recipe.reference.of != INITIAL_POLICY:
             return cls("separate model", "every step" if when == "live" else "before training")
         if when == "live":

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
@@ -40,6 +41,13 @@ class NoReference(Reference):
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         return torch.zeros(len(batch.lengths), 2, device=batch.input_ids.device)
+
+
+class ColumnReference(Reference):
+    """What two columns of the data hold."""
+
+    def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+        return torch.stack([batch.columns[name] for name in REFERENCE], 1)
 
 
 class LiveReference(Reference):

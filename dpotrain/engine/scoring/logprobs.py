@@ -13,7 +13,7 @@ Three ways, by what the head is:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from dpotrain.engine.scoring.statistics import RunningStatistics, of_logits
 
 #: Logits of one tile, by device: on a CPU 4 MB of float32 stay in the cache, and more are slower; a GPU wants large
 #: matrix products, and 256 MB are small beside its memory.
@@ -51,12 +53,16 @@ class LogitTransform:
 
 
 def token_log_probs(
-    hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, transform: LogitTransform
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    transform: LogitTransform,
+    statistics: Sequence[str] = (),
 ) -> torch.Tensor:
-    """Return log p(target | hidden) of every row, (S,) float32.
+    """Return log p(target | hidden) of every row, (S,) float32, or (S, 1 + statistics) with these beside it.
 
     ``hidden`` (S, hidden size) are the last hidden states of the predicting tokens, ``targets`` (S,) int64; ``head``
-    and then ``transform`` map hidden states to logits.
+    and then ``transform`` map hidden states to logits. ``statistics`` are names of :data:`.statistics.STATISTICS`.
     """
     hooked = head._forward_hooks or head._forward_pre_hooks
     if type(head) is nn.Linear and not hooked and head.weight.dtype.is_floating_point:
@@ -64,11 +70,11 @@ def token_log_probs(
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
         function = _TrainedHead if trained and torch.is_grad_enabled() else _FrozenHead
-        result: torch.Tensor = function.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, head.bias, targets, transform, dtype
+        log_probs, more = function.apply(  # type: ignore[no-untyped-call]
+            hidden, head.weight, head.bias, targets, transform, dtype, tuple(statistics)
         )
-        return result
-    return _any_head(hidden, head, targets, transform)
+        return torch.cat([log_probs[:, None], more], 1) if statistics else log_probs
+    return _any_head(hidden, head, targets, transform, statistics)
 
 
 def completion_sums(log_probs: torch.Tensor, scored_tokens: torch.Tensor) -> torch.Tensor:
@@ -125,7 +131,8 @@ def _tiles(
 class _Normalizer:
     """The log-sum-exp of every row, updated tile by tile."""
 
-    def __init__(self, hidden: torch.Tensor) -> None:
+    def __init__(self, hidden: torch.Tensor, statistics: Sequence[str]) -> None:
+        self.statistics = RunningStatistics(statistics)
         self.largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
         self.total = torch.zeros_like(self.largest)
         self.target = torch.zeros_like(self.largest)[:, 0]
@@ -138,8 +145,11 @@ class _Normalizer:
         """
         self.target = torch.where(tile.inside, tile.at_target(tile.logits), self.target)
         largest = torch.maximum(self.largest, tile.logits.amax(1, keepdim=True))
-        shrink = (self.largest - largest).exp_()
+        drop = self.largest - largest
         powers = tile.logits.sub_(largest).exp_()
+        if self.statistics.names:
+            self.statistics.add(powers, drop, self.total)
+        shrink = drop.exp_()
         self.total = self.total.mul_(shrink).add_(powers.sum(1, keepdim=True))
         self.largest = largest
         return powers, shrink
@@ -148,6 +158,14 @@ class _Normalizer:
     def log_sum(self) -> torch.Tensor:
         """(S, 1) float32."""
         return self.largest + self.total.log()
+
+    def asked(self, ctx: Any) -> torch.Tensor | None:
+        """Return the statistics, (S, names) without gradients, to be called within a forward; None without any."""
+        if not self.statistics.names:
+            return None
+        found = self.statistics.result(self.total)
+        ctx.mark_non_differentiable(found)
+        return found
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -160,8 +178,9 @@ class _FrozenHead(torch.autograd.Function):
         targets: torch.Tensor,
         transform: LogitTransform,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
-        norm = _Normalizer(hidden)
+        statistics: tuple[str, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        norm = _Normalizer(hidden, statistics)
         wanted = ctx.needs_input_grad[0]
         # The gradient of log p(target) is the target's row of the head less the mean row under p; this sums the
         # mean, scaled as the exponentials are.
@@ -183,12 +202,12 @@ class _FrozenHead(torch.autograd.Function):
                     own *= at_target[:, None]
                 slopes = own.sub_(mean.div_(norm.total)).to(hidden.dtype)
         ctx.save_for_backward(slopes)
-        return norm.target - norm.log_sum[:, 0]
+        return norm.target - norm.log_sum[:, 0], norm.asked(ctx)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, _: object) -> tuple[torch.Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None
+        return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None, None
 
 
 class _TrainedHead(torch.autograd.Function):
@@ -201,18 +220,19 @@ class _TrainedHead(torch.autograd.Function):
         targets: torch.Tensor,
         transform: LogitTransform,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
-        norm = _Normalizer(hidden)
+        statistics: tuple[str, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        norm = _Normalizer(hidden, statistics)
         with torch.autocast(hidden.device.type, enabled=False):
             for tile in _tiles(hidden.to(dtype), weight, bias, targets, transform):
                 norm.add(tile)
         log_sum = norm.log_sum
         ctx.save_for_backward(hidden, weight, bias, targets, log_sum)
         ctx.transform, ctx.dtype = transform, dtype
-        return norm.target - log_sum[:, 0]
+        return norm.target - log_sum[:, 0], norm.asked(ctx)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, _: object) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, log_sum = ctx.saved_tensors
         transform, dtype = ctx.transform, ctx.dtype
         dhidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
@@ -232,15 +252,24 @@ class _TrainedHead(torch.autograd.Function):
                 narrow = steep.to(dtype)
                 dhidden += narrow @ tile.table
                 dweight[tile.words] = narrow.t() @ low
-        return dhidden.to(hidden.dtype), dweight, dbias, None, None, None
+        return dhidden.to(hidden.dtype), dweight, dbias, None, None, None, None
+
+
+def log_probs_of(logits: torch.Tensor, targets: torch.Tensor, statistics: Sequence[str]) -> torch.Tensor:
+    """Return what :func:`token_log_probs` does, of whole rows of logits (S, vocabulary) float32."""
+    log_probs = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+    return torch.cat([log_probs[:, None], of_logits(logits, statistics)], 1) if statistics else log_probs
 
 
 def _any_head(
-    hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, transform: LogitTransform
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    transform: LogitTransform,
+    statistics: Sequence[str],
 ) -> torch.Tensor:
     def chunk(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = transform(head(rows).float())
-        return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
+        return log_probs_of(transform(head(rows).float()), wanted, statistics)
 
     vocabulary = int(getattr(head, "out_features", 1 << 17))
     parts = []

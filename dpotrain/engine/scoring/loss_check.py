@@ -11,6 +11,7 @@ from dpotrain.core.errors import PluginError, RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Component, Loss
+from dpotrain.plugin.api.nested import nested
 
 #: Pairs that are looked at alone and together.
 _PAIRS = 4
@@ -63,8 +64,8 @@ def check_apart(loss: Loss, scores: PairScores) -> None:
     Raises:
         PluginError: it does.
     """
-    if type(loss).state_dict is not Component.state_dict:  # asking one with a state would change it
-        return
+    if any(type(part).state_dict is not Component.state_dict for _, part in nested(loss)):
+        return  # asking one with a state would change it
     random_before = RandomState.capture()
     _compare(loss, scores)
     random_before.restore()
@@ -107,5 +108,6 @@ def select(scores: PairScores, pairs: list[int]) -> PairScores:
         chosen_tokens=scores.chosen_tokens[index],
         rejected_tokens=scores.rejected_tokens[index],
         policy_tokens=tokens,
+        statistics={name: values[index] for name, values in scores.statistics.items()},
         columns={name: values[index] for name, values in scores.columns.items()},
     )

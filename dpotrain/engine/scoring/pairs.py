@@ -1,16 +1,18 @@
-"""From a micro-batch to the scores that losses and metrics get, and to the losses of its pairs."""
+"""From a micro-batch to the scores that losses and metrics get."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.scoring.logprobs import completion_sums
+from dpotrain.engine.scoring.statistics import STATISTICS
 from dpotrain.plugin.api import Loss, Metric
+from dpotrain.plugin.api.loss import ALIGNED_BY
 from dpotrain.plugin.api.nested import nested
 
 
@@ -20,15 +22,25 @@ def score_pairs(
     batch: PackedPairs,
     *,
     tokens: bool = False,
+    statistics: Sequence[str] = (),
     step: int = 0,
     total_steps: int = 0,
 ) -> PairScores:
     """Score a micro-batch of P pairs under the policy, with the log-prob of every scored token where ``tokens`` is set.
 
+    ``statistics`` are names of :data:`.statistics.STATISTICS`, whose means over each completion the scores have, too.
     ``reference`` has the (P, 2) float32 sums of chosen and rejected under the reference; ``step`` and ``total_steps``
     are what the scores say of the run.
     """
-    sums, each = scorer(batch, tokens=True) if tokens else (scorer(batch), None)
+    if tokens or statistics:
+        sums, each = scorer(batch, tokens=tokens, statistics=statistics)
+    else:
+        sums, each = scorer(batch), None
+    found = {}
+    if each is not None and statistics:
+        for place, name in enumerate(statistics, start=1):
+            found[name] = completion_sums(each[:, place].detach(), batch.scored_tokens) / batch.scored_tokens
+        each = each[:, 0]
     return PairScores(
         policy_chosen=sums[:, 0],
         policy_rejected=sums[:, 1],
@@ -36,48 +48,24 @@ def score_pairs(
         reference_rejected=reference[:, 1],
         chosen_tokens=batch.scored_tokens[:, 0],
         rejected_tokens=batch.scored_tokens[:, 1],
-        policy_tokens=each,
+        policy_tokens=each if tokens else None,
+        statistics=found,
         columns=batch.columns,
         step=step,
         total_steps=total_steps,
     )
 
 
+def needed_statistics(loss: Loss, metrics: Iterable[Metric]) -> tuple[str, ...]:
+    """Return the statistics that these components, or those in their options, need, in a fixed order."""
+    parts = [part for each in (loss, *metrics) for _, part in nested(each)]
+    needed = {name for part in parts if isinstance(part, Loss | Metric) for name in part.needs_statistics}
+    weightings = (part.options.weighting for part in parts if isinstance(part, Loss))
+    needed |= {ALIGNED_BY[each] for each in weightings if each is not None}
+    return tuple(name for name in STATISTICS if name in needed)
+
+
 def need_tokens(loss: Loss, metrics: Iterable[Metric]) -> bool:
     """Whether one of these components, or one in their options, needs the log-prob of every scored token."""
     parts = (part for each in (loss, *metrics) for _, part in nested(each))
     return any(part.needs_token_log_probs for part in parts if isinstance(part, Loss | Metric))
-
-
-def pair_losses(loss: Loss, scores: PairScores) -> torch.Tensor:
-    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else."""
-    losses = loss(scores)
-    expected = scores.policy_chosen.shape
-    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
-        raise PluginError(
-            f'loss "{loss.name}" returned {_got(losses)} for {expected[0]} pairs; it must return one number a pair, '
-            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
-        )
-    return losses
-
-
-def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rewards of chosen and rejected, (pairs,) each, or raise a PluginError where a loss gives no such two.
-
-    Without gradients.
-    """
-    with torch.no_grad():
-        rewards = loss.rewards(scores)
-    expected = scores.policy_chosen.shape
-    two = isinstance(rewards, tuple) and len(rewards) == 2
-    if not two or any(not isinstance(each, torch.Tensor) or each.shape != expected for each in rewards):
-        got = f"({', '.join(map(str, map(_got, rewards)))})" if two else _got(rewards)
-        raise PluginError(
-            f'loss "{loss.name}" returned {got} from rewards for {expected[0]} pairs; it must return two tensors of '
-            f"shape {tuple(expected)}, of chosen and rejected"
-        )
-    return rewards
-
-
-def _got(value: object) -> object:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

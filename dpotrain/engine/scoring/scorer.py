@@ -16,7 +16,7 @@ from torch import nn
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.segments import Segments
-from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, token_log_probs
+from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
 from dpotrain.engine.scoring.router_sums import RouterSums
 
@@ -33,12 +33,14 @@ def causal_lm(policy: nn.Module) -> PreTrainedModel:
 class Scorer(nn.Module):
     """Base of the two scorers. ``forward(batch)`` returns (P, 2) float32: log-prob sums of chosen and rejected.
 
-    The precision belongs to the scorer, so that policy and reference cannot run under different ones.
+    Precision and discount belong to the scorer, so that policy and reference cannot run under different ones.
     """
 
     packs: bool
     router_sums: RouterSums | None = None
     """What the routers of a mixture of experts are added to while it is set (see :mod:`.router_loss`)."""
+    tail_weight = 1.0
+    """What tokens beyond the length of a pair's shorter answer count in the sums."""
 
     def __init__(self, policy: PreTrainedModel, transform: LogitTransform | None, bf16: bool) -> None:
         super().__init__()
@@ -47,16 +49,23 @@ class Scorer(nn.Module):
         self.bf16 = bf16
 
     def forward(
-        self, batch: PackedPairs, *, tokens: bool = False
+        self, batch: PackedPairs, *, tokens: bool = False, statistics: Sequence[str] = ()
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Score a micro-batch; with ``tokens`` return the (S,) float32 log-probs of its scored tokens, too."""
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-            each = self.log_probs(batch)
-            sums = completion_sums(each, batch.scored_tokens)
-            return (sums, each) if tokens else sums
+        """Score a micro-batch.
 
-    def log_probs(self, batch: PackedPairs) -> torch.Tensor:
-        """Return (S,) float32 log-probs of the scored tokens."""
+        With ``tokens`` or ``statistics`` return its scored tokens, too: their log-probs (S,) float32, or
+        (S, 1 + statistics) with these (see :mod:`.statistics`) beside them.
+        """
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+            each = self.log_probs(batch, statistics)
+            log_probs = each[:, 0] if statistics else each
+            if self.tail_weight != 1.0:
+                log_probs = log_probs * tail_weights(batch.scored_tokens, len(each), self.tail_weight)
+            sums = completion_sums(log_probs, batch.scored_tokens)
+            return (sums, each) if tokens or statistics else sums
+
+    def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:
+        """Return (S,) float32 log-probs of the scored tokens, or (S, 1 + statistics)."""
         raise NotImplementedError
 
     def _run(self, module: nn.Module, inputs: dict[str, Any], once: torch.Tensor) -> Any:
@@ -77,10 +86,12 @@ class PackedScorer(Scorer):
         super().__init__(policy, transform, bf16)
         packed.install(causal_lm(policy))
 
-    def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        return self.count_and_score(batch)[0]
+    def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
+        return self.count_and_score(batch, statistics)[0]
 
-    def count_and_score(self, batch: PackedPairs) -> tuple[torch.Tensor, Segments]:
+    def count_and_score(
+        self, batch: PackedPairs, statistics: Sequence[str] = ()
+    ) -> tuple[torch.Tensor, Segments]:
         """Return the log-probs and the segments, which counted the attention calls they went through."""
         assert self.transform is not None
         model = causal_lm(self.policy)
@@ -98,7 +109,7 @@ class PackedScorer(Scorer):
             output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
         head = model.get_output_embeddings()
-        return token_log_probs(hidden, head, batch.targets, self.transform), segments
+        return token_log_probs(hidden, head, batch.targets, self.transform, statistics), segments
 
 
 class PaddedScorer(Scorer):
@@ -120,11 +131,11 @@ class PaddedScorer(Scorer):
         super().__init__(policy, transform, bf16)
         self.rules = rules
 
-    def log_probs(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
+    def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
         ids, mask, places = pad(batch)
         once = mask if self.router_sums is None else tokens_once(batch, mask)
         if not self.rules:
-            return self._forward(ids, mask, once, places, batch.targets)
+            return self._forward(ids, mask, once, places, batch.targets, statistics)
         lengths = [size.prompt + answer for size in batch.lengths for answer in (size.chosen, size.rejected)]
         longest = ids.shape[1]
         row_of, column = places // longest, places % longest
@@ -142,6 +153,7 @@ class PaddedScorer(Scorer):
                     once[there, :width],
                     row * width + column[tokens],
                     batch.targets[tokens],
+                    statistics,
                 )
             )
             order.append(tokens)
@@ -154,18 +166,18 @@ class PaddedScorer(Scorer):
         once: torch.Tensor,
         places: torch.Tensor,
         targets: torch.Tensor,
+        statistics: Sequence[str],
     ) -> torch.Tensor:
         """Return (S,) log-probs of the targets, predicted at ``places`` (S,) of the flattened sequences."""
         model = causal_lm(self.policy)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self.transform is None:
             logits: torch.Tensor = self._run(model, accepted(model, inputs), once).logits
-            rows: torch.Tensor = logits.flatten(0, 1).index_select(0, places).float()
-            return rows.gather(1, targets[:, None])[:, 0] - rows.logsumexp(1)
+            return log_probs_of(logits.flatten(0, 1).index_select(0, places).float(), targets, statistics)
         body = model.base_model
         output = self._run(body, accepted(body, inputs), once)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, places)
-        return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform)
+        return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform, statistics)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:
         """Run a sequence of one token: dynamic NTK keeps the frequencies of the longest one since a short one."""
@@ -173,6 +185,21 @@ class PaddedScorer(Scorer):
             body = causal_lm(self.policy).base_model
             with torch.no_grad():
                 body(**accepted(body, {"input_ids": ids[:1, :1], "use_cache": False}))
+
+
+def tail_weights(scored_tokens: torch.Tensor, tokens: int, weight: float) -> torch.Tensor:
+    """Return (S,) float32: 1, and ``weight`` for tokens beyond the length of the pair's shorter answer.
+
+    ``scored_tokens`` (P, 2) are the scored tokens of chosen and rejected, ``tokens`` their sum S.
+    """
+    counts = scored_tokens.flatten()
+
+    def of_tokens(values: torch.Tensor) -> torch.Tensor:
+        return values.repeat_interleave(counts, output_size=tokens)
+
+    place = torch.arange(tokens, device=counts.device) - of_tokens(counts.cumsum(0) - counts)
+    shorter = of_tokens(scored_tokens.amin(1).repeat_interleave(2))
+    return torch.where(place < shorter, 1.0, weight)
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ cached gradients (Gao et al. 2021, arXiv:2101.06983). It costs one forward pass 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.data.batches.plan import Indices
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.loss_check import check_gradients
-from dpotrain.engine.scoring.pairs import pair_losses
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses
 from dpotrain.plugin.api import Loss
 
 
@@ -41,13 +41,22 @@ class GatheredScores:
         if batch.tokens:
             self._found.append((self.places(batch), scores))
 
-    def whole(self, parallel: Parallel, columns: Iterable[str], step: int, total_steps: int) -> PairScores:
+    def whole(
+        self,
+        parallel: Parallel,
+        *,
+        columns: Iterable[str] = (),
+        statistics: Iterable[str] = (),
+        step: int,
+        total_steps: int,
+    ) -> PairScores:
         """Return the scores of all pairs, the same on every rank, and forget them. Collective.
 
-        ``columns`` are those of the data. The policy's scores are leaves without gradients so far.
+        ``columns`` are those of the data, ``statistics`` those that the scores have. The policy's scores are leaves
+        without gradients so far.
         """
-        names = tuple(columns)
-        rows = torch.zeros(6 + len(names), len(self._sorted), device=parallel.device)
+        names, statistics = tuple(columns), tuple(statistics)
+        rows = torch.zeros(6 + len(names) + 2 * len(statistics), len(self._sorted), device=parallel.device)
         for places, scores in self._found:
             rows[:, places] = torch.stack(
                 [
@@ -58,6 +67,7 @@ class GatheredScores:
                     scores.chosen_tokens.float(),  # exact up to 16 million tokens
                     scores.rejected_tokens.float(),
                     *(scores.columns[name] for name in names),
+                    *(each for name in statistics for each in scores.statistics[name].unbind(1)),
                 ]
             )
         rows = parallel.sum(rows)
@@ -72,7 +82,11 @@ class GatheredScores:
             chosen_tokens=counts[0],
             rejected_tokens=counts[1],
             policy_tokens=tokens,
-            columns=dict(zip(names, rows[6:], strict=True)),
+            columns=dict(zip(names, rows[6 : 6 + len(names)], strict=True)),
+            statistics={
+                name: rows[start : start + 2].T
+                for name, start in zip(statistics, range(6 + len(names), len(rows), 2), strict=True)
+            },
             step=step,
             total_steps=total_steps,
         )
@@ -112,48 +126,61 @@ class CoupledStep:
     """Of all N pairs of the step, in its order."""
     losses: torch.Tensor
     """(N,) float32, without gradients."""
+    parts: Mapping[str, torch.Tensor]
+    """(N,) float32 each: the loss's parts."""
     by_sums: torch.Tensor
     """(2, N) float32: with respect to the log-prob sums of chosen and rejected."""
     by_tokens: torch.Tensor | None
     """(S,) float32: with respect to the log-probs of the scored tokens."""
 
     @classmethod
-    def of(cls, loss: Loss, gathered: GatheredScores, scores: PairScores) -> CoupledStep:
-        """Form the loss over the scores of a whole step.
+    def of(
+        cls, loss: Loss, gathered: GatheredScores, scores: PairScores, columns: Collection[str] = ()
+    ) -> CoupledStep:
+        """Form the loss over the scores of a whole step; ``columns`` are what :func:`pair_losses` applies.
 
         Raises:
             PluginError: the loss does not return a number a pair, or no gradient leads from it to the scores.
         """
         leaves = [each.requires_grad_() for each in _policy(scores)]
-        losses = pair_losses(loss, scores)
+        losses = pair_losses(loss, scores, columns)
         check_gradients(loss, losses)
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         for leaf in leaves:
             leaf.requires_grad_(False)
         by_tokens = found[2] if len(found) > 2 else None
-        return cls(gathered, scores, losses.detach(), torch.stack(found[:2]), by_tokens)
+        parts = loss_parts(loss, scores)
+        return cls(gathered, scores, losses.detach(), parts, torch.stack(found[:2]), by_tokens)
 
     def reference(self, batch: PackedPairs) -> torch.Tensor:
         """Return (P, 2) the reference's sums of a micro-batch, which were computed with the policy's."""
         both = torch.stack([self.scores.reference_chosen, self.scores.reference_rejected], 1)
         return both[self.gathered.places(batch)] if batch.tokens else both[:1]
 
-    def carried(self, batch: PackedPairs, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the losses (P,) of a micro-batch, and a scalar whose gradient is that of their sum over the step.
+    def of_batch(self, batch: PackedPairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the losses of a micro-batch's pairs and their parts, (P,) each."""
+        if not batch.tokens:  # a filler pair has neither
+            nothing = torch.zeros_like(self.losses[:1])
+            return nothing, dict.fromkeys(self.parts, nothing)
+        places = self.gathered.places(batch)
+        return self.losses[places], {name: part[places] for name, part in self.parts.items()}
+
+    def carried(self, batch: PackedPairs, scores: PairScores) -> torch.Tensor:
+        """Return a scalar whose gradient with respect to a micro-batch's scores is that of the step's losses' sum.
 
         ``scores`` are those of the pass with gradients.
         """
         if not batch.tokens:
-            nothing = scores.policy_chosen * 0
-            return nothing.detach(), nothing.sum()
+            nothing: torch.Tensor = (scores.policy_chosen * 0).sum()
+            return nothing
         places = self.gathered.places(batch)
         by_chosen, by_rejected = self.by_sums[:, places]
-        total = (scores.policy_chosen * by_chosen + scores.policy_rejected * by_rejected).sum()
+        total: torch.Tensor = (scores.policy_chosen * by_chosen + scores.policy_rejected * by_rejected).sum()
         if self.by_tokens is not None and scores.policy_tokens is not None:
             lengths = torch.stack([self.scores.chosen_tokens, self.scores.rejected_tokens], 1).flatten()
             by_token = self.by_tokens[token_places(places, lengths.cumsum(0) - lengths, scores)]
             total = total + (scores.policy_tokens * by_token).sum()
-        return self.losses[places], total
+        return total
 
 
 def _policy(scores: PairScores) -> list[torch.Tensor]:

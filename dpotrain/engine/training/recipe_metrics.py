@@ -11,6 +11,8 @@ from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Measured, Metric
 
+_NONE: Mapping[str, torch.Tensor] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class RecipeMetrics:
@@ -18,22 +20,29 @@ class RecipeMetrics:
 
     chosen: Mapping[Metric, tuple[str, ...]] = field(default_factory=dict)
     """Each metric, with the names that its measures have in records."""
+    parts: tuple[str, ...] = ()
+    """The names of the loss's parts (see :meth:`Loss.parts`)."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names in records, in order."""
-        return tuple(name for names in self.chosen.values() for name in names)
+        own = tuple(f"loss/{part}" for part in self.parts)
+        return (*own, *(name for names in self.chosen.values() for name in names))
 
-    def sums(self, scores: PairScores, weights: torch.Tensor) -> torch.Tensor:
+    def sums(
+        self, scores: PairScores, weights: torch.Tensor, parts: Mapping[str, torch.Tensor] = _NONE
+    ) -> torch.Tensor:
         """Return the sums of a micro-batch, (2 * names,) float64, without waiting for the device.
 
-        ``weights`` (pairs,) is 0 for a pair that only fills the micro-batch.
+        ``weights`` (pairs,) is 0 for a pair that only fills the micro-batch; ``parts`` are the loss's, (pairs,) each.
 
         Raises:
             PluginError: a metric returned something else than its measures; what one raises passes through.
         """
         sums = [weights.new_zeros(0, dtype=torch.float64)]
         with torch.no_grad():
+            for part in self.parts:
+                sums.append(torch.stack([(parts[part] * weights).double().sum(), weights.double().sum()]))
             for metric in self.chosen:
                 found = _measured(metric, scores)
                 for measure in metric.measures:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.engine.scoring.pairs import pair_rewards
+from dpotrain.engine.scoring.objective import pair_rewards
 from dpotrain.engine.training.metrics import ROUTER_LOSS, SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.plugin.api import Loss
@@ -18,11 +20,19 @@ def no_sums(extra: RecipeMetrics, device: torch.device) -> torch.Tensor:
 
 
 def batch_sums(
-    loss: Loss, scores: PairScores, losses: torch.Tensor, batch: PackedPairs, extra: RecipeMetrics
+    loss: Loss,
+    scores: PairScores,
+    losses: torch.Tensor,
+    parts: Mapping[str, torch.Tensor],
+    batch: PackedPairs,
+    extra: RecipeMetrics,
 ) -> torch.Tensor:
-    """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`."""
+    """Return the sums of a micro-batch on its device, without waiting for it; its shape is that of :func:`no_sums`.
+
+    ``losses`` and each of the loss's ``parts`` are (pairs,).
+    """
     own = pair_sums(scores, losses, batch.weights, pair_rewards(loss, scores), batch.tokens)
-    return torch.cat([own, extra.sums(scores, batch.weights)])
+    return torch.cat([own, extra.sums(scores, batch.weights, parts)])
 
 
 def pair_sums(

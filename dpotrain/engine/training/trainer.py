@@ -25,7 +25,8 @@ from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
 from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_trained, loss_fault
-from dpotrain.engine.scoring.pairs import need_tokens, pair_losses, score_pairs
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses
+from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.router_loss import RouterLoss, summing
 from dpotrain.engine.scoring.router_sums import RouterSums
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
@@ -84,12 +85,15 @@ class Trainer:
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
     router_loss: RouterLoss | None = None
     """Added to the loss where the policy's routers are to be balanced; not part of the metric ``loss``."""
+    pair_columns: frozenset[str] = frozenset()
+    """Columns of the data that change the loss (see :func:`.objective.pair_losses`)."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._tokens = need_tokens(self.loss, self.extra.chosen)
+        self._statistics = needed_statistics(self.loss, self.extra.chosen)
         self._looked_at_loss = False
         self._loss_fault = ""
 
@@ -196,12 +200,12 @@ class Trainer:
                         scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
-                        losses = self._losses(scores)
+                        losses, parts = self._losses(scores), loss_parts(self.loss, scores)
                         total = (losses * batch.weights).sum()
                     else:
-                        losses, total = coupled.carried(batch, scores)
+                        (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
                     (total * share + balance.part(rows)).backward()  # type: ignore[no-untyped-call]
-                sums += batch_sums(self.loss, scores, losses, batch, self.extra)
+                sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
         except (Interrupted, torch.OutOfMemoryError) as error:
@@ -220,13 +224,14 @@ class Trainer:
             reference,
             batch,
             tokens=self._tokens,
+            statistics=self._statistics,
             step=step.step,
             total_steps=self.plan.total_steps,
         )
 
     def _losses(self, scores: PairScores) -> torch.Tensor:
         """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does."""
-        losses = pair_losses(self.loss, scores)
+        losses = pair_losses(self.loss, scores, self.pair_columns)
         check_gradients(self.loss, losses)
         if not self._looked_at_loss:
             check_apart(self.loss, scores)
@@ -264,8 +269,14 @@ class Trainer:
                     raise Interrupted
         coupled = None
         if gathered is not None:
-            scores = gathered.whole(self.parallel, self.data.columns, step.step, self.plan.total_steps)
-            coupled = CoupledStep.of(self.loss, gathered, scores)
+            scores = gathered.whole(
+                self.parallel,
+                columns=self.data.columns,
+                statistics=self._statistics,
+                step=step.step,
+                total_steps=self.plan.total_steps,
+            )
+            coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
             if not self._looked_at_loss:
                 self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, coupled.losses)
         # The second pass draws the same dropout.

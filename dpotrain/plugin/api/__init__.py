@@ -55,7 +55,7 @@ from dpotrain.plugin.api.logger import Logger
 from dpotrain.plugin.api.loss import Loss
 from dpotrain.plugin.api.metric import Measured, Metric
 from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
-from dpotrain.plugin.api.nested import Use
+from dpotrain.plugin.api.nested import Beside, Use
 from dpotrain.plugin.api.optimizer import Optimizer, Trained
 from dpotrain.plugin.api.quantizer import Quantizer
 from dpotrain.plugin.api.schedule import Schedule
@@ -66,6 +66,7 @@ __all__ = [
     "KINDS",
     "SYSTEM_ROLES",
     "Adapter",
+    "Beside",
     "Callback",
     "CheckpointRecord",
     "Component",

@@ -56,7 +56,7 @@ def dpotrain_run_started(run: Run) -> None:
     Called: once a run, after the policy is loaded, before the evaluation of the untrained policy; also when a
     run is resumed (``run.resumed_from`` is then not 0).
 
-    Rank: the main process; every process for the kinds named above.
+    Rank: the main process; every process for components whose kind shapes the steps.
 
     Must not import: anything is allowed, but training waits for it.
 
@@ -76,9 +76,10 @@ def dpotrain_run_started(run: Run) -> None:
 def dpotrain_evaluated(run: Run, evaluation: Record) -> None:
     """Act after the held-out pairs were scored.
 
-    Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy.
+    Called: after every evaluation, ``evaluation.step`` saying after which step; 0 is the untrained policy. Its metrics
+    have what callbacks and modules before this one have logged in the event.
 
-    Rank: the main process; every process for the kinds named above.
+    Rank: the main process; every process for components whose kind shapes the steps.
 
     Must not import: anything is allowed.
 
@@ -101,7 +102,7 @@ def dpotrain_step_ended(run: Run, step: StepRecord) -> None:
 
     Called: after every update, before the evaluation and the checkpoint that may be due.
 
-    Rank: the main process; every process for the kinds named above.
+    Rank: the main process; every process for components whose kind shapes the steps.
 
     Must not import: anything heavy inside the function; it runs in every step, so it must be quick, and
     must not change the policy.
@@ -150,7 +151,7 @@ def dpotrain_run_finished(run: Run, outcome: Outcome) -> None:
     Called: once a run that was started, also when it was stopped or failed (``outcome.status``), after
     ``final/`` is written and before ``summary.json`` is, so that reported values are in it.
 
-    Rank: the main process; every process for the kinds named above.
+    Rank: the main process; every process for components whose kind shapes the steps.
 
     Must not import: anything is allowed.
 

@@ -68,7 +68,7 @@ class Kind:
         return f"[[{self.table}]]" if self.selected == "listed" else f"[{self.table}]"
 
 
-#: In the order of a recipe's tables.
+#: The kinds of the core, in the order of a recipe's tables.
 KINDS: tuple[Kind, ...] = (
     Kind(ModelLoader, dpotrain_model_loaders, "model"),
     Kind(Quantizer, dpotrain_quantizers, "quantizer", "optional"),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from pydantic import Field
 
+from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.returns import is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
+
+#: The statistic that a weighting compares an answer's tokens with.
+ALIGNED_BY = {"wpo": "log_squares", "wpo-greedy": "log_largest"}
 
 
 class Loss(Component):
@@ -23,22 +28,57 @@ class Loss(Component):
 
     needs_token_log_probs: ClassVar[bool] = False
     """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
+
+    needs_statistics: ClassVar[tuple[str, ...]] = ()
+    """Which of ``scores.statistics`` are used: ``("entropy",)``. Each costs a pass over the logits."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""
 
-    needs_reference: ClassVar[bool] = True
+    needs_reference: bool = True
     """Whether ``scores.reference_*`` are used; where not, no reference is computed. A loss made of others, in
-    options of the type ``Use[Loss]``, answers for them by a property."""
+    options of the type ``Use[Loss]``, sets this and the next two for itself in ``__init__``."""
 
-    couples_pairs: ClassVar[bool] = False
+    of_difference: bool = False
+    """Whether of the log-ratios only their difference matters, chosen minus rejected. Whatever of the implicit reward
+    belongs to the prompt alone then cancels, and with such a loss ``divergence`` may be any, and ``[data.columns]`` may
+    map a ``margin``."""
+    couples_pairs: bool = False
     """Whether a pair's loss depends on the other pairs of its step. It is then called once a step, with the scores of
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of :meth:`parts`."""
+        return ()
 
     class Options(Component.Options):
         """Every loss has a beta: its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
+        divergence: Divergence = Field(
+            "reverse-kl",
+            description="What the policy's distance from the reference is measured by: rewards are beta times its "
+            "derivative (arXiv 2309.16240). For losses of the difference of log-ratios, such as dpo.",
+        )
+        divergence_alpha: float | None = Field(
+            None,
+            gt=0,
+            le=1,
+            description='The alpha of `divergence = "alpha"`: near 0 the reverse KL, 1 the forward KL.',
+        )
+        weighting: Literal["wpo", "wpo-greedy"] | None = Field(
+            None,
+            description="Weigh pairs by how likely the policy is to write such answers (WPO, arXiv 2406.11827): "
+            '"wpo" compares with a token that it draws, "wpo-greedy" with its likeliest.',
+        )
+        tail_weight: float = Field(
+            1.0,
+            ge=0,
+            le=1,
+            description="What tokens beyond the length of a pair's shorter answer count in its log-probs, of policy "
+            "and reference: less than 1 takes length out of the loss (LD-DPO, arXiv 2409.06411).",
+        )
 
     options: Options
 
@@ -49,6 +89,48 @@ class Loss(Component):
         A pair's loss may depend on its own scores only, unless :attr:`couples_pairs` says that it does not: which
         pairs share a micro-batch is the engine's business.
         """
+
+    @final
+    def losses(self, scores: PairScores) -> torch.Tensor:
+        """Return the losses of the pairs, (pairs,), under the divergence and the weighting of the options.
+
+        The engine calls this, and so does a loss for others among its options. Not to be overridden.
+
+        A pair's weight is the product of the probabilities of its answers under the policy, each the geometric mean
+        over its tokens of the token's probability, over what a token of the policy's own has: the mean probability of
+        one that is drawn, or that of the likeliest (Zhou et al. 2024, arXiv 2406.11827, section 3, "sampled" and
+        "greedy" alignment). The weights have no gradients.
+        """
+        losses = self(self.diverged(scores))
+        if self.options.weighting is not None:
+            own = scores.statistics[ALIGNED_BY[self.options.weighting]]
+            chosen = scores.policy_chosen.detach() / scores.chosen_tokens - own[:, 0]
+            rejected = scores.policy_rejected.detach() / scores.rejected_tokens - own[:, 1]
+            losses = losses * (chosen + rejected).exp()
+        return losses
+
+    @final
+    def diverged(self, scores: PairScores) -> PairScores:
+        """Return the scores with log-ratios as the divergence has them; the reference stays. Not to be overridden."""
+        options = self.options
+        if options.divergence == "reverse-kl":
+            return scores
+        chosen, rejected = (
+            reward_of(ratio, options.divergence, options.divergence_alpha)
+            for ratio in (scores.chosen_logratio, scores.rejected_logratio)
+        )
+        return replace(
+            scores,
+            policy_chosen=scores.reference_chosen + chosen,
+            policy_rejected=scores.reference_rejected + rejected,
+        )
+
+    def parts(self, scores: PairScores) -> Mapping[str, torch.Tensor]:
+        """Return parts of the loss to be logged, (pairs,) each, by the names of :attr:`part_names`; none, as here.
+
+        Records have their means as ``loss/NAME``.
+        """
+        return {}
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rewards of chosen and rejected, each (pairs,), as the loss defines them.

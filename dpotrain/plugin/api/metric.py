@@ -12,7 +12,7 @@ from dpotrain.plugin.api.component import Component, hookspec
 if TYPE_CHECKING:
     import torch
 
-
+#: What a metric returns for a measure: the values of the pairs, (pairs,), or values and weights, each (pairs,).
 Measured: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
 
 
@@ -23,6 +23,8 @@ class Metric(Component):
 
     needs_token_log_probs: ClassVar[bool] = False
     """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
+    needs_statistics: ClassVar[tuple[str, ...]] = ()
+    """Which of ``scores.statistics`` are used: ``("entropy",)``. Each costs a pass over the logits."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
     ``("weight",)``. A pair without a finite number in one of them is dropped and counted."""

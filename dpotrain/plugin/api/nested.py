@@ -7,6 +7,15 @@
 A recipe writes ``[loss.inner]`` with ``use`` and the keys of what that picks, or ``inner = "dpo"`` for its defaults.
 The option then holds the component, constructed and checked like any other: its run events are heard, its state is part
 of checkpoints, and its errors have the address of its own table.
+
+A :class:`Beside` is a component with keys of the option's own beside it:
+
+    class Term(Beside):
+        loss: Use[Loss] = Field(description="A loss.")
+        weight: float = Field(1.0, description="What it counts.")
+
+In a recipe both stand in one table, ``{ use = "dpo", beta = 0.1, weight = 0.5 }``, or apart, which a key that both have
+makes necessary: ``{ loss = { use = "cpo", weight = 0.1 }, weight = 0.5 }``.
 """
 
 from __future__ import annotations
@@ -15,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dpotrain.plugin.api.component import Component
@@ -24,6 +33,8 @@ C = TypeVar("C", bound=Component)
 
 #: In a JSON schema: the kind that a table picks a component of.
 KIND = "x-dpotrain-kind"
+#: In a JSON schema: the key of a table that holds the component whose keys may stand in the table itself.
+BESIDE = "x-dpotrain-beside"
 #: In the JSON that options are validated from: which of the constructed components stands here.
 PLACE = "$component"
 
@@ -39,7 +50,7 @@ class _Nested:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dumped, info_arg=False),
+            serialization=core_schema.plain_serializer_function_ser_schema(dumped, info_arg=False),
         )
 
     def __get_pydantic_json_schema__(
@@ -66,6 +77,24 @@ else:
             return Annotated[kind, _Nested(kind)]
 
 
+class Beside(BaseModel):
+    """A component, in the one field of type ``Use[…]``, and keys of the option's own; see the module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found = handler.resolve_ref_schema(handler(schema))
+        (key,) = (
+            name
+            for name, field in cls.model_fields.items()
+            if any(isinstance(each, _Nested) for each in field.metadata)
+        )
+        return {**found, BESIDE: key}
+
+
 def has_nested(model: type[BaseModel]) -> bool:
     """Whether a model has an option, at any depth, that is a component."""
     return any(_mentions(field.annotation, field.metadata, {model}) for field in model.model_fields.values())
@@ -85,8 +114,10 @@ def nested(options: Any) -> Iterator[tuple[Path, Component]]:
     else:
         return
     for key, value in items:
+        # A component with keys beside it is named by the table that both stand in.
+        inside = () if isinstance(options, Beside) and isinstance(value, Component) else (key,)
         for path, part in nested(value):
-            yield (key, *path), part
+            yield (*inside, *path), part
 
 
 def _mentions(annotation: Any, metadata: Any, seen: set[Any]) -> bool:
@@ -104,5 +135,6 @@ def _mentions(annotation: Any, metadata: Any, seen: set[Any]) -> bool:
     )
 
 
-def _dumped(part: Component) -> dict[str, Any]:
+def dumped(part: Component) -> dict[str, Any]:
+    """Return the table that picks a component with its options, as plain data."""
     return {"use": part.name, **part.options.model_dump(mode="json")}

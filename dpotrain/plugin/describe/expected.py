@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpotrain.plugin.api.nested import KIND
+from dpotrain.plugin.api.nested import BESIDE, KIND
 
 _NULL = {"type": "null"}
+_TABLE = "a table"
 _PLURALS = {
     "an integer": "integers",
     "a number": "numbers",
     "a path": "paths",
-    "a table": "tables",
     "text": "texts",
 }
 
@@ -71,6 +71,41 @@ class Expectations:
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 yield from self._components(item, self._inside(schema, key) or {}, (*at, key))
 
+    def apart(self, table: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str | int, ...], list[str]]]:
+        """Return a table with the keys of components apart from those beside them.
+
+        And of each component whose keys were together with others its place, with those others that there may be.
+        See :class:`dpotrain.plugin.api.nested.Beside`.
+        """
+        together: dict[tuple[str | int, ...], list[str]] = {}
+        return self._apart(table, self.schema, (), together), together
+
+    def _apart(
+        self,
+        value: Any,
+        schema: dict[str, Any],
+        at: tuple[str | int, ...],
+        together: dict[tuple[str | int, ...], list[str]],
+    ) -> Any:
+        schema = self._resolved(schema)
+        if isinstance(value, list):
+            return [
+                self._apart(item, self._inside(schema, place) or {}, (*at, place), together)
+                for place, item in enumerate(value)
+            ]
+        if not isinstance(value, dict):
+            return value
+        for choice in (schema, *map(self._resolved, schema.get("anyOf", ()))):
+            key = choice.get(BESIDE)
+            if key is not None and "use" in value and key not in value:
+                together[*at, key] = own = [name for name in choice["properties"] if name != key]
+                inside = {name: item for name, item in value.items() if name not in own}
+                value = {**{name: item for name, item in value.items() if name in own}, key: inside}
+        return {
+            key: self._apart(item, self._inside(schema, key) or {}, (*at, key), together)
+            for key, item in value.items()
+        }
+
     def none_for_false(self, table: dict[str, Any]) -> dict[str, Any]:
         """Return the table with None where it says ``false`` of something that may be none."""
         return self._none_for_false(table, self.schema) if _has_false(table) else table
@@ -122,6 +157,8 @@ class Expectations:
                 return "an integer" + _bounds(schema)
             case "number":
                 return "a number" + _bounds(schema)
+            case "null":
+                return "false"
             case "boolean":
                 return "true or false"
             case "string":
@@ -134,7 +171,9 @@ class Expectations:
         if schema.get("prefixItems"):
             items = [self._phrase(item) or "anything" for item in schema["prefixItems"]]
             return f"a list of {len(items)} ({', '.join(items)})"
-        item = self._phrase(schema.get("items", {}))
+        item = self._phrase(schema.get("items", {})) or ""
+        if item.startswith(_TABLE):
+            return f"a list of tables{item.removeprefix(_TABLE)}"
         return f"a list of {_PLURALS[item]}" if item in _PLURALS else "a list"
 
 

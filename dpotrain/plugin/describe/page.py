@@ -68,9 +68,11 @@ def pages(manager: PluginManager, commands: Mapping[str, PluginCommand], name: s
     infos = with_commands(manager.infos(), commands.values())
     alone = (Plugin(info.name, info.distribution) for info in infos[len(manager.plugins) :])
     described = list(zip([*manager.plugins, *alone], infos, strict=True))
-    found = [_page(plugin, info, commands) for plugin, info in described if plugin.called(name)]
+    found = [_page(plugin, info, manager, commands) for plugin, info in described if plugin.called(name)]
     found = found or [
-        page for each in described if (page := _page(*each, commands, only=name)).components or page.commands
+        page
+        for each in described
+        if (page := _page(*each, manager, commands, only=name)).components or page.commands
     ]
     if found:
         return found
@@ -82,7 +84,11 @@ def pages(manager: PluginManager, commands: Mapping[str, PluginCommand], name: s
 
 
 def _page(
-    plugin: Plugin, info: PluginInfo, commands: Mapping[str, PluginCommand], only: str | None = None
+    plugin: Plugin,
+    info: PluginInfo,
+    manager: PluginManager,
+    commands: Mapping[str, PluginCommand],
+    only: str | None = None,
 ) -> PluginPage:
     """Return everything about a plugin; with ``only``, of its components and commands those of that name."""
     return PluginPage(
@@ -94,7 +100,7 @@ def _page(
                 kind=component.kind,
                 name=component.name,
                 about=inspect.cleandoc(component.__doc__ or ""),
-                options=tuple(options_of(component.Options)),
+                options=tuple(options_of(component.Options, manager)),
                 example=example_table(component),
             )
             for component in plugin.components

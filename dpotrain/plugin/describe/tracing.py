@@ -76,12 +76,18 @@ def _construction(owner: str, component: type[Component], options: Component.Opt
 def methods_of(part: Component) -> list[str]:
     """Return the methods of the component's kind that the engine calls after reading the recipe, and its run events."""
     kind = kind_of(type(part)).component
-    public = [
+    return [*methods_of_kind(kind), *(event for event in EVENTS if event in implementations(part, part.name))]
+
+
+def methods_of_kind(kind: type[Component]) -> list[str]:
+    """Return the methods that a kind has besides those of every kind, but for those that none may override."""
+    return [
         name
         for name, member in vars(kind).items()
-        if inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
+        if inspect.isfunction(member)
+        and (not name.startswith("_") or name == "__call__")
+        and not getattr(member, "__final__", False)
     ]
-    return [*public, *(event for event in EVENTS if event in implementations(part, part.name))]
 
 
 def _record_methods(part: Component, owner: str, record: Callable[[Call], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pluggy import HookImpl
@@ -115,6 +115,8 @@ class RunEvents:
                 continue
             try:
                 listener.implementation.function(**_wanted(listener, values))
+                if not listener.everywhere:
+                    values = _with_logged(values)
             except Exception as error:
                 for logger in listener.only_for:
                     self.loggers.drop(logger, hook, error)
@@ -123,6 +125,14 @@ class RunEvents:
         if failures:
             lines = [failure(label, hook, error) for label, error in failures]
             raise PluginError("\n".join(lines)) from failures[0][1]
+
+
+def _with_logged(values: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation's arguments with what listeners have logged so far among its metrics."""
+    run, evaluation = values["run"], values.get("evaluation")
+    if evaluation is None or not run.logged:
+        return values
+    return values | {"evaluation": replace(evaluation, metrics={**evaluation.metrics, **run.logged})}
 
 
 def _wanted(listener: _Listener, values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dpotrain.plugin.runtime.manager import PluginManager
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 #: Prefixes of the engine's own metrics, and of evaluations in loggers.
-_TAKEN = frozenset({"rewards", "logps", "eval"})
+_TAKEN = frozenset({"rewards", "logps", "loss", "eval"})
 
 
 def logged_names(metric: Metric, plugins: PluginManager) -> tuple[str, ...]:

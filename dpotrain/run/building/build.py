@@ -17,6 +17,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
 from dpotrain.engine.scoring.dropout import drops_out
+from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.optimizer import build_optimizer
@@ -95,7 +96,7 @@ def build(
     now = parallel.broadcast_object(datetime.now().isoformat())
     clock = now if found is None or found.clock is None else found.clock
     with showing_warnings(reporter), clocks.apart():
-        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock, is_main=parallel.is_main)
+        read = read_data(recipe, tokenizer, reporter, cache=cache, clock=clock)
     data = read.pairs
     for line in data.report.changes():
         reporter.note(line)
@@ -142,7 +143,10 @@ def build(
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.
-    known = recipe.reference.of == INITIAL_POLICY and not drops_out(policy)
+    applied = applied_columns(recipe)
+    initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
+    known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
+    known = known and recipe.loss.options.weighting is None
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -171,7 +175,11 @@ def build(
             is_main=parallel.is_main,
         ),
         router_loss=router_loss,
-        extra=RecipeMetrics({metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics}),
+        pair_columns=applied,
+        extra=RecipeMetrics(
+            {metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics},
+            recipe.loss.part_names,
+        ),
         window=state.window,
     )
     run = Run(
@@ -186,7 +194,7 @@ def build(
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
-        stop=stop.controls.finish,
+        stop=state.finish,
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
@@ -221,7 +229,7 @@ def build(
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
-        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs)
+        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs, applied)
         if parallel.is_main and (moved := context.evaluations.begin(read.evaluated)):
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from dpotrain.core.records import HeldOutPair
 from dpotrain.core.reporter import Reporter
@@ -12,6 +13,7 @@ from dpotrain.data.pair_texts import PairText, evaluation_texts
 from dpotrain.data.prepare import DataReader, PreparedData
 from dpotrain.data.sample_prompts import Prompt, sample_prompts
 from dpotrain.data.split import sampled
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,27 +27,44 @@ class RunData:
     pairs: PreparedData
     """Its evaluation set is what is evaluated: a sample where ``evaluation.pairs`` asks for one."""
     evaluated: tuple[PairText, ...]
-    """The texts of the evaluation set, in its order; on the main process only."""
+    """The texts of the evaluation set, in its order."""
     prompts: tuple[Prompt, ...]
     """What the policy is to answer."""
 
-    def held_out(self) -> tuple[HeldOutPair, ...]:
-        """Return the evaluation set as plugins get it; nothing on processes other than the main one."""
+    def held_out(self) -> Sequence[HeldOutPair]:
+        """Return the evaluation set as plugins get it, the same on every process."""
         tokens = self.pairs.evaluation
-        if tokens is None:
-            return ()
-        return tuple(
-            HeldOutPair(
-                row=text.row,
-                prompt=text.prompt,
-                chosen=text.chosen,
-                rejected=text.rejected,
-                prompt_ids=tokens[index].prompt.tolist(),
-                chosen_ids=tokens[index].chosen.tolist(),
-                rejected_ids=tokens[index].rejected.tolist(),
-                columns=dict(zip(tokens.columns, tokens[index].numbers, strict=True)),
-            )
-            for index, text in enumerate(self.evaluated)
+        return () if tokens is None else HeldOut(self.evaluated, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut(Sequence[HeldOutPair]):
+    """Pairs made as they are asked for: a plugin may want a few of many, after every step."""
+
+    texts: Sequence[PairText]
+    tokens: TokenizedPairs
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, index: int) -> HeldOutPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[HeldOutPair]: ...
+    def __getitem__(self, index: int | slice) -> HeldOutPair | Sequence[HeldOutPair]:
+        """Return a pair, or several."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        text, pair = self.texts[index], self.tokens[range(len(self))[index]]
+        return HeldOutPair(
+            row=text.row,
+            prompt=text.prompt,
+            chosen=text.chosen,
+            rejected=text.rejected,
+            prompt_ids=pair.prompt.tolist(),
+            chosen_ids=pair.chosen.tolist(),
+            rejected_ids=pair.rejected.tolist(),
+            columns=dict(zip(self.tokens.columns, pair.numbers, strict=True)),
         )
 
 
@@ -56,7 +75,6 @@ def read_data(
     *,
     cache: Path | None,
     clock: str,
-    is_main: bool,
 ) -> RunData:
     """Read, tokenize and sample; see :func:`dpotrain.data.prepare.prepare_data` for arguments and errors."""
     reader = DataReader.of(recipe, tokenizer, reporter, cache=cache, clock=clock)
@@ -67,6 +85,6 @@ def read_data(
     if data.evaluation is not None and most is not None:
         chosen = sampled(data.evaluation.keys, most, recipe.seed)
         data = replace(data, evaluation=data.evaluation.select(chosen))
-    texts = () if data.evaluation is None or not is_main else evaluation_texts(reader, data.evaluation)
+    texts = () if data.evaluation is None else evaluation_texts(reader, data.evaluation)
     prompts = [] if recipe.samples is None else sample_prompts(recipe.samples, reader, data)
     return RunData(data, tuple(texts), tuple(prompts))

@@ -84,6 +84,7 @@ class EngineBuilder:
             )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
+        chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         return chosen.scorer
 
     def router_loss(self, scorer: Scorer) -> RouterLoss | None:

@@ -17,7 +17,13 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
-from dpotrain.engine.reference.reference import CachedReference, LiveReference, NoReference, Reference
+from dpotrain.engine.reference.reference import (
+    CachedReference,
+    ColumnReference,
+    LiveReference,
+    NoReference,
+    Reference,
+)
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
 from dpotrain.engine.scoring.scorer import Scorer
@@ -62,6 +68,8 @@ class ReferenceBuilder:
         engine, recipe, plan = self.engine, self.engine.recipe, self.plan
         if plan.model == "none":
             return References(NoReference(), NoReference())
+        if plan.model == "data":
+            return References(ColumnReference(), ColumnReference())
         full = recipe.adapter is None
         if plan.model == "second copy":
             scorer = self._load(LoadRequest(keep_adapter=False, device=str(engine.parallel.device)))
@@ -123,6 +131,8 @@ class ReferenceBuilder:
             "transformers": version("transformers"),
             **more,
         }
+        if (tail := live.scorer.tail_weight) != 1.0:
+            identity["tail_weight"] = tail
         weights = live.scorer.policy.parameters()
         return StoredReferences(
             live,

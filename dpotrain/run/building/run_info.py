@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dpotrain.core.formats import megabytes, plural
+from dpotrain.core.pair_columns import APPLIED
+from dpotrain.engine.scoring.objective import applied_columns
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.nested import nested
 
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
@@ -69,17 +73,23 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
-    coupled = ", over all pairs of a step: one forward more" if recipe.loss.couples_pairs else ""
-    balanced = ""
+    loss = recipe.loss
+    betas = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
+    objective = [", ".join(name if beta is None else f"{name}, beta {beta:g}" for name, beta in betas)]
+    objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
+    objective += [] if loss.options.weighting is None else [loss.options.weighting]
+    objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
+    objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
+    objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
     if router_loss is not None:
-        more = "" if coupled else ", one forward more in steps of several micro-batches"
-        balanced = f"; router loss with weight {router_loss.routing.weight:g}{more}"
+        more = "" if loss.couples_pairs else ": one forward more in steps of several micro-batches"
+        objective += [f"router loss with weight {router_loss.routing.weight:g}{more}"]
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
-        "loss": f"{recipe.loss.name}, beta {recipe.loss.options.beta:g}{coupled}{balanced}",
+        "loss": ", ".join(objective),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

@@ -38,7 +38,7 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
         if parallel.is_main:
             context.metrics.rewind(-1)
             context.samples.rewind(-1)
-            context.texts.rewind(-1)
+            context.texts.rewind(0)
             context.evaluations.rewind(())
         reporter.note("there is no checkpoint to resume from; the run begins at step 1")
         return
@@ -53,6 +53,8 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     _warn_of_other_schedule(context, checkpoint.step, state["total_steps"])
     parallel.load(saver.adapter, run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer)
     context.state.progress = Progress(**state["progress"])
+    if state["total_steps"] != trainer.plan.total_steps:
+        context.state.progress.finish_reason = ""  # the recipe asks for other steps than when it was to end
     context.state.window.restore(Window(**state["window"]))
     run.resumed_from = checkpoint.step
     run.logged = context.state.progress.logged
@@ -63,7 +65,7 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
     progress, best_by = context.state.progress, context.recipe.checkpoints.best_by
     if parallel.is_main:
         context.metrics.rewind(checkpoint.step, int(progress.last_evaluation.get("step", -1)))
-        context.texts.rewind(checkpoint.step)
+        context.texts.rewind(progress.texts)
         context.samples.rewind(-1 if progress.sampled is None else progress.sampled)
         context.evaluations.rewind({step for step, _ in progress.evaluated_as})
     if BestBy(**state["best_by"]) != best_by:

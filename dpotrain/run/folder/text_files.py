@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -26,17 +27,13 @@ class _File(ABC, Generic[R]):
         """Append one line.
 
         Raises:
-            RunError: it cannot be written; :meth:`rewind` drops what there is of it.
+            RunError: it cannot be written; what there is of it is dropped as a resumed run goes on.
         """
         append_line(self.path, record.as_json())
 
     def read(self) -> Iterator[R | str]:
         """Yield the records in order (see :func:`.json_lines.read_lines`)."""
         return read_lines(self.path, self._parse, self.what)
-
-    def rewind(self, step: int) -> None:
-        """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
-        keep_lines(self.path, lambda line: line["step"] <= step)
 
     @abstractmethod
     def _parse(self, values: Mapping[str, Any]) -> R:
@@ -63,6 +60,10 @@ class SamplesFile(_File[SamplesRecord]):
 
     what = "samples"
 
+    def rewind(self, step: int) -> None:
+        """Drop what was written after ``step``, and a line that was cut short, before a resumed run goes on."""
+        keep_lines(self.path, lambda line: line["step"] <= step)
+
     def _parse(self, values: Mapping[str, Any]) -> SamplesRecord:
         return samples_of(values)
 
@@ -71,6 +72,14 @@ class TextsFile(_File[TextRecord]):
     """What callbacks log as texts."""
 
     what = "texts"
+
+    def rewind(self, tables: int) -> None:
+        """Keep the first ``tables`` lines, before a resumed run goes on.
+
+        The step does not tell: what was logged after a checkpoint of the same step is logged again.
+        """
+        numbers = count()
+        keep_lines(self.path, lambda line: next(numbers) < tables)
 
     def _parse(self, values: Mapping[str, Any]) -> TextRecord:
         rows = [{str(column): cell for column, cell in row.items()} for row in values["rows"]]

@@ -69,7 +69,7 @@ class CommandConformance:
     def test_what_it_cannot_do_is_said_in_a_few_lines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An error of ``dpotrain.core.errors``, or click's own, with its exit code; and no file is left behind."""
+        """A ``DpotrainError``, or click's own error, with its exit code; and no file is left behind."""
         monkeypatch.chdir(tmp_path)
         result = self.call(self.command, *self.wrong)
         assert result.exit_code in (1, 2, 3), f"exit code {result.exit_code}: {result.output}"

@@ -97,7 +97,9 @@ class LossConformance(ComponentConformance):
         made = random_scores(part, 4, spread=0.0)
         reference = torch.stack([made.reference_chosen, made.reference_rejected])
         lengths = torch.stack([made.chosen_tokens, made.rejected_tokens])
-        made = assembled(part, reference + torch.stack([far, -far]), reference, lengths, dict(made.columns))
+        made = assembled(
+            part, reference + torch.stack([far, -far]), reference, lengths, made.columns, made.statistics
+        )
         losses = part(made)
         losses.sum().backward()
         assert losses.isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -58,7 +59,8 @@ class EarlyStopping(Callback):
         value = evaluation.metrics[options.metric]
         lower = options.metric == "loss" if options.better == "auto" else options.better == "lower"
         gain = 0.0 if self._best is None else (self._best - value if lower else value - self._best)
-        if self._best is None or gain > options.min_change:
+        first = self._best is None or (math.isnan(self._best) and not math.isnan(value))
+        if first or gain > options.min_change:
             self._best, self._since = value, 0
             return
         self._since += 1

@@ -14,10 +14,11 @@ from dpotrain.plugin.api import Loss
 from dpotrain_plugins.losses.dpo import Dpo
 from dpotrain_plugins.losses.hinge import Hinge
 from dpotrain_plugins.losses.ipo import Ipo
+from dpotrain_plugins.losses.mix import Mix
 
 dpotrain_interface = 2
 
 
 @hookimpl
 def dpotrain_losses() -> list[type[Loss]]:
-    return [Dpo, Ipo, Hinge]
+    return [Dpo, Ipo, Hinge, Mix]

@@ -21,6 +21,7 @@ class Dpo(Loss):
     """
 
     name = "dpo"
+    of_difference = True
 
     class Options(Loss.Options):
         label_smoothing: float = Field(

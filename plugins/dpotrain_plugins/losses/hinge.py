@@ -18,6 +18,7 @@ class Hinge(Loss):
     """
 
     name = "hinge"
+    of_difference = True
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         margin = self.options.beta * (scores.chosen_logratio - scores.rejected_logratio).float()

@@ -1,0 +1,111 @@
+"""What a step minimizes: the recipe's loss, and what the columns of a pair make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+
+from dpotrain.core.errors import PluginError
+from dpotrain.core.pair_columns import APPLIED
+from dpotrain.core.scores import PairScores
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.nested import nested
+from dpotrain.recipe.recipe import Recipe
+
+
+def applied_columns(recipe: Recipe) -> frozenset[str]:
+    """Return the columns that a recipe has the engine apply; a loss that reads one itself is left to it."""
+    read = {name for _, part in nested(recipe.loss) if isinstance(part, Loss) for name in part.columns}
+    return frozenset(APPLIED) & recipe.data.pair_columns - read
+
+
+def pair_losses(loss: Loss, scores: PairScores, columns: Collection[str] = ()) -> torch.Tensor:
+    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else.
+
+    ``columns`` are those of :data:`dpotrain.core.pair_columns.APPLIED` that the recipe maps: ``margin`` m makes of
+    ``beta * h`` in the loss ``beta * h - m`` (Amini et al. 2024, arXiv:2402.10571, eq. 5); of ``label_probability`` p
+    come p times the loss and 1 - p times that of the answers the other way round; ``weight`` multiplies the result.
+    """
+    if "margin" in columns:
+        shifted = scores.reference_chosen + scores.columns["margin"] / loss.options.beta
+        scores = replace(scores, reference_chosen=shifted)
+    losses = _losses(loss, scores)
+    if "label_probability" in columns:
+        right = scores.columns["label_probability"]
+        losses = right * losses + (1 - right) * _losses(loss, exchanged(scores))
+    if "weight" in columns:
+        losses = scores.columns["weight"] * losses
+    return losses
+
+
+def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rewards of chosen and rejected, (pairs,) each, or raise a PluginError where a loss gives no such two.
+
+    Without gradients.
+    """
+    with torch.no_grad():
+        rewards = loss.rewards(loss.diverged(scores))
+    expected = scores.policy_chosen.shape
+    two = isinstance(rewards, tuple) and len(rewards) == 2
+    if not two or any(not isinstance(each, torch.Tensor) or each.shape != expected for each in rewards):
+        got = f"({', '.join(map(str, map(_got, rewards)))})" if two else _got(rewards)
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} from rewards for {expected[0]} pairs; it must return two tensors of '
+            f"shape {tuple(expected)}, of chosen and rejected"
+        )
+    return rewards
+
+
+def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
+    """Return the parts of a loss, (pairs,) each without gradients, or raise a PluginError where it gives others."""
+    if not loss.part_names:
+        return {}
+    parts = loss.parts(loss.diverged(scores))  # a part may be another in an evaluation, without gradients
+    expected = scores.policy_chosen.shape
+    if set(parts) != set(loss.part_names) or any(part.shape != expected for part in parts.values()):
+        got = ", ".join(f"{name} {_got(part)}" for name, part in parts.items())
+        raise PluginError(
+            f'loss "{loss.name}" returned {got} from parts; it must return {", ".join(loss.part_names)}, each of shape '
+            f"{tuple(expected)}"
+        )
+    return {name: parts[name].detach() for name in loss.part_names}
+
+
+def exchanged(scores: PairScores) -> PairScores:
+    """Return the scores with chosen and rejected the other way round."""
+    tokens = scores.policy_tokens
+    if tokens is not None:
+        counts = torch.stack([scores.chosen_tokens, scores.rejected_tokens], 1)
+        starts = (counts.flatten().cumsum(0) - counts.flatten()).view(-1, 2)
+        turned, begin = counts.flip(1).flatten(), starts.flip(1).flatten()
+        shift = begin - (turned.cumsum(0) - turned)
+        places = shift.repeat_interleave(turned, output_size=len(tokens))
+        tokens = tokens[places + torch.arange(len(tokens), device=tokens.device)]
+    return replace(
+        scores,
+        policy_chosen=scores.policy_rejected,
+        policy_rejected=scores.policy_chosen,
+        reference_chosen=scores.reference_rejected,
+        reference_rejected=scores.reference_chosen,
+        chosen_tokens=scores.rejected_tokens,
+        rejected_tokens=scores.chosen_tokens,
+        policy_tokens=tokens,
+        statistics={name: values.flip(1) for name, values in scores.statistics.items()},
+    )
+
+
+def _losses(loss: Loss, scores: PairScores) -> torch.Tensor:
+    losses = loss.losses(scores)
+    expected = scores.policy_chosen.shape
+    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
+        raise PluginError(
+            f'loss "{loss.name}" returned {_got(losses)} for {expected[0]} pairs; it must return one number a pair, '
+            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+        )
+    return losses
+
+
+def _got(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -1,0 +1,90 @@
+"""What of a recipe's loss, reference and columns of pairs cannot be right together, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpotrain.core.pair_columns import REFERENCE
+from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.nested import nested
+from dpotrain.recipe.sections import DataSection, ReferenceSection
+from dpotrain.recipe.tables import TableReader
+
+
+def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
+    """Collect what is wrong with the objective; sections and losses that are wrong themselves are missing."""
+    if loss is None:
+        return
+    for path, part in nested(loss):
+        if isinstance(part, Loss):
+            _check_divergence(reader, ("loss", *path), part)
+            _check_weighting(reader, ("loss", *path), part)
+    if data := sections["data"]:
+        _check_margin(reader, data, loss)
+        _check_reference_columns(reader, data, sections["reference"], loss)
+    reference = sections["reference"]
+    if reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
+        reader.problems.add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
+
+
+def _check_divergence(reader: TableReader, at: tuple[str | int, ...], loss: Loss) -> None:
+    options = loss.options
+    if options.divergence != "reverse-kl" and not loss.of_difference:
+        text = (
+            f"{options.divergence} needs a loss of the difference of the two log-ratios, in which the part of the "
+            f"reward that belongs to the prompt cancels; {loss.name} is none"
+        )
+        reader.problems.add(at, ("divergence",), text)
+    if (options.divergence == "alpha") is not (options.divergence_alpha is not None):
+        text = (
+            'missing; divergence = "alpha" needs it, a number > 0 and <= 1'
+            if options.divergence_alpha is None
+            else f'it belongs to divergence = "alpha", and the divergence is {options.divergence}'
+        )
+        reader.problems.add(at, ("divergence_alpha",), text)
+
+
+def _check_weighting(reader: TableReader, at: tuple[str | int, ...], loss: Loss) -> None:
+    options = loss.options
+    if len(at) > 1 and options.tail_weight != 1:
+        text = "all parts of a loss have the same log-probs; set it in [loss]"
+        reader.problems.add(at, ("tail_weight",), text)
+    if options.weighting is None:
+        return
+    if loss.couples_pairs:
+        text = f"the losses of {loss.name} belong to all pairs of a step, so none has a weight of its own"
+        reader.problems.add(at, ("weighting",), text)
+    if options.tail_weight != 1:
+        text = "it needs the log-probs of all tokens alike; leave out tail_weight"
+        reader.problems.add(at, ("weighting",), text)
+
+
+def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
+    read = {name for _, part in nested(loss) if isinstance(part, Loss) for name in part.columns}
+    if "margin" in data.pair_columns - read and not loss.of_difference:
+        text = (
+            f"a margin is taken off beta times the difference of the two log-ratios, and {loss.name} is no loss of "
+            "that difference; leave it out, or use dpo"
+        )
+        reader.problems.add(("data",), ("columns", "margin"), text, shown="columns.margin")
+
+
+def _check_reference_columns(
+    reader: TableReader, data: DataSection, reference: ReferenceSection | None, loss: Loss
+) -> None:
+    mapped = [name for name in REFERENCE if name in data.pair_columns]
+    if not mapped:
+        return
+    (missing,) = set(REFERENCE) - set(mapped) if len(mapped) == 1 else ("",)
+    text = ""
+    if missing:
+        text = f"columns.{missing} is missing; the reference's log-probs are needed of both answers"
+    elif not loss.needs_reference:
+        text = f"loss {loss.name} needs no reference; leave both columns out"
+    elif loss.options.tail_weight != 1:
+        text = "the data's log-probs count all tokens alike; leave out loss.tail_weight"
+    elif reference and reference != ReferenceSection.model_validate({}):
+        text = "with the reference's log-probs from the data, nothing is computed; leave [reference] out"
+    if text:
+        reader.problems.add(("data",), ("columns", mapped[0]), text, shown=f"columns.{mapped[0]}")

@@ -1,0 +1,159 @@
+"""Losses over all pairs of a step: AOT on sorted log-ratios, and beta-DPO, whose beta follows the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Loss, PairScores
+
+if TYPE_CHECKING:
+    import torch
+
+#: beta-DPO's beta is at least this, as in the code of its authors.
+SMALLEST_BETA = 1e-3
+
+
+class Aot(Loss):
+    """AOT (Melnyk et al. 2024, arXiv 2406.05882), for pairs: first-order stochastic dominance of the policy's margins.
+
+    With ``u`` the policy's ``log pi(w) - log pi(l)`` and ``v`` the reference's, both sorted over the step's pairs:
+    ``loss = -(1 - e) log sigmoid(beta (u_k - v_k)) - e log sigmoid(-beta (u_k - v_k))``, where ``e`` is the label
+    smoothing. TRL's ``aot`` sorts over a micro-batch.
+    """
+
+    name = "aot"
+    couples_pairs = True
+
+    class Options(Loss.Options):
+        label_smoothing: float = Field(
+            0.0,
+            ge=0,
+            lt=0.5,
+            description="Share of pairs whose preference is assumed to be the wrong way round.",
+        )
+
+    options: Options
+
+    def __call__(self, scores: PairScores) -> torch.Tensor:
+        return self._between(
+            scores.policy_chosen - scores.policy_rejected, scores.reference_chosen - scores.reference_rejected
+        )
+
+    def _between(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the k-th smallest of both, (pairs,), at the pair with the k-th smallest of the first."""
+        from torch import empty_like
+        from torch.nn.functional import softplus
+
+        ordered, places = first.float().sort(stable=True)
+        margin = self.options.beta * (ordered - second.float().sort().values)
+        smoothing = self.options.label_smoothing
+        losses = (1 - smoothing) * softplus(-margin) + smoothing * softplus(margin)
+        return empty_like(losses).scatter(0, places, losses)
+
+    def first_loss(self) -> float:
+        """Return ln 2: both are sorted alike."""
+        return math.log(2)
+
+
+class AotUnpaired(Aot):
+    """AOT (Melnyk et al. 2024, arXiv 2406.05882) with chosen and rejected answers as two sets: no pair matters.
+
+    As ``aot``, of the log-ratios of the chosen answers and those of the rejected ones, each sorted over the step.
+    """
+
+    name = "aot-unpaired"
+
+    def __call__(self, scores: PairScores) -> torch.Tensor:
+        return self._between(scores.chosen_logratio, scores.rejected_logratio)
+
+
+class BetaDpo(Loss):
+    """Beta-DPO (Wu et al. 2024, arXiv 2407.08639): a beta for every step, and outliers left out of it.
+
+    With ``M`` and ``S`` moving averages of the mean and the standard deviation of ``h`` over a step's pairs, the step
+    among them: a share of the pairs is drawn with probabilities like ``exp(-((h - M) / S)^2 / 2)``, and
+    ``beta_step = beta (1 + alpha (mean of h over these - M))``. The loss is DPO's with that beta, over the drawn pairs.
+    Without gradients, as in an evaluation, all pairs count and ``beta`` is the recipe's, as it is in the rewards.
+
+    The averages begin with the first step's; a step's draw is seeded by its number.
+    """
+
+    name = "beta-dpo"
+    couples_pairs = True
+
+    class Options(Loss.Options):
+        alpha: float = Field(
+            0.6, ge=0, description="How far beta follows the step's margins; 0 leaves it as it is."
+        )
+        keep: float = Field(
+            0.8, gt=0, le=1, description="Share of a step's pairs that are drawn, the paper's rho."
+        )
+        momentum: float = Field(
+            0.9, ge=0, lt=1, description="What the averages keep of themselves in a step."
+        )
+
+    options: Options
+
+    def __init__(self, options: Loss.Options) -> None:
+        super().__init__(options)
+        self._averages: tuple[float, float] | None = None
+        self._next: tuple[float, float] | None = None
+
+    def __call__(self, scores: PairScores) -> torch.Tensor:
+        from torch.nn.functional import softplus
+
+        margins = (scores.chosen_logratio - scores.rejected_logratio).float()
+        if not margins.requires_grad:
+            return softplus(-self.options.beta * margins)
+        found = margins.detach().double()
+        mean, spread = self._with(found.mean().item(), found.std(correction=0).item())
+        self._next = (mean, spread)
+        drawn = self._drawn(found, mean, spread, scores.step)
+        beta = self.options.beta * (1 + self.options.alpha * (found[drawn].mean().item() - mean))
+        losses = softplus(-max(beta, SMALLEST_BETA) * margins)
+        # The engine divides by all pairs of the step.
+        share = losses.new_zeros(len(losses))
+        share[drawn] = len(losses) / len(drawn)
+        return losses * share
+
+    def _with(self, mean: float, spread: float) -> tuple[float, float]:
+        """Return the averages with a step's mean and standard deviation among them."""
+        if self._averages is None:
+            return mean, spread
+        kept = self.options.momentum
+        before_mean, before_spread = self._averages
+        return kept * before_mean + (1 - kept) * mean, kept * before_spread + (1 - kept) * spread
+
+    def _drawn(self, margins: torch.Tensor, mean: float, spread: float, step: int) -> torch.Tensor:
+        """Return the indices of the pairs that count, on the device of ``margins`` (pairs,) float64."""
+        import torch
+
+        count = max(1, int(len(margins) * self.options.keep))
+        if count == len(margins):
+            return torch.arange(count, device=margins.device)
+        apart = (margins - mean) / max(spread, 1e-6)
+        weights = (-0.5 * apart.square()).exp().clamp(min=1e-12).cpu()  # of an outlier it would be 0
+        generator = torch.Generator().manual_seed(step)
+        drawn = torch.multinomial(weights, count, generator=generator)
+        return drawn.sort().values.to(margins.device)
+
+    @hookimpl
+    def dpotrain_step_ended(self) -> None:
+        """Keep the averages of a step that was taken."""
+        if self._next is not None and all(map(math.isfinite, self._next)):
+            self._averages = self._next
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {} if self._averages is None else {"mean": self._averages[0], "spread": self._averages[1]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._averages = (state["mean"], state["spread"])
+
+    def first_loss(self) -> float:
+        """Return ln 2: all margins are 0."""
+        return math.log(2)
