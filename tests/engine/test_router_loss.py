@@ -46,7 +46,8 @@ def balanced_trainer(model, data, **settings):
     """Return a trainer with the router loss, and where it keeps the gradients."""
     trainer = trainer_of(model, data, **settings)
     routing = Routing.of(model, WEIGHT)
-    trainer.router_loss = RouterLoss.proven(routing, trainer.scorer, pack(data, [0, 1]))
+    trainer.router_loss = RouterLoss(routing, trainer.scorer)
+    assert trainer.router_loss.fault(pack(data, [0, 1])) == ""
     trainer.max_grad_norm = None
     trainer.optimizer = recorded = Recorded(model)
     trainer._peaks = [0.0]
@@ -145,7 +146,8 @@ def test_routers_that_an_adapter_trains_whole_are_counted_once():
     policy = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["gate"]))
     sample = pack(data, [0, 1])
     scorer = choose_scorer(policy, sample, packing="on", bf16=False).scorer
-    loss = RouterLoss.proven(Routing.of(policy, "auto"), scorer, sample)
+    loss = RouterLoss(Routing.of(policy, "auto"), scorer)
+    assert loss.fault(sample) == ""
     with summing(loss) as rows:
         scorer(sample)
     assert rows.counts.sum() == 4 * sample.tokens  # two experts at two routers
@@ -312,7 +314,8 @@ def mixture(name, **config):
 def test_it_is_the_loss_that_transformers_has_for_many_mixtures(name):
     model, sample = mixture(name, **MIXTURES[name]), pack(random_pairs(SIZES), range(4))
     scorer = choose_scorer(model, sample, packing="auto", bf16=False).scorer
-    assert RouterLoss.proven(Routing.of(model, 0.1), scorer, sample).routing.experts == 4
+    loss = RouterLoss(Routing.of(model, 0.1), scorer)
+    assert (loss.routing.experts, loss.fault(sample)) == (4, "")
 
 
 def test_mixtures_that_are_balanced_otherwise_have_none():
@@ -324,11 +327,8 @@ def test_mixtures_that_are_balanced_otherwise_have_none():
         Routing.of(llama4, 0.1)
     doge = mixture("Doge", **few, is_moe=True, num_experts=16, num_experts_per_tok=4)
     sample = pack(random_pairs(SIZES), range(4))
-    scorer = PaddedScorer(doge, None, bf16=False)
-    with pytest.raises(
-        RunError, match=r"DogeForCausalLM cannot be .*\nSet training\.router_loss_weight = 0\."
-    ):
-        RouterLoss.proven(Routing.of(doge, "auto"), scorer, sample)
+    loss = RouterLoss(Routing.of(doge, "auto"), PaddedScorer(doge, None, bf16=False))
+    assert loss.fault(sample).startswith("it does not return its routers' logits (")
 
 
 @pytest.mark.parametrize(
@@ -355,10 +355,14 @@ def test_a_model_without_routers_refuses_a_weight_alone():
         Routing.of(model, 0.1)
 
 
-def test_a_model_whose_own_loss_is_another_is_refused_before_training():
+def test_a_model_whose_own_loss_is_another_is_found_out():
     model, data = build("mixtral"), random_pairs(SIZES)
     scorer = choose_scorer(model, pack(data, [0]), packing="on", bf16=False).scorer
-    with pytest.raises(RunError, match="transformers' loss of its routers is another"):
-        RouterLoss.proven(Routing(0.1, 4, 1, 2), scorer, pack(data, [0]))
-    with pytest.raises(RunError, match="it does not return its routers' logits"):
-        RouterLoss.proven(Routing(0.1, 5, 2, 2), scorer, pack(data, [0]))
+    one = RouterLoss(Routing(0.1, 4, 1, 2), scorer)
+    assert one.fault(pack(data, [0])).startswith("transformers' loss of its routers is another")
+    more = RouterLoss(Routing(0.1, 5, 2, 2), scorer)
+    assert more.fault(pack(data, [0])).startswith("it does not return its routers' logits")
+
+
+def test_a_mixture_of_one_expert_is_a_dense_model():
+    assert Routing.of(build("jamba", num_experts=1), "auto") is None

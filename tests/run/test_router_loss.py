@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain.core.errors import RunError
+from dpotrain.engine.scoring.router_loss import RouterLoss
 from tests.run.crashing import SPEED
 from tests.run.recipes import Recording, project, records, run, weights
 from tests.support import dpotrain
@@ -112,6 +113,21 @@ def test_a_model_without_routers_is_refused_by_check_plan_and_run(tmp_path):
         )
     with pytest.raises(RunError, match=r"training\.router_loss_weight = 0\.1, but transformers has no"):
         run(recipe, "training.router_loss_weight=0.1")
+
+
+def test_a_mixture_whose_loss_cannot_be_computed_is_trained_without_unless_the_recipe_asks(
+    tmp_path, monkeypatch
+):
+    recipe = project(tmp_path, kind="mixtral")
+    monkeypatch.setattr(RouterLoss, "fault", lambda *_: "it is another")
+    shown = Recording()
+    run(recipe, "training.steps=1", reporter=shown)
+    assert "MixtralForCausalLM is trained without a router loss: it is another" in shown.warnings
+    assert "router_loss" not in records(tmp_path / "run")[0]
+    with pytest.raises(
+        RunError, match="MixtralForCausalLM cannot be trained with a router loss: it is another"
+    ):
+        run(recipe, "training.router_loss_weight=0.1", into=tmp_path / "other")
 
 
 def test_the_best_checkpoint_may_be_the_best_balanced_one(mixture, tmp_path):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dpotrain.core.errors import RunError
+from dpotrain.core.errors import RunError, describe_exception
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.router_sums import RouterSums
@@ -61,7 +61,8 @@ class Routing:
         model = causal_lm(policy)
         own = next((value for name in _WEIGHTS if (value := getattr(model, name, None)) is not None), None)
         experts, chosen = (getattr(model, name, None) for name in ("num_experts", "num_experts_per_tok"))
-        balances = own is not None and bool(experts) and bool(chosen)
+        # A mixture of one expert, or of none, is a dense model of the same class.
+        balances = own is not None and isinstance(experts, int) and experts > 1 and isinstance(chosen, int)
         if weight == "auto":
             weight = float(own) if own is not None and balances else 0.0
         if not float(weight):
@@ -92,14 +93,9 @@ class RouterLoss:
     scorer: Scorer
     """The policy's, not wrapped for data parallelism."""
 
-    @classmethod
-    def proven(cls, routing: Routing, scorer: Scorer, sample: PackedPairs) -> RouterLoss:
-        """Return the loss of a scorer's policy, once it is transformers' own on ``sample``.
-
-        Raises:
-            RunError: it is not, or the model does not return its routers' logits.
-        """
-        policy, device = scorer.policy, sample.input_ids.device
+    def fault(self, sample: PackedPairs) -> str:
+        """Return how it differs from transformers' own loss on ``sample``; empty where it is the same."""
+        policy, routing, device = self.scorer.policy, self.routing, sample.input_ids.device
         ids, mask, _ = pad(sample)
         model, inputs = causal_lm(policy), {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         sums = routing.no_rows(device)
@@ -107,7 +103,7 @@ class RouterLoss:
             with (
                 dropout_off(policy),
                 torch.no_grad(),
-                torch.autocast(device.type, torch.bfloat16, enabled=scorer.bf16),
+                torch.autocast(device.type, torch.bfloat16, enabled=self.scorer.bf16),
             ):
                 output = model(**accepted(model, inputs), output_router_logits=True)
             sums.add(output.router_logits, mask.flatten())
@@ -115,16 +111,12 @@ class RouterLoss:
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise _refusal(model, routing, f"it does not return its routers' logits ({error})") from error
+            return f"it does not return its routers' logits ({describe_exception(error)})"
         got = float(sums.loss(sums.probabilities))
-        exact = all(weight.dtype == torch.float32 for weight in model.parameters()) and not scorer.bf16
-        if not abs(got - expected) <= _ROUNDING[exact] * expected:
-            raise _refusal(
-                model,
-                routing,
-                f"transformers' loss of its routers is another ({expected:.6g}, not {got:.6g})",
-            )
-        return cls(routing, scorer)
+        exact = all(weight.dtype == torch.float32 for weight in model.parameters()) and not self.scorer.bf16
+        if abs(got - expected) <= _ROUNDING[exact] * expected:
+            return ""
+        return f"transformers' loss of its routers is another ({expected:.6g}, not {got:.6g})"
 
 
 @contextmanager
@@ -139,10 +131,3 @@ def summing(loss: RouterLoss | None) -> Iterator[RouterSums | None]:
         yield scorer.router_sums
     finally:
         scorer.router_sums = None
-
-
-def _refusal(model: PreTrainedModel, routing: Routing, reason: str) -> RunError:
-    return RunError(
-        f"{type(model).__name__} cannot be trained with a router loss (weight {routing.weight:g}): {reason}.\n"
-        "Set training.router_loss_weight = 0."
-    )

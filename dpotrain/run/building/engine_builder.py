@@ -88,13 +88,26 @@ class EngineBuilder:
         return chosen.scorer
 
     def router_loss(self, scorer: Scorer) -> RouterLoss | None:
-        """Return the load-balancing loss of the policy's routers, which is ``scorer``'s; None where there is none."""
-        routing = Routing.of(scorer.policy, self.recipe.training.router_loss_weight)
-        return (
-            None
-            if routing is None
-            else RouterLoss.proven(routing, scorer, self._sample().to(self.parallel.device))
-        )
+        """Return the load-balancing loss of the policy, which is ``scorer``'s; None where it is trained without.
+
+        Raises:
+            RunError: the recipe sets a weight, and the model has no such loss.
+        """
+        wanted = self.recipe.training.router_loss_weight
+        routing = Routing.of(scorer.policy, wanted)
+        if routing is None:
+            return None
+        loss, name = RouterLoss(routing, scorer), type(causal_lm(scorer.policy)).__name__
+        fault = loss.fault(self._sample().to(self.parallel.device))
+        if not fault:
+            return loss
+        if wanted != "auto":
+            raise RunError(
+                f"training.router_loss_weight = {wanted:g}, but {name} cannot be trained with a router loss: {fault}.\n"
+                "Leave the key out."
+            )
+        self.reporter.warn(f"{name} is trained without a router loss: {fault}")
+        return None
 
     def tokens_without_gradients(self, tokens: int) -> int:
         """Return the tokens of a micro-batch that keeps no activations; what the recipe sets holds there, too."""
