@@ -291,11 +291,10 @@ _FEW = {
 #: Mixtures of transformers, by the names that their configurations give to experts.
 MIXTURES: dict[str, dict[str, Any]] = {
     "Olmoe": {**_FEW, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "pad_token_id": 0},
-    "GraniteMoe": {**_FEW, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32},
-    "Dbrx": {
-        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "vocab_size": 384, "pad_token_id": 0,
-        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
-        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 3},
+    "Phimoe": {**_FEW, "num_local_experts": 4, "num_experts_per_tok": 3, "intermediate_size": 32},
+    "Qwen2Moe": {
+        **_FEW, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32, "mlp_only_layers": [0],
     },
     "Ernie4_5_Moe": {
         **_FEW, "moe_num_experts": 4, "moe_k": 2, "intermediate_size": 32, "moe_intermediate_size": 32,
