@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from dpotrain import hookimpl
-from dpotrain.core.errors import RecipeError
+from dpotrain.core.errors import PluginError, RecipeError
+from dpotrain.core.packages import package_version
 from dpotrain.core.pair import PreferencePair
 from dpotrain.plugin.api import Logger, Loss
 from dpotrain.testing import build_tiny_model, example_pairs, run_recipe
+from dpotrain.testing.installed import why_not_offered
 
 
 class HalfLoss(Loss):
@@ -62,6 +64,25 @@ def test_a_plugin_s_loss_trains_a_real_model(run):
 def test_a_plugin_s_logger_hears_the_whole_run(run):
     events = [("eval", 0), ("train", 1), ("train", 2), ("train", 3), ("eval", 3)]
     assert [3, *events, "finished"] == Collected.seen
+
+
+def test_a_module_that_has_only_run_events_is_called(tmp_path):
+    module, heard = types.ModuleType("my_events"), []
+    module.dpotrain_step_ended = hookimpl(
+        lambda step: heard.append(step.step), specname="dpotrain_step_ended"
+    )
+    done = run_recipe("[training]\nsteps = 2", tmp_path, plugins=[module])
+    assert heard == [1, 2]
+    assert [call.method for call in done.calls if call.plugin == "my_events"] == ["dpotrain_step_ended"] * 2
+
+
+def test_a_module_that_is_refused_ends_the_run_that_was_given_it(tmp_path):
+    module = types.ModuleType("my_events")
+    module.dpotrain_step_end = hookimpl(lambda: None, specname="dpotrain_step_end")
+    with pytest.raises(
+        PluginError, match=r'plugin "my_events" failed: .* did you mean "dpotrain_step_ended"'
+    ):
+        run_recipe("", tmp_path, model=tmp_path, data=tmp_path, plugins=[module])
 
 
 def test_the_calls_of_plugins_are_recorded_in_order(run):
@@ -125,3 +146,58 @@ def test_the_fixtures_work_in_an_author_s_own_test_suite(forked, tmp_path: Path)
     )
     ended = forked.pytest("--rootdir", str(tmp_path), folder=tmp_path)
     assert "1 passed" in ended.out, ended.output
+
+
+LOSS = """
+from dpotrain import hookimpl
+from dpotrain.plugin.api import Loss
+
+
+class Mine(Loss):
+    name = "mine"
+
+    def __call__(self, scores):
+        return scores.rejected_logratio - scores.chosen_logratio
+
+
+@hookimpl
+def dpotrain_losses():
+    return [Mine]
+"""
+TEST = """
+from dpotrain.testing import LossConformance
+from dpotrain_mine import Mine
+
+
+class TestMine(LossConformance):
+    component = Mine
+
+
+def test_run(dpotrain_run):
+    dpotrain_run('loss.use = "mine"')
+"""
+
+
+def test_a_package_that_is_not_installed_is_told_so_once(forked, tmp_path: Path):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "dpotrain-mine"\nversion = "0.1.0"\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["dpotrain.testing"]\n')
+    (tmp_path / "dpotrain_mine.py").write_text(LOSS)
+    (tmp_path / "test_mine.py").write_text(TEST)
+    ended = forked.pytest("--rootdir", str(tmp_path), folder=tmp_path)
+    said = f"dpotrain-mine is not installed, so dpotrain does not find its plugins: pip install -e {tmp_path}"
+    assert f"AssertionError: {said}" in ended.out, ended.output
+    assert f"RecipeError: {said}" in ended.out, ended.output
+    assert "2 failed" in ended.out
+    assert "passed" not in ended.out.splitlines()[-1]
+
+
+def test_a_component_that_an_installed_plugin_forgot_to_offer_is_told_so():
+    class Forgotten(HalfLoss):
+        name = "forgotten"
+
+    Forgotten.__module__ = "dpotrain_plugins.losses"
+    owner = f'plugin "losses" (dpotrain {package_version("dpotrain")})'
+    assert why_not_offered(Forgotten) == f"{owner} does not offer Forgotten: return it from dpotrain_losses"
+    Forgotten.__module__ = "nowhere"
+    why_not_offered.cache_clear()
+    assert "no installed distribution has an entry point for nowhere" in why_not_offered(Forgotten)

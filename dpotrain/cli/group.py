@@ -195,7 +195,7 @@ def _show(error: Exception, command: PluginCommand | None) -> int:
 
     if not isinstance(error, DpotrainError):
         if command:
-            text = f"{command.label} raised {describe_exception(error)}"
+            text = f"{command.label} raised {describe_exception(error, command.module)}"
         else:
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             text = f"unexpected error: {what}"

@@ -192,6 +192,7 @@ def _answers(flags: dict[str, Any], *, asks: bool) -> Answers:
         four_bit = click.confirm("Hold the weights in 4 bits?", default=wants_four_bit(model, machine))
     size, times = flags["batch"], flags["accumulation"]
     pairs = flags["pairs_per_step"] or ((size or 1) * (times or 1) if size or times else None)
+    loss = _loss(flags["loss"], plugins, asks)
     return Answers(
         model=model,
         data=data,
@@ -199,8 +200,8 @@ def _answers(flags: dict[str, Any], *, asks: bool) -> Answers:
         output_dir=flags["output_dir"],
         lora=lora,
         four_bit=four_bit,
-        loss=_loss(flags["loss"], plugins, asks),
-        beta=flags["beta"] or 0.1,
+        loss=loss,
+        beta=_beta(flags["beta"], loss, plugins),
         rank=flags["rank"],
         alpha=flags["alpha"],
         lr=flags["lr"],
@@ -275,3 +276,14 @@ def _loss(name: str | None, plugins: PluginManager, asks: bool) -> str:
         hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
         raise RecipeError(f'--loss: there is no loss "{name}"{hint}')
     return name or "dpo"
+
+
+def _beta(given: float | None, loss: str, plugins: PluginManager) -> float | None:
+    """Return the beta that the recipe is to have: what is given, else the loss's default, None where it has none."""
+    from dpotrain.core.errors import RecipeError
+    from dpotrain.plugin.api import Loss
+
+    default: float | None = plugins.find(Loss, loss).Options.model_fields["beta"].default
+    if default is None and given is not None:
+        raise RecipeError(f"--beta: the loss {loss} has no beta")
+    return given or default

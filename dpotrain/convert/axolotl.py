@@ -56,7 +56,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
         note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE
     ),
     "dpo_use_weighting": Foreign(note="WPO's weights are not supported yet", gap=Gap.NOT_SUPPORTED),
-    "dpo_norm_loss": Foreign(note="length-normalized DPO is not supported yet", gap=Gap.NOT_SUPPORTED),
     "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
     "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
@@ -100,7 +99,14 @@ def _objective(t: Translation) -> None:
         shown = method or Given("rl", "")
         raise t.refuse(shown, "only dpo and ipo can be translated")
     refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
-    t.put("loss.use", method.value, method)
+    normalized = t.take("dpo_norm_loss")
+    if normalized is not None and normalized.value and method.value == "dpo":
+        t.put("loss.use", "dpo-norm", normalized)
+        t.translated[method.key] = "loss.use"
+    else:
+        t.put("loss.use", method.value, method)
+        if normalized is not None:
+            t.leave(normalized, Gap.NOT_NEEDED, "it is for rl: dpo")
     nested = t.take("trl")
     inside: dict[str, Any] = nested.value if nested is not None and isinstance(nested.value, dict) else {}
     if nested is not None and "beta" in inside:
@@ -115,6 +121,8 @@ def _objective(t: Translation) -> None:
     if smoothing is not None and smoothing.value:
         if method.value == "ipo":
             t.leave(smoothing, Gap.NOT_NEEDED, "axolotl passes it on for rl: dpo only")
+        elif t.translated.get("dpo_norm_loss"):
+            t.leave(smoothing, Gap.NOT_NEEDED, "length-normalized DPO has no label smoothing in TRL")
         else:
             t.put("loss.label_smoothing", smoothing.value, smoothing)
             t.notes.append(

@@ -11,7 +11,7 @@ from dpotrain.convert.translation import Given, Tool, Translation, as_names, cho
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
-_LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
+_LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge", "simpo": "simpo", "orpo": "orpo"}
 _UNNEEDED = {
     "do_train": "dpotrain run trains",
     "do_predict": "samples are drawn by other commands",
@@ -227,11 +227,20 @@ def _loss(t: Translation) -> None:
     assert given is not None
     refuse_term(t, "pref_ftx", "a supervised term beside the preference loss")
     refuse_term(t, "pref_bco_weight", "a BCO term beside the preference loss")
-    t.put("loss.use", choose_loss(t, given, _LOSSES), given)
-    t.move("loss.beta", "pref_beta")
-    smoothing = t.take("dpo_label_smoothing")
-    if smoothing is not None and smoothing.value:
-        t.put("loss.label_smoothing", smoothing.value, smoothing)
+    name = choose_loss(t, given, _LOSSES)
+    t.put("loss.use", name, given)
+    t.move("loss.weight" if name == "orpo" else "loss.beta", "pref_beta")
+    for key, here, only in (
+        ("dpo_label_smoothing", "loss.label_smoothing", "dpo"),
+        ("simpo_gamma", "loss.gamma", "simpo"),
+    ):
+        of_it = t.take(key)
+        if of_it is None or (only == "dpo" and not of_it.value):
+            continue
+        if name == only:
+            t.put(here, of_it.value, of_it)
+        else:
+            t.leave(of_it, Gap.NOT_NEEDED, f"LLaMA-Factory ignores it with pref_loss {given.value}")
 
 
 LLAMA_FACTORY = Tool(
@@ -254,6 +263,7 @@ LLAMA_FACTORY = Tool(
         "lora_target": "all",
         "pref_loss": "sigmoid",
         "pref_beta": 0.1,
+        "simpo_gamma": 0.5,
         "cutoff_len": 2048,
         "dataset_dir": "data",
         "bf16": False,

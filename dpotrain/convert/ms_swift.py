@@ -6,19 +6,18 @@ import math
 import re
 
 from dpotrain.convert import trainer
+from dpotrain.convert.objectives import trl_loss
 from dpotrain.convert.translation import (
     Given,
     Tool,
     Translation,
     as_names,
-    choose_loss,
     processes_text,
     refuse_term,
 )
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
-_LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
 _UNNEEDED = {
     "load_from_cache_file": "tokenized data is cached in run.cache_dir",
     "lazy_tokenize": "data is tokenized once by worker processes and cached",
@@ -220,13 +219,9 @@ def _loss(t: Translation) -> None:
     refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
     given, weights = t.take("loss_type"), t.take("loss_weights")
     assert given is not None
-    t.put("loss.use", choose_loss(t, given, _LOSSES), given)
     if weights is not None:
         raise t.refuse(weights, "mixtures of losses are not supported yet")
-    t.move("loss.beta", "beta")
-    smoothing = t.take("label_smoothing")
-    if smoothing is not None and smoothing.value:
-        t.put("loss.label_smoothing", smoothing.value, smoothing)
+    trl_loss(t, given)
 
 
 MS_SWIFT = Tool(

@@ -6,11 +6,11 @@ What is said of TRL's behaviour was read in, and tried with, TRL 1.16.
 from __future__ import annotations
 
 from dpotrain.convert import trainer
-from dpotrain.convert.translation import Given, Tool, Translation, as_names, choose_loss, refuse_term
+from dpotrain.convert.objectives import trl_loss
+from dpotrain.convert.translation import Given, Tool, Translation, as_names, refuse_term
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
-_LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge"}
 #: Keys that older versions had. From a YAML file, TRL's script drops them without a word.
 _GONE = ("torch_dtype", "max_prompt_length", "max_completion_length", "rpo_alpha", "reference_free")
 _DROPPED = (
@@ -215,16 +215,11 @@ def _adapter(t: Translation) -> None:
 
 def _loss(t: Translation) -> None:
     refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
-    given = t.take("loss_type")
+    given, weights = t.take("loss_type"), t.take("loss_weights")
     assert given is not None
-    t.put("loss.use", choose_loss(t, given, _LOSSES), given)
-    weights = t.take("loss_weights")
     if weights is not None and weights.value not in ([1], [1.0]):
         raise t.refuse(weights, "mixtures of losses are not supported yet")
-    t.move("loss.beta", "beta")
-    smoothing = t.take("label_smoothing")
-    if smoothing is not None and smoothing.value:
-        t.put("loss.label_smoothing", smoothing.value, smoothing)
+    trl_loss(t, given)
 
 
 TRL = Tool(

@@ -67,21 +67,60 @@ class RunStopped(DpotrainError):  # noqa: N818 - not an error: it was requested
     exit_code = 75
 
 
-def describe_exception(error: BaseException) -> str:
+def describe_exception(error: BaseException, module: str = "") -> str:
     """Return one line with what was raised and where: ``ValueError: bad value (/…/module.py:12)``.
 
     The text of a DpotrainError is written for users and is returned unchanged. Of any other text the first line is
-    kept; the rest is in the traceback.
+    kept; the rest is in the traceback. Of a ValidationError of pydantic every error has a line.
+
+    ``module`` is the name of a module whose package, if it has a part in the traceback, is the place that is named: a
+    plugin's rather than that of the library that it called.
     """
     if isinstance(error, DpotrainError):
         return str(error)
+    if errors := validation_errors(error):
+        model = getattr(error, "title", "")
+        lines = [
+            f"{type(error).__name__} of {model}{_place(error, module)}",
+            *(f"  {line}" for line in errors),
+        ]
+        return "\n".join(lines)
     first, *rest = str(error).strip().splitlines() or [""]
     text = ": ".join(part for part in (type(error).__name__, first + " …" * bool(rest)) if part)
-    if isinstance(error, SyntaxError):
-        return text
+    return text if isinstance(error, SyntaxError) else text + _place(error, module)
+
+
+def validation_errors(error: BaseException) -> list[str]:
+    """Return a line for each error in a ValidationError of pydantic, without the values, which may be secrets.
+
+    Empty for any other exception.
+    """
+    from pydantic_core import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return []
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [".".join(map(str, detail["loc"])) for detail in details]
+    return [
+        f"{place}: {detail['msg']}" if place else detail["msg"]
+        for place, detail in zip(places, details, strict=True)
+    ]
+
+
+def _place(error: BaseException, module: str) -> str:
+    """Return `` (file:line)`` of the last call, or of the last one in the package of ``module``; or ""."""
+    calls = []
     traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
+    while traceback is not None:
+        calls.append((traceback.tb_frame, traceback.tb_lineno))
         traceback = traceback.tb_next
-    if traceback is None or traceback.tb_frame.f_code.co_filename.startswith("<"):
-        return text
-    return f"{text} ({traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno})"
+    package = module.partition(".")[0]
+    own = [
+        call
+        for call in calls
+        if str(call[0].f_globals.get("__name__")).partition(".")[0] == package != "dpotrain"
+    ]
+    for frame, line in reversed(own or calls[-1:]):
+        if not frame.f_code.co_filename.startswith("<"):
+            return f" ({frame.f_code.co_filename}:{line})"
+    return ""

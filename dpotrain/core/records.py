@@ -267,6 +267,8 @@ class Run:
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()
     """The components that the recipe selects, in its order; see :meth:`all_of`."""
+    metric_names: Sequence[str] = ()
+    """What ``[[metrics]]`` of the recipe add to records: ``("length/margins", …)``."""
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
     """What :meth:`log` was given since the last record."""
@@ -290,13 +292,18 @@ class Run:
         file, every logger and ``dpotrain sync``.
 
         Raises:
-            ValueError: a name is one of the run's own metrics, a value is no number, or the run is over.
+            ValueError: a name is one of the run's own metrics or of ``[[metrics]]``, a value is no number, or the run
+                is over.
         """
         if self.is_over:
             _over("log")()
         for name, value in values.items():
             if name in OWN_METRICS or name in ("kind", "step"):
                 raise ValueError(f'run.log: "{name}" is a number of the run itself; choose another name')
+            if name in self.metric_names:
+                raise ValueError(
+                    f'run.log: "{name}" is a number of the recipe\'s [[metrics]]; choose another name'
+                )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"run.log takes numbers, and {name} is {value!r}")
         self.logged.update(values)

@@ -257,7 +257,8 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
     rows = recipe.source.load(split)
     if not len(rows):
         raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    return map_columns(rows, recipe.data.columns, limit, split, recipe.data.ignore_columns)
+    data = recipe.data
+    return map_columns(rows, data.columns, limit, split, data.ignore_columns, recipe.source)
 
 
 def _hold_out(

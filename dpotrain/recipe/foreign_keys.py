@@ -54,7 +54,11 @@ _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
 _EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a number of evaluations')
 _ROUTERS = Foreign("training.router_loss_weight", "of a mixture of experts; unset, it is the model's own")
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
-_LOSS = Foreign("loss.use", 'TRL\'s "sigmoid" is "dpo"; also "ipo" and "hinge"')
+_LOSS = Foreign(
+    "loss.use",
+    'TRL\'s "sigmoid" is "dpo", "sigmoid_norm" "dpo-norm", "exo_pair" "exo", "nca_pair" "nca", "bco_pair" "bco", '
+    '"sppo_hard" "sppo"; others have the same name, with - for _',
+)
 _DATA = Foreign("data.name", "a hub name, a folder, or json, jsonl, csv or parquet files")
 _SCHEDULES = {
     "cosine": "cosine",
@@ -178,6 +182,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "dpo_label_smoothing": Foreign("loss.label_smoothing"),
     "loss_type": _LOSS,
     "pref_loss": _LOSS,
+    "simpo_gamma": Foreign("loss.gamma"),
+    "cpo_alpha": Foreign("loss.weight"),
+    "discopop_tau": Foreign("loss.tau"),
     "rpo_alpha": _SFT_TERM,
     "pref_ftx": _SFT_TERM,
     "ref_model": Foreign("reference.of"),
@@ -189,7 +196,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
         {True: "precomputed", False: "auto"},
     ),
     "sync_ref_model": _unsupported("a reference that follows the policy is not supported yet"),
-    "reference_free": _unsupported("losses without a reference are not supported yet"),
+    "reference_free": _none(
+        'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
+    ),
     "f_divergence_type": _unsupported("other divergences than the reverse KL are not supported yet"),
     "ld_alpha": _unsupported("LD-DPO is not supported yet"),
     "disable_dropout": _unneeded("dropout of the model is off; adapter.dropout alone is drawn"),

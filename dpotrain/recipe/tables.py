@@ -13,6 +13,7 @@ from dpotrain.core.errors import DataError, DpotrainError, PluginError, RecipeEr
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import Kind
 from dpotrain.plugin.api.nested import PLACE, has_nested, nested
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -74,8 +75,9 @@ class TableReader:
         """Collect what a component raised: in its own words, or as a failure of its plugin."""
         kind: type[DpotrainError] = DataError if isinstance(error, DataError) else RecipeError
         text = str(error)
-        if not isinstance(error, DpotrainError):
-            kind, text = PluginError, failure(self.plugins.label(component), phase, error)
+        if not isinstance(error, DpotrainError) or isinstance(error, WrongReturnError):
+            text = failure(self.plugins.label(component), phase, error, component.__module__)
+            kind = PluginError
         self.problems.add(table, (), text, kind=kind)
 
     def _top(self) -> TopLevel:

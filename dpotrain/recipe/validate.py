@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dpotrain.core.errors import did_you_mean
+from dpotrain.core.errors import describe_exception, did_you_mean
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.describe.expected import Expectations, shown
 from dpotrain.recipe.foreign import FOREIGN_TABLES
@@ -26,6 +26,8 @@ TablesWith = Callable[[str], list[str]]
 #: Endings of pydantic's errors for a value of another type, size or word than expected.
 _EXPECTED = ("_type", "_parsing", "_error", "_than", "_than_equal", "_short", "_long", "_mismatch", "_number")
 _VALIDATORS = ("value_error", "assertion_error")
+#: Types of JSON schemas that nothing lies in.
+_SCALAR = ("string", "integer", "number", "boolean")
 
 
 def validate(
@@ -60,7 +62,7 @@ def validate(
         # and a list for a tuple.
         result = model.model_validate_json(json.dumps(values, default=str), strict=True, context=components)
     except ValidationError as error:
-        _say_errors(error, values, expectations, owner, say)
+        _say_errors(error, values, expectations, owner, say, model)
         return None
     return result if ok else None
 
@@ -90,12 +92,20 @@ def _unknown_key(key: str, known: list[str], owner: str, tables_with: TablesWith
 
 
 def _say_errors(
-    error: ValidationError, values: dict[str, Any], expectations: Expectations, owner: str, say: Say
+    error: ValidationError,
+    values: dict[str, Any],
+    expectations: Expectations,
+    owner: str,
+    say: Say,
+    model: type[BaseModel],
 ) -> None:
     expects = f"{owner} expects" if owner else "expected"
     said: set[tuple[str | int, ...]] = set()
     for detail in error.errors(include_url=False):
         path = _real_path(detail["loc"], values, detail["type"])
+        if own := _of_a_model_inside(detail["loc"], expectations):
+            say(detail["loc"][: -len(own)], f"{'.'.join(map(str, own))}: {detail['msg']}")
+            continue
         if path in said:  # a union has an error for each of its members
             continue
         said.add(path)
@@ -107,12 +117,42 @@ def _say_errors(
             known = list((expectations.at(path[:-1]) or {}).get("properties", {}))
             say(path, _unknown_key(str(path[-1]), known, owner, tables_with=None))
         elif kind in _VALIDATORS:
-            say(path, str(detail["ctx"]["error"]))
+            say(path, _words(detail["ctx"]["error"], model))
         elif phrase is not None and kind.endswith(_EXPECTED):
             say(path, f"{expects} {phrase}, got {_got(path, values, expectations)}")
         else:
             words = detail["msg"][:1].lower() + detail["msg"][1:]
             say(path, f"{words}, got {_got(path, values, expectations)}" if path else words)
+
+
+def _of_a_model_inside(loc: tuple[int | str, ...], expectations: Expectations) -> tuple[int | str, ...]:
+    """Return the end of a location that lies inside a text or number, or in no key; empty where all of it is a key's.
+
+    That is where a validator checks its value by another model, whose errors pydantic takes for its own.
+    """
+    if loc and loc[0] not in expectations.keys:
+        return loc
+    for length in range(1, len(loc)):
+        schema = expectations.at(loc[:length])
+        if schema is None:
+            break
+        if schema.get("type") in _SCALAR:
+            return loc[length:]
+    return ()
+
+
+def _words(error: Exception, model: type[BaseModel]) -> str:
+    """Return what a validator says: its own text, but type and place of what a library raised, or of no text."""
+    packages = {each.__module__.partition(".")[0] for each in model.__mro__} - {"pydantic", "builtins"}
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised_in = (
+        None if traceback is None else str(traceback.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    )
+    if str(error).strip() and (raised_in is None or raised_in in packages):
+        return str(error)
+    return describe_exception(error, model.__module__)
 
 
 def _real_path(loc: tuple[int | str, ...], values: Any, kind: str) -> tuple[str | int, ...]:

@@ -122,7 +122,9 @@ class _Recipients:
                 getattr(logger, method)(argument)
             except Exception as error:
                 self.left.remove(logger)
-                self.failures.append(failure(self.plugins.label(logger), phase, error))
+                self.failures.append(
+                    failure(self.plugins.label(logger), phase, error, type(logger).__module__)
+                )
 
 
 def _told(folder: RunFolder, chosen: LoggersOfRecipe, note: Callable[[str], None]) -> LoggedRun:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.atomic import write_json
-from dpotrain.core.errors import RunError, describe_exception
+from dpotrain.core.errors import DpotrainError, RunError
 from dpotrain.core.records import Outcome
 from dpotrain.core.reporter import Reporter
-from dpotrain.plugin.api import Finished
+from dpotrain.plugin.api import Exporter, Finished
+from dpotrain.plugin.runtime.failures import failure
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.folder.run_folder import RunFolder
 
@@ -33,8 +34,7 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
             with reporter.phase(f"exporting ({exporter.name})", None):
                 result = exporter.export(run)
         except Exception as error:
-            label = recipe.plugins.label(exporter)
-            failures.append((f"{label} failed: {describe_exception(error)}", error))
+            failures.append((_fault(error, exporter, recipe.plugins.label(exporter)), error))
             continue
         reporter.note(f"{exporter.name}: {result}")
         done.append({**this, "result": str(result)})
@@ -45,6 +45,12 @@ def export(recipe: Recipe, folder: RunFolder, outcome: Outcome, reporter: Report
             + f"\nThe run itself is finished, and its result in {folder.final} is whole. To run what failed again:\n"
             f"dpotrain run {folder.recipe} --resume"
         ) from failures[0][1]
+
+
+def _fault(error: Exception, exporter: Exporter, label: str) -> str:
+    if isinstance(error, DpotrainError):  # an error meant for people, or a wrong result
+        return f"{label}: {error}"
+    return failure(label, "export", error, type(exporter).__module__)
 
 
 def _done(path: Path) -> list[dict[str, Any]]:

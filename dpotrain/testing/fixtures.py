@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from dpotrain.core.errors import RecipeError
+from dpotrain.testing.installed import Project
 from dpotrain.testing.runs import FinishedRun, run_recipe
 from dpotrain.testing.tiny import build_tiny_model, write_pairs
 
@@ -28,15 +30,24 @@ def dpotrain_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dpotrain_run(dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path) -> RunRecipe:
+def dpotrain_run(
+    dpotrain_model: Path, dpotrain_data: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> RunRecipe:
     """Return what runs a recipe: :func:`run_recipe` with the model, the data and a fresh folder filled in.
 
     ``dpotrain_run(recipe="", **arguments)`` takes the same arguments, each of which may be given. A second call in the
-    same test needs a ``folder`` of its own, or ``resume=True``.
+    same test needs a ``folder`` of its own, or ``resume=True``. Where a recipe is wrong and the package under test is
+    not installed, the error says that first.
     """
 
     def run(recipe: str = "", **options: Any) -> FinishedRun:
         given = {"folder": tmp_path, "model": dpotrain_model, "data": dpotrain_data} | options
-        return run_recipe(recipe, **given)
+        try:
+            return run_recipe(recipe, **given)
+        except RecipeError as error:
+            project = Project.around(pytestconfig.rootpath)
+            if project is None or not project.missing:
+                raise
+            raise RecipeError(f"{project.missing}\n{error}") from error
 
     return run

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dpotrain.core.errors import PluginError
 from dpotrain.core.records import Outcome
 from dpotrain.plugin.describe.tracing import Call, trace
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -78,12 +79,14 @@ def run_recipe(
         model: folder of the model; made in ``folder`` unless given.
         data: file of the pairs; :func:`example_pairs` unless given, which are trained on as plain text
             (``data.format = "standard"``) unless the recipe has a format or a source of its own.
-        plugins: modules or objects with hooks, besides the plugins that are installed.
+        plugins: modules or objects with hooks, besides the plugins that are installed. Run events of those that offer
+            no component are always called.
         overrides: as ``--set`` takes them.
         resume: go on with the run in ``folder``.
 
     Raises:
         DpotrainError: as the run raises it.
+        PluginError: one of ``plugins`` is refused.
     """
     from dpotrain import train
     from dpotrain.recipe.load import load_recipe
@@ -91,7 +94,10 @@ def run_recipe(
 
     path = write_recipe(recipe, folder, model=model, data=data)
     seen = io.StringIO()
-    loaded = load_recipe(path, overrides, plugins=PluginManager.from_entry_points(extra=plugins))
+    manager = PluginManager.from_entry_points(extra=plugins)
+    if broken := [plugin for plugin in manager.failed if plugin.given]:
+        raise PluginError("\n".join(f"{plugin.label} failed: {plugin.reason}" for plugin in broken))
+    loaded = load_recipe(path, overrides, plugins=manager)
     calls: list[Call] = []
     traced = replace(loaded, plugins=trace(loaded, loaded.plugins, calls.append))
     outcome = train(traced, resume=resume, reporter=PlainReporter(seen))

@@ -86,7 +86,7 @@ def train(workload: Workload, scratch: str, checkpointing: bool, precompute: boo
         num_train_epochs=workload.epochs,
         learning_rate=workload.lr,
         lr_scheduler_type="constant",
-        beta=workload.beta,
+        **(workload.trl_loss or {"beta": workload.beta}),
         max_length=workload.max_length,
         max_grad_norm=1.0,
         bf16=workload.precision == "bf16",

@@ -34,6 +34,10 @@ class Workload:
     rank: int = 16
     alpha: int = 32
     seed: int = 42
+    loss: dict[str, Any] | None = None
+    """dpotrain's ``[loss]``; sigmoid DPO with ``beta`` unless set."""
+    trl_loss: dict[str, Any] | None = None
+    """The same as keys of TRL's DPOConfig."""
 
     @property
     def weights(self) -> str:
@@ -58,7 +62,7 @@ class Workload:
                 "use": "hf-datasets", "name": self.data, "shuffle": False, "limit": self.pairs,
                 "max_length": self.max_length,
             },
-            "loss": {"use": "dpo", "beta": self.beta},
+            "loss": self.loss or {"use": "dpo", "beta": self.beta},
             "training": {
                 "epochs": self.epochs,
                 "pairs_per_step": self.pairs_per_step,

@@ -54,7 +54,7 @@ def rows(recipe, *items) -> str:
         ("optimizer.lr=inf", 2, ["[optimizer] lr", "Infinity"]),
         ("optimizer.betas=[0.9, 1.5]", 2, ["betas", "1.5"]),
         ("loss.beta=nan", 2, ["beta"]),
-        ('loss.use="dop"', 2, ["[loss] use", '"dop"', 'did you mean "dpo"?']),
+        ('loss.use="hinje"', 2, ["[loss] use", '"hinje"', 'did you mean "hinge"?']),
         ('model.name="./missing"', 2, ["./missing", "no such folder"]),
         ('data.name="missing/pairs.jsonl"', 3, ["missing/pairs.jsonl", "does not exist"]),
         ('data.eval_split="test"', 2, ["eval_split", "eval_fraction"]),
@@ -160,7 +160,7 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(recipe):
 def test_a_plugin_that_breaks(recipe, site):
     """TRAPS: a plugin that fails to import is logged and training goes on without it."""
     install(site, "dpotrain-broken", "1.0", broken="raise RuntimeError('no such luck')")
-    needed = run(recipe, 'loss.use="simpo"')
+    needed = run(recipe, 'loss.use="mypo"')
     assert needed.exit_code == 2
     assert "dpotrain-broken" in needed.output
     assert "no such luck" in needed.output

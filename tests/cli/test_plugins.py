@@ -13,12 +13,12 @@ from tests.support import dpotrain
 
 INFOS = [
     PluginInfo(
-        "simpo",
-        {"loss": ["simpo", "cpo"], "logger": ["csv"]},
+        "mypo",
+        {"loss": ["mypo", "cpo"], "logger": ["csv"]},
         ["dpotrain_step_ended"],
-        "dpotrain-simpo",
+        "dpotrain-mypo",
         "0.3",
-        "/x/simpo.py",
+        "/x/mypo.py",
         "active",
         "",
     ),
@@ -37,8 +37,8 @@ def printed(console: Console) -> str:
 def test_elsewhere_than_in_a_terminal_it_is_a_line_a_plugin_however_long():
     console = Console(file=io.StringIO(), width=20)
     assert printed(console).splitlines() == [
-        "simpo    active  dpotrain-simpo 0.3   /x/simpo.py   "
-        "losses: simpo, cpo; loggers: csv; subscribes: step_ended",
+        "mypo     active  dpotrain-mypo 0.3    /x/mypo.py    "
+        "losses: mypo, cpo; loggers: csv; subscribes: step_ended",
         "broken   failed  dpotrain-broken 1.0  /x/broken.py  ValueError: no second line",
         "by_hand  unused  registered by hand   -             slow: it took long",
     ]
@@ -51,8 +51,8 @@ def test_in_a_terminal_it_is_a_table():
         "plugin",
         "status",
         "offers",
-        "simpo",
-        "losses: simpo, cpo",
+        "mypo",
+        "losses: mypo, cpo",
         "subscribes: step_ended",
         "/x/broken.py",
     ):
@@ -86,27 +86,27 @@ def test_no_plugin_at_all_is_a_sentence_not_an_empty_table():
 
 
 def test_json_has_every_field(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     result = dpotrain("plugins", "--json")
-    (simpo,) = [info for info in json.loads(result.stdout) if info["name"] == "simpo"]
+    (mypo,) = [info for info in json.loads(result.stdout) if info["name"] == "mypo"]
     assert (
-        simpo
-        == next(info for info in PluginManager.from_entry_points().infos() if info.name == "simpo").as_json()
+        mypo
+        == next(info for info in PluginManager.from_entry_points().infos() if info.name == "mypo").as_json()
     )
 
 
 def test_a_recipe_shows_what_it_makes_active_and_what_it_blocks(site, tmp_path):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     install(site, "dpotrain-cpo", "0.1", cpo=LOSS_MODULE.format(name="cpo"))
     recipe = tmp_path / "r.toml"
     recipe.write_text(
         'block = ["cpo"]\nrun.output_dir = "x"\nmodel.use = "demo"\ndata.use = "demo"\n'
-        'loss.use = "simpo"\noptimizer.lr = 1e-4\n'
+        'loss.use = "mypo"\noptimizer.lr = 1e-4\n'
     )
     result = dpotrain("plugins", "--json", str(recipe))
     assert result.exit_code == 0, result.stderr
     status = {info["name"]: info["status"] for info in json.loads(result.stdout)}
-    assert (status["simpo"], status["cpo"], status["demo"], status["losses"]) == (
+    assert (status["mypo"], status["cpo"], status["demo"], status["losses"]) == (
         "active",
         "blocked",
         "active",
@@ -115,11 +115,11 @@ def test_a_recipe_shows_what_it_makes_active_and_what_it_blocks(site, tmp_path):
 
 
 def test_schema_prints_json_with_the_installed_plugins(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     result = dpotrain("schema")
     schema = json.loads(result.stdout)
     names = [table["properties"]["use"]["const"] for table in schema["else"]["properties"]["loss"]["oneOf"]]
-    assert {"dpo", "ipo", "hinge", "simpo"} <= set(names)
+    assert {"dpo", "ipo", "hinge", "mypo"} <= set(names)
 
 
 @pytest.mark.parametrize("command", ["plugins", "run", "check"])

@@ -26,7 +26,7 @@ class TheLoss(Loss):
     By a margin (Somebody 2030).
     \"\"\"
 
-    name = "simpo"
+    name = "mypo"
 
     class Options(Loss.Options):
         gamma: float = Field(description="Target margin.", ge=0)
@@ -92,23 +92,23 @@ def shown(*words: str):
 
 
 @pytest.fixture
-def simpo(site):
-    install(site, "dpotrain-simpo", "0.3", simple=SOURCE)
-    metadata = site / "dpotrain_simpo-0.3.dist-info" / "METADATA"
+def mypo(site):
+    install(site, "dpotrain-mypo", "0.3", simple=SOURCE)
+    metadata = site / "dpotrain_mypo-0.3.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text() + "License-Expression: MIT\n")
     return site
 
 
-@pytest.mark.parametrize("name", ["simple", "simpo", "dpotrain-simpo", "DPOtrain_simpo"])
-def test_a_page_is_found_by_plugin_distribution_or_component(simpo, name, snapshot):
+@pytest.mark.parametrize("name", ["simple", "mypo", "dpotrain-mypo", "DPOtrain_mypo"])
+def test_a_page_is_found_by_plugin_distribution_or_component(mypo, name, snapshot):
     result = shown(name)
     assert result.exit_code == 0
-    snapshot("plugins_show.txt", result.output.replace(str(simpo), "SITE"))
+    snapshot("plugins_show.txt", result.output.replace(str(mypo), "SITE"))
 
 
-def test_json_has_the_whole_page(simpo):
-    (page,) = json.loads(shown("simpo", "--json").output)
-    assert (page["licence"], page["distribution"], page["version"]) == ("MIT", "dpotrain-simpo", "0.3")
+def test_json_has_the_whole_page(mypo):
+    (page,) = json.loads(shown("mypo", "--json").output)
+    assert (page["licence"], page["distribution"], page["version"]) == ("MIT", "dpotrain-mypo", "0.3")
     assert page["hooks"] == ["dpotrain_losses", "dpotrain_step_ended"]
     options = {option["name"]: option for option in page["components"][0]["options"]}
     assert options["gamma"] == {
@@ -138,11 +138,11 @@ def test_tables_in_options_are_shown_with_their_keys_and_what_is_picked_in_them(
     assert other["tables"] == []
 
 
-def test_a_name_that_means_nothing_comes_with_the_nearest_one(simpo):
-    result = shown("simpoo")
+def test_a_name_that_means_nothing_comes_with_the_nearest_one(mypo):
+    result = shown("mypoo")
     assert result.exit_code == 2
     assert result.stderr == (
-        'error: no plugin, distribution, component or command is called "simpoo"; did you mean "simpo"?\n'
+        'error: no plugin, distribution, component or command is called "mypoo"; did you mean "mypo"?\n'
     )
     assert "; dpotrain plugins lists them" in shown("zzzzzz").stderr
 

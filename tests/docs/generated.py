@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.docs import interface_reference, plugin_reference, recipe_reference, testing_reference
+from tests.plugin.faults import fault_tables
 from tests.run.faults import fault_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +32,7 @@ DOCUMENTS: dict[Path, dict[str, Callable[[], str]]] = {
         "programs": interface_reference.programs,
         "testing": testing_reference.testing_page,
     },
+    ROOT / "plugins" / "faults.md": {"faults": fault_tables},
     ROOT / "tests" / "README.md": {"faults": fault_table},
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from dpotrain import load_recipe
 from dpotrain.recipe.sections import required_tables
+from dpotrain_plugins.losses import COUPLED, LOSSES
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 from tests.support import dpotrain
@@ -88,3 +89,9 @@ def test_every_recipe_is_in_the_table():
     text = GUIDE.read_text(encoding="utf-8")
     linked = set(re.findall(r"\]\((\w+\.toml)\)", text))
     assert linked == {path.name for path in (ROOT / "recipes").glob("*.toml")}
+
+
+def test_the_table_of_losses_has_every_loss_and_says_which_need_a_reference():
+    table = GUIDE.read_text(encoding="utf-8").partition("## Choosing a loss\n")[2].partition("\n\n- ")[0]
+    rows = dict(re.findall(r"^\| `([^`]+)` \|.*\| (yes|no) \|.*\|$", table, re.MULTILINE))
+    assert rows == {loss.name: "yes" if loss.needs_reference else "no" for loss in (*LOSSES, *COUPLED)}

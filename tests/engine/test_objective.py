@@ -8,10 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.engine.scoring.objective import exchanged, pair_losses, pair_rewards
-from dpotrain.plugin.api import Loss
 from dpotrain_plugins.losses import Dpo, Hinge
 
 #: Two pairs: log-ratios (2, -3) and (-1, 1) of chosen and rejected.
@@ -95,34 +93,3 @@ def test_exchanged_scores_have_the_tokens_of_the_other_answer_first():
     again = exchanged(turned)
     for name in ("policy_chosen", "policy_rejected", "reference_chosen", "policy_tokens", "rejected_tokens"):
         assert torch.equal(getattr(again, name), getattr(SCORES, name))
-
-
-class Odd(Loss):
-    """Rewards that are no two numbers a pair."""
-
-    name = "odd"
-    given = None
-
-    def __call__(self, scores):
-        return scores.policy_chosen
-
-    def rewards(self, scores):
-        return self.given
-
-
-@pytest.mark.parametrize(
-    ("given", "got"),
-    [
-        (None, "NoneType"),
-        (torch.zeros(2), r"\(2,\)"),
-        ((torch.zeros(2), torch.zeros(1)), r"\(\(2,\), \(1,\)\)"),
-        ((torch.zeros(2), 1.0), r"\(\(2,\), float\)"),
-    ],
-)
-def test_rewards_of_the_wrong_shape_are_named(given, got):
-    loss = Odd(Odd.Options())
-    loss.given = given
-    with pytest.raises(
-        PluginError, match=rf'loss "odd" returned {got} from rewards for 2 pairs; it must return two'
-    ):
-        pair_rewards(loss, SCORES)

@@ -42,8 +42,8 @@ def test_a_weight_that_is_left_out_is_named():
     with pytest.raises(PluginError) as caught:
         built(lambda weights: torch.optim.SGD([weights["0.weight"]], lr=0.1), model())
     assert str(caught.value) == (
-        'optimizer "chosen" leaves out 2 of 3 trained weights (0.bias, 1.bias); it must hold each of them, '
-        "and nothing else"
+        "build returned an optimizer that leaves out 2 of 3 trained weights (0.bias, 1.bias); it must hold each of "
+        "them, and nothing else"
     )
 
 

@@ -76,14 +76,14 @@ def test_a_window_goes_on_with_what_a_checkpoint_held_and_takes_up_new_metrics()
 @pytest.mark.parametrize(
     ("returned", "text"),
     [
+        ({"all": torch.ones(2)}, "__call__ returned all; it must return its measures by name: all, odd"),
         (
-            {"all": torch.ones(2)},
-            'metric "wrong" returned all; it must return its measures by name: all, odd',
+            torch.ones(2),
+            r"__call__ returned a Tensor of shape \(2,\), .*; it must return its measures by name",
         ),
-        (torch.ones(2), 'metric "wrong" returned Tensor; it must return its measures by name: all, odd'),
-        ({"all": torch.ones(2).mean(), "odd": torch.ones(2)}, 'one number a pair as "all"'),
-        ({"all": torch.ones(2), "odd": 0.5}, r'one number a pair as "odd", a tensor of shape \(2,\)'),
-        ({"all": (torch.ones(2),), "odd": torch.ones(2)}, 'one number a pair as "all"'),
+        ({"all": torch.ones(2).mean(), "odd": torch.ones(2)}, r'a Tensor of shape \(\), .* as "all"'),
+        ({"all": torch.ones(2), "odd": 0.5}, r'a float, 0.5 as "odd"; .* a tensor of shape \(2,\)'),
+        ({"all": (torch.ones(2),), "odd": torch.ones(2)}, 'as "all"; it must return one number a pair'),
     ],
 )
 def test_what_is_no_number_a_pair_is_refused(returned, text):

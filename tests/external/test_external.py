@@ -50,7 +50,7 @@ def test_each_is_listed_with_its_distribution_and_version(packages, python):
         assert note.endswith("; import from dpotrain.plugin.api")
         assert (info["distribution"], info["version"]) == (f"dpotrain-{name}", "0.1.0")
         assert Path(info["file"]).is_relative_to(Path(python).parent.parent)
-    assert listed["simpo"]["offers"] == {"loss": ["simpo"], "metric": ["per-token"]}
+    assert listed["simpo"]["offers"] == {"loss": ["my-simpo"], "metric": ["per-token"]}
     assert listed["sqlite"]["offers"] == {"dataset source": ["sqlite"], "dataset formatter": ["votes"]}
     assert listed["tally"]["offers"] == {"logger": ["tally"]}
 
@@ -58,7 +58,7 @@ def test_each_is_listed_with_its_distribution_and_version(packages, python):
 @pytest.mark.parametrize(
     ("name", "line", "misspelt", "said"),
     [
-        ("simpo", "gamma = 0.5", "gama = 0.5", 'simpo (dpotrain-simpo 0.1.0) has no option "gama"'),
+        ("simpo", "gamma = 0.5", "gama = 0.5", 'my-simpo (dpotrain-simpo 0.1.0) has no option "gama"'),
         (
             "sqlite",
             'file = "votes.db"',

@@ -88,7 +88,9 @@ def test_only_what_the_recipe_selected_hears_an_event():
 def test_a_plugin_whose_distribution_is_required_hears_events():
     heard = []
     plugins = [
-        dataclasses.replace(load_module(listening_module(name, heard)), distribution=f"dpotrain-{name}")
+        dataclasses.replace(
+            load_module(listening_module(name, heard)), given=False, distribution=f"dpotrain-{name}"
+        )
         for name in ("wanted", "other")
     ]
     chosen = recipe(PluginManager(plugins), requires=["dpotrain_wanted>=0.1"])

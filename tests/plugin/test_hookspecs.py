@@ -15,6 +15,7 @@ from dpotrain.plugin.api.hookspecs import EVENTS, HOOKS
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.hooks import implementations
 from dpotrain.plugin.runtime.manager import PluginManager
+from tests.support import tiny_model
 
 PARTS = ("Called:", "Rank:", "Must not import:", "Result:", "Example:")
 
@@ -83,15 +84,16 @@ def test_the_examples_work(tmp_path):
     assert measured["chosen_drop"][0].tolist() == [-1.0]
 
     bitfit = example("dpotrain_adapters").BitFit
-    adapter, layer = bitfit(bitfit.Options()), torch.nn.Linear(2, 2)
-    policy = adapter.attach(layer)
-    initial = policy.bias.detach().clone()
+    adapter = bitfit(bitfit.Options())
+    policy = adapter.attach(tiny_model("gpt2"))
+    norm = policy.transformer.ln_f
+    initial = norm.bias.detach().clone()
     with torch.no_grad():
-        policy.bias += 1
+        norm.bias += 1
     with adapter.reference(policy):
-        assert torch.equal(policy.bias, initial)
-    assert torch.equal(policy.bias, initial + 1)
-    assert not policy.weight.requires_grad
+        assert torch.equal(norm.bias, initial)
+    assert torch.equal(norm.bias, initial + 1)
+    assert not norm.weight.requires_grad
 
     plus = example("dpotrain_optimizers").LoraPlus
     built = plus(plus.Options(lr=0.1, ratio=2.0)).build(dict(torch.nn.Linear(2, 2).named_parameters()))

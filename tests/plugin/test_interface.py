@@ -14,7 +14,7 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import LOSS_MODULE, FakeLoss, Offers, install
 from tests.plugin.interface import interface_text
 
-SIMPO = LOSS_MODULE.format(name="simpo")
+MYPO = LOSS_MODULE.format(name="mypo")
 
 
 def info(name: str):
@@ -35,8 +35,8 @@ def test_every_version_that_is_taken_is_no_newer_than_this_one():
 
 @pytest.mark.parametrize("line", ["dpotrain_interface = 1", "dpotrain_interface: int = 1  # since 0.1"])
 def test_a_plugin_that_fits_says_what_it_was_written_for(site, line):
-    install(site, "dpotrain-simpo", "0.3", simpo=f"{SIMPO}\n{line}\n")
-    assert (info("simpo").interface, info("simpo").status) == (1, "unused")
+    install(site, "dpotrain-mypo", "0.3", mypo=f"{MYPO}\n{line}\n")
+    assert (info("mypo").interface, info("mypo").status) == (1, "unused")
 
 
 def test_the_built_in_plugins_say_it_as_an_example():
@@ -47,8 +47,8 @@ def test_the_built_in_plugins_say_it_as_an_example():
 
 
 def test_a_plugin_that_says_nothing_is_taken_to_fit(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=SIMPO)
-    assert (info("simpo").interface, info("simpo").status) == (None, "unused")
+    install(site, "dpotrain-mypo", "0.3", mypo=MYPO)
+    assert (info("mypo").interface, info("mypo").status) == (None, "unused")
 
 
 def test_one_for_a_later_interface_is_explained_and_not_even_imported(site):
@@ -66,7 +66,7 @@ def test_one_for_a_later_interface_is_explained_and_not_even_imported(site):
 def test_one_for_an_interface_that_is_gone_is_explained(site, monkeypatch):
     monkeypatch.setattr(interface, "OLDEST", 2)
     monkeypatch.setattr(interface, "INTERFACE", 3)
-    install(site, "dpotrain-old", "0.1", old=f"dpotrain_interface = 1\n{SIMPO}")
+    install(site, "dpotrain-old", "0.1", old=f"dpotrain_interface = 1\n{MYPO}")
     assert info("old").reason == (
         f"it was written for plugin interface 1, and dpotrain {__version__} takes 2 and newer\n"
         "look for a newer dpotrain-old, or install an older dpotrain"

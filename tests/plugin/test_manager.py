@@ -54,15 +54,15 @@ def test_plugins_are_loaded_beside_the_package_that_replaces_the_standard_librar
 
 
 def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
-    found = info(PluginManager.from_entry_points(), "simpo")
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
+    found = info(PluginManager.from_entry_points(), "mypo")
     assert found.as_json() == {
-        "name": "simpo",
-        "offers": {"loss": ["simpo"]},
+        "name": "mypo",
+        "offers": {"loss": ["mypo"]},
         "events": [],
-        "distribution": "dpotrain-simpo",
+        "distribution": "dpotrain-mypo",
         "version": "0.3",
-        "file": str(site / "dpotrain_simpo_simpo.py"),
+        "file": str(site / "dpotrain_mypo_mypo.py"),
         "status": "unused",
         "reason": "",
         "interface": None,
@@ -83,21 +83,21 @@ def test_a_plugin_is_found_by_its_entry_point_with_its_provenance(site):
 )
 def test_a_plugin_that_fails_to_import_takes_nothing_down(site, source, reason):
     install(site, "dpotrain-broken", "1.0", broken=source)
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points()
     broken = info(manager, "broken")
     assert broken.status == "failed"
     assert broken.reason.startswith(reason.format(file=site / "dpotrain_broken_broken.py"))
     assert broken.distribution == "dpotrain-broken"
     assert broken.file == str(site / "dpotrain_broken_broken.py")
-    assert manager.find(Loss, "simpo").name == "simpo"
+    assert manager.find(Loss, "mypo").name == "mypo"
 
 
 def test_a_failed_plugin_is_named_where_a_component_is_not_found(site):
     install(site, "dpotrain-broken", "1.0", broken="import no_such_module_at_all")
     manager = PluginManager.from_entry_points()
     with pytest.raises(PluginError) as caught:
-        manager.find(Loss, "simpo")
+        manager.find(Loss, "mypo")
     assert 'plugin "broken" (dpotrain-broken 1.0), which may offer it, failed' in str(caught.value)
     assert "no_such_module_at_all" in str(caught.value)
     assert manager.warnings == [
@@ -106,19 +106,19 @@ def test_a_failed_plugin_is_named_where_a_component_is_not_found(site):
 
 
 def test_two_components_of_one_name_are_refused_and_both_distributions_named(site):
-    install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
-    install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="mypo"))
+    install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points()
     with pytest.raises(PluginError) as caught:
-        manager.find(Loss, "simpo")
+        manager.find(Loss, "mypo")
     assert str(caught.value) == (
-        'loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" (dpotrain-two 2.0); '
+        'loss "mypo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" (dpotrain-two 2.0); '
         'block = ["two"] leaves one of them out'
     )
     assert manager.duplicates_of(Loss) == [str(caught.value)]
     assert info(manager, "one").status == info(manager, "two").status == "failed"
     assert info(manager, "one").reason == str(caught.value)
-    assert manager.blocking(["dpotrain-two"]).find(Loss, "simpo").__module__ == "dpotrain_one_one"
+    assert manager.blocking(["dpotrain-two"]).find(Loss, "mypo").__module__ == "dpotrain_one_one"
 
 
 def test_one_class_offered_by_two_plugins_names_both():
@@ -135,18 +135,18 @@ def test_one_name_may_be_used_by_two_kinds():
     assert manager.find(Logger, FakeLoss.name) is Same
 
 
-@pytest.mark.parametrize("name", ["simpo", "dpotrain-simpo", "dpotrain_simpo", "DPOtrain.Simpo"])
+@pytest.mark.parametrize("name", ["mypo", "dpotrain-mypo", "dpotrain_mypo", "DPOtrain.Mypo"])
 def test_a_blocked_plugin_is_not_even_imported(site, name):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points(block=[name])
-    blocked = info(manager, "simpo")
+    blocked = info(manager, "mypo")
     assert (blocked.status, blocked.offers) == ("blocked", {})
-    assert blocked.file == str(site / "dpotrain_simpo_simpo.py")
-    assert "dpotrain_simpo_simpo" not in sys.modules
+    assert blocked.file == str(site / "dpotrain_mypo_mypo.py")
+    assert "dpotrain_mypo_mypo" not in sys.modules
     with pytest.raises(
-        PluginError, match=r'plugin "simpo" \(dpotrain-simpo 0.3\), which may offer it, is blocked'
+        PluginError, match=r'plugin "mypo" \(dpotrain-mypo 0.3\), which may offer it, is blocked'
     ):
-        manager.find(Loss, "simpo")
+        manager.find(Loss, "mypo")
 
 
 def test_an_unknown_name_comes_with_the_nearest_one():
@@ -267,7 +267,7 @@ def test_options_that_are_not_ours_are_refused():
         class Options(Loss.Options, extra="allow"):
             pass
 
-    assert "must be a subclass of Loss.Options" in reason(Loss, Foreign)
+    assert "must derive from Loss.Options, not from BaseModel" in reason(Loss, Foreign)
     assert 'extra="forbid"' in reason(Loss, Loose)
 
 

@@ -1,8 +1,11 @@
 """Who is named for an error, by its traceback alone."""
 
+import inspect
+import json
 import types
 
 import pytest
+from pydantic import BaseModel
 
 from dpotrain.core.errors import DataError, PluginError
 from dpotrain.plugin.runtime.failures import named, naming_components
@@ -132,3 +135,32 @@ def test_as_a_context_it_raises_from_the_error():
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(KeyError), naming_components(chosen(), chosen().plugins):
         fail()
+
+
+def test_the_place_is_the_plugin_s_own_where_a_library_raised():
+    class Reading(FakeLoader):
+        name = "reading"
+
+        def load_model(self, request):
+            return json.loads("{")
+
+    made = Reading(Reading.Options(name="m"))
+    line = inspect.getsourcelines(Reading.load_model)[1] + 1
+    assert text(lambda: made.load_model(None), chosen(Reading)).endswith(f"(char 1) ({__file__}:{line})")
+
+
+def test_a_validation_error_has_all_its_lines_and_no_value():
+    class Inner(BaseModel):
+        x: int
+        y: int
+
+    said = text(lambda: loader().load_model(lambda: Inner(x="hunter2")))
+    assert said.splitlines()[1:] == [
+        "  x: Input should be a valid integer, unable to parse string as an integer",
+        "  y: Field required",
+    ]
+    assert said.startswith(
+        'model loader "calling" of plugin "p" raised in load_model: ValidationError of Inner ('
+    )
+    assert __file__ in said
+    assert "hunter2" not in said

@@ -22,7 +22,36 @@ from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
 from dpotrain_plugins.loggers.wandb import WandbLogger
 from dpotrain_plugins.lora import Lora
-from dpotrain_plugins.losses import Dpo, Hinge, Ipo, Mix
+from dpotrain_plugins.losses import (
+    AlphaPo,
+    Aot,
+    AotUnpaired,
+    ApoDown,
+    ApoZero,
+    Bco,
+    BetaDpo,
+    CalDpo,
+    Cpo,
+    DiscoPop,
+    Dpo,
+    DpoNorm,
+    Dpop,
+    DpoShift,
+    Exo,
+    Hinge,
+    Ipo,
+    Mix,
+    Nca,
+    Odpo,
+    Orpo,
+    RDpo,
+    Robust,
+    Sft,
+    Simper,
+    Simpo,
+    Slic,
+    Sppo,
+)
 from dpotrain_plugins.merge.exporter import Merge
 from dpotrain_plugins.metrics.length import Length
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
@@ -40,6 +69,10 @@ def suite(component, **options):
     return type(component.__name__, (suite_of(component),), {"component": component, "options": options})
 
 
+#: For all but one loss of a family: their numbers are compared with their formulas anyway.
+soak = pytest.mark.soak
+
+
 def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
@@ -47,6 +80,30 @@ def needs(package):
 TestDpo = suite(Dpo, label_smoothing=0.1)
 TestIpo = suite(Ipo)
 TestHinge = suite(Hinge, beta=0.05)
+TestRobust = suite(Robust, label_smoothing=0.2)
+TestExo = soak(suite(Exo, label_smoothing=0.01))
+TestDpoNorm = suite(DpoNorm, beta=2.0)
+TestDpop = suite(Dpop, penalty=5)
+TestOdpo = suite(Odpo, alpha=0.5)
+TestRDpo = soak(suite(RDpo, alpha=0.1))
+TestDpoShift = soak(suite(DpoShift, rejected_share=0.5, last_rejected_share=0.95))
+TestNca = suite(Nca)
+TestBco = soak(suite(Bco))
+TestBcoOfPairs = soak(suite(Bco, running_mean=False))
+TestAot = suite(Aot)
+TestAotUnpaired = soak(suite(AotUnpaired, label_smoothing=0.1))
+TestBetaDpo = soak(suite(BetaDpo, keep=0.5))
+TestSppo = soak(suite(Sppo, beta=0.1))
+TestCalDpo = soak(suite(CalDpo, calibration_weight=0.5))
+TestApoZero = soak(suite(ApoZero))
+TestApoDown = soak(suite(ApoDown))
+TestDiscoPop = suite(DiscoPop, tau=0.1)
+TestSimpo = suite(Simpo, gamma=1.0)
+TestAlphaPo = soak(suite(AlphaPo, gamma_beta_ratio=0.2, alpha=-0.5))
+TestSimper = soak(suite(Simper))
+TestCpo = soak(suite(Cpo, nll="mean"))
+TestOrpo = suite(Orpo, weight=0.25)
+TestSlic = soak(suite(Slic, delta=0.5))
 TestMix = suite(Mix, terms=[{"use": "dpo", "weight": 0.5}, {"use": "ipo", "beta": 0.2}])
 TestLora = suite(Lora, rank=4)
 TestLoraWithEverything = suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
@@ -68,6 +125,11 @@ TestWandb = suite(WandbLogger, mode="offline", tags=["a", "b"])
 TestTensorBoard = needs("tensorboard")(suite(TensorBoardLogger))
 TestMLflow = needs("mlflow")(suite(MLflowLogger, tags={"team": "a"}))
 TestTrackio = needs("trackio")(suite(TrackioLogger, project="conformance"))
+
+
+class TestSft(testing.LossConformance):
+    component = Sft
+    moved_by = ("policy_chosen",)
 
 
 class TestTransformersLoader(testing.ModelLoaderConformance):

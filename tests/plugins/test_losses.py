@@ -10,26 +10,12 @@ from pydantic import ValidationError
 
 from dpotrain.core.scores import PairScores
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
+from tests.plugins.losses.scoring import PAIR, loss_of, scores_of
 
 KINDS = [Dpo, Ipo, Hinge]
 logps = st.floats(-500, 0, width=32)
 betas = st.floats(0.01, 2)
 quick = settings(max_examples=40, deadline=None)
-
-
-def loss_of(kind, **options):
-    return kind(kind.Options(**options))
-
-
-def scores_of(*pairs, tokens=(1, 1)):
-    """PairScores of (policy chosen, policy rejected, reference chosen, reference rejected) tuples."""
-    columns = [torch.tensor(column, dtype=torch.float32) for column in zip(*pairs, strict=True)]
-    lengths = [torch.full((len(pairs),), length, dtype=torch.int64) for length in tokens]
-    return PairScores(*columns, *lengths)
-
-
-# log-ratios: chosen -10 - -12 = 2, rejected -11 - -8 = -3, so h = 5; beta * h = 0.5
-PAIR = (-10.0, -11.0, -12.0, -8.0)
 
 
 def test_dpo_by_hand():

@@ -136,7 +136,7 @@ def test_a_term_with_a_state_goes_on_where_it_stopped(recipe, tmp_path):
     [
         (
             ["loss.beta=0.3"],
-            r"\[loss\] beta: .*every term has a beta of its own; set it in \[\[loss.terms\]\]",
+            r"\[loss\] beta: .*this loss has no beta of its own; leave it out",
         ),
         (
             ['loss.divergence="forward-kl"'],

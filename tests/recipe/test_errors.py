@@ -116,11 +116,11 @@ r.toml: 28 errors
 
 
 def test_the_plugin_that_owns_a_table_is_named_with_its_version(site, plugins):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
-    text = MINIMAL.replace('use = "fake-dpo"', 'use = "simpo"\nbta = 1')
+    text = MINIMAL.replace('use = "fake-dpo"', 'use = "mypo"\nbta = 1')
     assert refused(text, plugins=manager) == (
-        'r.toml: 1 error\n  [loss] bta: simpo (dpotrain-simpo 0.3) has no option "bta"; did you mean "beta"?'
+        'r.toml: 1 error\n  [loss] bta: mypo (dpotrain-mypo 0.3) has no option "bta"; did you mean "beta"?'
     )
 
 
@@ -266,25 +266,25 @@ def test_a_failed_plugin_is_an_error_only_where_the_recipe_needs_it(site):
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     (recipe_file := site.parent / "r.toml").write_text(MINIMAL)
     load_recipe(recipe_file, plugins=manager)
-    text = refused(MINIMAL, "loss.use=simpo", plugins=manager)
-    assert '[loss] use: there is no loss "simpo"' in text
+    text = refused(MINIMAL, "loss.use=mypo", plugins=manager)
+    assert '[loss] use: there is no loss "mypo"' in text
     assert (
         '\n    plugin "broken" (dpotrain-broken 1.0), which may offer it, failed: ModuleNotFoundError' in text
     )
 
 
 def test_two_plugins_of_one_name_stop_a_recipe_that_uses_it_until_one_is_blocked(site):
-    install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="simpo"))
-    install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-one", "1.0", one=LOSS_MODULE.format(name="mypo"))
+    install(site, "dpotrain-two", "2.0", two=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
     text = (
-        'r.toml: 1 error\n  [loss] use: loss "simpo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
+        'r.toml: 1 error\n  [loss] use: loss "mypo" is offered by plugin "one" (dpotrain-one 1.0) and plugin "two" '
         '(dpotrain-two 2.0); block = ["two"] leaves one of them out'
     )
     (site.parent / "r.toml").write_text(MINIMAL)
     assert load_recipe(site.parent / "r.toml", plugins=manager).loss.name == "fake-dpo"
-    assert refused(MINIMAL.replace("fake-dpo", "simpo"), plugins=manager) == text
-    (site.parent / "r.toml").write_text('block = ["two"]\n' + MINIMAL.replace("fake-dpo", "simpo"))
+    assert refused(MINIMAL.replace("fake-dpo", "mypo"), plugins=manager) == text
+    (site.parent / "r.toml").write_text('block = ["two"]\n' + MINIMAL.replace("fake-dpo", "mypo"))
     recipe = load_recipe("r.toml", plugins=manager)
     assert type(recipe.loss).__module__ == "dpotrain_one_one"
     assert {info.name: info.status for info in recipe.plugins.infos(recipe)}["two"] == "blocked"
@@ -305,10 +305,10 @@ def test_two_formatters_of_one_name_stop_a_recipe_that_asks_all_of_them():
 
 
 def test_without_plugins_the_installed_ones_are_taken_and_blocked_ones_not_imported(site):
-    install(site, "dpotrain-simpo", "0.3", simpo="raise SystemExit('must not be imported')")
-    text = 'block = ["simpo"]\n' + MINIMAL
+    install(site, "dpotrain-mypo", "0.3", mypo="raise SystemExit('must not be imported')")
+    text = 'block = ["mypo"]\n' + MINIMAL
     message = refused(text, plugins=None)
-    assert 'plugin "simpo" (dpotrain-simpo 0.3), which may offer it, is blocked' in message
+    assert 'plugin "mypo" (dpotrain-mypo 0.3), which may offer it, is blocked' in message
     assert "must not be imported" not in message
 
 
@@ -322,26 +322,26 @@ def test_blocking_what_is_not_there_is_an_error(plugins):
     ("requirement", "text"),
     [
         (
-            "dpotrain-simpo>=0.4",
-            'dpotrain-simpo 0.3 is installed, not >=0.4; pip install "dpotrain-simpo>=0.4"',
+            "dpotrain-mypo>=0.4",
+            'dpotrain-mypo 0.3 is installed, not >=0.4; pip install "dpotrain-mypo>=0.4"',
         ),
         ("dpotrain-none>=0.2", 'dpotrain-none is not installed; pip install "dpotrain-none>=0.2"'),
         ("dpotrain-none", 'dpotrain-none is not installed; pip install "dpotrain-none"'),
-        ("simpo >> 3", '"simpo >> 3" is not a requirement as pip takes it ("dpotrain-foo>=0.2"): '),
+        ("mypo >> 3", '"mypo >> 3" is not a requirement as pip takes it ("dpotrain-foo>=0.2"): '),
     ],
 )
 def test_a_requirement_that_is_not_met_says_what_to_do(site, plugins, requirement, text):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     assert f"\n  requires: {text}" in refused(f'requires = ["{requirement}"]\n' + MINIMAL, plugins=plugins)
 
 
 def test_a_requirement_that_is_met_is_kept_and_makes_its_plugins_active(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
-    (site.parent / "r.toml").write_text('requires = ["dpotrain_simpo>=0.2", "dpotrain"]\n' + MINIMAL)
+    (site.parent / "r.toml").write_text('requires = ["dpotrain_mypo>=0.2", "dpotrain"]\n' + MINIMAL)
     recipe = load_recipe("r.toml", plugins=manager)
-    assert recipe.document["requires"] == ["dpotrain_simpo>=0.2", "dpotrain"]
-    assert {info.name: info.status for info in recipe.plugins.infos(recipe)}["simpo"] == "active"
+    assert recipe.document["requires"] == ["dpotrain_mypo>=0.2", "dpotrain"]
+    assert {info.name: info.status for info in recipe.plugins.infos(recipe)}["mypo"] == "active"
 
 
 def test_a_required_plugin_that_failed_is_an_error(site):
@@ -352,7 +352,7 @@ def test_a_required_plugin_that_failed_is_an_error(site):
 
 
 def test_a_required_plugin_that_is_blocked_is_an_error(site):
-    install(site, "dpotrain-simpo", "0.3", simpo=LOSS_MODULE.format(name="simpo"))
+    install(site, "dpotrain-mypo", "0.3", mypo=LOSS_MODULE.format(name="mypo"))
     manager = PluginManager.from_entry_points(extra=[fake_plugin(beside_built_ins=True)])
-    text = refused('requires = ["dpotrain-simpo"]\nblock = ["simpo"]\n' + MINIMAL, plugins=manager)
-    assert 'plugin "simpo" (dpotrain-simpo 0.3) is both required and blocked; keep one of the two' in text
+    text = refused('requires = ["dpotrain-mypo"]\nblock = ["mypo"]\n' + MINIMAL, plugins=manager)
+    assert 'plugin "mypo" (dpotrain-mypo 0.3) is both required and blocked; keep one of the two' in text

@@ -29,9 +29,9 @@ def test_two_numbers_of_one_name_are_refused(plugins):
 def test_measures_that_are_no_names_are_refused(measures):
     odd = type("Odd", (FakeMetric,), {"name": "odd", "measures": measures})
     manager = PluginManager.of(Offers("p", *EVERYTHING, odd))
-    assert '[metrics.0]: metric "odd" must have measures, a tuple of names, not' in refused(
-        MINIMAL, 'metrics=[{use="odd"}]', plugins=manager
-    )
+    (broken,) = manager.failed
+    assert 'metric "odd": measures is ' in broken.reason
+    assert "it must be a tuple of names" in broken.reason
 
 
 def test_a_plugin_that_is_called_like_the_engines_numbers_is_refused():

@@ -194,8 +194,8 @@ def spoil(step: int) -> None:
         now = plan.step
         return ordinary_step(self, plan)
 
-    def pair_losses(loss: Any, scores: Any) -> Any:
-        losses = ordinary_losses(loss, scores)
+    def pair_losses(*scored: Any) -> Any:
+        losses = ordinary_losses(*scored)
         return losses * math.nan if now == step and losses.requires_grad else losses
 
     trainer.Trainer.train_step, trainer.pair_losses = train_step, pair_losses

@@ -178,12 +178,17 @@ def test_numbers_are_in_the_records_and_a_resumed_run_has_the_same(recipe, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [({"loss": 1.0}, "is a number of the run itself"), ({"text": "x"}, "takes numbers")]
+    ("values", "said"),
+    [
+        ({"loss": 1.0}, "is a number of the run itself"),
+        ({"length/margins": 1.0}, r"is a number of the recipe's \[\[metrics\]\]"),
+        ({"text": "x"}, "takes numbers"),
+    ],
 )
 def test_what_is_no_number_of_its_own_is_refused_by_name(recipe, tmp_path, values, said):
     chosen = plugins(at_step=lambda run, step: run.log(**values))
     with pytest.raises(PluginError, match=said) as caught:
-        run(recipe, ASKING, into=tmp_path / "run", plugins=chosen)
+        run(recipe, ASKING, 'metrics=[{use="length"}]', into=tmp_path / "run", plugins=chosen)
     assert 'callback "asking" of plugin "mine" raised in dpotrain_step_ended' in str(caught.value)
 
 

@@ -100,10 +100,13 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
     ("state_dict", "message"),
     [
         (lambda self: 1 / 0, r'loss "moving-margin" of .* raised in state_dict: ZeroDivisionError'),
-        (lambda self: [1], r"returned list, which is not a mapping, from state_dict"),
+        (
+            lambda self: [1],
+            r"state_dict returned a list, \[1\]; it must return a mapping from texts to tensors",
+        ),
         (
             lambda self: {"odd": object()},
-            r"returned an object of type object, which a checkpoint cannot hold, from",
+            r"state_dict returned a mapping that holds an object; it must return",
         ),
     ],
     ids=["raises", "no mapping", "no data"],

@@ -72,7 +72,9 @@ def test_one_that_fails_takes_nothing_away_and_the_error_says_how_to_run_it_agai
     path, said, text, _ = failed
     run = path.parent / "run"
     lines = text.splitlines()
-    assert lines[0].startswith('exporter "fails" of plugin "mine" failed: ConnectionError: nobody answers (')
+    assert lines[0].startswith(
+        'exporter "fails" of plugin "mine" raised in export: ConnectionError: nobody answers ('
+    )
     assert lines[1:] == [
         f"The run itself is finished, and its result in {run / 'final'} is whole. To run what failed again:",
         f"dpotrain run {run / 'recipe.toml'} --resume",

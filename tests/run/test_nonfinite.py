@@ -27,9 +27,9 @@ def spoil(monkeypatch, how, *steps):
     """Spoil the losses of some steps, each of which is one micro-batch here."""
     taken = 0
 
-    def pair_losses(loss, scores):
+    def pair_losses(loss, scores, *more):
         nonlocal taken
-        losses = ORDINARY(loss, scores)
+        losses = ORDINARY(loss, scores, *more)
         taken += torch.is_grad_enabled()
         return how(losses, scores) if torch.is_grad_enabled() and taken in steps else losses
 

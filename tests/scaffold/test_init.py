@@ -14,6 +14,7 @@ from dpotrain.recipe.load import load_recipe
 from dpotrain.scaffold.first_recipe import looking
 from dpotrain.scaffold.first_recipe.answers import Answers, choose, wants_four_bit, wants_lora
 from dpotrain.scaffold.first_recipe.looking import Data, Machine, Model, look_at_model
+from dpotrain_plugins.losses import LOSSES
 from tests.docs.generated import ROOT
 from tests.support import dpotrain, tiny_tokenizer
 
@@ -103,6 +104,19 @@ def test_all_that_it_writes_loads(loss, how, model, folder):
     document = load_recipe("recipe.toml").document
     assert document["loss"]["use"] == loss
     assert ("adapter" in document, "quantizer" in document) == ("lora" in how, "4bit" in how)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_the_recipe_of_every_loss_loads(loss, folder):
+    result = dpotrain("init", "--model", "org/model-7B", "--data", "org/data", "--loss", loss.name)
+    assert result.exit_code == 0, result.output
+    written = load_recipe("recipe.toml").document["loss"]
+    assert written.get("beta") == loss.Options.model_fields["beta"].default
+
+
+def test_a_beta_is_refused_for_a_loss_without_one(folder):
+    result = dpotrain("init", "--model", "m", "--data", "d", "--loss", "orpo", "--beta", "0.1")
+    assert (result.exit_code, result.stderr) == (2, "error: --beta: the loss orpo has no beta\n")
 
 
 def test_a_file_is_not_overwritten(folder):

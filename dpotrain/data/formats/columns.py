@@ -9,7 +9,8 @@ from typing import Any
 
 from dpotrain.core.errors import DataError, did_you_mean
 from dpotrain.core.messages.values import is_empty
-from dpotrain.plugin.api import Rows
+from dpotrain.plugin.api import DatasetSource, Rows
+from dpotrain.plugin.api.returns import WrongReturnError, described
 
 _ANSWERS = ("chosen", "rejected")
 
@@ -24,6 +25,8 @@ class MappedRows:
     length: int
     ignored: Collection[str] = ()
     """The data's columns that are left out."""
+    brought_by: DatasetSource | None = None
+    """The component whose rows they are; None for rows made by hand."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,7 +44,7 @@ class MappedRows:
         return self.length
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        row = self.source[index]
+        row = _row(self.source, index, self.brought_by)
         if not self.mapping and not self.ignored:
             return _expanded(row)
         # Before and after: a name may be of a column, or of one inside a pair that is stored in a column.
@@ -50,6 +53,16 @@ class MappedRows:
         mapped = {canonical: row.get(actual) for canonical, actual in self.mapping.items()}
         # A mapped column must not be recognised under its old name too.
         return mapped | {name: v for name, v in row.items() if name not in moved and name not in mapped}
+
+
+def _row(rows: Rows, index: int, brought_by: DatasetSource | None) -> Mapping[str, Any]:
+    row = rows[index]
+    if not isinstance(row, Mapping):
+        raise WrongReturnError(
+            f"load returned rows of which row {index} is {described(row)}; it must be a mapping from columns to values",
+            brought_by,
+        )
+    return row
 
 
 def _expanded(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -74,13 +87,20 @@ def _expanded(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def map_columns(
-    rows: Rows, mapping: Mapping[str, str], limit: int | None, split: str, ignored: Sequence[str] = ()
+    rows: Rows,
+    mapping: Mapping[str, str],
+    limit: int | None,
+    split: str,
+    ignored: Sequence[str] = (),
+    brought_by: DatasetSource | None = None,
 ) -> MappedRows:
     """Return at most ``limit`` rows with columns renamed or left out; raise a DataError for a missing column."""
     named = {f'[data.columns] {canonical} = "{actual}"': actual for canonical, actual in mapping.items()}
     named |= {f'data.ignore_columns = ["{name}"]': name for name in ignored}
     if named and rows.columns:
-        known = list(dict.fromkeys([*rows.columns, *(_expanded(rows[0]) if len(rows) else ())]))
+        known = list(
+            dict.fromkeys([*rows.columns, *(_expanded(_row(rows, 0, brought_by)) if len(rows) else ())])
+        )
         for written, name in named.items():
             if name not in known:
                 raise DataError(
@@ -88,4 +108,4 @@ def map_columns(
                     f"{did_you_mean(name, known)}\nIts columns are: {', '.join(known)}."
                 )
     count = len(rows) if limit is None else min(limit, len(rows))
-    return MappedRows(rows, dict(mapping), count, tuple(ignored))
+    return MappedRows(rows, dict(mapping), count, tuple(ignored), brought_by)

@@ -13,6 +13,7 @@ from dpotrain.core.messages.values import MEDIA, REASONING, is_empty
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.plugin.api import DatasetFormatter
+from dpotrain.plugin.api.returns import WrongReturnError
 
 #: Why a row is dropped that exceeds Python's recursion limit.
 NESTED = "the row is nested too deeply"
@@ -83,6 +84,9 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     watched = WatchedRow(row)
     try:
         found = formatter.format(watched)
+    except WrongReturnError as error:
+        error.add_note(f"It was given row {number}.")
+        raise
     except (UnusableRow, DpotrainError):
         raise
     except RecursionError:

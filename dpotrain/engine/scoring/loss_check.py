@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.scores import PairScores
+from dpotrain.engine.scoring.objective import pair_rewards
 from dpotrain.plugin.api import Component, Loss
 from dpotrain.plugin.api.nested import nested
+from dpotrain.plugin.api.returns import WrongReturnError
 
 #: Pairs that are looked at alone and together.
 _PAIRS = 4
@@ -32,18 +34,19 @@ def check_trained(scores: PairScores, scorer: nn.Module) -> None:
 
 
 def check_gradients(loss: Loss, losses: torch.Tensor) -> None:
-    """Check that gradients lead from the losses to the scores; raise a PluginError otherwise.
+    """Check that gradients lead from the losses to the scores; raise a WrongReturnError otherwise.
 
     Neither check waits for the device.
     """
     if not losses.requires_grad:
-        raise PluginError(
-            f'loss "{loss.name}" returned losses without gradients; compute them from scores.policy_chosen and '
-            "scores.policy_rejected, and detach neither of the two"
+        raise WrongReturnError(
+            "__call__ returned losses without gradients; compute them from scores.policy_chosen and "
+            "scores.policy_rejected, and detach neither of the two",
+            loss,
         )
 
 
-def loss_fault(loss: Loss, scores: PairScores, losses: torch.Tensor) -> str:
+def loss_fault(scores: PairScores, losses: torch.Tensor) -> str:
     """Return where the losses (pairs,) of a micro-batch are not finite although the scores are; "" if nowhere."""
     policy = torch.stack([scores.policy_chosen, scores.policy_rejected])
     reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
@@ -52,17 +55,35 @@ def loss_fault(loss: Loss, scores: PairScores, losses: torch.Tensor) -> str:
         return ""
     pair = int(wrong.nonzero()[0])
     return (
-        f'Loss "{loss.name}" is {losses[pair].item()} for a pair with finite log-probs: '
+        f"__call__ returned {losses[pair].item()} for a pair with finite log-probs: "
         f"policy {policy[0, pair].item():.4f} chosen, {policy[1, pair].item():.4f} rejected; "
         f"reference {reference[0, pair].item():.4f} and {reference[1, pair].item():.4f}."
     )
+
+
+def check_rewards(loss: Loss, scores: PairScores) -> None:
+    """Check that the rewards of a micro-batch are finite where its scores are.
+
+    Raises:
+        WrongReturnError: they are not.
+    """
+    rewards = torch.stack(pair_rewards(loss, scores))
+    policy = torch.stack([scores.policy_chosen, scores.policy_rejected])
+    reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
+    wrong = ~rewards.isfinite() & (policy + reference).isfinite().all(dim=0)
+    if wrong.any():
+        raise WrongReturnError(
+            f"rewards returned {rewards[wrong][0].item()} for a pair with finite log-probs; it must return finite "
+            "numbers",
+            loss,
+        )
 
 
 def check_apart(loss: Loss, scores: PairScores) -> None:
     """Check that a pair's loss does not depend on the pairs beside it; random states are left as they were.
 
     Raises:
-        PluginError: it does.
+        WrongReturnError: it does.
     """
     if any(type(part).state_dict is not Component.state_dict for _, part in nested(loss)):
         return  # asking one with a state would change it
@@ -84,10 +105,11 @@ def _compare(loss: Loss, scores: PairScores) -> None:
         for number in range(len(pairs)):
             alone = loss(select(some, [number]))[0]
             if (alone - together[number]).abs() > _TOLERANCE * (1 + alone.abs()):
-                raise PluginError(
-                    f'loss "{loss.name}" gives a pair the loss {alone.item():.6f} alone and '
-                    f"{together[number].item():.6f} beside {len(pairs) - 1} others; a pair's loss may depend on its "
-                    "own scores only, since which pairs share a micro-batch is the engine's business"
+                raise WrongReturnError(
+                    f"__call__ returned {alone.item():.6f} for a pair alone and {together[number].item():.6f} for the "
+                    f"same pair beside {len(pairs) - 1} others; a pair's loss may depend on its own scores only, since "
+                    "which pairs share a micro-batch is the engine's business",
+                    loss,
                 )
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
 
-from dpotrain.core.errors import PluginError
 from dpotrain.core.pair_columns import APPLIED
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.nested import nested
+from dpotrain.plugin.api.returns import WrongReturnError, described
 from dpotrain.recipe.recipe import Recipe
 
 
@@ -22,7 +22,7 @@ def applied_columns(recipe: Recipe) -> frozenset[str]:
 
 
 def pair_losses(loss: Loss, scores: PairScores, columns: Collection[str] = ()) -> torch.Tensor:
-    """Return a loss a pair, (pairs,), or raise a PluginError for a loss that gives anything else.
+    """Return a loss a pair, (pairs,), or raise a WrongReturnError for a loss that gives anything else.
 
     ``columns`` are those of :data:`dpotrain.core.pair_columns.APPLIED` that the recipe maps: ``margin`` m makes of
     ``beta * h`` in the loss ``beta * h - m`` (Amini et al. 2024, arXiv:2402.10571, eq. 5); of ``label_probability`` p
@@ -41,34 +41,38 @@ def pair_losses(loss: Loss, scores: PairScores, columns: Collection[str] = ()) -
 
 
 def pair_rewards(loss: Loss, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rewards of chosen and rejected, (pairs,) each, or raise a PluginError where a loss gives no such two.
+    """Return the rewards of chosen and rejected, each (pairs,), without gradients.
 
-    Without gradients.
+    Raises a WrongReturnError where a loss gives no such two.
     """
     with torch.no_grad():
         rewards = loss.rewards(loss.diverged(scores))
-    expected = scores.policy_chosen.shape
-    two = isinstance(rewards, tuple) and len(rewards) == 2
-    if not two or any(not isinstance(each, torch.Tensor) or each.shape != expected for each in rewards):
-        got = f"({', '.join(map(str, map(_got, rewards)))})" if two else _got(rewards)
-        raise PluginError(
-            f'loss "{loss.name}" returned {got} from rewards for {expected[0]} pairs; it must return two tensors of '
-            f"shape {tuple(expected)}, of chosen and rejected"
+    parts = rewards if isinstance(rewards, tuple | list) and rewards else (rewards,)
+    if len(parts) != 2 or not all(_one_a_pair(part, scores) for part in parts):
+        raise WrongReturnError(
+            f"rewards returned {' and '.join(map(described, parts))}; it must return the rewards of chosen and "
+            f"rejected, two tensors of shape {tuple(scores.policy_chosen.shape)}",
+            loss,
         )
-    return rewards
+    return parts[0], parts[1]
 
 
 def loss_parts(loss: Loss, scores: PairScores) -> dict[str, torch.Tensor]:
-    """Return the parts of a loss, (pairs,) each without gradients, or raise a PluginError where it gives others."""
+    """Return the parts of a loss, (pairs,) each without gradients, or raise a WrongReturnError for others."""
     if not loss.part_names:
         return {}
     parts = loss.parts(loss.diverged(scores))  # a part may be another in an evaluation, without gradients
-    expected = scores.policy_chosen.shape
-    if set(parts) != set(loss.part_names) or any(part.shape != expected for part in parts.values()):
-        got = ", ".join(f"{name} {_got(part)}" for name, part in parts.items())
-        raise PluginError(
-            f'loss "{loss.name}" returned {got} from parts; it must return {", ".join(loss.part_names)}, each of shape '
-            f"{tuple(expected)}"
+    named = isinstance(parts, Mapping) and parts.keys() == set(loss.part_names)
+    if not named or not all(_one_a_pair(part, scores) for part in parts.values()):
+        each = (
+            ", ".join(f"{name}: {described(part)}" for name, part in parts.items())
+            if named
+            else described(parts)
+        )
+        raise WrongReturnError(
+            f"parts returned {each}; it must return {', '.join(loss.part_names)} by name, each a tensor of shape "
+            f"{tuple(scores.policy_chosen.shape)}",
+            loss,
         )
     return {name: parts[name].detach() for name in loss.part_names}
 
@@ -98,14 +102,15 @@ def exchanged(scores: PairScores) -> PairScores:
 
 def _losses(loss: Loss, scores: PairScores) -> torch.Tensor:
     losses = loss.losses(scores)
-    expected = scores.policy_chosen.shape
-    if not isinstance(losses, torch.Tensor) or losses.shape != expected:
-        raise PluginError(
-            f'loss "{loss.name}" returned {_got(losses)} for {expected[0]} pairs; it must return one number a pair, '
-            f"a tensor of shape {tuple(expected)}, and leave dividing by the pairs to the engine"
+    if not _one_a_pair(losses, scores):
+        expected = tuple(scores.policy_chosen.shape)
+        raise WrongReturnError(
+            f"__call__ returned {described(losses)} for {expected[0]} pairs; it must return one number a pair, a "
+            f"tensor of shape {expected}, and leave dividing by the pairs to the engine",
+            loss,
         )
     return losses
 
 
-def _got(value: object) -> object:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+def _one_a_pair(value: object, scores: PairScores) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape == scores.policy_chosen.shape

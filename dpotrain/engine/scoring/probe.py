@@ -37,6 +37,10 @@ LARGEST_IN_FLOAT32 = 1e-3
 MEAN_IN_LOW_PRECISION = 0.1
 
 
+class NotFiniteLogits(RunError):  # noqa: N818 - named by what the numbers are
+    """A model computes logits that are not finite before anything is trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The scorer that a model gets, and why."""
@@ -63,6 +67,7 @@ def choose_scorer(
     Raises:
         RunError: ``packing`` ("auto", "on" or "off") is "on" and the model cannot take it, or what the model computes
             depends on what it has computed before.
+        NotFiniteLogits: what the model computes is not finite.
     """
     with dropout_off(policy):
         return _choose(policy, sample, sample if extremes is None else extremes, packing, bf16)
@@ -87,6 +92,11 @@ def _choose(
             f"an ordinary forward pass of {type(causal_lm(policy)).__name__} fails: {error}\n"
             'Where the weights are of several dtypes, training.precision = "bf16" brings them together.'
         ) from error
+    if not ordinary.log_probs.isfinite().all():
+        raise NotFiniteLogits(
+            f"{type(model).__name__} computes log-probs that are not finite before anything is trained.\n"
+            'Its weights are finite, so a sum overflows: try training.precision = "fp32" and model.dtype = "float32".'
+        )
     if not _agree(ordinary.foresight, torch.zeros_like(ordinary.foresight), exact):
         raise RunError(
             f"{type(model).__name__} is no causal language model: another last token changes what it computes of those "

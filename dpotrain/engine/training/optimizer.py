@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError
 from dpotrain.plugin.api import Optimizer
+from dpotrain.plugin.api.returns import WrongReturnError
 
 
 def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:
     """Build the recipe's optimizer over what is trained of ``policy``.
 
     Raises:
-        PluginError: the optimizer is not over all of that, each weight once.
+        WrongReturnError: the optimizer is not over all of that, each weight once.
     """
     weights = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
     optimizer = chosen.build(weights)
@@ -22,9 +22,11 @@ def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimiz
     left = [name for name, weight in weights.items() if id(weight) not in held]
     if left or len(held) != len(weights):
         what = (
-            f"leaves out {len(left)} of {len(weights)} trained weights ({', '.join(left[:3])})"
+            f"that leaves out {len(left)} of {len(weights)} trained weights ({', '.join(left[:3])})"
             if left
-            else f"holds {len(held)} weights, and {len(weights)} are trained"
+            else f"that holds {len(held)} weights, and {len(weights)} are trained"
         )
-        raise PluginError(f'optimizer "{chosen.name}" {what}; it must hold each of them, and nothing else')
+        raise WrongReturnError(
+            f"build returned an optimizer {what}; it must hold each of them, and nothing else", chosen
+        )
     return optimizer

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpotrain.core.errors import PluginError
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Measured, Metric
+from dpotrain.plugin.api.returns import WrongReturnError, described
 
 _NONE: Mapping[str, torch.Tensor] = {}
 
@@ -37,7 +37,7 @@ class RecipeMetrics:
         ``weights`` (pairs,) is 0 for a pair that only fills the micro-batch; ``parts`` are the loss's, (pairs,) each.
 
         Raises:
-            PluginError: a metric returned something else than its measures; what one raises passes through.
+            WrongReturnError: a metric returned something else than its measures; what one raises passes through.
         """
         sums = [weights.new_zeros(0, dtype=torch.float64)]
         with torch.no_grad():
@@ -62,10 +62,10 @@ class RecipeMetrics:
 def _measured(metric: Metric, scores: PairScores) -> Mapping[str, Measured]:
     found = metric(scores)
     if not isinstance(found, Mapping) or found.keys() != set(metric.measures):
-        got = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-        raise PluginError(
-            f'metric "{metric.name}" returned {got}; it must return its measures by name: '
-            f"{', '.join(metric.measures)}"
+        got = ", ".join(map(str, found)) or "no measure" if isinstance(found, Mapping) else described(found)
+        raise WrongReturnError(
+            f"__call__ returned {got}; it must return its measures by name: {', '.join(metric.measures)}",
+            metric,
         )
     return found
 
@@ -77,8 +77,11 @@ def _values_and_weights(
     if len(both) != 2 or not all(
         isinstance(part, torch.Tensor) and part.shape == weights.shape for part in both
     ):
-        raise PluginError(
-            f'metric "{metric.name}" must return one number a pair as "{measure}", a tensor of shape '
-            f"{tuple(weights.shape)}, or two such tensors, values and weights; the engine takes the mean"
+        parts = measured if isinstance(measured, tuple) and measured else (measured,)
+        got = " and ".join(map(described, parts))
+        raise WrongReturnError(
+            f'__call__ returned {got} as "{measure}"; it must return one number a pair, a tensor of shape '
+            f"{tuple(weights.shape)}, or two such tensors, values and weights; the engine takes the mean",
+            metric,
         )
     return both

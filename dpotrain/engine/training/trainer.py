@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from dpotrain.core.errors import PluginError, RunError
+from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.core.scores import PairScores
@@ -24,7 +24,13 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import Reference
-from dpotrain.engine.scoring.loss_check import check_apart, check_gradients, check_trained, loss_fault
+from dpotrain.engine.scoring.loss_check import (
+    check_apart,
+    check_gradients,
+    check_rewards,
+    check_trained,
+    loss_fault,
+)
 from dpotrain.engine.scoring.objective import loss_parts, pair_losses
 from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.router_loss import RouterLoss, summing
@@ -89,6 +95,8 @@ class Trainer:
     """Columns of the data that change the loss (see :func:`.objective.pair_losses`)."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
     window: Window = field(default_factory=Window)
+    loss_label: str = ""
+    """The loss with its plugin, as messages name it."""
 
     def __post_init__(self) -> None:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -235,8 +243,13 @@ class Trainer:
         check_gradients(self.loss, losses)
         if not self._looked_at_loss:
             check_apart(self.loss, scores)
-            self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, losses)
+            self._look_at(scores, losses)
         return losses
+
+    def _look_at(self, scores: PairScores, losses: torch.Tensor) -> None:
+        """Look whether losses and rewards are numbers where the scores are; a loss is named if the step is refused."""
+        self._loss_fault = self._loss_fault or loss_fault(scores, losses)
+        check_rewards(self.loss, scores)
 
     def _passes(self, microbatches: Sequence[MicroBatch]) -> int:
         """Return how often a step scores its micro-batches under the policy."""
@@ -278,7 +291,7 @@ class Trainer:
             )
             coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
             if not self._looked_at_loss:
-                self._loss_fault = self._loss_fault or loss_fault(self.loss, scores, coupled.losses)
+                self._look_at(scores, coupled.losses)
         # The second pass draws the same dropout.
         random_before.restore()
         return coupled, RouterSums.over_ranks(routed, self.parallel) if routed else None
@@ -297,13 +310,8 @@ class Trainer:
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
     def _set_learning_rate(self, step: int) -> float:
-        """Set the rates of a step, and return the records'; raise a PluginError where the factor cannot be used."""
+        """Set the rates of a step, and return the records'."""
         factor = self.schedule.factor(step, self.plan.total_steps)
-        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            raise PluginError(
-                f'schedule "{self.schedule.name}" returned {factor!r} for step {step} of {self.plan.total_steps}; it '
-                "must return a finite number that is not negative"
-            )
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         return self.peak_learning_rate * factor
@@ -324,7 +332,7 @@ class Trainer:
         fault, self._loss_fault = self._loss_fault, ""
         return NotFinite(
             f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-            + (f"{fault}\n" if fault else "")
+            + (f"{self.loss_label or self.loss.name}: {fault}\n" if fault else "")
             + f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
             step.step,
             step.pairs,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import by_name, is_a, is_text, returns
+from dpotrain.plugin.api.returns import by_name, is_a, is_bool, is_model, is_text, returns
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ class Adapter(Component):
     kind = "adapter"
 
     @property
+    @returns("True or False", is_bool)
     def starts_as_base(self) -> bool:
         """Whether a fresh adapter computes exactly what the model does without it, whatever its options.
 
@@ -33,7 +34,7 @@ class Adapter(Component):
         return False
 
     @abstractmethod
-    @returns("the policy with what is trained, a torch.nn.Module", is_a("torch.nn", "Module"))
+    @returns("the policy with what is trained, a causal language model or a wrapper of one", is_model)
     def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
         """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
 

@@ -37,7 +37,7 @@ class DatasetFormatter(Component):
     """Names of the numbers that its pairs have (:attr:`PreferencePair.numbers`)."""
 
     @abstractmethod
-    @returns("a Recognition", lambda value: isinstance(value, int))
+    @returns("a Recognition", lambda value: isinstance(value, int) and value in tuple(Recognition))
     def recognises(self, row: Mapping[str, Any]) -> Recognition:
         """Say how sure the formatter is of this row.
 

@@ -34,7 +34,10 @@ class Rows(Protocol):
 
 def _are_rows(value: Any) -> bool:
     has_rows = hasattr(value, "__len__") and hasattr(value, "__getitem__")
-    return has_rows and is_texts(list(getattr(value, "columns", [None]))) and is_text(value.fingerprint)
+    columns = getattr(value, "columns", None)
+    if not has_rows or isinstance(columns, str) or not isinstance(columns, Iterable):
+        return False
+    return is_texts(list(columns)) and is_text(getattr(value, "fingerprint", None))
 
 
 class DatasetSource(Component):
@@ -48,7 +51,9 @@ class DatasetSource(Component):
         """Return the names of the splits there are, for messages and for ``data.eval_split``."""
 
     @abstractmethod
-    @returns("rows, which have a length, indices, columns and a fingerprint", _are_rows)
+    @returns(
+        "rows, which have a length, indices, columns (a list of names) and a fingerprint (a text)", _are_rows
+    )
     def load(self, split: str) -> Rows:
         """Return the rows of one split; raise a DataError that says what was looked for and what is there."""
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
-from dpotrain.plugin.api.returns import is_number, optional, returns
+from dpotrain.plugin.api.returns import are_names, is_number, optional, returns
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +48,13 @@ class Loss(Component):
     all its pairs, for which the step computes one forward more; otherwise with those of a micro-batch."""
 
     @property
+    @returns("a tuple of names of letters, digits and . _ - /", are_names)
     def part_names(self) -> tuple[str, ...]:
         """The names of :meth:`parts`."""
         return ()
 
     class Options(Component.Options):
-        """Every loss has a beta: its rewards are multiples of it."""
+        """The beta of nearly every loss; its rewards are multiples of it."""
 
         beta: float = Field(0.1, gt=0, description="Strength of the pull towards the reference.")
         divergence: Divergence = Field(

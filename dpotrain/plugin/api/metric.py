@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import are_names, returns
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,10 @@ class Metric(Component):
 
     @property
     @abstractmethod
+    @returns(
+        'a tuple of names of letters, digits and . _ - /, such as ("margins",)',
+        lambda value: are_names(value) and value,
+    )
     def measures(self) -> tuple[str, ...]:
         """The names of its numbers. In records they stand behind the name of the plugin: ``length/margins``."""
 

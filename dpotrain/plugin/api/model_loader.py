@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.quantizer import Quantizer
-from dpotrain.plugin.api.returns import is_a, is_text, optional, returns
+from dpotrain.plugin.api.returns import by_name, is_a, is_model, is_text, optional, returns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,12 +44,13 @@ class ModelLoader(Component):
         """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
 
     @property
+    @returns("a mapping from names to values", by_name(lambda value: True))
     def chat_template_arguments(self) -> Mapping[str, Any]:
         """Variables for the chat template by name, such as ``enable_thinking``; none, as here, unless overridden."""
         return {}
 
     @abstractmethod
-    @returns("a model, a torch.nn.Module", is_a("torch.nn", "Module"))
+    @returns("a causal language model of transformers, or a wrapper of one", is_model)
     def load_model(self, request: LoadRequest) -> PreTrainedModel:
         """Return a causal language model in ``train()`` mode with dropout at zero.
 
@@ -58,7 +59,7 @@ class ModelLoader(Component):
         A PEFT model where ``request.keep_adapter`` and the source is an adapter.
         """
 
-    @returns("a model on the meta device, or None", optional(is_a("torch.nn", "Module")))
+    @returns("a causal language model on the meta device, or None", optional(is_model))
     def blueprint(self, request: LoadRequest) -> PreTrainedModel | None:
         """Return what :meth:`load_model` would, not quantized, on the meta device: shapes and dtypes, no weights.
 

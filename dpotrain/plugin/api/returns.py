@@ -6,6 +6,7 @@ What is returned wrongly would otherwise show far from its cause, or not at all.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dpotrain.core.errors import PluginError, short
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DUE = "__dpotrain_due__"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
 class WrongReturnError(PluginError):
@@ -54,13 +56,37 @@ def check_returns(component: type) -> None:
     """Wrap the methods of a component class whose kind says what they must return."""
     due = {name: found for base in component.__mro__ for name, found in _marked(base)}
     for name, each in due.items():
-        method = next((vars(base)[name] for base in component.__mro__ if name in vars(base)), None)
-        if isinstance(method, FunctionType) and not hasattr(method, _DUE):
-            setattr(component, name, _checked(name, method, each))
+        own = next((vars(base)[name] for base in component.__mro__ if name in vars(base)), None)
+        method = _function(own)
+        if not isinstance(method, FunctionType) or hasattr(method, _DUE):
+            continue
+        checked = _checked(name, method, each)
+        if isinstance(own, property):
+            setattr(component, name, own.getter(checked))
+        elif isinstance(own, functools.cached_property):
+            kept: functools.cached_property[Any] = functools.cached_property(checked)
+            setattr(component, name, kept)
+            kept.__set_name__(component, name)
+        else:
+            setattr(component, name, checked)
+
+
+def due_of(kind: type, name: str) -> Due | None:
+    """Return what a method or property of a kind must return, where the kind says so."""
+    found = (getattr(_function(vars(base).get(name)), _DUE, None) for base in kind.__mro__)
+    return next((due for due in found if due is not None), None)
 
 
 def _marked(base: type) -> list[tuple[str, Due]]:
-    return [(name, getattr(item, _DUE)) for name, item in vars(base).items() if hasattr(item, _DUE)]
+    found = ((name, getattr(_function(item), _DUE, None)) for name, item in vars(base).items())
+    return [(name, due) for name, due in found if due is not None]
+
+
+def _function(item: object) -> object:
+    """Return the function of a property, and any other attribute as it is."""
+    if isinstance(item, property):
+        return item.fget
+    return item.func if isinstance(item, functools.cached_property) else item
 
 
 def _checked(name: str, method: FunctionType, due: Due) -> Callable[..., Any]:
@@ -77,9 +103,11 @@ def _checked(name: str, method: FunctionType, due: Due) -> Callable[..., Any]:
 
 
 def described(value: object) -> str:
-    """Return what came instead, in a few words: ``None``, ``an int, 3``."""
+    """Return what came instead, in a few words: ``None``, ``an int, 3``, ``a Tensor of shape (2,)``."""
     if value is None:
         return "None"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}"
     article = "an" if type(value).__name__[0].lower() in "aeiou" else "a"
     plain = isinstance(value, str | int | float | bool | list | tuple | dict)
     return f"{article} {type(value).__name__}" + (f", {short(repr(value), 60)}" if plain else "")
@@ -95,6 +123,18 @@ def is_a(module: str, name: str) -> Callable[[Any], bool]:
     return fits
 
 
+def is_model(value: Any) -> bool:
+    """Whether it is a causal language model of transformers, or wraps one."""
+    return is_a("torch.nn", "Module")(value) and all(
+        hasattr(value, name) for name in ("config", "get_input_embeddings", "get_output_embeddings")
+    )
+
+
+def is_bool(value: Any) -> bool:
+    """Whether it is True or False."""
+    return isinstance(value, bool)
+
+
 def is_text(value: Any) -> bool:
     """Whether it is a text that says something."""
     return isinstance(value, str) and bool(value.strip())
@@ -103,6 +143,11 @@ def is_text(value: Any) -> bool:
 def is_texts(value: Any) -> bool:
     """Whether it is a list of texts."""
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def are_names(value: Any) -> bool:
+    """Whether it is a tuple of names as records have them."""
+    return isinstance(value, tuple) and all(isinstance(each, str) and _NAME.fullmatch(each) for each in value)
 
 
 def by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.returns import is_number, returns
 
 
 class Schedule(Component):
@@ -14,6 +15,7 @@ class Schedule(Component):
     kind = "schedule"
 
     @abstractmethod
+    @returns("a finite number that is not negative", lambda value: is_number(value) and value >= 0)
     def factor(self, step: int, total_steps: int) -> float:
         """Return what the peak learning rate is multiplied by in step ``step``, 1 for the first update.
 

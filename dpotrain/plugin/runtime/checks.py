@@ -14,6 +14,8 @@ from dpotrain.core.errors import PluginError
 from dpotrain.plugin.api import Callback, Component, DatasetFormatter, DatasetSource, Options
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.api.hookspecs import EVENTS
+from dpotrain.plugin.api.kinds import KINDS
+from dpotrain.plugin.api.returns import Due, described, due_of, is_bool
 from dpotrain.plugin.runtime.hooks import implementations
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -41,6 +43,7 @@ def check_component(component: Any, kind: type[Component], hook: str) -> None:
     if kind is Callback and not any(name in EVENTS for name in implementations(component, label)):
         raise PluginError(f"{label} has no run event, such as @hookimpl def dpotrain_evaluated(self, run, …)")
     _check_columns(component, label)
+    _check_attributes(component, kind, label)
     _check_methods(component, kind, label)
     _check_options(component, kind, label)
 
@@ -49,6 +52,27 @@ def _check_columns(component: type[Component], label: str) -> None:
     columns = getattr(component, "columns", ())
     if not isinstance(columns, tuple) or not all(isinstance(each, str) and each for each in columns):
         raise PluginError(f'{label}: columns must be a tuple of names, such as ("weight",), not {columns!r}')
+
+
+def _check_attributes(component: type[Component], kind: type[Component], label: str) -> None:
+    """Refuse an attribute that is not what the kind has under its name: a method, a property, True or False."""
+    for name, plain in inspect.getmembers_static(kind):
+        own = inspect.getattr_static(component, name)
+        if own is plain or (name.startswith("_") and name != "__call__"):
+            continue
+        if getattr(plain, "__final__", False):
+            raise PluginError(f"{label}: {name} is {kind.__name__}'s own and cannot be overridden")
+        if isinstance(plain, property) and inspect.isfunction(own):
+            raise PluginError(f"{label}: {name} must be an attribute or a property (@property), not a method")
+        if inspect.isfunction(plain) and not callable(own) and not hasattr(own, "__get__"):
+            raise PluginError(f"{label}: {name} must be a method; it is {described(own)}")
+        if hasattr(own, "__get__"):  # a property is checked when it is read
+            continue
+        due = due_of(kind, name)
+        if due is None and isinstance(plain, bool):
+            due = Due("True or False", is_bool)
+        if due is not None and not due.fits(own):
+            raise PluginError(f"{label}: {name} is {described(own)}; it must be {due.what}")
 
 
 def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:
@@ -73,8 +97,12 @@ def _call(method: Callable[..., object]) -> str:
 
 def _check_options(component: type[Component], kind: type[Component], label: str) -> None:
     options = component.Options
-    if not (isinstance(options, type) and issubclass(options, Options)):
-        raise PluginError(f"{label}: its Options must be a subclass of {kind.__name__}.Options")
+    if not isinstance(options, type) or not issubclass(options, kind.Options) or _another_kind(options, kind):
+        base = f", not from {_named(options.__base__)}" if isinstance(options, type) else ""
+        raise PluginError(
+            f"{label}: its Options must derive from {kind.__name__}.Options{base}\n"
+            f"class Options({kind.__name__}.Options): …"
+        )
     if options.model_config.get("extra") != "forbid" or not options.model_config.get("frozen"):
         raise PluginError(f'{label}: its Options must keep frozen=True and extra="forbid"')
     if fault := _schema_fault(options):
@@ -86,6 +114,16 @@ def _check_options(component: type[Component], kind: type[Component], label: str
             raise PluginError(f'{label}: an option cannot be called "use", which picks the component')
         if kind is DatasetSource and key in CORE_KEYS:
             raise PluginError(f'{label}: option "{key}" is a key of [data] that dpotrain itself reads')
+
+
+def _another_kind(options: type, kind: type[Component]) -> bool:
+    """Whether options derive from those of another kind, and have keys that mean nothing to this one."""
+    others = [row.component.Options for row in KINDS if "Options" in vars(row.component)]
+    return any(issubclass(options, other) and not issubclass(kind.Options, other) for other in others)
+
+
+def _named(base: type | None) -> str:
+    return "" if base is None else base.__qualname__
 
 
 @functools.cache  # most components share the Options of their kind

@@ -35,6 +35,11 @@ class PluginCommand:
         """Name and distribution, for messages: ``the command "merge" of dpotrain 0.1.0``."""
         return f'the command "{self.name}" of {" and ".join(map(_origin, self.points))}'
 
+    @property
+    def module(self) -> str:
+        """Name of the module that the first of them is imported from."""
+        return self.points[0].value.partition(":")[0]
+
     def load(self) -> click.Command:
         """Import the click command.
 
@@ -49,7 +54,9 @@ class PluginCommand:
         try:
             command: Any = point.load()
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{self.label} cannot be imported: {describe_exception(error)}") from error
+            raise PluginError(
+                f"{self.label} cannot be imported: {describe_exception(error, self.module)}"
+            ) from error
         if not isinstance(command, click.Command):
             raise PluginError(f"{self.label} is {point.value}, which is not a click command")
         return command

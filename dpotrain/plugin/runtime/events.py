@@ -109,7 +109,7 @@ class RunEvents:
             state.restore()
 
     def _notify(self, listeners: list[_Listener], hook: str, values: dict[str, Any]) -> None:
-        failures: list[tuple[str, Exception]] = []
+        failures: list[tuple[_Listener, Exception]] = []
         for listener in listeners:
             if listener.only_for and not any(logger in self.loggers for logger in listener.only_for):
                 continue
@@ -121,9 +121,12 @@ class RunEvents:
                 for logger in listener.only_for:
                     self.loggers.drop(logger, hook, error)
                 if not listener.only_for:
-                    failures.append((listener.label, error))
+                    failures.append((listener, error))
         if failures:
-            lines = [failure(label, hook, error) for label, error in failures]
+            lines = [
+                failure(one.label, hook, error, one.implementation.function.__module__)
+                for one, error in failures
+            ]
             raise PluginError("\n".join(lines)) from failures[0][1]
 
 

@@ -35,20 +35,27 @@ def named(error: BaseException, selection: Selection, plugins: PluginManager) ->
 
     Notes added to the error (``add_note``) follow its line.
     """
+    notes = getattr(error, "__notes__", ())
     if isinstance(error, WrongReturnError) and isinstance(error.component, Component):
-        return PluginError(f"{plugins.label(error.component)}: {error}")
+        return PluginError("\n".join([failure(plugins.label(error.component), "", error), *notes]))
     if not isinstance(error, Exception) or isinstance(error, DpotrainError):
         return error
     frames = list(_frames(error.__traceback__))
     found = _component(frames, plugins) or _module(frames, selection, plugins)
     if found is None:
         return error
-    return PluginError("\n".join([failure(*found, error), *getattr(error, "__notes__", ())]))
+    who, phase, module = found
+    return PluginError("\n".join([failure(who, phase, error, module), *notes]))
 
 
-def failure(who: str, phase: str, error: BaseException) -> str:
-    """Return the line for what ``who`` raised in ``phase``, a method or a hook."""
-    return f"{who} raised in {phase}: {describe_exception(error)}"
+def failure(who: str, phase: str, error: BaseException, module: str = "") -> str:
+    """Return the text for what ``who`` raised in ``phase``, a method or a hook; ``module`` is where its code is.
+
+    What a method returned wrongly says itself which method it was.
+    """
+    if isinstance(error, WrongReturnError):
+        return f"{who}: {error}"
+    return f"{who} raised in {phase}: {describe_exception(error, module)}"
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
@@ -57,15 +64,22 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
         traceback = traceback.tb_next
 
 
-def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, str] | None:
+def _component(frames: list[FrameType], plugins: PluginManager) -> tuple[str, str, str] | None:
+    """Return the component's label, the method that was called and the module of its class.
+
+    A method that the kind keeps for itself (``Loss.losses``) only stands for the one that it calls.
+    """
+    found = None
     for frame in frames:
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if isinstance(first, Component) and plugins.offers(type(first)):
             method = _method(type(first), code)
             if method is not None:
-                return plugins.label(first), method
-    return None
+                found = found or (plugins.label(first), method, type(first).__module__)
+                if not getattr(inspect.getattr_static(type(first), method, None), "__final__", False):
+                    return plugins.label(first), method, type(first).__module__
+    return found
 
 
 def _method(component: type[Component], code: CodeType) -> str | None:
@@ -82,7 +96,10 @@ def _code(value: object) -> CodeType | None:
     return getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
 
 
-def _module(frames: list[FrameType], selection: Selection, plugins: PluginManager) -> tuple[str, str] | None:
+def _module(
+    frames: list[FrameType], selection: Selection, plugins: PluginManager
+) -> tuple[str, str, str] | None:
+    """Return the plugin's label, the function that was called and the plugin's module."""
     active = {
         getattr(plugin.module, "__name__", type(plugin.module).__module__): plugin
         for plugin in plugins.active(selection)
@@ -91,5 +108,5 @@ def _module(frames: list[FrameType], selection: Selection, plugins: PluginManage
         running = str(frame.f_globals.get("__name__"))
         for module, plugin in active.items():
             if running == module or running.startswith(f"{module}."):
-                return plugin.label, frame.f_code.co_name
+                return plugin.label, frame.f_code.co_name, module
     return None

@@ -30,7 +30,9 @@ class LoggerThread:
     other is made.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, module: str = "") -> None:
+        """Make a thread for the logger of that name; ``module`` is that of its class, for messages."""
+        self._module = module
         self._changed = threading.Condition()
         """Guards everything below."""
         self._waiting: deque[Call] = deque()
@@ -95,7 +97,7 @@ class LoggerThread:
                 call.make()
             except BaseException as error:  # sys.exit() too, which would end the thread silently
                 with self._changed:
-                    self._fault = f"{call.what} raised {describe_exception(error)}"
+                    self._fault = f"{call.what} raised {describe_exception(error, self._module)}"
                     self.abandon()
         with self._changed:
             self._ended = True

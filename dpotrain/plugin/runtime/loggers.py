@@ -52,7 +52,7 @@ class LoggerSet:
         self, loggers: Iterable[Logger], plugins: PluginManager, reporter: Reporter, patience: float
     ) -> None:
         """Take loggers that are not started yet; ``patience`` is in seconds."""
-        self._kept = [_Kept(logger, LoggerThread(logger.name)) for logger in loggers]
+        self._kept = [_Kept(logger, LoggerThread(logger.name, type(logger).__module__)) for logger in loggers]
         self._plugins = plugins
         self._reporter = reporter
         self._patience = patience
@@ -119,7 +119,7 @@ class LoggerSet:
             try:
                 state = logger.state_dict()
                 if fault := not_storable(state):
-                    raise TypeError(f"it returned {fault.rstrip(',')}")
+                    raise TypeError(f"it returned {fault}")
                 found.append(copy.deepcopy(state))
             finally:
                 done.set()
@@ -149,7 +149,7 @@ class LoggerSet:
         """Drop a logger because its plugin's module raised in ``where``."""
         for kept in list(self._kept):
             if kept.logger is logger:
-                self._drop(kept, f"{where} raised {describe_exception(error)}")
+                self._drop(kept, f"{where} raised {describe_exception(error, type(logger).__module__)}")
 
     def finish(self, outcome: Outcome, at_most: float = math.inf) -> None:
         """Close every logger and wait for them; nothing happens before :meth:`start`.

@@ -177,10 +177,14 @@ class PluginManager:
         return tuple(p for p in self.plugins if p.distribution and canonicalize_name(p.distribution) in names)
 
     def active(self, selection: Selection) -> tuple[Plugin, ...]:
-        """Return the plugins that a recipe selects: by a component, by a component's kind, or by ``requires``."""
+        """Return the plugins that a recipe selects: by a component, by a component's kind, or by ``requires``.
+
+        One that was registered by hand and offers no component was given for its run events, and is selected, too.
+        """
         used = {id(self.owner(type(component))) for component in selection.components}
         kinds = {kind_of(type(component)) for component in selection.components}
         used |= {id(plugin) for plugin in self.plugins if not kinds.isdisjoint(plugin.kinds)}
+        used |= {id(p) for p in self.plugins if p.given and p.events and not p.components}
         used |= {id(p) for p in self.required(selection.requires) if not (p.failed or p.blocked)}
         return tuple(plugin for plugin in self.plugins if id(plugin) in used)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from dpotrain.plugin.api import Metric
 from dpotrain.plugin.runtime.manager import PluginManager
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 #: Prefixes of the engine's own metrics, and of evaluations in loggers.
 _TAKEN = frozenset({"rewards", "logps", "loss", "eval"})
@@ -29,17 +26,8 @@ def faults(metrics: Sequence[Metric], plugins: PluginManager) -> list[tuple[int,
         if plugin.name in _TAKEN:
             text = f"{plugin.label} has the name of a prefix that records use; it needs another name"
             found.append((number, text))
-        measures = metric.measures
-        if not isinstance(measures, tuple) or not measures or not all(map(_valid, measures)):
-            text = f'metric "{metric.name}" must have measures, a tuple of names, not {measures!r}'
-            found.append((number, text))
-            continue
         for name in logged_names(metric, plugins):
             if name in seen:
                 found.append((number, f"a second metric would be logged as {name}; keep one of the two"))
             seen.add(name)
     return found
-
-
-def _valid(measure: object) -> bool:
-    return isinstance(measure, str) and _NAME.fullmatch(measure) is not None

@@ -47,6 +47,8 @@ class Plugin:
     """The entry point's name."""
     distribution: str | None = None
     """None for an object that was registered by hand."""
+    given: bool = False
+    """Whether it was registered by hand, and not found by an entry point."""
     version: str | None = None
     file: str | None = None
     module: Any = None
@@ -89,7 +91,10 @@ class Plugin:
 
     def failing(self, error: BaseException) -> Plugin:
         """Return the plugin as one that failed and offers nothing."""
-        reason = describe_exception(error).removeprefix(f"{self.label}: ")
+        module = (
+            self.module.value if isinstance(self.module, EntryPoint) else getattr(self.module, "__name__", "")
+        )
+        reason = describe_exception(error, module.partition(":")[0]).removeprefix(f"{self.label}: ")
         return replace(self.without_components(), failed=True, reason=reason, error=error)
 
     def without_components(self) -> Plugin:
@@ -106,13 +111,13 @@ def installed() -> list[Plugin]:
 def by_hand(owner: object) -> Plugin:
     """Return a module or object as a plugin, not yet loaded."""
     if isinstance(owner, types.ModuleType):
-        return Plugin(name=owner.__name__, file=getattr(owner, "__file__", None), module=owner)
+        return Plugin(name=owner.__name__, given=True, file=getattr(owner, "__file__", None), module=owner)
     kind = owner if isinstance(owner, type) else type(owner)
     try:
         file = inspect.getsourcefile(kind)
     except (TypeError, OSError):
         file = None
-    return Plugin(name=getattr(owner, "name", kind.__name__), file=file, module=owner)
+    return Plugin(name=getattr(owner, "name", kind.__name__), given=True, file=file, module=owner)
 
 
 def imported(plugin: Plugin) -> Plugin:

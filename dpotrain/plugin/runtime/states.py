@@ -6,26 +6,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dpotrain.core.errors import PluginError
 from dpotrain.plugin.api import Component, Logger, Selection
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.plugin.runtime.loggers import LoggerSet
-from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.plugin.runtime.storable import not_storable
 
 
-def component_states(
-    selection: Selection, plugins: PluginManager, loggers: LoggerSet
-) -> dict[str, Mapping[str, Any]]:
+def component_states(selection: Selection, loggers: LoggerSet) -> dict[str, Mapping[str, Any]]:
     """Return the state of every component that has one; a component's exception passes through.
 
     Raises:
-        PluginError: a component returned a state that a checkpoint cannot hold.
+        WrongReturnError: a component returned a state that a checkpoint cannot hold.
     """
     states = {}
     for key, part in by_key(selection):
         state = loggers.state_of(part) if isinstance(part, Logger) else part.state_dict()
         if fault := not_storable(state):
-            raise PluginError(f"{plugins.label(part)} returned {fault} from state_dict")
+            raise WrongReturnError(f"state_dict returned {fault}", part)
         if state:
             states[key] = state
     return states

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpotrain.plugin.api.returns import described
+
+_HELD = "tensors, numbers, texts, None, and lists and mappings of these"
+
 
 def not_storable(state: object) -> str:
-    """Return the part of a component's state that a checkpoint cannot hold, or ""."""
-    if not isinstance(state, Mapping):
-        return f"{type(state).__name__}, which is not a mapping,"
-    return _odd(state)
+    """Return what of a component's state a checkpoint cannot hold, and what it can; "" where it can hold all of it."""
+    if isinstance(state, Mapping):
+        fault = f"a mapping that holds {odd}" if (odd := _odd(state)) else ""
+    else:
+        fault = described(state)
+    return f"{fault}; it must return a mapping from texts to {_HELD}" if fault else ""
 
 
 def _odd(value: Any) -> str:
@@ -19,12 +25,8 @@ def _odd(value: Any) -> str:
     if value is None or isinstance(value, (torch.Tensor, str, bool, int, float)):
         return ""
     if isinstance(value, Mapping):
-        keys = (
-            f"a mapping with the key {key!r}, which is not a text,"
-            for key in value
-            if not isinstance(key, str)
-        )
+        keys = (f"the key {key!r}, which is not a text" for key in value if not isinstance(key, str))
         return next(keys, "") or next(filter(None, map(_odd, value.values())), "")
     if isinstance(value, (list, tuple)):
         return next(filter(None, map(_odd, value)), "")
-    return f"an object of type {type(value).__name__}, which a checkpoint cannot hold,"
+    return described(value)

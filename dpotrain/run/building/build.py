@@ -121,7 +121,7 @@ def build(
     adapter = engine.adapter
     policy, upcast_weights = engine.load_policy(adapter)
     with reporter.phase("testing that the result can be saved", None):
-        rehearse_saving(policy, tokenizer, adapter)
+        rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)
@@ -153,6 +153,7 @@ def build(
         scorer=wrapped,
         optimizer=optimizer,
         loss=recipe.loss,
+        loss_label=recipe.plugins.label(recipe.loss),
         plan=plan,
         data=data.train,
         reference=references.train,
@@ -201,6 +202,7 @@ def build(
         inference=lambda: inference(policy, bf16=scorer.bf16),
         plugins=recipe.plugins.provenance(recipe),
         components=recipe.components,
+        metric_names=trainer.extra.names,
         logged=state.progress.logged,
     )
     if code := remote_code(recipe):

@@ -20,11 +20,12 @@ from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
-from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class EngineBuilder:
     def adapter(self) -> Adapter:
         """What is trained: the recipe's adapter, or all weights."""
         return self.recipe.adapter or AllWeights(AllWeights.Options())
+
+    @property
+    def adapter_label(self) -> str:
+        """The recipe's adapter with its plugin; "" where all weights are trained."""
+        return "" if self.recipe.adapter is None else self.recipe.plugins.label(self.recipe.adapter)
 
     @property
     def precision(self) -> Precision:
@@ -75,13 +81,17 @@ class EngineBuilder:
             use_memory_efficient_layers(model)
         device = self.parallel.device
         with self.reporter.phase(f"testing packed rows on {what}", None):
-            chosen = choose_scorer(
-                model,
-                self._sample().to(device),
-                packing=self.recipe.training.packing,
-                bf16=self.bf16,
-                extremes=self._extremes().to(device),
-            )
+            try:
+                chosen = choose_scorer(
+                    model,
+                    self._sample().to(device),
+                    packing=self.recipe.training.packing,
+                    bf16=self.bf16,
+                    extremes=self._extremes().to(device),
+                )
+            except NotFiniteLogits:
+                self._refuse_weights(model)
+                raise
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
@@ -108,6 +118,22 @@ class EngineBuilder:
             )
         self.reporter.warn(f"{name} is trained without a router loss: {fault}")
         return None
+
+    def _refuse_weights(self, model: PreTrainedModel) -> None:
+        """Raise a WrongReturnError where weights of a model are not finite, which its loader or adapter made."""
+        wrong = {
+            name: weight.requires_grad
+            for name, weight in model.named_parameters()
+            if not weight.isfinite().all()
+        }
+        if not wrong:
+            return
+        adapter = self.recipe.adapter if all(wrong.values()) else None
+        method, part = ("attach", adapter) if adapter is not None else ("load_model", self.recipe.model)
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise WrongReturnError(
+            f"{method} returned a model with weights that are not finite: {next(iter(wrong))}{more}", part
+        )
 
     def tokens_without_gradients(self, tokens: int) -> int:
         """Return the tokens of a micro-batch that keeps no activations; what the recipe sets holds there, too."""

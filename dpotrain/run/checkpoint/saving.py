@@ -68,7 +68,7 @@ class CheckpointSaver:
                 "best_by": asdict(recipe.checkpoints.best_by),
                 "random": random_states,
             }
-            components = component_states(recipe, recipe.plugins, self.context.events.loggers)
+            components = component_states(recipe, self.context.events.loggers)
             checkpoint = Checkpoint(now.step, trained, optimizer, state, components)
             if in_background:
                 self._saver.save(checkpoint, in_background=True)

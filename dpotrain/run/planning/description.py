@@ -20,6 +20,7 @@ from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_
 from dpotrain.engine.scoring.rope_scaling import length_rules
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import LoadRequest
+from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import check_data, check_reference, policy_request
 from dpotrain.run.speed import ModelWork
@@ -84,8 +85,14 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
                 "cannot be planned.\nPlan without it: --set quantizer=false"
             )
         model.requires_grad_(False)
+        weights = dict(model.named_parameters())
+        if unknown := [name for name in named if name not in weights]:
+            raise WrongReturnError(
+                f'bits returned the bits of "{unknown[0]}"; it must name parameters of the model',
+                recipe.quantizer,
+            )
         for name, width in named.items():
-            weight = model.get_parameter(name)
+            weight = weights[name]
             bits[id(weight)] = width
             # Products use the quantized weight itself; no cast copy is kept.
             weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)

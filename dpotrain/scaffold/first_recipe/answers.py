@@ -27,7 +27,8 @@ class Answers:
     lora: bool | None = None
     four_bit: bool | None = None
     loss: str = "dpo"
-    beta: float = 0.1
+    beta: float | None = 0.1
+    """None for a loss that has none."""
     rank: int | None = None
     alpha: float | None = None
     lr: float | None = None

@@ -20,7 +20,7 @@ LLAMA2_TEMPLATE = """\
 {%- endfor %}"""
 
 _OBJECTIVES = {
-    "dpo": "sigmoid DPO; others: dpotrain plugins",
+    "dpo": "sigmoid DPO; others: recipes/README.md, Choosing a loss",
     "ipo": "squared distance of the margin from 1 / (2 * beta)",
     "hinge": "hinge on beta times the margin",
 }
@@ -36,8 +36,12 @@ def write(answers: Answers, choices: Choices, file: str) -> str:
     if choices.lora:
         _adapter(draft, choices)
     _data(draft, answers, choices)
-    draft.set("loss.use", answers.loss, _OBJECTIVES.get(answers.loss, "see dpotrain plugins"))
-    draft.set("loss.beta", answers.beta, "the higher, the closer the policy stays to the reference")
+    others = "others: recipes/README.md, Choosing a loss"
+    draft.set("loss.use", answers.loss, _OBJECTIVES.get(answers.loss, others))
+    if answers.beta is not None:
+        pull = "the higher, the closer the policy stays to the reference"
+        known = answers.loss in _OBJECTIVES
+        draft.set("loss.beta", answers.beta, pull if known else f"see dpotrain plugins show {answers.loss}")
     if answers.loss == "dpo":
         draft.suggest("loss.label_smoothing", 0.1, "for labels of which one in ten may be wrong")
     _training(draft, answers, choices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +13,9 @@ from dpotrain.testing.conformance.scores import SUMS, assembled, of_pairs, rando
 
 class LossConformance(ComponentConformance):
     """A loss is a function of one pair's scores; the engine decides which pairs share a micro-batch."""
+
+    moved_by: ClassVar[tuple[str, ...]] = ("policy_chosen", "policy_rejected")
+    """The policy's log-probs that the loss depends on: of both answers, unless it is about chosen answers alone."""
 
     def test_it_gives_every_pair_one_finite_number(self, part: Any) -> None:
         """Float32, shape (pairs,), never a mean."""
@@ -25,10 +28,10 @@ class LossConformance(ComponentConformance):
             assert losses.isfinite().all()
 
     def test_gradients_reach_both_completions_and_nothing_else(self, part: Any) -> None:
-        """Both log-probs of the policy move the loss; the reference's are constants."""
+        """Both log-probs of the policy move the loss (:attr:`moved_by`); the reference's are constants."""
         made = random_scores(part)
         part(made).sum().backward()
-        for policy in (made.policy_chosen, made.policy_rejected):
+        for policy in (getattr(made, name) for name in self.moved_by):
             assert policy.grad is not None
             assert policy.grad.isfinite().all()
             assert policy.grad.any()
@@ -89,6 +92,16 @@ class LossConformance(ComponentConformance):
             f"{'has no' if same else 'has an'} effect"
         )
 
+    def test_a_loss_of_the_difference_is_one(self, part: Any) -> None:
+        """Where it says so (``of_difference``), as much for both log-ratios changes nothing."""
+        import torch
+
+        if not part.of_difference or part.needs_token_log_probs:
+            pytest.skip("it is not said to depend on the difference of the two log-ratios alone")
+        made = random_scores(part)
+        raised = replace(made, policy_chosen=made.policy_chosen + 2, policy_rejected=made.policy_rejected + 2)
+        torch.testing.assert_close(part(raised), part(made), rtol=1e-4, atol=1e-4)
+
     def test_scores_far_apart_give_no_infinities(self, part: Any) -> None:
         """Ten thousand nats either way, as a diverging run or a very long answer has them."""
         import torch
@@ -103,6 +116,6 @@ class LossConformance(ComponentConformance):
         losses = part(made)
         losses.sum().backward()
         assert losses.isfinite().all()
-        for policy in (made.policy_chosen, made.policy_rejected):
+        for policy in (getattr(made, name) for name in self.moved_by):
             assert policy.grad is not None
             assert policy.grad.isfinite().all()

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from dpotrain.plugin.api import Beside, Loss, PairScores, Use
+from dpotrain_plugins.losses.terms import LossWithoutBeta
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ class Term(Beside):
     weight: float = Field(1.0, gt=0, description="What the loss is multiplied by.")
 
 
-class Mix(Loss):
+class Mix(LossWithoutBeta):
     """The weighted sum of other losses, each with options of its own; one set of scores serves all of them.
 
     Iterative RPO is `dpo` and `sft` (Pang et al. 2024, arXiv 2404.19733, eq. 2); MPO is `dpo`, `bco` and `sft` (Wang et
@@ -31,18 +32,11 @@ class Mix(Loss):
 
     name = "mix"
 
-    class Options(Loss.Options):
-        beta: None = Field(None, description="Every term has its own.")  # type: ignore[assignment]
+    class Options(LossWithoutBeta.Options):
         terms: list[Term] = Field(
             min_length=1,
             description="The losses: `[[loss.terms]]`, each with `use`, keys of its own, and `weight` (1 unless set).",
         )
-
-        @field_validator("beta", mode="before")
-        @classmethod
-        def _of_terms(cls, value: object) -> None:
-            if value is not None:
-                raise ValueError("every term has a beta of its own; set it in [[loss.terms]]")
 
     options: Options
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: beta-DPO's beta is at least this, as in the code of its authors.
 SMALLEST_BETA = 1e-3
+#: Nats; margins that differ by less, as before the first update, are rounding, and no reason to leave a pair out.
+SMALLEST_SPREAD = 1e-2
 
 
 class Aot(Loss):
@@ -136,7 +138,7 @@ class BetaDpo(Loss):
         count = max(1, int(len(margins) * self.options.keep))
         if count == len(margins):
             return torch.arange(count, device=margins.device)
-        apart = (margins - mean) / max(spread, 1e-6)
+        apart = (margins - mean) / max(spread, SMALLEST_SPREAD)
         weights = (-0.5 * apart.square()).exp().clamp(min=1e-12).cpu()  # of an outlier it would be 0
         generator = torch.Generator().manual_seed(step)
         drawn = torch.multinomial(weights, count, generator=generator)

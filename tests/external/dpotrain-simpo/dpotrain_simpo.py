@@ -30,7 +30,7 @@ class Simpo(Loss):
     It has no ``first_loss``: without a reference, the loss of an untrained policy is whatever the policy makes it.
     """
 
-    name = "simpo"
+    name = "my-simpo"
     needs_reference = False
 
     class Options(Loss.Options):
