@@ -47,13 +47,14 @@ class Routing:
     chosen: int
     """k: the experts that compute a token."""
     layers: int
+    """Decoder layers, each with a router."""
 
     @classmethod
     def of(cls, policy: PreTrainedModel, weight: float | str) -> Routing | None:
         """Return how a model, with or without its weights, is to be balanced; None where it is not.
 
-        ``weight`` is ``training.router_loss_weight``. "auto" is the weight of the model's configuration, whatever its
-        ``output_router_logits`` (which is off in published ones, as it is not for inference), and 0 where it has none.
+        ``weight`` is ``training.router_loss_weight``. "auto" is the weight of the model's configuration, 0 where it has
+        none. Its ``output_router_logits`` does not matter: published models have it off, which is right for inference.
 
         Raises:
             RunError: the recipe sets a weight, and transformers has no such loss for the model.
