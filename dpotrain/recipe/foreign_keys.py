@@ -53,6 +53,7 @@ _LIGER = Foreign(
 _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
 _EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a number of evaluations')
 _ROUTERS = Foreign("training.router_loss_weight", "of a mixture of experts; unset, it is the model's own")
+_MOVING = Foreign("reference.update", "{ every = 512, share = 0.6 }: sync steps and mixup alpha")
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign(
     "loss.use",
@@ -195,7 +196,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
         None,
         {True: "precomputed", False: "auto"},
     ),
-    "sync_ref_model": _unsupported("a reference that follows the policy is not supported yet"),
+    "sync_ref_model": _MOVING,
+    "ref_model_sync_steps": _MOVING,
+    "ref_model_mixup_alpha": _MOVING,
     "reference_free": _none(
         'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
     ),

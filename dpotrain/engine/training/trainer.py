@@ -158,6 +158,7 @@ class Trainer:
             except NotFinite:
                 random_before.restore()
                 raise
+        self.reference.after_step(step.step)
 
         seconds = time.perf_counter() - started
         if finite:  # one such number would hide all others of a record

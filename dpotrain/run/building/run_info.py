@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
+    from dpotrain.recipe.sections import ReferenceUpdate
 
 #: What limits the micro-batches, as it is shown.
 LIMITS = {
@@ -38,6 +39,14 @@ def remote_code(recipe: Recipe) -> str:
     return (
         f"Python code that comes with {getattr(options, 'name', recipe.model.name)} (model.trust_remote_code)"
     )
+
+
+def moving_reference(update: ReferenceUpdate) -> str:
+    """Return how a reference follows the policy."""
+    becomes = (
+        "the policy" if update.share == 1 else f"{update.share:g} policy + {1 - update.share:g} reference"
+    )
+    return f"becomes {becomes} every {plural(update.every, 'step')}"
 
 
 def run_info(
@@ -73,7 +82,7 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
-    loss = recipe.loss
+    loss, update = recipe.loss, recipe.reference.update
     betas = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
     objective = [", ".join(name if beta is None else f"{name}, beta {beta:g}" for name, beta in betas)]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
@@ -90,6 +99,7 @@ def run_info(
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
         "loss": ", ".join(objective),
+        **({} if update is None else {"reference": moving_reference(update)}),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",
