@@ -183,6 +183,12 @@ class TrainingSection(Section):
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients are clipped to this norm; `false` does not clip."
     )
+    router_loss_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Weight of the load-balancing loss of a mixture of experts, as transformers defines it, over all "
+        'tokens of a step. "auto" is the weight of the model\'s configuration (`router_aux_loss_coef`), 0 is without. '
+        "The metric is `router_loss`; it is not part of `loss`.",
+    )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
         description='What to do where a step\'s loss or gradient norm is not finite: "stop" saves and ends the run, '

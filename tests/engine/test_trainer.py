@@ -37,7 +37,8 @@ class Sigmoid(Loss):
 
 
 def trainer_of(model, data, **settings) -> Trainer:
-    scorer = choose_scorer(model, pack(data, range(len(data))), packing="on", bf16=False).scorer
+    packing = settings.pop("packing", "on")
+    scorer = choose_scorer(model, pack(data, range(len(data))), packing=packing, bf16=False).scorer
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
     plan = BatchPlan(Costs.of_data(data, padded=False), 0, 3, settings.pop("budget", 40), epochs=3)

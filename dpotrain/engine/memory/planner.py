@@ -15,10 +15,11 @@ import numpy as np
 from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
-from dpotrain.engine.memory.activations import Activations
+from dpotrain.engine.memory.activations import Activations, Kept
 from dpotrain.engine.memory.budget import SHARE, Fit, fit
 from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
 from dpotrain.engine.scoring.precision import compute_precision
+from dpotrain.engine.scoring.router_loss import Routing
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,9 +93,12 @@ def plan_memory(
     ``available`` is what the device has for all of it.
 
     Raises:
-        RunError: the recipe asks for checkpointing that the model does not support.
+        RunError: the recipe asks for checkpointing or a router loss that the model does not support.
     """
     training = recipe.training
+    if (routing := Routing.of(policy, training.router_loss_weight)) is not None:
+        kept = activations.outside + Kept(0.0, routing.bytes_per_token)
+        activations = replace(activations, outside=kept)
     optimizer = recipe.optimizer.state_bytes(size.trained)
     gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"

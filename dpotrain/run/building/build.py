@@ -125,6 +125,7 @@ def build(
         rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
+    router_loss = engine.router_loss(scorer)
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
@@ -175,6 +176,7 @@ def build(
             reporter=reporter,
             is_main=parallel.is_main,
         ),
+        router_loss=router_loss,
         pair_columns=applied,
         extra=RecipeMetrics(
             {metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics},
@@ -218,7 +220,7 @@ def build(
     if measuring is not None and (learned := measuring.learned) is not None:
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
-    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
         recipe=recipe,

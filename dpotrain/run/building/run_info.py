@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dpotrain.data.prepare import PreparedData
     from dpotrain.engine.memory.budget import Fit
     from dpotrain.engine.parallel.protocol import Parallel
+    from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
     from dpotrain.recipe.sections import ReferenceUpdate
@@ -57,6 +58,7 @@ def run_info(
     fit: Fit,
     peak_mb: float,
     threads: str,
+    router_loss: RouterLoss | None,
 ) -> dict[str, str]:
     """Return model, data, loss, steps, engine and memory of a run by label.
 
@@ -88,6 +90,9 @@ def run_info(
     objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
     objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
     objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
+    if router_loss is not None:
+        more = "" if loss.couples_pairs else ": one forward more in steps of several micro-batches"
+        objective += [f"router loss with weight {router_loss.routing.weight:g}{more}"]
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),

@@ -15,7 +15,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import HELD_OUT_PROMPTS, EvaluationSection, SamplesSection
 from dpotrain.run.measurements import Learned
 from dpotrain.run.planning.description import Description
-from dpotrain.run.speed import Workload, sustained_rate
+from dpotrain.run.speed import Workload, first_passes, sustained_rate
 
 #: Bytes a second that weights are read at, once for each token of an answer: usual for a machine's main memory, and for
 #: a data-center GPU.
@@ -71,7 +71,7 @@ def duration_of(
     load = Workload.of(data.train, padded)
     rate = sustained_rate(torch.device(device), described.precision) if learned is None else learned.rate
     recomputed = fit.checkpointed / max(1, fit.layers)
-    passes = reference.passes_per_step + (1 if recipe.loss.couples_pairs else 0)
+    passes = reference.passes_per_step + first_passes(recipe, described.policy, batches)
     epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
     evaluation, first, count, steps = 0.0, 0.0, 0, batches.total_steps
     if data.evaluation is not None:
