@@ -58,7 +58,9 @@ def test_one_that_couples_pairs_is_named_also_where_a_micro_batch_has_one(couple
 def test_one_that_reads_a_reference_which_it_says_it_needs_not_is_named():
     loss = odd(lambda scores, losses: losses)
     loss.needs_reference = False
-    with pytest.raises(PluginError, match=r"depend on scores\.reference_chosen .* where needs_reference is False"):
+    with pytest.raises(
+        PluginError, match=r"depend on scores\.reference_chosen .* where needs_reference is False"
+    ):
         check_apart(loss, scores())
 
 

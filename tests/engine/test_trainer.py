@@ -119,7 +119,9 @@ def test_a_reference_that_is_not_the_initial_policy_stops_the_run_before_the_fir
     model = build("llama")
     before = copy.deepcopy(model.state_dict())
     wrong = torch.zeros(len(data), 2)
-    with pytest.raises(RunError, match=r"the first loss is .* must be 0\.693147; nothing was updated") as caught:
+    with pytest.raises(
+        RunError, match=r"the first loss is .* must be 0\.693147; nothing was updated"
+    ) as caught:
         next(trainer_of(model, data, reference=wrong, loss_label='loss "own" of plugin "mine"').steps())
     assert 'or a wrong first_loss of loss "own" of plugin "mine".' in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

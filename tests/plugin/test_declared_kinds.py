@@ -178,7 +178,9 @@ def test_without_the_plugin_that_declares_it_the_table_does_not_exist(recipe, pl
     assert 'plugin "judging", which may declare it, is blocked' in str(caught.value)
     alone = PluginManager.of(Serving())
     assert alone.failed[0].reason.startswith('there is no hook "dpotrain_judges"')
-    assert "or the plugin that declares it is not installed, has failed or is blocked" in alone.failed[0].reason
+    assert (
+        "or the plugin that declares it is not installed, has failed or is blocked" in alone.failed[0].reason
+    )
 
 
 def test_a_resumed_run_may_have_others_where_no_step_depends_on_them(recipe, plugins, tmp_path):

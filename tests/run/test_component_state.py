@@ -119,14 +119,14 @@ def test_state_that_the_steps_depend_on_survives_a_stop(tmp_path):
 def test_a_state_that_cannot_be_kept_names_its_component(tmp_path, state_dict, message):
     class Broken(MovingMargin):
         class Options(MovingMargin.Options):
-            token: SecretStr = Field(SecretStr("k-4711-made-for-this-test"), description="A secret.")
+            token: SecretStr = Field(description="A secret.")
 
     Broken.state_dict = state_dict
 
     recipe = project(tmp_path)
     plugins = PluginManager.from_entry_points(extra=[Offers("moving", Broken)])
     with pytest.raises(PluginError, match=message):
-        run(recipe, *OVERRIDES, plugins=plugins)
+        run(recipe, *OVERRIDES, 'loss.token="k-4711-made-for-this-test"', plugins=plugins)
 
 
 def test_a_state_that_nobody_owns_any_more_is_told_of(tmp_path):
