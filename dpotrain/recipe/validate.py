@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from dpotrain.core.errors import describe_exception, did_you_mean
 from dpotrain.plugin.api import Component
@@ -54,9 +54,10 @@ def validate(
             say((key,), _unknown_key(key, known, owner, tables_with))
             ok = False
     values = {key: value for key, value in table.items() if key in expectations.keys}
-    # Defaults are checked like values; in TOML a path is text.
-    paths = {key: str(f.default) for key, f in model.model_fields.items() if isinstance(f.default, PurePath)}
-    values = paths | expectations.none_for_false(values)
+    # Defaults are checked like values.
+    defaults = {key: field.default for key, field in model.model_fields.items()}
+    texts = {key: text for key, value in defaults.items() if (text := _as_toml(value)) is not value}
+    values = texts | expectations.none_for_false(values)
     try:
         # Through JSON, because pydantic's strict JSON mode matches TOML: no text for a number, but text for a path
         # and a list for a tuple.
@@ -65,6 +66,23 @@ def validate(
         _say_errors(error, values, expectations, owner, say, model)
         return None
     return result if ok else None
+
+
+def _as_toml(default: Any) -> Any:
+    """Return a default with the text that TOML has for a path or a secret, at any depth; itself if it has none."""
+    if isinstance(default, PurePath):
+        return str(default)
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, dict):
+        changed: Any = {key: _as_toml(value) for key, value in default.items()}
+        same = all(changed[key] is default[key] for key in default)
+    elif isinstance(default, list | tuple):
+        changed = [_as_toml(value) for value in default]
+        same = all(new is old for new, old in zip(changed, default, strict=True))
+    else:
+        return default
+    return default if same else changed
 
 
 def unknown_at_top(name: str, known: Iterable[str], what: str) -> str:

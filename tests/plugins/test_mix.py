@@ -120,7 +120,7 @@ def test_records_have_the_terms_and_steps_are_the_same_however_they_are_cut(reci
             assert one["loss"] == pytest.approx(0.5 * one["loss/dpo"] + 2 * one[f"loss/{second}"], abs=1e-5)
             assert other["loss/dpo"] == pytest.approx(one["loss/dpo"], abs=1e-5)
     header = (tmp_path / "a" / "run.log").read_text()
-    assert f"mix, dpo, beta 0.5, {second}, beta 0.1" in header
+    assert f"mix of dpo, beta 0.5 and {second}, beta 0.1" in header
 
 
 def test_a_term_with_a_state_goes_on_where_it_stopped(recipe, tmp_path):

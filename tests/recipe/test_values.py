@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field, SecretStr
 
 from dpotrain.core.errors import RecipeError
+from dpotrain.plugin.api import Options
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.overrides import override_layer
+from dpotrain.recipe.validate import validate
 from tests.recipe.writing import MINIMAL, load, refused
 
 
@@ -77,3 +80,16 @@ def test_of_a_long_line_only_what_is_around_the_fault_is_shown(plugins):
 
 def test_the_deepest_recipe_there_is_is_read(plugins):
     assert load(MINIMAL, "loggers.0.use=fake-log", "loggers.0.project=x", plugins=plugins).loggers
+
+
+def test_defaults_may_be_paths_and_secrets_at_any_depth():
+    class Defaults(Options):
+        token: SecretStr = Field(SecretStr("none-is-needed"), description="A secret.")
+        places: list[Path] = Field([Path("here")], description="Folders.")
+        named: dict[str, Path] = Field({"there": Path("there")}, description="Folders by name.")
+
+    said = []
+    options = validate(Defaults, {}, lambda path, text: said.append((path, text)))
+    assert said == []
+    assert options.token.get_secret_value() == "none-is-needed"
+    assert (options.places, options.named) == ([Path("here")], {"there": Path("there")})

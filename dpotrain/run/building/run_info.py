@@ -83,8 +83,9 @@ def run_info(
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss, update = recipe.loss, recipe.reference.update
-    betas = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
-    objective = [", ".join(name if beta is None else f"{name}, beta {beta:g}" for name, beta in betas)]
+    named = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
+    outer, *inner = (name if beta is None else f"{name}, beta {beta:g}" for name, beta in named)
+    objective = [f"{outer} of {' and '.join(inner)}" if inner else outer]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
     objective += [] if loss.options.weighting is None else [loss.options.weighting]
     objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
