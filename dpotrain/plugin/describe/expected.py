@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 from dpotrain.plugin.api.nested import BESIDE, KIND
 
+#: How the words for a component in a value begin; its kind follows.
+PICKS = "a table in which use picks"
 _NULL = {"type": "null"}
 _TABLE = "a table"
 _PLURALS = {
@@ -153,7 +155,7 @@ class Expectations:
             phrases = ["false" if choice == _NULL else self._phrase(choice) for choice in schema["anyOf"]]
             return None if None in phrases else " or ".join(dict.fromkeys(map(str, phrases)))
         if KIND in schema:
-            return f"a table in which use picks a {schema[KIND]}"
+            return f"{PICKS} {'an' if schema[KIND][0] in 'aeiou' else 'a'} {schema[KIND]}"
         if "const" in schema:
             return shown(schema["const"])
         if "enum" in schema:

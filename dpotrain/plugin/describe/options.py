@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from dpotrain.core.errors import short
 from dpotrain.plugin.api import Component, DatasetFormatter, kind_of
 from dpotrain.plugin.api.nested import dumped
-from dpotrain.plugin.describe.expected import Expectations
+from dpotrain.plugin.describe.expected import PICKS, Expectations
 from dpotrain.plugin.runtime.manager import PluginManager
 
 
@@ -100,8 +100,23 @@ def example_table(component: type[Component]) -> str:
 
     A key that is required, or unset unless it is given, stands there as a comment that says what it takes.
     """
-    fields = component.Options.model_fields.values()
-    return table_of(component, list(map(_line, options_of(component.Options), fields)))
+    lines, tables = [], []
+    for option, field in zip(
+        options_of(component.Options), component.Options.model_fields.values(), strict=True
+    ):
+        if option.takes == "a list of tables" and not option.default:
+            # They come last: a key after them would be one of theirs.
+            at = f"{kind_of(component).heading.strip('[]')}.{option.name}"
+            tables += ["", f"# [[{at}]]   # required: once or more, with {_keys(option)}"]
+        else:
+            lines.append(_line(option, field))
+    return table_of(component, [*lines, *tables])
+
+
+def _keys(option: Option) -> str:
+    """Return the keys of an option's tables in words; ``use`` for a component that stands in them."""
+    keys = [each for table in option.tables for each in table.options]
+    return ", ".join("use" if each.takes.startswith(PICKS) else each.name for each in keys)
 
 
 def table_of(component: type[Component], lines: Sequence[str]) -> str:
