@@ -9,7 +9,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.records import Record, SamplesRecord
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import ROUTER_LOSS, SUMMED, means, speed
-from dpotrain.engine.training.trainer import Interrupted
+from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.evaluation.sampler import Sampler
 from dpotrain.run.context import RunContext

@@ -17,7 +17,8 @@ from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.reference.reference import PrecomputedReference
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.training.optimizer import build_optimizer
-from dpotrain.engine.training.trainer import Interrupted, Trainer
+from dpotrain.engine.training.trainer import Trainer
+from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.api import Loss, Schedule
 from dpotrain_plugins.optimizers import AdamW

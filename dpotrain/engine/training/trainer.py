@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, Indices, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
@@ -41,25 +40,8 @@ from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, sp
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.step_balance import StepBalance
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
+from dpotrain.engine.training.unfinished import Interrupted, NotFinite, end, not_finite
 from dpotrain.plugin.api import Loss, Schedule
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
-    """A step was abandoned between micro-batches, before it changed anything."""
-
-
-class NotFinite(RunError):  # noqa: N818 - named by what the numbers are
-    """Loss or gradient norm of a step is not finite on some rank; every rank raises it, and nothing was updated."""
-
-    def __init__(self, text: str, step: int, pairs: Indices) -> None:
-        super().__init__(text)
-        self.step = step
-        self.pairs = pairs
-        """(pairs of the step,) indices into the training pairs."""
-
-
-def _end(problem: NotFinite) -> None:
-    raise problem
 
 
 @dataclass(kw_only=True)
@@ -87,7 +69,7 @@ class Trainer:
     """Told the step, and how many of this rank's micro-batches of it are computed, of how many."""
     note: Callable[[str], None] = lambda text: None
     """Tells the person that memory ran out and what was done about it."""
-    on_nonfinite: Callable[[NotFinite], None] = _end
+    on_nonfinite: Callable[[NotFinite], None] = end
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
     router_loss: RouterLoss | None = None
     """Added to the loss where the policy's routers are to be balanced; not part of the metric ``loss``."""
@@ -156,7 +138,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if not finite:
             try:
-                self.on_nonfinite(self._not_finite(step, metrics["loss"], grad_norm))
+                fault, self._loss_fault = self._loss_fault, ""
+                named = f"{self.loss_label or self.loss.name}: {fault}" if fault else ""
+                rows = self.data.rows[step.pairs]
+                self.on_nonfinite(not_finite(step, rows, metrics["loss"], grad_norm, named))
             except NotFinite:
                 random_before.restore()
                 raise
@@ -329,14 +314,3 @@ class Trainer:
         total = self.parallel.sum(sums)
         *over_ranks, grad_norm = torch.cat([total, norm.to(total).reshape(1)]).tolist()
         return torch.tensor(over_ranks, dtype=torch.float64), grad_norm
-
-    def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
-        rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
-        fault, self._loss_fault = self._loss_fault, ""
-        return NotFinite(
-            f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-            + (f"{self.loss_label or self.loss.name}: {fault}\n" if fault else "")
-            + f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
-            step.step,
-            step.pairs,
-        )
