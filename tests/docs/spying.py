@@ -105,6 +105,8 @@ def spied(kind, base):
     names = ["__init__", "check", "state_dict", "load_state_dict", *methods_of_kind(kind)]
     methods = {name: noting(name, getattr(base, name)) for name in names}
     more = {"name": "spy", "spied": kind.__name__, "__module__": __name__}
+    if "parts" in vars(kind):
+        more["part_names"] = property(kind.part_names.fget)  # of its own, as a loss with parts has it
     return type(f"Spy{kind.__name__}", (Listening, base), {**methods, **more})
 
 
