@@ -29,7 +29,7 @@ class Loss(Component):
     needs_token_log_probs: ClassVar[bool] = False
     """Whether ``scores.policy_tokens`` is used: the log-prob of every scored token."""
 
-    needs_statistics: ClassVar[tuple[str, ...]] = ()
+    needs_statistics: tuple[str, ...] = ()
     """Which of ``scores.statistics`` are used: ``("entropy",)``. Each costs a pass over the logits."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data whose numbers ``scores.columns`` has, by the names that ``[data.columns]`` maps to them:
