@@ -183,9 +183,8 @@ def build(table: dict[str, Any]) -> Loss:
     return kind(kind.Options(**options))
 
 
-def ours(case: Case, pairs: list[dict[str, Any]]) -> list[list[float]]:
+def ours(loss: Loss, case: Case, pairs: list[dict[str, Any]]) -> list[list[float]]:
     """Return the loss of each pair, or group of pairs, and its derivatives."""
-    loss = build(case.loss)
     rows = []
     for group in _groups(pairs, case.pairs):
         policy = torch.tensor([pair["policy"] for pair in group], requires_grad=True)
@@ -260,7 +259,7 @@ def main() -> None:
     print("| loss | TRL | loss | derivatives | remark |\n| --- | --- | --- | --- | --- |")
     worst = 0.0
     for case in CASES:
-        value, slope = differences(case, ours(case, pairs), result["found"][case.name])
+        value, slope = differences(case, ours(build(case.loss), case, pairs), result["found"][case.name])
         worst = max(worst, value, slope)
         there = case.theirs.get("loss_type", case.trainer)
         there = ", ".join(there) if isinstance(there, list) else there

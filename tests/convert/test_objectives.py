@@ -6,6 +6,8 @@ import pytest
 
 from dpotrain.convert.dialect import TRL_LOSSES
 from dpotrain.core.errors import RecipeError
+from dpotrain.recipe.load import load_recipe
+from tests.benchmarks.objectives import CASES, TOGETHER, build, draw, ours
 from tests.convert.converting import TRL_COMMAND, converted, document
 
 SWIFT = "swift rlhf --model m --dataset pairs.jsonl"
@@ -73,6 +75,20 @@ def test_every_loss_of_trl_becomes_one_that_loads(name):
 )
 def test_keys_of_a_loss(options, key, value):
     assert loss(f"{TRL_COMMAND} {options}")[key] == value
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.trainer == "dpo"], ids=lambda case: case.name.replace(", ", "-")
+)
+def test_what_the_benchmark_compares_with_trl_is_what_is_converted(case):
+    """``tests.benchmarks.objectives`` has these keys and losses agree in an environment with TRL."""
+    words = [TRL_COMMAND, "--per_device_train_batch_size", str(TOGETHER)]
+    for key, value in case.theirs.items():
+        words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    Path("made.toml").write_text(converted(" ".join(words)).text)
+    pairs = draw(2 * TOGETHER, seed=1)
+    found = ours(load_recipe("made.toml").loss, case, pairs)
+    assert found == ours(build(case.loss), case, pairs)
 
 
 def test_robust_has_trls_smoothing_unless_set():
