@@ -40,7 +40,7 @@ def loss(t: Translation) -> None:
     supervised = t.take("pref_ftx")
     if supervised is not None and supervised.value:
         comment = "the NLL of chosen answers, pref_ftx"
-        terms.append(Term("sft", supervised, number(t, supervised), comment))
+        terms.append(Term("sft", supervised, number(t, supervised), comment=comment))
     write_terms(t, terms)
     if (tail := t.take("ld_alpha")) is not None:
         discount(t, tail)
@@ -58,7 +58,8 @@ def _classifier(t: Translation, term: Term, beta: Given) -> list[Term]:
         raise t.refuse(given, "beside ipo it is of log-probs per token, which bco is not", optional=True)
     share = number(t, given)
     term.weight = 1 / (1 + share)
-    bco = Term("bco", given, share / (1 + share), "pref_bco_weight; both are divided by 1 + pref_bco_weight")
+    term.weight_key = "1 / (1 + pref_bco_weight)"
+    bco = Term("bco", given, share / (1 + share), "pref_bco_weight / (1 + pref_bco_weight)")
     bco.set("beta", beta.value, beta)
     t.notes.append(
         "pref_bco_weight: LLaMA-Factory updates the mean reward with every batch; dpotrain with every step, at one "

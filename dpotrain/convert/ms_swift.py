@@ -216,10 +216,10 @@ def _reference(t: Translation) -> None:
 def _step_size(t: Translation) -> None:
     """Write pairs_per_step; without a number of accumulated batches ms-swift takes what makes 16 pairs."""
     if not t.has("gradient_accumulation_steps"):
-        size = int(t.configuration.values.get("per_device_train_batch_size") or 1)
         times = _accumulated(t)
-        given = t.take("per_device_train_batch_size")
-        assert given is not None
+        given = t.take_number("per_device_train_batch_size")
+        assert given is not None  # it has a default
+        size = int(given.value)
         total = size * times * t.processes
         how = f"{given.key} {size} * {times} (ms-swift's default makes 16 pairs) * {processes_text(t.processes)}"
         t.put("training.pairs_per_step", total, given, how)

@@ -62,7 +62,8 @@ def trl_objective(
     set_divergence(t, terms, dialect)
     supervised = t.take("rpo_alpha")
     if supervised is not None and supervised.value:
-        term = Term("sft", supervised, number(t, supervised), f"the NLL of chosen answers, {supervised.key}")
+        comment = f"the NLL of chosen answers, {supervised.key}"
+        term = Term("sft", supervised, number(t, supervised), comment=comment)
         _supervised(t, term, batch)
         terms.append(term)
     weighted = _weighting(t, terms, t.take(weighting), dialect)
@@ -102,12 +103,13 @@ def _named(t: Translation, given: Given, weights: Given | None) -> list[Term]:
         counts = weights.value if isinstance(weights.value, list) else [weights.value]
         numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in counts)
         if not numbers or len(counts) != len(names) or min(counts) < 0 or max(counts) == 0:
-            raise t.refuse(weights, f"{len(names)} numbers are expected, one for each loss, none below 0")
+            raise t.refuse(weights, "a number for each loss is expected, none below 0 and not all 0")
         t.translated[weights.key] = "[[loss.terms]]" if counts != [1] else "loss.use"
     terms = []
     for name, count in zip(names, counts, strict=True):
         if count:
-            terms.append(Term(TRL_LOSSES[str(name)], given, count))
+            key = weights.key if weights is not None else ""
+            terms.append(Term(TRL_LOSSES[str(name)], given, count, key))
         elif weights is not None:
             t.notes.append(f"{weights.key}: {name} has weight 0 and is left out")
     return terms

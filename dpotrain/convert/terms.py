@@ -18,6 +18,8 @@ class Term:
     given: Given
     """The key that asks for it."""
     weight: float = 1.0
+    weight_key: str = ""
+    """The key that the weight comes from, unless it is that of the loss."""
     comment: str = ""
     keys: dict[str, tuple[Any, Given, str]] = field(default_factory=dict)
     """Value, origin and comment by the option's name."""
@@ -46,7 +48,7 @@ def write_terms(t: Translation, terms: Sequence[Term]) -> None:
             t.put(f"{table}.use", term.loss, term.given, term.comment)
             _write_keys(t, table, term)
         if term.weight != 1:
-            t.draft.set(f"{table}.weight", term.weight)
+            t.draft.set(f"{table}.weight", term.weight, term.weight_key)
 
 
 def _write_keys(t: Translation, table: str, term: Term) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dpotrain.convert.configuration import Configuration
 from dpotrain.convert.dialect import TRL_LOSSES
+from dpotrain.convert.tools import TOOLS
+from dpotrain.convert.translation import Translation
 from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.load import load_recipe
 from tests.benchmarks.objectives import CASES, TOGETHER, build, draw, ours
@@ -192,9 +195,9 @@ def test_without_a_reference_sigmoid_is_cpo():
     ("options", "reason"),
     [
         ("--loss_type sigmoid new", "dpotrain has no such loss"),
-        ("--loss_type sigmoid ipo --loss_weights 1.0", "2 numbers are expected, one for each loss"),
+        ("--loss_type sigmoid ipo --loss_weights 1.0", "a number for each loss is expected"),
         ("--loss_type sigmoid ipo --loss_weights 1.0 -1.0", "none below 0"),
-        ("--loss_type sigmoid --loss_weights 0", "1 numbers are expected"),
+        ("--loss_type sigmoid --loss_weights 0", "not all 0"),
         ("--rpo_alpha -1", "a number above 0 is expected"),
         ("--loss_type ipo --f_divergence_type forward_kl", "with ipo the part of the reward that belongs to the"),
         ("--loss_type sigmoid_norm --f_divergence_type forward_kl", "with dpo-norm the part of the reward"),
@@ -230,6 +233,25 @@ def test_a_key_beside_any_loss_is_refused_or_loads(use, options):
         assert made.fault == ""
 
 
+@pytest.mark.parametrize("value", ["x", [1], {"a": 1}, -1, []], ids=str)
+def test_a_value_of_another_kind_is_no_crash(value):
+    keys = """loss_type loss_weights rpo_alpha use_weighting ld_alpha f_divergence_type f_alpha_divergence_coef
+    reference_free label_smoothing pref_loss pref_ftx pref_bco_weight rl dpo_loss_type dpo_loss_weights trl
+    dpo_use_weighting dpo_norm_loss per_device_train_batch_size"""
+    for tool in TOOLS.values():
+        for key in keys.split():
+            for more in ({}, {"f_divergence_type": "alpha_divergence"}):
+                values = {"stage": "dpo", "rl": "dpo", **more, key: value}
+                losses = [*TRL_LOSSES.values()]
+                translation = Translation(tool, Configuration("c.yaml", values), processes=1, losses=losses)
+                try:
+                    tool.translate(translation)
+                    translation.finish()
+                    translation.draft.text()
+                except RecipeError:
+                    pass
+
+
 def test_ms_swift_has_losses_of_its_own():
     asked = f"{SWIFT} --loss_type bco_pair"
     assert loss(asked)["running_mean"] is True
@@ -251,8 +273,8 @@ def test_llama_factorys_terms():
     assert made.fault == ""
     assert [line for line in text.splitlines() if line.startswith(("weight", "tail_weight"))] == [
         "tail_weight = 0.5                       # ld_alpha",
-        "weight = 0.8",
-        "weight = 0.2",
+        "weight = 0.8                            # 1 / (1 + pref_bco_weight)",
+        "weight = 0.2                            # pref_bco_weight / (1 + pref_bco_weight)",
         "weight = 0.1",
     ]
     told = "\n".join(made.translation.notes)
