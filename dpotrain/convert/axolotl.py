@@ -6,7 +6,9 @@ from typing import Any
 
 from dpotrain.convert import trainer
 from dpotrain.convert.axolotl_data import data
-from dpotrain.convert.translation import Given, Tool, Translation, as_names, refuse_term
+from dpotrain.convert.dialect import Dialect
+from dpotrain.convert.objectives import trl_objective
+from dpotrain.convert.translation import Given, Tool, Translation, as_names
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
@@ -55,7 +57,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "peft_init_lora_weights": Foreign(
         note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE
     ),
-    "dpo_use_weighting": Foreign(note="WPO's weights are not supported yet", gap=Gap.NOT_SUPPORTED),
     "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
     "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
@@ -98,37 +99,48 @@ def _objective(t: Translation) -> None:
     if method is None or method.value not in ("dpo", "ipo"):
         shown = method or Given("rl", "")
         raise t.refuse(shown, "only dpo and ipo can be translated")
-    refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
-    normalized = t.take("dpo_norm_loss")
-    if normalized is not None and normalized.value and method.value == "dpo":
-        t.put("loss.use", "dpo-norm", normalized)
-        t.translated[method.key] = "loss.use"
-    else:
-        t.put("loss.use", method.value, method)
-        if normalized is not None:
-            t.leave(normalized, Gap.NOT_NEEDED, "it is for rl: dpo")
-    nested = t.take("trl")
+    given, normalized = t.take("dpo_loss_type"), t.take("dpo_norm_loss")
+    if method.value == "ipo":
+        smoothing, weights = t.take("dpo_label_smoothing"), t.take("dpo_loss_weights")
+        for other in filter(None, (given, normalized, smoothing, weights)):
+            t.leave(other, Gap.NOT_NEEDED, "axolotl passes it on for rl: dpo only")
+        given = Given(method.key, "ipo")
+    elif given is None:
+        given = Given(method.key, "sigmoid")
+        if normalized is not None and normalized.value:
+            given = Given(normalized.key, "sigmoid_norm")
+    for key in filter(None, (method, normalized)):
+        t.translated[key.key] = "loss.use"
+    trl_objective(
+        t,
+        given,
+        trainer.batch(t, "micro_batch_size"),
+        Dialect(),
+        weights="dpo_loss_weights",
+        beta=_beta(t),
+        smoothing="dpo_label_smoothing",
+        weighting="dpo_use_weighting",
+    )
+    if "dpo_label_smoothing" in t.translated and "sigmoid" in as_names(given.value):
+        t.notes.append(
+            "dpo_label_smoothing is TRL's label_smoothing, which TRL 1.16 ignores in its sigmoid loss; dpotrain "
+            "smooths"
+        )
+
+
+def _beta(t: Translation) -> Given | None:
+    """Return the loss's beta, which ``trl.beta`` sets before ``rl_beta``."""
+    nested, given = t.take("trl"), t.take("rl_beta")
     inside: dict[str, Any] = nested.value if nested is not None and isinstance(nested.value, dict) else {}
-    if nested is not None and "beta" in inside:
-        t.put("loss.beta", inside.pop("beta"), nested, "trl.beta")
-        if (given := t.take("rl_beta")) and not given.default_of:
-            t.leave(given, Gap.NOT_NEEDED, "trl.beta overrides it")
-    else:
-        t.move("loss.beta", "rl_beta")
     for key, value in inside.items():
-        t.leave(Given(f"trl.{key}", value), Gap.NONE, "dpotrain does not know this key")
-    smoothing = t.take("dpo_label_smoothing")
-    if smoothing is not None and smoothing.value:
-        if method.value == "ipo":
-            t.leave(smoothing, Gap.NOT_NEEDED, "axolotl passes it on for rl: dpo only")
-        elif t.translated.get("dpo_norm_loss"):
-            t.leave(smoothing, Gap.NOT_NEEDED, "length-normalized DPO has no label smoothing in TRL")
-        else:
-            t.put("loss.label_smoothing", smoothing.value, smoothing)
-            t.notes.append(
-                "dpo_label_smoothing is TRL's label_smoothing, which TRL 1.16 ignores in its sigmoid loss; dpotrain "
-                "smooths"
-            )
+        if key != "beta":
+            t.leave(Given(f"trl.{key}", value), Gap.NONE, "dpotrain does not know this key")
+    if nested is None or "beta" not in inside:
+        return given
+    t.translated[nested.key] = "loss.beta"
+    if given is not None:
+        t.leave(given, Gap.NOT_NEEDED, "trl.beta overrides it")
+    return Given("trl.beta", inside["beta"])
 
 
 def _adapter(t: Translation) -> None:

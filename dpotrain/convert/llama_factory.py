@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.convert import trainer
-from dpotrain.convert.translation import Given, Tool, Translation, as_names, choose_loss, refuse_term
+from dpotrain.convert.llama_factory_loss import loss
+from dpotrain.convert.translation import Given, Tool, Translation, as_names
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
-_LOSSES = {"sigmoid": "dpo", "ipo": "ipo", "hinge": "hinge", "simpo": "simpo", "orpo": "orpo"}
 _UNNEEDED = {
     "do_train": "dpotrain run trains",
     "do_predict": "samples are drawn by other commands",
@@ -65,7 +65,7 @@ def translate(t: Translation) -> None:
     t.move("model.name", "model_name_or_path")
     t.draft.set("model.use", "transformers")
     _adapter(t)
-    _loss(t)
+    loss(t)
     trainer.step_size(t)
     trainer.length(t)
     trainer.precision(t)
@@ -220,27 +220,6 @@ def _adapter(t: Translation) -> None:
     start = t.take("adapter_name_or_path")
     if start is not None:
         t.leave(start, Gap.NONE, "set model.name to the adapter's folder: training goes on from it")
-
-
-def _loss(t: Translation) -> None:
-    given = t.take("pref_loss")
-    assert given is not None
-    refuse_term(t, "pref_ftx", "a supervised term beside the preference loss")
-    refuse_term(t, "pref_bco_weight", "a BCO term beside the preference loss")
-    name = choose_loss(t, given, _LOSSES)
-    t.put("loss.use", name, given)
-    t.move("loss.weight" if name == "orpo" else "loss.beta", "pref_beta")
-    for key, here, only in (
-        ("dpo_label_smoothing", "loss.label_smoothing", "dpo"),
-        ("simpo_gamma", "loss.gamma", "simpo"),
-    ):
-        of_it = t.take(key)
-        if of_it is None or (only == "dpo" and not of_it.value):
-            continue
-        if name == only:
-            t.put(here, of_it.value, of_it)
-        else:
-            t.leave(of_it, Gap.NOT_NEEDED, f"LLaMA-Factory ignores it with pref_loss {given.value}")
 
 
 LLAMA_FACTORY = Tool(

@@ -6,14 +6,14 @@ import math
 import re
 
 from dpotrain.convert import trainer
-from dpotrain.convert.objectives import trl_loss
+from dpotrain.convert.dialect import Dialect
+from dpotrain.convert.objectives import trl_objective
 from dpotrain.convert.translation import (
     Given,
     Tool,
     Translation,
     as_names,
     processes_text,
-    refuse_term,
 )
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
@@ -56,6 +56,18 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "init_weights": Foreign(note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE),
     "external_plugins": Foreign(note="ms-swift's plugins are not loaded", gap=Gap.NONE),
 }
+
+
+#: Its DPO trainer has losses of its own, which are those of older versions of TRL.
+_DIALECT = Dialect(
+    diverged=("dpo", "hinge", "ipo", "exo", "robust"),
+    refuses_divergence=False,
+    own_alpha=True,
+    running_mean=True,
+    weighs=False,
+    discounts_reference=False,
+    divergences=("js_divergence", "alpha_divergence"),
+)
 
 
 def translate(t: Translation) -> None:
@@ -204,10 +216,10 @@ def _reference(t: Translation) -> None:
 def _step_size(t: Translation) -> None:
     """Write pairs_per_step; without a number of accumulated batches ms-swift takes what makes 16 pairs."""
     if not t.has("gradient_accumulation_steps"):
-        size = int(t.configuration.values.get("per_device_train_batch_size") or 1)
-        times = max(1, math.ceil(16 / size / t.processes))
-        given = t.take("per_device_train_batch_size")
-        assert given is not None
+        times = _accumulated(t)
+        given = t.take_number("per_device_train_batch_size")
+        assert given is not None  # it has a default
+        size = int(given.value)
         total = size * times * t.processes
         how = f"{given.key} {size} * {times} (ms-swift's default makes 16 pairs) * {processes_text(t.processes)}"
         t.put("training.pairs_per_step", total, given, how)
@@ -216,13 +228,21 @@ def _step_size(t: Translation) -> None:
     trainer.step_size(t)
 
 
+def _accumulated(t: Translation) -> int:
+    """Return how many batches ms-swift accumulates where the configuration does not say."""
+    size = t.configuration.values.get("per_device_train_batch_size")
+    pairs = size if isinstance(size, int) and size > 0 else 1
+    return max(1, math.ceil(16 / pairs / t.processes))
+
+
 def _loss(t: Translation) -> None:
-    refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
-    given, weights = t.take("loss_type"), t.take("loss_weights")
-    assert given is not None
-    if weights is not None:
-        raise t.refuse(weights, "mixtures of losses are not supported yet")
-    trl_loss(t, given)
+    given = t.take("loss_type")
+    assert given is not None  # it has a default
+    if isinstance(given.value, list) and len(given.value) > 1 and "ipo" in given.value:
+        reason = "beside ipo, ms-swift divides the log-probs of the other losses by the answers' lengths, too"
+        raise t.refuse(given, reason)
+    accumulated = None if t.has("gradient_accumulation_steps") else _accumulated(t)
+    trl_objective(t, given, trainer.batch(t, accumulated=accumulated), _DIALECT)
 
 
 MS_SWIFT = Tool(

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpotrain.convert.dialect import Batch
 from dpotrain.convert.translation import Given, Translation, as_names, processes_text
 from dpotrain.recipe.foreign import Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 #: Services that have a logger of the same name.
 _SERVICES = ("wandb", "tensorboard", "mlflow", "trackio")
+
+
+def batch(
+    t: Translation,
+    size: str = "per_device_train_batch_size",
+    accumulation: str = "gradient_accumulation_steps",
+    *,
+    accumulated: int | None = None,
+) -> Batch:
+    """Return what the tool computes one loss of; ``accumulated`` is its number of batches where it is no key."""
+    values = {**t.tool.defaults, **t.configuration.values}
+    times = accumulated or values.get(accumulation)
+    pairs = values.get(size)
+    return Batch(pairs if isinstance(pairs, int) else 0, times == 1 and t.processes == 1)
 
 
 def step_size(

@@ -149,10 +149,11 @@ class Translation:
             self._move(given, Foreign(here, values=values or {}))
         return given
 
-    def refuse(self, given: Given, reason: str) -> RecipeError:
-        """Return the error that nothing is written because of a key."""
+    def refuse(self, given: Given, reason: str, *, optional: bool = False) -> RecipeError:
+        """Return the error that nothing is written because of a key; one that is optional can be left out."""
         shown = short(f"{given.key} = {toml(given.value)}")
-        return RecipeError(f"{self.configuration.source}: {shown}: {reason}\nnothing was written")
+        rest = f"\nto convert the rest nevertheless: --without {given.key}" if optional else ""
+        return RecipeError(f"{self.configuration.source}: {shown}: {reason}{rest}\nnothing was written")
 
     def finish(self) -> None:
         """Translate the keys that stand for one key each, in the configuration's order, and explain the others."""
@@ -183,32 +184,6 @@ class Translation:
                 return
         if value is not None:
             self.put(foreign.here, value, given)
-
-
-def choose_loss(translation: Translation, given: Given, names: Mapping[str, str]) -> str:
-    """Return the recipe's name for the loss of a key; a list of one is that one.
-
-    Raises:
-        RecipeError: dpotrain has no such loss. It is never replaced by another.
-    """
-    value = given.value
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if isinstance(value, list):
-        raise translation.refuse(given, "mixtures of losses are not supported yet")
-    name = names.get(str(value), "")
-    if name not in translation.losses:
-        raise translation.refuse(given, f"dpotrain has no such loss; it has {', '.join(translation.losses)}")
-    return name
-
-
-def refuse_term(translation: Translation, key: str, what: str) -> None:
-    """Refuse a further term of the loss, unless it is 0 or left out by ``--without``."""
-    given = translation.take(key)
-    if given is not None and given.value:
-        raise translation.refuse(
-            given, f"{what} is not supported yet, and without it the loss is another one\n"
-            f"to convert the rest nevertheless: --without {key}"
-        )  # fmt: skip
 
 
 def as_names(value: Any) -> list[str]:

@@ -6,8 +6,9 @@ What is said of TRL's behaviour was read in, and tried with, TRL 1.16.
 from __future__ import annotations
 
 from dpotrain.convert import trainer
-from dpotrain.convert.objectives import trl_loss
-from dpotrain.convert.translation import Given, Tool, Translation, as_names, refuse_term
+from dpotrain.convert.dialect import Dialect
+from dpotrain.convert.objectives import trl_objective
+from dpotrain.convert.translation import Given, Tool, Translation, as_names
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
@@ -32,7 +33,6 @@ KEYS = {
     "activation_offloading": Foreign(
         note="activations are recomputed, not moved: training.activation_checkpointing", gap=Gap.NOT_NEEDED
     ),
-    "use_weighting": Foreign(note="WPO's weights are not supported yet", gap=Gap.NOT_SUPPORTED),
     "lora_task_type": Foreign(note="adapters are for causal language models", gap=Gap.NOT_NEEDED),
     "warmup_ratio": FOREIGN_KEYS["warmup_ratio"],
 }
@@ -63,8 +63,8 @@ def translate(t: Translation) -> None:
 
 def _notes(t: Translation) -> None:
     values = t.configuration.values
-    smoothing = values.get("label_smoothing")
-    if smoothing and values.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"]):
+    smoothing, loss = values.get("label_smoothing"), values.get("loss_type", "sigmoid")
+    if smoothing and "sigmoid" in (loss if isinstance(loss, list) else [loss]):
         t.notes.append(
             f"label_smoothing = {smoothing}: TRL 1.16 ignores it with loss_type sigmoid (older versions smoothed); "
             "the recipe has loss.label_smoothing, which smooths; set it to 0 for TRL's numbers"
@@ -215,12 +215,9 @@ def _adapter(t: Translation) -> None:
 
 
 def _loss(t: Translation) -> None:
-    refuse_term(t, "rpo_alpha", "a supervised term beside the preference loss")
-    given, weights = t.take("loss_type"), t.take("loss_weights")
-    assert given is not None
-    if weights is not None and weights.value not in ([1], [1.0]):
-        raise t.refuse(weights, "mixtures of losses are not supported yet")
-    trl_loss(t, given)
+    given = t.take("loss_type")
+    assert given is not None  # it has a default
+    trl_objective(t, given, trainer.batch(t), Dialect())
 
 
 TRL = Tool(

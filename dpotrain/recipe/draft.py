@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import TABLES
@@ -36,7 +35,8 @@ class Draft:
     def set(self, place: str, value: Any, comment: str = "") -> None:
         """Write a key, in place of what was written of it before.
 
-        ``place`` is ``"seed"``, ``"optimizer.lr"``, or ``"loggers.0.project"`` of a listed table.
+        ``place`` is ``"seed"``, ``"optimizer.lr"``, or ``"loggers.0.project"`` of a listed table, which may be one of
+        an option: ``"loss.terms.0.use"``.
         """
         table, _, key = place.rpartition(".")
         lines = self._tables.setdefault(table, {})
@@ -62,8 +62,8 @@ class Draft:
         parts = [_wrapped(self.heading)] if self.heading else []
         parts += ["\n".join(self._tables[""].values())] if "" in self._tables else []
         for table in sorted(filter(None, self._tables), key=_order):
-            name, _, index = table.partition(".")
-            head = f"[[{name}]]" if index else f"[{name}]"
+            names = [part for part in table.split(".") if not part.isdigit()]
+            head = f"[[{'.'.join(names)}]]" if table[-1].isdigit() else f"[{table}]"
             lines = list(self._tables[table].values())
             suggested = all(line.startswith("#") for line in lines)
             parts.append("\n".join([f"# {head}" if suggested else head, *lines]))
@@ -144,5 +144,5 @@ def _wrapped(text: str) -> str:
 
 
 def _order(table: str) -> tuple[int, int]:
-    name, _, index = table.partition(".")
-    return TABLES.index(name), int(index) if name in CORE_KINDS.listed else 0
+    name, *inside = table.split(".")
+    return TABLES.index(name), int(inside[-1]) + 1 if inside else 0

@@ -35,7 +35,11 @@ _WORKERS = _unneeded(
     "data is tokenized once by worker processes and cached; their number follows from the machine"
 )
 _PACKED = _unneeded("pairs are packed without padding wherever the model allows it")
-_SFT_TERM = _unsupported("a supervised (NLL) term beside the preference loss is not supported yet")
+_SFT_TERM = Foreign(
+    "[[loss.terms]]",
+    '[loss] use = "mix" is the sum of losses: one term is the loss, another "sft" with this weight',
+)
+_WEIGHTING = Foreign("loss.weighting", '"wpo"', values={True: "wpo", False: None})
 _SHARDING = _same_training("sharding over devices is not supported yet: each GPU holds the whole model")
 _EVALUATIONS = Foreign(
     "evaluation.every", "a number of steps; the held-out pairs are also evaluated before and after training"
@@ -58,8 +62,15 @@ _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign(
     "loss.use",
     'TRL\'s "sigmoid" is "dpo", "sigmoid_norm" "dpo-norm", "exo_pair" "exo", "nca_pair" "nca", "bco_pair" "bco", '
-    '"sppo_hard" "sppo"; others have the same name, with - for _',
+    '"sppo_hard" "sppo"; others have the same name, with - for _; several are [[loss.terms]] of use = "mix"',
 )
+_WEIGHTS = Foreign("[[loss.terms]]", '[loss] use = "mix" is the sum of losses, each a table with its weight')
+_DIVERGENCES = {
+    "reverse_kl": "reverse-kl",
+    "forward_kl": "forward-kl",
+    "js_divergence": "jensen-shannon",
+    "alpha_divergence": "alpha",
+}
 _DATA = Foreign("data.name", "a hub name, a folder, or json, jsonl, csv or parquet files")
 _SCHEDULES = {
     "cosine": "cosine",
@@ -188,6 +199,10 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "discopop_tau": Foreign("loss.tau"),
     "rpo_alpha": _SFT_TERM,
     "pref_ftx": _SFT_TERM,
+    "pref_bco_weight": _WEIGHTS,
+    "loss_weights": _WEIGHTS,
+    "dpo_loss_type": _LOSS,
+    "dpo_loss_weights": _WEIGHTS,
     "ref_model": Foreign("reference.of"),
     "ref_model_name_or_path": Foreign("reference.of"),
     "precompute_ref_log_probs": Foreign(
@@ -202,8 +217,15 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "reference_free": _none(
         'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
     ),
-    "f_divergence_type": _unsupported("other divergences than the reverse KL are not supported yet"),
-    "ld_alpha": _unsupported("LD-DPO is not supported yet"),
+    "f_divergence_type": Foreign(
+        "loss.divergence", '"forward-kl", "jensen-shannon", "alpha" or "chi-squared"', values=_DIVERGENCES
+    ),
+    "f_alpha_divergence_coef": Foreign(
+        "loss.divergence_alpha", "1 less TRL 1.16's coefficient; that of older versions as it is"
+    ),
+    "use_weighting": _WEIGHTING,
+    "dpo_use_weighting": _WEIGHTING,
+    "ld_alpha": Foreign("loss.tail_weight"),
     "disable_dropout": _unneeded("dropout of the model is off; adapter.dropout alone is drawn"),
     # optimizer and schedule
     "learning_rate": Foreign("optimizer.lr"),

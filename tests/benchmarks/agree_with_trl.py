@@ -32,8 +32,7 @@ def main() -> None:
     case = cases[options.pop("loss")]
     options["model"] = model_source(options["model"])
     options["data"] = str(Path(options["data"]).resolve())
-    loss = {"use": case.name, **case.options}
-    workload = Workload(**options, precision="fp32", loss=loss, trl_loss=case.theirs)
+    workload = Workload(**options, precision="fp32", loss=case.loss, trl_loss=case.theirs)
     if reason := why_no_trl(python):
         sys.exit(reason)
     try:

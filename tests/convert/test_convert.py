@@ -11,20 +11,16 @@ import pytest
 
 from dpotrain.convert.configuration import read_configuration
 from dpotrain.convert.convert import convert
-from dpotrain.convert.objectives import TRL_LOSSES
 from dpotrain.convert.report import report_lines
 from dpotrain.convert.tools import detect
 from dpotrain.convert.translation import Translation
 from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.load import load_recipe
+from tests.convert.converting import TRL_COMMAND, converted, document
 from tests.support import dpotrain
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
-#: Those whose loss dpotrain does not have, as it stands.
-REFUSED = {"swift_lora.sh"}
-WHOLE = sorted(path.name for path in CONFIGURATIONS.iterdir() if path.name not in REFUSED)
-
-TRL_COMMAND = "python dpo.py --model_name_or_path gpt2 --dataset_name pairs.jsonl --output_dir runs/x"
+WHOLE = sorted(path.name for path in CONFIGURATIONS.iterdir())
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +28,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     return tmp_path
-
-
-def converted(words: str, **arguments):
-    """Convert a command line."""
-    return convert(shlex.split(words), **arguments)
-
-
-def document(words: str, **arguments) -> dict:
-    """Return the recipe of a command line, loaded."""
-    made = converted(words, **arguments)
-    assert made.fault == ""
-    Path("made.toml").write_text(made.text)
-    return load_recipe("made.toml").document
 
 
 def left(words: str, **arguments) -> dict[str, str]:
@@ -80,10 +63,6 @@ def test_every_key_is_accounted_for(name):
             [*shlex.split(TRL_COMMAND), "--loss_type", "new"],
             'loss_type = "new": dpotrain has no such loss; it has dpo',
         ),
-        (
-            [str(CONFIGURATIONS / "swift_lora.sh")],
-            "rpo_alpha = 0.1: a supervised term beside the preference loss is not supported yet",
-        ),
     ],
 )
 def test_an_objective_that_dpotrain_does_not_have_is_refused_by_name(words, reason, folder):
@@ -95,6 +74,13 @@ def test_an_objective_that_dpotrain_does_not_have_is_refused_by_name(words, reas
 
 
 def test_without_leaves_a_key_out_and_lists_it(folder):
+    asked = f"{TRL_COMMAND} --loss_type ipo --f_divergence_type forward_kl"
+    unwanted = dpotrain("convert", "--", *shlex.split(asked))
+    assert unwanted.exit_code == 2
+    assert (
+        "\nto convert the rest nevertheless: --without f_divergence_type\nnothing was written\n"
+        in unwanted.stderr
+    )
     result = dpotrain("convert", str(CONFIGURATIONS / "swift_lora.sh"), "--without", "rpo_alpha")
     assert result.exit_code == 1
     assert "  rpo_alpha = 0.1: left out, as --without says\n" in result.output
@@ -172,20 +158,6 @@ def test_what_trl_ignores_is_said():
     assert document(f"{TRL_COMMAND} --use_peft --disable_dropout false")["adapter"]["dropout"] == 0.05
 
 
-@pytest.mark.parametrize("name", sorted(TRL_LOSSES.keys() - {"aot", "aot_unpaired"}))
-def test_every_loss_of_trl_becomes_one_that_loads(name):
-    smoothing = " --label_smoothing 0.01" if name == "exo_pair" else ""
-    assert document(f"{TRL_COMMAND} --loss_type {name}{smoothing}")["loss"]["use"] == TRL_LOSSES[name]
-
-
-def test_keys_of_another_loss_are_not_needed():
-    made = converted(f"{TRL_COMMAND} --loss_type nca_pair --label_smoothing 0.1 --discopop_tau 0.1")
-    assert "label_smoothing" not in made.text
-    reasons = {each.key: each.reason for each in made.translation.left}
-    assert reasons["label_smoothing"] == "TRL ignores it with loss_type nca_pair"
-    assert reasons["discopop_tau"] == "TRL ignores it with loss_type nca_pair"
-
-
 def test_trl_evaluates_the_test_split_only_with_a_strategy():
     assert "eval_split" not in document(TRL_COMMAND)["data"]
     made = document(f"{TRL_COMMAND} --eval_strategy steps --eval_steps 50")
@@ -196,13 +168,6 @@ def test_trl_evaluates_the_test_split_only_with_a_strategy():
 @pytest.mark.parametrize(
     ("options", "place", "value"),
     [
-        ("--loss_type ipo", "loss.use", "ipo"),
-        ("--loss_type hinge", "loss.use", "hinge"),
-        ("--loss_type sigmoid_norm", "loss.use", "dpo-norm"),
-        ("--loss_type sigmoid_norm", "loss.beta", 0.1),
-        ("--loss_type exo_pair --label_smoothing 0.01", "loss.label_smoothing", 0.01),
-        ("--loss_type robust", "loss.label_smoothing", 0.0),
-        ("--loss_type discopop --discopop_tau 0.1", "loss.tau", 0.1),
         ("--optim adamw_bnb_8bit", "optimizer.use", "adamw-8bit"),
         ("--optim paged_adamw_32bit", "optimizer.use", "adamw"),
         ("--adam_beta1 0.8", "optimizer.betas", [0.8, 0.999]),
@@ -259,13 +224,10 @@ def test_what_is_lost_is_listed_with_the_reason(options, key, reason):
 @pytest.mark.parametrize(
     "command",
     [
-        f"{TRL_COMMAND} --loss_type sft",
-        f"{TRL_COMMAND} --loss_type sigmoid sft --loss_weights 1.0 0.5",
         "swift rlhf --rlhf_type kto --model m --dataset d",
         "swift rlhf --model m --dataset d --loss_type kto_pair",
         "llamafactory-cli train --stage sft --model_name_or_path m",
         "llamafactory-cli train --stage dpo --pref_loss kto_pair --model_name_or_path m",
-        "llamafactory-cli train --stage dpo --pref_ftx 0.1 --model_name_or_path m",
         "llamafactory-cli train --stage dpo --finetuning_type full --quantization_bit 4 --model_name_or_path m",
         "axolotl train --rl orpo --base_model m",
         f"{TRL_COMMAND} --load_in_4bit",

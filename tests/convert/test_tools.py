@@ -192,15 +192,11 @@ def test_a_key_is_listed_with_what_it_means_for_the_training(tool, keys, key, ga
     [
         (AX, {"adapter": "oft"}),
         (AX, {"load_in_4bit": True}),
-        (AX, {"rpo_alpha": 0.1}),
         (LF, {"finetuning_type": "freeze"}),
         (LF, {"quantization_bit": 3}),
-        (LF, {"pref_bco_weight": 0.1}),
+        (LF, {"pref_bco_weight": -0.1}),
         (SW, {"train_type": "longlora"}),
         (SW, {"quant_bits": 3}),
-        (SW, {"loss_weights": [1.0]}),
-        ("trl", {"loss_type": "sft"}),
-        ("trl", {"loss_weights": [0.5]}),
     ],
 )
 def test_what_would_be_another_training_is_refused(tool, keys):

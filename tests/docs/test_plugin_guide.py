@@ -173,6 +173,36 @@ def test_the_example_of_a_column_reads_what_the_recipe_maps(project, dpotrain_ru
         dpotrain_run(re.sub("columns = .*", "", tables), plugins=[module], folder=tmp_path / "unmapped")
 
 
+def test_the_example_of_a_coupled_loss_is_the_same_however_the_step_is_cut(project, dpotrain_run, tmp_path):
+    module, table = example(project, "example_coupled"), '[loss]\nuse = "steady-dpo"\nmomentum = 0.5\n'
+    whole = dpotrain_run(table, plugins=[module], folder=tmp_path / "whole")
+    cut = dpotrain_run(
+        table, plugins=[module], folder=tmp_path / "cut", overrides=["training.tokens_per_microbatch=64"]
+    )
+    assert whole.train[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    for kind in ("train", "evaluations"):
+        assert [record["loss"] for record in getattr(cut, kind)] == pytest.approx(
+            [record["loss"] for record in getattr(whole, kind)], abs=1e-5
+        )
+    assert "over all pairs of a step: one forward more" in whole.output
+
+
+def test_the_example_of_a_coupled_loss_keeps_what_a_step_found(project):
+    loss = example(project, "example_coupled").SteadyDpo
+    made = loss(loss.Options(beta=1.0, momentum=0.5))
+    scores = random_scores(made, 16)
+    margins = (scores.chosen_logratio - scores.rejected_logratio).detach()
+    spread = 0.5 + 0.5 * margins.std(correction=0)
+    torch.testing.assert_close(made(scores).detach(), torch.nn.functional.softplus(-margins / spread))
+    assert made.state_dict() == {"spread": 1.0}  # the step may be skipped
+    with torch.no_grad():
+        policy = {name: getattr(scores, name).detach() for name in ("policy_chosen", "policy_rejected")}
+        evaluated = made(replace(scores, **policy))
+    torch.testing.assert_close(evaluated, torch.nn.functional.softplus(-margins))
+    made.dpotrain_step_ended()
+    assert made.state_dict() == {"spread": pytest.approx(spread.item(), rel=1e-6)}
+
+
 def test_the_example_of_a_loss_that_follows_the_run_reaches_its_last_beta(project):
     loss = example(project, "example_step").RisingBeta
     made = loss(loss.Options(first=0.1, beta=0.5))
