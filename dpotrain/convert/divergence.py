@@ -65,7 +65,8 @@ def set_divergence(t: Translation, terms: Sequence[Term], dialect: Dialect) -> N
         )
     if name != "jensen-shannon":
         t.notes.append(
-            f"{given.key}: exponents above 20 count as 20 in dpotrain; {t.tool.name} has a higher limit or none"
+            f"{given.key}: the exponential goes on as its tangent beyond an exponent of 20 in dpotrain; {t.tool.name} "
+            "cuts it later or not"
         )
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Divergence = Literal["reverse-kl", "forward-kl", "jensen-shannon", "alpha", "chi-squared"]
 
-#: Exponents beyond this count as this: e^20 nats are far outside what any reward is, and float32 stays finite.
+#: Beyond this the exponential goes on as its tangent, so that float32 stays finite and a gradient is left; that of the
+#: chi-squared divergence ends there, as its paper clips it, and leaves ``x``.
 LARGEST_EXPONENT = 20.0
 
 
@@ -31,12 +32,16 @@ def reward_of(ratio: torch.Tensor, divergence: Divergence, alpha: float | None) 
     from torch.nn.functional import logsigmoid
 
     if divergence == "forward-kl":
-        return -(-ratio).clamp(max=LARGEST_EXPONENT).exp()
+        return -_exp(-ratio)
     if divergence == "jensen-shannon":
         return logsigmoid(ratio)
     if divergence == "alpha":
         assert alpha is not None
-        return (1 - (-alpha * ratio).clamp(max=LARGEST_EXPONENT).exp()) / alpha
+        return (1 - _exp(-alpha * ratio)) / alpha
     if divergence == "chi-squared":
         return ratio + ratio.clamp(max=LARGEST_EXPONENT).exp()
     return ratio
+
+
+def _exp(x: torch.Tensor) -> torch.Tensor:
+    return x.clamp(max=LARGEST_EXPONENT).exp() * (1 + (x - LARGEST_EXPONENT).clamp(min=0))

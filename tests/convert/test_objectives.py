@@ -161,7 +161,7 @@ def test_a_mix_has_divergence_and_weighting_by_term_and_one_discount():
     assert loss(asked)["tail_weight"] == 0.5
     assert [each.get("divergence") for _, each in terms(asked)] == ["forward-kl", "forward-kl", None]
     assert "ld_alpha: TRL's NLL counts all tokens alike; in dpotrain it is discounted, too" in notes(asked)
-    assert "exponents above 20 count as 20 in dpotrain" in notes(asked)
+    assert "the exponential goes on as its tangent beyond an exponent of 20 in dpotrain" in notes(asked)
 
 
 def test_the_two_alphas():

@@ -93,3 +93,14 @@ def test_exchanged_scores_have_the_tokens_of_the_other_answer_first():
     again = exchanged(turned)
     for name in ("policy_chosen", "policy_rejected", "reference_chosen", "policy_tokens", "rejected_tokens"):
         assert torch.equal(getattr(again, name), getattr(SCORES, name))
+
+
+@pytest.mark.parametrize("divergence", ["forward-kl", "alpha"])
+def test_a_pair_that_the_reference_likes_far_better_still_has_a_gradient(divergence):
+    """Beyond e^20 the exponential goes on as its tangent: were it cut off, the pair would never be learned again."""
+    loss = Dpo(Dpo.Options(beta=0.1, divergence=divergence, divergence_alpha=0.5))
+    chosen = torch.tensor([-150.0, -40.0]).requires_grad_()
+    losses = pair_losses(loss, replace(SCORES, policy_chosen=chosen))
+    losses.sum().backward()
+    assert chosen.grad[0] < 0
+    assert chosen.grad.isfinite().all()
