@@ -47,7 +47,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "rope_scaling": Foreign(note="set it in the model's config.json", gap=Gap.NONE),
     "mask_history": Foreign(note="only the last answer is scored", gap=Gap.NOT_NEEDED),
     "train_on_prompt": Foreign(note="prompts are never scored", gap=Gap.NONE),
-    "moe_aux_loss_coef": Foreign(note="the router's own loss is not added", gap=Gap.NOT_SUPPORTED),
     "ref_model_quantization_bit": Foreign(
         note="another reference model is loaded without quantizer", gap=Gap.NONE
     ),

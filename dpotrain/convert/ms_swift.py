@@ -191,6 +191,7 @@ def _rate(t: Translation, default: float) -> None:
 
 
 def _reference(t: Translation) -> None:
+    trainer.moving_reference(t)
     given = t.take("ref_model")
     if given is None:
         return

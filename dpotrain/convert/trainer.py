@@ -166,6 +166,24 @@ def early_stopping(t: Translation) -> None:
         t.put("callbacks.0.patience", patience.value, patience)
 
 
+def moving_reference(t: Translation) -> None:
+    """Write how the reference follows the policy, with TRL's defaults."""
+    sync = t.take("sync_ref_model")
+    every, share = t.take("ref_model_sync_steps"), t.take("ref_model_mixup_alpha")
+    if sync is None or not sync.value:
+        for unused in filter(None, (every, share)):
+            t.leave(unused, Gap.NOT_NEEDED, "it has no effect without sync_ref_model")
+        return
+    value = {
+        "every": 512 if every is None else every.value,
+        "share": 0.6 if share is None else share.value,
+    }
+    t.put("reference.update", value, sync)
+    for given, key in ((every, "every"), (share, "share")):
+        if given is not None:
+            t.translated[given.key] = f"reference.update.{key}"
+
+
 def loggers(t: Translation) -> None:
     """Write ``[[loggers]]`` for the services that have one."""
     services, name = t.take("report_to"), t.take("run_name")

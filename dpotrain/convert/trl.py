@@ -47,6 +47,7 @@ def translate(t: Translation) -> None:
     t.move("model.dtype", "dtype", "torch_dtype")
     _adapter(t)
     _loss(t)
+    trainer.moving_reference(t)
     trainer.step_size(t)
     trainer.length(t)
     trainer.precision(t)

@@ -14,6 +14,8 @@ class OwnMetric:
     """Whether train records have it."""
     in_eval: bool = True
     """Whether eval records have it."""
+    in_every_run: bool = True
+    """Whether it is there whatever the model and the recipe."""
 
 
 #: By name, in the order of the metrics file.
@@ -36,6 +38,11 @@ OWN_METRICS: dict[str, OwnMetric] = {
     "rewards/margins": OwnMetric("Mean of the chosen reward minus the rejected one."),
     "logps/chosen": OwnMetric("Mean log-prob sum of the chosen completions under the policy, in nats."),
     "logps/rejected": OwnMetric("The same of the rejected completions."),
+    "router_loss": OwnMetric(
+        "Load-balancing loss of a mixture of experts, before its weight; only where `training.router_loss_weight` is "
+        "not 0.",
+        in_every_run=False,
+    ),
     "pairs_per_second": OwnMetric("Pairs per second, over all processes."),
     "tokens_per_second": OwnMetric(
         "Tokens that the policy read per second, without padding and each prompt once, over all processes."

@@ -13,7 +13,7 @@ from dpotrain.engine.generation import Decoding, answer
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
-from dpotrain.engine.training.trainer import Interrupted
+from dpotrain.engine.training.unfinished import Interrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

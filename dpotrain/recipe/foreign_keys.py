@@ -52,6 +52,8 @@ _LIGER = Foreign(
 )
 _PRECISION = Foreign("training.precision", '"bf16" (mixed precision) or "fp32"')
 _EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a number of evaluations')
+_ROUTERS = Foreign("training.router_loss_weight", "of a mixture of experts; unset, it is the model's own")
+_MOVING = Foreign("reference.update", "{ every = 512, share = 0.6 }: sync steps and mixup alpha")
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
 _LOSS = Foreign(
     "loss.use",
@@ -194,7 +196,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
         None,
         {True: "precomputed", False: "auto"},
     ),
-    "sync_ref_model": _unsupported("a reference that follows the policy is not supported yet"),
+    "sync_ref_model": _MOVING,
+    "ref_model_sync_steps": _MOVING,
+    "ref_model_mixup_alpha": _MOVING,
     "reference_free": _none(
         'loss.use picks a loss without a reference: "cpo" with weight = 0 is DPO without one'
     ),
@@ -251,6 +255,14 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "deepspeed": _SHARDING,
     "fsdp": _SHARDING,
     "fsdp_config": _SHARDING,
+    "router_aux_loss_coef": _ROUTERS,
+    "moe_aux_loss_coef": _ROUTERS,
+    "aux_loss_coef": _ROUTERS,
+    "output_router_logits": Foreign(
+        "training.router_loss_weight",
+        "a weight; 0 trains a mixture of experts without",
+        values={True: "auto", False: 0.0},
+    ),
     "neftune_noise_alpha": _unsupported("noise on the embeddings is not supported"),
     "use_unsloth": _unneeded("the engine packs pairs and computes log-probs in chunks by itself"),
     # run

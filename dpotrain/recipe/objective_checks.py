@@ -8,12 +8,15 @@ from typing import Any
 from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.nested import nested
-from dpotrain.recipe.sections import DataSection, ReferenceSection
+from dpotrain.recipe.sections import INITIAL_POLICY, DataSection, ReferenceSection
 from dpotrain.recipe.tables import TableReader
 
 
 def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss | None) -> None:
     """Collect what is wrong with the objective; sections and losses that are wrong themselves are missing."""
+    reference = sections["reference"]
+    if reference and reference.update is not None:
+        _check_moving_reference(reader, reference)
     if loss is None:
         return
     for path, part in nested(loss):
@@ -22,10 +25,28 @@ def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss
             _check_weighting(reader, ("loss", *path), part)
     if data := sections["data"]:
         _check_margin(reader, data, loss)
-        _check_reference_columns(reader, data, sections["reference"], loss)
-    reference = sections["reference"]
+        _check_reference_columns(reader, data, reference, loss)
     if reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
         reader.problems.add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
+
+
+def _check_moving_reference(reader: TableReader, reference: ReferenceSection) -> None:
+    """Refuse what a reference that follows the policy rules out."""
+    add = reader.problems.add
+    if reference.when == "precomputed":
+        text = (
+            "with update the log-probs change during training and are computed in every step; leave when out"
+        )
+        add(("reference",), ("when",), text)
+    if reference.store:
+        text = "with update the log-probs change during training and none are stored; keep one of the two"
+        add(("reference",), ("store",), text)
+    if reference.of != INITIAL_POLICY:
+        text = (
+            "weights of the policy are mixed into those of the reference, which therefore begins as the initial "
+            "policy; leave reference.of out"
+        )
+        add(("reference",), ("update",), text)
 
 
 def _check_divergence(reader: TableReader, at: tuple[str | int, ...], loss: Loss) -> None:

@@ -12,6 +12,8 @@ from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 
+#: ``reference.of`` for the policy before training.
+INITIAL_POLICY = "initial-policy"
 #: Prompts of the evaluation set that are sampled unless the recipe says how many.
 HELD_OUT_PROMPTS = 4
 
@@ -130,11 +132,20 @@ class DataSection(Section):
         return self
 
 
+class ReferenceUpdate(Section):
+    """How a reference follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656)."""
+
+    every: int = Field(ge=1, description="Number of steps between updates.")
+    share: float = Field(
+        gt=0, le=1, description="Share of the policy in the reference after an update; 1 replaces it."
+    )
+
+
 class ReferenceSection(Section):
     """The reference model, which the loss compares the policy with."""
 
     of: str = Field(
-        "initial-policy",
+        INITIAL_POLICY,
         description='"initial-policy" (the policy before training), or hub name or folder of another model, '
         "which is loaded without [quantizer].",
     )
@@ -142,11 +153,16 @@ class ReferenceSection(Section):
         "auto",
         description='When its log-probs are computed: "live" in every step, "precomputed" once before training, for '
         'pairs that are not stored yet. "auto" is "precomputed"; with an adapter and one epoch it is "live", unless '
-        "all pairs are stored.",
+        'all pairs are stored; with `update` it is always "live".',
     )
     store: Path | None = Field(
         None,
         description="Folder of precomputed log-probs, shared between runs; in `run.cache_dir` unless set.",
+    )
+    update: ReferenceUpdate | None = Field(
+        None,
+        description="`{ every = 512, share = 0.6 }`: after every 512 steps the reference becomes 0.6 times the policy "
+        "plus 0.4 times itself; `share = 1` replaces it (TR-DPO, arXiv 2404.09656).",
     )
 
 
@@ -166,6 +182,12 @@ class TrainingSection(Section):
     )
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients are clipped to this norm; `false` does not clip."
+    )
+    router_loss_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Weight of the load-balancing loss of a mixture of experts, as transformers defines it, over all "
+        'tokens of a step. "auto" is the weight of the model\'s configuration (`router_aux_loss_coef`), 0 is without. '
+        "The metric is `router_loss`; it is not part of `loss`.",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",

@@ -114,7 +114,7 @@ def _say_errors(
         if kind == "missing":
             say(path, f"missing; {expects} {phrase}" if phrase else f"missing; {owner or 'it'} needs a value")
         elif kind == "extra_forbidden":
-            known = list((expectations.at(path[:-1]) or {}).get("properties", {}))
+            known = expectations.keys_inside(path[:-1])
             say(path, _unknown_key(str(path[-1]), known, owner, tables_with=None))
         elif kind in _VALIDATORS:
             say(path, _words(detail["ctx"]["error"], model))

@@ -57,6 +57,7 @@ _METRICS: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "rewards/rejected": ("rejected-reward", "rejected reward", number),
     "logps/chosen": ("chosen-logp", "chosen log-prob", number),
     "logps/rejected": ("rejected-logp", "rejected log-prob", number),
+    "router_loss": ("router-loss", "router loss", number),
     "learning_rate": ("learning-rate", "learning rate", learning_rate),
     "grad_norm": ("grad-norm", "gradient norm", number),
     "tokens_per_second": ("tokens-per-second", "tokens per second", rate),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import Record, SamplesRecord
 from dpotrain.engine.scoring.scorer import Scorer
-from dpotrain.engine.training.metrics import SUMMED, means, speed
-from dpotrain.engine.training.trainer import Interrupted
+from dpotrain.engine.training.metrics import ROUTER_LOSS, SUMMED, means, speed
+from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.evaluation.sampler import Sampler
 from dpotrain.run.context import RunContext
@@ -80,7 +80,9 @@ class Evaluator:
         """Return the names of an evaluation's metrics, as far as they are known before there is one."""
         sums = [0.0] * len(SUMMED)
         own = ["loss", "epoch", "pairs", *means(sums), *speed(sums, 1.0)]
-        return list(dict.fromkeys([*own, *self.context.trainer.extra.names]))
+        trainer = self.context.trainer
+        balance = [] if trainer.router_loss is None else [ROUTER_LOSS]
+        return list(dict.fromkeys([*own, *balance, *trainer.extra.names]))
 
     def flush(self) -> None:
         """Let the reference of the evaluation set write what it computed; called between steps."""
@@ -118,6 +120,7 @@ class Evaluator:
                 self.budget(trainer.plan.tokens_per_microbatch),
                 advance=advance_or_stop,
                 extra=trainer.extra,
+                router_loss=trainer.router_loss,
                 step=step,
                 total_steps=trainer.plan.total_steps,
             )

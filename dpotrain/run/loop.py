@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import Record, Status, StepRecord
-from dpotrain.engine.training.trainer import Interrupted, NotFinite
+from dpotrain.engine.training.unfinished import Interrupted, NotFinite
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.context import RunContext
 from dpotrain.run.evaluating import Evaluator

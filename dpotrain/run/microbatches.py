@@ -18,7 +18,7 @@ from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
 from dpotrain.engine.memory.device_memory import free_memory, memory_in_use, release_memory
-from dpotrain.engine.memory.model_size import count
+from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -74,7 +74,10 @@ def fit_to_memory(
         activations,
         costs,
         device=device.type,
-        held={"in use": in_use, "second copy": size.bytes if reference.model == "second copy" else 0},
+        held={
+            "in use": in_use,
+            "second copy": trained_bytes(size.trained) if reference.model == "second copy" else 0,
+        },
         available=free + in_use,
     )
     chosen = memory.fit

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.plan import Indices
 from dpotrain.data.tokens.tokenized import TokenizedPairs
-from dpotrain.engine.training.trainer import NotFinite
+from dpotrain.engine.training.unfinished import NotFinite
 from dpotrain.run.state import RunState
 
 if TYPE_CHECKING:

@@ -52,6 +52,18 @@ def _steps(recipe: Recipe, pairs: int, steps: int, about: str) -> Iterator[str]:
             f"evaluation.every = {count(every)} is more than the run's {about}{_number(steps, 'step')}: it evaluates "
             "before and after training only"
         )
+    update = recipe.reference.update
+    if update is not None and update.every >= steps:
+        yield (
+            f"reference.update.every = {count(update.every)}, and the run has {about}{_number(steps, 'step')}: no step "
+            "is trained with a reference that has moved"
+        )
+    best = recipe.checkpoints.best
+    if update is not None and recipe.evaluation.best and (best == "loss" or best.startswith("rewards/")):
+        yield (
+            f"evaluation.best compares evaluations by {best}, and each has it by the reference of its own step: one "
+            "before an update of the reference and one after it do not compare"
+        )
     if steps > 1 and _still_rising(recipe, steps):
         yield (
             f"the {recipe.schedule.name} schedule reaches its highest learning rate in the last of the run's {about}"

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.model_size import ModelSize
+from dpotrain.engine.memory.planner import microbatch_tokens
+from dpotrain.engine.scoring.router_loss import Routing
 from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,11 +95,11 @@ class ModelWork:
         """Return the floating-point operations of a pass without gradients."""
         return 2 * (self.layers * work.tokens + self.head * work.scored + self.attention * work.seen)
 
-    def training(self, work: Workload, *, reference_passes: int, recomputed: float) -> float:
+    def training(self, work: Workload, *, reference_passes: float, recomputed: float) -> float:
         """Return the floating-point operations of a pass with gradients.
 
-        ``reference_passes`` is the forward passes of the reference in each step, ``recomputed`` the share of the layers
-        that are checkpointed.
+        ``reference_passes`` is the forward passes without gradients in each step, of the reference and of the policy;
+        ``recomputed`` the share of the layers that are checkpointed.
         """
         forward = 1 + reference_passes + recomputed
         # Backward: the gradient of a layer's input, and of its weights where those are trained.
@@ -103,6 +107,19 @@ class ModelWork:
         head = self.head * (1 + reference_passes + (3 if self.all_trained else 1))
         attention = self.attention * (forward + 2.5)
         return 2 * (layers * work.tokens + head * work.scored + attention * work.seen)
+
+
+def first_passes(recipe: Recipe, policy: PreTrainedModel, batches: BatchPlan) -> float:
+    """Return the share of steps whose pairs are scored once more, before there are gradients.
+
+    That is for a loss that couples pairs, and, in steps of several micro-batches, for one that balances the routers.
+    """
+    if recipe.loss.couples_pairs:
+        return 1.0
+    if Routing.of(policy, recipe.training.router_loss_weight) is None:
+        return 0.0
+    steps = microbatch_tokens(batches)
+    return sum(len(step) > batches.ranks for step in steps) / len(steps)
 
 
 def sustained_rate(device: torch.device, precision: str) -> float:

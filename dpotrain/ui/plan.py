@@ -84,7 +84,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "checkpointed", f"{plan.checkpointed_layers} of {plan.layers} layers"
     steps = f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs"
     each = f"{plan.microbatches_per_step:.3g}"
-    yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step"
+    twice = ", scored twice" if plan.first_passes else ""
+    yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step{twice}"
     if plan.duration is not None:
         yield from _time(plan, plan.duration)
     parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())

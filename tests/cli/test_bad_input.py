@@ -74,6 +74,18 @@ def test_wrong_recipes(recipe, command, override, code, fragments):
     [
         (["data.eval_fraction=false", "evaluation.every=2"], ["[evaluation] every", "no held-out pairs"]),
         (['reference.when="live"', 'reference.store="x"'], ["[reference] store", "nothing is stored"]),
+        (
+            ["reference.update={every=2, share=0.5}", 'reference.when="precomputed"'],
+            ["[reference] when", "with update the log-probs change during training"],
+        ),
+        (
+            ["reference.update={every=2, share=0.5}", 'reference.store="x"'],
+            ["[reference] store", "none are stored; keep one of the two"],
+        ),
+        (
+            ["reference.update={every=2, share=0.5}", 'reference.of="org/other"'],
+            ["[reference] update", "begins as the initial policy"],
+        ),
     ],
 )
 def test_no_option_is_silent(recipe, overrides, fragments):

@@ -101,6 +101,24 @@ def test_quantized_weights_and_a_live_reference_are_counted(tmp_path):
     assert planned(recipe, *other)["parts"]["reference model"] > 4 * 43000
 
 
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+def test_a_reference_that_moves_is_a_copy_of_what_is_trained_in_memory_and_in_checkpoints(adapter, tmp_path):
+    recipe = project(tmp_path, adapter=adapter)
+    every = ["--set", "checkpoints.every=3", "--set", "evaluation.every=5"]
+    still = planned(recipe, *every)
+    moving = planned(recipe, *every, "--set", "reference.update={every=2, share=0.6}")
+    trained = 4 * still["trained_parameters"]
+    assert moving["parts"]["reference model"] == trained
+    assert "reference model" not in still["parts"]
+    copied = [plan["parts"]["copy of a checkpoint"] for plan in (moving, still)]
+    assert copied[0] - copied[1] == trained
+    checkpoints = [plan["disk"]["4 checkpoints"] for plan in (moving, still)]
+    assert checkpoints[0] - checkpoints[1] == 4 * trained
+    # Held-out log-probs of the reference are computed again in every evaluation.
+    assert moving["duration"]["evaluation"] == pytest.approx(moving["duration"]["first_evaluation"])
+    assert moving["duration"]["reference"] == 0.0
+
+
 def test_a_gpu_of_that_size_may_hold_more_tokens_at_a_time(tmp_path):
     plan = planned(project(tmp_path), "--memory", "24GiB")
     assert (plan["tokens_per_microbatch"], plan["limit"]) == (65536, "speed")

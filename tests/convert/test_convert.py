@@ -164,6 +164,8 @@ def test_what_trl_ignores_is_said():
     assert "padding_free: TRL 1.16 warns and pads all the same" in notes
     reasons = [each.reason for each in converted(f"{TRL_COMMAND} --lora_r 8").translation.left]
     assert "TRL ignores it without use_peft, which trains all weights" in reasons
+    left_out = converted(f"{TRL_COMMAND} --ref_model_sync_steps 64").translation.left
+    assert "it has no effect without sync_ref_model" in [each.reason for each in left_out]
     notes = "\n".join(converted(f"{TRL_COMMAND} --use_peft").translation.notes)
     assert "TRL sets all dropout to 0" in notes
     assert document(f"{TRL_COMMAND} --use_peft")["adapter"]["dropout"] == 0.0
@@ -216,6 +218,12 @@ def test_trl_evaluates_the_test_split_only_with_a_strategy():
         ("--use_liger_kernel", "model.use", None),
         ("--learning_rate 5e-7", "optimizer.lr", 5e-7),
         ("--precompute_ref_log_probs", "reference.when", "precomputed"),
+        ("--sync_ref_model", "reference.update", {"every": 512, "share": 0.6}),
+        (
+            "--sync_ref_model --ref_model_sync_steps 64 --ref_model_mixup_alpha 1",
+            "reference.update",
+            {"every": 64, "share": 1},
+        ),
         ("--dtype bfloat16", "model.dtype", "bfloat16"),
         ("--use_peft --load_in_4bit", "quantizer.use", "bnb-4bit"),
     ],
@@ -241,7 +249,6 @@ def test_values(options, place, value):
             "schedule.use has cosine, linear and constant",
         ),
         ("--num_train_epochs 0.5", "num_train_epochs", "training.epochs takes a whole number"),
-        ("--sync_ref_model", "sync_ref_model", "a reference that follows the policy is not supported yet"),
         ("--never_heard_of 3", "never_heard_of", "dpotrain does not know this key"),
     ],
 )
@@ -350,7 +357,7 @@ def test_the_exit_code_says_whether_something_was_lost(folder):
     same = dpotrain("convert", "-o", "a.toml", "--", *command)
     assert (same.exit_code, same.stderr) == (0, "")
     assert load_recipe("a.toml").document["data"]["name"] == "pairs.jsonl"
-    lost = dpotrain("convert", "--force", "-o", "a.toml", "--", *command, "--sync_ref_model")
+    lost = dpotrain("convert", "--force", "-o", "a.toml", "--", *command, "--never_heard_of", "3")
     assert lost.exit_code == 1
     there = dpotrain("convert", "-o", "a.toml", "--", *command)
     assert (there.exit_code, there.stderr) == (

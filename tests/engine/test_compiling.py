@@ -16,10 +16,15 @@ from tests.support import tiny_model
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_losses_are_the_same(tmp_path):
+@pytest.mark.parametrize(
+    "reference", ["", "reference.update={every=2, share=0.6}"], ids=["initial", "moving"]
+)
+def test_losses_are_the_same(reference, tmp_path):
     recipe = project(tmp_path, adapter=True)
-    run(recipe)
+    options = [reference] if reference else []
+    run(recipe, *options)
     compiled = [
+        *options,
         f"run.output_dir={str(tmp_path / 'compiled')!r}",
         "training.compile=true",
         "training.tokens_per_microbatch=150",

@@ -14,7 +14,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.scoring.pairs import score_pairs
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
-from dpotrain.engine.training.trainer import Interrupted
+from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.api import Loss
 from tests.engine.pairs import random_pairs

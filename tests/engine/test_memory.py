@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dpotrain.engine.memory.model_size import count, gradient_bytes
+from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain_plugins.lora import Lora
@@ -30,7 +30,7 @@ def test_gradients_and_optimizer_take_what_is_predicted(adapter, kind, dtype):
     optimizer = build_optimizer(chosen, model)
     model(input_ids=torch.arange(9)[None]).logits.float().sum().backward()
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    assert gradient_bytes(size.trained) == sum(grad.nbytes for grad in grads)
+    assert trained_bytes(size.trained) == sum(grad.nbytes for grad in grads)
     optimizer.step()
     seen: dict[int, int] = {}
     for state in optimizer.state.values():

@@ -43,7 +43,8 @@ trained = {name: each.clone() for name, each in parallel.trained_state(adapter, 
 state = parallel.optimizer_state(optimizer)
 with torch.no_grad():
     model.weight.zero_()
-parallel.load(adapter, model, optimizer, trained, state)
+parallel.load_trained(adapter, model, trained)
+parallel.load_optimizer(optimizer, state)
 parallel.wait()
 with parallel.whole(model):
     whole = torch.equal(model.weight, trained["weight"])

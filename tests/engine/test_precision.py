@@ -8,7 +8,7 @@ from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.prepare import prepare_data
-from dpotrain.engine.memory.model_size import count, gradient_bytes
+from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
@@ -195,7 +195,7 @@ def test_a_plan_counts_float16_weights_as_they_are_held(adapter, tmp_path, proce
     policy, _ = engine.load_policy(engine.adapter)
     size = count(policy)
     assert parts["weights"] == size.bytes
-    assert parts["gradients"] == gradient_bytes(size.trained)
+    assert parts["gradients"] == trained_bytes(size.trained)
     optimizer = recipe.optimizer.build(
         {str(n): w for n, w in enumerate(policy.parameters()) if w.requires_grad}
     )

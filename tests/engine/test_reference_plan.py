@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 
-from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
+from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.recipe.sections import INITIAL_POLICY, ReferenceUpdate
+
+MOVES = ReferenceUpdate(every=512, share=0.6)
 
 
-def plan(of=INITIAL_POLICY, when="auto", *, adapter=True, epochs=1, needed=True, columns=()) -> ReferencePlan:
+def plan(
+    of=INITIAL_POLICY, when="auto", *, adapter=True, epochs=1, needed=True, columns=(), update=None
+) -> ReferencePlan:
     recipe: Any = SimpleNamespace(
         data=SimpleNamespace(pair_columns=frozenset(columns)),
-        reference=SimpleNamespace(of=of, when=when),
+        reference=SimpleNamespace(of=of, when=when, update=update),
         adapter=object() if adapter else None,
         loss=SimpleNamespace(needs_reference=needed),
         training=SimpleNamespace(epochs=epochs),
@@ -43,6 +48,8 @@ def test_log_probs_in_the_data_are_computed_by_nothing():
         (plan(when="auto", adapter=False), "policy", "before training"),
         (plan(when="live", adapter=False), "second copy", "every step"),
         (plan(when="precomputed", adapter=False), "policy", "before training"),
+        (plan(when="auto", epochs=2, update=MOVES), "second copy", "every step"),
+        (plan(when="live", adapter=False, update=MOVES), "second copy", "every step"),
         (plan("another", "auto"), "separate model", "before training"),
         (plan("another", "live", adapter=False), "separate model", "every step"),
         (plan("another", "precomputed", epochs=2), "separate model", "before training"),
@@ -55,8 +62,8 @@ def test_model_and_time_follow_from_the_recipe(found, model, computed):
     assert found.loaded_before_policy == (model == "separate model")
 
 
-def test_two_models_are_in_memory_only_where_the_recipe_asks_for_it():
-    live = [plan(when="live", adapter=False), plan("another", "live")]
+def test_two_sets_of_weights_are_in_memory_only_where_the_recipe_asks_for_it():
+    live = [plan(when="live", adapter=False), plan("another", "live"), plan(update=MOVES)]
     assert all(found.model_beside_policy for found in live)
     stored = [plan(of, when) for of in (INITIAL_POLICY, "another") for when in ("auto", "precomputed")]
     assert not any(found.model_beside_policy for found in [*stored, plan(when="live")])

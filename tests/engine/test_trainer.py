@@ -17,7 +17,8 @@ from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.reference.reference import PrecomputedReference
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.training.optimizer import build_optimizer
-from dpotrain.engine.training.trainer import Interrupted, Trainer
+from dpotrain.engine.training.trainer import Trainer
+from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain.plugin.api import Loss, Schedule
 from dpotrain_plugins.optimizers import AdamW
@@ -37,7 +38,8 @@ class Sigmoid(Loss):
 
 
 def trainer_of(model, data, **settings) -> Trainer:
-    scorer = choose_scorer(model, pack(data, range(len(data))), packing="on", bf16=False).scorer
+    packing = settings.pop("packing", "on")
+    scorer = choose_scorer(model, pack(data, range(len(data))), packing=packing, bf16=False).scorer
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
     plan = BatchPlan(Costs.of_data(data, padded=False), 0, 3, settings.pop("budget", 40), epochs=3)

@@ -202,6 +202,29 @@ r.toml: 1 error
     )
 
 
+def test_a_reference_cannot_move_where_the_loss_needs_none(plugins, monkeypatch):
+    monkeypatch.setattr(FakeLoss, "needs_reference", False)
+    text = refused(MINIMAL + "[reference]\nupdate = { every = 2, share = 0.5 }\n", plugins=plugins)
+    assert (
+        text
+        == f"r.toml: 1 error\n  [reference]: loss {FakeLoss.name} needs no reference; leave the table out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("update", "text"),
+    [
+        ("{ every = 2 }", "update.share: missing; expected a number > 0 and <= 1"),
+        ("{ every = 0, share = 0.5 }", "update.every: expected an integer >= 1, got 0"),
+        ("{ every = 2, share = 1.5 }", "update.share: expected a number > 0 and <= 1, got 1.5"),
+        ("{ every = 2, share = 0.5, ever = 1 }", 'update.ever: there is no such key; did you mean "every"?'),
+        ("true", "update: expected a table or false, got true"),
+    ],
+)
+def test_how_a_reference_moves_is_a_table_of_both(update, text, plugins):
+    assert text in refused(MINIMAL + f"[reference]\nupdate = {update}\n", plugins=plugins)
+
+
 def test_what_components_know_to_be_wrong_is_collected_in_their_words(plugins, monkeypatch):
     def fail(error):
         def check(self):

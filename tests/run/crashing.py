@@ -32,11 +32,10 @@ def facts(folder: Path) -> dict[str, object]:
     assert not damaged
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (final,) = (folder / "final").glob("*.safetensors")
+    tensors = {file.stem: file.read_bytes() for file in newest.glob("*.safetensors")}
     return {
         "final": final.read_bytes(),
-        "trained": (newest / "trained.safetensors").read_bytes(),
-        "optimizer": (newest / "optimizer.safetensors").read_bytes(),
-        "components": (newest / "components.safetensors").read_bytes(),
+        **tensors,
         "metrics": [{name: line[name] for name in line if name not in SPEED} for line in lines],
         "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
     }

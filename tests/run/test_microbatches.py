@@ -23,7 +23,7 @@ from tests.run.test_resume import story
 @pytest.fixture
 def free(monkeypatch):
     """Sets the memory that runs find for activations."""
-    monkeypatch.setattr(planner, "gradient_bytes", lambda trained: 0)
+    monkeypatch.setattr(planner, "trained_bytes", lambda trained: 0)
     monkeypatch.setattr(planner, "head_bytes", lambda size, device, bf16: 0)
     monkeypatch.setattr(AdamW, "state_bytes", lambda self, trained: 0)
 

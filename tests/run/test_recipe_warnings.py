@@ -20,6 +20,9 @@ def warned(recipe, *overrides: str, pairs: int = 21, **how) -> list[str]:
 def test_a_usual_recipe_gives_none(recipe):
     assert warned(recipe) == []
     assert warned(recipe, "evaluation.every=10", "training.steps=10") == []
+    moving = ["reference.update={every=9, share=1}", "evaluation.every=5"]
+    assert warned(recipe, *moving) == []
+    assert warned(recipe, *moving, "evaluation.best=true", 'checkpoints.best="logps/chosen"') == []
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,14 @@ def test_a_usual_recipe_gives_none(recipe):
         (
             ["training.steps=50"],
             "training.steps = 50 is more than 2 epochs of the data: the run ends after 10 steps; raise training.epochs",
+        ),
+        (
+            ["reference.update={every=10, share=1}"],
+            "reference.update.every = 10, and the run has 10 steps: no step is trained with a reference that has moved",
+        ),
+        (
+            ["reference.update={every=5, share=1}", "evaluation.every=5", "evaluation.best=true"],
+            "evaluation.best compares evaluations by loss, and each has it by the reference of its own step",
         ),
         (["evaluation.every=11"], "evaluation.every = 11 is more than the run's 10 steps"),
         (

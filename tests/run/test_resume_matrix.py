@@ -25,6 +25,9 @@ LOSS_ROUNDING, WEIGHT_ROUNDING = 1e-5, 1e-4
 
 soak = pytest.mark.soak
 
+#: After steps 3, 6 and 9.
+MOVES = "reference.update={every=3, share=0.6}"
+
 #: How a run trains: whether with an adapter, and what else; and after which of its ten steps, in two epochs, it is
 #: stopped: before the first, in the middle of an epoch, at its border, at the last step.
 WAYS = {
@@ -36,6 +39,8 @@ WAYS = {
     "full, accumulation": (False, ["training.tokens_per_microbatch=60"], (7, 10)),
     "4-bit, live reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="live"'], (2, 10)),
     "4-bit, stored reference": (True, ['quantizer.use="bnb-4bit"', 'reference.when="precomputed"'], (0, 5)),
+    "4-bit, moving reference": (True, ['quantizer.use="bnb-4bit"', MOVES], (3, 4)),
+    "full, moving reference": (False, [MOVES, "training.tokens_per_microbatch=60"], (2, 3, 6)),
     "8-bit of torchao": (True, ['quantizer.use="torchao-int8"'], (3, 7)),
     "8-bit optimizer": (False, ['optimizer.use="adamw-8bit"'], (4,)),
 }
@@ -60,7 +65,8 @@ def into(run: Path) -> str:
 def differences(run: Path, whole: Path) -> list[str]:
     """What is not the same bit for bit: final weights, the last checkpoint's and its optimizer, lines of metrics."""
     mine, theirs = facts(run), facts(whole)
-    wrong = [name for name in ("final", "trained", "optimizer") if mine[name] != theirs[name]]
+    files = ("final", "trained", "optimizer", "reference")
+    wrong = [name for name in files if mine.get(name) != theirs.get(name)]
     if len(mine["metrics"]) != len(theirs["metrics"]):
         wrong.append(f"{len(mine['metrics'])} lines of metrics")
     for one, two in zip(mine["metrics"], theirs["metrics"], strict=False):

@@ -44,6 +44,7 @@ def shown(width: int = 100, **changes: Any) -> str:
         "steps": 956,
         "pairs_per_step": 64,
         "microbatches_per_step": 12.34,
+        "first_passes": 0.0,
         "tokens_per_second": 5210.0,
         "seconds": 7520.0,
         "duration": DURATION,

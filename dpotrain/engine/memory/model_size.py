@@ -81,8 +81,8 @@ def _numbers(weight: nn.Parameter) -> int:
     return int(shape.numel()) if shape is not None else weight.numel()
 
 
-def gradient_bytes(trained: Sequence[Trained]) -> int:
-    """Bytes of the gradients: as many as of the trained weights."""
+def trained_bytes(trained: Sequence[Trained]) -> int:
+    """Bytes of the trained weights: as many as of their gradients, and of each copy of them."""
     return sum(tensor.bytes for tensor in trained)
 
 

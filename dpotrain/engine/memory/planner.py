@@ -15,10 +15,11 @@ import numpy as np
 from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
-from dpotrain.engine.memory.activations import Activations
+from dpotrain.engine.memory.activations import Activations, Kept
 from dpotrain.engine.memory.budget import SHARE, Fit, fit
-from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes, head_bytes
+from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
 from dpotrain.engine.scoring.precision import compute_precision
+from dpotrain.engine.scoring.router_loss import Routing
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,11 +93,14 @@ def plan_memory(
     ``available`` is what the device has for all of it.
 
     Raises:
-        RunError: the recipe asks for checkpointing that the model does not support.
+        RunError: the recipe asks for checkpointing or a router loss that the model does not support.
     """
     training = recipe.training
+    if (routing := Routing.of(policy, training.router_loss_weight)) is not None:
+        kept = activations.outside + Kept(0.0, routing.bytes_per_token)
+        activations = replace(activations, outside=kept)
     optimizer = recipe.optimizer.state_bytes(size.trained)
-    gradients = gradient_bytes(size.trained)
+    gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
     head = head_bytes(size, device, bf16)
     held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
@@ -115,9 +119,10 @@ def plan_memory(
     )
     steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
-    # Trained weights and optimizer; the last checkpoint is written without a copy.
+    # Trained weights, optimizer and a reference that moves; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps
-    copy = gradients + optimizer if copied else 0
+    reference = gradients if recipe.reference.update is not None else 0
+    copy = gradients + optimizer + reference if copied else 0
     return MemoryPlan(chosen, held, activations, available, copy, ALLOCATOR.get(device, 0.0))
 
 

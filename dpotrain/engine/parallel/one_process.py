@@ -60,16 +60,13 @@ class OneProcess:
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:  # noqa: D102
         return optimizer.state_dict()
 
-    def load(  # noqa: D102
-        self,
-        adapter: Adapter,
-        policy: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
-        trained: Mapping[str, torch.Tensor],
-        optimizer_state: Mapping[str, Any],
+    def load_trained(  # noqa: D102
+        self, adapter: Adapter, policy: PreTrainedModel, trained: Mapping[str, torch.Tensor]
     ) -> None:
         adapter.load_state(policy, trained)
-        optimizer.load_state_dict(dict(optimizer_state))
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:  # noqa: D102
+        optimizer.load_state_dict(dict(state))
 
     def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
         return nullcontext()

@@ -75,15 +75,13 @@ class Parallel(Protocol):
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
         """Return the optimizer's state, whole, as :meth:`trained_state` does. Collective."""
 
-    def load(
-        self,
-        adapter: Adapter,
-        policy: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
-        trained: Mapping[str, torch.Tensor],
-        optimizer_state: Mapping[str, Any],
+    def load_trained(
+        self, adapter: Adapter, policy: PreTrainedModel, trained: Mapping[str, torch.Tensor]
     ) -> None:
-        """Put back what the two methods above returned, read on every process. Collective."""
+        """Put back what :meth:`trained_state` returned, read on every process. Collective."""
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`optimizer_state` returned, read on every process. Collective."""
 
     def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
         """Return a context in which the main process sees the policy's weights whole, to save them. Collective."""

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dpotrain.core.pair_columns import REFERENCE
+from dpotrain.recipe.sections import INITIAL_POLICY
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
-
-#: ``reference.of`` for the policy before training.
-INITIAL_POLICY = "initial-policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +18,8 @@ class ReferencePlan:
 
     model: Literal["none", "data", "policy", "second copy", "separate model"]
     """What computes the reference's log-probs: nothing (the loss needs none, or columns of the data hold them), the
-    policy itself (its adapter off, or before training), the policy's weights loaded again, or the model that
-    ``reference.of`` names."""
+    policy itself (its adapter off, or before training), the policy with a second copy of its trained weights, or the
+    model that ``reference.of`` names."""
     computed: Literal["never", "before training", "every step", "every step unless stored"]
 
     @classmethod
@@ -34,8 +32,10 @@ class ReferencePlan:
             return cls("data", "never")
         if recipe.reference.of != INITIAL_POLICY:
             return cls("separate model", "every step" if when == "live" else "before training")
+        if recipe.reference.update is not None or (when == "live" and full):
+            return cls("second copy", "every step")
         if when == "live":
-            return cls("second copy" if full else "policy", "every step")
+            return cls("policy", "every step")
         if when == "auto" and not full and recipe.training.epochs == 1:
             # Each training pair is scored once, so a pass before training would cost what it saves.
             return cls("policy", "every step unless stored")
@@ -48,7 +48,7 @@ class ReferencePlan:
 
     @property
     def model_beside_policy(self) -> bool:
-        """Whether a model of its own stays in memory during training."""
+        """Whether weights of its own stay in memory during training."""
         return self.model in ("second copy", "separate model") and self.computed == "every step"
 
     @property

@@ -17,9 +17,11 @@ import torch
 
 from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.recipe.sections import ReferenceUpdate
 
 #: Stores the sums (some, 2) of some pairs of a data set, by their indices (some,).
 Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
@@ -28,9 +30,15 @@ Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"
 class Reference(ABC):
     """The reference's side of one data set."""
 
+    moving_weights: SecondCopy | None = None
+    """What a checkpoint must keep of a reference that follows the policy."""
+
     @abstractmethod
     def scores(self, batch: PackedPairs) -> torch.Tensor:
         """Return (P, 2) float32 sums of chosen and rejected for a micro-batch, on its device, without gradients."""
+
+    def after_step(self, step: int) -> None:  # noqa: B027  # most references stay as they are
+        """Follow the policy, on every process alike. Called at the end of every step, updated or skipped."""
 
     def flush(self) -> None:  # noqa: B027  # most references have nothing to write
         """Write what was computed since the last call. Called between steps, where the device is waited for anyway."""
@@ -62,6 +70,28 @@ class LiveReference(Reference):
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         with torch.no_grad(), dropout_off(self.scorer.policy), self.context():
             return self.scorer(batch)  # type: ignore[no-any-return]
+
+
+class MovingReference(LiveReference):
+    """The reference of TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656), which follows the policy.
+
+    After every ``every`` steps it becomes ``share * policy + (1 - share) * reference``, weight by weight of those that
+    are trained: the paper's soft update with alpha = ``share``, its hard update with ``share`` = 1. With LoRA both
+    low-rank matrices are mixed, each with its own; their product is that of the mixed ones.
+    """
+
+    moving_weights: SecondCopy
+
+    def __init__(self, scorer: Scorer, update: ReferenceUpdate) -> None:
+        """Begin as what the policy of ``scorer`` is now."""
+        self.moving_weights = SecondCopy(scorer.policy)
+        super().__init__(scorer, self.moving_weights.in_policy)
+        self.update = update
+
+    def after_step(self, step: int) -> None:
+        """Follow the policy where the number of the step is a multiple of ``every``, also after a skipped step."""
+        if step % self.update.every == 0:
+            self.moving_weights.mix_in(self.update.share)
 
 
 class PrecomputedReference(Reference):

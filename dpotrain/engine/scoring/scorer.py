@@ -18,6 +18,7 @@ from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
+from dpotrain.engine.scoring.router_sums import RouterSums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +37,8 @@ class Scorer(nn.Module):
     """
 
     packs: bool
+    router_sums: RouterSums | None = None
+    """What the routers of a mixture of experts are added to while it is set (see :mod:`.router_loss`)."""
     tail_weight = 1.0
     """What tokens beyond the length of a pair's shorter answer count in the sums."""
 
@@ -65,6 +68,14 @@ class Scorer(nn.Module):
         """Return (S,) float32 log-probs of the scored tokens, or (S, 1 + statistics)."""
         raise NotImplementedError
 
+    def _run(self, module: nn.Module, inputs: dict[str, Any], once: torch.Tensor) -> Any:
+        """Run the model or its body; ``once`` has for each token whether its routers' rows count, 1 or 0."""
+        if self.router_sums is None:
+            return module(**inputs)
+        output = module(**inputs, output_router_logits=True)
+        self.router_sums.add(output.router_logits, once.flatten())
+        return output
+
 
 class PackedScorer(Scorer):
     """Scores the row as it lies: no padding, every prompt once."""
@@ -86,14 +97,16 @@ class PackedScorer(Scorer):
         model = causal_lm(self.policy)
         segments = Segments.of(batch.lengths)
         with packed.packing():
-            output = model.base_model(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.position_ids[None],
-                # All ones: without a mask transformers looks for packed sequences, which waits for the device.
-                attention_mask=torch.ones_like(batch.input_ids)[None],
-                segments=segments,
-                use_cache=False,
-            )
+            ones = torch.ones_like(batch.input_ids)
+            inputs = {
+                "input_ids": batch.input_ids[None],
+                "position_ids": batch.position_ids[None],
+                # Without a mask transformers looks for packed sequences, which waits for the device.
+                "attention_mask": ones[None],
+                "segments": segments,
+                "use_cache": False,
+            }
+            output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
         head = model.get_output_embeddings()
         return token_log_probs(hidden, head, batch.targets, self.transform, statistics), segments
@@ -120,8 +133,9 @@ class PaddedScorer(Scorer):
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
         ids, mask, places = pad(batch)
+        once = mask if self.router_sums is None else tokens_once(batch, mask)
         if not self.rules:
-            return self._forward(ids, mask, places, batch.targets, statistics)
+            return self._forward(ids, mask, once, places, batch.targets, statistics)
         lengths = [size.prompt + answer for size in batch.lengths for answer in (size.chosen, size.rejected)]
         longest = ids.shape[1]
         row_of, column = places // longest, places % longest
@@ -136,6 +150,7 @@ class PaddedScorer(Scorer):
                 self._forward(
                     ids[there, :width],
                     mask[there, :width],
+                    once[there, :width],
                     row * width + column[tokens],
                     batch.targets[tokens],
                     statistics,
@@ -148,6 +163,7 @@ class PaddedScorer(Scorer):
         self,
         ids: torch.Tensor,
         mask: torch.Tensor,
+        once: torch.Tensor,
         places: torch.Tensor,
         targets: torch.Tensor,
         statistics: Sequence[str],
@@ -156,10 +172,11 @@ class PaddedScorer(Scorer):
         model = causal_lm(self.policy)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self.transform is None:
-            logits: torch.Tensor = model(**accepted(model, inputs)).logits
+            logits: torch.Tensor = self._run(model, accepted(model, inputs), once).logits
             return log_probs_of(logits.flatten(0, 1).index_select(0, places).float(), targets, statistics)
         body = model.base_model
-        hidden = body(**accepted(body, inputs)).last_hidden_state.flatten(0, 1).index_select(0, places)
+        output = self._run(body, accepted(body, inputs), once)
+        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, places)
         return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform, statistics)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:
@@ -190,6 +207,17 @@ def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(module.forward).parameters
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     return {name: value for name, value in inputs.items() if open_ended or name in parameters}
+
+
+def tokens_once(batch: PackedPairs, mask: torch.Tensor) -> torch.Tensor:
+    """Return (2P, L) int64: 1 at every token that the row of :class:`.PackedPairs` has, the prompt with chosen.
+
+    ``mask`` (2P, L) is that of :func:`pad`. A pair that only fills a micro-batch has none.
+    """
+    prompts = torch.tensor([size.prompt for size in batch.lengths], device=mask.device)
+    once = mask.clone() if batch.tokens else torch.zeros_like(mask)
+    once[1::2] *= torch.arange(mask.shape[1], device=mask.device) >= prompts[:, None]
+    return once
 
 
 def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -25,6 +25,9 @@ SUMMED = (
     "tokens",
 )
 
+#: The load-balancing loss of a step's routers, where there is one. It is not part of ``loss``.
+ROUTER_LOSS = "router_loss"
+
 
 def means(sums: Sequence[float]) -> dict[str, float]:
     """Divide sums by their pairs: the metrics of a record, by name."""

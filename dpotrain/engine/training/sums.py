@@ -9,7 +9,7 @@ import torch
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.scoring.objective import pair_rewards
-from dpotrain.engine.training.metrics import SUMMED
+from dpotrain.engine.training.metrics import ROUTER_LOSS, SUMMED
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.plugin.api import Loss
 
@@ -67,5 +67,7 @@ def pair_sums(
 def split_sums(
     sums: torch.Tensor, extra: RecipeMetrics
 ) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
-    """Part the engine's sums from those of the recipe's metrics."""
-    return sums[: len(SUMMED)], extra.by_name(sums[len(SUMMED) :])
+    """Part the engine's sums from those of the recipe's metrics, and of the router loss where its two follow."""
+    own, metrics, routed = sums.tensor_split([len(SUMMED), len(SUMMED) + 2 * len(extra.names)])
+    balance = {ROUTER_LOSS: (float(routed[0]), float(routed[1]))} if len(routed) else {}
+    return own, balance | extra.by_name(metrics)

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import StepRecord
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.packing import PackedPairs, pack
-from dpotrain.data.batches.plan import BatchPlan, Indices, MicroBatch, StepPlan, make_microbatches
+from dpotrain.data.batches.plan import BatchPlan, MicroBatch, StepPlan, make_microbatches
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.memory.out_of_memory import smaller
@@ -33,30 +32,16 @@ from dpotrain.engine.scoring.loss_check import (
 )
 from dpotrain.engine.scoring.objective import loss_parts, pair_losses
 from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
+from dpotrain.engine.scoring.router_loss import RouterLoss, summing
+from dpotrain.engine.scoring.router_sums import RouterSums
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
+from dpotrain.engine.training.step_balance import StepBalance
 from dpotrain.engine.training.sums import batch_sums, no_sums, split_sums
+from dpotrain.engine.training.unfinished import Interrupted, NotFinite, end, not_finite
 from dpotrain.plugin.api import Loss, Schedule
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it
-    """A step was abandoned between micro-batches, before it changed anything."""
-
-
-class NotFinite(RunError):  # noqa: N818 - named by what the numbers are
-    """Loss or gradient norm of a step is not finite on some rank; every rank raises it, and nothing was updated."""
-
-    def __init__(self, text: str, step: int, pairs: Indices) -> None:
-        super().__init__(text)
-        self.step = step
-        self.pairs = pairs
-        """(pairs of the step,) indices into the training pairs."""
-
-
-def _end(problem: NotFinite) -> None:
-    raise problem
 
 
 @dataclass(kw_only=True)
@@ -84,8 +69,10 @@ class Trainer:
     """Told the step, and how many of this rank's micro-batches of it are computed, of how many."""
     note: Callable[[str], None] = lambda text: None
     """Tells the person that memory ran out and what was done about it."""
-    on_nonfinite: Callable[[NotFinite], None] = _end
+    on_nonfinite: Callable[[NotFinite], None] = end
     """Told of numbers that are not finite; where it returns, the step is left out, and the next one taken."""
+    router_loss: RouterLoss | None = None
+    """Added to the loss where the policy's routers are to be balanced; not part of the metric ``loss``."""
     pair_columns: frozenset[str] = frozenset()
     """Columns of the data that change the loss (see :func:`.objective.pair_losses`)."""
     extra: RecipeMetrics = field(default_factory=RecipeMetrics)
@@ -149,10 +136,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if not finite:
             try:
-                self.on_nonfinite(self._not_finite(step, metrics["loss"], grad_norm))
+                fault, self._loss_fault = self._loss_fault, ""
+                named = f"{self.loss_label or self.loss.name}: {fault}" if fault else ""
+                rows = self.data.rows[step.pairs]
+                self.on_nonfinite(not_finite(step, rows, metrics["loss"], grad_norm, named))
             except NotFinite:
                 random_before.restore()
                 raise
+        self.reference.after_step(step.step)
 
         seconds = time.perf_counter() - started
         if finite:  # one such number would hide all others of a record
@@ -177,7 +168,9 @@ class Trainer:
         )
 
     def _gradients(self, step: StepPlan, random_before: RandomState) -> torch.Tensor | None:
-        """Add up the step's gradients, and return its sums on the device: the engine's, then the recipe's metrics'.
+        """Add up the step's gradients, and return its sums on the device.
+
+        They are the engine's, then the recipe's metrics', then two of the router loss, where there is one.
 
         None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
         before.
@@ -186,23 +179,26 @@ class Trainer:
         # Every pair of the step weighs the same, wherever it is computed; the exchange averages over ranks.
         share = self.parallel.data_size / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
+        first = (self._passes(microbatches) - 1) * len(microbatches)
         try:
-            coupled = self._coupled(step, microbatches, random_before) if self.loss.couples_pairs else None
+            coupled, routed = self._first_pass(step, microbatches, random_before) if first else (None, None)
+            balance = StepBalance(self.router_loss, routed, self.parallel)
             for number, pairs in enumerate(microbatches):
-                self._progress(step, number, computed=0 if coupled is None else len(microbatches))
+                self._progress(step, number, computed=first)
                 last = number == len(microbatches) - 1
                 # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 with self.parallel.accumulating(self.scorer, last=last):
                     reference = self.reference.scores(batch) if coupled is None else coupled.reference(batch)
-                    scores = self._score(step, batch, reference)
+                    with summing(self.router_loss) as rows:
+                        scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
                         losses, parts = self._losses(scores), loss_parts(self.loss, scores)
                         total = (losses * batch.weights).sum()
                     else:
                         (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
-                    (total * share).backward()  # type: ignore[no-untyped-call]
+                    (total * share + balance.part(rows)).backward()  # type: ignore[no-untyped-call]
                 sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
                 if not last and self.interrupted():
                     raise Interrupted
@@ -214,7 +210,7 @@ class Trainer:
             if isinstance(error, Interrupted) or not splits or self.parallel.world_size > 1:
                 raise
             return None
-        return sums
+        return torch.cat([sums, balance.sums(len(step.pairs))])
 
     def _score(self, step: StepPlan, batch: PackedPairs, reference: torch.Tensor) -> PairScores:
         return score_pairs(
@@ -241,36 +237,55 @@ class Trainer:
         self._loss_fault = self._loss_fault or loss_fault(scores, losses)
         check_rewards(self.loss, scores)
 
-    def _coupled(
+    def _passes(self, microbatches: Sequence[MicroBatch]) -> int:
+        """Return how often a step scores its micro-batches under the policy."""
+        balanced = self.router_loss is not None and len(microbatches) > 1
+        return 2 if self.loss.couples_pairs or balanced else 1
+
+    def _first_pass(
         self, step: StepPlan, microbatches: Sequence[MicroBatch], random_before: RandomState
-    ) -> CoupledStep:
-        """Score all pairs of the step, and form the loss over them. Collective; random states are put back."""
-        gathered = GatheredScores(step.pairs)
+    ) -> tuple[CoupledStep | None, RouterSums | None]:
+        """Score all pairs of the step without gradients, for what must be known of all of them before there are any.
+
+        Returns the loss where it couples pairs, and what the routers compute where they are to be balanced. Collective;
+        random states are put back.
+        """
+        gathered = GatheredScores(step.pairs) if self.loss.couples_pairs else None
+        routed: list[RouterSums] = []
         with torch.no_grad():
             for number, pairs in enumerate(microbatches):
                 self._progress(step, number)
                 batch = pack(self.data, pairs).to(self.parallel.device)
-                gathered.add(batch, self._score(step, batch, self.reference.scores(batch)))
+                reference = None if gathered is None else self.reference.scores(batch)
+                with summing(self.router_loss) as rows:
+                    if gathered is not None and reference is not None:
+                        gathered.add(batch, self._score(step, batch, reference))
+                    else:
+                        self.scorer(batch)
+                if rows is not None:
+                    routed.append(rows)
                 if self.interrupted():
                     raise Interrupted
-        scores = gathered.whole(
-            self.parallel,
-            columns=self.data.columns,
-            statistics=self._statistics,
-            step=step.step,
-            total_steps=self.plan.total_steps,
-        )
-        coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
-        if not self._looked_at_loss:
-            self._look_at(scores, coupled.losses)
+        coupled = None
+        if gathered is not None:
+            scores = gathered.whole(
+                self.parallel,
+                columns=self.data.columns,
+                statistics=self._statistics,
+                step=step.step,
+                total_steps=self.plan.total_steps,
+            )
+            coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
+            if not self._looked_at_loss:
+                self._look_at(scores, coupled.losses)
         # The second pass draws the same dropout.
         random_before.restore()
-        return coupled
+        return coupled, RouterSums.over_ranks(routed, self.parallel) if routed else None
 
     def _progress(self, step: StepPlan, number: int, computed: int = 0) -> None:
         """Tell that a micro-batch begins, after ``computed`` of an earlier pass."""
-        own = len(step.microbatches[self.parallel.data_rank])
-        self.progress(step.step, computed + number, own * (2 if self.loss.couples_pairs else 1))
+        own = step.microbatches[self.parallel.data_rank]
+        self.progress(step.step, computed + number, len(own) * self._passes(own))
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
         """Halve the budget until the step is cut otherwise, for this step and those to come."""
@@ -297,14 +312,3 @@ class Trainer:
         total = self.parallel.sum(sums)
         *over_ranks, grad_norm = torch.cat([total, norm.to(total).reshape(1)]).tolist()
         return torch.tensor(over_ranks, dtype=torch.float64), grad_norm
-
-    def _not_finite(self, step: StepPlan, loss: float, grad_norm: float) -> NotFinite:
-        rows = ", ".join(str(row) for row in self.data.rows[step.pairs][:8])
-        fault, self._loss_fault = self._loss_fault, ""
-        return NotFinite(
-            f"step {step.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing was updated.\n"
-            + (f"{self.loss_label or self.loss.name}: {fault}\n" if fault else "")
-            + f"The step's pairs came from rows {rows}{' …' if len(step.pairs) > 8 else ''}.",
-            step.step,
-            step.pairs,
-        )

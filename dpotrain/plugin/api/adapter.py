@@ -51,7 +51,11 @@ class Adapter(Component):
     @abstractmethod
     @returns("the trained tensors by name", by_name(is_a("torch", "Tensor")))
     def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return the trained tensors by name, for a checkpoint (no copies)."""
+        """Return the trained tensors by name, for a checkpoint (no copies).
+
+        With ``reference.update``, the reference's weights stand in the place of those that require gradients while it
+        computes, and while a checkpoint takes them from this method and gives them back to :meth:`load_state`.
+        """
 
     @abstractmethod
     def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:

@@ -45,6 +45,12 @@ class Expectations:
             schema = None if schema is None else self._inside(self._resolved(schema), part)
         return None if schema is None else self._resolved(schema)
 
+    def keys_inside(self, path: tuple[str | int, ...]) -> list[str]:
+        """Return the keys of the table at a path, none where the schema does not say."""
+        schema = self.at(path) or {}
+        choices = (schema, *map(self._resolved, schema.get("anyOf", ())))
+        return [key for choice in choices for key in choice.get("properties", {})]
+
     def phrase(self, path: tuple[str | int, ...]) -> str | None:
         """Return what is expected at a path: ``an integer >= 1``."""
         schema = self.at(path)

@@ -15,7 +15,7 @@ from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
-from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
+from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
@@ -28,13 +28,14 @@ from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sections import INITIAL_POLICY
 from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
 from dpotrain.run.building.measuring import Clocks, measuring_of
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
-from dpotrain.run.building.run_info import remote_code, run_info
+from dpotrain.run.building.run_info import moving_reference, remote_code, run_info
 from dpotrain.run.building.sampling import build_sampler
 from dpotrain.run.checkpoint.resuming import Found
 from dpotrain.run.checkpoint.saving import CheckpointSaver
@@ -124,6 +125,7 @@ def build(
         rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
+    router_loss = engine.router_loss(scorer)
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
@@ -174,6 +176,7 @@ def build(
             reporter=reporter,
             is_main=parallel.is_main,
         ),
+        router_loss=router_loss,
         pair_columns=applied,
         extra=RecipeMetrics(
             {metric: logged_names(metric, recipe.plugins) for metric in recipe.metrics},
@@ -205,13 +208,19 @@ def build(
     )
     if code := remote_code(recipe):
         run.report("remote code", {"allowed": code})
+    if (update := recipe.reference.update) is not None:
+        values = {
+            "reference": moving_reference(update),
+            "losses and rewards": "by the reference of their step",
+        }
+        run.report("moving reference", values)
     for warning in recipe_warnings(recipe, len(data.train)):
         reporter.warn(warning)
     measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
     if measuring is not None and (learned := measuring.learned) is not None:
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
-    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads)
+    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss)
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
         recipe=recipe,

@@ -21,6 +21,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
+from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
@@ -95,6 +96,28 @@ class EngineBuilder:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         return chosen.scorer
+
+    def router_loss(self, scorer: Scorer) -> RouterLoss | None:
+        """Return the load-balancing loss of the policy, which is ``scorer``'s; None where it is trained without.
+
+        Raises:
+            RunError: the recipe sets a weight, and the model has no such loss.
+        """
+        wanted = self.recipe.training.router_loss_weight
+        routing = Routing.of(scorer.policy, wanted)
+        if routing is None:
+            return None
+        loss, name = RouterLoss(routing, scorer), type(causal_lm(scorer.policy)).__name__
+        fault = loss.fault(self._sample().to(self.parallel.device))
+        if not fault:
+            return loss
+        if wanted != "auto":
+            raise RunError(
+                f"training.router_loss_weight = {wanted:g}, but {name} cannot be trained with a router loss: {fault}.\n"
+                "Leave the key out."
+            )
+        self.reporter.warn(f"{name} is trained without a router loss: {fault}")
+        return None
 
     def _refuse_weights(self, model: PreTrainedModel) -> None:
         """Raise a WrongReturnError where weights of a model are not finite, which its loader or adapter made."""

@@ -15,7 +15,7 @@ from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.engine_builder import EngineBuilder
 from dpotrain.run.measurements import Measuring, device_name, key_of
-from dpotrain.run.speed import ModelWork, Workload
+from dpotrain.run.speed import ModelWork, Workload, first_passes
 
 
 class Clocks:
@@ -52,7 +52,7 @@ def measuring_of(
         work = ModelWork.of(scorer.policy, size)
     except (AttributeError, TypeError, ValueError, ArithmeticError):  # a configuration of another kind
         return None
-    passes = ReferencePlan.of(recipe).passes_per_step
+    passes = ReferencePlan.of(recipe).passes_per_step + first_passes(recipe, scorer.policy, plan)
     recomputed = memory.fit.checkpointed / max(1, memory.fit.layers)
     load = Workload.of(train, plan.costs.padded)
     operations = work.training(load, reference_passes=passes, recomputed=recomputed)

@@ -16,18 +16,21 @@ from dpotrain.data.batches.plan import Costs
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
 from dpotrain.engine.memory.device_memory import release_memory
-from dpotrain.engine.reference.plan import INITIAL_POLICY, ReferencePlan
+from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.reference.reference import (
     CachedReference,
     ColumnReference,
     LiveReference,
+    MovingReference,
     NoReference,
     Reference,
 )
+from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.plugin.api import Adapter, LoadRequest
+from dpotrain.recipe.sections import INITIAL_POLICY
 from dpotrain.run.building.engine_builder import EngineBuilder
 
 
@@ -70,10 +73,13 @@ class ReferenceBuilder:
             return References(NoReference(), NoReference())
         if plan.model == "data":
             return References(ColumnReference(), ColumnReference())
-        full = recipe.adapter is None
-        if plan.model == "second copy":
-            scorer = self._load(LoadRequest(keep_adapter=False, device=str(engine.parallel.device)))
-        live = LiveReference(scorer, nullcontext if full else partial(adapter.reference, scorer.policy))
+        full, update = recipe.adapter is None, recipe.reference.update
+        if update is not None:
+            live: LiveReference = MovingReference(scorer, update)
+        elif plan.model == "second copy":
+            live = LiveReference(scorer, SecondCopy(scorer.policy).in_policy)
+        else:
+            live = LiveReference(scorer, nullcontext if full else partial(adapter.reference, scorer.policy))
         if plan.computed == "every step":
             return References(live, live)
         # For full training an adapter in the loader's source is merged, which rounds.
@@ -92,7 +98,12 @@ class ReferenceBuilder:
     def _separate_model(self) -> References:
         engine, recipe = self.engine, self.engine.recipe
         source, device = recipe.reference.of, engine.parallel.device
-        scorer = self._load(LoadRequest(source=source, device=str(device)))
+        reporter = engine.reporter
+        with showing_warnings(reporter), reporter.phase("loading the reference", None):
+            model = recipe.model.load_model(LoadRequest(source=source, device=str(device)))
+        engine.upcast(model)
+        model.requires_grad_(False)
+        scorer = engine.scorer(model, "the reference")
         live = LiveReference(scorer)
         if self.plan.model_beside_policy:
             return References(live, live)
@@ -100,16 +111,6 @@ class ReferenceBuilder:
         tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
         stored = self._stores(live, self._fingerprint(source), {})
         return self._precompute(stored, scorer.packs, tokens)
-
-    def _load(self, request: LoadRequest) -> Scorer:
-        reporter = self.engine.reporter
-        with showing_warnings(reporter), reporter.phase("loading the reference", None):
-            model = self.engine.recipe.model.load_model(request)
-        upcast = self.engine.upcast(model)
-        if self.plan.model == "second copy":  # computed as the policy is, whose weights are all trained
-            upcast.upcast_trained(model)
-        model.requires_grad_(False)
-        return self.engine.scorer(model, "the reference")
 
     def _fingerprint(self, *source: str) -> str:
         with self.engine.reporter.phase("hashing the model's files", None):

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from dpotrain.data.prepare import PreparedData
     from dpotrain.engine.memory.budget import Fit
     from dpotrain.engine.parallel.protocol import Parallel
+    from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
+    from dpotrain.recipe.sections import ReferenceUpdate
 
 #: What limits the micro-batches, as it is shown.
 LIMITS = {
@@ -39,6 +41,14 @@ def remote_code(recipe: Recipe) -> str:
     )
 
 
+def moving_reference(update: ReferenceUpdate) -> str:
+    """Return how a reference follows the policy."""
+    becomes = (
+        "the policy" if update.share == 1 else f"{update.share:g} policy + {1 - update.share:g} reference"
+    )
+    return f"becomes {becomes} every {plural(update.every, 'step')}"
+
+
 def run_info(
     recipe: Recipe,
     data: PreparedData,
@@ -48,6 +58,7 @@ def run_info(
     fit: Fit,
     peak_mb: float,
     threads: str,
+    router_loss: RouterLoss | None,
 ) -> dict[str, str]:
     """Return model, data, loss, steps, engine and memory of a run by label.
 
@@ -71,7 +82,7 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
-    loss = recipe.loss
+    loss, update = recipe.loss, recipe.reference.update
     betas = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
     objective = [", ".join(name if beta is None else f"{name}, beta {beta:g}" for name, beta in betas)]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
@@ -79,12 +90,16 @@ def run_info(
     objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
     objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
     objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
+    if router_loss is not None:
+        more = "" if loss.couples_pairs else ": one forward more in steps of several micro-batches"
+        objective += [f"router loss with weight {router_loss.routing.weight:g}{more}"]
     return {
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
         "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
         "loss": ", ".join(objective),
+        **({} if update is None else {"reference": moving_reference(update)}),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
         f"{epochs:.3g} {'epoch' if round(epochs, 3) == 1 else 'epochs'}",
         "engine": f"{'packed' if scorer.packs else 'padded'}, {precision}, on {parallel.device}{computing}{processes}",

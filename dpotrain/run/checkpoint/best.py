@@ -21,9 +21,7 @@ def load_best(saver: CheckpointSaver) -> int:
     chosen = trainer.parallel.broadcast_object(_choose(saver) if trainer.parallel.is_main else progress.step)
     if chosen != progress.step:
         checkpoint = files.load(files.path_of(saver.folder, chosen))
-        trainer.parallel.load(
-            saver.adapter, context.run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer
-        )
+        trainer.parallel.load_trained(saver.adapter, context.run.policy, checkpoint.trained)
     by = recipe.checkpoints.best
     context.reporter.note(f"final/ holds the policy of step {chosen}, whose evaluation is the best by {by}")
     return chosen

@@ -1,8 +1,9 @@
 """Checkpoints: written aside, hashed, renamed into place; loaded only if whole.
 
 ``checkpoints/step-00000200/`` holds ``trained.safetensors`` (the trained weights), ``optimizer.safetensors`` and
-``components.safetensors`` (their tensors), ``state.json`` (everything else) and ``manifest.json`` (size and hash of
-each). A folder under that name is complete: it is renamed to it after everything in it has reached the disk.
+``components.safetensors`` (their tensors), ``reference.safetensors`` (the weights of a reference that moves),
+``state.json`` (everything else) and ``manifest.json`` (size and hash of each). A folder under that name is complete: it
+is renamed to it after everything in it has reached the disk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dpotrain.run.checkpoint.tensor_files import NotWholeError, described
 #: Bytes of the files' hashes in ``manifest.json``.
 _DIGEST = 32
 NAME = re.compile(r"step-(\d{8})")
+#: Files of tensors, without their ending, that every checkpoint of this format has.
+TENSORS = ("trained", "optimizer", "components")
 #: Files that a checkpoint of any format has.
 ALWAYS = ("trained.safetensors", "optimizer.safetensors", "state.json")
 
@@ -127,10 +130,8 @@ def load(path: Path) -> Checkpoint:
         raise RunError(
             f"checkpoint {path} was written by another version of dpotrain and cannot be read by this one"
         )
-    tensors = {
-        name: load_file(path / f"{name}.safetensors") for name in ("trained", "optimizer", "components")
-    }
-    return put_together(state, tensors)
+    names = [*TENSORS, *(["reference"] if (path / "reference.safetensors").exists() else [])]
+    return put_together(state, {name: load_file(path / f"{name}.safetensors") for name in names})
 
 
 def prune(folder: Path, keep: int, but: Container[int | None]) -> None:

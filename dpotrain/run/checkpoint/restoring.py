@@ -1,4 +1,4 @@
-"""Back to a checkpoint: weights, optimizer, components, random states, counters and the metrics file."""
+"""Back to a checkpoint: weights, optimizer, reference, components, random states, counters and the metrics file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
             context.evaluations.rewind(())
         reporter.note("there is no checkpoint to resume from; the run begins at step 1")
         return
-    check_fits(path, saver.adapter.state(run.policy), trainer.optimizer.param_groups)
+    moving = trainer.reference.moving_weights
+    check_fits(
+        path, saver.adapter.state(run.policy), trainer.optimizer.param_groups, reference=moving is not None
+    )
     checkpoint = files.load(path)
     state = checkpoint.state
     if state["data"] != saver.data_identity:
@@ -51,7 +54,11 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
             "Restore the data, or begin a new run: --set run.output_dir=…"
         )
     _warn_of_other_schedule(context, checkpoint.step, state["total_steps"])
-    parallel.load(saver.adapter, run.policy, trainer.optimizer, checkpoint.trained, checkpoint.optimizer)
+    parallel.load_trained(saver.adapter, run.policy, checkpoint.trained)
+    parallel.load_optimizer(trainer.optimizer, checkpoint.optimizer)
+    if moving is not None:
+        with moving.in_policy():
+            parallel.load_trained(saver.adapter, run.policy, checkpoint.reference)
     context.state.progress = Progress(**state["progress"])
     if state["total_steps"] != trainer.plan.total_steps:
         context.state.progress.finish_reason = ""  # the recipe asks for other steps than when it was to end

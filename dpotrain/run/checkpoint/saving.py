@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import CheckpointRecord
@@ -19,6 +20,9 @@ from dpotrain.run.checkpoint.versions import package_versions
 from dpotrain.run.context import RunContext
 from dpotrain.run.microbatches import MicrobatchSize
 from dpotrain.run.resume_config import resume_config
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CheckpointSaver:
@@ -55,6 +59,7 @@ class CheckpointSaver:
         random_states = parallel.gather_objects(RandomState.capture().as_json())
         trained = parallel.trained_state(self.adapter, self.context.run.policy)
         optimizer = parallel.optimizer_state(trainer.optimizer)
+        reference = self._reference()
         if parallel.is_main:
             state = {
                 "resume_config": resume_config(recipe.document),
@@ -69,13 +74,21 @@ class CheckpointSaver:
                 "random": random_states,
             }
             components = component_states(recipe, self.context.events.loggers)
-            checkpoint = Checkpoint(now.step, trained, optimizer, state, components)
+            checkpoint = Checkpoint(now.step, trained, optimizer, state, components, reference)
             if in_background:
                 self._saver.save(checkpoint, in_background=True)
             else:
                 with self.context.reporter.phase("saving a checkpoint", None):
                     self._saver.save(checkpoint, in_background=False)
         parallel.wait()
+
+    def _reference(self) -> Mapping[str, torch.Tensor]:
+        """Return the weights of a reference that moves; nothing of another, which is built anew. Collective."""
+        trainer = self.context.trainer
+        if (moving := trainer.reference.moving_weights) is None:
+            return {}
+        with moving.in_policy():
+            return trainer.parallel.trained_state(self.adapter, self.context.run.policy)
 
     def save_unless_saved(self, *, in_background: bool = False) -> None:
         """Save the present state where no checkpoint has it yet.

@@ -26,6 +26,8 @@ class Checkpoint:
     """JSON data: metric window, random states, evaluations so far, seconds, …"""
     components: Mapping[str, Any] = field(default_factory=dict)
     """What components keep (:meth:`dpotrain.plugin.api.Component.state_dict`), by who they are."""
+    reference: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The weights of a reference that moves, named as those of ``trained``; none of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Snapshot:
 
     step: int
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
-    """By the name of their file, without its ending: ``trained``, ``optimizer``, ``components``."""
+    """By the name of their file, without its ending: ``trained``, ``optimizer``, ``components``, ``reference``."""
     state: str
     """JSON: everything else, and where in optimizer and components the tensors belong."""
 
@@ -43,8 +45,13 @@ class Snapshot:
         """Take a checkpoint apart. The tensors are not copied: see :meth:`copied`."""
         optimizer, optimizer_skeleton = _take_apart(checkpoint.optimizer, "optimizer")
         components, components_skeleton = _take_apart(checkpoint.components, "components")
-        # Safetensors writes contiguous tensors that share no memory.
-        trained = {name: tensor.detach().contiguous() for name, tensor in checkpoint.trained.items()}
+        tensors = {
+            "trained": _contiguous(checkpoint.trained),
+            "optimizer": optimizer,
+            "components": components,
+        }
+        if checkpoint.reference:
+            tensors["reference"] = _contiguous(checkpoint.reference)
         state = {
             "format": FORMAT,
             "step": checkpoint.step,
@@ -52,11 +59,7 @@ class Snapshot:
             "components": components_skeleton,
             **checkpoint.state,
         }
-        return cls(
-            checkpoint.step,
-            {"trained": trained, "optimizer": optimizer, "components": components},
-            json.dumps(state, default=_plain),
-        )
+        return cls(checkpoint.step, tensors, json.dumps(state, default=_plain))
 
     @property
     def bytes(self) -> int:
@@ -81,7 +84,13 @@ def put_together(state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, to
         optimizer=_filled(rest.pop("optimizer"), tensors["optimizer"]),
         components=_filled(rest.pop("components"), tensors["components"]),
         state=rest,
+        reference=tensors.get("reference", {}),
     )
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # Safetensors writes contiguous tensors that share no memory.
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _take_apart(value: Mapping[str, Any], name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

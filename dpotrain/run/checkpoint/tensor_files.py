@@ -61,27 +61,22 @@ def described(file: Path) -> dict[str, Described]:
 
 
 def check_fits(
-    path: Path, weights: Mapping[str, torch.Tensor], param_groups: Sequence[Mapping[str, Any]]
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    param_groups: Sequence[Mapping[str, Any]],
+    *,
+    reference: bool = False,
 ) -> None:
     """Compare a checkpoint's headers with what is to be filled: the trained weights and their optimizer's state.
+
+    The weights of a reference that moves are looked at where there are any; with ``reference`` there must be.
 
     Raises:
         RunError: a tensor is missing, too many, of another shape, or of a dtype that holds no weights.
     """
-    held = _described(path / "trained.safetensors")
-    if held.keys() != weights.keys():
-        odd = sorted(held.keys() ^ weights.keys())
-        raise RunError(
-            f"{path} is of another model: {len(odd)} tensors are only there or only here ({', '.join(odd[:3])}).\n"
-            "Resume with the [model] and [adapter] tables that it was made with."
-        )
-    for name, one in held.items():
-        if one.shape != tuple(weights[name].shape) or one.dtype not in _FLOATS:
-            raise RunError(
-                f"{path} does not fit the model: it holds {name} as {one}, and the model has "
-                f"{list(weights[name].shape)} of floating-point numbers.\n"
-                "Resume with the [model] and [adapter] tables that it was made with."
-            )
+    _check_weights(path / "trained.safetensors", weights)
+    if reference or (path / "reference.safetensors").exists():
+        _check_weights(path / "reference.safetensors", weights)
     trained = [weight for group in param_groups for weight in group["params"]]
     for name, one in _described(path / "optimizer.safetensors").items():
         place = _OF_WEIGHT.fullmatch(name)
@@ -97,6 +92,23 @@ def check_fits(
             raise RunError(
                 f"{path} does not fit the optimizer: it holds {name} as {one}.\n"
                 "Resume with the [optimizer] table that it was made with."
+            )
+
+
+def _check_weights(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    held, path = _described(file), file.parent
+    if held.keys() != weights.keys():
+        odd = sorted(held.keys() ^ weights.keys())
+        raise RunError(
+            f"{path} is of another model: {len(odd)} tensors are only there or only here ({', '.join(odd[:3])}).\n"
+            "Resume with the [model] and [adapter] tables that it was made with."
+        )
+    for name, one in held.items():
+        if one.shape != tuple(weights[name].shape) or one.dtype not in _FLOATS:
+            raise RunError(
+                f"{path} does not fit the model: it holds {name} as {one}, and the model has "
+                f"{list(weights[name].shape)} of floating-point numbers.\n"
+                "Resume with the [model] and [adapter] tables that it was made with."
             )
 
 

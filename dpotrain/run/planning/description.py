@@ -12,7 +12,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.activations import Activations
-from dpotrain.engine.memory.model_size import ModelSize, count
+from dpotrain.engine.memory.model_size import ModelSize, count, trained_bytes
 from dpotrain.engine.memory.planner import pairs_to_record
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -41,7 +41,7 @@ class Description:
     packs: bool
     precision: Precision
     reference_bytes: int
-    """Of a second model that stays beside the policy."""
+    """Of the reference's own weights, where it has any in memory during training."""
 
 
 def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
@@ -106,12 +106,12 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
 
 
 def _reference_bytes(recipe: Recipe, policy: ModelSize, device: str) -> int:
-    """Return what a second model takes that stays beside the policy; 0 where it cannot be known."""
+    """Return what weights take that stay beside the policy's for the reference; 0 where it cannot be known."""
     reference = ReferencePlan.of(recipe)
     if not reference.model_beside_policy:
         return 0
     if reference.model == "second copy":
-        return policy.bytes
+        return trained_bytes(policy.trained)
     model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
     if model is None:
         return 0

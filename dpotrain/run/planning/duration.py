@@ -15,7 +15,7 @@ from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import HELD_OUT_PROMPTS, EvaluationSection, SamplesSection
 from dpotrain.run.measurements import Learned
 from dpotrain.run.planning.description import Description
-from dpotrain.run.speed import Workload, sustained_rate
+from dpotrain.run.speed import Workload, first_passes, sustained_rate
 
 #: Bytes a second that weights are read at, once for each token of an answer: usual for a machine's main memory, and for
 #: a data-center GPU.
@@ -32,7 +32,7 @@ class Duration:
     """The reference's pass before training."""
     evaluations: int
     evaluation: float
-    """Each of them; the first one computes the reference's log-probs, too."""
+    """Each of them; the first one computes the reference's log-probs, too, and with a live reference each does."""
     first_evaluation: float
     evaluates_first: bool
     """Whether the first one is before training."""
@@ -71,13 +71,15 @@ def duration_of(
     load = Workload.of(data.train, padded)
     rate = sustained_rate(torch.device(device), described.precision) if learned is None else learned.rate
     recomputed = fit.checkpointed / max(1, fit.layers)
-    passes = reference.passes_per_step + (1 if recipe.loss.couples_pairs else 0)
+    passes = reference.passes_per_step + first_passes(recipe, described.policy, batches)
     epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
-    evaluation, count, steps = 0.0, 0, batches.total_steps
+    evaluation, first, count, steps = 0.0, 0.0, 0, batches.total_steps
     if data.evaluation is not None:
         pairs = len(data.evaluation)
         share = min(pairs, recipe.evaluation.pairs or pairs) / pairs
-        evaluation = share * work.forward(Workload.of(data.evaluation, padded)) / rate
+        forward = share * work.forward(Workload.of(data.evaluation, padded)) / rate
+        evaluation = forward * (2 if reference.computed == "every step" else 1)
+        first = forward * (2 if recipe.loss.needs_reference else 1)
         count = len(evaluated_steps(steps, recipe.evaluation))
     samples, sample = 0, 0.0
     if recipe.samples is not None:
@@ -89,7 +91,7 @@ def duration_of(
         reference=work.forward(load) / rate if reference.pass_before_training else 0.0,
         evaluations=count,
         evaluation=evaluation,
-        first_evaluation=2 * evaluation if recipe.loss.needs_reference else evaluation,
+        first_evaluation=first,
         evaluates_first=recipe.evaluation.first,
         samples=samples,
         sample=sample,

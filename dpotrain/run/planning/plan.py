@@ -25,6 +25,7 @@ from dpotrain.run.planning.description import Description, describe
 from dpotrain.run.planning.disk import disk_space
 from dpotrain.run.planning.duration import Duration, duration_of
 from dpotrain.run.planning.remedies import Remedy, find_remedies
+from dpotrain.run.speed import first_passes
 
 #: What CUDA's context and libraries take on a device, which no allocator counts.
 CUDA_CONTEXT = 600 * 2**20
@@ -57,6 +58,8 @@ class Plan:
     steps: int
     pairs_per_step: int
     microbatches_per_step: float
+    first_passes: float
+    """Share of the steps whose pairs are scored once more, before there are gradients."""
     tokens_per_second: float | None
     """None for a device that is not in this machine."""
     seconds: float | None
@@ -152,6 +155,7 @@ def make_plan(
         steps=batches.total_steps,
         pairs_per_step=recipe.training.pairs_per_step,
         microbatches_per_step=sum(map(len, microbatches)) / len(microbatches),
+        first_passes=first_passes(recipe, described.policy, batches),
         tokens_per_second=None if lasting is None else lasting.tokens_per_second,
         seconds=None if lasting is None else lasting.total,
         duration=lasting,

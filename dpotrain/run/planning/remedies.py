@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpotrain.data.batches.plan import BatchPlan
-from dpotrain.engine.memory.model_size import ModelSize, gradient_bytes
+from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan
+from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.plugin.api import Optimizer
 from dpotrain.recipe.recipe import Recipe
 
@@ -41,7 +42,9 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
     if (smaller := smaller_optimizer(recipe)) is not None:
         saved = state - smaller.state_bytes(size.trained)
         found.append(Remedy(f'optimizer.use = "{smaller.name}"', saved))
-    trained = gradient_bytes(size.trained) + state
+    # Gradients, and the copy that a live reference has.
+    copies = 1 + (ReferencePlan.of(recipe).model == "second copy")
+    trained = copies * trained_bytes(size.trained) + state
     if recipe.adapter is None:
         left = int(size.parameters * _USUAL_ADAPTER) * 16
         found.append(Remedy("an [adapter] instead of all weights", trained - left))
