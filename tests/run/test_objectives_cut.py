@@ -198,7 +198,7 @@ def test_losses_are_the_same_however_the_steps_are_computed(recipes, plugins, fo
     for kind, ways in WAYS.items():
         plain, *others = (tmp_path / kind / way for way in ways)
         steps = [record["loss"] for record in records(plain)]
-        assert max(steps) - min(steps) > 10 * ROUNDING  # else every way would do
+        assert max(steps) - min(steps) > ROUNDING  # else every way would do
         for other in others:
             apart[f"{kind}, {other.name}"] = difference(numbers(other), numbers(plain))
             rewards = (numbers(each, rewards=True) for each in (other, plain))
