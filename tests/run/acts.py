@@ -41,6 +41,14 @@ def signal_after(step: int, name: str) -> None:
     _after_step(step, lambda: os.kill(os.getpid(), signal.Signals[name]))
 
 
+def runs_first(recipe: str, runs: list[list[str]]) -> None:
+    """Train as a recipe says, once with each list of overrides, before the process does what it was started for."""
+    from tests.run.recipes import run
+
+    for overrides in runs:
+        run(Path(recipe), *overrides)
+
+
 def interrupt_while_busy(step: int, times: int) -> None:
     """Send this process so many SIGINT after a step, while its main thread computes and runs no Python."""
 

@@ -145,11 +145,11 @@ class CoupledStep:
         leaves = [each.requires_grad_() for each in _policy(scores)]
         losses = pair_losses(loss, scores, columns)
         check_gradients(loss, losses)
+        parts = loss_parts(loss, scores)  # with gradients, as in training a part may be another without
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         for leaf in leaves:
             leaf.requires_grad_(False)
         by_tokens = found[2] if len(found) > 2 else None
-        parts = loss_parts(loss, scores)
         return cls(gathered, scores, losses.detach(), parts, torch.stack(found[:2]), by_tokens)
 
     def reference(self, batch: PackedPairs) -> torch.Tensor:

@@ -13,13 +13,17 @@ from dpotrain_plugins.losses.terms import logratios, negative_log_sigmoid
 if TYPE_CHECKING:
     import torch
 
+#: Nats; a chosen answer that lost less has lost nothing but rounding, as all have before the first update.
+SMALLEST_FALL = 1e-3
+
 
 class Dpop(Loss):
     """DPO-Positive (Pal et al. 2024, "Smaug", arXiv 2402.13228, eq. 3): no gain from a chosen answer that gets rarer.
 
     ``loss = -log sigmoid(beta * (h - penalty * max(0, -c)))`` with the log-ratio ``c`` of the chosen answer;
     ``penalty`` is the paper's lambda. For pairs whose answers differ in a few tokens. The defaults are those of the
-    paper's experiments. Metrics show DPO's rewards, without the penalty.
+    paper's experiments. A ``c`` above -0.001 nats has no penalty, so that rounding does not decide on which side of 0
+    the pairs of the first step are. Metrics show DPO's rewards, without the penalty.
     """
 
     name = "dpop"
@@ -36,7 +40,7 @@ class Dpop(Loss):
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = logratios(scores)
-        lost = (-chosen).clamp(min=0)
+        lost = (-chosen).where(chosen < -SMALLEST_FALL, 0)
         return negative_log_sigmoid(self.options.beta * (chosen - rejected - self.options.penalty * lost))
 
     def first_loss(self) -> float:

@@ -1,4 +1,4 @@
-"""Losses over all pairs of a step: by hand, against float64, and the same however a step is cut."""
+"""Losses over all pairs of a step: by hand, and against float64."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from dpotrain.core.scores import PairScores
 from dpotrain_plugins.losses import Aot, AotUnpaired, Bco, BetaDpo, Sft
 from dpotrain_plugins.losses.over_step import SMALLEST_BETA
-from tests.run.recipes import losses, project, run
 
 
 def of(kind, **options):
@@ -137,34 +136,3 @@ def test_sft_per_token_weighs_every_token_of_the_step_the_same_by_hand():
     assert of(Sft).losses(made).mean().item() == pytest.approx(2.25)
     assert of(Sft, per="token").couples_pairs
     assert not of(Sft).couples_pairs
-
-
-COUPLED = {
-    "aot": [],
-    "aot-unpaired": [],
-    "beta-dpo": ["loss.alpha=0.3"],
-    "bco": ["loss.running_mean=true"],
-    "sft": ['loss.per="token"'],
-}
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return project(tmp_path_factory.mktemp("over-step"))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["beta-dpo", *(pytest.param(name, marks=pytest.mark.soak) for name in COUPLED if name != "beta-dpo")],
-)
-def test_a_run_is_the_same_however_its_steps_are_cut_and_where_it_was_resumed(recipe, tmp_path, name):
-    chosen = [f'loss.use="{name}"', *COUPLED[name], "checkpoints.every=2"]
-    chosen += ['schedule.use="constant"', "schedule.warmup_fraction=0.0"]
-    chosen += [] if name == "sft" else ["loss.beta=0.5"]
-    run(recipe, *chosen, "training.steps=6", into=tmp_path / "one")
-    run(recipe, *chosen, "training.steps=6", "training.tokens_per_microbatch=60", into=tmp_path / "cut")
-    run(recipe, *chosen, "training.steps=3", into=tmp_path / "two")
-    run(recipe, *chosen, "training.steps=6", into=tmp_path / "two", resume=True)
-    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    assert losses(tmp_path / "two") == losses(tmp_path / "one")
-    assert len(set(losses(tmp_path / "one"))) > 1

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 from pydantic import ValidationError
 
+from dpotrain.core.scores import PairScores
 from dpotrain_plugins.losses import Dpo, Dpop, DpoShift, Odpo, RDpo
 from tests.plugins.losses.scoring import loss_of, rewards_of, scores_of, value_of
 
@@ -20,6 +22,19 @@ def test_dpop_by_hand():
 def test_dpop_is_dpo_where_the_chosen_answer_got_likelier():
     """log(1 + exp(-2.5)) = 0.0788897, whatever the penalty."""
     assert value_of(Dpop, beta=0.5, penalty=50) == pytest.approx(0.0788897, abs=1e-6)
+
+
+def test_dpop_has_one_gradient_before_the_first_update_whatever_the_rounding():
+    """DPO's, -beta / 2, for the penalty begins where an answer has lost something: at -0.01 nats -beta (1 + 50) / 2."""
+
+    def gradient(ratio):
+        chosen = torch.tensor([ratio], requires_grad=True)
+        zero, one = torch.zeros(1), torch.ones(1).long()
+        loss_of(Dpop, beta=0.5).losses(PairScores(chosen, zero, zero, zero, one, one)).sum().backward()
+        return chosen.grad.item()
+
+    assert [gradient(ratio) for ratio in (-1e-5, 0.0, 1e-5)] == pytest.approx([-0.25] * 3, abs=1e-4)
+    assert gradient(-0.01) == pytest.approx(-12.75 * 2 / (1 + math.exp(-0.5 * 0.51)), rel=1e-4)
 
 
 def test_odpo_by_hand():
