@@ -25,6 +25,7 @@ def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss
             _check_weighting(reader, ("loss", *path), part)
     if data := sections["data"]:
         _check_margin(reader, data, loss)
+        _check_label_probability(reader, data, loss)
         _check_reference_columns(reader, data, reference, loss)
     if reference and not loss.needs_reference and reference != ReferenceSection.model_validate({}):
         reader.problems.add(("reference",), (), f"loss {loss.name} needs no reference; leave the table out")
@@ -89,6 +90,17 @@ def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
             "that difference; leave it out, or use dpo"
         )
         reader.problems.add(("data",), ("columns", "margin"), text, shown="columns.margin")
+
+
+def _check_label_probability(reader: TableReader, data: DataSection, loss: Loss) -> None:
+    if "label_probability" in data.pair_columns and loss.couples_pairs:
+        text = (
+            f"{loss.name} is formed over all pairs of a step, so the answers of one cannot be exchanged in it; leave the "
+            "column out, or use a loss of single pairs"
+        )
+        reader.problems.add(
+            ("data",), ("columns", "label_probability"), text, shown="columns.label_probability"
+        )
 
 
 def _check_reference_columns(

@@ -48,6 +48,11 @@ def plugins():
             "no loss of that difference; leave it out, or use dpo",
         ),
         (
+            ['loss.use="aot"', 'data.columns.label_probability="p"'],
+            "[data] columns.label_probability: aot is formed over all pairs of a step, so the answers of one cannot be "
+            "exchanged in it; leave the column out, or use a loss of single pairs",
+        ),
+        (
             ['data.columns.reference_chosen="a"'],
             "[data] columns.reference_chosen: columns.reference_rejected is missing; the reference's log-probs are "
             "needed of both answers",

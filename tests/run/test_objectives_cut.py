@@ -85,11 +85,13 @@ def objectives() -> dict[str, list[str]]:
     # aot is dpo as long as policy and reference sort the pairs alike, as they do when one comes from the other.
     for loss in ("dpo", "aot"):
         rows[f"{loss}, reference from columns"] = [*of_loss(loss, "beta=0.01"), columns(*REFERENCE)]
-    for loss, *keys in (("bco",), ("simpo",), ("mix", *coupled_mix)):
+    for loss, *keys in (("bco", "running_mean=false"), ("simpo",), ("mix", *FORMS["mix"]["of pairs"])):
         rows[f"{loss}, columns weight and label_probability"] = [
             *of_loss(loss, *keys),
             columns("weight", "label_probability"),
         ]
+    for loss, *keys in (("bco",), ("mix", *coupled_mix)):
+        rows[f"{loss} over a step, column weight"] = [*of_loss(loss, *keys), columns("weight")]
     return rows
 
 

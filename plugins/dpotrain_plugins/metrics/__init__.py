@@ -1,1 +1,1 @@
-"""Metrics: length."""
+"""Metrics: length, and what is likely by token."""
