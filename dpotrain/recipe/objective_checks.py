@@ -95,8 +95,8 @@ def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
 def _check_label_probability(reader: TableReader, data: DataSection, loss: Loss) -> None:
     if "label_probability" in data.pair_columns and loss.couples_pairs:
         text = (
-            f"{loss.name} is formed over all pairs of a step, so the answers of one cannot be exchanged in it; leave the "
-            "column out, or use a loss of single pairs"
+            f"{loss.name} is formed over all pairs of a step, so the answers of one cannot be exchanged in it; leave "
+            "the column out, or use a loss of single pairs"
         )
         reader.problems.add(
             ("data",), ("columns", "label_probability"), text, shown="columns.label_probability"

@@ -77,7 +77,8 @@ def test_values_of_keys_that_have_few():
         "training.precision=bf16",
         "training.precision=fp32",
     ]
-    assert complete("run", "r.toml", "--set", "loss.use=d") == ["loss.use=dpo"]
+    assert complete("run", "r.toml", "--set", "loss.use=ho") == []
+    assert complete("run", "r.toml", "--set", "loss.use=hi") == ["loss.use=hinge"]
     assert complete("run", "r.toml", "--set", "data.shuffle=") == ["data.shuffle=true", "data.shuffle=false"]
 
 

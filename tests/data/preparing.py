@@ -47,8 +47,7 @@ def write_recipe(folder, train, seed=42, formatter=None, arguments=None, **keys)
         data=DataSection(**keys),
         source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
         formatter=formatter,
-        loss=FakeLoss(FakeLoss.Options()),
-        metrics=(),
+        components=(FakeLoss(FakeLoss.Options()),),
         plugins=PluginManager.of(formatters),
     )
 

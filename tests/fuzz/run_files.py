@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.plugin.api import Selection
+from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.report.comparison import compare
 from dpotrain.report.inventory import take_inventory
 from dpotrain.report.listing import list_run
@@ -47,7 +47,7 @@ DOCUMENT: dict[str, Any] = {
     "training": {"epochs": 1, "steps": None},
 }
 #: All that is asked of a recipe before a run is resumed.
-RECIPE: Any = SimpleNamespace(document=DOCUMENT, components=(), parts={})
+RECIPE: Any = SimpleNamespace(document=DOCUMENT, components=(), parts={}, plugins=PluginManager.of())
 SUMMARY: dict[str, Any] = {
     "status": "finished", "steps": 3, "train": {"loss": 0.5}, "seconds": 2.5,
     "first_evaluation": {"loss": 0.7, "rewards/margins": 0.0}, "last_evaluation": {"loss": 0.6, "rewards/margins": 0.1},
@@ -244,7 +244,7 @@ class OfSummaries:
         self.folder.summary.write_text(json.dumps(value))
         self.folder.recipe.write_bytes(recipe)
         try:
-            finished = self.folder.finished(Selection(parts={}, document=DOCUMENT))
+            finished = self.folder.finished(RECIPE)
         except RunError as error:
             check_message(str(error), ("then, ",))
             return "RunError"

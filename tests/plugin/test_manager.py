@@ -33,8 +33,8 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
     built_in = {plugin.name: plugin for plugin in manager.plugins if plugin.distribution == "dpotrain"}
     assert set(built_in) == {
         "transformers", "liger", "bitsandbytes", "torchao", "lora", "hf-datasets", "formatters", "losses",
-        "optimizers", "schedules", "length", "early-stopping", "merge", "hub", "wandb", "tensorboard", "mlflow",
-        "trackio", "demo",
+        "optimizers", "schedules", "length", "tokens", "early-stopping", "merge", "hub", "wandb", "tensorboard",
+        "mlflow", "trackio", "demo",
     }  # fmt: skip
     assert {plugin.name: plugin.reason for plugin in built_in.values() if plugin.failed} == {}
     assert all(manager.names(kind) for kind in CATALOGUES.values())

@@ -54,7 +54,7 @@ from dpotrain_plugins.losses import (
 )
 from dpotrain_plugins.merge.exporter import Merge
 from dpotrain_plugins.metrics.length import Length
-from dpotrain_plugins.metrics.per_token import PerToken
+from dpotrain_plugins.metrics.tokens import Tokens
 from dpotrain_plugins.optimizers import AdamW, AdamW8bit
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from dpotrain_plugins.quantizers.torchao import TorchAoInt8
@@ -120,7 +120,7 @@ TestConstant = suite(Constant, warmup_fraction=0.5)
 TestLinear = suite(Linear, warmup_steps=3, min_lr_fraction=0.1)
 TestCosine = suite(Cosine)
 TestLength = suite(Length)
-TestPerToken = suite(PerToken, entropy=True)
+TestTokens = suite(Tokens, entropy=True)
 TestEarlyStopping = suite(EarlyStopping, patience=2, metric="rewards/margins")
 TestHub = suite(Hub, repo="you/tiny", mode="offline")
 TestWandb = suite(WandbLogger, mode="offline", tags=["a", "b"])

@@ -55,7 +55,7 @@ def test_the_card_states_recipe_data_metrics_and_versions(finished, repository):
     assert f"torch {packages['torch']}" in text
     recipe = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
     assert (recipe["loss"], recipe["adapter"]["rank"], recipe["optimizer"]["lr"]) == (
-        {"use": "dpo", "beta": 0.1, "label_smoothing": 0.0},
+        {"use": "dpo", "beta": 0.1, "divergence": "reverse-kl", "tail_weight": 1.0, "label_smoothing": 0.0},
         4,
         1e-3,
     )

@@ -7,10 +7,10 @@ import pytest
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.summary import from_json
-from dpotrain.plugin.api import Selection
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.ui.summary import summary_text
-from tests.fuzz.run_files import DOCUMENT, SUMMARY
+from tests.fuzz.run_files import RECIPE as THIS
+from tests.fuzz.run_files import SUMMARY
 
 RECIPE = 'seed = 1\n[loss]\nuse = "dpo"\nbeta = 0.1\n[training]\nepochs = 1\n'
 
@@ -24,13 +24,13 @@ def folder_with(tmp_path, summary, recipe=RECIPE):
 
 def test_a_finished_run_is_known_and_shown(tmp_path):
     folder = folder_with(tmp_path, SUMMARY)
-    assert folder.finished(Selection(parts={}, document=DOCUMENT)) == SUMMARY
+    assert folder.finished(THIS) == SUMMARY
     assert "finished after 3 steps" in summary_text(from_json(SUMMARY, tmp_path))
 
 
 def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     earlier = {**SUMMARY, "plan": {**SUMMARY["plan"], "tokens_per_second_predicted": 1.0}}
-    assert folder_with(tmp_path, earlier).finished(Selection(parts={}, document=DOCUMENT)) == earlier
+    assert folder_with(tmp_path, earlier).finished(THIS) == earlier
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     ids=repr,
 )
 def test_what_no_run_wrote_is_no_finished_run(wrong, tmp_path):
-    assert folder_with(tmp_path, wrong).finished(Selection(parts={}, document=DOCUMENT)) is None
+    assert folder_with(tmp_path, wrong).finished(THIS) is None
     with pytest.raises(ValueError, match="validation error"):
         from_json(wrong, tmp_path)
 
@@ -59,4 +59,4 @@ def test_what_no_run_wrote_is_no_finished_run(wrong, tmp_path):
 def test_a_recipe_that_no_run_wrote_is_none_either(recipe, tmp_path):
     folder = folder_with(tmp_path, SUMMARY, recipe)
     with suppress(RunError):  # of another recipe, as far as can be told
-        assert folder.finished(Selection(parts={}, document=DOCUMENT)) is None
+        assert folder.finished(THIS) is None

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from dpotrain.core.errors import PluginError, did_you_mean, short
 from dpotrain.plugin.api import KINDS, Component, DatasetFormatter, Selection, kind_of
-from dpotrain.plugin.api.kinds import Kinds
+from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 from dpotrain.plugin.runtime.declared_kinds import with_kinds
 from dpotrain.plugin.runtime.plugin import Plugin, by_hand, imported, installed, loaded
 
@@ -260,7 +260,8 @@ class PluginManager:
 
 
 def _kinds(plugins: Iterable[Plugin]) -> Kinds:
-    return Kinds([*KINDS, *(kind for plugin in plugins for kind in plugin.kinds)])
+    declared = [kind for plugin in plugins for kind in plugin.kinds]
+    return Kinds([*KINDS, *declared]) if declared else CORE_KINDS
 
 
 def _loaded(plugins: Iterable[Plugin]) -> list[Plugin]:

@@ -1,4 +1,4 @@
-"""The ``per-token`` metrics: how likely answers are to the policy and how far it is from the reference, by token."""
+"""The ``tokens`` metrics: how likely answers are to the policy and how far it is from the reference, by token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpotrain.plugin.api import Measured, Metric, PairScores
 dpotrain_interface = 2
 
 
-class PerToken(Metric):
+class Tokens(Metric):
     """Log-probs and log-ratios of a scored token, in nats: means over the tokens, in which long answers count more.
 
     ``logps_chosen`` and ``logps_rejected`` are the policy's: losses of the difference alone may let both fall.
@@ -22,7 +22,7 @@ class PerToken(Metric):
     ``entropy_rejected``, where asked for, are means of the answers' means.
     """
 
-    name = "per-token"
+    name = "tokens"
 
     class Options(Metric.Options):
         entropy: bool = Field(
@@ -57,4 +57,4 @@ class PerToken(Metric):
 
 @hookimpl
 def dpotrain_metrics() -> list[type[Metric]]:
-    return [PerToken]
+    return [Tokens]

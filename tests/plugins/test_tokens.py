@@ -1,4 +1,4 @@
-"""The ``per-token`` metrics by hand, and their entropy."""
+"""The ``tokens`` metrics by hand, and their entropy."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from dpotrain.engine.scoring.pairs import needed_statistics
 from dpotrain.engine.training.metrics import means_of
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain_plugins.losses import Dpo
-from dpotrain_plugins.metrics.per_token import PerToken
+from dpotrain_plugins.metrics.tokens import Tokens
 
 
 def test_by_hand():
@@ -18,7 +18,7 @@ def test_by_hand():
         torch.tensor([4, 1]), torch.tensor([1, 3]),
         statistics={"entropy": torch.tensor([[1.0, 2.0], [3.0, 5.0]])},
     )  # fmt: skip
-    metric = PerToken(PerToken.Options(entropy=True))
+    metric = Tokens(Tokens.Options(entropy=True))
     recipe_metrics = RecipeMetrics({metric: metric.measures})
     got = means_of(recipe_metrics.by_name(recipe_metrics.sums(scores, torch.ones(2))))
     assert got == pytest.approx(
@@ -32,5 +32,5 @@ def test_by_hand():
 
 def test_the_entropy_is_computed_only_where_it_is_asked_for():
     loss = Dpo(Dpo.Options())
-    assert needed_statistics(loss, [PerToken(PerToken.Options())]) == ()
-    assert needed_statistics(loss, [PerToken(PerToken.Options(entropy=True))]) == ("entropy",)
+    assert needed_statistics(loss, [Tokens(Tokens.Options())]) == ()
+    assert needed_statistics(loss, [Tokens(Tokens.Options(entropy=True))]) == ("entropy",)
