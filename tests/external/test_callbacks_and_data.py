@@ -133,6 +133,7 @@ def greedy(model, tokenizer, prompt: str) -> str:
     return tokenizer.decode(found[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.soak
 def test_answers_are_those_of_transformers_and_reach_file_loggers_and_sync(packages, installed, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -169,6 +170,7 @@ def test_a_mixture_is_the_same_in_two_processes(packages, installed):
     assert reports[0]["splits"]["train"]["rows_read"] == 42
 
 
+@pytest.mark.soak
 def test_a_mixture_has_so_many_rows_of_each_part_and_another_fingerprint_for_each_change(
     packages, python, tmp_path
 ):
@@ -193,6 +195,7 @@ def test_a_mixture_has_so_many_rows_of_each_part_and_another_fingerprint_for_eac
     assert len(others[1][2]) == 32 + 21
 
 
+@pytest.mark.soak
 def test_a_pair_of_a_part_without_the_column_is_dropped_and_counted(packages, installed):
     words = ["check", "recipe.toml", "--set", "loss.use='offset-dpo'", "--set", "requires=[]"]
     words += ["--set", "data.columns.score_gap='rating_difference'"]
@@ -236,6 +239,7 @@ def test_a_secret_of_a_part_is_in_no_file_of_the_run(packages, installed, tmp_pa
     assert 'use = "vault"' in (place / "recipe.toml").read_text()
 
 
+@pytest.mark.soak
 def test_offsets_from_a_column_give_the_same_losses_however_steps_are_cut(packages, installed):
     folder = packages["offset"]
     one, two = (run_in(installed, folder, str(ranks), ranks=ranks) for ranks in (1, 2))

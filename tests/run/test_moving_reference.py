@@ -48,6 +48,7 @@ def test_losses_are_the_same_however_a_step_is_cut_and_in_two_processes(adapter,
     assert abs(expected[3] - still[3]) > 1e-4  # the first step whose reference has moved
 
 
+@soak
 @ADAPTER
 def test_killed_around_updates_it_ends_in_the_same_bits(adapter, forked, tmp_path):
     """TRAPS: a reference that moves during training not saved with the checkpoint."""

@@ -97,7 +97,7 @@ def objectives() -> dict[str, list[str]]:
 
 OBJECTIVES = objectives()
 
-QUICK = {"mix of pairs", "mix of coupled", "dpo, all columns"}
+QUICK = {"mix of coupled"}
 
 SMALL = "training.tokens_per_microbatch=60"
 PADDED = 'training.packing="off"'

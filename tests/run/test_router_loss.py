@@ -40,7 +40,11 @@ def test_it_is_the_same_however_a_step_is_cut(mixture, way, tmp_path):
     assert numbers(tmp_path / "run", *both) == pytest.approx(numbers(mixture.parent / "run", *both), abs=1e-5)
 
 
-@pytest.mark.parametrize("cut", [[], ["training.tokens_per_microbatch=60"]], ids=["one", "several"])
+@pytest.mark.parametrize(
+    "cut",
+    [pytest.param([], marks=pytest.mark.soak), ["training.tokens_per_microbatch=60"]],
+    ids=["one", "several"],
+)
 def test_it_is_the_same_in_two_processes_that_are_resumed(mixture, cut, forked, tmp_path):
     """With one micro-batch a rank, and with several, of which one may be a filler."""
     overrides = [*CHOSEN, *cut, f"run.output_dir={str(tmp_path / 'run')!r}"]

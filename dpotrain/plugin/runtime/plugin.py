@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import importlib.util
 import inspect
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from dpotrain.core.errors import PluginError, describe_exception
 from dpotrain.core.moved import MovedWarning
@@ -35,6 +37,9 @@ HEAVY = frozenset(
         *("wandb", "mlflow", "trackio", "tensorboard", "torchao", "tensorflow", "jax", "scipy", "sklearn"),
     }
 )
+#: The classes of each kind that were found to be right: a process reads recipes again and again.
+_CHECKED: WeakKeyDictionary[type[Component], WeakSet[type[Component]]] = WeakKeyDictionary()
+
 #: Seconds from which the import of a plugin is noted as slow, whatever it imports.
 SLOW = 1.0
 
@@ -152,8 +157,9 @@ def loaded(plugin: Plugin, kinds: Kinds) -> Plugin:
         )
         events = set(found)
         for component in components:
-            label = f'{component.kind} "{component.name}"'
-            events |= implementations(component, label, deprecated=notes).keys()
+            heard, deprecated = _heard(component)
+            events |= heard
+            notes += deprecated
     except (Exception, SystemExit) as error:
         return plugin.failing(error)
     return replace(
@@ -193,8 +199,18 @@ def _offered(hook: str, kind: type[Component], offer: Any) -> list[type[Componen
         raise PluginError(f"{hook} must return a list of classes, not {offer!r}")
     components = list(offer)
     for component in components:
-        check_component(component, kind, hook)
+        if not isinstance(component, type) or component not in _CHECKED.get(kind, ()):
+            check_component(component, kind, hook)
+            _CHECKED.setdefault(kind, WeakSet()).add(component)
     return components
+
+
+@functools.cache
+def _heard(component: type[Component]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the run events that a component subscribes to, and notes on them."""
+    notes: list[str] = []
+    found = implementations(component, f'{component.kind} "{component.name}"', deprecated=notes)
+    return frozenset(found), tuple(notes)
 
 
 def _found(point: EntryPoint) -> Plugin:
