@@ -41,6 +41,7 @@ def test_pairs_and_steps_are_those_of_the_run(tmp_path):
     assert planned(recipe)["finished_run"] == outcome.plan
 
 
+@pytest.mark.soak
 def test_a_checkpoint_in_between_is_written_from_a_copy(tmp_path):
     recipe = project(tmp_path)
     assert "copy of a checkpoint" not in planned(recipe)["parts"]  # one after the last step is not
@@ -83,6 +84,7 @@ def test_what_does_not_fit_comes_with_remedies_in_order(tmp_path):
     assert all(remedy["saves"] > 0 for remedy in plan["remedies"])
 
 
+@pytest.mark.soak
 def test_a_remedy_saves_what_it_says(tmp_path):
     recipe = project(tmp_path)
     before = planned(recipe, "--memory", "601MB")
@@ -91,6 +93,7 @@ def test_a_remedy_saves_what_it_says(tmp_path):
     assert before["needed"] - after["needed"] == says['optimizer.use = "adamw-8bit"']
 
 
+@pytest.mark.soak
 def test_quantized_weights_and_a_live_reference_are_counted(tmp_path):
     recipe = project(tmp_path, adapter=True)
     whole = planned(recipe)
@@ -101,6 +104,7 @@ def test_quantized_weights_and_a_live_reference_are_counted(tmp_path):
     assert planned(recipe, *other)["parts"]["reference model"] > 4 * 43000
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_a_reference_that_moves_is_a_copy_of_what_is_trained_in_memory_and_in_checkpoints(adapter, tmp_path):
     recipe = project(tmp_path, adapter=adapter)
@@ -233,6 +237,7 @@ def test_time_and_disk_are_counted_by_part(tmp_path):
     assert max(saved) == pytest.approx(plan["disk"]["5 checkpoints"] / 5, rel=0.1)
 
 
+@pytest.mark.soak
 def test_evaluations_and_samples_are_counted_as_the_recipe_sets_them(tmp_path):
     recipe = project(tmp_path)
     more = [
@@ -254,4 +259,6 @@ def test_evaluations_and_samples_are_counted_as_the_recipe_sets_them(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [0, 4, 8, 10]
     without = planned(recipe, "--set", "evaluation.first=false", "--set", "evaluation.pairs=1")["duration"]
     assert (without["evaluations"], without["samples"]) == (1, 0)
-    assert without["evaluation"] == pytest.approx(time["evaluation"] / 2, rel=0.5)
+    # By the training of the same plan: each plan measures the machine anew.
+    shares = [each["evaluation"] / each["training"] for each in (time, without)]
+    assert shares[1] == pytest.approx(shares[0] / 2, rel=0.5)

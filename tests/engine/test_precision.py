@@ -167,6 +167,7 @@ def test_buffers_of_a_quantized_model_stay(processor):
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 def test_resuming_and_merging_with_a_float16_model(merge, tmp_path, processor):
     processor("with bfloat16")

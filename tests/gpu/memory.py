@@ -114,11 +114,11 @@ def _memory_limit(gib: float, tokens: int, dry: bool) -> Iterator[Any]:
     failed = []
     score = PackedScorer.log_probs
 
-    def small(scorer: PackedScorer, batch: Any) -> torch.Tensor:
+    def small(scorer: PackedScorer, batch: Any, *more: Any) -> torch.Tensor:
         if len(batch.input_ids) > tokens and torch.is_grad_enabled():
             failed.append(len(batch.input_ids))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
-        return score(scorer, batch)
+        return score(scorer, batch, *more)
 
     with mock.patch.object(PackedScorer, "log_probs", small):
         yield lambda: len(failed)

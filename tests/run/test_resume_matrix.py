@@ -44,8 +44,8 @@ WAYS = {
     "8-bit of torchao": (True, ['quantizer.use="torchao-int8"'], (3, 7)),
     "8-bit optimizer": (False, ['optimizer.use="adamw-8bit"'], (4,)),
 }
-#: Each kind of state at least once.
-QUICK = {"full, stored reference", "lora, accumulation", "4-bit, live reference", "8-bit optimizer"}
+#: Trained weights, an adapter's and an optimizer of its own; the other kinds of state with the long tests.
+QUICK = {"lora, accumulation", "8-bit optimizer"}
 
 
 def recipe_of(folder: Path, adapter: bool, dropout: float = 0.2) -> Path:

@@ -204,6 +204,7 @@ def test_a_resumed_run_uses_the_same_numbers_whatever_was_stored_since(
     assert final(tmp_path / "run") == final(tmp_path / "whole")
 
 
+@pytest.mark.soak
 def test_what_two_processes_compute_is_there_for_one(recipe, forked, tmp_path):
     store = tmp_path / "store"
     done = forked.ranks(recipe, settings(store, tmp_path / "two", *ONCE))

@@ -151,6 +151,7 @@ def test_their_recipes_give_the_same_losses_in_two_processes(kind, packages, ins
     assert losses[2] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.soak
 def test_all_are_found_by_their_entry_points_alone(packages, python, installed):
     listed = {info["name"]: info for info in json.loads(installed.dpotrain("plugins", "--json").out)}
     for kind in KINDS:
