@@ -7,6 +7,7 @@ from typing import Any
 
 from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.plugin.api import Loss
+from dpotrain.plugin.api.loss import columns_read
 from dpotrain.plugin.api.nested import nested
 from dpotrain.recipe.sections import INITIAL_POLICY, DataSection, ReferenceSection
 from dpotrain.recipe.tables import TableReader
@@ -83,8 +84,7 @@ def _check_weighting(reader: TableReader, at: tuple[str | int, ...], loss: Loss)
 
 
 def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
-    read = {name for _, part in nested(loss) if isinstance(part, Loss) for name in part.columns}
-    if "margin" in data.pair_columns - read and not loss.of_difference:
+    if "margin" in data.pair_columns - columns_read(loss) and not loss.of_difference:
         text = (
             f"a margin is taken off beta times the difference of the two log-ratios, and {loss.name} is no loss of "
             "that difference; leave it out, or use dpo"

@@ -10,15 +10,14 @@ import torch
 from dpotrain.core.pair_columns import APPLIED
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Loss
-from dpotrain.plugin.api.nested import nested
+from dpotrain.plugin.api.loss import columns_read
 from dpotrain.plugin.api.returns import WrongReturnError, described
 from dpotrain.recipe.recipe import Recipe
 
 
 def applied_columns(recipe: Recipe) -> frozenset[str]:
     """Return the columns that a recipe has the engine apply; a loss that reads one itself is left to it."""
-    read = {name for _, part in nested(recipe.loss) if isinstance(part, Loss) for name in part.columns}
-    return frozenset(APPLIED) & recipe.data.pair_columns - read
+    return frozenset(APPLIED) & recipe.data.pair_columns - columns_read(recipe.loss)
 
 
 def pair_losses(loss: Loss, scores: PairScores, columns: Collection[str] = ()) -> torch.Tensor:

@@ -12,6 +12,7 @@ from pydantic import Field
 from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.nested import nested
 from dpotrain.plugin.api.returns import are_names, is_number, optional, returns
 
 if TYPE_CHECKING:
@@ -149,6 +150,11 @@ class Loss(Component):
         None where there is no such number. The run checks it before the first update.
         """
         return None
+
+
+def columns_read(loss: Loss) -> set[str]:
+    """Return the columns of the data that a loss, or one among its options, asks for."""
+    return {name for _, part in nested(loss) if isinstance(part, Loss) for name in part.columns}
 
 
 @hookspec

@@ -89,7 +89,8 @@ def run_info(
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
     objective += [] if loss.options.weighting is None else [loss.options.weighting]
     objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)
-    objective += [f"by the column {name}" for name in APPLIED if name in applied_columns(recipe)]
+    applied = applied_columns(recipe)
+    objective += [f"by the column {name}" for name in APPLIED if name in applied]
     objective += ["over all pairs of a step: one forward more"] * loss.couples_pairs
     if router_loss is not None:
         more = "" if loss.couples_pairs else ": one forward more in steps of several micro-batches"

@@ -34,9 +34,14 @@ class Dpo(Loss):
     options: Options
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
+        return self._of_margin(
+            self.options.beta * (scores.chosen_logratio - scores.rejected_logratio).float()
+        )
+
+    def _of_margin(self, margin: torch.Tensor) -> torch.Tensor:
+        """Return the loss of margins between rewards, of their shape."""
         from torch.nn.functional import logsigmoid
 
-        margin = self.options.beta * (scores.chosen_logratio - scores.rejected_logratio).float()
         smoothing = self.options.label_smoothing
         return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
 

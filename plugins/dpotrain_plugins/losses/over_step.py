@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dpotrain import hookimpl
 from dpotrain.plugin.api import Loss, PairScores
+from dpotrain_plugins.losses.dpo import Dpo
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ SMALLEST_BETA = 1e-3
 SMALLEST_SPREAD = 1e-2
 
 
-class Aot(Loss):
+class Aot(Dpo):
     """AOT (Melnyk et al. 2024, arXiv 2406.05882), for pairs: first-order stochastic dominance of the policy's margins.
 
     With ``u`` the policy's ``log pi(w) - log pi(l)`` and ``v`` the reference's, both sorted over the step's pairs:
@@ -29,17 +30,8 @@ class Aot(Loss):
     """
 
     name = "aot"
+    of_difference = False
     couples_pairs = True
-
-    class Options(Loss.Options):
-        label_smoothing: float = Field(
-            0.0,
-            ge=0,
-            lt=0.5,
-            description="Share of pairs whose preference is assumed to be the wrong way round.",
-        )
-
-    options: Options
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         return self._between(
@@ -49,17 +41,10 @@ class Aot(Loss):
     def _between(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return the loss of the k-th smallest of both, (pairs,), at the pair with the k-th smallest of the first."""
         from torch import empty_like
-        from torch.nn.functional import softplus
 
         ordered, places = first.float().sort(stable=True)
-        margin = self.options.beta * (ordered - second.float().sort().values)
-        smoothing = self.options.label_smoothing
-        losses = (1 - smoothing) * softplus(-margin) + smoothing * softplus(margin)
+        losses = self._of_margin(self.options.beta * (ordered - second.float().sort().values))
         return empty_like(losses).scatter(0, places, losses)
-
-    def first_loss(self) -> float:
-        """Return ln 2: both are sorted alike."""
-        return math.log(2)
 
 
 class AotUnpaired(Aot):
