@@ -82,10 +82,7 @@ def exchanged(scores: PairScores) -> PairScores:
     if tokens is not None:
         counts = torch.stack([scores.chosen_tokens, scores.rejected_tokens], 1)
         starts = (counts.flatten().cumsum(0) - counts.flatten()).view(-1, 2)
-        turned, begin = counts.flip(1).flatten(), starts.flip(1).flatten()
-        shift = begin - (turned.cumsum(0) - turned)
-        places = shift.repeat_interleave(turned, output_size=len(tokens))
-        tokens = tokens[places + torch.arange(len(tokens), device=tokens.device)]
+        tokens = tokens[places_of_runs(starts.flip(1).flatten(), counts.flip(1).flatten(), len(tokens))]
     return replace(
         scores,
         policy_chosen=scores.policy_rejected,
@@ -97,6 +94,15 @@ def exchanged(scores: PairScores) -> PairScores:
         policy_tokens=tokens,
         statistics={name: values.flip(1) for name, values in scores.statistics.items()},
     )
+
+
+def places_of_runs(starts: torch.Tensor, counts: torch.Tensor, total: int) -> torch.Tensor:
+    """Return the places of runs one after the other, (total,) int64, without waiting for the device.
+
+    Run k has ``counts[k]`` places from ``starts[k]`` on; ``total`` is the sum of ``counts``.
+    """
+    shift = (starts - (counts.cumsum(0) - counts)).repeat_interleave(counts, output_size=total)
+    return shift + torch.arange(total, device=shift.device)
 
 
 def _losses(loss: Loss, scores: PairScores) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.data.batches.plan import Indices
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.loss_check import check_gradients
-from dpotrain.engine.scoring.objective import loss_parts, pair_losses
+from dpotrain.engine.scoring.objective import loss_parts, pair_losses, places_of_runs
 from dpotrain.plugin.api import Loss
 
 
@@ -113,8 +113,8 @@ def token_places(places: torch.Tensor, starts: torch.Tensor, scores: PairScores)
     """
     own = torch.stack([scores.chosen_tokens, scores.rejected_tokens], 1).flatten()
     begin = starts.view(-1, 2)[places].flatten()
-    shift = (begin - (own.cumsum(0) - own)).repeat_interleave(own)
-    return shift + torch.arange(len(shift), device=shift.device)
+    assert scores.policy_tokens is not None
+    return places_of_runs(begin, own, len(scores.policy_tokens))
 
 
 @dataclass(frozen=True, slots=True)
