@@ -46,7 +46,13 @@ class Writer:
 def tulu(writer: Writer) -> Row:
     """allenai/llama-3.1-tulu-3-8b-preference-mixture"""
     prompt, chosen, rejected = writer.conversations()
-    return {"id": f"row-{writer.number}", "prompt": prompt, "chosen": chosen, "rejected": rejected, "source": "words"}
+    return {
+        "id": f"row-{writer.number}",
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "source": "words",
+    }
 
 
 def dolci(writer: Writer) -> Row:
@@ -72,7 +78,7 @@ def thinking(writer: Writer) -> Row:
 
 def ultrafeedback(writer: Writer) -> Row:
     """HuggingFaceH4/ultrafeedback_binarized"""
-    prompt, chosen, rejected = writer.conversations()
+    _, chosen, rejected = writer.conversations()
     scores = {"score_chosen": 8.0, "score_rejected": 3.5}
     more = {"prompt_id": f"row-{writer.number}", "messages": chosen}
     return {"prompt": chosen[0]["content"], "chosen": chosen, "rejected": rejected, **scores, **more}

@@ -12,6 +12,7 @@ from tests.published.data import ROWS, mixed, write_set, write_smoltalk
 
 FOLDER = Path(__file__).parent.parent.parent / "recipes" / "published"
 RECIPES = sorted(FOLDER.glob("*.toml"))
+GUIDE = FOLDER.parent / "README.md"
 
 
 def architecture_of(recipe: Path) -> Architecture:
