@@ -22,7 +22,7 @@ CHANGES = (SMALLER_OPTIMIZER, LORA, QLORA)
 
 _BEGIN = "# Hardware, by `dpotrain plan`: "
 _PARAGRAPH = re.compile(rf"^{re.escape(_BEGIN)}.*?(?=^#$)", re.MULTILINE | re.DOTALL)
-_WIDTH = 120
+_WIDTH = 118
 
 
 def prepared(recipe: Path, overrides: Sequence[str]) -> PreparedData:
@@ -71,7 +71,7 @@ def cell(recipe: Path) -> re.Pattern[str]:
 
 
 def write(recipe: Path, text: str) -> None:
-    """Put a sentence into a recipe's header, in lines of at most 120 characters."""
+    """Put a sentence into a recipe's header, in lines of its width."""
     lines, line = [], _BEGIN.rstrip()
     for word in text.split():
         if len(line) + 1 + len(word) > _WIDTH:

@@ -51,6 +51,8 @@ def _data(recipe: Path, folder: Path, longest: int = 0) -> Iterator[str]:
             splits = [split for split in (data_set.train_split, data_set.eval_split) if split is not None]
             name = write_set(place, ROWS.get(options.name, mixed), splits, longest=longest)
         yield f"{data_set.address}.name={_toml(name)}"
+        if data_set.amount is not None and data_set.amount.pairs is not None:
+            yield f"{data_set.address}.pairs=4"
 
 
 def _toml(name: str | dict[str, str]) -> str:
