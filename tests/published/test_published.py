@@ -98,6 +98,16 @@ def test_three_steps_on_stand_ins(recipe, tmp_path):
     assert [split["dropped"] for split in splits.values()] == [{}] * len(splits)
 
 
+def test_rows_of_smollm3_choose_the_reasoning_mode(tmp_path):
+    recipe = FOLDER / "smollm3_3b.toml"
+    overrides = published_size(recipe, tmp_path)
+    tokenizer = load_recipe(recipe, overrides).model.load_tokenizer()
+    train = prepared(recipe, overrides).train
+    prompts = [tokenizer.decode(train[number].prompt) for number in range(len(train))]
+    assert sum("Reasoning Mode: /no_think" in prompt for prompt in prompts) == 40
+    assert sum("Reasoning Mode: /think" in prompt for prompt in prompts) == 40
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_header_says_source_outcome_hardware_and_what_differs(recipe):
     header = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
