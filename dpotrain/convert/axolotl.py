@@ -57,7 +57,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "peft_init_lora_weights": Foreign(
         note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE
     ),
-    "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
     "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "plugins": Foreign(note="axolotl's plugins are not loaded", gap=Gap.NONE),
@@ -78,6 +77,7 @@ def translate(t: Translation) -> None:
     trainer.length(t, "num_epochs")
     trainer.precision(t, bf16=("bf16", "bfloat16"), fp16=("fp16", "float16"))
     trainer.optimizer(t, "optimizer")
+    trainer.lora_plus(t, "loraplus_lr_ratio")
     _schedule(t)
     _intervals(t)
     trainer.saving(t)
