@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.formats import count
-from dpotrain.plugin.api import Optimizer, WeightGroup
+from dpotrain.plugin.api.optimizer import Optimizer, WeightGroup
 
 if TYPE_CHECKING:
     import torch

@@ -56,7 +56,7 @@ from dpotrain.plugin.api.loss import Loss
 from dpotrain.plugin.api.metric import Measured, Metric
 from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
 from dpotrain.plugin.api.nested import Beside, Use
-from dpotrain.plugin.api.optimizer import Optimizer, Trained, WeightGroup
+from dpotrain.plugin.api.optimizer import Optimizer, Trained
 from dpotrain.plugin.api.quantizer import Quantizer
 from dpotrain.plugin.api.schedule import Schedule
 from dpotrain.plugin.api.selection import Selection
@@ -109,7 +109,6 @@ __all__ = [
     "Trained",
     "UnusableRow",
     "Use",
-    "WeightGroup",
     "did_you_mean",
     "folder_aside",
     "hash_file",

@@ -79,7 +79,7 @@ class OptimizerConformance(ComponentConformance):
     def test_it_takes_the_groups_of_a_recipe(self, part: Any) -> None:
         """Its steps read ``param_groups``, which the engine splits where a recipe has ``[[optimizer.groups]]``."""
         from dpotrain.engine.training.weight_groups import split_groups
-        from dpotrain.plugin.api import WeightGroup
+        from dpotrain.plugin.api.optimizer import WeightGroup
 
         group = WeightGroup.model_validate({"match": "norm.*", "lr": part.options.lr / 2})
         chosen = type(part)(part.options.model_copy(update={"groups": (group,)}))
