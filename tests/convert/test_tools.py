@@ -179,6 +179,7 @@ UNNEEDED = Gap.NOT_NEEDED
         ("trl", {"datasets": "x"}, "datasets", NONE),
         ("trl", {"never_heard_of": 3}, "never_heard_of", NONE),
         ("trl", {"never_heard_of": False}, "never_heard_of", UNNEEDED),
+        (AX, {"embedding_lr": 1e-6}, "embedding_lr", NONE),
         (AX, {"rl_beta": 0.2, "trl": {"beta": 0.3}}, "rl_beta", UNNEEDED),
         (AX, {"trl": {"use_vllm": True}}, "trl.use_vllm", NONE),
         (AX, {"rl": "ipo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing", UNNEEDED),

@@ -21,7 +21,10 @@ def policy(adapter: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", [AdamW, AdamW8bit, Adafactor, Lion, Muon])
+@pytest.mark.parametrize(
+    "kind",
+    [AdamW, AdamW8bit, *(pytest.param(kind, marks=pytest.mark.soak) for kind in (Adafactor, Lion, Muon))],
+)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_gradients_and_optimizer_take_what_is_predicted(adapter, kind, dtype):
     model = policy(adapter, dtype)
