@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -126,6 +126,7 @@ def test_two_warmups_are_refused(shape):
         shape.Options(warmup_steps=3, warmup_fraction=0.1)
 
 
+@settings(deadline=None)
 @given(
     total=st.integers(1, 50), shape=st.sampled_from(SHAPES), warmup=st.integers(0, 60), floor=st.floats(0, 1)
 )
