@@ -41,6 +41,7 @@ def command(
     from dpotrain.data.inspection.row_view import RowView, row_view
     from dpotrain.data.prepare import DataReader
     from dpotrain.data.report import nothing_left
+    from dpotrain.data.tokens.limits import Limits
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.ui.inspection import print_inspection, print_row
 
@@ -68,4 +69,4 @@ def command(
         else:
             print_inspection(seen)
     if not isinstance(seen, RowView) and not seen.report.train_pairs:
-        raise DataError(nothing_left(name, seen.report.splits[name], loaded.data.max_length))
+        raise DataError(nothing_left(name, seen.report.splits[name], Limits.of(loaded.data)))

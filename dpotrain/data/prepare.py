@@ -19,6 +19,7 @@ from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair import PreferencePair
 from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.template_arguments import COLUMNS as ARGUMENTS
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
@@ -28,8 +29,9 @@ from dpotrain.data.split import held_out
 from dpotrain.data.split_report import FIRST_ROWS, SplitReport
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
-from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_arguments, check_default, reads_clock
 from dpotrain.data.tokens.keys import sortable
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
@@ -133,7 +135,8 @@ class DataReader:
         limit = min((n for n in (data.limit, preview) if n is not None), default=None)
         rows = _load(recipe, data.train_split, limit)
         needed = _columns_needed(recipe)
-        for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
+        others = {*needed, *ARGUMENTS}
+        for_formatter = {name: actual for name, actual in data.columns.items() if name not in others}
         decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
         reporter.note(decision.text)
         if decision.warning:
@@ -141,8 +144,9 @@ class DataReader:
         _check_needed(needed, decision.formatter, rows)
         previewed = 0 if preview is None else _PREVIEWED
         clock = data.clock or clock or datetime.now().isoformat()
-        inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
-        pairs = PairTokenizer(tokenizer, data.max_length, inputs)
+        check_arguments(tokenizer, data.template_arguments, "data.template_arguments")
+        inputs = TemplateInputs(data.template_arguments, datetime.fromisoformat(clock))
+        pairs = PairTokenizer(tokenizer, Limits.of(data), inputs)
         tokenize = RowTokenizer(decision.formatter, pairs, previewed, tuple(needed))
         splits = {data.train_split: rows}
         if data.eval_split is not None and data.eval_fraction is None:
@@ -166,6 +170,8 @@ class DataReader:
             format=self.decision.formatter.name,
             decided_by=self.decision.text,
             max_length=data.max_length,
+            max_prompt_length=data.max_prompt_length,
+            truncation=data.truncation,
             splits={},
             fingerprints={},
         )
@@ -173,7 +179,7 @@ class DataReader:
         for name, rows in self.splits.items():
             split = found[name] = self._cached(rows, name) or self._temporary(rows)
             if for_training and not len(split.pairs):
-                raise DataError(nothing_left(name, split.report, data.max_length))
+                raise DataError(nothing_left(name, split.report, Limits.of(data)))
             report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
         plain = any(one.plain_text for one in report.splits.values())
         report.plain_text_for_chat_model = plain and bool(self.tokenizer.chat_template)
@@ -256,7 +262,7 @@ def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
     """Return a split's rows under canonical column names."""
     rows = recipe.source.load(split)
     if not len(rows):
-        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
+        raise DataError(nothing_left(split, SplitReport(), Limits.of(recipe.data)))
     data = recipe.data
     return map_columns(rows, data.columns, limit, split, data.ignore_columns, recipe.source)
 

@@ -173,6 +173,9 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "truncation_mode": Foreign(
         "data.truncation", 'only "end": answers are cut at their end', values={"keep_start": "end"}
     ),
+    "chat_template_arguments": Foreign("data.template_arguments"),
+    "chat_template_kwargs": Foreign("data.template_arguments"),
+    "enable_thinking": Foreign("data.template_arguments", "{ enable_thinking = false }"),
     "template": Foreign("model.chat_template", "unless the tokenizer's own template is right"),
     "dataset_num_proc": _WORKERS,
     "dataset_processes": _WORKERS,

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.template_arguments import COLUMNS as ARGUMENTS
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.inspection.facts import FactReader, collect_facts
 from dpotrain.data.inspection.finding import Finding
@@ -29,7 +30,7 @@ class SplitOverview:
     """How the rows of a split are read."""
 
     read_columns: tuple[str, ...]
-    """Columns of the data that the formatter, or a loss or metric, knows."""
+    """Columns of the data that the formatter, the chat template, or a loss or metric, knows."""
     different_prompts: int
     """Of the pairs kept."""
 
@@ -78,7 +79,7 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
             ) from error
         with reporter.phase("comparing pairs", None):
             findings, nothing = find_all(_both_sets(splits, reader, prepared))
-        known = {*reader.tokenize.formatter.columns, *reader.tokenize.columns}
+        known = {*reader.tokenize.formatter.columns, *reader.tokenize.columns, *ARGUMENTS}
         overviews = {
             name: SplitOverview(
                 read_columns=tuple(column for column in reader.splits[name].columns if column in known),

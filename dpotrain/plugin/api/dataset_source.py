@@ -13,7 +13,7 @@ from dpotrain.plugin.api.returns import is_text, is_texts, returns
 CORE_KEYS = frozenset(
     {
         *("format", "columns", "ignore_columns", "train_split", "eval_split", "eval_fraction", "limit"),
-        *("shuffle", "max_length", "truncation", "clock"),
+        *("shuffle", "max_length", "max_prompt_length", "truncation", "template_arguments", "clock"),
     }
 )
 
