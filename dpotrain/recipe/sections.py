@@ -12,6 +12,7 @@ from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
 from dpotrain.core.template_arguments import without_taken
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
+from dpotrain.recipe.mixture import SourceTable, label_fault
 
 #: ``reference.of`` for the policy before training.
 INITIAL_POLICY = "initial-policy"
@@ -66,6 +67,11 @@ class RunSection(Section):
 class DataSection(Section):
     """The pairs to train and evaluate on. Keys that are not listed here belong to the dataset source."""
 
+    sources: list[SourceTable] = Field(
+        default_factory=list,
+        description="Several sources, `[[data.sources]]`, in the place of `use` and the keys of one. What is set here "
+        "holds for all of them.",
+    )
     format: str | dict[str, Any] = Field(
         "auto",
         description='A formatter\'s name, "auto" to detect it from the rows, or `{ use = "…", … }` with its options.',
@@ -137,12 +143,14 @@ class DataSection(Section):
     @property
     def pair_columns(self) -> frozenset[str]:
         """The columns that dpotrain itself reads (see :mod:`dpotrain.core.pair_columns`) and the recipe maps."""
-        return frozenset(PAIR_COLUMNS) & self.columns.keys()
+        mapped = self.columns.keys() | {name for source in self.sources for name in source.columns}
+        return frozenset(PAIR_COLUMNS) & mapped
 
     @property
     def has_evaluation_set(self) -> bool:
         """Whether pairs are held out."""
-        return self.eval_split is not None or self.eval_fraction is not None
+        own = any(source.eval_split is not None for source in self.sources)
+        return own or self.eval_split is not None or self.eval_fraction is not None
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> DataSection:
@@ -157,6 +165,12 @@ class DataSection(Section):
                 f"max_prompt_length = {self.max_prompt_length} must be less than max_length = {self.max_length}, "
                 "which bounds prompt + completion"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _different_labels(self) -> DataSection:
+        if fault := label_fault(self.sources):
+            raise ValueError(fault)
         return self
 
 

@@ -13,6 +13,7 @@ from dpotrain.data.inspection.row_view import row_view
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain.recipe.mixture import SourceTable
 from tests.data.families import FAMILIES
 from tests.data.inspection.inspecting import found, reader
 from tests.data.preparing import everything, prepare, row
@@ -59,6 +60,25 @@ def test_a_row_s_variables_come_before_the_recipe_s(recipe, column):
     assert prompts(prepared, tokenizer) == [text for _, text in VALUES]
     assert not shown.warnings
     assert not prepared.report.splits["train"].unused_columns
+
+
+def test_each_source_of_a_mixture_has_its_own_before_the_shared_ones(recipe, tmp_path):
+    splits = {"one": [chat(0), chat(1)], "two": [chat(2), chat(3, chat_template_kwargs={"mood": "mad"})]}
+    made = recipe(splits, template_arguments={"mood": "calm"})
+    tables = [
+        SourceTable.model_construct(source=made.source, label=name, split=name, template_arguments=own)
+        for name, own in (("one", {}), ("two", {"mood": "sad"}))
+    ]
+    made.data = made.data.model_copy(update={"sources": tables})
+    tokenizer = bpe(template=MOODY)
+    for _ in range(2):
+        prepared, _ = prepare(made, tokenizer, cache=tmp_path / "cache")
+        assert prompts(prepared, tokenizer) == ["[calm]", "[calm]", "[sad]", "[mad]"]
+    tables[1] = tables[1].model_copy(update={"template_arguments": {"moody": 1}})
+    with pytest.raises(
+        RecipeError, match=r"^data\.sources\.1\.template_arguments\.moody: the chat template does"
+    ):
+        prepare(made, tokenizer)
 
 
 def test_the_first_column_that_holds_some_is_read(recipe):
