@@ -122,6 +122,21 @@ def test_what_is_kept_fits_and_has_lost_no_more_than_it_must(pair, name, lengths
         assert pair_key(kept) == pair_key(whole)
 
 
+@pytest.mark.parametrize("truncation", ["end", "start", "drop"])
+def test_a_pair_exactly_as_long_as_the_bounds_is_whole(truncation):
+    tokenizer = bpe(template=CHATML)
+    whole = tokenize(TURNS, tokenizer, Limits(10_000)).pair
+    most, prompt = whole.longest(), len(whole.prompt)
+    fits = tokenize(TURNS, tokenizer, Limits(most, prompt, truncation))
+    assert pair_key(fits.pair) == pair_key(whole)
+    assert not fits.prompt_cut
+    assert not fits.completions_cut
+    for limits in (Limits(most - 1, None, truncation), Limits(most, prompt - 1, truncation)):
+        result = tokenize(TURNS, tokenizer, limits)
+        assert result.pair is None or result.prompt_cut or result.completions_cut
+        assert (result.pair is None) == (truncation == "drop")
+
+
 @pytest.mark.parametrize("truncation", ["end", "start"])
 def test_a_cut_prompt_keeps_its_bos_in_front_and_the_generation_prompt_at_its_end(truncation):
     tokenizer = FAMILIES["Llama 3"].tokenizer()

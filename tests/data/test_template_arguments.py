@@ -167,6 +167,17 @@ def test_what_a_template_leaves_out_is_judged_with_the_row_s_variables(recipe):
     assert reason == "the chat template leaves out part of the chosen answer (text)"
 
 
+def test_how_a_template_takes_messages_is_found_out_with_the_row_s_variables(recipe):
+    said = "{% if parts %}{{ m['content'][0]['text'] }}{% else %}{{ m['content'] }}{% endif %}"
+    rows = [chat(number, template_arguments={"parts": number % 2 == 1}) for number in range(4)]
+    tokenizer = bpe(template=CHATML.replace("{{ m['content'] }}", said))
+    prepared, _ = prepare(recipe(rows), tokenizer)
+    texts = [tokenizer.decode(prepared.train[number].prompt) for number in range(4)]
+    assert texts == [
+        f"<|im_start|>user\nhi {number}<|im_end|>\n<|im_start|>assistant\n" for number in range(4)
+    ]
+
+
 def test_a_control_token_in_a_row_s_variable_is_text(recipe):
     tokenizer = bpe(template=MOODY)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")

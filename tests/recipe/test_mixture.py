@@ -114,9 +114,7 @@ def test_a_source_has_template_arguments_of_its_own(tmp_path):
         {},
     ]
     assert recipe.data.template_arguments == {"mood": "calm"}
-    with pytest.raises(
-        RecipeError, match=r"sources\.1\.template_arguments: tools: every pair has its own"
-    ):
+    with pytest.raises(RecipeError, match=r"sources\.1\.template_arguments: tools: every pair has its own"):
         load(tmp_path, SOURCES, "data.sources.1.template_arguments.tools=[]")
 
 
