@@ -67,11 +67,6 @@ class RunSection(Section):
 class DataSection(Section):
     """The pairs to train and evaluate on. Keys that are not listed here belong to the dataset source."""
 
-    sources: list[SourceTable] = Field(
-        default_factory=list,
-        description="Several sources, `[[data.sources]]`, in the place of `use` and the keys of one. What is set here "
-        "holds for all of them.",
-    )
     format: str | dict[str, Any] = Field(
         "auto",
         description='A formatter\'s name, "auto" to detect it from the rows, or `{ use = "…", … }` with its options.',
@@ -119,6 +114,12 @@ class DataSection(Section):
         None,
         description='The time that a chat template with today\'s date in it reads, in ISO 8601: `"2026-01-31"`. Unless '
         "set, that of the run's start, also where it is resumed later.",
+    )
+
+    sources: list[SourceTable] = Field(
+        default_factory=list,
+        description="Several sources, `[[data.sources]]`, in the place of `use` and the keys of one. What is set here "
+        "holds for all of them.",
     )
 
     _are_variables = field_validator("template_arguments")(without_taken)

@@ -172,6 +172,8 @@ def test_the_schema_takes_it_and_refuses_a_use_beside_it(tmp_path):
         document | {"data": {**document["data"], "use": "fake-rows", "name": "d"}}, schema, schema
     )
     assert not valid(
-        document | {"data": {**document["data"], "sources": [{"use": "fake-rows", "name": 3}]}}, schema
+        document | {"data": {**document["data"], "sources": [{"use": "fake-rows", "name": 3}]}},
+        schema,
+        schema,
     )
     assert not valid(document | {"data": {"max_length": 77}}, schema, schema)

@@ -1,6 +1,7 @@
 """Several sources in one run: the same steps in one process and two and after a resumption; metrics by source."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dpotrain.recipe.load import load_recipe
 from tests.data.preparing import RecordingReporter
 from tests.run.recipes import Recording, losses, project, records, run, weights, write_pairs
+from tests.support import dpotrain
 
 SOURCES = """
 [[data.sources]]
@@ -66,6 +68,14 @@ def test_metrics_by_source_add_up_to_the_whole(done):
     ]
     mine = [row["margin"] for row in last if row["source"] == "more"]
     assert np.mean(mine) == pytest.approx(records(folder, "eval")[-1]["more/rewards/margins"], rel=1e-4)
+
+
+def test_people_see_sources_apart(done):
+    folder, _ = done
+    shown = dpotrain("show", str(folder)).output
+    assert re.search(r"^ few +[\d.]+ +[\d.]+ % ", shown, re.MULTILINE)
+    card = (folder / "final" / "README.md").read_text()
+    assert "- few: 7 pairs of an epoch, from " in card
 
 
 def test_an_epoch_takes_what_the_report_says(done):
