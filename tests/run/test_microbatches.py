@@ -24,7 +24,7 @@ from tests.run.test_resume import story
 def free(monkeypatch):
     """Sets the memory that runs find for activations."""
     monkeypatch.setattr(planner, "trained_bytes", lambda trained: 0)
-    monkeypatch.setattr(planner, "head_bytes", lambda size, device, bf16: 0)
+    monkeypatch.setattr(planner, "head_bytes", lambda *given: 0)
     monkeypatch.setattr(AdamW, "state_bytes", lambda self, trained: 0)
 
     def set_to(room: float) -> None:

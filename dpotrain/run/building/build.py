@@ -58,6 +58,10 @@ NO_BFLOAT16 = (
     "this processor has no matrix products in bfloat16: the run computes in float32, which is more exact, and holds "
     "weights in 32 bits"
 )
+#: Shown where activations are to go where they are.
+NO_OFFLOAD = (
+    "training.activation_offload = true changes nothing on a CPU: activations are in the host's memory anyway"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,8 @@ def build(
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
+    if recipe.training.activation_offload is True and parallel.device.type == "cpu":
+        reporter.note(NO_OFFLOAD)
     if recipe.training.compile:
         with reporter.phase("preparing compilation", None):
             compile_layers(policy)
@@ -243,6 +249,6 @@ def build(
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
-    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
+    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)

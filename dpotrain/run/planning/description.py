@@ -59,7 +59,8 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     size = count(policy, bits)
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
-    one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
+    pair, *batches = pairs_to_record(data.train, "cpu")
+    one, two = (pack(pair, batch) for batch in batches)
     apart = length_rules(policy, data.longest().longest())
     activations, packs = activations_from_shapes(policy, one, two, bf16)
     packs = packs and training.packing != "off" and not apart
