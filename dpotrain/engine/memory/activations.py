@@ -242,8 +242,8 @@ class SavedTensors:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._given = (*args, *kwargs.values())[0].untyped_storage()._cdata
 
-        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
-            if self._given not in self._seen:
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            if output.requires_grad and self._given not in self._seen:
                 self.tiled[layer] -= (*args, *kwargs.values())[0].untyped_storage().nbytes()
             self._given = None
 
