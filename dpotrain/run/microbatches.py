@@ -100,7 +100,7 @@ def fit_to_memory(
     )
     chosen = memory.fit
     if before is not None:
-        chosen = _as_before(memory, MicrobatchSize(**before), recipe)
+        chosen = _as_before(memory, MicrobatchSize(**before), recipe, device.type)
     # All processes get what fits on each.
     of_all = parallel.gather_objects((chosen.tokens, chosen.checkpointed, chosen.tile, chosen.on_host))
     tokens, layers, tiles, on_host = zip(*of_all, strict=True)
@@ -134,7 +134,7 @@ def _measured(
         return estimate(scorer.policy, scorer.bf16)
 
 
-def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe) -> Fit:
+def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:
     """Return what the checkpoint has, if the recipe wants the same as then and it still fits."""
     training, activations = recipe.training, memory.activations
     now = (
@@ -146,7 +146,8 @@ def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe) -> Fi
         return memory.fit
     layers = min(before.checkpointed, len(activations.layers))
     tile = before.tile if any(activations.tiled) else 0
-    fit = replace(memory.fit, checkpointed=layers, tile=tile, on_host=before.on_host)
+    on_host = before.on_host and device == "cuda"  # the run may have moved to a CPU
+    fit = replace(memory.fit, checkpointed=layers, tile=tile, on_host=on_host)
     if "auto" in now[:2] and fit.peak(activations, before.tokens) > memory.room:
         return memory.fit
     return replace(fit, tokens=before.tokens, checkpointed=before.checkpointed, limit="checkpoint")

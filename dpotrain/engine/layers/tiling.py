@@ -83,7 +83,7 @@ class _Tiled:
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         (rows,) = (*args, *kwargs.values())
         compute: Compute = super().forward  # type: ignore[misc]
-        if rows.shape[:-1].numel() <= self.tile_tokens:
+        if rows.ndim != 3 or rows.shape[:-1].numel() <= self.tile_tokens:
             return compute(rows)
         return _in_tiles(self, compute, rows, self.tile_tokens)
 
