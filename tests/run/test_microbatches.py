@@ -31,7 +31,7 @@ def free(monkeypatch):
     monkeypatch.setattr(AdamW, "state_bytes", lambda self, trained: 0)
 
     def set_to(room: float) -> None:
-        monkeypatch.setattr(microbatches, "free_memory", lambda device: int(room / planner.SHARE))
+        monkeypatch.setattr(microbatches, "free_memory", lambda device: int(room / planner.SHARE["cpu"]))
 
     return set_to
 
@@ -70,7 +70,7 @@ def test_a_plan_predicts_what_the_run_chooses(room, free, monkeypatch, tmp_path)
     chosen = chosen_at(tmp_path / "run", 10)
     held = count(recipe.adapter.attach(recipe.model.load_model(LoadRequest()))).bytes
     monkeypatch.setattr(plan, "resident_memory", lambda: 0)
-    monkeypatch.setattr(plan, "free_memory", lambda device: held + int(room / planner.SHARE))
+    monkeypatch.setattr(plan, "free_memory", lambda device: held + int(room / planner.SHARE["cpu"]))
     planned = plan.make_plan(recipe, prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter()))
     assert planned.checkpointed_layers == chosen["checkpointed"]
     assert planned.tokens_per_microbatch == pytest.approx(chosen["tokens"], rel=0.01)

@@ -13,8 +13,9 @@ from dpotrain.engine.memory.activations import Activations
 #: Tokens that a micro-batch holds at most, by device. On a CPU the matrix products are at full speed long before
 #: that, and more tokens would only take memory.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
-#: Share of the free memory that activations may take; the rest is for fragmentation and for what is not counted.
-SHARE = 0.75
+#: Share of the free memory that activations may take; the rest is for fragmentation and for what is not counted. On a
+#: CPU the allocator has as much again as :data:`.planner.ALLOCATOR` says.
+SHARE = {"cpu": 0.58, "cuda": 0.75}
 
 Limit: TypeAlias = Literal["memory", "speed", "recipe", "checkpoint"]
 

@@ -122,13 +122,13 @@ def plan_memory(
         fixed = wanted_layers(policy, layers)
     chosen = fit(
         activations,
-        SHARE * (available - sum(held.values())),
+        SHARE[device] * (available - sum(held.values())),
         longest=costs.longest_pair,
         device=device,
         tokens=None if wanted == "auto" else wanted,
         checkpointed=fixed,
         offload=None if training.activation_offload == "auto" else training.activation_offload,
-        host_room=SHARE * host,
+        host_room=SHARE[device] * host,
     )
     steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
