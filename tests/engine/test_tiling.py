@@ -9,7 +9,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.layers.tiling import per_token_modules, proven_modules, tile
-from dpotrain.engine.memory.activations import record
+from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer
 from dpotrain.engine.training.all_weights import AllWeights

@@ -101,6 +101,15 @@ def test_where_checkpointing_is_not_enough_rows_go_in_tiles_and_losses_stay(
     assert weights(again / "final") == weights(tmp_path / "run" / "final")
 
 
+def test_offloading_on_a_cpu_is_noted_and_changes_nothing(tmp_path):
+    recipe, listening = project(tmp_path, adapter=True), Recording()
+    run(recipe, "training.steps=3", into=tmp_path / "plain")
+    run(recipe, "training.steps=3", "training.activation_offload=true", reporter=listening)
+    assert "training.activation_offload = true changes nothing on a CPU" in "\n".join(listening.notes)
+    assert not chosen_at(tmp_path / "run", 3)["on_host"]
+    assert weights(tmp_path / "run" / "final") == weights(tmp_path / "plain" / "final")
+
+
 def test_pairs_that_are_all_long_are_measured_by_their_beginnings(monkeypatch, tmp_path):
     """Recording keeps the activations of all layers; an ordinary forward pass has the logits of every token."""
     probed, recorded = [], []

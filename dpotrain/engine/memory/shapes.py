@@ -13,7 +13,8 @@ from torch import nn
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.layers.tiling import per_token_modules
-from dpotrain.engine.memory.activations import Activations, estimate, fit_lines, record
+from dpotrain.engine.memory.activations import Activations, estimate, fit_lines
+from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
 
