@@ -14,6 +14,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.layers.offloading import offload_inputs
@@ -64,7 +65,7 @@ def fit_to_memory(
     recipe: Recipe,
     parallel: Parallel,
     scorer: Scorer,
-    pairs: TokenizedPairs,
+    data: PreparedData,
     costs: Costs,
     reference: ReferencePlan,
     before: Mapping[str, Any] | None,
@@ -76,7 +77,7 @@ def fit_to_memory(
     """
     policy, device = scorer.policy, parallel.device
     per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, pairs, costs, per_token)
+    activations = _measured(scorer, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
@@ -90,6 +91,7 @@ def fit_to_memory(
         size,
         activations,
         costs,
+        pairs=data.mixture.pairs,
         device=device.type,
         held={
             "in use": in_use,
