@@ -182,7 +182,7 @@ class _InTiles(torch.autograd.Function):
 def _forward(compute: Compute, rows: torch.Tensor, length: int) -> torch.Tensor:
     kind = rows.device.type
     output = None
-    # What autocast casts here has no gradients, and must not be reused where they are wanted.
+    # What autocast casts here has no gradients, and must not be used again by a shorter row that wants them.
     with _autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)):
         for place in _tiles(rows, length):
             part = compute(rows[:, place])
