@@ -21,7 +21,12 @@ from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
-from dpotrain.engine.memory.device_memory import free_memory, memory_in_use, release_memory
+from dpotrain.engine.memory.device_memory import (
+    free_memory,
+    map_large_tensors,
+    memory_in_use,
+    release_memory,
+)
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
 from dpotrain.engine.parallel.protocol import Parallel
@@ -112,6 +117,8 @@ def fit_to_memory(
     checkpoint_layers(policy, chosen.checkpointed)
     if chosen.tile:
         tile((module for modules in per_token for module in modules), chosen.tile)
+        if device.type == "cpu":  # memory is short, and time is not what rows of this length lack most
+            map_large_tensors()
     if chosen.on_host:
         offload_inputs(policy)
     return replace(memory, fit=chosen)
