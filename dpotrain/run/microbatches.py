@@ -117,7 +117,9 @@ def fit_to_memory(
     checkpoint_layers(policy, chosen.checkpointed)
     if chosen.tile:
         tile((module for modules in per_token for module in modules), chosen.tile)
-        if device.type == "cpu":  # memory is short, and time is not what rows of this length lack most
+        if (
+            device.type == "cpu"
+        ):  # memory is short; clearing pages takes little beside the attention of long rows
             map_large_tensors()
     if chosen.on_host:
         offload_inputs(policy)
