@@ -30,9 +30,6 @@ KEYS = {
     "ddp_timeout": Foreign(
         note="processes wait for each other without a limit that matters here", gap=Gap.NOT_NEEDED
     ),
-    "activation_offloading": Foreign(
-        note="activations are recomputed, not moved: training.activation_checkpointing", gap=Gap.NOT_NEEDED
-    ),
     "lora_task_type": Foreign(note="adapters are for causal language models", gap=Gap.NOT_NEEDED),
     "warmup_ratio": FOREIGN_KEYS["warmup_ratio"],
 }

@@ -298,6 +298,10 @@ FOREIGN_KEYS: dict[str, Foreign] = {
         "training.activation_checkpointing",
         '"auto" recomputes as few layers as memory needs; results are the same',
     ),
+    "activation_offloading": Foreign(
+        "training.activation_offload",
+        "of checkpointed layers the inputs are kept, and only these are moved; results are the same",
+    ),
     "gradient_checkpointing_kwargs": _unneeded("see training.activation_checkpointing"),
     "torch_compile": Foreign("training.compile"),
     "deepspeed": _SHARDING,

@@ -252,12 +252,28 @@ class TrainingSection(Section):
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="Layers whose activations are recomputed in the backward pass: less memory, more time, the "
-        'same results. "auto" uses as few as the longest pair needs to fit; true uses all.',
+        'same results. "auto" uses as few as the longest pair needs to fit; true uses all. Where it does not fit with '
+        "all of them, or as many as are set, norms and feed-forward blocks compute long rows in tiles of tokens.",
+    )
+    activation_offload: bool | Literal["auto"] = Field(
+        "auto",
+        description="Keep the inputs of checkpointed layers in the host's memory until the backward pass: less memory "
+        'of a GPU, the same results. "auto" does so where the longest pair would not fit otherwise; true always, with '
+        "all layers checkpointed unless `activation_checkpointing` sets their number. Without effect on a CPU.",
     )
     compile: bool = Field(
         False,
         description="Compile the model's layers (torch.compile): a slow start, then faster on a GPU; needs a compiler.",
     )
+
+    @model_validator(mode="after")
+    def _offloads_what_is_kept(self) -> TrainingSection:
+        if self.activation_offload is True and self.activation_checkpointing is False:
+            raise ValueError(
+                "activation_offload = true moves the inputs of checkpointed layers, and activation_checkpointing = "
+                'false leaves none; set it to true or "auto"'
+            )
+        return self
 
 
 class EvaluationSection(Section):

@@ -5,20 +5,28 @@ A resumed run forms its micro-batches as the uninterrupted one did, whatever mem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.layers.offloading import offload_inputs
+from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory.activations import Activations, estimate, measure
 from dpotrain.engine.memory.budget import Fit
-from dpotrain.engine.memory.device_memory import free_memory, memory_in_use, release_memory
+from dpotrain.engine.memory.device_memory import (
+    free_memory,
+    map_large_tensors,
+    memory_in_use,
+    release_memory,
+)
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
 from dpotrain.engine.parallel.protocol import Parallel
@@ -38,12 +46,24 @@ class MicrobatchSize:
     checkpointed: int
     checkpointing: bool | int | str
     """``training.activation_checkpointing``, likewise."""
+    tile: int = 0
+    on_host: bool = False
+    offload: bool | str = "auto"
+    """``training.activation_offload``, likewise."""
 
     @classmethod
-    def of(cls, recipe: Recipe, tokens: int, checkpointed: int) -> MicrobatchSize:
-        """Describe micro-batches of at most so many tokens, with so many checkpointed layers."""
+    def of(cls, recipe: Recipe, tokens: int, fit: Fit) -> MicrobatchSize:
+        """Describe micro-batches of at most so many tokens, with what was chosen beside."""
         training = recipe.training
-        return cls(training.tokens_per_microbatch, tokens, checkpointed, training.activation_checkpointing)
+        return cls(
+            wanted=training.tokens_per_microbatch,
+            tokens=tokens,
+            checkpointed=fit.checkpointed,
+            checkpointing=training.activation_checkpointing,
+            tile=fit.tile,
+            on_host=fit.on_host,
+            offload=training.activation_offload,
+        )
 
 
 def fit_to_memory(
@@ -55,18 +75,20 @@ def fit_to_memory(
     reference: ReferencePlan,
     before: Mapping[str, Any] | None,
 ) -> MemoryPlan:
-    """Measure the policy, plan its memory, and checkpoint the planned number of layers. Collective.
+    """Measure the policy, plan its memory, and have its layers take no more than planned. Collective.
 
     ``scorer`` is the policy's, on its device, not yet wrapped; a separate reference model is in memory already.
     ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
-    activations = _measured(scorer, data.train, costs)
+    per_token = proven_modules(policy, scorer.bf16)
+    activations = _measured(scorer, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
     # Processes of one machine share its host memory.
-    free = free_memory(device) // (parallel.local_size if device.type == "cpu" else 1)
+    host = free_memory(torch.device("cpu")) // parallel.local_size
+    free = host if device.type == "cpu" else free_memory(device)
     in_use = memory_in_use(device) or size.bytes
     memory = plan_memory(
         recipe,
@@ -81,15 +103,27 @@ def fit_to_memory(
             "second copy": trained_bytes(size.trained) if reference.model == "second copy" else 0,
         },
         available=free + in_use,
+        host=host,
     )
     chosen = memory.fit
     if before is not None:
-        chosen = _as_before(memory, MicrobatchSize(**before), recipe)
+        chosen = _as_before(memory, MicrobatchSize(**before), recipe, device.type)
     # All processes get what fits on each.
-    all_tokens, all_layers = zip(*parallel.gather_objects((chosen.tokens, chosen.checkpointed)), strict=True)
-    memory = replace(memory, fit=replace(chosen, tokens=min(all_tokens), checkpointed=max(all_layers)))
-    checkpoint_layers(policy, memory.fit.checkpointed)
-    return memory
+    of_all = parallel.gather_objects((chosen.tokens, chosen.checkpointed, chosen.tile, chosen.on_host))
+    tokens, layers, tiles, on_host = zip(*of_all, strict=True)
+    chosen = replace(
+        chosen, tokens=min(tokens), checkpointed=max(layers), tile=max(tiles), on_host=any(on_host)
+    )
+    checkpoint_layers(policy, chosen.checkpointed)
+    if chosen.tile:
+        tile((module for modules in per_token for module in modules), chosen.tile)
+        if (
+            device.type == "cpu"
+        ):  # memory is short; clearing pages takes little beside the attention of long rows
+            map_large_tensors()
+    if chosen.on_host:
+        offload_inputs(policy)
+    return replace(memory, fit=chosen)
 
 
 def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
@@ -97,24 +131,34 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
     return max(sum(memory.parts(batches).values()) / 2**20, peak_memory_mb())
 
 
-def _measured(scorer: Scorer, pairs: TokenizedPairs, costs: Costs) -> Activations:
+def _measured(
+    scorer: Scorer, pairs: TokenizedPairs, costs: Costs, per_token: Sequence[Sequence[nn.Module]]
+) -> Activations:
     device = next(scorer.parameters()).device
-    some, more = pairs_to_record(pairs, device.type)
+    pair, some, more = pairs_to_record(pairs, device.type)
+    costs = Costs.of_data(pair, padded=costs.padded)
     try:
-        one, two = (pack(pairs, chosen).to(device) for chosen in (some, more))
-        return measure(scorer, one, two, (costs.of(some), costs.of(more)))
+        one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
+        return measure(scorer, one, two, (costs.of(some), costs.of(more)), per_token)
     except torch.OutOfMemoryError:
         # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
         return estimate(scorer.policy, scorer.bf16)
 
 
-def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe) -> Fit:
+def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:
     """Return what the checkpoint has, if the recipe wants the same as then and it still fits."""
     training, activations = recipe.training, memory.activations
-    now = (training.tokens_per_microbatch, training.activation_checkpointing)
-    if (before.wanted, before.checkpointing) != now:
+    now = (
+        training.tokens_per_microbatch,
+        training.activation_checkpointing,
+        training.activation_offload,
+    )
+    if (before.wanted, before.checkpointing, before.offload) != now:
         return memory.fit
     layers = min(before.checkpointed, len(activations.layers))
-    if "auto" in now and activations.peak(before.tokens, layers) > memory.room:
+    tile = before.tile if any(activations.tiled) else 0
+    on_host = before.on_host and device == "cuda"  # the run may have moved to a CPU
+    fit = replace(memory.fit, checkpointed=layers, tile=tile, on_host=on_host)
+    if "auto" in now[:2] and fit.peak(activations, before.tokens) > memory.room:
         return memory.fit
-    return replace(memory.fit, tokens=before.tokens, checkpointed=before.checkpointed, limit="checkpoint")
+    return replace(fit, tokens=before.tokens, checkpointed=before.checkpointed, limit="checkpoint")

@@ -28,6 +28,7 @@ FREE = frozenset(
         "training.packing",
         "training.on_nonfinite",
         "training.activation_checkpointing",
+        "training.activation_offload",
         "training.compile",
         *(kind.table for kind in KINDS if not kind.changes_steps),
     }

@@ -212,7 +212,8 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
         return named(error, recipe, recipe.plugins)
     return RunError(
         f"{parallel.device} is out of memory ({str(error).splitlines()[0]}).\n"
-        "Lower training.tokens_per_microbatch or set training.activation_checkpointing = true (neither changes "
-        "results),\nor lower data.max_length. With checkpoints, --resume continues from the last one.\n"
+        "Lower training.tokens_per_microbatch, or set training.activation_checkpointing = true and on a GPU "
+        "training.activation_offload = true (none changes\nresults), or lower data.max_length. With checkpoints, "
+        "--resume continues from the last one.\n"
         "dpotrain plan shows what takes how much, and what each remedy would save."
     )

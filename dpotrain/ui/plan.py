@@ -81,7 +81,13 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     layout = "packed" if plan.packed else "padded"
     yield "micro-batch", f"{holds}, {layout}; the longest pair has {count(plan.longest_pair)}"
     if plan.checkpointed_layers:
-        yield "checkpointed", f"{plan.checkpointed_layers} of {plan.layers} layers"
+        tiles = f"; longer rows in tiles of {count(plan.tile_tokens)} tokens" if plan.tile_tokens else ""
+        yield "checkpointed", f"{plan.checkpointed_layers} of {plan.layers} layers{tiles}"
+    if plan.host_memory:
+        yield (
+            "host memory",
+            f"{_size(plan.host_memory)} in each process for the inputs of checkpointed layers",
+        )
     steps = f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs"
     each = f"{plan.microbatches_per_step:.3g}"
     twice = ", scored twice" if plan.first_passes else ""

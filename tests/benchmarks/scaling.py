@@ -55,17 +55,19 @@ def measure(
     return cells
 
 
-def table(cells: Sequence[dict[str, Any]]) -> Table:
+#: What is shown of the cells, by title.
+SHOWN = {"real tokens per second": "tokens_per_second", "peak resident memory in MB": "peak_resident_mb"}
+
+
+def table(cells: Sequence[dict[str, Any]], title: str) -> Table:
     sizes = list(dict.fromkeys(cell["pairs_per_step"] for cell in cells))
-    shown = Table(title="real tokens per second", box=box.SIMPLE_HEAD)
+    shown = Table(title=title, box=box.SIMPLE_HEAD)
     shown.add_column("tokens a pair")
     for size in sizes:
         shown.add_column(f"{size} pair{'s' * (size > 1)} a step", justify="right")
     for length in dict.fromkeys(cell["length"] for cell in cells):
         row = [cell for cell in cells if cell["length"] == length]
-        shown.add_row(
-            f"{row[0]['tokens_per_pair']:.0f}", *(f"{cell['tokens_per_second']:,.0f}" for cell in row)
-        )
+        shown.add_row(f"{row[0]['tokens_per_pair']:.0f}", *(f"{cell[SHOWN[title]]:,.0f}" for cell in row))
     return shown
 
 
@@ -88,7 +90,8 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error("--steps: at least 2, since the first warms up")
     base = Workload(model_source(options.model), "", 0, 1, mode=options.mode, precision=options.precision)
     cells = measure(base, options.lengths, options.pairs_per_step, options.steps, options.overrides)
-    Console().print(table(cells))
+    for title in SHOWN:
+        Console().print(table(cells, title))
     if options.out:
         options.out.write_text(
             json.dumps({"command": sys.argv, "cells": cells}, indent=1) + "\n", encoding="utf-8"

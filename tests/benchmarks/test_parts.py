@@ -124,4 +124,6 @@ def test_scaling_has_a_cell_for_every_length_and_step_size(tmp_path, capsys, mon
         (128, 1, 128.0),
         (128, 4, 512.0),
     ]
-    assert "4 pairs a step" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "4 pairs a step" in shown
+    assert "peak resident memory" in shown

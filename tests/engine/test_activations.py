@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.memory.activations import Activations, Kept, SavedTensors, estimate, measure, record
+from dpotrain.engine.layers.tiling import proven_modules
+from dpotrain.engine.memory.activations import Activations, Kept, estimate, measure
+from dpotrain.engine.memory.recording import SavedTensors, record
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -38,13 +40,17 @@ def scorer_of(kind: str, adapter: str, bf16: bool = False) -> PackedScorer:
     "kind", ["gemma2", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("llama", "phi3"))]
 )
 def test_shapes_alone_predict_what_is_measured(kind, adapter, bf16):
-    measured = measure(scorer_of(kind, adapter, bf16), ONE, TWO, TOKENS)
+    scorer = scorer_of(kind, adapter, bf16)
+    measured = measure(scorer, ONE, TWO, TOKENS, proven_modules(scorer.policy, bf16))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(KINDS[kind](), dtype=torch.float32).train()
     counted, packs = activations_from_shapes(ADAPTERS[adapter]().attach(model), ONE, TWO, bf16)
     assert packs
     for layers in (0, 1, 2):
-        assert counted.peak(1000, layers) == pytest.approx(measured.peak(1000, layers), rel=0.01)
+        for tile in (0, 100):
+            expected = measured.peak(1000, layers, tile)
+            assert counted.peak(1000, layers, tile) == pytest.approx(expected, rel=0.01)
+    assert measured.peak(1000, 2, 100) < 0.8 * measured.peak(1000, 2)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpotrain.data.batches.packing import PairLengths
-from dpotrain.engine.attention.blockwise import BLOCK, Shape, attend
+from dpotrain.engine.attention import blockwise
+from dpotrain.engine.attention.blockwise import BLOCK, FEWEST_QUERIES, Shape, attend
 from dpotrain.engine.attention.segments import Segments
 
 
@@ -78,3 +80,24 @@ def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
     for mine, theirs in zip(got, expected, strict=True):
         error = (mine.float() - theirs).norm() / theirs.norm()
         assert error < 0.01
+
+
+def test_blocks_of_long_rows_have_fewer_queries(monkeypatch):
+    """Otherwise the scores of a block would grow with the longest pair, and with the number of its heads."""
+    monkeypatch.setattr(blockwise, "BLOCK_SCORES", 1 << 12)
+    compare([PairLengths(70, 33, 90)], Shape(0.125, None, None))
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.numbers = max(self.numbers, result.numel())
+            return result
+
+    keys, heads = 1024, 4
+    rows = [torch.randn(keys, number, 8, requires_grad=True) for number in (heads, 2, 2)]
+    with Largest() as seen:
+        attend(*rows, Segments.of([PairLengths(keys - 2, 1, 1)]), Shape(1.0, None, None)).sum().backward()
+    assert seen.numbers <= FEWEST_QUERIES * heads * keys

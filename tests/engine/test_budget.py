@@ -1,9 +1,12 @@
 """How tokens and checkpointed layers follow from what is kept and what is free."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpotrain.engine.layers.tiling import TILE_TOKENS
 from dpotrain.engine.memory.activations import Activations, Kept
 from dpotrain.engine.memory.budget import MOST_TOKENS, fit
 
@@ -60,3 +63,71 @@ def test_what_is_chosen_fits_if_the_longest_pair_does(room, longest):
 def test_more_room_never_means_fewer_tokens_with_as_many_layers(checkpointed):
     found = [fit(TEN, room, longest=100, device="cuda", checkpointed=4) for room in range(0, 10**6, 9999)]
     assert [each.tokens for each in found] == sorted(each.tokens for each in found)
+
+
+#: The same, and 60 of a layer's bytes and 20 of the temporary ones are gone in tiles.
+TILED = replace(TEN, tiled=(60.0,) * 10, temporary_tiled=20.0)
+
+
+@pytest.fixture
+def tiles_of_50(monkeypatch):
+    for device in TILE_TOKENS:
+        monkeypatch.setitem(TILE_TOKENS, device, 50)
+
+
+def test_tiles_come_after_all_layers_and_the_host_after_tiles(tiles_of_50):
+    longest, found = 1000, []
+    for room in range(1_000_000, 50_000, -500):
+        chosen = fit(TILED, room, longest=longest, device="cuda", offload=None)
+        if chosen.peak(TILED, longest) <= room:
+            found.append((chosen.checkpointed, chosen.tile, chosen.on_host))
+    ways = list(dict.fromkeys(found))
+    # The last layer's backward pass follows its forward pass, so that computing it again saves nothing.
+    assert ways == [*((k, 0, False) for k in range(1, 10)), (10, 50, False), (10, 50, True)]
+    # Each of them takes less than the one before.
+    peaks = [TILED.peak(longest, *way) for way in ways]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_what_is_gone_in_tiles_stays_of_one_tile(tiles_of_50):
+    whole, tiled = TILED.peak(1000, 10), TILED.peak(1000, 10, 50)
+    assert whole - tiled == (60 + 20) * (1000 - 50)
+    assert TILED.peak(50, 10, 50) == TILED.peak(50, 10)
+    assert TILED.peak(1000, 0, 50) == TILED.peak(1000, 0) - (10 * 60 + 20) * 950
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10), st.integers(1, 300), st.booleans())
+def test_with_tiles_what_fits_is_the_most_that_fits(room, layers, tile, on_host):
+    tokens = TILED.most_tokens(room, layers, tile, on_host)
+    assert tokens == 0 or TILED.peak(tokens, layers, tile, on_host) <= room * (1 + 1e-9)
+    assert TILED.peak(tokens + 1, layers, tile, on_host) >= room * (1 - 1e-9)
+
+
+def test_on_a_cpu_nothing_is_moved(tiles_of_50):
+    for offload in (None, True):
+        assert not fit(TILED, 1000, longest=500, device="cpu", offload=offload).on_host
+
+
+def test_where_the_recipe_says_so_all_layers_are_checkpointed_and_moved():
+    chosen = fit(TEN, 1e12, longest=500, device="cuda", offload=True)
+    assert (chosen.checkpointed, chosen.on_host, chosen.tile) == (10, True, 0)
+    chosen = fit(TEN, 1e12, longest=500, device="cuda", offload=True, checkpointed=4)
+    assert (chosen.checkpointed, chosen.on_host) == (4, True)
+
+
+def test_a_host_without_room_takes_nothing():
+    need = 10 * 4096  # 10 inputs of 2500 bytes, in pinned memory of a power of two
+    assert TEN.on_host(500, 10) == need
+    for room, moved in ((need, True), (need - 1, False)):
+        assert fit(TEN, 1000, longest=500, device="cuda", offload=None, host_room=room).on_host == moved
+
+
+def test_no_checkpointing_is_no_tiles_and_nothing_to_move(tiles_of_50):
+    chosen = fit(TILED, 1000, longest=500, device="cuda", offload=None, checkpointed=0)
+    assert (chosen.checkpointed, chosen.tile, chosen.on_host) == (0, 0, False)
+
+
+def test_a_number_of_layers_that_is_set_stays_and_tiles_help(tiles_of_50):
+    room = TILED.peak(500, 4, 50)
+    chosen = fit(TILED, room, longest=500, device="cpu", checkpointed=4)
+    assert (chosen.checkpointed, chosen.tile) == (4, 50)

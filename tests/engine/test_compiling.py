@@ -1,5 +1,6 @@
 """Compiled layers compute the same, and a machine that cannot compile says so beforehand."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,16 +11,19 @@ import pytest
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.engine.layers import compiling
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
+from dpotrain.engine.memory import budget
+from dpotrain.run import microbatches
 from tests.run.recipes import losses, project, run
 from tests.support import tiny_model
 
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("tiles", [False, True], ids=["whole", "tiles"])
 @pytest.mark.parametrize(
     "reference", ["", "reference.update={every=2, share=0.6}"], ids=["initial", "moving"]
 )
-def test_losses_are_the_same(reference, tmp_path):
+def test_losses_are_the_same(reference, tiles, monkeypatch, tmp_path):
     recipe = project(tmp_path, adapter=True)
     options = [reference] if reference else []
     run(recipe, *options)
@@ -30,7 +34,13 @@ def test_losses_are_the_same(reference, tmp_path):
         "training.tokens_per_microbatch=150",
         "training.activation_checkpointing=1",
     ]
+    if tiles:
+        monkeypatch.setitem(budget.TILE_TOKENS, "cpu", 16)
+        monkeypatch.setattr(microbatches, "free_memory", lambda device: 0)
     run(recipe, *compiled)
+    if tiles:
+        state = json.loads((tmp_path / "compiled/checkpoints/step-00000010/state.json").read_text())
+        assert state["microbatches"]["tile"] == 16
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
 
 

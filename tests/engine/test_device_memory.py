@@ -1,5 +1,9 @@
 """Free memory of the machine and of the container around the process."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +51,24 @@ def test_a_system_that_does_not_say_is_taken_to_be_half_free(machine, monkeypatc
 def test_this_process_is_in_memory():
     held = device_memory.resident_memory()
     assert held is None or held > 2**24
+
+
+@pytest.mark.skipif(device_memory._glibc() is None, reason="needs glibc")
+def test_mapped_tensors_leave_no_gaps():
+    """In a process of its own: the setting is the whole process's."""
+    code = """
+import torch
+from dpotrain.engine.memory.device_memory import map_large_tensors, resident_memory
+warm = [torch.ones(1 << 22) for _ in range(4)]  # freed, they raise glibc's own threshold
+del warm
+map_large_tensors()
+tensors = [torch.ones(1 << 19) for _ in range(100)]
+before = resident_memory()
+del tensors[::2]
+print((before - resident_memory()) >> 20)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) >= 95  # of 50 tensors of 2 MB each

@@ -9,7 +9,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.engine.layers.memory_efficient import rms_norm, swiglu, use_memory_efficient_layers
-from dpotrain.engine.memory.activations import record
+from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain_plugins.lora import Lora

@@ -1,11 +1,15 @@
 """The packed forward gives what the model's own forward gives, architecture by architecture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.engine.attention import packed
+from dpotrain.engine.scoring import scorer
+from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer
 from tests.engine.pairs import random_pairs
@@ -192,3 +196,23 @@ def test_bf16_autocast_packs_too(kind):
     got = chosen.scorer(batch)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, own_log_prob_sums(model, data), atol=0.5, rtol=5e-3)
+
+
+def test_long_padded_sequences_are_computed_by_length_without_a_mask(monkeypatch):
+    """A mask of length times length would be most of the memory of a long pair."""
+    model, data = build("llama"), random_pairs([(20, 30, 14), (2, 3, 1), (19, 15, 31)])
+    batch = pack(data, range(3))
+    padded = PaddedScorer(model, LogitTransform(), False)
+    expected = padded(batch)
+    seen, forward = [], model.model.forward
+
+    def noting(**inputs):
+        seen.append(tuple(inputs["input_ids"].shape))
+        assert seen[-1][1] <= 8 or inputs["attention_mask"].all()
+        return forward(**inputs)
+
+    monkeypatch.setattr(scorer, "MASKED_TOKENS", 8)
+    monkeypatch.setattr(scorer, "_UNPADDED", replace(scorer._UNPADDED, limit=8))
+    monkeypatch.setattr(model.model, "forward", noting)
+    torch.testing.assert_close(padded(batch), expected, atol=1e-5, rtol=1e-6)
+    assert sorted(seen) == [(2, 5), (2, 34), (2, 50)]

@@ -93,3 +93,8 @@ def test_defaults_may_be_paths_and_secrets_at_any_depth():
     assert said == []
     assert options.token.get_secret_value() == "none-is-needed"
     assert (options.places, options.named) == ([Path("here")], {"there": Path("there")})
+
+
+def test_nothing_to_offload_is_refused(plugins):
+    text = MINIMAL + "[training]\nactivation_offload = true\nactivation_checkpointing = false\n"
+    assert "activation_checkpointing = false leaves none" in refused(text, plugins=plugins)

@@ -9,11 +9,14 @@ from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
-from dpotrain.engine.memory import planner
+from dpotrain.engine.memory import budget, planner
+from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.memory.model_size import count
+from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.run import microbatches
+from dpotrain.run.building import engine_builder
 from dpotrain.run.planning import plan
 from dpotrain_plugins.optimizers import AdamW
 from tests.run.recipes import Recording, losses, project, run, weights
@@ -24,11 +27,11 @@ from tests.run.test_resume import story
 def free(monkeypatch):
     """Sets the memory that runs find for activations."""
     monkeypatch.setattr(planner, "trained_bytes", lambda trained: 0)
-    monkeypatch.setattr(planner, "head_bytes", lambda size, device, bf16: 0)
+    monkeypatch.setattr(planner, "head_bytes", lambda *given: 0)
     monkeypatch.setattr(AdamW, "state_bytes", lambda self, trained: 0)
 
     def set_to(room: float) -> None:
-        monkeypatch.setattr(microbatches, "free_memory", lambda device: int(room / planner.SHARE))
+        monkeypatch.setattr(microbatches, "free_memory", lambda device: int(room / planner.SHARE["cpu"]))
 
     return set_to
 
@@ -67,10 +70,66 @@ def test_a_plan_predicts_what_the_run_chooses(room, free, monkeypatch, tmp_path)
     chosen = chosen_at(tmp_path / "run", 10)
     held = count(recipe.adapter.attach(recipe.model.load_model(LoadRequest()))).bytes
     monkeypatch.setattr(plan, "resident_memory", lambda: 0)
-    monkeypatch.setattr(plan, "free_memory", lambda device: held + int(room / planner.SHARE))
+    monkeypatch.setattr(plan, "free_memory", lambda device: held + int(room / planner.SHARE["cpu"]))
     planned = plan.make_plan(recipe, prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter()))
     assert planned.checkpointed_layers == chosen["checkpointed"]
     assert planned.tokens_per_microbatch == pytest.approx(chosen["tokens"], rel=0.01)
+    assert planned.tile_tokens == chosen["tile"]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_where_checkpointing_is_not_enough_rows_go_in_tiles_and_losses_stay(
+    adapter, free, monkeypatch, tmp_path
+):
+    recipe = project(tmp_path, adapter=adapter)
+    run(recipe, into=tmp_path / "whole")
+    monkeypatch.setitem(budget.TILE_TOKENS, "cpu", 16)
+    free(1e5)
+    listening = Recording()
+    run(recipe, reporter=listening)
+    assert (chosen_at(tmp_path / "run", 10)["tile"], chosen_at(tmp_path / "run", 10)["checkpointed"]) == (
+        16,
+        2,
+    )
+    assert "longer rows in tiles of 16 tokens" in listening.facts["memory"]
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    # A resumed run adds gradients up as it did, whatever is free.
+    again = tmp_path / "again"
+    run(recipe, into=again, reporter=Recording(stop_at=4))
+    free(1e9)
+    run(recipe, into=again, resume=True)
+    assert weights(again / "final") == weights(tmp_path / "run" / "final")
+
+
+def test_offloading_on_a_cpu_is_noted_and_changes_nothing(tmp_path):
+    recipe, listening = project(tmp_path, adapter=True), Recording()
+    run(recipe, "training.steps=3", into=tmp_path / "plain")
+    run(recipe, "training.steps=3", "training.activation_offload=true", reporter=listening)
+    assert "training.activation_offload = true changes nothing: on a CPU" in "\n".join(listening.notes)
+    assert not chosen_at(tmp_path / "run", 3)["on_host"]
+    assert weights(tmp_path / "run" / "final") == weights(tmp_path / "plain" / "final")
+
+
+def test_pairs_that_are_all_long_are_measured_by_their_beginnings(monkeypatch, tmp_path):
+    """Recording keeps the activations of all layers; an ordinary forward pass has the logits of every token."""
+    probed, recorded = [], []
+
+    def choosing(policy, sample, **more):
+        probed.append(max(size.total for size in sample.lengths))
+        return choose_scorer(policy, sample, **more)
+
+    def measuring(scorer, one, two, tokens, per_token):
+        recorded.append(one.lengths[0].total)
+        assert tokens == (len(one.input_ids), len(two.input_ids))
+        return measure(scorer, one, two, tokens, per_token)
+
+    monkeypatch.setattr(engine_builder, "PROBE_TOKENS", 16)
+    monkeypatch.setitem(planner.MOST_RECORDED_TOKENS, "cpu", 12)
+    monkeypatch.setattr(engine_builder, "choose_scorer", choosing)
+    monkeypatch.setattr(microbatches, "measure", measuring)
+    run(project(tmp_path), "training.steps=1")
+    assert 8 < probed[0] <= 16
+    assert 6 < recorded[0] <= 12
 
 
 def test_a_resumed_run_has_the_same_micro_batches_whatever_is_free(free, tmp_path):

@@ -37,6 +37,8 @@ def shown(width: int = 100, **changes: Any) -> str:
         "limit": "memory",
         "longest_pair": 1800,
         "checkpointed_layers": 0,
+        "tile_tokens": 0,
+        "host_memory": 0,
         "layers": 32,
         "parameters": 6_738_415_616,
         "trained_parameters": 39_976_960,

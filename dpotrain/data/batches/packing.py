@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, TokenizedPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +109,29 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
         },
         lengths=tuple(lengths),
         tokens=offset if len(pairs) else 0,
+    )
+
+
+def shorten(pair: TokenizedPair, tokens: int) -> TokenizedPair:
+    """Return a pair of about ``tokens`` tokens: of each part of a longer one the beginning, in its proportions.
+
+    For looking at a model, not for training: where no token of an answer's beginning is scored, all of them are.
+    """
+    if pair.length <= tokens:
+        return pair
+
+    def beginning(length: int) -> slice:
+        return slice(max(1, length * tokens // pair.length))
+
+    def scored(flags: Flags) -> Flags:
+        kept = flags[beginning(len(flags))]
+        return kept if kept.any() else np.ones_like(kept)
+
+    return replace(
+        pair,
+        prompt=pair.prompt[beginning(len(pair.prompt))],
+        chosen=pair.chosen[beginning(len(pair.chosen))],
+        rejected=pair.rejected[beginning(len(pair.rejected))],
+        chosen_scored=scored(pair.chosen_scored),
+        rejected_scored=scored(pair.rejected_scored),
     )

@@ -17,6 +17,9 @@ from dpotrain.engine.attention.segments import Segment, Segments
 #: Queries in a block. Scores of a block are (group x BLOCK, keys) per key-value head: small enough for the
 #: second-level cache at common lengths, large enough that a matrix product is not all overhead.
 BLOCK = 128
+#: Of long rows a block has fewer queries, so that its scores are not much more than so many; but not fewer than these.
+BLOCK_SCORES = 1 << 23
+FEWEST_QUERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,13 @@ def attend(
     return output
 
 
-def _blocks(segment: Segment, window: int | None) -> Iterator[_Block]:
+def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[_Block]:
     offset = segment.keys - segment.queries
-    for begin in range(0, segment.queries, BLOCK):
-        end = min(begin + BLOCK, segment.queries)
+    keys = segment.keys if window is None else min(segment.keys, window + BLOCK)
+    most = BLOCK_SCORES // (heads * keys) // FEWEST_QUERIES * FEWEST_QUERIES
+    size = min(BLOCK, max(FEWEST_QUERIES, most))
+    for begin in range(0, segment.queries, size):
+        end = min(begin + size, segment.queries)
         key_first = 0 if window is None else max(0, offset + begin - window + 1)
         yield _Block(
             segment.query_start + begin, segment.query_start + end, key_first, offset + end, offset + begin
@@ -129,7 +135,7 @@ class _SegmentAttention(torch.autograd.Function):
         output = query.new_empty(*query.shape[:2], value.shape[2])
         for segment in segments.items:
             keys, values = _gather(key, segment), _gather(value, segment)
-            for block in _blocks(segment, shape.window):
+            for block in _blocks(segment, shape.window, query.shape[1]):
                 seen = slice(block.key_first, block.key_last)
                 rows = _fold(scaled[block.first : block.last], groups)
                 weights, _ = _weights(rows, keys[:, seen], block, shape)
@@ -153,7 +159,7 @@ class _SegmentAttention(torch.autograd.Function):
             keys, values = _gather(key, segment), _gather(value, segment)
             dkeys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
             dvalues = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
-            for block in _blocks(segment, shape.window):
+            for block in _blocks(segment, shape.window, query.shape[1]):
                 seen = slice(block.key_first, block.key_last)
                 rows = _fold(scaled[block.first : block.last], groups)
                 drows = _fold(grad[block.first : block.last], groups)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.engine.attention import packed
+from dpotrain.engine.layers import tiling
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.scoring.scorer import causal_lm
 
@@ -59,5 +60,6 @@ def compile_layers(policy: PreTrainedModel) -> None:
         )
     torch._dynamo.config.recompile_limit = COMPILATIONS
     packed.exclude_from_compilation()
+    tiling.exclude_from_compilation()
     for layer in layers:
         layer.compile(dynamic=True)

@@ -6,17 +6,18 @@ per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.layers.offloading import ON_DEVICE, host_bytes
+from dpotrain.engine.layers.tiling import per_token_modules
+from dpotrain.engine.memory.recording import SavedTensors, record
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Kept:
     def __add__(self, other: Kept) -> Kept:
         return Kept(self.constant + other.constant, self.per_token + other.per_token)
 
+    def tiled(self, per_token: float, tile: int) -> Kept:
+        """Return the line of longer micro-batches, of which so much of a token is only kept of ``tile`` tokens."""
+        return Kept(self.constant + per_token * tile, self.per_token - per_token)
+
     def of(self, tokens: int) -> float:
         """Bytes of a micro-batch."""
         return self.constant + self.per_token * tokens
@@ -65,20 +70,49 @@ class Activations:
     """What a layer keeps instead where it is checkpointed: its input."""
     temporary: Kept
     """Of the backward pass, freed again within it."""
+    tiled: tuple[float, ...] = ()
+    """Bytes per token of each layer that are inside modules which can be computed in tiles, and gone where they are
+    (see :mod:`dpotrain.engine.layers.tiling`); empty where none can."""
+    temporary_tiled: float = 0.0
+    """Bytes per token of ``temporary``, likewise."""
 
-    def peak(self, tokens: int, checkpointed: int) -> float:
-        """Return the most bytes at once with the first ``checkpointed`` layers computed again."""
-        return max(case.of(tokens) for case in self._cases(checkpointed))
+    def peak(self, tokens: int, checkpointed: int, tile: int = 0, on_host: bool = False) -> float:
+        """Return the most bytes at once with the first ``checkpointed`` layers computed again.
 
-    def most_tokens(self, room: float, checkpointed: int) -> int:
+        ``tile`` is of how many tokens tiles are, 0 without; ``on_host`` whether the inputs of checkpointed layers are
+        in the host's memory, which is not counted here.
+        """
+        tile = tile if tokens > tile else 0
+        return max(case.of(tokens) for case in self._cases(checkpointed, tile, on_host))
+
+    def most_tokens(self, room: float, checkpointed: int, tile: int = 0, on_host: bool = False) -> int:
         """Return how many tokens fit into ``room`` bytes."""
-        return int(min(1e9, max(0.0, min(case.most_tokens(room) for case in self._cases(checkpointed)))))
 
-    def _cases(self, checkpointed: int) -> Iterator[Kept]:
+        def fitting(tile: int) -> float:
+            cases = self._cases(checkpointed, tile, on_host)
+            return max(0.0, min(case.most_tokens(room) for case in cases))
+
+        most = fitting(tile)
+        if tile and most <= tile:  # such rows are computed whole
+            most = min(tile, fitting(0))
+        return int(min(1e9, most))
+
+    def on_host(self, tokens: int, checkpointed: int) -> int:
+        """Return the bytes that the inputs of checkpointed layers take in the host's memory."""
+        return sum(host_bytes(each.of(tokens)) for each in self.inputs[:checkpointed])
+
+    def _cases(self, checkpointed: int, tile: int, on_host: bool) -> Iterator[Kept]:
         """Yield what may be the peak: the end of the forward pass, and the backward pass of each checkpointed layer."""
-        common = total([self.outside, self.temporary, *self.inputs[:checkpointed]])
-        yield common + total(self.layers[checkpointed:])
-        for layer in self.layers[:checkpointed]:
+        layers, temporary = self.layers, self.temporary
+        if tile:
+            layers = tuple(layer.tiled(part, tile) for layer, part in zip(layers, self.tiled, strict=True))
+            temporary = temporary.tiled(self.temporary_tiled, tile)
+        inputs = self.inputs[:checkpointed]
+        if on_host:
+            inputs = inputs[:ON_DEVICE]
+        common = total([self.outside, temporary, *inputs])
+        yield common + total(layers[checkpointed:])
+        for layer in layers[:checkpointed]:
             yield common + layer
 
 
@@ -87,18 +121,25 @@ def total(parts: Iterable[Kept]) -> Kept:
     return sum(parts, Kept())
 
 
-def measure(scorer: Scorer, one: PackedPairs, two: PackedPairs, tokens: tuple[int, int]) -> Activations:
+def measure(
+    scorer: Scorer,
+    one: PackedPairs,
+    two: PackedPairs,
+    tokens: tuple[int, int],
+    per_token: Sequence[Sequence[nn.Module]] = (),
+) -> Activations:
     """Measure what a forward pass with gradients keeps, on two micro-batches of different size.
 
     On CUDA a backward pass follows, and its peak replaces the estimate of temporary tensors. Gradients are
     discarded and random states restored: nothing changes.
 
     ``scorer`` is the policy's, nothing checkpointed yet; ``two`` is larger than ``one``, best the same pairs twice, and
-    ``tokens`` are what both cost (see :class:`dpotrain.data.batches.plan.Costs`).
+    ``tokens`` are what both cost (see :class:`dpotrain.data.batches.plan.Costs`). ``per_token`` are the modules of each
+    layer that can be computed in tiles.
     """
     random_before = RandomState.capture()
     try:
-        first, second = (record(scorer, batch, scorer) for batch in (one, two))
+        first, second = (record(scorer, batch, scorer, per_token) for batch in (one, two))
         found = fit_lines(first, second, tokens)
         if one.input_ids.is_cuda:
             found = _with_measured_peak(found, scorer, (one, two), tokens)
@@ -113,74 +154,18 @@ def fit_lines(first: SavedTensors, second: SavedTensors, tokens: tuple[int, int]
     def line(less: int, more: int) -> Kept:
         return Kept.through(tokens[0], less, tokens[1], more)
 
+    temporary, untiled = (
+        TEMPORARY_TENSORS * line(less, more).per_token
+        for less, more in ((first.widest, second.widest), (first.widest_untiled, second.widest_untiled))
+    )
     return Activations(
         outside=line(first.outside, second.outside),
         layers=tuple(map(line, first.layers, second.layers)),
         inputs=tuple(map(line, first.inputs, second.inputs)),
-        temporary=Kept(0.0, TEMPORARY_TENSORS * line(first.widest, second.widest).per_token),
+        temporary=Kept(0.0, temporary),
+        tiled=tuple(line(less, more).per_token for less, more in zip(first.tiled, second.tiled, strict=True)),
+        temporary_tiled=temporary - untiled if any(first.tiled) else 0.0,
     )
-
-
-class SavedTensors:
-    """Bytes that one forward pass saves for its backward pass; every storage counted once, weights never."""
-
-    def __init__(self, model: nn.Module, batch: PackedPairs) -> None:
-        self.modules = decoder_layers(model)
-        self.outside = self.widest = 0
-        self.layers = [0] * len(self.modules)
-        self.inputs = [0] * len(self.modules)
-        self._inside: int | None = None
-        given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
-        given += [batch.predicting, batch.targets, batch.scored_tokens]
-        # Holds the storages, so that none is freed and its address used by another.
-        self._seen = {tensor.untyped_storage()._cdata: tensor for tensor in given}
-
-    def save(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count a tensor that autograd saves, and return it detached.
-
-        Attached, a function that saves its own output would be in a reference cycle that the garbage collector cannot
-        see, and never be freed, nor anything before it.
-        """
-        identity = tensor.untyped_storage()._cdata
-        if identity not in self._seen:
-            self._seen[identity] = tensor.detach()
-            size = tensor.untyped_storage().nbytes()
-            self.widest = max(self.widest, size)
-            if self._inside is None:
-                self.outside += size
-            else:
-                self.layers[self._inside] += size
-        return tensor.detach()
-
-    @contextmanager
-    def watching_layers(self) -> Iterator[None]:
-        """Track inside this context which layer is computing."""
-        handles = []
-        for number, layer in enumerate(self.modules):
-
-            def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: int = number) -> None:
-                self._inside = at
-                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-                self.inputs[at] = tensors[0].nbytes if tensors else 0
-
-            def leave(*_: Any) -> None:
-                self._inside = None
-
-            handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(layer.register_forward_hook(leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def record(model: nn.Module, batch: PackedPairs, forward: Callable[[PackedPairs], Any]) -> SavedTensors:
-    """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
-    saved = SavedTensors(model, batch)
-    with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
-        forward(batch)
-    return saved
 
 
 def _with_measured_peak(
@@ -200,7 +185,9 @@ def _with_measured_peak(
         kept = total([found.outside, *found.layers]).of(count)
         beyond.append(max(0, int(torch.cuda.max_memory_allocated() - before - gradients - kept)))
     temporary = Kept.through(tokens[0], beyond[1], tokens[1], beyond[2])
-    return Activations(found.outside, found.layers, found.inputs, temporary)
+    # Of the measured bytes, the share that it has of the estimated ones.
+    share = found.temporary_tiled / found.temporary.per_token if found.temporary.per_token else 0.0
+    return replace(found, temporary=temporary, temporary_tiled=share * temporary.per_token)
 
 
 def estimate(model: PreTrainedModel, bf16: bool) -> Activations:
@@ -217,9 +204,19 @@ def estimate(model: PreTrainedModel, bf16: bool) -> Activations:
     scale = 1 if bf16 else 2
     count = int(config.num_hidden_layers)
     layer = Kept(0.0, scale * (24 * hidden + 6 * feed_forward * experts))
+    widest = scale * TEMPORARY_TENSORS * 2.0 * max(feed_forward * experts, hidden)
+    per_token = per_token_modules(model)
+    tiles = any(
+        isinstance(part, nn.Linear)
+        for modules in per_token
+        for module in modules
+        for part in module.modules()
+    )
     return Activations(
         outside=Kept(0.0, 16.0 * hidden),
         layers=(layer,) * count,
         inputs=(Kept(0.0, 4.0 * hidden),) * count,
-        temporary=Kept(0.0, scale * TEMPORARY_TENSORS * 2.0 * max(feed_forward * experts, hidden)),
+        temporary=Kept(0.0, widest),
+        tiled=(scale * 6.0 * feed_forward * tiles,) * count,
+        temporary_tiled=(widest - scale * TEMPORARY_TENSORS * 2.0 * hidden) * tiles,
     )

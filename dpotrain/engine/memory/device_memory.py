@@ -20,6 +20,9 @@ _CGROUPS = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
+#: See :func:`map_large_tensors`; the number that glibc's malloc.h gives the setting.
+MAPPED_BYTES = 1 << 20
+_M_MMAP_THRESHOLD = -3
 #: Share of a machine's memory that is assumed to be free where the system does not report it (macOS).
 _USUALLY_FREE = 0.5
 
@@ -56,10 +59,25 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform.startswith("linux"):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):  # other C libraries have no malloc_trim
-            library.malloc_trim(0)
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+def map_large_tensors() -> None:
+    """Have tensors on the CPU from :data:`MAPPED_BYTES` on be mapped each by itself, from now on.
+
+    Otherwise glibc does so from 32 MB on, and what stays of a long row keeps it from returning the freed tensors around
+    it: about as much again as is kept. The system clears the pages of every mapped tensor, which takes time.
+    """
+    if (library := _glibc()) is not None:
+        library.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None  # others have neither function
 
 
 def _number(file: Path, names: Sequence[str]) -> int | None:

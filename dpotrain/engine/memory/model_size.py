@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dpotrain.engine.scoring.logprobs import TILE_LOGITS
+from dpotrain.engine.scoring.logprobs import NARROWEST_TILE, TILE_LOGITS
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.plugin.api import Trained
 
@@ -86,8 +86,12 @@ def trained_bytes(trained: Sequence[Trained]) -> int:
     return sum(tensor.bytes for tensor in trained)
 
 
-def head_bytes(size: ModelSize, device: str, bf16: bool) -> int:
-    """Bytes that the language-model head needs: a few tiles of logits, its weight in bfloat16, its own gradient."""
-    tiles = _TILE_COPIES * 4 * TILE_LOGITS.get(device, TILE_LOGITS["cpu"])
+def head_bytes(size: ModelSize, device: str, bf16: bool, tokens: int) -> int:
+    """Bytes that the language-model head needs: a few tiles of logits, its weight in bfloat16, its own gradient.
+
+    ``tokens`` are those of the longest pair, of which each may be scored.
+    """
+    logits = max(TILE_LOGITS.get(device, TILE_LOGITS["cpu"]), NARROWEST_TILE * tokens)
+    tiles = _TILE_COPIES * 4 * logits
     cast = 2 * size.head if bf16 and size.head_bytes > 2 * size.head else 0
     return tiles + cast + (size.head_bytes if size.head_trained else 0)

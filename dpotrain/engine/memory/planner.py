@@ -6,12 +6,14 @@ loaded model, or counted from shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpotrain.data.batches.packing import shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
@@ -34,6 +36,8 @@ COPY_ROOM = 1.5
 #: Tokens that activations are recorded on, and twice as many: enough for a straight line. On CUDA the peak of a
 #: backward pass is measured as well, and below some hundred tokens the tiles of the language-model head grow with them.
 RECORDED_TOKENS = {"cpu": 64, "cuda": 1024}
+#: Where all pairs are longer: the most tokens of one.
+MOST_RECORDED_TOKENS = {"cpu": 256, "cuda": 1024}
 #: Steps whose micro-batches a prediction considers.
 PREDICTED_STEPS = 32
 
@@ -61,7 +65,12 @@ class MemoryPlan:
     def activation_bytes(self, batches: BatchPlan) -> float:
         """Return the activations of the largest micro-batch."""
         largest = max(map(max, microbatch_tokens(batches)))
-        return self.activations.peak(largest, self.fit.checkpointed)
+        return self.fit.peak(self.activations, largest)
+
+    def host_bytes(self, batches: BatchPlan) -> int:
+        """Return what the largest micro-batch holds in the host's memory, where its device has a memory of its own."""
+        largest = max(map(max, microbatch_tokens(batches)))
+        return self.activations.on_host(largest, self.fit.checkpointed) if self.fit.on_host else 0
 
     def parts(self, batches: BatchPlan) -> dict[str, int]:
         """Return what the run holds at its peak, by part."""
@@ -87,11 +96,13 @@ def plan_memory(
     device: str,
     held: Mapping[str, int],
     available: int,
+    host: float = math.inf,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
     ``pairs`` are those of an epoch. ``held`` has the bytes of the loaded models and of the process, by part, to which
-    what training adds is added here; ``available`` is what the device has for all of it.
+    what training adds is added here; ``available`` is what the device has for all of it, ``host`` what is free in the
+    host's memory for a process whose device is another.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
@@ -106,7 +117,7 @@ def plan_memory(
         optimizer -= paged
     gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
-    head = head_bytes(size, device, bf16)
+    head = head_bytes(size, device, bf16, costs.longest_pair)
     held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
     wanted, layers = training.tokens_per_microbatch, training.activation_checkpointing
     if isinstance(layers, str):
@@ -115,11 +126,13 @@ def plan_memory(
         fixed = wanted_layers(policy, layers)
     chosen = fit(
         activations,
-        SHARE * (available - sum(held.values())),
+        SHARE[device] * (available - sum(held.values())),
         longest=costs.longest_pair,
         device=device,
         tokens=None if wanted == "auto" else wanted,
         checkpointed=fixed,
+        offload=None if training.activation_offload == "auto" else training.activation_offload,
+        host_room=SHARE[device] * host,
     )
     steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
@@ -136,8 +149,12 @@ def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
     return [[batches.costs.of(pairs) for rank in step.microbatches for pairs in rank] for step in steps]
 
 
-def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[list[int], list[int]]:
-    """Return two micro-batches to record activations on: one pair repeated, and the same twice as often."""
-    pair = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
-    times = max(1, RECORDED_TOKENS[device] // int(pairs.lengths[pair]))
-    return [pair] * times, [pair] * (2 * times)
+def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[TokenizedPairs, list[int], list[int]]:
+    """Return a pair, and two micro-batches to record activations on: it repeated, and the same twice as often.
+
+    Of a long pair it is the beginning of each part: recording keeps the activations of all layers.
+    """
+    index = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
+    pair = shorten(pairs[index], MOST_RECORDED_TOKENS[device])
+    times = max(1, RECORDED_TOKENS[device] // pair.length)
+    return TokenizedPairs.of([pair], pairs.columns), [0] * times, [0] * (2 * times)

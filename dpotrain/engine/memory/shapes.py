@@ -12,7 +12,9 @@ from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
-from dpotrain.engine.memory.activations import Activations, estimate, fit_lines, record
+from dpotrain.engine.layers.tiling import per_token_modules
+from dpotrain.engine.memory.activations import Activations, estimate, fit_lines
+from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer, causal_lm
 
@@ -52,7 +54,8 @@ def activations_from_shapes(
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 return scorer.log_probs(batch)
 
-        first, second = (record(policy, batch, forward) for batch in (one, two))
+        per_token = per_token_modules(policy)
+        first, second = (record(policy, batch, forward, per_token) for batch in (one, two))
         return fit_lines(first, second, (len(one.input_ids), len(two.input_ids))), True
 
 

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+#: Longest padded sequence: transformers gives those that are padded a mask of length times length, and with several in
+#: a micro-batch each. Longer ones share a forward pass only with those of their own length, which need none.
+MASKED_TOKENS = 2048
+_UNPADDED = LengthRule("padding", MASKED_TOKENS, per_length=True)
+
+
 def causal_lm(policy: nn.Module) -> PreTrainedModel:
     """Return the causal language model inside an adapter's wrapper (or the model itself)."""
     unwrap = getattr(policy, "get_base_model", None)
@@ -134,13 +140,13 @@ class PaddedScorer(Scorer):
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
         ids, mask, places = pad(batch)
         once = mask if self.router_sums is None else tokens_once(batch, mask)
-        if not self.rules:
+        if not self.rules and ids.shape[1] <= MASKED_TOKENS:
             return self._forward(ids, mask, once, places, batch.targets, statistics)
         lengths = [size.prompt + answer for size in batch.lengths for answer in (size.chosen, size.rejected)]
         longest = ids.shape[1]
         row_of, column = places // longest, places % longest
         parts, order = [], []
-        for rows in rows_by_group(lengths, self.rules):
+        for rows in rows_by_group(lengths, [*self.rules, _UNPADDED]):
             self._forget_lengths(ids)
             width = max(lengths[row] for row in rows)
             there = torch.tensor(rows, device=ids.device)

@@ -58,6 +58,11 @@ NO_BFLOAT16 = (
     "this processor has no matrix products in bfloat16: the run computes in float32, which is more exact, and holds "
     "weights in 32 bits"
 )
+#: Why activations that are to go to the host stay where they are.
+NO_OFFLOAD = {
+    "cpu": "on a CPU activations are in the host's memory anyway",
+    "layers": "the model's layers cannot be checkpointed one by one",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,9 @@ def build(
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)
+    if recipe.training.activation_offload is True and not memory.fit.on_host:
+        why = NO_OFFLOAD["cpu" if parallel.device.type == "cpu" else "layers"]
+        reporter.note(f"training.activation_offload = true changes nothing: {why}")
     if recipe.training.compile:
         with reporter.phase("preparing compilation", None):
             compile_layers(policy)
@@ -247,6 +255,6 @@ def build(
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
-    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit.checkpointed, clock)
+    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)

@@ -12,7 +12,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.formats import megabytes
 from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.mixture import Mixture
-from dpotrain.data.batches.packing import PackedPairs, pack
+from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
@@ -141,11 +141,16 @@ class EngineBuilder:
         return 2 * tokens if self.recipe.training.tokens_per_microbatch == "auto" else tokens
 
     def _sample(self) -> PackedPairs:
-        """Return a few of the shortest pairs, for the probe."""
+        """Return a few of the shortest pairs, for the probe; of long ones the beginnings.
+
+        An ordinary forward pass has the logits of every token.
+        """
         by_length = np.argsort(self.data.train.lengths, kind="stable")
         total = np.cumsum(self.data.train.lengths[by_length])
         count = max(1, min(4, int(np.searchsorted(total, PROBE_TOKENS))))
-        return pack(self.data.train, [int(pair) for pair in by_length[:count]])
+        train = self.data.train
+        pairs = [shorten(train[int(pair)], PROBE_TOKENS) for pair in by_length[:count]]
+        return pack(TokenizedPairs.of(pairs, train.columns), range(count))
 
     def _extremes(self) -> PackedPairs:
         """Return the shortest pair, and the one with the longest sequence of all that are scored."""

@@ -80,6 +80,8 @@ def run_info(
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
     computing = f", {threads}" if threads else ""
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
+    layers += f", longer rows in tiles of {fit.tile:,} tokens" if fit.tile else ""
+    layers += ", layers' inputs in the host's memory" if fit.on_host else ""
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss, update = recipe.loss, recipe.reference.update

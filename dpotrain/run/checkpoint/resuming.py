@@ -100,7 +100,7 @@ def read_state(path: Path) -> dict[str, Any]:
         if state.clock is not None:
             datetime.fromisoformat(state.clock)
         chosen = state.microbatches
-        if chosen is not None and (chosen.tokens < 1 or chosen.checkpointed < 0):
+        if chosen is not None and (chosen.tokens < 1 or min(chosen.checkpointed, chosen.tile) < 0):
             raise ValueError("microbatches is not a size of micro-batches")
         read: dict[str, Any] = json.loads(text)
     return read

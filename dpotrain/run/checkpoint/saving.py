@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import CheckpointRecord
+from dpotrain.engine.memory.budget import Fit
 from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.states import component_states
 from dpotrain.run.checkpoint import files
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 class CheckpointSaver:
     """Saves a run's state. Every method is called on every process."""
 
-    def __init__(
-        self, context: RunContext, folder: Path, adapter: Adapter, checkpointed_layers: int, clock: str
-    ) -> None:
-        """Save into ``folder``, ``checkpoints/`` of the run folder; ``clock`` is what chat templates read."""
+    def __init__(self, context: RunContext, folder: Path, adapter: Adapter, fit: Fit, clock: str) -> None:
+        """Save into ``folder``, ``checkpoints/`` of the run folder.
+
+        ``fit`` is how activations are kept, ``clock`` what chat templates read.
+        """
         self.context, self.folder, self.adapter = context, folder, adapter
-        self._checkpointed_layers = checkpointed_layers
+        self._fit = fit
         self._clock = clock
         self._saver = Saver(folder, self.prune)
 
@@ -67,7 +69,7 @@ class CheckpointSaver:
                 "data": self.data_identity,
                 "clock": self._clock,
                 "total_steps": trainer.plan.total_steps,
-                "microbatches": asdict(MicrobatchSize.of(recipe, tokens, self._checkpointed_layers)),
+                "microbatches": asdict(MicrobatchSize.of(recipe, tokens, self._fit)),
                 "window": asdict(now.window),
                 "progress": asdict(now.progress) | {"wall_seconds": now.wall_seconds()},
                 "best_by": asdict(recipe.checkpoints.best_by),

@@ -87,6 +87,8 @@ def _candidates(recipe: Recipe, described: Description) -> Iterator[tuple[tuple[
         yield ("training.tokens_per_microbatch=auto",), True
     if training.activation_checkpointing not in (True, "auto"):  # "auto" uses as many layers as are needed
         yield ("training.activation_checkpointing=true",), True
+    if training.activation_offload is False:  # "auto" does it where that is needed
+        yield ("training.activation_offload=auto",), True
     if (smaller := smaller_optimizer(recipe)) is not None:
         yield (f"optimizer.use={smaller.name}",), False
     if recipe.adapter is None and (adapters := recipe.plugins.names(Adapter)):

@@ -66,7 +66,8 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     assign(recipe.optimizer.options.groups, [weight.name for weight in size.trained])
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
-    one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
+    pair, *batches = pairs_to_record(data.train, "cpu")
+    one, two = (pack(pair, batch) for batch in batches)
     apart = length_rules(policy, data.longest().longest())
     activations, packs = activations_from_shapes(policy, one, two, bf16)
     packs = packs and training.packing != "off" and not apart

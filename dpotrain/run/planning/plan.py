@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -52,6 +53,10 @@ class Plan:
     """Tokens of the longest pair, which is never split."""
     checkpointed_layers: int
     layers: int
+    tile_tokens: int
+    """Tokens of the tiles in which norms and feed-forward blocks compute longer rows; 0 without."""
+    host_memory: int
+    """Bytes of the host's memory that each process needs for activations of another device; 0 without."""
     parameters: int
     trained_parameters: int
     pairs: int
@@ -107,6 +112,8 @@ class _Target:
     process: int
     """Bytes taken before the model is loaded."""
     available: int
+    host: float = math.inf
+    """Bytes that are free in the host's memory; of the machine of another GPU it is not known."""
 
 
 def make_plan(
@@ -150,6 +157,8 @@ def make_plan(
         longest_pair=batches.costs.longest_pair,
         checkpointed_layers=fit.checkpointed,
         layers=fit.layers,
+        tile_tokens=fit.tile,
+        host_memory=planned.host_bytes(batches),
         parameters=described.size.parameters,
         trained_parameters=described.size.trained_parameters,
         pairs=data.mixture.pairs,
@@ -163,7 +172,7 @@ def make_plan(
         measured_runs=0 if learned is None else learned.runs,
         disk=disk_space(recipe, data, described.size, batches),
         disk_free=shutil.disk_usage(_existing(recipe.run.output_dir)).free,
-        remedies=tuple(find_remedies(recipe, described.size, planned, batches)),
+        remedies=tuple(find_remedies(recipe, described.size, planned, batches, target.kind)),
         changes=changes,
         gpus=gpus,
         finished_run=before.get("plan") or None,
@@ -199,7 +208,8 @@ def _target(memory: int | None) -> _Target:
     if memory is not None:
         return _Target("cuda", "a GPU of that size", CUDA_CONTEXT, memory)
     if device.type == "cuda":
-        return _Target("cuda", torch.cuda.get_device_name(device), 0, free_memory(device))
+        host = free_memory(torch.device("cpu"))
+        return _Target("cuda", torch.cuda.get_device_name(device), 0, free_memory(device), host)
     process = resident_memory() or 0
     return _Target("cpu", "this machine's CPU", process, free_memory(device) + process)
 
@@ -228,6 +238,7 @@ def _memory(
         device=target.kind,
         held=held,
         available=target.available,
+        host=target.host,
     )
     if learned is not None:
         planned = replace(planned, allocator=learned.allocator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
@@ -26,18 +26,26 @@ class Remedy:
     """Bytes, with everything else as it is."""
 
 
-def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan) -> list[Remedy]:
-    """Return the changes that save memory for a policy of ``size``, in the order in which to try them."""
+def find_remedies(
+    recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan, device: str
+) -> list[Remedy]:
+    """Return the changes that save memory for a policy of ``size``, in the order in which to try them.
+
+    ``device`` is "cpu" or "cuda".
+    """
     found = []
     activations, chosen = planned.activations, planned.fit
     peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair
-    k = chosen.checkpointed
     if recipe.training.tokens_per_microbatch != "auto":
-        single = activations.peak(longest, k)
+        single = chosen.peak(activations, longest)
         found.append(Remedy('training.tokens_per_microbatch = "auto"', int(peak - single)))
-    if k < chosen.layers:
-        all_layers = peak - activations.peak(longest, chosen.layers)
+    if chosen.checkpointed < chosen.layers:
+        all_layers = peak - replace(chosen, checkpointed=chosen.layers).peak(activations, longest)
         found.append(Remedy("training.activation_checkpointing = true", int(all_layers)))
+    training = recipe.training
+    if device == "cuda" and training.activation_offload is False and training.activation_checkpointing:
+        on_host = peak - replace(chosen, checkpointed=chosen.layers, on_host=True).peak(activations, longest)
+        found.append(Remedy("training.activation_offload = true", int(on_host)))
     state = recipe.optimizer.state_bytes(size.trained)
     if (smaller := smaller_optimizer(recipe)) is not None:
         saved = state - smaller.state_bytes(size.trained)
@@ -53,7 +61,7 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
         each = size.bytes / max(1, size.parameters) - _FOUR_BITS / 8
         what = "[quantizer] of 4 bits" + ("" if recipe.adapter is not None else ", with an [adapter]")
         found.append(Remedy(what, int(max(0, inside) * each)))
-    shorter = peak - activations.peak(min(longest, longest // 2), k)
+    shorter = peak - chosen.peak(activations, longest // 2)
     what = " and ".join(f"{key} = {value}" for key, value in half_lengths(recipe).items())
     found.append(Remedy(what, int(shorter)))
     return [remedy for remedy in found if remedy.saves > 0]

@@ -1,0 +1,115 @@
+"""What one forward pass saves for its backward pass, in bytes, by where in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.engine.layers.checkpointing import decoder_layers
+
+
+class SavedTensors:
+    """Bytes that one forward pass saves for its backward pass; every storage counted once, weights never."""
+
+    def __init__(
+        self, model: nn.Module, batch: PackedPairs, per_token: Sequence[Sequence[nn.Module]] = ()
+    ) -> None:
+        self.modules = decoder_layers(model)
+        self.outside = self.widest = self.widest_untiled = 0
+        self.layers = [0] * len(self.modules)
+        self.inputs = [0] * len(self.modules)
+        self.tiled = [0] * len(self.modules)
+        """Of ``layers``, what computing these modules of theirs in tiles would not keep."""
+        self._per_token = per_token
+        self._inside: int | None = None
+        self._given: int | None = None
+        """The storage that the tileable module which is computing was given."""
+        given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
+        given += [batch.predicting, batch.targets, batch.scored_tokens]
+        # Holds the storages, so that none is freed and its address used by another.
+        self._seen = {tensor.untyped_storage()._cdata: tensor for tensor in given}
+
+    def save(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor that autograd saves, and return it detached.
+
+        Attached, a function that saves its own output would be in a reference cycle that the garbage collector cannot
+        see, and never be freed, nor anything before it.
+        """
+        identity = tensor.untyped_storage()._cdata
+        if identity not in self._seen:
+            self._seen[identity] = tensor.detach()
+            size = tensor.untyped_storage().nbytes()
+            self.widest = max(self.widest, size)
+            if self._inside is None:
+                self.outside += size
+            else:
+                self.layers[self._inside] += size
+            if self._inside is not None and self._given not in (None, identity):
+                self.tiled[self._inside] += size
+            else:
+                self.widest_untiled = max(self.widest_untiled, size)
+        return tensor.detach()
+
+    @contextmanager
+    def watching_layers(self) -> Iterator[None]:
+        """Track inside this context which layer is computing."""
+        handles = []
+        for number, layer in enumerate(self.modules):
+
+            def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: int = number) -> None:
+                self._inside = at
+                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+                self.inputs[at] = tensors[0].nbytes if tensors else 0
+
+            def leave(*_: Any) -> None:
+                self._inside = None
+
+            handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(layer.register_forward_hook(leave))
+        for number, modules in enumerate(self._per_token):
+            for module in modules:
+                handles += self._watch(module, number)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _watch(self, module: nn.Module, layer: int) -> list[Any]:
+        """Track when a module of a layer computes that can do so in tiles, which keep its input whatever it does."""
+
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._given = (*args, *kwargs.values())[0].untyped_storage()._cdata
+
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            if output.requires_grad and self._given not in self._seen:
+                self.tiled[layer] -= (*args, *kwargs.values())[0].untyped_storage().nbytes()
+            self._given = None
+
+        return [
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        ]
+
+    def forget(self) -> None:
+        """Let go of the storages, after the forward pass."""
+        self._seen.clear()
+
+
+def record(
+    model: nn.Module,
+    batch: PackedPairs,
+    forward: Callable[[PackedPairs], Any],
+    per_token: Sequence[Sequence[nn.Module]] = (),
+) -> SavedTensors:
+    """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
+    saved = SavedTensors(model, batch, per_token)
+    with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
+        forward(batch)
+    saved.forget()
+    return saved
