@@ -44,7 +44,7 @@ from dpotrain.core.records import (
 )
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
-from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.adapter import Adapter, InPlaceAdapter
 from dpotrain.plugin.api.callback import Callback
 from dpotrain.plugin.api.component import Component, Options, hookimpl, hookspec, require
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
@@ -77,6 +77,7 @@ __all__ = [
     "Exporter",
     "Finished",
     "HeldOutPair",
+    "InPlaceAdapter",
     "Kind",
     "LoadRequest",
     "LoggedRun",

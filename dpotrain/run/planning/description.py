@@ -57,7 +57,7 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     check_data(policy, "the policy", data, recipe.data.max_length)
     check_reference(recipe, data)
     size = count(policy, bits)
-    work = ModelWork.of(policy, size)
+    work = ModelWork.of(policy, size, in_place=recipe.trains_in_place)
     # Few tokens are enough on any device: no backward pass is measured.
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
     apart = length_rules(policy, data.longest().longest())
@@ -98,8 +98,7 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
             weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
-        policy = adapter.attach(model)
-    upcast.upcast_trained(policy)
+        policy = upcast.attach(adapter, model)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
     return policy, bits
