@@ -1,6 +1,7 @@
 """A mix is the weighted sum of its terms, in losses, gradients, records and on every way of computing a step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,30 @@ def test_by_hand():
     )
     assert made.first_loss() == pytest.approx(0.5 * math.log(2) + 2 + 0.1 * 25)
     assert [each.item() for each in made.rewards(SCORES)] == pytest.approx([0.2, -0.3])
+
+
+class Counting(Likelihood):
+    name = "counting"
+    calls = 0
+
+    def __call__(self, scores):
+        self.calls += 1
+        return super().__call__(scores) - 0.1 * scores.reference_chosen
+
+
+def test_a_term_is_computed_once_for_loss_and_records():
+    term = of(Counting)
+    made = mix((term, 2.0), (of(Dpo), 1.0))
+    scores = replace(SCORES, policy_chosen=SCORES.policy_chosen.clone().requires_grad_())
+    loss, parts = made.losses(scores), made.parts(scores)
+    assert term.calls == 1
+    assert (2 * parts["counting"] + parts["dpo"]).equal(loss)
+    assert not any(part.requires_grad for part in parts.values())
+    # As with a column "margin": the loss is of a shifted reference, the parts are not.
+    shifted = replace(scores, reference_chosen=scores.reference_chosen + 1)
+    made.losses(shifted)
+    assert made.parts(scores)["counting"].equal(parts["counting"])
+    assert not made.parts(shifted)["counting"].equal(parts["counting"])
 
 
 def test_it_is_what_its_terms_are():

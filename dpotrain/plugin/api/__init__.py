@@ -52,7 +52,7 @@ from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
 from dpotrain.plugin.api.exporter import Exporter, Finished
 from dpotrain.plugin.api.kinds import CATALOGUES, KINDS, Kind, kind_of
 from dpotrain.plugin.api.logger import Logger
-from dpotrain.plugin.api.loss import Loss
+from dpotrain.plugin.api.loss import Loss, LossWithoutBeta
 from dpotrain.plugin.api.metric import Measured, Metric
 from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
 from dpotrain.plugin.api.nested import Beside, Use
@@ -83,6 +83,7 @@ __all__ = [
     "LoggedRun",
     "Logger",
     "Loss",
+    "LossWithoutBeta",
     "Measured",
     "Message",
     "Messages",
