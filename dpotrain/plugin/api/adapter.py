@@ -88,6 +88,8 @@ class Adapter(Component):
 class InPlaceAdapter(Adapter):
     """Trains weights of the model itself and adds none; a subclass needs :meth:`attach` alone.
 
+    That sets ``requires_grad`` on what is to be trained, makes it float32, and freezes the rest.
+
     The engine keeps a second copy of the trained weights where the reference is computed in every step, and none where
     it is computed before training; :meth:`reference` is not called. A model that comes with an adapter arrives with
     that merged (see ``LoadRequest.keep_adapter``). ``final/`` holds a whole model, each weight in the dtype in which it
