@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.formats import count
+from dpotrain.core.loss_terms import terms_text
 from dpotrain.report.past_run import PastRun
 
 
@@ -19,7 +20,7 @@ def facts(run: PastRun) -> dict[str, str]:
         or ("none: all weights" if recipe else ""),
         "quantizer": _described(recipe, "quantizer", ()),
         "data": ", ".join(part for part in (_data(recipe), _pairs(run)) if part),
-        "loss": _described(recipe, "loss", ("beta", "label_smoothing")),
+        "loss": _described(recipe, "loss", ("beta", "label_smoothing")) + terms_text(_table(recipe, "loss")),
         "optimizer": _described(recipe, "optimizer", ("lr",)),
         "steps": _steps(run),
     }

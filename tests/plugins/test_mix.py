@@ -12,10 +12,12 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.report.facts import facts
+from dpotrain.report.past_run import read_run
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo, Mix
 from dpotrain_plugins.losses.mix import Term
 from tests.plugin.fakes import Offers
-from tests.run.recipes import losses, project, records, run
+from tests.run.recipes import Recording, losses, project, records, run
 
 
 class Likelihood(Loss):
@@ -135,6 +137,16 @@ def mixed(recipe, out, *overrides, second="likelihood", resume=False):
     return run(recipe, *chosen, into=out, plugins=PLUGINS, resume=resume)
 
 
+def test_the_header_of_the_run_and_of_its_report_have_the_weights(recipe, tmp_path):
+    reporter = Recording()
+    terms = '[{use="dpo", beta=0.5, weight=0.8}, "sft", {use="mix", terms=["ipo"], weight=2.0}]'
+    overrides = ['loss.use="mix"', f"loss.terms={terms}", "training.steps=1"]
+    run(recipe, *overrides, into=tmp_path / "run", plugins=PLUGINS, reporter=reporter)
+    said = "mix of dpo (0.8, beta 0.5), sft (1) and mix of ipo (1, beta 0.1) (2)"
+    assert reporter.facts["loss"] == said
+    assert facts(read_run(tmp_path / "run"))["loss"] == said
+
+
 @pytest.mark.parametrize("second", ["likelihood", "sorted"])
 def test_records_have_the_terms_and_steps_are_the_same_however_they_are_cut(recipe, tmp_path, second):
     mixed(recipe, tmp_path / "a", second=second)
@@ -144,8 +156,6 @@ def test_records_have_the_terms_and_steps_are_the_same_however_they_are_cut(reci
         for one, other in zip(records(tmp_path / "a", kind), records(tmp_path / "b", kind), strict=True):
             assert one["loss"] == pytest.approx(0.5 * one["loss/dpo"] + 2 * one[f"loss/{second}"], abs=1e-5)
             assert other["loss/dpo"] == pytest.approx(one["loss/dpo"], abs=1e-5)
-    header = (tmp_path / "a" / "run.log").read_text()
-    assert f"mix of dpo, beta 0.5 and {second}, beta 0.1" in header
 
 
 def test_a_term_with_a_state_goes_on_where_it_stopped(recipe, tmp_path):

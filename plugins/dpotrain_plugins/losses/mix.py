@@ -35,7 +35,8 @@ class Mix(LossWithoutBeta):
     class Options(LossWithoutBeta.Options):
         terms: list[Term] = Field(
             min_length=1,
-            description="The losses: `[[loss.terms]]`, each with `use`, keys of its own, and `weight` (1 unless set).",
+            description="The losses: `[[loss.terms]]`, each with `use`, keys of its own, and `weight` (1 unless set). "
+            'A name alone has the defaults: `terms = ["dpo", "sft"]`.',
         )
 
     options: Options
