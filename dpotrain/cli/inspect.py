@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.recipe import Recipe
 
 
 @click.command("inspect", short_help="Show what the model sees of the data, and what is wrong with it.")
@@ -69,3 +73,40 @@ def command(
             print_inspection(seen)
     if not isinstance(seen, RowView) and not seen.report.train_pairs:
         raise DataError(nothing_left(name, seen.report.splits[name], loaded.data.max_length))
+
+
+def _split(loaded: Recipe, split: str | None, row: int | None) -> tuple[str, Recipe]:
+    """Return the split that is shown, and the recipe that reads it."""
+    if split is not None and (row is None or split != loaded.data.eval_split):
+        only = {"train_split": split, "eval_split": None, "eval_fraction": None}
+        loaded = replace(loaded, data=loaded.data.model_copy(update=only))
+    return split or loaded.data.train_split, loaded
+
+
+def _split_of_mixture(loaded: Recipe, split: str | None, row: int | None) -> tuple[str, Recipe]:
+    """Do the same where the recipe has several sources; a source's label alone is its training split.
+
+    Raises:
+        RecipeError: there is no such split.
+    """
+    from dpotrain.core.errors import RecipeError, did_you_mean
+
+    names: dict[str, tuple[int, str]] = {}
+    for number, each in enumerate(loaded.data_sets):
+        for one in (each.train_split, each.eval_split):
+            if one is not None:
+                names[each.split_name(one)] = number, one
+    if split is None:
+        return next(iter(names)), loaded
+    labels = {each.label: each.split_name(each.train_split) for each in loaded.data_sets}
+    name = labels.get(split, split)
+    if name not in names:
+        raise RecipeError(
+            f'there is no split "{split}"{did_you_mean(split, names)}\nThe mixture has: {", ".join(names)}.'
+        )
+    if row is None:
+        number, one = names[name]
+        table = loaded.data.sources[number].model_copy(update={"split": one, "eval_split": None})
+        only = {"sources": [table], "eval_split": None, "eval_fraction": None}
+        loaded = replace(loaded, data=loaded.data.model_copy(update=only))
+    return name, loaded

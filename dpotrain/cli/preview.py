@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpotrain.core.errors import DataError
 from dpotrain.core.reporter import SilentReporter, showing_warnings
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader
 from dpotrain.data.sample_prompts import sample_prompts
@@ -44,7 +46,17 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     with logging_to(Path(os.devnull), reporter.warn), showing_warnings(reporter):
         if warning := attach_without_weights(recipe, data):
             reporter.warn(warning)
-    for warning in _doubts(reader, data):
+    sizes, about = _sizes(reader, data)
+    amounts: list[str] = []
+    pairs = sum(sizes)
+    if recipe.data.sources:
+        try:
+            mixture = Mixture.of(sizes, recipe.data.sources)
+        except DataError as error:
+            reporter.warn(f"by its first rows, {error}" if about else str(error))
+        else:
+            amounts, pairs = mixture.lines(), mixture.pairs
+    for warning in _doubts(recipe, pairs, about=about):
         reporter.warn(warning)
     lines = [f"{recipe.path}: keys, plugins and files are in order"]
     lines += [f"  {kind}: {name}" for kind, name in _selected(recipe)]
@@ -55,6 +67,9 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     lines.append(f"the first {ROWS} rows of each split:")
     # The reporter has said already how the format was decided.
     lines += [f"  {line}" for line in data.report.summary_lines() if line != data.report.decided_by]
+    if amounts:
+        lines.append(f"an epoch{', by these rows' * about}:")
+        lines += [f"  {line}" for line in amounts]
     lines.append(f"findings in these rows: {len(found) or 'none'}; dpotrain inspect looks at all rows")
     lines += [f"  {finding_line(finding)}" for finding in found]
     assert inspection.example is not None  # a split without a pair is refused
@@ -64,14 +79,21 @@ def preview(recipe: Recipe, reporter: Reporter) -> list[str]:
     return lines
 
 
-def _doubts(reader: DataReader, data: PreparedData) -> list[str]:
-    """Return what the recipe hardly means, by the pairs of the first rows and the number of all."""
-    recipe = reader.recipe
-    rows = reader.splits[recipe.data.train_split]
-    limit = recipe.data.limit
-    total = len(rows.source) if limit is None else min(limit, len(rows.source))
-    pairs = max(1, round(len(data.train) * total / max(1, len(rows))))
-    found = recipe_warnings(recipe, pairs, about=total > len(rows))
+def _sizes(reader: DataReader, data: PreparedData) -> tuple[list[int], bool]:
+    """Return how many training pairs each source has, and whether that is estimated from its first rows."""
+    limit, about = reader.recipe.data.limit, False
+    sizes = []
+    for size, split in zip(data.mixture.sizes, reader.trained, strict=True):
+        total = len(split.rows.source)
+        total = total if limit is None else min(limit, total)
+        sizes.append(max(1, round(size * total / max(1, len(split.rows)))))
+        about |= total > len(split.rows)
+    return sizes, about
+
+
+def _doubts(recipe: Recipe, pairs: int, *, about: bool) -> list[str]:
+    """Return what the recipe hardly means, for so many pairs of an epoch."""
+    found = recipe_warnings(recipe, pairs, about=about)
     folder = RunFolder(recipe.run.output_dir)
     if folder.holds_run():
         found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,8 @@ def _metadata(base: Any, document: Mapping[str, Any], adapter: bool) -> str:
     if _on_hub(base):
         data["base_model"] = base
         data["base_model_relation"] = "adapter" if adapter else "finetune"
-    if _on_hub(document["data"].get("name")):
-        data["datasets"] = [document["data"]["name"]]
+    if on_hub := [source["name"] for source in _sources(document["data"]) if _on_hub(source.get("name"))]:
+        data["datasets"] = list(dict.fromkeys(on_hub))
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in data.items()), "---"])
 
 
@@ -128,10 +128,24 @@ def _without_places(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def _sources(table: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the tables of the dataset sources: ``[data]`` itself, or those of a mixture."""
+    tables: Sequence[Mapping[str, Any]] = table.get("sources") or [table]
+    return [each.get("source", each) for each in tables]
+
+
 def _data(table: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
-    name = table.get("name", table["use"])
-    yield f"[{name}](https://huggingface.co/datasets/{name})" if _on_hub(name) else f"`{table['use']}`"
-    lines = []
+    named = []
+    for source in _sources(table):
+        name = source.get("name")
+        named.append(
+            f"[{name}](https://huggingface.co/datasets/{name})" if _on_hub(name) else f"`{source['use']}`"
+        )
+    yield ", ".join(named)
+    lines = [
+        f"- {label}: {of['of_an_epoch']} pairs of an epoch, from {of['pairs']}"
+        for label, of in report.get("mixture", {}).items()
+    ]
     for split, of_split in report.get("splits", {}).items():
         dropped = {reason: entry["count"] for reason, entry in of_split.get("dropped", {}).items()}
         less = "".join(f", {count} dropped: {reason}" for reason, count in dropped.items())

@@ -217,6 +217,8 @@ class HeldOutPair:
     rejected_ids: Sequence[int]
     columns: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the pair's row, by name: what components of the recipe ask for in ``columns``."""
+    source: str = ""
+    """Label of its source, in a mixture."""
 
     def __post_init__(self) -> None:
         """Have a name that was not asked for explained."""

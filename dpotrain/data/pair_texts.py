@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from dpotrain.core.pair import PreferencePair, Text, UnusableRow
 from dpotrain.data.formats.read_row import read_row
 from dpotrain.data.prepare import DataReader
-from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs, pair_key
+from dpotrain.data.split_reader import SplitReader
+from dpotrain.data.tokens.tokenized import TokenizedPairs, pair_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class PairText:
     prompt: str
     chosen: str
     rejected: str
+    source: str = ""
+    """Label of the source of a mixture."""
 
 
 def plain_text(part: Text) -> str:
@@ -35,40 +38,35 @@ def plain_text(part: Text) -> str:
 
 def evaluation_texts(reader: DataReader, pairs: TokenizedPairs) -> Iterator[PairText]:
     """Yield the texts of pairs of the reader's evaluation set, in their order."""
-    data = reader.recipe.data
-    rows = reader.splits[data.train_split if data.eval_split is None else data.eval_split]
     for index in range(len(pairs)):
         tokens = pairs[index]
+        split = reader.reader_of(tokens.source, evaluated=True)
         try:
-            found = read_row(reader.tokenize.formatter, rows[tokens.row], tokens.row).pairs
-            pair = _same(reader, found, pairs, index)
+            found = read_row(split.tokenize.formatter, split.rows[tokens.row], tokens.row).pairs
+            pair = _same(split, found, pairs, index)
         except (UnusableRow, RecursionError):
             pair = None
         if pair is None:  # a formatter that reads the row otherwise the second time
-            yield _decoded(reader, tokens)
+            ids = (tokens.prompt, tokens.chosen, tokens.rejected)
+            decode = reader.tokenizer.decode
+            prompt, chosen, rejected = (str(decode(each.tolist(), skip_special_tokens=True)) for each in ids)
         else:
-            texts = (plain_text(part) for part in (pair.prompt, pair.chosen, pair.rejected))
-            yield PairText(tokens.row, *texts)
+            prompt, chosen, rejected = map(plain_text, (pair.prompt, pair.chosen, pair.rejected))
+        yield PairText(tokens.row, prompt, chosen, rejected, split.data_set.label)
 
 
 def _same(
-    reader: DataReader, found: Sequence[PreferencePair], pairs: TokenizedPairs, index: int
+    split: SplitReader, found: Sequence[PreferencePair], pairs: TokenizedPairs, index: int
 ) -> PreferencePair | None:
     """Return which pair of a row the tokenized one is; a row may give several."""
     if len(found) == 1:
         return found[0]
     row = int(pairs.rows[index])
-    results = reader.tokenize.tokenizer([(row, pair) for pair in found])
+    results = split.tokenize.tokenizer([(row, pair) for pair in found])
     for pair, result in zip(found, results, strict=True):
         if result.pair is not None and pair_key(result.pair) == pairs.keys[index].tobytes():
             return pair
     return None
-
-
-def _decoded(reader: DataReader, tokens: TokenizedPair) -> PairText:
-    parts = (tokens.prompt, tokens.chosen, tokens.rejected)
-    texts = (str(reader.tokenizer.decode(part.tolist(), skip_special_tokens=True)) for part in parts)
-    return PairText(tokens.row, *texts)
 
 
 def _said(content: object, calls: object) -> str:

@@ -7,41 +7,36 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from dpotrain.core.errors import DataError, RecipeError, did_you_mean
+from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair
-from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.reporter import Reporter
 from dpotrain.core.write_errors import WriteError
-from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
-from dpotrain.data.formats.columns import MappedRows, map_columns
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.formats.plain_text import question_about_plain_text
 from dpotrain.data.report import DataReport, nothing_left
 from dpotrain.data.split import held_out
-from dpotrain.data.split_report import FIRST_ROWS, SplitReport
+from dpotrain.data.split_reader import SplitReader, naming, split_readers
+from dpotrain.data.split_report import FIRST_ROWS
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
 from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
 from dpotrain.data.tokens.keys import sortable
-from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
-from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 from dpotrain.data.tokens.workers import cores
-from dpotrain.plugin.api import Callback, DatasetFormatter, Loss, Metric
 from dpotrain.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_PREVIEWED = 3  # pairs that a preview returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +47,15 @@ class PreparedData:
     evaluation: TokenizedPairs | None
     report: DataReport
     """What ``data_report.json`` holds, also as lines of text."""
-    formatter: str
-    """Name of the formatter, the recipe's own or the one that ``format = "auto"`` chose."""
+    mixture: Mixture
+    """How many of the training pairs an epoch takes."""
     preview: tuple[PreferencePair, ...] = ()
     """The first few pairs as formatted, where a preview was asked for."""
+
+    @property
+    def formatter(self) -> str:
+        """Names of the formatters, the recipe's own or those that ``format = "auto"`` chose."""
+        return self.report.format
 
     @property
     def conversational(self) -> bool:
@@ -97,17 +97,17 @@ def prepare_data(
 
 @dataclass(frozen=True, slots=True)
 class DataReader:
-    """The recipe's splits through its formatter and tokenizer, by name."""
+    """The recipe's splits through their formatters and the tokenizer."""
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
-    tokenize: RowTokenizer
-    decision: Decision
-    splits: dict[str, MappedRows]
-    """The rows of the training split, and of the evaluation split if there is one."""
+    splits: dict[str, SplitReader]
+    """The training split of each source, and its evaluation split if there is one, by their names in reports."""
     inputs: TemplateInputs
     clock: str
     """The time in ``inputs`` as it was given."""
+    previewed: bool
+    """Whether only the first rows are read."""
     cache: Path | None
     reporter: Reporter
 
@@ -123,32 +123,23 @@ class DataReader:
         clock: str | None = None,
     ) -> DataReader:
         """Find the rows and decide how they are read; arguments and errors are those of :func:`prepare_data`."""
-        data = recipe.data
-        if data.eval_split is not None and data.eval_split == data.train_split:
-            raise RecipeError(
-                f'data.eval_split = "{data.eval_split}" is also data.train_split.\n'
-                "Set data.eval_split to another split, or hold part of this one out with data.eval_fraction."
-            )
         check_default(tokenizer)
-        limit = min((n for n in (data.limit, preview) if n is not None), default=None)
-        rows = _load(recipe, data.train_split, limit)
-        needed = _columns_needed(recipe)
-        for_formatter = {name: actual for name, actual in data.columns.items() if name not in needed}
-        decision = choose_formatter(rows, recipe.plugins.formatters(), recipe.formatter, for_formatter)
-        reporter.note(decision.text)
-        if decision.warning:
-            reporter.warn(decision.warning)
-        _check_needed(needed, decision.formatter, rows)
-        previewed = 0 if preview is None else _PREVIEWED
-        clock = data.clock or clock or datetime.now().isoformat()
+        clock = recipe.data.clock or clock or datetime.now().isoformat()
         inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
-        pairs = PairTokenizer(tokenizer, data.max_length, inputs)
-        tokenize = RowTokenizer(decision.formatter, pairs, previewed, tuple(needed))
-        splits = {data.train_split: rows}
-        if data.eval_split is not None and data.eval_fraction is None:
-            splits[data.eval_split] = _load(recipe, data.eval_split, limit)
+        found = split_readers(recipe, tokenizer, inputs, reporter, preview=preview)
+        splits = {each.name: each for each in found}
         kept = None if preview is not None else cache
-        return cls(recipe, tokenizer, tokenize, decision, splits, inputs, clock, kept, reporter)
+        return cls(recipe, tokenizer, splits, inputs, clock, preview is not None, kept, reporter)
+
+    @property
+    def trained(self) -> list[SplitReader]:
+        """The training split of each source, in the recipe's order."""
+        return [each for each in self.splits.values() if not each.evaluated]
+
+    def reader_of(self, source: int, *, evaluated: bool) -> SplitReader:
+        """Return the split that a source's training pairs, or its held-out pairs, are of."""
+        mine = [each for each in self.splits.values() if each.source == source]
+        return mine[-1] if evaluated else mine[0]
 
     def prepare(self, *, for_training: bool = True) -> PreparedData:
         """Tokenize all splits.
@@ -157,57 +148,129 @@ class DataReader:
         whether it is a chat's, unless the data is only to be looked at (``for_training`` false).
         """
         data = self.recipe.data
-        asked = not self.tokenizer.chat_template or self.recipe.formatter is not None
-        if for_training and not asked and self.decision.plain_text:
-            formatters = self.recipe.plugins.formatters()
-            rows = self.splits[data.train_split]
-            raise DataError(question_about_plain_text(rows, self.decision.formatter, formatters))
+        if for_training:
+            self._ask_about_plain_text()
         report = DataReport(
-            format=self.decision.formatter.name,
-            decided_by=self.decision.text,
+            format=", ".join(dict.fromkeys(each.decision.formatter.name for each in self.trained)),
+            decided_by="\n".join(each.decided_by for each in self.trained),
             max_length=data.max_length,
             splits={},
             fingerprints={},
         )
-        found = {}
-        for name, rows in self.splits.items():
-            split = found[name] = self._cached(rows, name) or self._temporary(rows)
+        found: dict[str, TokenizedSplit] = {}
+        for name, reader in self.splits.items():
+            split = found[name] = self._cached(reader) or self._temporary(reader)
             if for_training and not len(split.pairs):
                 raise DataError(nothing_left(name, split.report, data.max_length))
-            report.splits[name], report.fingerprints[name] = split.report, rows.fingerprint
-        plain = any(one.plain_text for one in report.splits.values())
-        report.plain_text_for_chat_model = plain and bool(self.tokenizer.chat_template)
-        report.chat_template_ignored = plain and not asked
-        first = found[data.train_split]
-        train, evaluation = first.pairs, None
-        if data.eval_fraction is not None:
-            train, evaluation = _hold_out(first, data.eval_fraction, self.recipe.seed, self.reporter)
-        elif data.eval_split is not None:
-            held = found[data.eval_split]
-            evaluation = held.pairs
-            shared = np.isin(sortable(held.prompts), sortable(first.prompts))
-            report.shared_prompts = len(np.unique(sortable(held.prompts[shared])))
-            report.shared_prompt_rows = held.pairs.rows[shared][:FIRST_ROWS].tolist()
-        report.train_pairs = len(train)
+            report.splits[name], report.fingerprints[name] = split.report, reader.rows.fingerprint
+        plain = {name for name, one in report.splits.items() if one.plain_text}
+        has_template = bool(self.tokenizer.chat_template)
+        report.plain_text_for_chat_model = has_template and bool(plain)
+        report.chat_template_ignored = has_template and any(
+            self.splits[name].data_set.formatter is None for name in plain
+        )
+        train, evaluation = self._parted(found, report)
+        sizes = np.bincount(train.sources, minlength=len(self.trained)).tolist()
+        mixture = self._mixture(sizes) if for_training else Mixture(tuple(sizes), tuple(sizes))
+        if not self.previewed:
+            report.mixture = mixture
+        report.train_pairs = mixture.pairs
         report.evaluation_pairs = None if evaluation is None else len(evaluation)
-        prepared = PreparedData(train, evaluation, report, self.decision.formatter.name, first.preview)
+        shown = found[self.trained[0].name].preview
+        prepared = PreparedData(train, evaluation, report, mixture, shown)
         if prepared.conversational and reads_clock(self.tokenizer):
             report.clock = self.clock
         return prepared
 
-    def _cached(self, rows: MappedRows, name: str) -> TokenizedSplit | None:
+    def _ask_about_plain_text(self) -> None:
+        """Raise a DataError for plain text of which the recipe does not say whether it is a chat's."""
+        if not self.tokenizer.chat_template:
+            return
+        for each in self.trained:
+            if each.data_set.formatter is None and each.decision.plain_text:
+                formatters = self.recipe.plugins.formatters()
+                with naming(each.data_set):
+                    raise DataError(question_about_plain_text(each.rows, each.decision.formatter, formatters))
+
+    def _parted(
+        self, found: dict[str, TokenizedSplit], report: DataReport
+    ) -> tuple[TokenizedPairs, TokenizedPairs | None]:
+        """Return training and evaluation pairs, one source after the other; what they share is reported."""
+        trained = [found[each.name] for each in self.trained]
+        own = [
+            found[each.name] if each.evaluated else None
+            for each in (self.reader_of(source, evaluated=True) for source in range(len(trained)))
+        ]
+        fraction = self.recipe.data.eval_fraction
+        held = [np.zeros(len(one.pairs), bool) for one in trained]
+        apart = [source for source, split in enumerate(own) if split is None and fraction is not None]
+        if apart and fraction is not None:
+            # Together, so that a prompt of two sources is on one side.
+            marks = _hold_out(
+                [trained[source] for source in apart], fraction, self.recipe.seed, self.reporter
+            )
+            for source, mark in zip(apart, marks, strict=True):
+                held[source] = mark
+        train = TokenizedPairs.joined(
+            [
+                one.pairs if not mark.any() else one.pairs.select(np.flatnonzero(~mark))
+                for one, mark in zip(trained, held, strict=True)
+            ]
+        )
+        evaluated = [
+            one.pairs.select(np.flatnonzero(mark)) if split is None else split.pairs
+            for one, mark, split in zip(trained, held, own, strict=True)
+        ]
+        if not any(map(len, evaluated)):
+            return train, None
+        self._report_shared(trained, held, own, report)
+        return train, TokenizedPairs.joined(evaluated)
+
+    def _report_shared(
+        self,
+        trained: Sequence[TokenizedSplit],
+        held: Sequence[npt.NDArray[np.bool_]],
+        own: Sequence[TokenizedSplit | None],
+        report: DataReport,
+    ) -> None:
+        """Report prompts of evaluation splits that are also trained on."""
+        prompts = np.concatenate([one.prompts[~mark] for one, mark in zip(trained, held, strict=True)])
+        known = sortable(prompts)
+        for source, split in enumerate(own):
+            if split is not None and (shared := np.isin(sortable(split.prompts), known)).any():
+                name = self.reader_of(source, evaluated=True).name
+                report.shared_prompts[name] = len(np.unique(sortable(split.prompts[shared])))
+                report.shared_prompt_rows[name] = split.pairs.rows[shared][:FIRST_ROWS].tolist()
+
+    def _mixture(self, sizes: Sequence[int]) -> Mixture:
+        """Return what an epoch takes; of the first rows, all."""
+        tables = [each.data_set.amount for each in self.trained]
+        amounts = [table for table in tables if table is not None]
+        if self.previewed or not amounts:
+            names = tuple(each.data_set.label for each in self.trained)
+            return Mixture(tuple(sizes), tuple(sizes), names)
+        return Mixture.of(sizes, amounts)
+
+    def _cached(self, reader: SplitReader) -> TokenizedSplit | None:
         if self.cache is None:
             return None
 
         def build(folder: Path) -> SplitInfo:
             # The other processes of this machine wait, so their cores are free.
-            return tokenize_split(rows, self.tokenize, folder, self.reporter, cores())
+            return tokenize_split(reader.rows, reader.tokenize, folder, self.reporter, cores())
 
-        formatter, columns = self.tokenize.formatter, self.tokenize.columns
+        formatter, columns = reader.tokenize.formatter, reader.tokenize.columns
         origin = self.recipe.plugins.owner(type(formatter)).origin
         with self.reporter.phase("hashing the data", None):
             key = cache_key(
-                rows, name, formatter, origin, self.tokenizer, self.recipe.data, columns, self.inputs
+                reader.rows,
+                reader.split,
+                formatter,
+                origin,
+                self.tokenizer,
+                self.recipe.data,
+                columns,
+                reader.inputs,
             )
         try:
             return TokenCache(self.cache / "tokens").get(key, build, self.reporter)
@@ -217,13 +280,13 @@ class DataReader:
             )
             return None
 
-    def _temporary(self, rows: MappedRows) -> TokenizedSplit:
+    def _temporary(self, reader: SplitReader) -> TokenizedSplit:
         """Tokenize into temporary files, whose space is freed as soon as nothing maps them."""
         # Each process does it, so they share the cores.
         processes = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         try:
             with tempfile.TemporaryDirectory(prefix="dpotrain-", ignore_cleanup_errors=True) as folder:
-                found = tokenize_split(rows, self.tokenize, Path(folder), self.reporter, processes)
+                found = tokenize_split(reader.rows, reader.tokenize, Path(folder), self.reporter, processes)
                 return open_split(Path(folder), found)
         except WriteError as error:
             raise DataError(
@@ -232,43 +295,14 @@ class DataReader:
             ) from error
 
 
-def _columns_needed(recipe: Recipe) -> dict[str, str]:
-    """Return the columns whose numbers the pairs keep, each with the first that asks for it."""
-    parts = [part for part in recipe.components if isinstance(part, Loss | Metric | Callback)]
-    mapped = {name: "[data.columns]" for name in PAIR_COLUMNS if name in recipe.data.pair_columns}
-    return mapped | {
-        name: f'{part.kind} "{part.name}"' for part in reversed(parts) for name in reversed(part.columns)
-    }
-
-
-def _check_needed(needed: Mapping[str, str], formatter: DatasetFormatter, rows: MappedRows) -> None:
-    """Raise a DataError for a column that is needed, and that neither the data nor the formatter has."""
-    for name, asking in needed.items():
-        if rows.columns and name not in rows.columns and name not in formatter.numbers:
-            raise DataError(
-                f'{asking} needs the column "{name}", which the data does not have'
-                f"{did_you_mean(name, rows.columns)}\n"
-                f"Its columns are: {', '.join(rows.columns)}. Set data.columns.{name} to the one that holds it."
-            )
-
-
-def _load(recipe: Recipe, split: str, limit: int | None) -> MappedRows:
-    """Return a split's rows under canonical column names."""
-    rows = recipe.source.load(split)
-    if not len(rows):
-        raise DataError(nothing_left(split, SplitReport(), recipe.data.max_length))
-    data = recipe.data
-    return map_columns(rows, data.columns, limit, split, data.ignore_columns, recipe.source)
-
-
 def _hold_out(
-    split: TokenizedSplit, fraction: float, seed: int, reporter: Reporter
-) -> tuple[TokenizedPairs, TokenizedPairs | None]:
-    """Return training and evaluation pairs that share no prompt."""
-    evaluated = held_out(split.prompts, fraction, seed)
-    if len(split.prompts) and not evaluated.any():
+    splits: Sequence[TokenizedSplit], fraction: float, seed: int, reporter: Reporter
+) -> list[npt.NDArray[np.bool_]]:
+    """Return for each split which of its pairs are held out, so that training and evaluation share no prompt."""
+    prompts = np.concatenate([split.prompts for split in splits])
+    held = held_out(prompts, fraction, seed)
+    if len(prompts) and not held.any():
         text = "All pairs have the same prompt, so none can be held out for evaluation (data.eval_fraction)."
         reporter.warn(text)
-        return split.pairs, None
-    pairs = split.pairs
-    return pairs.select(np.flatnonzero(~evaluated)), pairs.select(np.flatnonzero(evaluated))
+    ends = np.cumsum([len(split.prompts) for split in splits])
+    return np.split(held, ends[:-1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dpotrain.core.formats import share
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.split_report import SplitReport
 
 #: Share of exact duplicates above which a warning is given.
@@ -25,7 +26,7 @@ class DataReport:
     """The report on all splits."""
 
     format: str
-    """The formatter's name."""
+    """The formatter's name; of a mixture, those of its sources."""
     decided_by: str
     """How it was chosen, as text."""
     max_length: int
@@ -33,6 +34,9 @@ class DataReport:
     """By the source's split names; with ``data.eval_fraction`` both sets come from the training split."""
     fingerprints: dict[str, str]
     train_pairs: int = 0
+    """Of one epoch."""
+    mixture: Mixture = field(default_factory=lambda: Mixture.single(0))
+    """How many of the training pairs an epoch takes, by source."""
     evaluation_pairs: int | None = None
     chat_template_ignored: bool = False
     """Whether some pairs are plain text, the model has a chat template, and the recipe does not set data.format."""
@@ -40,10 +44,10 @@ class DataReport:
     """The same, whatever the recipe sets."""
     clock: str | None = None
     """The time that the chat template reads; None where it reads none."""
-    shared_prompts: int = 0
-    """Prompts of ``data.eval_split`` that are also trained on."""
-    shared_prompt_rows: list[int] = field(default_factory=list)
-    """The first rows of ``data.eval_split`` that have one of them."""
+    shared_prompts: dict[str, int] = field(default_factory=dict)
+    """Of each evaluation split the prompts that are also trained on, if there are some."""
+    shared_prompt_rows: dict[str, list[int]] = field(default_factory=dict)
+    """The first rows of these splits that have one of them."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data for ``data_report.json``."""
@@ -51,6 +55,7 @@ class DataReport:
             "format": self.format,
             "decided_by": self.decided_by,
             "max_length": self.max_length,
+            **({"mixture": self.mixture.as_json()} if self.mixture.is_of_several else {}),
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
             "chat_template_ignored": self.chat_template_ignored,
             "clock": self.clock,
@@ -68,8 +73,12 @@ class DataReport:
             AttributeError, KeyError, TypeError: it is not the data of a report.
         """
         own = {each.name for each in fields(cls)} & plain.keys()
+        if not isinstance(plain.get("shared_prompts"), dict):  # before mixtures
+            own -= {"shared_prompts", "shared_prompt_rows"}
         values = {name: plain[name] for name in own}
         values["splits"] = {name: SplitReport.restored(split) for name, split in plain["splits"].items()}
+        if "mixture" in own:
+            values["mixture"] = Mixture.restored(plain["mixture"])
         pairs = plain["pairs"]
         return cls(**values, train_pairs=pairs["train"], evaluation_pairs=pairs["evaluation"])
 
@@ -85,11 +94,15 @@ class DataReport:
                 spread = f"median {of['median']:.0f}, 95 % within {of['p95']:.0f}, longest {of['max']:.0f}"
                 lines.append(f"{name}: {part} tokens: {spread}")
             lines += self._comparisons(name, split)
+        lines += self.mixture.lines()
         held = self.evaluation_pairs
         others = "none held out for evaluation" if held is None else f"{held} to evaluate on"
-        lines.append(f"{self.train_pairs} pairs to train on, {others}")
-        if self.shared_prompts:
-            lines.append(f"{self.shared_prompts} prompts of the evaluation split are also trained on")
+        of_an_epoch = " in an epoch" if self.mixture.is_of_several else ""
+        lines.append(f"{self.train_pairs} pairs to train on{of_an_epoch}, {others}")
+        lines += [
+            f"{name}: {shared} prompts of this evaluation split are also trained on"
+            for name, shared in self.shared_prompts.items()
+        ]
         return lines
 
     def _comparisons(self, name: str, split: SplitReport) -> list[str]:
@@ -194,10 +207,10 @@ class DataReport:
                 f"{plain} pairs are plain text and are trained on as they stand, although the model has a chat "
                 f"template.\n{self.plain_text_remedy()}"
             )
-        if self.shared_prompts:
+        for name, shared in self.shared_prompts.items():
             found.append(
-                f"{self.shared_prompts} prompts of the evaluation split are also trained on, so the "
-                "evaluation is too optimistic. Use data.eval_fraction, which keeps prompts apart."
+                f"{shared} prompts of the evaluation split {name} are also trained on, so the evaluation is too "
+                "optimistic. Use data.eval_fraction, which keeps prompts apart."
             )
         return found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import Costs, MicroBatch, batch_by_length
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.out_of_memory import in_parts
@@ -49,6 +49,13 @@ class EvaluationSet:
     costs: Costs
     pair_columns: frozenset[str] = frozenset()
     """Columns of the data that change the loss, as in training."""
+    labels: tuple[str, ...] = ()
+    """What the sources of a mixture are called, whose metrics stand beside those of all pairs; empty for one source."""
+
+    @property
+    def labels_of_pairs(self) -> list[str]:
+        """Those of sources of which a pair is held out."""
+        return [label for number, label in enumerate(self.labels) if (self.data.sources == number).any()]
 
     def evaluate(
         self,
@@ -77,7 +84,8 @@ class EvaluationSet:
         mine = batch_by_length(everything, self.costs, parallel.data_size, budget)[parallel.data_rank]
         extra = RecipeMetrics() if extra is None else extra
         tokens, statistics = need_tokens(loss, extra.chosen), needed_statistics(loss, extra.chosen)
-        sums = no_sums(extra, parallel.device)
+        # A row for each source.
+        sums = torch.stack([no_sums(extra, parallel.device)] * max(1, len(self.labels)))
         advance = over_ranks(advance, sum(map(len, mine)), len(self.data))
         scored: list[tuple[torch.Tensor, torch.Tensor]] = []
         gathered = GatheredScores(everything) if loss.couples_pairs else None
@@ -102,7 +110,8 @@ class EvaluationSet:
                 gathered.add(batch, scores)
                 losses = torch.zeros_like(scores.policy_chosen)
                 parts = dict.fromkeys(loss.part_names, losses)
-            sums.add_(batch_sums(loss, scores, losses, parts, batch, extra))
+            for source, part in self._by_source(batch):
+                sums[source].add_(batch_sums(loss, scores, losses, parts, part, extra))
             if rows is not None:
                 routed.append(rows)
             if len(pairs):  # a filler pair is scored elsewhere
@@ -121,24 +130,47 @@ class EvaluationSet:
                     total_steps=total_steps,
                 )
                 # The same on every rank.
-                losses = pair_losses(loss, whole, self.pair_columns)
-                sums[SUMMED.index("loss")] += losses.double().sum() / parallel.data_size
-                for place, part in enumerate(loss_parts(loss, whole).values()):
-                    sums[len(SUMMED) + 2 * place] += part.double().sum() / parallel.data_size
+                losses = {SUMMED.index("loss"): pair_losses(loss, whole, self.pair_columns)}
+                for place, of in enumerate(loss_parts(loss, whole).values()):
+                    losses[len(SUMMED) + 2 * place] = of
+                sources = torch.from_numpy(self.data.sources.astype(np.int64)).to(parallel.device)
+                for place, of in losses.items():
+                    sums[:, place].index_add_(
+                        0, sources if self.labels else sources * 0, of.double() / parallel.data_size
+                    )
         balance = {}
         if routed:
             over_all = RouterSums.over_ranks(routed, parallel)
             balance[ROUTER_LOSS] = float(over_all.loss(over_all.probabilities))
-        total, more = split_sums(parallel.sum(sums).cpu(), extra)
+        sums = parallel.sum(sums).cpu()
+        total, more = split_sums(sums.sum(0), extra)
         metrics = {
             **means(total.tolist()),
             **speed(total.tolist(), time.perf_counter() - started),
             **balance,
             **means_of(more),
         }
+        for label, row in zip(self.labels, sums, strict=False):
+            if row[0]:  # a source may have no pair that is held out
+                own, more = split_sums(row, extra)
+                found = means(own.tolist()) | means_of(more)
+                metrics |= {f"{label}/{name}": value for name, value in found.items()}
         rewards = torch.zeros(len(self.data), 2, dtype=torch.float64)
         if scored:
             rewards[torch.cat([pairs for pairs, _ in scored])] = (
                 torch.cat([of for _, of in scored]).double().cpu()
             )
         return Evaluation(metrics, parallel.sum(rewards.to(parallel.device)).cpu().numpy())
+
+    def _by_source(self, batch: PackedPairs) -> Iterator[tuple[int, PackedPairs]]:
+        """Yield the sources of a micro-batch's pairs, each with the batch in which others weigh nothing."""
+        sources = self.data.sources[batch.pairs.numpy()]
+        different = np.unique(sources).tolist() if self.labels else [0]
+        if len(different) == 1:
+            yield different[0], batch
+            return
+        lengths = np.array([each.total for each in batch.lengths])
+        for source in different:
+            mine = torch.from_numpy(sources == source).to(batch.weights.device)
+            tokens = int(lengths[sources == source].sum()) if batch.tokens else 0
+            yield source, replace(batch, weights=batch.weights * mine, tokens=tokens)

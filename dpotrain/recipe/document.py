@@ -12,6 +12,8 @@ from pydantic_core import to_jsonable_python
 from dpotrain.core.masking import mask_data, mask_values
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import Kinds
+from dpotrain.plugin.api.nested import Beside
+from dpotrain.recipe.mixture import AUTO, SOURCES
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import TopLevel, tables_of
 
@@ -39,14 +41,18 @@ def document_of(
     tables: dict[str, Any] = {
         name: plain(section) for name, section in sections.items() if section is not None
     }
+    mixed = bool(tables["data"][SOURCES])
+    if not mixed:
+        del tables["data"][SOURCES]
     for kind in kinds:
         found = [{"use": part.name, **plain(part.options)} for part in parts.get(kind.table, ())]
         if kind.selected == "listed":
             tables |= {kind.table: found} if found else {}
-        elif found and kind.selected == "key":
+        elif kind.selected == "key":
             table, _, key = kind.table.partition(".")
-            tables[table][key] = found[0] if found[0].keys() > {"use"} else found[0]["use"]
-        elif found:
+            if tables[table][key] != AUTO:
+                tables[table][key] = found[0] if found[0].keys() > {"use"} else found[0]["use"]
+        elif found and not (mixed and kind.table == "data"):
             tables[kind.table] = found[0] | tables.get(kind.table, {})
     document = {key: value for key, value in plain(top).items() if value != []}
     return document | {name: tables[name] for name in tables_of(kinds) if name in tables}
@@ -63,11 +69,22 @@ def plain(model: BaseModel) -> dict[str, Any]:
     }
 
 
+def _together(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a :class:`Beside` with its component's keys in it, unless one is also a key of its own."""
+    key, component = next(
+        (key, value) for key, value in table.items() if isinstance(value, dict) and "use" in value
+    )
+    own = {name: value for name, value in table.items() if name != key}
+    return table if own.keys() & component.keys() else {**component, **own}
+
+
 def _plain(value: Any) -> Any:
     if value is None:
         return False
     if isinstance(value, Component):
         return {"use": value.name, **plain(value.options)}
+    if isinstance(value, Beside):
+        return _together(plain(value))
     if isinstance(value, BaseModel):
         return plain(value)
     if isinstance(value, Mapping):

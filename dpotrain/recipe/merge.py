@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api.kinds import CORE_KINDS
+from dpotrain.recipe.mixture import SOURCES
 from dpotrain.recipe.sections import core_keys
 
 #: Path of a value: table, key, list index, …
@@ -60,7 +61,8 @@ class Tree:
                     self._stale[place] = known - value.keys()
                 elif other:
                     self._forget(place)
-                    base[key] = present = {k: v for k, v in present.items() if k in _core_keys(place)}
+                    kept = _core_keys(place) - {SOURCES}
+                    base[key] = present = {k: v for k, v in present.items() if k in kept}
                     self._origins[place] = origin
                 if is_file:  # a missing key is reported for the file, not for an override of another key
                     self._origins[place] = origin
@@ -95,18 +97,22 @@ class Tree:
 
     def _forget(self, place: Place) -> None:
         for known in [known for known in self._origins if known[: len(place)] == place]:
-            if known[: len(place) + 1] not in {(*place, key) for key in _core_keys(place)}:
+            if known[: len(place) + 1] not in {(*place, key) for key in _core_keys(place) - {SOURCES}}:
                 del self._origins[known]
 
 
 def _picks_another(place: Place, present: dict[str, Any], over: dict[str, Any]) -> bool:
     default = CORE_KINDS.default_use.get(str(place[0])) if len(place) == 1 else None
     before = present.get("use", default)
-    return "use" in over and before is not None and over["use"] != before
+    if "use" not in over:  # several in the place of one
+        return before is not None and bool(over.get(SOURCES)) and SOURCES in _core_keys(place)
+    if SOURCES in present and SOURCES in _core_keys(place):
+        return True
+    return before is not None and bool(over["use"] != before)
 
 
 def _core_keys(place: Place) -> frozenset[str]:
-    """Return the keys of a component's table that are the core's, and stay when the component changes."""
+    """Return the keys of a component's table that are the core's."""
     return core_keys(str(place[0])) if len(place) == 1 else frozenset()
 
 

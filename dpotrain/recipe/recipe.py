@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpotrain.plugin.api import Exporter, Selection
+from dpotrain.plugin.api import DatasetFormatter, DatasetSource, Exporter, Selection
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe import sections
+from dpotrain.recipe.mixture import SourceTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """One source of rows with how they are read: that of ``[data]``, or one of ``[[data.sources]]``."""
+
+    source: DatasetSource
+    formatter: DatasetFormatter | None
+    """None is ``format = "auto"``."""
+    label: str
+    """What it is called in a mixture; empty where it is the only one."""
+    address: str
+    """Its table, for messages: ``data`` or ``data.sources.0``."""
+    train_split: str
+    eval_split: str | None
+    columns: Mapping[str, str]
+    ignore_columns: tuple[str, ...]
+    amount: SourceTable | None = None
+    """How much of it an epoch takes; None takes all of it."""
+
+    def split_name(self, split: str) -> str:
+        """Return what a split of it is called in reports: ``train``, or ``helpful/train`` in a mixture."""
+        return f"{self.label}/{split}" if self.label else split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +52,41 @@ class Recipe(Selection):
     plugins: PluginManager
     path: Path | None = None
     """The file it came from."""
+
+    @property
+    def data_sets(self) -> tuple[DataSet, ...]:
+        """Where the pairs come from: the one source of ``[data]``, or those of a mixture in the recipe's order."""
+        data, shared = self.data, self.formatter
+        if not data.sources:
+            only = DataSet(
+                source=self.the(DatasetSource),
+                formatter=shared,
+                label="",
+                address="data",
+                train_split=data.train_split,
+                eval_split=data.eval_split,
+                columns=data.columns,
+                ignore_columns=tuple(data.ignore_columns),
+            )
+            return (only,)
+        return tuple(
+            DataSet(
+                source=table.source,
+                formatter=shared
+                if table.format is None
+                else None
+                if table.format == "auto"
+                else table.format,
+                label=table.called,
+                address=f"data.sources.{number}",
+                train_split=table.split or data.train_split,
+                eval_split=table.eval_split or data.eval_split,
+                columns={**data.columns, **table.columns},
+                ignore_columns=tuple(dict.fromkeys([*data.ignore_columns, *table.ignore_columns])),
+                amount=table,
+            )
+            for number, table in enumerate(data.sources)
+        )
 
     @property
     def exporters(self) -> tuple[Exporter, ...]:

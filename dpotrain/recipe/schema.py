@@ -11,6 +11,7 @@ from dpotrain.plugin.api.kinds import Kind
 from dpotrain.plugin.api.nested import BESIDE, KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
+from dpotrain.recipe.mixture import SOURCES
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, required_tables
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -55,7 +56,7 @@ class _Tables:
                     {"anyOf": [table, {"const": False}]} if name in OPTIONAL_SECTIONS else table
                 )
         for name, kind in self.kinds.tables.items():
-            choice = self.choice(kind, name, self.data() if name == "data" else None)
+            choice = self.data() if name == "data" else self.choice(kind, name)
             optional = kind.selected == "optional"
             properties[name] = {"anyOf": [choice, {"const": False}]} if optional else choice
         for name, kind in self.kinds.listed.items():
@@ -70,6 +71,17 @@ class _Tables:
         return schema
 
     def data(self) -> dict[str, Any]:
+        """Return the schema of ``[data]``: the keys of one source beside the core's, or several sources."""
+        table = self.core_data()
+        several = {**table, "properties": {**table["properties"]}}
+        if self.complete:
+            several["required"] = [SOURCES]
+        listed = table["properties"].pop(SOURCES)
+        several["properties"][SOURCES] = {**listed, "minItems": 1}
+        one = self.choice(self.kinds.tables["data"], "data", table)
+        return {key: [*variants, several] for key, variants in one.items()}
+
+    def core_data(self) -> dict[str, Any]:
         """Return the core's keys of ``[data]``, with the formatters' names."""
         table = self.table(CORE_SECTIONS["data"], "data")
         names = ["auto", *self.plugins.names(DatasetFormatter)]
@@ -129,7 +141,7 @@ class _Tables:
         schema = dict(schema)
         key = schema.pop(BESIDE)
         kind = self.kinds.called(schema["properties"][key][KIND])
-        own = {name: value for name, value in schema["properties"].items() if name != key}
+        own = self._with_nested({name: value for name, value in schema["properties"].items() if name != key})
         name = self._prefixed(f"{_nested(kind)}.{key}.{'.'.join(own)}")
         if name not in self.definitions:
             self.definitions[name] = {}  # a loss among whose options are losses comes here again

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
+from dpotrain.recipe.mixture import SourceTable, label_fault
 
 #: ``reference.of`` for the policy before training.
 INITIAL_POLICY = "initial-policy"
@@ -98,6 +99,12 @@ class DataSection(Section):
         "set, that of the run's start, also where it is resumed later.",
     )
 
+    sources: list[SourceTable] = Field(
+        default_factory=list,
+        description="Several sources, `[[data.sources]]`, in the place of `use` and the keys of one. What is set here "
+        "holds for all of them.",
+    )
+
     @field_validator("clock")
     @classmethod
     def _is_a_time(cls, value: str | None) -> str | None:
@@ -118,17 +125,25 @@ class DataSection(Section):
     @property
     def pair_columns(self) -> frozenset[str]:
         """The columns that dpotrain itself reads (see :mod:`dpotrain.core.pair_columns`) and the recipe maps."""
-        return frozenset(PAIR_COLUMNS) & self.columns.keys()
+        mapped = self.columns.keys() | {name for source in self.sources for name in source.columns}
+        return frozenset(PAIR_COLUMNS) & mapped
 
     @property
     def has_evaluation_set(self) -> bool:
         """Whether pairs are held out."""
-        return self.eval_split is not None or self.eval_fraction is not None
+        own = any(source.eval_split is not None for source in self.sources)
+        return own or self.eval_split is not None or self.eval_fraction is not None
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> DataSection:
         if self.eval_split is not None and self.eval_fraction is not None:
             raise ValueError("eval_split and eval_fraction exclude each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _different_labels(self) -> DataSection:
+        if fault := label_fault(self.sources):
+            raise ValueError(fault)
         return self
 
 

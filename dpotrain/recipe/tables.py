@@ -18,13 +18,13 @@ from dpotrain.plugin.describe.expected import Expectations
 from dpotrain.plugin.runtime.failures import failure
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
+from dpotrain.recipe.foreign_keys import foreign_hint
 from dpotrain.recipe.merge import Place, Tree
+from dpotrain.recipe.mixture import AUTO, SOURCES
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
 from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys, tables_of
 from dpotrain.recipe.validate import unknown_at_top, validate
-
-AUTO = "auto"
 
 
 class TableReader:
@@ -51,7 +51,12 @@ class TableReader:
         model = CORE_SECTIONS[name]
         if name in self.kinds.tables:  # the other keys are the component's
             table = {key: value for key, value in table.items() if key in model.model_fields}
-        return validate(model, table, partial(self.problems.add, (name,)), tables_with=self._tables_with)
+        inside = self._inside(model, table, (name,))
+        if inside is None:
+            return None
+        table, components = inside
+        say = partial(self.problems.add, (name,))
+        return validate(model, table, say, tables_with=self._tables_with, components=components)
 
     def components(self, kind: Kind) -> tuple[Component, ...]:
         """Return the components of a kind that the recipe selects, without those that are wrong."""
@@ -64,12 +69,28 @@ class TableReader:
         """Run the checks of all components that could be constructed; ``parts`` are by the table of their kind."""
         for kind in self.kinds:
             for index, part in enumerate(parts.get(kind.table, ())):
-                place = (kind.table, index) if kind.selected == "listed" else tuple(kind.table.split("."))
+                place = self._place_of(kind, index)
                 for path, each in nested(part):
                     try:
                         each.check()
                     except Exception as error:
                         self.add_failure((*place, *path), type(each), "check", error)
+
+    def _place_of(self, kind: Kind, index: int) -> Place:
+        """Return where a recipe picks the component of a kind with this number."""
+        if kind.selected == "listed":
+            return (kind.table, index)
+        table, _, key = kind.table.partition(".")
+        document = self.tree.document.get(table, {})
+        listed = document.get(SOURCES) if table == "data" else None
+        if not listed:
+            return (table, key) if key else (table,)
+        if not key:
+            return (table, SOURCES, index)
+        # The formatter of the table itself comes before those of single sources.
+        places: list[Place] = [(table, key)] * (document.get(key, AUTO) != AUTO)
+        places += [(table, SOURCES, at, key) for at, each in enumerate(listed) if each.get(key, AUTO) != AUTO]
+        return places[index]
 
     def add_failure(self, table: Place, component: type[Component], phase: str, error: Exception) -> None:
         """Collect what a component raised: in its own words, or as a failure of its plugin."""
@@ -126,7 +147,22 @@ class TableReader:
             return None
         shared = core_keys(name)
         own = {key: value for key, value in table.items() if key not in shared}
+        if table.get(SOURCES):
+            self._refuse_beside_sources(name, own)
+            return None
         return self._component((name,), own, kind, also_known=shared)
+
+    def _refuse_beside_sources(self, name: str, own: Iterable[str]) -> None:
+        """Collect keys of one source in a table that lists several."""
+        listed = f"[[{name}.{SOURCES}]]"
+        for key in own:
+            if key == "use":
+                text = f"each of {listed} has a use of its own; remove this one"
+            elif hint := foreign_hint(key):
+                text = f"there is no such key{hint}"
+            else:
+                text = f"there is no such key for all sources; write it into the {listed} that it belongs to"
+            self.problems.add((name,), (key,), text)
 
     def _by_key(self, kind: Kind) -> Component | None:
         """Return the component that a key of another kind's table names, None for ``auto`` and where it is wrong."""

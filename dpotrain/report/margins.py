@@ -23,6 +23,13 @@ class HeldOutPair:
     prompt: str
     chosen: str
     rejected: str
+    source: str = ""
+    """Label of its source, in a mixture."""
+
+    @property
+    def place(self) -> str:
+        """Where it comes from: ``row 17``, or ``row 17 of helpful``."""
+        return f"row {self.row}" + (f" of {self.source}" if self.source else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +164,14 @@ def read_margins(folder: Path, files: RunFiles) -> PairMargins:
     """Read the folder ``evaluations/`` of a run."""
 
     def pair_of(values: dict[str, object]) -> HeldOutPair:
-        texts = (text_of(values, key) for key in ("prompt", "chosen", "rejected"))
-        return HeldOutPair(integer_of(values, "row"), *texts)
+        prompt, chosen, rejected = (text_of(values, key) for key in ("prompt", "chosen", "rejected"))
+        return HeldOutPair(integer_of(values, "row"), prompt, chosen, rejected, source_of(values))
 
-    def score_of(values: dict[str, object]) -> tuple[int, float]:
-        return integer_of(values, "row"), number_of(values, "margin")
+    def source_of(values: dict[str, object]) -> str:
+        return text_of(values, "source") if "source" in values else ""
+
+    def score_of(values: dict[str, object]) -> tuple[str, int, float]:
+        return source_of(values), integer_of(values, "row"), number_of(values, "margin")
 
     # A damaged line keeps its place, so that the lines of both files still belong together.
     pairs = list(files.lines(folder / "pairs.jsonl", pair_of))
@@ -180,12 +190,12 @@ def read_margins(folder: Path, files: RunFiles) -> PairMargins:
 
 
 def _aligned(
-    pairs: Sequence[HeldOutPair | None], scores: Sequence[tuple[int, float] | None]
+    pairs: Sequence[HeldOutPair | None], scores: Sequence[tuple[str, int, float] | None]
 ) -> tuple[float, ...]:
     """Return a margin for each pair; not a number where its line is missing or of another row."""
     found = []
     for index, pair in enumerate(pairs):
         score = scores[index] if index < len(scores) else None
-        fits = score is not None and (pair is None or score[0] == pair.row)
-        found.append(score[1] if fits and score is not None else math.nan)
+        fits = score is not None and (pair is None or score[:2] == (pair.source, pair.row))
+        found.append(score[2] if fits and score is not None else math.nan)
     return tuple(found)

@@ -55,7 +55,14 @@ def _pairs(run: PastRun) -> dict[str, Any] | None:
         return None
 
     def listed(courses: tuple[Course, ...]) -> list[dict[str, Any]]:
-        return [{"row": course.pair.row, "margins": list(course.margins)} for course in courses]
+        return [
+            {
+                **({"source": course.pair.source} if course.pair.source else {}),
+                "row": course.pair.row,
+                "margins": list(course.margins),
+            }
+            for course in courses
+        ]
 
     return {
         "pairs": moved.count,

@@ -82,7 +82,9 @@ class Evaluator:
         own = ["loss", "epoch", "pairs", *means(sums), *speed(sums, 1.0)]
         trainer = self.context.trainer
         balance = [] if trainer.router_loss is None else [ROUTER_LOSS]
-        return list(dict.fromkeys([*own, *balance, *trainer.extra.names]))
+        labels = [] if self.evaluation_set is None else self.evaluation_set.labels_of_pairs
+        by_source = [f"{label}/{name}" for label in labels for name in (*means(sums), *trainer.extra.names)]
+        return list(dict.fromkeys([*own, *balance, *trainer.extra.names, *by_source]))
 
     def flush(self) -> None:
         """Let the reference of the evaluation set write what it computed; called between steps."""

@@ -13,6 +13,7 @@ import torch
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import Activations, estimate, measure
@@ -49,7 +50,7 @@ def fit_to_memory(
     recipe: Recipe,
     parallel: Parallel,
     scorer: Scorer,
-    pairs: TokenizedPairs,
+    data: PreparedData,
     costs: Costs,
     reference: ReferencePlan,
     before: Mapping[str, Any] | None,
@@ -60,7 +61,7 @@ def fit_to_memory(
     ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
-    activations = _measured(scorer, pairs, costs)
+    activations = _measured(scorer, data.train, costs)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
@@ -73,6 +74,7 @@ def fit_to_memory(
         size,
         activations,
         costs,
+        pairs=data.mixture.pairs,
         device=device.type,
         held={
             "in use": in_use,

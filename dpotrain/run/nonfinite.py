@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpotrain.core.reporter import Reporter
-from dpotrain.data.batches.plan import Indices
+from dpotrain.data.batches.mixture import Indices
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.training.unfinished import NotFinite
 from dpotrain.run.state import RunState
@@ -27,6 +27,8 @@ class NonFiniteSteps:
     file: Path
     """``nonfinite_pairs.jsonl``."""
     data: TokenizedPairs
+    sources: tuple[str, ...]
+    """Labels of the data's sources; one that is empty where there is one only."""
     tokenizer: PreTrainedTokenizerBase
     on_nonfinite: Literal["stop", "skip"]
     """``training.on_nonfinite``."""
@@ -45,7 +47,9 @@ class NonFiniteSteps:
         """
         where = ""
         if self.is_main:
-            where = write_pairs(self.file, problem.step, self.data, problem.pairs, self.tokenizer)
+            where = write_pairs(
+                self.file, problem.step, self.data, problem.pairs, self.tokenizer, self.sources
+            )
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if problem.step == self.last_skipped + 1 else 1
         self.last_skipped = problem.step
         too_often = self.skipped_in_a_row >= MOST_SKIPPED
@@ -63,7 +67,12 @@ class NonFiniteSteps:
 
 
 def write_pairs(
-    file: Path, step: int, data: TokenizedPairs, pairs: Indices, tokenizer: PreTrainedTokenizerBase
+    file: Path,
+    step: int,
+    data: TokenizedPairs,
+    pairs: Indices,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: tuple[str, ...] = ("",),
 ) -> str:
     """Append one line a pair, as the model saw it, and return a line that says where they are, or why nowhere."""
 
@@ -72,7 +81,8 @@ def write_pairs(
         parts: dict[str, Any] = {
             name: tokenizer.decode(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")
         }
-        return json.dumps({"step": step, "row": pair.row, **parts}, ensure_ascii=False) + "\n"
+        source = {"source": label} if (label := sources[pair.source]) else {}
+        return json.dumps({"step": step, **source, "row": pair.row, **parts}, ensure_ascii=False) + "\n"
 
     try:
         with file.open("a", encoding="utf-8") as stream:

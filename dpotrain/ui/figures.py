@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dpotrain.core.formats import count, interval, number, points, share, signed
@@ -22,13 +22,25 @@ class Figure:
     write_change: Callable[[float], str]
 
 
+ACCURACY = Figure("rewards/accuracies", "accuracy", "accuracy", share, points)
 FIGURES = (
     Figure("loss", "loss", "loss", number, signed),
-    Figure("rewards/accuracies", "accuracy", "accuracy", share, points),
+    ACCURACY,
     Figure("rewards/margins", "margin", "margin", number, signed),
     Figure("rewards/chosen", "chosen reward", "chosen", number, signed),
     Figure("rewards/rejected", "rejected reward", "rejected", number, signed),
 )
+
+
+def by_source(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return the figures of each source of a mixture, by its label; empty where there is one source."""
+    ends = "/rewards/accuracies"
+    labels = [name.removesuffix(ends) for name in metrics if name.endswith(ends)]
+    return {
+        label: {figure.metric: metrics.get(f"{label}/{figure.metric}", math.nan) for figure in FIGURES}
+        for label in labels
+        if f"{label}/loss" in metrics
+    }
 
 
 def accuracy_with_interval(accuracy: float, pairs: float) -> str:

@@ -17,7 +17,7 @@ from dpotrain.report.facts import facts
 from dpotrain.report.margins import Course, movement
 from dpotrain.report.past_run import PastRun
 from dpotrain.ui.console import open_console
-from dpotrain.ui.figures import FIGURES, accuracy_with_interval
+from dpotrain.ui.figures import FIGURES, accuracy_with_interval, by_source
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.output import print_view, width_of
@@ -108,9 +108,26 @@ def _evaluations(run: PastRun) -> Iterator[RenderableType]:
         title += f"; the best by {run.outcome.best_by} is that of step {count(best)}"
     yield Text(title, style="bold underline")
     yield Fitting(table)
+    yield from _by_source(run)
     if chosen_rewards_fall(run.evaluations[0].metrics, run.evaluations[-1].metrics):
         yield Text(CHOSEN_REWARDS_FALL, style="dim")
         yield Text()
+
+
+def _by_source(run: PastRun) -> Iterator[RenderableType]:
+    """Yield the last evaluation by the sources of a mixture."""
+    last = run.evaluations[-1]
+    found = by_source(last.metrics)
+    if not found:
+        return
+    table = Table(
+        Column(f"step {count(last.step)}", overflow="fold"),
+        *(Column(figure.short, justify="right", no_wrap=True) for figure in FIGURES),
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for label, metrics in found.items():
+        table.add_row(Text(printable(label)), *(figure.write(metrics[figure.metric]) for figure in FIGURES))
+    yield Fitting(table)
 
 
 def _best(run: PastRun) -> int | None:
@@ -145,7 +162,7 @@ def _courses(title: str, courses: Sequence[Course]) -> Iterator[RenderableType]:
     for course in courses[:_MOST_PAIRS]:
         pair = course.pair
         margins = " → ".join(dict.fromkeys(number(course.margins[place]) for place in (0, -1)))
-        yield Text.assemble(("  row ", "dim"), count(pair.row), ("  margin ", "dim"), margins)
+        yield Text.assemble((f"  {printable(pair.place)}", "dim"), ("  margin ", "dim"), margins)
         for label, style in _ANSWER_STYLES.items():
             yield _labelled(f"  {label}", _short(getattr(pair, label), 120), style)
 

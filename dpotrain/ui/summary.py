@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, number, printable, rate
 from dpotrain.core.records import Outcome
-from dpotrain.ui.figures import FIGURES, accuracy_with_interval
+from dpotrain.ui.figures import ACCURACY, FIGURES, accuracy_with_interval, by_source
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.sections import section_lines, section_table
@@ -126,13 +126,17 @@ def _evaluation(outcome: Outcome) -> Iterator[RenderableType]:
         columns = [_when(first, outcome, 0), at_end, "change"] if several else [at_end]
         figures = [Column(name, justify="right", no_wrap=True) for name in columns]
         table = _table("evaluation", *figures)
-        for figure in (figure for figure in FIGURES if figure.metric in last):
-            after = last[figure.metric]
+        shown = [(figure, figure.metric, figure.label) for figure in FIGURES]
+        shown += [(ACCURACY, f"{label}/{ACCURACY.metric}", f"accuracy, {label}") for label in by_source(last)]
+        for figure, metric, name in shown:
+            if metric not in last:
+                continue
+            after = last[metric]
             cells = [figure.write(after)]
             if several:
-                before = first.get(figure.metric, math.nan)
+                before = first.get(metric, math.nan)
                 cells = [figure.write(before), *cells, figure.write_change(after - before)]
-            table.add_row(figure.label, *cells)
+            table.add_row(Text(printable(name)), *cells)
         yield Fitting(table)
         if (pairs := last.get("pairs", 0)) and "rewards/accuracies" in last:
             yield _labelled("accuracy", accuracy_with_interval(last["rewards/accuracies"], pairs))

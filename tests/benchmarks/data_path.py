@@ -31,6 +31,7 @@ from rich.table import Table
 
 from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
 from dpotrain.data.inspection.inspection import inspect_data
 from dpotrain.data.prepare import DataReader, PreparedData, prepare_data
@@ -154,7 +155,14 @@ def second_start(pairs: int, cache: Path, workers: int) -> dict[str, float]:
     longest = data.prompt_lengths + np.maximum(data.chosen_lengths, data.rejected_lengths)
     costs = Costs(data.lengths, longest)
     for ranks in (1, 8):
-        plan = BatchPlan(costs, seed=0, pairs_per_step=64, tokens_per_microbatch=4096, ranks=ranks)
+        plan = BatchPlan(
+            Mixture.single(len(costs.lengths)),
+            costs,
+            seed=0,
+            pairs_per_step=64,
+            tokens_per_microbatch=4096,
+            ranks=ranks,
+        )
         with timed(found, f"an epoch's steps, {ranks} rank{'s' * (ranks > 1)}, s"):
             for _ in plan.steps():
                 pass

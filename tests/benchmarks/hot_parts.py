@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import PairLengths, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
 from dpotrain.engine.attention import blockwise, varlen
@@ -153,7 +154,9 @@ def planning(_: str) -> Iterator[Case]:
     for pairs in (1000, 10_000):
         lengths = draw.integers(50, 500, pairs)
         costs = Costs(lengths, lengths)
-        plan = BatchPlan(costs, seed=0, pairs_per_step=64, tokens_per_microbatch=2048)
+        plan = BatchPlan(
+            Mixture.single(len(costs.lengths)), costs, seed=0, pairs_per_step=64, tokens_per_microbatch=2048
+        )
         yield Case("planning", f"{pairs} pairs in steps of 64", lambda plan=plan: list(plan.steps()))
         yield Case(
             "planning",

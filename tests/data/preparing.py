@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import DataSection
 from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
@@ -33,6 +34,15 @@ class RecordingReporter(Recording):
         yield advance
 
 
+class FewKeys(SimpleNamespace):
+    """What reading data uses of a recipe."""
+
+    data_sets = Recipe.data_sets
+
+    def the(self, kind):
+        return self.source
+
+
 def write_recipe(folder, train, seed=42, formatter=None, arguments=None, **keys):
     """Write splits as jsonl files and return what prepare_data uses of a recipe over them."""
     splits = train if isinstance(train, dict) else {"train": train}
@@ -41,7 +51,7 @@ def write_recipe(folder, train, seed=42, formatter=None, arguments=None, **keys)
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         names[split] = str(path)
-    return SimpleNamespace(
+    return FewKeys(
         seed=seed,
         model=SimpleNamespace(chat_template_arguments=arguments or {}),
         data=DataSection(**keys),
@@ -72,7 +82,7 @@ def everything(prepared: PreparedData) -> list:
     return [
         columns,
         tokens,
-        pairs[0].tokens.tobytes(),
+        *(store.tokens.tobytes() for store in pairs[0].stores),
         prepared.report,
         list(prepared.report.as_json()["splits"]),
     ]

@@ -78,7 +78,7 @@ def test_an_evaluation_split_is_kept_too(recipe, cache, counted):
     hit, shown_hit = prepare(recipe(splits, eval_split="test"), cache=cache)
     assert counted == [30, 2]
     assert everything(miss) == everything(hit)
-    assert hit.report.shared_prompts == 1
+    assert hit.report.shared_prompts == {"test": 1}
     assert messages(shown_miss) == messages(shown_hit)
 
 

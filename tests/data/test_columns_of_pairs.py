@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dpotrain.data.tokens.column_files import COLUMNS, PairFiles, open_pairs, open_prompts
 from dpotrain.data.tokens.keys import column, sortable
-from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs, pair_key
+from dpotrain.data.tokens.tokenized import PER_PAIR, TokenizedPair, TokenizedPairs, pair_key
 
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
 
@@ -43,8 +43,12 @@ def test_columns_in_files_hold_exactly_what_was_appended(tmp_path_factory, batch
     folder = tmp_path_factory.mktemp("columns")
     grown, at_once = written(folder, batches), TokenizedPairs.of(many)
     assert [plain(grown[i]) for i in range(len(grown))] == [plain(pair) for pair in many]
-    for name in TokenizedPairs.__slots__:
-        ours, theirs = np.asarray(getattr(grown, name)), np.asarray(getattr(at_once, name))
+    columns = [
+        (getattr(grown, name), getattr(at_once, name)) for name in (*PER_PAIR, "largest_token", "columns")
+    ]
+    ((ours, theirs),) = zip(grown.stores, at_once.stores, strict=True)
+    columns += [(ours.tokens, theirs.tokens), (ours.scored, theirs.scored)]
+    for ours, theirs in ((np.asarray(one), np.asarray(two)) for one, two in columns):
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)
     assert open_prompts(folder).tobytes() == b"".join(bytes([pair.row % 256]) * 16 for pair in many)
@@ -54,7 +58,7 @@ def test_columns_in_files_hold_exactly_what_was_appended(tmp_path_factory, batch
 def test_columns_are_read_from_their_files_and_cannot_be_changed(tmp_path):
     grown = written(tmp_path, [[one()]])
     with pytest.raises(ValueError, match="read-only"):
-        grown.tokens[0] = 7
+        grown.stores[0].tokens[0] = 7
 
 
 def test_a_selection_has_the_pairs_asked_for_in_that_order_over_the_same_tokens():
@@ -68,7 +72,7 @@ def test_a_selection_has_the_pairs_asked_for_in_that_order_over_the_same_tokens(
     some = whole.select(np.array([2, 0]))
     assert [plain(some[i]) for i in range(2)] == [plain(rows[2]), plain(rows[0])]
     assert some.lengths.tolist() == [4, 4]
-    assert some.tokens is whole.tokens
+    assert some.stores is whole.stores
     assert some.keys.tolist() == [whole.keys[2].item(), whole.keys[0].item()]
 
 

@@ -15,11 +15,11 @@ SIZE = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_a_row_by_hand():
     data = random_pairs([(3, 2, 2)])
     batch = pack(data, [0])
-    assert batch.input_ids.tolist() == data.tokens.tolist()
+    assert batch.input_ids.tolist() == data.stores[0].tokens.tolist()
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 4]
     # The prompt's last token predicts both first tokens: chosen from places 2 and 3, rejected from 2 and 5.
     assert batch.predicting.tolist() == [2, 3, 2, 5]
-    assert batch.targets.tolist() == data.tokens[[3, 4, 5, 6]].tolist()
+    assert batch.targets.tolist() == data.stores[0].tokens[[3, 4, 5, 6]].tolist()
     assert batch.scored_tokens.tolist() == [[2, 2]]
     assert batch.tokens == 7
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length, make_microbatches
 
 LENGTHS = st.lists(
@@ -19,6 +20,7 @@ def costs_of(sizes, padded=False) -> Costs:
 
 def plan_of(sizes, **settings) -> BatchPlan:
     return BatchPlan(
+        settings.pop("mixture", Mixture.single(len(sizes))),
         costs_of(sizes, settings.pop("padded", False)),
         **{"seed": 1, "pairs_per_step": 4, "tokens_per_microbatch": 100, **settings},
     )

@@ -101,15 +101,19 @@ def test_evaluation_split_with_prompts_that_are_trained_on_is_used_whole_and_war
     splits = {"train": [row(0), row(1)], "test": [row(1), row(2)]}
     prepared, shown = prepare(recipe(splits, eval_split="test"))
     assert prepared.evaluation.rows.tolist() == [0, 1]
-    assert prepared.report.shared_prompts == 1
+    assert (prepared.report.shared_prompts, prepared.report.shared_prompt_rows) == (
+        {"test": 1},
+        {"test": [0]},
+    )
     assert list(prepared.report.splits) == ["train", "test"]
     assert any(
-        text.startswith("1 prompts of the evaluation split are also trained on") for text in shown.warnings
+        text.startswith("1 prompts of the evaluation split test are also trained on")
+        for text in shown.warnings
     )
 
 
 def test_evaluating_on_the_training_split_is_refused(recipe):
-    with pytest.raises(RecipeError, match=r"is also data\.train_split"):
+    with pytest.raises(RecipeError, match=r'data\.eval_split = "train" is also the split to train on'):
         prepare(recipe([row(0)], eval_split="train"))
 
 
@@ -155,7 +159,7 @@ def test_the_same_recipe_gives_the_same_tokens_however_rows_fall_into_batches(re
     one, _ = prepare(recipe(rows), bpe(template=CHATML))
     monkeypatch.setattr("dpotrain.data.tokens.workers.ROWS_PER_BATCH", 3)
     two, shown = prepare(recipe(rows), bpe(template=CHATML))
-    assert one.train.tokens.tolist() == two.train.tokens.tolist()
+    assert one.train.stores[0].tokens.tolist() == two.train.stores[0].tokens.tolist()
     assert one.train.rows.tolist() == two.train.rows.tolist() == list(range(20))
     assert shown.phases == [["reading the data", None, 0], ["tokenizing", 20, 20]]
 

@@ -105,7 +105,7 @@ def test_workers_that_die_leave_the_work_to_the_main_process(recipe, by, tmp_pat
     by(2)
     dying = Dying(Dying.Options(main=str(tmp_path / "main")))
     got, _ = prepare(recipe(ROWS, formatter=dying))
-    assert got.train.tokens.tolist() == expected.train.tokens.tolist()
+    assert got.train.stores[0].tokens.tolist() == expected.train.stores[0].tokens.tolist()
 
 
 def test_what_cannot_be_sent_to_workers_is_done_in_one_process_and_said(recipe, by):

@@ -36,7 +36,7 @@ def test_the_least_recipe_is_one_and_the_least(folder):
     (least,) = (text for text in TOML if text.startswith("[run]"))
     path = folder / "least.toml"
     path.write_text(least)
-    assert load_recipe(path).source.options.name == "pairs.jsonl"
+    assert load_recipe(path).sources[0].options.name == "pairs.jsonl"
     assert tomllib.loads(least).keys() == required_tables()
 
 
@@ -73,8 +73,19 @@ def test_layers_and_weights_by_name_are_understood(folder):
     assert (adapter.options.last, adapter.options.match) == (4, ["model.norm.*", "lm_head.*"])
 
 
+def test_a_mixture_is_what_its_comments_say(folder):
+    (text,) = (text for text in TOML if "[[data.sources]]" in text)
+    (least,) = (text for text in TOML if text.startswith("[run]"))
+    path = folder / "mixture.toml"
+    path.write_text(re.sub(r"(?s)\[data\]\n.*?\n\n", text + "\n", least, count=1))
+    helpful, mine, maths = load_recipe(path).data_sets
+    assert [each.label for each in (helpful, mine, maths)] == ["helpful", "pairs", "maths"]
+    assert (helpful.amount.weight, mine.columns) == (2, {"prompt": "question"})
+    assert (maths.eval_split, maths.amount.pairs, maths.amount.repeat) == ("test", 5000, True)
+
+
 def test_every_toml_block_is_tested():
-    assert len(TOML) == 4
+    assert len(TOML) == 5
     assert "loggers" in tomllib.loads(TOML[1])
 
 

@@ -4,12 +4,14 @@ import copy
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dpotrain.core.errors import PluginError
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import pack
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.scoring.pairs import score_pairs
@@ -81,15 +83,26 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("budget", [20, 1000])
+#: Of a source that repeats, a pair may stand in a step more than once.
+REPEATED = Mixture((len(SIZES),), (3 * len(SIZES) - 2,))
+
+
+@pytest.mark.parametrize(
+    ("budget", "mixture"),
+    [(20, Mixture.single(len(SIZES))), (1000, Mixture.single(len(SIZES))), (40, REPEATED)],
+)
 @pytest.mark.parametrize("kind", PLAIN)
-def test_every_step_is_the_loss_over_all_its_pairs_however_it_is_cut(kind, budget):
+def test_every_step_is_the_loss_over_all_its_pairs_however_it_is_cut(kind, budget, mixture):
     data = random_pairs(SIZES)
     model = build("llama", initializer_range=0.1)
     loss = kind(kind.Options(beta=BETA))
-    trainer = trainer_of(copy.deepcopy(model), data, loss=loss, budget=budget, first_loss=None)
+    trainer = trainer_of(
+        copy.deepcopy(model), data, loss=loss, budget=budget, mixture=mixture, first_loss=None
+    )
+    twice = any(len(set(step.pairs.tolist())) < len(step.pairs) for step in trainer.plan.steps())
+    assert twice is (mixture is REPEATED)
     got = [record.metrics["loss"] for record in trainer.steps()]
-    assert got == pytest.approx(plain(model, data, trainer.plan, PLAIN[kind]), abs=1e-5)
+    assert got == pytest.approx(plain(model, data, trainer.plan, PLAIN[kind]), abs=1e-5, rel=1e-5)
     assert got[-1] < got[0]
 
 
@@ -141,6 +154,14 @@ def test_an_evaluation_forms_the_loss_over_all_held_out_pairs(kind):
     counts = torch.tensor([len(data[index].chosen) for index in range(len(data))])
     expected = PLAIN[kind](ratios[:, 0], ratios[:, 1], sums[:, 0], counts).item()
     assert got.metrics["loss"] == pytest.approx(expected, abs=1e-4)
+    sources = [0, 1, 1, 0, 1, 1, 1]
+    data = dataclasses.replace(data, stores=data.stores * 2, sources=np.array(sources, np.int16))
+    held_out = EvaluationSet(data, trainer.reference, trainer.plan.costs, labels=("a", "b", "empty"))
+    apart = held_out.evaluate(trainer.parallel, trainer.scorer, loss, 40, advance=lambda count: None).metrics
+    for name in ("loss", "rewards/margins", "logps/chosen"):
+        assert (2 * apart[f"a/{name}"] + 5 * apart[f"b/{name}"]) / 7 == pytest.approx(apart[name], abs=1e-6)
+        assert apart[name] == pytest.approx(got.metrics[name], abs=1e-6)
+    assert not [name for name in apart if name.startswith("empty/")]
 
 
 def test_a_coupled_loss_without_gradients_is_named():

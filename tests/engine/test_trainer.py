@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from dpotrain.core.errors import PluginError, RunError
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.engine.parallel.one_process import OneProcess
@@ -42,7 +43,9 @@ def trainer_of(model, data, **settings) -> Trainer:
     scorer = choose_scorer(model, pack(data, range(len(data))), packing=packing, bf16=False).scorer
     with torch.no_grad():
         sums = torch.cat([scorer(pack(data, [index])) for index in range(len(data))])
-    plan = BatchPlan(Costs.of_data(data, padded=False), 0, 3, settings.pop("budget", 40), epochs=3)
+    mixture = settings.pop("mixture", Mixture.single(len(data)))
+    budget = settings.pop("budget", 40)
+    plan = BatchPlan(mixture, Costs.of_data(data, padded=False), 0, 3, budget, epochs=3)
     adamw = AdamW(AdamW.Options(lr=RATE, weight_decay=0.1))
     return Trainer(
         parallel=OneProcess(torch.device("cpu")),

@@ -181,8 +181,8 @@ def test_a_mixture_has_so_many_rows_of_each_part_and_another_fingerprint_for_eac
         "data.seed=3",
         "data.seed=3 data.shuffle=false",
         "data.seed=4",
-        "data.sources.1.weight=2",
-        f"data.sources.1.source.name={str(changed)!r}",
+        "data.parts.1.weight=2",
+        f"data.parts.1.source.name={str(changed)!r}",
     ]
     mixtures = [json.loads(line) for line in run(python, "-c", MIXED, *sets, cwd=folder).splitlines()]
     first, again, *others = mixtures
@@ -207,29 +207,29 @@ def test_a_pair_of_a_part_without_the_column_is_dropped_and_counted(packages, in
 @pytest.mark.parametrize(
     ("override", "code", "said"),
     [
-        ("source.nam='x'", 2, "[data.sources.1.source] nam: hf-datasets (dpotrain 0.1.0) has no option"),
+        ("source.nam='x'", 2, "[data.parts.1.source] nam: hf-datasets (dpotrain 0.1.0) has no option"),
         (
             "source.use='hf-dataset'",
             2,
             'there is no dataset source "hf-dataset"; did you mean "hf-datasets"?',
         ),
-        ("weight=-1", 2, "sources.1.weight: mixture (dpotrain-mixture 0.1.0) expects a number > 0"),
+        ("weight=-1", 2, "parts.1.weight: mixture (dpotrain-mixture 0.1.0) expects a number > 0"),
         (
             "source.name='score.jsonl'",
             3,
-            '[data.sources.1.source]: data.name: there is no file "score.jsonl"',
+            '[data.parts.1.source]: data.name: there is no file "score.jsonl"',
         ),
     ],
 )
 def test_an_error_of_a_part_has_the_address_of_its_table(packages, installed, override, code, said):
-    words = ["check", "recipe.toml", "--set", f"data.sources.1.{override}"]
+    words = ["check", "recipe.toml", "--set", f"data.parts.1.{override}"]
     assert said in dpotrain(installed, *words, folder=packages["mixture"], code=code)
 
 
 def test_a_secret_of_a_part_is_in_no_file_of_the_run(packages, installed, tmp_path):
     install(site := tmp_path / "site", "dpotrain-vault", "1.0", vault=VAULT)
     folder, secret = packages["mixture"], "open-sesame"
-    sets = [f"data.sources=[{{ source = {{ use = 'vault', token = '{secret}' }} }}]", "checkpoints.every=2"]
+    sets = [f"data.parts=[{{ source = {{ use = 'vault', token = '{secret}' }} }}]", "checkpoints.every=2"]
     signal = [[0, "signal_after", 2, "SIGTERM"]]
     run_in(installed, folder, "secret", *sets, ranks=1, path=[site], acts=signal, code=75)
     place = run_in(installed, folder, "secret", *sets, ranks=1, path=[site])

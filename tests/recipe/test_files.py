@@ -76,7 +76,7 @@ def test_the_cores_keys_of_data_outlive_a_change_of_source(plugins):
         name="base.toml",
     )
     recipe = load('extends = "base.toml"\n[data]\nuse = "other-rows"\n', plugins=plugins)
-    assert (recipe.source.options, recipe.data.max_length) == (OtherSource.Options(), 77)
+    assert (recipe.sources[0].options, recipe.data.max_length) == (OtherSource.Options(), 77)
 
 
 def test_errors_in_keys_that_outlive_a_change_of_source_name_their_own_file(plugins, folder):

@@ -27,16 +27,22 @@ def test_a_minimal_recipe_gets_every_default(plugins):
     assert (recipe.training.pairs_per_step, recipe.optimizer.options.lr) == (64, 1e-5)
     assert type(recipe.model) is FakeLoader
     assert recipe.model.options.name == "m"
-    assert type(recipe.source) is FakeSource
+    assert type(recipe.sources[0]) is FakeSource
     assert type(recipe.loss) is FakeLoss
     assert (recipe.quantizer, recipe.adapter, recipe.formatter, recipe.loggers) == (None, None, None, ())
     assert recipe.path == Path("r.toml")
-    assert recipe.components == (recipe.model, recipe.source, recipe.loss, recipe.optimizer, recipe.schedule)
+    assert recipe.components == (
+        recipe.model,
+        *recipe.sources,
+        recipe.loss,
+        recipe.optimizer,
+        recipe.schedule,
+    )
 
 
 def test_data_is_shared_between_the_core_and_the_source(plugins):
     recipe = load(MINIMAL.replace('name = "d"', 'name = "d"\ncount = 3\nmax_length = 77'), plugins=plugins)
-    assert recipe.source.options == FakeSource.Options(name="d", count=3)
+    assert recipe.sources[0].options == FakeSource.Options(name="d", count=3)
     assert recipe.data.max_length == 77
 
 

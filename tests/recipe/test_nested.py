@@ -113,7 +113,7 @@ def test_the_resolved_recipe_is_read_as_the_same(tmp_path):
     recipe = load(tmp_path, FULL)
     (tmp_path / "again.toml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "again.toml", plugins=PLUGINS).document == recipe.document
-    assert tomllib.loads(dump_recipe(recipe))["loss"]["terms"][0]["loss"]["use"] == "fake-ipo"
+    assert tomllib.loads(dump_recipe(recipe))["loss"]["terms"][0]["use"] == "fake-ipo"
 
 
 def test_an_override_reaches_inside(tmp_path):
@@ -215,7 +215,7 @@ def test_they_belong_to_the_recipe_s_components_and_are_not_what_its_tables_sele
     losses = [type(part) for part in recipe.components if isinstance(part, Loss)]
     assert losses == [Mixed, FakeLoss, FakeIpo, Mixed, FakeIpo]
     assert recipe.all_of(Loss) == (recipe.loss,)
-    assert (recipe.metrics, type(recipe.source)) == ((), FakeSource)
+    assert (recipe.metrics, type(recipe.sources[0])) == ((), FakeSource)
     keys = [key for key, _ in by_key(recipe)]
     assert len(keys) == len(set(keys)) == len(recipe.components)
 

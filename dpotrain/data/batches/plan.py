@@ -1,7 +1,7 @@
 """The batch plan: which pairs form step k, and their split over ranks and micro-batches.
 
-Which pairs form a step depends on the seed, the epoch and ``pairs_per_step`` alone. Everything here is a pure function
-of its arguments, so a resumed run plans again and starts at step k.
+Which pairs form a step depends on the mixture, the seed, the epoch and ``pairs_per_step`` alone. Everything here is a
+pure function of its arguments, so a resumed run plans again and starts at step k.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dpotrain.data.batches.mixture import Indices, Mixture
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 
-Indices: TypeAlias = npt.NDArray[np.int64]
 MicroBatch: TypeAlias = Sequence[int]
 """Indices of the pairs of one forward and backward pass; where empty, the rank computes a filler pair."""
 
@@ -79,6 +79,7 @@ def steps_of_run(pairs: int, pairs_per_step: int, epochs: int = 1, max_steps: in
 class BatchPlan:
     """All steps of a run."""
 
+    mixture: Mixture
     costs: Costs
     seed: int
     pairs_per_step: int
@@ -91,7 +92,7 @@ class BatchPlan:
     @property
     def pairs(self) -> int:
         """Pairs in one epoch."""
-        return len(self.costs.lengths)
+        return self.mixture.pairs
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,23 +111,20 @@ class BatchPlan:
         for step in range(after + 1, self.total_steps + 1):
             epoch, position = divmod(step - 1, self.steps_per_epoch)
             if epoch != planned_epoch or order is None:
-                order, planned_epoch = epoch_order(self.pairs, self.seed, epoch, self.shuffle), epoch
+                order, planned_epoch = self.mixture.order(self.seed, epoch, self.shuffle), epoch
             first = position * self.pairs_per_step
             chosen = order[first : first + self.pairs_per_step]
             batches = make_microbatches(chosen, self.costs, self.ranks, self.tokens_per_microbatch)
             yield StepPlan(step, epoch, chosen, batches)
 
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Return for each of the data's pairs whether a step of the run may need it, (pairs,)."""
+        return self.mixture.used(self.seed, -(-self.total_steps // self.steps_per_epoch), self.shuffle)
+
     def epochs_done(self, step: int) -> float:
         """Return the passes over the data after ``step`` steps; 1.0 at the end of the first epoch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return epoch + min(position * self.pairs_per_step, self.pairs) / self.pairs
-
-
-def epoch_order(pairs: int, seed: int, epoch: int, shuffle: bool) -> Indices:
-    """Return the order of an epoch: file order, or a permutation by (seed, epoch) alone."""
-    if not shuffle:
-        return np.arange(pairs, dtype=np.int64)
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(pairs).astype(np.int64)
 
 
 def make_microbatches(pairs: Indices, costs: Costs, ranks: int, budget: int) -> list[list[MicroBatch]]:

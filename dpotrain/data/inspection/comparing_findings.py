@@ -80,8 +80,7 @@ def near_duplicate_pairs(split: InspectedSplit, data: InspectedData) -> Iterator
 
 def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     """Yield prompts of the evaluation split that are trained on."""
-    if split.evaluated_on and data.report.shared_prompts:
-        shared = data.report.shared_prompts
+    if shared := data.report.shared_prompts.get(split.name):
         yield Finding(
             "prompts shared by training and evaluation",
             "serious",
@@ -91,31 +90,36 @@ def shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Findi
             shared,
             min(1.0, shared / max(split.report.pairs_kept, 1)),
             "Use data.eval_fraction, which keeps prompts apart, or remove these rows from one of the splits.",
-            tuple(data.report.shared_prompt_rows),
+            tuple(data.report.shared_prompt_rows[split.name]),
         )
 
 
 def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     """Yield prompts of the evaluation set that are nearly, but not exactly, the same as one that is trained on."""
-    if data.evaluation is None or split is not data.evaluation.split:
+    held_out = next((each for each in data.evaluation if each.split is split), None)
+    if held_out is None:
         return
-    trained, held_out = data.training, data.evaluation
+    sets = [*data.training, held_out]
+    ends = np.cumsum([len(each.places) for each in sets])
+    trained = int(ends[-2])
 
     def column(of: Callable[[Facts], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Return a column of the pairs trained on, followed by those evaluated on."""
-        return np.concatenate([of(each.split.facts)[each.places] for each in (trained, held_out)])
+        return np.concatenate([of(each.split.facts)[each.places] for each in sets])
 
     rows = column(lambda facts: facts["row"])
 
     def read(place: int) -> list[Shingles]:
-        own, at = (trained, place) if place < len(trained.places) else (held_out, place - len(trained.places))
-        return [shingles(words(own.split.texts(own.split.facts[own.places[at]]).prompt))]
+        number = int(np.searchsorted(ends, place, side="right"))
+        own = sets[number]
+        at = own.places[place - int(ends[number]) + len(own.places)]
+        return [shingles(words(own.split.texts(own.split.facts[at]).prompt))]
 
     found = near_duplicates(
         lambda band: column(lambda facts: facts["prompt_bands"][:, band]),
         column(lambda facts: facts["prompt"]),
         read,
-        lambda later, earlier: (later >= len(trained.places)) & (earlier < len(trained.places)),
+        lambda later, earlier: (later >= trained) & (earlier < trained),
     )
     if len(found.later):
         part = len(found.later) / len(held_out.places)
@@ -129,7 +133,8 @@ def nearly_shared_prompts(split: InspectedSplit, data: InspectedData) -> Iterato
             part,
             "Hold out whole groups of such prompts, as a split of their own (data.eval_split).",
             tuple(rows[found.later[:FIRST_ROWS]].tolist()),
-            tuple(rows[found.earlier[:FIRST_ROWS]].tolist()),
+            # Rows of several sources would be taken for those of one.
+            tuple(rows[found.earlier[:FIRST_ROWS]].tolist()) if len(data.training) == 1 else (),
         )
 
 

@@ -30,7 +30,7 @@ class InspectedSplit:
     pairs: Sequence[TokenizedPairs]
     """The pairs left, in one or several parts."""
     evaluated_on: bool
-    """Whether it is data.eval_split."""
+    """Whether it is an evaluation split."""
 
     def rows_of(self, name: str) -> tuple[int, ...]:
         """Return the first rows of one of the report's counts."""
@@ -63,6 +63,7 @@ class InspectedData:
 
     report: DataReport
     splits: tuple[InspectedSplit, ...]
-    training: PairSet
-    evaluation: PairSet | None = None
-    """Of the same split, or another one."""
+    training: tuple[PairSet, ...]
+    """Of the training split of each source."""
+    evaluation: tuple[PairSet, ...] = ()
+    """Of the same splits, or of others."""

@@ -20,6 +20,7 @@ from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit, Pa
 from dpotrain.data.inspection.row_view import RowView, row_view
 from dpotrain.data.prepare import DataReader, PreparedData
 from dpotrain.data.report import DataReport
+from dpotrain.data.split_reader import SplitReader
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.data.tokens.workers import cores
 
@@ -78,26 +79,32 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
             ) from error
         with reporter.phase("comparing pairs", None):
             findings, nothing = find_all(_both_sets(splits, reader, prepared))
-        known = {*reader.tokenize.formatter.columns, *reader.tokenize.columns}
         overviews = {
             name: SplitOverview(
-                read_columns=tuple(column for column in reader.splits[name].columns if column in known),
+                read_columns=_read_columns(reader.splits[name]),
                 different_prompts=len(np.unique(split.facts["prompt"])),
             )
             for name, split in splits.items()
         }
     example = None
     if len(prepared.train):
-        example = row_view(reader, reader.recipe.data.train_split, int(prepared.train.rows[0]))
+        first = prepared.train[0]
+        example = row_view(reader, reader.reader_of(first.source, evaluated=False).name, first.row)
     return Inspection(prepared.report, overviews, findings, nothing, example)
+
+
+def _read_columns(split: SplitReader) -> tuple[str, ...]:
+    known = {*split.tokenize.formatter.columns, *split.tokenize.columns}
+    return tuple(column for column in split.rows.columns if column in known)
 
 
 def _split(
     name: str, reader: DataReader, prepared: PreparedData, folder: Path, reporter: Reporter
 ) -> InspectedSplit:
     """Return a split with the facts of the rows that have a pair left."""
-    data, formatter, rows = reader.recipe.data, reader.tokenize.formatter, reader.splits[name]
-    pairs = _pairs_of(prepared, evaluated=name == data.eval_split, held_out=data.eval_fraction is not None)
+    of = reader.splits[name]
+    formatter, rows = of.tokenize.formatter, of.rows
+    pairs = _pairs_of(of, reader, prepared)
     # A list would take five times the memory.
     kept = array("q", np.unique(np.concatenate([one.rows for one in pairs])).tobytes())
     read = FactReader(formatter)
@@ -109,31 +116,35 @@ def _split(
         formatter=formatter,
         facts=facts,
         pairs=pairs,
-        evaluated_on=name == data.eval_split,
+        evaluated_on=of.evaluated,
     )
 
 
-def _pairs_of(prepared: PreparedData, *, evaluated: bool, held_out: bool) -> list[TokenizedPairs]:
-    """Return the pairs of one split: of the training split, both sets where part of it is held out."""
-    evaluation = [] if prepared.evaluation is None else [prepared.evaluation]
-    if evaluated:
-        return evaluation
-    return [prepared.train, *(evaluation if held_out else [])]
+def _pairs_of(split: SplitReader, reader: DataReader, prepared: PreparedData) -> list[TokenizedPairs]:
+    """Return the pairs of one split: of a training split, both sets where part of it is held out."""
+    sets = [] if split.evaluated else [prepared.train]
+    holds_out = reader.reader_of(split.source, evaluated=True) is split
+    if prepared.evaluation is not None and holds_out:
+        sets.append(prepared.evaluation)
+    return [each.select(np.flatnonzero(each.sources == split.source)) for each in sets] or [
+        prepared.train.select(np.zeros(0, np.int64))
+    ]
 
 
 def _both_sets(
     splits: dict[str, InspectedSplit], reader: DataReader, prepared: PreparedData
 ) -> InspectedData:
     """Return the inspected splits with what is trained and what is evaluated on."""
-    data = reader.recipe.data
-    first = splits[data.train_split]
-    held = np.zeros(len(first.facts), bool)
-    evaluation = None
-    if data.eval_split in splits and data.eval_split is not None:
-        other = splits[data.eval_split]
-        evaluation = PairSet(other, np.arange(len(other.facts)))
-    elif prepared.evaluation is not None:
-        held = np.isin(first.facts["row"], prepared.evaluation.rows)
-        evaluation = PairSet(first, np.flatnonzero(held))
-    training = PairSet(first, np.flatnonzero(~held))
-    return InspectedData(prepared.report, tuple(splits.values()), training, evaluation)
+    training, evaluation = [], []
+    for name, split in splits.items():
+        of = reader.splits[name]
+        if of.evaluated:
+            evaluation.append(PairSet(split, np.arange(len(split.facts))))
+            continue
+        held = np.zeros(len(split.facts), bool)
+        if prepared.evaluation is not None and reader.reader_of(of.source, evaluated=True) is of:
+            mine = prepared.evaluation.sources == of.source
+            held = np.isin(split.facts["row"], prepared.evaluation.rows[mine])
+            evaluation.append(PairSet(split, np.flatnonzero(held)))
+        training.append(PairSet(split, np.flatnonzero(~held)))
+    return InspectedData(prepared.report, tuple(splits.values()), tuple(training), tuple(evaluation))

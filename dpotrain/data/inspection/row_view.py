@@ -13,6 +13,7 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.read_row import NESTED, read_row
 from dpotrain.data.prepare import DataReader
+from dpotrain.data.split_reader import SplitReader
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenized import Flags, Tokens
 
@@ -80,30 +81,31 @@ class RowView:
 
 def row_view(reader: DataReader, split: str, row: int) -> RowView:
     """Return a row of a split as the model sees it; raise a RecipeError where there is no such row."""
-    rows = reader.splits[split]
+    of = reader.splits[split]
+    rows = of.rows
     if not 0 <= row < len(rows):
         raise RecipeError(
             f'There is no row {row}: split "{split}" has {len(rows)} rows, and the first is row 0.'
         )
     columns = rows[row]
     try:
-        read = read_row(reader.tokenize.formatter, columns, row)
+        read = read_row(of.tokenize.formatter, columns, row)
     except UnusableRow as error:
         return RowView(split, row, columns, (), (str(error),))
     except RecursionError:
         return RowView(split, row, columns, (), (NESTED,))
-    pairs = [_pair_view(reader, row, pair) for pair in read.pairs]
+    pairs = [_pair_view(reader, of, row, pair) for pair in read.pairs]
     seen = tuple(pair for pair in pairs if not isinstance(pair, str))
     return RowView(
         split, row, columns, seen, (*read.refused, *(pair for pair in pairs if isinstance(pair, str)))
     )
 
 
-def _pair_view(reader: DataReader, row: int, pair: PreferencePair) -> PairView | str:
+def _pair_view(reader: DataReader, of: SplitReader, row: int, pair: PreferencePair) -> PairView | str:
     """Return the pair's view, or why it could not be tokenized."""
     tokenizer, most = reader.tokenizer, reader.recipe.data.max_length
-    (kept,) = reader.tokenize.tokenizer([(row, pair)])
-    (whole,) = PairTokenizer(tokenizer, sys.maxsize, reader.inputs)([(row, pair)])
+    (kept,) = of.tokenize.tokenizer([(row, pair)])
+    (whole,) = PairTokenizer(tokenizer, sys.maxsize, of.inputs)([(row, pair)])
     if whole.pair is None:
         return kept.reason or whole.reason
     tokens = whole.pair

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dpotrain.core.write_errors import writing
 from dpotrain.data.tokens.keys import KEY, Keys
-from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.data.tokens.tokenized import TokenizedPairs, TokenStore
 
 #: The columns of pairs by name, each in a file of that name.
 COLUMNS: dict[str, np.dtype[Any]] = {
@@ -22,6 +22,8 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     ),
     "keys": KEY,
 }
+#: Those with an entry a token.
+_STORED = ("tokens", "scored")
 PROMPTS = "prompts"
 _NUMBERS = "numbers"
 _UNCUT = "uncut"
@@ -57,16 +59,19 @@ class PairFiles:
         """Add pairs with the (pairs,) keys of their prompts.
 
         ``uncut`` is (tokenized, 3): tokens of prompt, chosen and rejected of all that were tokenized, before
-        anything was cut or dropped.
+        anything was cut or dropped. All tokens of the pairs' one store are theirs.
         """
+        (store,) = pairs.stores
         with writing(self._folder):
             for name, file in self._columns.items():
                 if name == "starts":
                     file.append(pairs.starts + self._tokens)
+                elif name in _STORED:
+                    file.append(getattr(store, name))
                 else:
                     file.append(prompts if name == PROMPTS else getattr(pairs, name))
             self._uncut.append(uncut)
-        self._tokens += len(pairs.tokens)
+        self._tokens += len(store.tokens)
         self.largest_token = max(self.largest_token, pairs.largest_token)
 
     def finish(self) -> npt.NDArray[np.int64]:
@@ -81,8 +86,16 @@ class PairFiles:
 def open_pairs(folder: Path, largest_token: int, columns: tuple[str, ...] = ()) -> TokenizedPairs:
     """Map the columns that :class:`PairFiles` wrote."""
     mapped = {name: map_column(_path(folder, name)) for name in COLUMNS}
-    numbers = map_column(_path(folder, _NUMBERS)) if columns else np.zeros((len(mapped["rows"]), 0))
-    return TokenizedPairs(**mapped, largest_token=largest_token, numbers=numbers, columns=columns)
+    store = TokenStore(*(mapped.pop(name) for name in _STORED))
+    pairs = len(mapped["rows"])
+    return TokenizedPairs(
+        stores=(store,),
+        **mapped,
+        largest_token=largest_token,
+        numbers=map_column(_path(folder, _NUMBERS)) if columns else np.zeros((pairs, 0)),
+        sources=np.zeros(pairs, np.int16),
+        columns=columns,
+    )
 
 
 def open_prompts(folder: Path) -> Keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -15,8 +15,10 @@ from dpotrain.data.tokens.keys import Keys, column
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
-#: The columns with one entry a pair. The others hold every pair's tokens end to end.
-PER_PAIR = ("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys", "numbers")
+#: The columns with one entry a pair.
+PER_PAIR = (
+    *("prompt_lengths", "chosen_lengths", "rejected_lengths", "rows", "starts", "keys", "numbers", "sources"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class TokenizedPair:
     """Number of the row in the source that the pair came from."""
     numbers: tuple[float, ...] = ()
     """What the row has in the columns that components of the recipe ask for."""
+    source: int = 0
+    """Which source of a mixture it came from."""
 
     @property
     def length(self) -> int:
@@ -65,13 +69,21 @@ def pair_key(pair: TokenizedPair) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenStore:
+    """The tokens of pairs, for each prompt, chosen, rejected, laid end to end."""
+
+    tokens: Tokens
+    """(tokens,) int32."""
+    scored: Flags
+    """(tokens,) bool; False on prompts."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizedPairs:
     """Many tokenized pairs as columns. Index with an int for one :class:`TokenizedPair` (views, no copies)."""
 
-    tokens: Tokens
-    """All ids, for every pair prompt, chosen, rejected, laid end to end. A selection shares them with the whole."""
-    scored: Flags
-    """Parallel to ``tokens``; False on prompts."""
+    stores: tuple[TokenStore, ...]
+    """The tokens of each source. A selection shares them with the whole."""
     prompt_lengths: npt.NDArray[np.int64]
     """(pairs,), as are the other lengths."""
     chosen_lengths: npt.NDArray[np.int64]
@@ -79,13 +91,15 @@ class TokenizedPairs:
     rows: npt.NDArray[np.int64]
     """(pairs,) number of the row in the source."""
     starts: npt.NDArray[np.int64]
-    """(pairs,) where each pair begins in ``tokens``."""
+    """(pairs,) where each pair begins in the store of its source."""
     keys: Keys
     """(pairs,) 16 bytes: the :func:`pair_key` of each pair."""
     largest_token: int
-    """The largest id in ``tokens``, kept because finding it reads them all; -1 without any."""
+    """The largest id, kept because finding it reads them all; -1 without any."""
     numbers: npt.NDArray[np.float64]
     """(pairs, columns) what the rows have in the columns that components of the recipe ask for."""
+    sources: npt.NDArray[np.int16]
+    """(pairs,) which of the stores each pair's tokens are in."""
     columns: tuple[str, ...] = ()
     """Names of these columns."""
 
@@ -101,8 +115,7 @@ class TokenizedPairs:
         prompt, chosen, rejected = np.array(sizes, np.int64).reshape(-1, 3).T.copy()
         flat, lengths = np.concatenate(tokens, dtype=np.int32), prompt + chosen + rejected
         return cls(
-            tokens=flat,
-            scored=np.concatenate(scored, dtype=np.bool_),
+            stores=(TokenStore(flat, np.concatenate(scored, dtype=np.bool_)),),
             prompt_lengths=prompt,
             chosen_lengths=chosen,
             rejected_lengths=rejected,
@@ -111,7 +124,25 @@ class TokenizedPairs:
             keys=column([pair_key(pair) for pair in kept]),
             largest_token=int(flat.max(initial=-1)),
             numbers=np.array([pair.numbers for pair in kept], np.float64).reshape(len(kept), len(columns)),
+            sources=np.zeros(len(kept), np.int16),
             columns=columns,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenizedPairs]) -> TokenizedPairs:
+        """Return the pairs of several sources, one source after the other; their tokens are not copied.
+
+        The parts have the same columns, and tokens of one source each.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in PER_PAIR}
+        columns["sources"] = np.repeat(np.arange(len(parts), dtype=np.int16), [len(part) for part in parts])
+        return cls(
+            stores=tuple(store for part in parts for store in part.stores),
+            largest_token=max(part.largest_token for part in parts),
+            columns=parts[0].columns,
+            **columns,
         )
 
     def select(self, indices: npt.NDArray[np.int64]) -> TokenizedPairs:
@@ -128,14 +159,17 @@ class TokenizedPairs:
         middle = start + int(self.prompt_lengths[index])
         second = middle + int(self.chosen_lengths[index])
         end = second + int(self.rejected_lengths[index])
+        source = int(self.sources[index])
+        store = self.stores[source]
         return TokenizedPair(
-            prompt=self.tokens[start:middle],
-            chosen=self.tokens[middle:second],
-            rejected=self.tokens[second:end],
-            chosen_scored=self.scored[middle:second],
-            rejected_scored=self.scored[second:end],
+            prompt=store.tokens[start:middle],
+            chosen=store.tokens[middle:second],
+            rejected=store.tokens[second:end],
+            chosen_scored=store.scored[middle:second],
+            rejected_scored=store.scored[second:end],
             row=int(self.rows[index]),
             numbers=tuple(self.numbers[index].tolist()),
+            source=source,
         )
 
     @property

@@ -83,14 +83,15 @@ def plan_memory(
     activations: Activations,
     costs: Costs,
     *,
+    pairs: int,
     device: str,
     held: Mapping[str, int],
     available: int,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
-    ``held`` has the bytes of the loaded models and of the process, by part, to which what training adds is added here;
-    ``available`` is what the device has for all of it.
+    ``pairs`` are those of an epoch. ``held`` has the bytes of the loaded models and of the process, by part, to which
+    what training adds is added here; ``available`` is what the device has for all of it.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
@@ -117,7 +118,7 @@ def plan_memory(
         tokens=None if wanted == "auto" else wanted,
         checkpointed=fixed,
     )
-    steps = steps_of_run(len(costs.lengths), training.pairs_per_step, training.epochs, training.steps)
+    steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
     # Trained weights, optimizer and a reference that moves; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps

@@ -104,6 +104,17 @@ class PrecomputedReference(Reference):
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
         return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
 
+    def spread(self, places: torch.Tensor, pairs: int) -> PrecomputedReference:
+        """Return the same for a larger data set of so many ``pairs``, in which those of this one have ``places``.
+
+        What is not known is not a number, so that no step takes it for one.
+        """
+        if len(self.sums) == pairs:
+            return self
+        sums = torch.full((pairs, 2), torch.nan)
+        sums[places] = self.sums
+        return PrecomputedReference(sums)
+
 
 class CachedReference(PrecomputedReference):
     """Asks another reference for each pair once: held-out pairs come again in every evaluation."""

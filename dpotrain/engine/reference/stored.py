@@ -7,7 +7,8 @@ resumed run reads the same numbers to the last bit, whatever other runs have add
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.reference import PrecomputedReference, Reference, StoringReference
 from dpotrain.engine.reference.store import ReferenceStore, Sums
+
+#: Whether the run needs each pair, (pairs,).
+Used: TypeAlias = npt.NDArray[np.bool_]
 
 #: Pairs that are computed again to verify the records of an earlier process.
 CHECKED = 4
@@ -46,11 +50,19 @@ class StoredReferences:
     _unwritable: set[str] = field(default_factory=set)
     """Folders that a warning has named already."""
 
-    def precompute(self, data: TokenizedPairs, costs: Costs, budget: int, name: str) -> Reference:
+    def precompute(
+        self, data: TokenizedPairs, costs: Costs, budget: int, name: str, used: Used | None = None
+    ) -> PrecomputedReference:
         """Compute and store what the stores lack of ``data``, and return all of it.
 
-        ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` labels the progress bar.
+        ``budget`` bounds the tokens of a micro-batch by ``costs``; ``name`` labels the progress bar. ``used`` says
+        which of the pairs the run needs, (pairs,); the others are left out, and are not a number.
         """
+        if used is not None and not used.all():
+            chosen = np.flatnonzero(used)
+            costs = replace(costs, lengths=costs.lengths[chosen], longest=costs.longest[chosen])
+            computed = self.precompute(data.select(chosen), costs, budget, name)
+            return computed.spread(torch.from_numpy(chosen), len(data))
         parallel = self.parallel
         # The main process decides what is missing: others may see older files, or none at all.
         missing: npt.NDArray[np.int64] | None = None
@@ -81,25 +93,30 @@ class StoredReferences:
         # Exactly one process computed each distinct pair; `first[again]` finds it for those that occur twice.
         return self._precomputed(data.keys, sums, first[again])
 
-    def live_unless_stored(self, data: TokenizedPairs) -> Reference:
+    def live_unless_stored(self, data: TokenizedPairs, used: Used | None = None) -> Reference:
         """Return what is stored if that is all of ``data``, otherwise the live reference, whose sums are stored.
 
-        A resumed run uses what its first steps used.
+        ``used`` says which of the pairs the run needs, (pairs,); all of them unless given. A resumed run uses what its
+        first steps used.
         """
+        needed = np.arange(len(data)) if used is None else np.flatnonzero(used)
         complete, known = False, np.zeros(len(data), bool)
         sums: Sums = np.zeros((len(data), 2), np.float32)
         if self.parallel.is_main:
             found = self._found(data, [self.own] if self.resuming else [self.own, self.shared])
-            complete = not bool(np.isnan(found).any())
+            complete = not bool(np.isnan(found[needed]).any())
             if complete:
-                sums = found
+                sums = found[needed]
             elif self.resuming and self.shared is not None:
                 self.shared.load()
                 found = self.shared.lookup(data.keys)
             known = ~np.isnan(found[:, 0])
         complete, known = self.parallel.broadcast_object((complete, known))
         if complete:
-            return self._precomputed(data.keys, sums, np.arange(len(data)))
+            if not self.parallel.is_main:
+                sums = sums[needed]
+            stored = self._precomputed(data.keys[needed], sums, np.arange(len(needed)))
+            return stored.spread(torch.from_numpy(needed), len(data))
         if self.shared is None:
             return self.live
         store = self.shared
@@ -160,7 +177,7 @@ class StoredReferences:
                     "the run continues without storing them"
                 )
 
-    def _precomputed(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> Reference:
+    def _precomputed(self, keys: Keys, sums: Sums, places: npt.NDArray[np.int64]) -> PrecomputedReference:
         """Add up the ranks' sums, (pairs, 2) each, and return for each pair those at its place.
 
         What the run's own store lacks is written there.

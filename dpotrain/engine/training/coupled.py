@@ -14,27 +14,45 @@ import numpy as np
 import torch
 
 from dpotrain.core.scores import PairScores
+from dpotrain.data.batches.mixture import Indices
 from dpotrain.data.batches.packing import PackedPairs
-from dpotrain.data.batches.plan import Indices
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.loss_check import check_gradients
 from dpotrain.engine.scoring.objective import loss_parts, pair_losses, places_of_runs
 from dpotrain.plugin.api import Loss
 
+#: What a step keeps of each pair beside the loss's parts, which have no empty names or spaces.
+_SUMS, _REFERENCE, _LOSSES = "by sums", "of the reference", "the losses"
+
 
 class GatheredScores:
-    """The scores of some pairs, in a given order, collected from the micro-batches of all ranks."""
+    """The scores of some pairs, in a given order, collected from the micro-batches of all ranks.
+
+    A pair of a source that repeats may be there more than once: it is scored each time, and counts each time, but its
+    scores are kept once.
+    """
 
     def __init__(self, pairs: Indices) -> None:
-        """Collect those of ``pairs`` (N,), each there once."""
-        self._order = np.argsort(pairs)
-        self._sorted = pairs[self._order]
+        """Collect those of ``pairs`` (N,), of which U differ."""
+        self._different, again = np.unique(pairs, return_inverse=True)
+        self.again = torch.from_numpy(again)
+        """(N,) int64: which of the different pairs each is."""
+        self.lengths = torch.zeros(0, 2, dtype=torch.int64)
+        """(U, 2) int64: scored tokens of chosen and rejected."""
+        self.tokens_again: torch.Tensor | None = None
+        """(S,) int64: which token of the different pairs each of those of all N pairs is."""
         self._found: list[tuple[torch.Tensor, PairScores]] = []
 
     def places(self, batch: PackedPairs) -> torch.Tensor:
-        """Return where the pairs of a micro-batch stand in the order, (P,) int64 on its device."""
-        places = self._order[np.searchsorted(self._sorted, batch.pairs.numpy())]
+        """Return which of the different pairs those of a micro-batch are, (P,) int64 on its device."""
+        places = np.searchsorted(self._different, batch.pairs.numpy())
         return torch.from_numpy(places).to(batch.input_ids.device)
+
+    def mean_of_each(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the means over the times that each different pair is there, (…, U) of (…, N)."""
+        again = self.again.to(values.device)
+        total = values.new_zeros(*values.shape[:-1], len(self._different)).index_add_(-1, again, values)
+        return total / torch.bincount(again, minlength=len(self._different))
 
     def add(self, batch: PackedPairs, scores: PairScores) -> None:
         """Take the scores of a micro-batch; a filler pair is scored elsewhere."""
@@ -50,16 +68,17 @@ class GatheredScores:
         step: int,
         total_steps: int,
     ) -> PairScores:
-        """Return the scores of all pairs, the same on every rank, and forget them. Collective.
+        """Return the scores of all N pairs, the same on every rank, and forget them. Collective.
 
         ``columns`` are those of the data, ``statistics`` those that the scores have. The policy's scores are leaves
         without gradients so far.
         """
         names, statistics = tuple(columns), tuple(statistics)
-        rows = torch.zeros(6 + len(names) + 2 * len(statistics), len(self._sorted), device=parallel.device)
+        rows = torch.zeros(7 + len(names) + 2 * len(statistics), len(self._different), device=parallel.device)
         for places, scores in self._found:
             rows[:, places] = torch.stack(
                 [
+                    torch.ones_like(scores.policy_chosen),
                     scores.policy_chosen,
                     scores.policy_rejected,
                     scores.reference_chosen,
@@ -70,17 +89,25 @@ class GatheredScores:
                     *(each for name in statistics for each in scores.statistics[name].unbind(1)),
                 ]
             )
-        rows = parallel.sum(rows)
-        counts = rows[4:6].long()
-        tokens = self._tokens(parallel, counts) if self._has_tokens(parallel) else None
+        summed = parallel.sum(rows)
+        # A pair that is there more than once may be on several ranks.
+        rows = summed[1:] / summed[0]
+        self.lengths = rows[4:6].long().T.contiguous()
+        again = self.again.to(rows.device)
+        tokens = None
+        if self._has_tokens(parallel):
+            own = self.lengths[again].flatten()
+            self.tokens_again = places_of_runs(self.starts[again].flatten(), own, int(own.sum()))
+            tokens = self._tokens(parallel, summed[0])[self.tokens_again]
+        rows = rows[:, again]
         self._found.clear()
         return PairScores(
             policy_chosen=rows[0],
             policy_rejected=rows[1],
             reference_chosen=rows[2],
             reference_rejected=rows[3],
-            chosen_tokens=counts[0],
-            rejected_tokens=counts[1],
+            chosen_tokens=rows[4].long(),
+            rejected_tokens=rows[5].long(),
             policy_tokens=tokens,
             columns=dict(zip(names, rows[6 : 6 + len(names)], strict=True)),
             statistics={
@@ -91,30 +118,35 @@ class GatheredScores:
             total_steps=total_steps,
         )
 
+    @property
+    def starts(self) -> torch.Tensor:
+        """(U, 2) int64: where the tokens of each completion begin, completion by completion of the different pairs."""
+        flat = self.lengths.flatten()
+        return (flat.cumsum(0) - flat).view(-1, 2)
+
+    def token_places(self, places: torch.Tensor, scores: PairScores) -> torch.Tensor:
+        """Return where the scored tokens of a micro-batch stand among those of the different pairs, (S,) int64.
+
+        ``places`` (P,) are those of its pairs.
+        """
+        own = torch.stack([scores.chosen_tokens, scores.rejected_tokens], 1).flatten()
+        assert scores.policy_tokens is not None
+        return places_of_runs(self.starts[places].flatten(), own, len(scores.policy_tokens))
+
     def _has_tokens(self, parallel: Parallel) -> bool:
         # A rank may have filler pairs alone, and knows nothing of what the others scored.
         return parallel.any(any(scores.policy_tokens is not None for _, scores in self._found))[0]
 
-    def _tokens(self, parallel: Parallel, counts: torch.Tensor) -> torch.Tensor:
-        """Return the log-probs of all scored tokens, completion by completion in the order; ``counts`` is (2, N)."""
-        lengths = counts.T.flatten()
-        starts = lengths.cumsum(0) - lengths
-        tokens = torch.zeros(int(lengths.sum()), device=parallel.device)
+    def _tokens(self, parallel: Parallel, times: torch.Tensor) -> torch.Tensor:
+        """Return the log-probs of all scored tokens of the different pairs, completion by completion.
+
+        ``times`` (U,) says on how many ranks each pair is.
+        """
+        tokens = torch.zeros(int(self.lengths.sum()), device=parallel.device)
         for places, scores in self._found:
             assert scores.policy_tokens is not None
-            tokens[token_places(places, starts, scores)] = scores.policy_tokens.detach()
-        return parallel.sum(tokens)
-
-
-def token_places(places: torch.Tensor, starts: torch.Tensor, scores: PairScores) -> torch.Tensor:
-    """Return where the scored tokens of a micro-batch stand among all, (S,) int64.
-
-    ``places`` (P,) are those of its pairs, ``starts`` (2 * N,) where each completion of all pairs begins.
-    """
-    own = torch.stack([scores.chosen_tokens, scores.rejected_tokens], 1).flatten()
-    begin = starts.view(-1, 2)[places].flatten()
-    assert scores.policy_tokens is not None
-    return places_of_runs(begin, own, len(scores.policy_tokens))
+            tokens[self.token_places(places, scores)] = scores.policy_tokens.detach()
+        return parallel.sum(tokens) / times.repeat_interleave(self.lengths.sum(1), output_size=len(tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +154,15 @@ class CoupledStep:
     """The losses of a step's pairs, and the gradients of their sum with respect to the policy's scores."""
 
     gathered: GatheredScores
-    scores: PairScores
-    """Of all N pairs of the step, in its order."""
     losses: torch.Tensor
     """(N,) float32, without gradients."""
-    parts: Mapping[str, torch.Tensor]
-    """(N,) float32 each: the loss's parts."""
-    by_sums: torch.Tensor
-    """(2, N) float32: with respect to the log-prob sums of chosen and rejected."""
+    parts: tuple[str, ...]
+    """Names of the loss's parts."""
+    each: Mapping[str, torch.Tensor]
+    """Of the U different pairs, (…, U): the reference's sums, losses and parts, and the gradients with respect to the
+    policy's sums, as means over the times that a pair is there. Each time that it is scored carries that mean."""
     by_tokens: torch.Tensor | None
-    """(S,) float32: with respect to the log-probs of the scored tokens."""
+    """The same with respect to the log-probs of the scored tokens of the different pairs."""
 
     @classmethod
     def of(
@@ -149,12 +180,18 @@ class CoupledStep:
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         for leaf in leaves:
             leaf.requires_grad_(False)
-        by_tokens = found[2] if len(found) > 2 else None
-        return cls(gathered, scores, losses.detach(), parts, torch.stack(found[:2]), by_tokens)
+        by_tokens = None
+        if len(found) > 2 and (again := gathered.tokens_again) is not None:
+            total = found[2].new_zeros(int(gathered.lengths.sum())).index_add_(0, again, found[2])
+            by_tokens = total / torch.bincount(again, minlength=len(total))
+        reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
+        each = {_SUMS: torch.stack(found[:2]), _REFERENCE: reference, _LOSSES: losses.detach(), **parts}
+        means = {name: gathered.mean_of_each(values.detach()) for name, values in each.items()}
+        return cls(gathered, losses.detach(), tuple(parts), means, by_tokens)
 
     def reference(self, batch: PackedPairs) -> torch.Tensor:
         """Return (P, 2) the reference's sums of a micro-batch, which were computed with the policy's."""
-        both = torch.stack([self.scores.reference_chosen, self.scores.reference_rejected], 1)
+        both = self.each[_REFERENCE].T
         return both[self.gathered.places(batch)] if batch.tokens else both[:1]
 
     def of_batch(self, batch: PackedPairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -163,7 +200,7 @@ class CoupledStep:
             nothing = torch.zeros_like(self.losses[:1])
             return nothing, dict.fromkeys(self.parts, nothing)
         places = self.gathered.places(batch)
-        return self.losses[places], {name: part[places] for name, part in self.parts.items()}
+        return self.each[_LOSSES][places], {name: self.each[name][places] for name in self.parts}
 
     def carried(self, batch: PackedPairs, scores: PairScores) -> torch.Tensor:
         """Return a scalar whose gradient with respect to a micro-batch's scores is that of the step's losses' sum.
@@ -174,11 +211,10 @@ class CoupledStep:
             nothing: torch.Tensor = (scores.policy_chosen * 0).sum()
             return nothing
         places = self.gathered.places(batch)
-        by_chosen, by_rejected = self.by_sums[:, places]
+        by_chosen, by_rejected = self.each[_SUMS][:, places]
         total: torch.Tensor = (scores.policy_chosen * by_chosen + scores.policy_rejected * by_rejected).sum()
         if self.by_tokens is not None and scores.policy_tokens is not None:
-            lengths = torch.stack([self.scores.chosen_tokens, self.scores.rejected_tokens], 1).flatten()
-            by_token = self.by_tokens[token_places(places, lengths.cumsum(0) - lengths, scores)]
+            by_token = self.by_tokens[self.gathered.token_places(places, scores)]
             total = total + (scores.policy_tokens * by_token).sum()
         return total
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dpotrain.core.errors import RunError
-from dpotrain.data.batches.plan import Indices, StepPlan
+from dpotrain.data.batches.mixture import Indices
+from dpotrain.data.batches.plan import StepPlan
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: the person asked for it

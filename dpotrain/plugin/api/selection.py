@@ -75,14 +75,15 @@ class Selection:
         return self.adapter is None or isinstance(self.adapter, InPlaceAdapter)
 
     @property
-    def source(self) -> DatasetSource:
-        """Brings the rows."""
-        return self.the(DatasetSource)
+    def sources(self) -> tuple[DatasetSource, ...]:
+        """Bring the rows; several in a mixture."""
+        return self.all_of(DatasetSource)
 
     @property
     def formatter(self) -> DatasetFormatter | None:
-        """Turns rows into pairs; None is ``format = "auto"``."""
-        return self.one_of(DatasetFormatter)
+        """Turns rows into pairs, where ``[data]`` picks it; None is ``format = "auto"``."""
+        picked = self.document.get("data", {}).get("format", "auto") != "auto"
+        return self.one_of(DatasetFormatter) if picked else None
 
     @property
     def loss(self) -> Loss:

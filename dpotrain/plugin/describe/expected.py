@@ -71,7 +71,10 @@ class Expectations:
         self, value: Any, schema: dict[str, Any], at: tuple[str | int, ...]
     ) -> Iterator[tuple[tuple[str | int, ...], str]]:
         schema = self._resolved(schema)
-        for choice in (schema, *map(self._resolved, schema.get("anyOf", ()))):
+        choices = [schema, *map(self._resolved, schema.get("anyOf", ()))]
+        if isinstance(value, str) and any(choice.get("const") == value for choice in choices):
+            return  # a word of its own, such as "auto"
+        for choice in choices:
             if KIND in choice and isinstance(value, dict | str):
                 yield at, choice[KIND]
                 return

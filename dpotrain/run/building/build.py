@@ -128,11 +128,11 @@ def build(
     router_loss = engine.router_loss(scorer)
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     with reporter.phase("measuring memory", None):
-        memory = fit_to_memory(recipe, parallel, scorer, data.train, costs, reference_plan, before)
+        memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)
     if recipe.training.compile:
         with reporter.phase("preparing compilation", None):
             compile_layers(policy)
-    plan = batch_plan(recipe, costs, memory.fit.tokens, parallel.data_size)
+    plan = batch_plan(recipe, data.mixture, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
         with clocks.apart():
             references = reference_builder.after_policy(scorer, adapter, memory.fit.tokens)
@@ -170,6 +170,7 @@ def build(
         on_nonfinite=NonFiniteSteps(
             file=folder.nonfinite_pairs,
             data=data.train,
+            sources=data.mixture.names,
             tokenizer=tokenizer,
             on_nonfinite=recipe.training.on_nonfinite,
             state=state,
@@ -192,7 +193,7 @@ def build(
         device=parallel.device,
         seed=recipe.seed,
         total_steps=plan.total_steps,
-        train_pairs=len(data.train),
+        train_pairs=data.mixture.pairs,
         eval_pairs=0 if data.evaluation is None else len(data.evaluation),
         is_main_process=parallel.is_main,
         note=reporter.note,
@@ -214,7 +215,7 @@ def build(
             "losses and rewards": "by the reference of their step",
         }
         run.report("moving reference", values)
-    for warning in recipe_warnings(recipe, len(data.train)):
+    for warning in recipe_warnings(recipe, data.mixture.pairs):
         reporter.warn(warning)
     measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
     if measuring is not None and (learned := measuring.learned) is not None:
@@ -238,7 +239,10 @@ def build(
     evaluation_set = None
     if data.evaluation is not None:
         held_out_costs = Costs.of_data(data.evaluation, padded=not scorer.packs)
-        evaluation_set = EvaluationSet(data.evaluation, references.evaluation, held_out_costs, applied)
+        labels = data.mixture.names if data.mixture.is_of_several else ()
+        evaluation_set = EvaluationSet(
+            data.evaluation, references.evaluation, held_out_costs, applied, labels
+        )
         if parallel.is_main and (moved := context.evaluations.begin(read.evaluated)):
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)

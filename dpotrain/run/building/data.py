@@ -65,6 +65,7 @@ class HeldOut(Sequence[HeldOutPair]):
             chosen_ids=pair.chosen.tolist(),
             rejected_ids=pair.rejected.tolist(),
             columns=dict(zip(self.tokens.columns, pair.numbers, strict=True)),
+            source=text.source,
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.core.formats import megabytes
 from dpotrain.core.reporter import Reporter, showing_warnings
+from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import PackedPairs, pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
@@ -222,10 +223,11 @@ def policy_request(recipe: Selection, device: torch.device | str) -> LoadRequest
     )
 
 
-def batch_plan(recipe: Recipe, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:
+def batch_plan(recipe: Recipe, mixture: Mixture, costs: Costs, tokens: int, ranks: int = 1) -> BatchPlan:
     """Return the steps of a run whose micro-batches take at most so many tokens."""
     training = recipe.training
     return BatchPlan(
+        mixture=mixture,
         costs=costs,
         seed=recipe.seed,
         pairs_per_step=training.pairs_per_step,

@@ -27,11 +27,11 @@ from dpotrain.engine.reference.reference import (
 )
 from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import ReferenceStore
-from dpotrain.engine.reference.stored import StoredReferences
+from dpotrain.engine.reference.stored import StoredReferences, Used
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.plugin.api import Adapter, LoadRequest
 from dpotrain.recipe.sections import INITIAL_POLICY
-from dpotrain.run.building.engine_builder import EngineBuilder
+from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ReferenceBuilder:
         stored = self._stores(live, self._fingerprint(), identity)
         if plan.pass_before_training:
             return self._precompute(stored, scorer.packs, engine.tokens_without_gradients(tokens))
-        train, held_out = stored.live_unless_stored(engine.data.train), engine.data.evaluation
+        train, held_out = stored.live_unless_stored(engine.data.train, self._used()), engine.data.evaluation
         if held_out is None:
             return References(train, train)
         return References(train, CachedReference(stored.live_unless_stored(held_out), len(held_out)))
@@ -149,11 +149,19 @@ class ReferenceBuilder:
             reporter=engine.reporter,
         )
 
+    def _used(self) -> Used:
+        """Return which of the training pairs some step of the run needs."""
+        data = self.engine.data
+        costs = Costs.of_data(data.train, padded=False)
+        used = batch_plan(self.engine.recipe, data.mixture, costs, tokens=1).used()
+        used[costs.lengths.argmin()] = True  # it fills micro-batches (see `pack`)
+        return used
+
     def _precompute(self, stored: StoredReferences, packs: bool, tokens: int) -> References:
         """Compute what is not stored yet, and return all of it."""
 
-        def of(pairs: TokenizedPairs, name: str) -> Reference:
-            return stored.precompute(pairs, Costs.of_data(pairs, padded=not packs), tokens, name)
+        def of(pairs: TokenizedPairs, name: str, used: Used | None = None) -> Reference:
+            return stored.precompute(pairs, Costs.of_data(pairs, padded=not packs), tokens, name, used)
 
-        train, held_out = of(self.engine.data.train, "reference"), self.engine.data.evaluation
+        train, held_out = of(self.engine.data.train, "reference", self._used()), self.engine.data.evaluation
         return References(train, train if held_out is None else of(held_out, "reference (held out)"))

@@ -73,7 +73,7 @@ def run_info(
     held_out = f"{data.report.evaluation_pairs or 0:,} held out"
     if evaluated < (data.report.evaluation_pairs or 0):
         held_out = f"evaluated on {evaluated:,} of {held_out}"
-    tokens = int(np.sum(data.train.lengths))
+    tokens = int(np.sum(data.train.lengths[data.mixture.order(recipe.seed, 0, recipe.data.shuffle)]))
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
@@ -97,7 +97,7 @@ def run_info(
         "model": f"{name}{quantized}",
         **({"remote code": code} if code else {}),
         "training": f"{what}: {trained:,} of {total:,} parameters",
-        "data": f"{len(data.train):,} pairs ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
+        "data": f"{_pairs(data)} ({data.formatter}{plain}), {tokens:,} tokens; {held_out}",
         "loss": ", ".join(objective),
         **({} if update is None else {"reference": moving_reference(update)}),
         "steps": f"{batches.total_steps:,} with {plural(batches.pairs_per_step, 'pair')} each, "
@@ -106,3 +106,12 @@ def run_info(
         "memory": f"peak of about {megabytes(peak_mb)}; {fit.tokens:,} tokens a pass ({LIMITS[fit.limit]}){layers}",
         "folder": str(recipe.run.output_dir),
     }
+
+
+def _pairs(data: PreparedData) -> str:
+    """Return how many pairs an epoch has, and of which sources."""
+    mixture = data.mixture
+    if len(mixture.names) == 1:
+        return f"{mixture.pairs:,} pairs"
+    parts = [f"{count:,} of {name}" for name, count in zip(mixture.names, mixture.counts, strict=True)]
+    return f"{mixture.pairs:,} pairs an epoch, {', '.join(parts)}"

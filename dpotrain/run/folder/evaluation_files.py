@@ -27,7 +27,7 @@ class EvaluationFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pairs = folder / "pairs.jsonl"
-        self._rows: Sequence[int] = ()
+        self._places: Sequence[Mapping[str, Any]] = ()
 
     def begin(self, pairs: Sequence[PairText]) -> Path | None:
         """Write the texts of the evaluated pairs.
@@ -35,15 +35,18 @@ class EvaluationFiles:
         Where the folder holds evaluations of other pairs, because a resumed run changes ``evaluation.pairs``, it is
         renamed; its new name is returned.
         """
-        self._rows = [pair.row for pair in pairs]
+        # A row alone does not say of which source of a mixture it is.
+        self._places = [
+            {"source": pair.source, "row": pair.row} if pair.source else {"row": pair.row} for pair in pairs
+        ]
         text = _lines(
             {
-                "row": pair.row,
+                **place,
                 "prompt": _cut(pair.prompt),
                 "chosen": _cut(pair.chosen),
                 "rejected": _cut(pair.rejected),
             }
-            for pair in pairs
+            for place, pair in zip(self._places, pairs, strict=True)
         )
         with writing(self.folder):
             moved = self._rename_others(text)
@@ -55,9 +58,14 @@ class EvaluationFiles:
         """Write an evaluation: ``rewards`` are (pairs, 2), of chosen and rejected answers."""
         margins = rewards[:, 0] - rewards[:, 1]
         text = _lines(
-            {"row": row, "margin": _number(margin), "chosen": _number(chosen), "rejected": _number(rejected)}
-            for row, margin, (chosen, rejected) in zip(
-                self._rows, margins.tolist(), rewards.tolist(), strict=True
+            {
+                **place,
+                "margin": _number(margin),
+                "chosen": _number(chosen),
+                "rejected": _number(rejected),
+            }
+            for place, margin, (chosen, rejected) in zip(
+                self._places, margins.tolist(), rewards.tolist(), strict=True
             )
         )
         path = self.folder / f"step-{step:08d}.jsonl"

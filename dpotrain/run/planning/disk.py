@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -10,16 +11,16 @@ from dpotrain.plugin.api import Adapter
 from dpotrain.recipe.recipe import Recipe
 
 
-def disk_space(recipe: Recipe, data: PreparedData, size: ModelSize, steps: int) -> dict[str, int]:
+def disk_space(recipe: Recipe, data: PreparedData, size: ModelSize, batches: BatchPlan) -> dict[str, int]:
     """Return the most bytes that a run has on the disk at once, by part; tokens are in the cache already."""
     trained = trained_bytes(size.trained)
     reference = trained if recipe.reference.update is not None else 0
     each = trained + recipe.optimizer.state_bytes(size.trained) + reference
-    count = checkpoints_kept(recipe, steps, evaluated=data.evaluation is not None)
+    count = checkpoints_kept(recipe, batches.total_steps, evaluated=data.evaluation is not None)
     whole = recipe.trains_in_place or any(
         getattr(part.options, "merge", False) for part in recipe.all_of(Adapter)
     )
-    pairs = len(data.train) + (0 if data.evaluation is None else len(data.evaluation))
+    pairs = int(batches.used().sum()) + (0 if data.evaluation is None else len(data.evaluation))
     parts = {
         f"{count} checkpoint{'s' * (count != 1)}": count * each,
         "final": size.bytes if whole else trained,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from dpotrain.data.batches.plan import BatchPlan
@@ -68,7 +69,9 @@ def duration_of(
 ) -> Duration:
     """Return how long a run takes on this machine's ``device``."""
     work, reference, padded = described.work, ReferencePlan.of(recipe), batches.costs.padded
-    load = Workload.of(data.train, padded)
+    used = data.train.select(np.flatnonzero(batches.used()))
+    first_epoch = batches.mixture.order(recipe.seed, 0, recipe.data.shuffle)
+    load = Workload.of(data.train.select(first_epoch), padded)
     rate = sustained_rate(torch.device(device), described.precision) if learned is None else learned.rate
     recomputed = fit.checkpointed / max(1, fit.layers)
     passes = reference.passes_per_step + first_passes(recipe, described.policy, batches)
@@ -88,7 +91,7 @@ def duration_of(
         samples, sample = len(sampled_steps(steps, recipe)), recipe.samples.max_tokens * token
     return Duration(
         loading=None if learned is None else learned.loading,
-        reference=work.forward(load) / rate if reference.pass_before_training else 0.0,
+        reference=work.forward(Workload.of(used, padded)) / rate if reference.pass_before_training else 0.0,
         evaluations=count,
         evaluation=evaluation,
         first_evaluation=first,
@@ -96,7 +99,7 @@ def duration_of(
         samples=samples,
         sample=sample,
         training=batches.epochs_done(batches.total_steps) * epoch,
-        tokens_per_second=float(data.train.lengths.sum()) / epoch,
+        tokens_per_second=float(data.train.lengths[first_epoch].sum()) / epoch,
     )
 
 

@@ -55,6 +55,7 @@ class Plan:
     parameters: int
     trained_parameters: int
     pairs: int
+    """Of an epoch."""
     steps: int
     pairs_per_step: int
     microbatches_per_step: float
@@ -151,7 +152,7 @@ def make_plan(
         layers=fit.layers,
         parameters=described.size.parameters,
         trained_parameters=described.size.trained_parameters,
-        pairs=len(data.train),
+        pairs=data.mixture.pairs,
         steps=batches.total_steps,
         pairs_per_step=recipe.training.pairs_per_step,
         microbatches_per_step=sum(map(len, microbatches)) / len(microbatches),
@@ -160,7 +161,7 @@ def make_plan(
         seconds=None if lasting is None else lasting.total,
         duration=lasting,
         measured_runs=0 if learned is None else learned.runs,
-        disk=disk_space(recipe, data, described.size, batches.total_steps),
+        disk=disk_space(recipe, data, described.size, batches),
         disk_free=shutil.disk_usage(_existing(recipe.run.output_dir)).free,
         remedies=tuple(find_remedies(recipe, described.size, planned, batches)),
         changes=changes,
@@ -222,13 +223,14 @@ def _memory(
         described.size,
         described.activations,
         costs,
+        pairs=data.mixture.pairs,
         device=target.kind,
         held=held,
         available=target.available,
     )
     if learned is not None:
         planned = replace(planned, allocator=learned.allocator)
-    return planned, batch_plan(recipe, costs, planned.fit.tokens)
+    return planned, batch_plan(recipe, data.mixture, costs, planned.fit.tokens)
 
 
 def _learned(recipe: Recipe, described: Description, kind: str) -> Learned | None:

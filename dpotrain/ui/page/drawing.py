@@ -102,7 +102,7 @@ def draw_scatter(courses: Sequence[Course]) -> Drawing:
         (
             round(_x(x, course.margins[0]), 1),
             round(_y(y, course.margins[-1]), 1),
-            f"row {course.pair.row}: {number(course.margins[0])}, then {number(course.margins[-1])}\n"
+            f"{course.pair.place}: {number(course.margins[0])}, then {number(course.margins[-1])}\n"
             f"{course.pair.prompt}",
         )
         for course in courses

@@ -12,7 +12,7 @@ from dpotrain.report.facts import facts
 from dpotrain.report.margins import Course, movement
 from dpotrain.report.past_run import PastRun
 from dpotrain.ui.comparison_texts import paired_text, value_text
-from dpotrain.ui.figures import FIGURES, accuracy_with_interval
+from dpotrain.ui.figures import FIGURES, accuracy_with_interval, by_source
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
 from dpotrain.ui.page.drawing import RUN_COLOURS, draw_histogram, draw_scatter, sparkline_path
 from dpotrain.ui.sections import section_lines, section_table
@@ -32,6 +32,7 @@ def run_of(run: PastRun) -> dict[str, Any]:
         "how_to_load": "" if run.outcome is None else run.outcome.how_to_load,
         "problems": list(run.problems),
         "evaluations": evaluation_rows(run),
+        "by_source": source_rows(run),
         "explanation": _explanation(run),
         "pairs": _pairs(run),
         "sections": _sections(run),
@@ -84,6 +85,15 @@ def evaluation_rows(run: PastRun) -> list[dict[str, Any]]:
             "interval": interval(*interval_of(run, record)),
         }
         for record in run.evaluations
+    ]
+
+
+def source_rows(run: PastRun) -> list[dict[str, Any]]:
+    """Return the rows of the last evaluation by the sources of a mixture."""
+    found = by_source(run.evaluations[-1].metrics) if run.evaluations else {}
+    return [
+        {"name": label, "cells": [_written(metrics, figure.metric, figure.write) for figure in FIGURES]}
+        for label, metrics in found.items()
     ]
 
 
@@ -196,7 +206,7 @@ def _cards(courses: Sequence[Course]) -> dict[str, Any]:
         margin = ends if len(course.margins) > 1 else number(course.margins[-1])
         shown.append(
             {
-                "row": pair.row,
+                "place": pair.place,
                 **texts,
                 "margin": margin,
                 "path": path,

@@ -29,7 +29,7 @@ def test_batches_of_any_size_give_the_same_facts(size):
 def test_workers_give_the_same_facts(tmp_path, monkeypatch, processes):
     monkeypatch.setattr("dpotrain.data.tokens.workers.MIN_ROWS_FOR_WORKERS", 1)
     monkeypatch.setattr("dpotrain.data.tokens.workers.ROWS_PER_BATCH", 7)
-    rows = reader(clean(60)).splits["train"]
+    rows = reader(clean(60)).splits["train"].rows
     numbers = [number for number in range(60) if number % 5]
     one, several = (
         collect_facts(rows, numbers, FactReader(FORMATTER), tmp_path, SilentReporter(), count, "inspecting")

@@ -42,17 +42,17 @@ class Mixture(DatasetSource):
     name = "mixture"
 
     class Options(DatasetSource.Options):
-        sources: list[Part] = Field(min_length=1, description="What is mixed.")
+        parts: list[Part] = Field(min_length=1, description="What is mixed.")
         seed: int = Field(0, description="Decides which rows are drawn, and their order.")
 
     options: Options
 
     def splits(self) -> list[str]:
-        first, *others = (part.source.splits() for part in self.options.sources)
+        first, *others = (part.source.splits() for part in self.options.parts)
         return [split for split in first if all(split in other for other in others)]
 
     def load(self, split: str) -> Rows:
-        return Mixed(self.options.sources, split, Random(self.options.seed))
+        return Mixed(self.options.parts, split, Random(self.options.seed))
 
 
 @hookimpl

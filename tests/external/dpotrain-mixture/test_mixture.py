@@ -15,7 +15,7 @@ class TestMixture(DatasetSourceConformance):
         for name, rows in parts.items():
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         files = {name: {"use": "hf-datasets", "name": str(tmp_path / f"{name}.jsonl")} for name in parts}
-        return {"sources": [{"source": files["a"], "weight": 2.0}, {"source": files["b"]}], "seed": 5}
+        return {"parts": [{"source": files["a"], "weight": 2.0}, {"source": files["b"]}], "seed": 5}
 
     def test_weights_decide_how_many_rows_of_each_there_are(self, part):
         rows = part.load("train")
