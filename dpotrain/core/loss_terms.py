@@ -29,7 +29,8 @@ def _inside(value: Any, weight: Any = None) -> Iterator[tuple[Mapping[str, Any],
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for item in items:
         if isinstance(item, Mapping) and isinstance(item.get("use"), str):
-            yield item, weight
+            # Beside the component's own keys, or in the table around it where both have such a key.
+            yield item, item.get("weight") if weight is None else weight
         else:
             yield from _inside(item, item.get("weight") if isinstance(item, Mapping) else None)
 
