@@ -49,10 +49,7 @@ def command(
     from dpotrain.ui.inspection import print_inspection, print_row
 
     seen: Inspection | RowView
-    name = split or loaded.data.train_split
-    if split is not None and (row is None or split != loaded.data.eval_split):
-        only = {"train_split": split, "eval_split": None, "eval_fraction": None}
-        loaded = replace(loaded, data=loaded.data.model_copy(update=only))
+    name, loaded = (_split_of_mixture if loaded.data.sources else _split)(loaded, split, row)
     with naming_components(loaded, loaded.plugins), restrict_umask():
         with SilentReporter() if as_json else reporter() as shown:  # ends before anything is printed
             cache = cache_folder(loaded.run.cache_dir)

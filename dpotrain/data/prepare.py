@@ -171,7 +171,7 @@ class DataReader:
         )
         train, evaluation = self._parted(found, report)
         sizes = np.bincount(train.sources, minlength=len(self.trained)).tolist()
-        mixture = self._mixture(sizes) if for_training else Mixture(tuple(sizes), tuple(sizes))
+        mixture = self._mixture(sizes, for_training=for_training)
         if not self.previewed:
             report.mixture = mixture
         report.train_pairs = mixture.pairs
@@ -242,14 +242,20 @@ class DataReader:
                 report.shared_prompts[name] = len(np.unique(sortable(split.prompts[shared])))
                 report.shared_prompt_rows[name] = split.pairs.rows[shared][:FIRST_ROWS].tolist()
 
-    def _mixture(self, sizes: Sequence[int]) -> Mixture:
-        """Return what an epoch takes; of the first rows, all."""
+    def _mixture(self, sizes: Sequence[int], *, for_training: bool) -> Mixture:
+        """Return what an epoch takes; of the first rows all, and of data that does not do where that is not wanted."""
+        names = tuple(each.data_set.label for each in self.trained)
+        whole = Mixture(tuple(sizes), tuple(sizes), names)
         tables = [each.data_set.amount for each in self.trained]
         amounts = [table for table in tables if table is not None]
         if self.previewed or not amounts:
-            names = tuple(each.data_set.label for each in self.trained)
-            return Mixture(tuple(sizes), tuple(sizes), names)
-        return Mixture.of(sizes, amounts)
+            return whole
+        try:
+            return Mixture.of(sizes, amounts)
+        except DataError:
+            if for_training:
+                raise
+            return whole
 
     def _cached(self, reader: SplitReader) -> TokenizedSplit | None:
         if self.cache is None:

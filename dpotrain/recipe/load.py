@@ -46,6 +46,8 @@ def load_recipe(
         own = [table.format for table in tables if isinstance(table.format, DatasetFormatter)]
         parts["data"] = tuple(table.source for table in tables)
         parts["data.format"] = (*parts["data.format"], *own)
+    if sections["reference"] is not None and (quantizer := sections["reference"].quantizer) is not None:
+        parts["reference.quantizer"] = (quantizer,)
     check_across_tables(reader, sections, Selection(parts=parts, document=reader.tree.document))
     reader.check(parts)
     reader.problems.raise_if_any()

@@ -18,6 +18,9 @@ def check_objective(reader: TableReader, sections: Mapping[str, Any], loss: Loss
     reference = sections["reference"]
     if reference and reference.update is not None:
         _check_moving_reference(reader, reference)
+    if reference and reference.quantizer is not None and reference.of == INITIAL_POLICY:
+        text = "the initial policy is loaded with [quantizer]; this is for another model, which reference.of names"
+        reader.problems.add(("reference",), ("quantizer",), text)
     if loss is None:
         return
     for path, part in nested(loss):

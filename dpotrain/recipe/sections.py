@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
+from dpotrain.plugin.api import Quantizer
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
+from dpotrain.plugin.api.nested import Use
 from dpotrain.recipe.mixture import SourceTable, label_fault
 
 #: ``reference.of`` for the policy before training.
@@ -162,7 +164,12 @@ class ReferenceSection(Section):
     of: str = Field(
         INITIAL_POLICY,
         description='"initial-policy" (the policy before training), or hub name or folder of another model, '
-        "which is loaded without [quantizer].",
+        "which is loaded with `reference.quantizer`, not with `[quantizer]`.",
+    )
+    quantizer: Use[Quantizer] | None = Field(
+        None,
+        description='Loads the model of `reference.of` in fewer bits: a quantizer\'s name, or `{ use = "…", … }` with '
+        "its options.",
     )
     when: Literal["auto", "live", "precomputed"] = Field(
         "auto",

@@ -66,10 +66,11 @@ class TableReader:
         return () if part is None else (part,)
 
     def check(self, parts: Mapping[str, Sequence[Component]]) -> None:
-        """Run the checks of all components that could be constructed; ``parts`` are by the table of their kind."""
-        for kind in self.kinds:
-            for index, part in enumerate(parts.get(kind.table, ())):
-                place = self._place_of(kind, index)
+        """Run the checks of all components that could be constructed; ``parts`` are those of :class:`Selection`."""
+        kinds = {kind.table: kind for kind in self.kinds}
+        for table, found in parts.items():
+            for index, part in enumerate(found):
+                place = self._place_of(kinds[table], index) if table in kinds else tuple(table.split("."))
                 for path, each in nested(part):
                     try:
                         each.check()

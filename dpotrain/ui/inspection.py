@@ -53,7 +53,10 @@ def _view(inspection: Inspection, symbols: Symbols, width: int | None) -> Iterat
     yield Text()
     held = report.evaluation_pairs
     others = "none held out for evaluation" if held is None else f"{count(held)} to evaluate on"
-    yield Text(f"{count(report.train_pairs)} pairs to train on, {others}")
+    for line in report.mixture.lines():
+        yield Text(printable(line))
+    in_an_epoch = " in an epoch" if report.mixture.is_of_several else ""
+    yield Text(f"{count(report.train_pairs)} pairs to train on{in_an_epoch}, {others}")
     yield Text()
     yield from _findings(inspection)
     if inspection.example is not None:

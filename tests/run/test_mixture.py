@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from dpotrain.cli.preview import preview
 from dpotrain.recipe.load import load_recipe
 from tests.data.preparing import RecordingReporter
 from tests.run.recipes import Recording, losses, project, records, run, weights, write_pairs
@@ -76,6 +77,28 @@ def test_people_see_sources_apart(done):
     assert re.search(r"^ few +[\d.]+ +[\d.]+ % ", shown, re.MULTILINE)
     card = (folder / "final" / "README.md").read_text()
     assert "- few: 7 pairs of an epoch, from " in card
+
+
+def test_a_source_is_inspected_by_its_label(recipe):
+    whole = dpotrain("inspect", str(recipe)).output
+    assert [f"{name}/train\n" in whole for name in ("plain", "more", "few")] == [True] * 3
+    assert re.search(r"^few: 7 of \d training pairs, each 1\.\d times, ", whole, re.MULTILINE)
+    assert "row 2 of few/train" in dpotrain("inspect", str(recipe), "--split", "few", "--row", "2").output
+    alone = dpotrain("inspect", str(recipe), "--split", "more/train").output
+    assert ("17 read" in alone, "few/train" in alone) == (True, False)
+    wrong = dpotrain("inspect", str(recipe), "--split", "fw")
+    assert wrong.exit_code == 2
+    assert 'there is no split "fw"' in wrong.stderr
+    assert "The mixture has: plain/train, more/train, few/train." in wrong.stderr
+
+
+def test_check_says_what_an_epoch_takes(recipe):
+    shown = Recording()
+    assert "an epoch:" not in preview(load_recipe(recipe, ["data.sources.2.repeat=false"]), shown)
+    assert any(text.startswith('data.sources.2 ("few"): pairs = 7, but it has') for text in shown.warnings)
+    assert re.search(
+        r"^an epoch:\n  plain: \d+ of \d+ training pairs, ", dpotrain("check", str(recipe)).output, re.M
+    )
 
 
 def test_an_epoch_takes_what_the_report_says(done):

@@ -27,7 +27,8 @@ class Selection:
     """The selected components, and the resolved recipe that selects them."""
 
     parts: Mapping[str, tuple[Component, ...]]
-    """By the table of their kind, in the order of :data:`dpotrain.plugin.api.kinds.KINDS`."""
+    """By the table of their kind, in the order of :data:`dpotrain.plugin.api.kinds.KINDS`; after these, by their key,
+    those that another table of the core picks (``reference.quantizer``)."""
     document: dict[str, Any]
     """The resolved recipe as plain data: what recipe.toml in the run folder holds."""
 
@@ -62,7 +63,8 @@ class Selection:
     @property
     def quantizer(self) -> Quantizer | None:
         """Loads the weights in fewer bits; None loads them as they are."""
-        return self.one_of(Quantizer)
+        # Not a reference's own, which has another key.
+        return next((part for part in self.parts.get("quantizer", ()) if isinstance(part, Quantizer)), None)
 
     @property
     def adapter(self) -> Adapter | None:

@@ -207,7 +207,7 @@ def check_reference(recipe: Recipe, data: PreparedData) -> None:
     """Raise what the run would raise while it loads a reference of its own for this data; no weights are loaded."""
     if ReferencePlan.of(recipe).model != "separate model":
         return
-    model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
+    model = recipe.model.blueprint(reference_request(recipe, "meta"))
     if model is not None:
         check_data(model, "the reference", data, recipe.data.max_length)
 
@@ -219,6 +219,17 @@ def policy_request(recipe: Selection, device: torch.device | str) -> LoadRequest
         quantization=None if quantizer is None else quantizer.loading_config(),
         quantizer=quantizer,
         keep_adapter=not recipe.trains_in_place,
+        device=str(device),
+    )
+
+
+def reference_request(recipe: Recipe, device: torch.device | str) -> LoadRequest:
+    """Return what the loader is asked for to get the model of ``reference.of``, or its blueprint (device "meta")."""
+    quantizer = recipe.reference.quantizer
+    return LoadRequest(
+        source=recipe.reference.of,
+        quantization=None if quantizer is None else quantizer.loading_config(),
+        quantizer=quantizer,
         device=str(device),
     )
 

@@ -29,9 +29,9 @@ from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences, Used
 from dpotrain.engine.scoring.scorer import Scorer
-from dpotrain.plugin.api import Adapter, LoadRequest
+from dpotrain.plugin.api import Adapter
 from dpotrain.recipe.sections import INITIAL_POLICY
-from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
+from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan, reference_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,11 @@ class ReferenceBuilder:
 
     def _separate_model(self) -> References:
         engine, recipe = self.engine, self.engine.recipe
-        source, device = recipe.reference.of, engine.parallel.device
-        reporter = engine.reporter
+        device, quantizer, reporter = engine.parallel.device, recipe.reference.quantizer, engine.reporter
         with showing_warnings(reporter), reporter.phase("loading the reference", None):
-            model = recipe.model.load_model(LoadRequest(source=source, device=str(device)))
+            model = recipe.model.load_model(reference_request(recipe, device))
+            if quantizer is not None:
+                quantizer.prepare(model)  # which also refuses weights that were not quantized
         engine.upcast(model)
         model.requires_grad_(False)
         scorer = engine.scorer(model, "the reference")
@@ -113,7 +114,7 @@ class ReferenceBuilder:
             return References(live, live)
         wanted = recipe.training.tokens_per_microbatch
         tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
-        stored = self._stores(live, self._fingerprint(source), {})
+        stored = self._stores(live, self._fingerprint(recipe.reference.of), {})
         return self._precompute(stored, scorer.packs, tokens)
 
     def _fingerprint(self, *source: str) -> str:
@@ -123,7 +124,8 @@ class ReferenceBuilder:
     def _stores(self, live: LiveReference, fingerprint: str, more: dict[str, Any]) -> StoredReferences:
         """Return the stores of what ``live`` computes, by the hash of all that changes its numbers."""
         engine, recipe = self.engine, self.engine.recipe
-        quantizer = recipe.quantizer if recipe.reference.of == INITIAL_POLICY else None
+        initial = recipe.reference.of == INITIAL_POLICY
+        quantizer = recipe.quantizer if initial else recipe.reference.quantizer
         identity = {
             "weights": fingerprint,
             "loader": recipe.model.name,

@@ -19,10 +19,16 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision
 from dpotrain.engine.scoring.rope_scaling import length_rules
 from dpotrain.engine.training.all_weights import AllWeights
-from dpotrain.plugin.api import LoadRequest
+from dpotrain.engine.training.weight_groups import assign
+from dpotrain.plugin.api import Quantizer
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import check_data, check_reference, policy_request
+from dpotrain.run.building.engine_builder import (
+    check_data,
+    check_reference,
+    policy_request,
+    reference_request,
+)
 from dpotrain.run.speed import ModelWork
 
 if TYPE_CHECKING:
@@ -57,6 +63,7 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     check_data(policy, "the policy", data, recipe.data.max_length)
     check_reference(recipe, data)
     size = count(policy, bits)
+    assign(recipe.optimizer.options.groups, [weight.name for weight in size.trained])
     work = ModelWork.of(policy, size, in_place=recipe.trains_in_place)
     # Few tokens are enough on any device: no backward pass is measured.
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))
@@ -76,32 +83,35 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
             "planned.\ndpotrain run measures it before the first step and shows it."
         )
     upcast = UpcastWeights(model, compute_precision(recipe.training.precision, device), device)
-    bits: dict[int, float] = {}
-    if recipe.quantizer is not None:
-        named = recipe.quantizer.bits(model)
-        if named is None:
-            raise RunError(
-                f'the quantizer "{recipe.quantizer.name}" does not report the bits of its weights, so their memory '
-                "cannot be planned.\nPlan without it: --set quantizer=false"
-            )
-        model.requires_grad_(False)
-        weights = dict(model.named_parameters())
-        if unknown := [name for name in named if name not in weights]:
-            raise WrongReturnError(
-                f'bits returned the bits of "{unknown[0]}"; it must name parameters of the model',
-                recipe.quantizer,
-            )
-        for name, width in named.items():
-            weight = weights[name]
-            bits[id(weight)] = width
-            # Products use the quantized weight itself; no cast copy is kept.
-            weight.data = weight.data.to(torch.bfloat16 if bf16 else torch.float32)
+    bits = {} if recipe.quantizer is None else _quantized(recipe.quantizer, model, bf16)
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
         policy = upcast.attach(adapter, model)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
     return policy, bits
+
+
+def _quantized(quantizer: Quantizer, model: PreTrainedModel, bf16: bool) -> dict[int, float]:
+    """Return the bits of the weights of a model on the meta device that are to be quantized, by their id.
+
+    They are given the dtype that products compute in: these use the quantized weight itself, and keep no cast copy.
+    """
+    named = quantizer.bits(model)
+    if named is None:
+        raise RunError(
+            f'the quantizer "{quantizer.name}" does not report the bits of its weights, so their memory '
+            "cannot be planned.\nPlan without it: --set quantizer=false"
+        )
+    model.requires_grad_(False)
+    weights = dict(model.named_parameters())
+    if unknown := [name for name in named if name not in weights]:
+        raise WrongReturnError(
+            f'bits returned the bits of "{unknown[0]}"; it must name parameters of the model', quantizer
+        )
+    for name in named:
+        weights[name].data = weights[name].data.to(torch.bfloat16 if bf16 else torch.float32)
+    return {id(weights[name]): width for name, width in named.items()}
 
 
 def _reference_bytes(recipe: Recipe, policy: ModelSize, device: str) -> int:
@@ -111,8 +121,10 @@ def _reference_bytes(recipe: Recipe, policy: ModelSize, device: str) -> int:
         return 0
     if reference.model == "second copy":
         return trained_bytes(policy.trained)
-    model = recipe.model.blueprint(LoadRequest(source=recipe.reference.of, device="meta"))
+    model = recipe.model.blueprint(reference_request(recipe, "meta"))
     if model is None:
         return 0
-    UpcastWeights(model, compute_precision(recipe.training.precision, device), device)
-    return count(model).bytes
+    precision, quantizer = compute_precision(recipe.training.precision, device), recipe.reference.quantizer
+    UpcastWeights(model, precision, device)
+    bits = {} if quantizer is None else _quantized(quantizer, model, precision == "bf16")
+    return count(model, bits).bytes
