@@ -33,7 +33,7 @@ def complete_set(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of plugins, components and commands that begin so."""
+    """Return the names of plugins, components, kinds that they declare, and commands that begin so."""
     from dpotrain.cli import COMMANDS
     from dpotrain.plugin.runtime.commands import plugin_commands
     from dpotrain.plugin.runtime.manager import PluginManager
@@ -41,6 +41,7 @@ def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str)
     plugins = PluginManager.from_entry_points()
     names = {plugin.name for plugin in plugins.plugins} | plugin_commands(COMMANDS).keys()
     names |= {name for kind in plugins.kinds for name in plugins.names(kind.component)}
+    names |= {kind.component.kind for plugin in plugins.plugins for kind in plugin.kinds}
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 

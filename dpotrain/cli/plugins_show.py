@@ -13,11 +13,11 @@ from dpotrain.cli.group import debug_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(name: str, as_json: bool) -> None:
-    """Show the plugin called NAME, or the one that offers a component or a command of that name.
+    """Show the plugin called NAME, or the one that offers a component, a kind or a command of that name.
 
-    Distribution, version, licence, file and hooks; the options of its components, and the keys of tables in them, with
-    what they take, their defaults and descriptions; for each component a table to paste into a recipe; and the help
-    of its commands.
+    Distribution, version, licence, file and hooks; the kinds that it declares, and what serves them; the options of its
+    components, and the keys of tables in them, with what they take, their defaults and descriptions; for each component
+    a table to paste into a recipe; and the help of its commands.
     """
     from dpotrain.cli import COMMANDS
     from dpotrain.plugin.describe.page import pages

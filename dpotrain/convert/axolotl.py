@@ -8,6 +8,7 @@ from dpotrain.convert import trainer
 from dpotrain.convert.axolotl_data import data
 from dpotrain.convert.dialect import Dialect
 from dpotrain.convert.objectives import trl_objective
+from dpotrain.convert.trained_weights import unfrozen
 from dpotrain.convert.translation import Given, Tool, Translation, as_names
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
@@ -66,9 +67,7 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "plugins": Foreign(note="axolotl's plugins are not loaded", gap=Gap.NONE),
-    "unfrozen_parameters": Foreign(
-        note="weights are trained by an adapter, or all of them", gap=Gap.NOT_SUPPORTED
-    ),
+    "unfrozen_parameters": Foreign(note="an adapter is trained already", gap=Gap.NOT_SUPPORTED),
 }
 
 
@@ -155,6 +154,10 @@ def _adapter(t: Translation) -> None:
                 raise t.refuse(
                     given, "quantized weights cannot be trained themselves, and adapter is not set"
                 )
+        if unfrozen(t):
+            of = "of the frozen weights; those that are trained become float32"
+            t.draft.set("model.dtype", _dtype(t), of)
+            return
         t.draft.set("model.dtype", _dtype(t), "axolotl holds trained weights in it, too")
         if _dtype(t) == "bfloat16":
             t.notes.append(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 from dpotrain.convert import trainer
 from dpotrain.convert.llama_factory_loss import loss
+from dpotrain.convert.trained_weights import freeze_tuning
 from dpotrain.convert.translation import Given, Tool, Translation, as_names
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
@@ -33,6 +35,7 @@ _UNNEEDED = {
 }
 KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.items()} | {
     "lora_rank": Foreign("adapter.rank"),
+    "use_llama_pro": Foreign(note="LLaMA Pro's blocks are not supported", gap=Gap.NOT_SUPPORTED),
     "use_galore": Foreign(note="GaLore is not supported", gap=Gap.NOT_SUPPORTED),
     "use_badam": Foreign(note="BAdam is not supported", gap=Gap.NOT_SUPPORTED),
     "use_apollo": Foreign(note="APOLLO is not supported", gap=Gap.NOT_SUPPORTED),
@@ -53,6 +56,10 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "ref_model_adapters": Foreign(note="set reference.of to the adapter's folder", gap=Gap.NONE),
     "pure_bf16": Foreign(note='model.dtype = "bfloat16" holds trained weights in bfloat16', gap=Gap.NONE),
 }
+
+
+_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
+_FREEZE = ("freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules")
 
 
 def translate(t: Translation) -> None:
@@ -182,12 +189,18 @@ def _adapter(t: Translation) -> None:
             raise t.refuse(bits, "quantized weights cannot be trained themselves")
         t.draft.set("model.dtype", "float32", "LLaMA-Factory holds trained weights in float32, too")
         t.translated[kind.key] = "[adapter]"
-        for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target"):
-            if t.has(key) and (given := t.take(key)):
-                t.leave(given, Gap.NOT_NEEDED, "finetuning_type is full")
+        _without_effect(t, kind, _LORA, _FREEZE)
+        return
+    if kind.value == "freeze":
+        if bits is not None:
+            raise t.refuse(bits, "quantized weights cannot be trained themselves")
+        t.draft.set("model.dtype", "bfloat16", "of the frozen weights; those that are trained become float32")
+        freeze_tuning(t, kind)
+        _without_effect(t, kind, _LORA)
         return
     if kind.value != "lora":
-        raise t.refuse(kind, "dpotrain trains LoRA adapters or all weights")
+        raise t.refuse(kind, "dpotrain trains LoRA adapters, some weights of the model (freeze), or all")
+    _without_effect(t, kind, _FREEZE)
     t.draft.set("model.dtype", "bfloat16", "of the frozen weights")
     t.put("adapter.use", "lora", kind)
     rank = t.take_number("lora_rank")
@@ -221,6 +234,12 @@ def _adapter(t: Translation) -> None:
     start = t.take("adapter_name_or_path")
     if start is not None:
         t.leave(start, Gap.NONE, "set model.name to the adapter's folder: training goes on from it")
+
+
+def _without_effect(t: Translation, kind: Given, *keys: tuple[str, ...]) -> None:
+    for key in itertools.chain(*keys):
+        if t.has(key) and (given := t.take(key)):
+            t.leave(given, Gap.NOT_NEEDED, f"{kind.key} is {kind.value}")
 
 
 LLAMA_FACTORY = Tool(

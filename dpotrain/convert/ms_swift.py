@@ -8,6 +8,7 @@ import re
 from dpotrain.convert import trainer
 from dpotrain.convert.dialect import Dialect
 from dpotrain.convert.objectives import trl_objective
+from dpotrain.convert.trained_weights import frozen
 from dpotrain.convert.translation import (
     Given,
     Tool,
@@ -157,7 +158,8 @@ def _adapter(t: Translation) -> None:
         "use_dora",
     )
     if kind.value == "full":
-        t.translated[kind.key] = "[adapter]"
+        if not frozen(t):
+            t.translated[kind.key] = "[adapter]"
         for key in own:
             if t.has(key) and (given := t.take(key)):
                 t.leave(given, Gap.NOT_NEEDED, f"ms-swift ignores it with {kind.key} full")
@@ -165,7 +167,7 @@ def _adapter(t: Translation) -> None:
         _reference(t)
         return
     if kind.value != "lora":
-        raise t.refuse(kind, "dpotrain trains LoRA adapters or all weights")
+        raise t.refuse(kind, "dpotrain trains LoRA adapters, or weights of the model (full)")
     _rate(t, 1e-4)
     trainer.lora_plus(t, "lorap_lr_ratio", 1e-4)
     t.put("adapter.use", "lora", kind)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from dpotrain.core.declared import PairColumns
 from dpotrain.core.own_metrics import OWN_METRICS
 
 if TYPE_CHECKING:
@@ -218,6 +219,10 @@ class HeldOutPair:
     """Numbers of the pair's row, by name: what components of the recipe ask for in ``columns``."""
     source: str = ""
     """Label of its source, in a mixture."""
+
+    def __post_init__(self) -> None:
+        """Have a name that was not asked for explained."""
+        object.__setattr__(self, "columns", PairColumns(self.columns))
 
 
 def _over(name: str) -> Callable[..., None]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dpotrain.core.declared import ScoreColumns, ScoreStatistics
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,6 +43,11 @@ class PairScores:
     """The step that is computed, 1 for the first; in an evaluation the last step taken, 0 before the first."""
     total_steps: int = 0
     """Steps of the whole run. With ``step`` it says how far the run is, alike on every process and after a resume."""
+
+    def __post_init__(self) -> None:
+        """Have a name that was not asked for explained."""
+        object.__setattr__(self, "statistics", ScoreStatistics(self.statistics))
+        object.__setattr__(self, "columns", ScoreColumns(self.columns))
 
     @property
     def chosen_logratio(self) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import Callback, Exporter, Loss, Selection
+from dpotrain.plugin.api import Callback, Exporter, InPlaceAdapter, Loss, Selection
 from dpotrain.plugin.runtime.metric_names import faults
 from dpotrain.recipe.objective_checks import check_objective
 from dpotrain.recipe.prompts import read_prompts
@@ -18,18 +18,35 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
     """Collect what tables of a recipe rule out in each other. Sections and components that are wrong are missing."""
     trains_all_weights = reader.tree.document.get("adapter", False) is False
     quantizer = selection.quantizer
-    if trains_all_weights and quantizer is not None and not quantizer.trains_all_weights:
-        text = (
-            f"{quantizer.name} weights cannot be trained themselves, and there is no [adapter] to train "
-            "beside them\neither add an [adapter], or remove [quantizer] (quantizer = false) to train all weights"
-        )
-        reader.problems.add(("quantizer",), (), text)
+    adapter = selection.adapter
+    if quantizer is not None and not quantizer.trains_all_weights:
+        text = ""
+        if trains_all_weights:
+            text = (
+                "there is no [adapter] to train beside them\neither add an [adapter], or remove [quantizer] "
+                "(quantizer = false) to train all weights"
+            )
+        elif isinstance(adapter, InPlaceAdapter):
+            text = (
+                f'the "{adapter.name}" adapter trains weights of the model\neither remove [quantizer] '
+                '(quantizer = false), or take an adapter that trains beside them: adapter.use = "lora"'
+            )
+        if text:
+            text = f"{quantizer.name} weights cannot be trained themselves, and {text}"
+            reader.problems.add(("quantizer",), (), text)
     _check_without_effect(reader, sections)
     check_objective(reader, sections, selection.one_of(Loss))
     for index, exporter in enumerate(selection.all_of(Exporter)):
-        if trains_all_weights and exporter.needs_adapter:
+        if not exporter.needs_adapter:
+            continue
+        if trains_all_weights:
             text = (
                 f"{exporter.name} needs an [adapter], and without one final/ is a whole model; leave it out"
+            )
+            reader.problems.add(("exporters", index), (), text)
+        elif isinstance(adapter, InPlaceAdapter):
+            text = (
+                f'final/ of the "{adapter.name}" adapter is a whole model already; leave {exporter.name} out'
             )
             reader.problems.add(("exporters", index), (), text)
     _check_metrics(reader, selection)

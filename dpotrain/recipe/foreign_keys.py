@@ -48,6 +48,9 @@ _SAVES = Foreign("checkpoints.every", "a number of steps, or false for none; the
 _LOGGERS = Foreign("[[loggers]]", 'one table for each service, as in [[loggers]] use = "wandb"')
 _HUB = Foreign("[[exporters]]", 'use = "hub" with repo = "you/name" pushes the result after the run')
 _LORA = Foreign("[adapter]", 'use = "lora" trains an adapter; without the table all weights are trained')
+_LAYERS = Foreign(
+    "[adapter]", 'use = "layers" trains the last layers (last = 2), or weights by name (match = […])'
+)
 _FOUR_BIT = Foreign("[quantizer]", 'use = "bnb-4bit" loads the weights in 4 bits')
 _LIGER = Foreign(
     "model.use",
@@ -151,6 +154,12 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "lora_bias": _none(
         "biases are not trained: they are changed in place, and the reference would move with them"
     ),
+    "freeze_trainable_layers": _LAYERS,
+    "freeze_trainable_modules": _LAYERS,
+    "freeze_extra_modules": _LAYERS,
+    "unfrozen_parameters": _LAYERS,
+    "trainable_parameters": _LAYERS,
+    "trainable_parameters_regex": _LAYERS,
     "load_in_4bit": _FOUR_BIT,
     "use_4bit": _FOUR_BIT,
     "quantization_bit": _FOUR_BIT,

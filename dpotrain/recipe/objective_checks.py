@@ -87,10 +87,11 @@ def _check_weighting(reader: TableReader, at: tuple[str | int, ...], loss: Loss)
 
 
 def _check_margin(reader: TableReader, data: DataSection, loss: Loss) -> None:
-    if "margin" in data.pair_columns - columns_read(loss) and not loss.of_difference:
+    has_beta = loss.options.beta is not None
+    if "margin" in data.pair_columns - columns_read(loss) and not (loss.of_difference and has_beta):
         text = (
-            f"a margin is taken off beta times the difference of the two log-ratios, and {loss.name} is no loss of "
-            "that difference; leave it out, or use dpo"
+            f"a margin is taken off beta times the difference of the two log-ratios, and {loss.name} "
+            f"{'is no loss of that difference' if has_beta else 'has no beta'}; leave it out, or use dpo"
         )
         reader.problems.add(("data",), ("columns", "margin"), text, shown="columns.margin")
 

@@ -146,7 +146,10 @@ class _Tables:
         if name not in self.definitions:
             self.definitions[name] = {}  # a loss among whose options are losses comes here again
             together = self.choice(kind, _nested(kind), {"properties": own})
-            self.definitions[name] = {"anyOf": [self._with_nested(schema), together]}
+            choices = [self._with_nested(schema), together]
+            if set(schema.get("required", ())) <= {key}:  # a name has the defaults of the other keys
+                choices.append({"enum": list(self.plugins.names(kind.component))})
+            self.definitions[name] = {"anyOf": choices}
         return {"$ref": f"#/$defs/{name}"}
 
     def _next_nested(self) -> Kind | None:

@@ -202,8 +202,9 @@ class ReferenceSection(Section):
     when: Literal["auto", "live", "precomputed"] = Field(
         "auto",
         description='When its log-probs are computed: "live" in every step, "precomputed" once before training, for '
-        'pairs that are not stored yet. "auto" is "precomputed"; with an adapter and one epoch it is "live", unless '
-        'all pairs are stored; with `update` it is always "live".',
+        'pairs that are not stored yet. "auto" is "precomputed"; with an adapter that adds '
+        'weights, such as lora, and one epoch it is "live", unless all pairs are stored; with `update` it is always '
+        '"live".',
     )
     store: Path | None = Field(
         None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.formats import count
+from dpotrain.core.loss_terms import terms_text
 from dpotrain.report.past_run import PastRun
 
 
@@ -15,11 +16,11 @@ def facts(run: PastRun) -> dict[str, str]:
     recipe = run.recipe
     found = {
         "model": run.model,
-        "adapter": _described(recipe, "adapter", ("rank", "alpha"))
+        "adapter": _described(recipe, "adapter", ("rank", "alpha", "last", "match"))
         or ("none: all weights" if recipe else ""),
         "quantizer": _described(recipe, "quantizer", ()),
         "data": ", ".join(part for part in (_data(recipe), _pairs(run)) if part),
-        "loss": _described(recipe, "loss", ("beta", "label_smoothing")),
+        "loss": _described(recipe, "loss", ("beta", "label_smoothing")) + terms_text(_table(recipe, "loss")),
         "optimizer": _described(recipe, "optimizer", ("lr",)),
         "steps": _steps(run),
     }
@@ -35,8 +36,12 @@ def _described(recipe: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> s
     table = _table(recipe, name)
     if not isinstance(use := table.get("use"), str):
         return ""
-    given = [f"{key} {table[key]}" for key in keys if table.get(key) not in (None, 0, 0.0)]
+    given = [f"{key} {_value(table[key])}" for key in keys if table.get(key)]
     return ", ".join([use, *given])
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _data(recipe: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ class PastRun:
     """``summary.json``; None while the run is running, and where it was killed."""
     records: tuple[Record, ...]
     samples: tuple[SamplesRecord, ...]
+    texts: Mapping[str, int]
+    """How many tables of texts callbacks logged, by name."""
     margins: PairMargins
     data: DataReport | None
     environment: Mapping[str, Any]
@@ -94,6 +97,7 @@ def read_run(path: Path) -> PastRun:
         outcome=outcome,
         records=tuple(_records(folder.metrics, files)),
         samples=tuple(line for line in files.lines(folder.samples, _samples_of) if line is not None),
+        texts=Counter(filter(None, files.lines(folder.texts, lambda line: text_of(line, "name")))),
         margins=read_margins(folder.evaluations, files),
         data=_data_report(folder.data_report, files),
         environment=files.json(folder.environment),

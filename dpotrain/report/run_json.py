@@ -29,6 +29,7 @@ def run_as_json(run: PastRun) -> dict[str, Any]:
         "train": [{"step": record.step, **finite(record.metrics)} for record in run.train],
         "pairs": _pairs(run),
         "samples": [record.as_json() for record in run.samples],
+        "texts": dict(run.texts),
         "data": None
         if run.data is None
         else {"summary": run.data.summary_lines(), "warnings": run.data.warnings()},

@@ -242,7 +242,7 @@ class _Loader:
 
         with torch.no_grad():
             adapter.load_state(policy, load_file(path / "trained.safetensors"))
-        return policy, None if self.selection.adapter is None else partial(adapter.reference, policy)
+        return policy, None if self.selection.trains_in_place else partial(adapter.reference, policy)
 
     def _starts_as_base(self, policy: Any) -> bool:
         """Whether the adapter in ``final/``, switched off, leaves the policy before training."""

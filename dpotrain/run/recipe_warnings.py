@@ -21,7 +21,7 @@ def recipe_warnings(recipe: Recipe, pairs: int, *, about: bool = False) -> list[
 
 
 def _learning_rate(recipe: Recipe) -> Iterator[str]:
-    usual = recipe.optimizer.usual_lr(adapter=recipe.adapter is not None)
+    usual = recipe.optimizer.usual_lr(adapter=not recipe.trains_in_place)
     options = recipe.optimizer.options
     rates = {"optimizer.lr": options.lr}
     rates |= {
@@ -29,9 +29,12 @@ def _learning_rate(recipe: Recipe) -> Iterator[str]:
     }
     for key, lr in rates.items():
         if usual is not None and not usual[0] / _BEYOND <= lr <= usual[1] * _BEYOND:
-            trained = (
-                "all weights are trained" if recipe.adapter is None else f"{recipe.adapter.name} is trained"
-            )
+            if recipe.adapter is None:
+                trained = "all weights are trained"
+            elif recipe.trains_in_place:
+                trained = "weights of the model are trained"
+            else:
+                trained = f"{recipe.adapter.name} is trained"
             yield (
                 f"{key} = {lr:g} is far {'above' if lr > usual[1] else 'below'} what is usual for "
                 f"{recipe.optimizer.name} where {trained}: {usual[0]:g} to {usual[1]:g}"

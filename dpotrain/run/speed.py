@@ -12,6 +12,7 @@ import torch
 
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.memory.model_size import ModelSize
 from dpotrain.engine.memory.planner import microbatch_tokens
 from dpotrain.engine.scoring.router_loss import Routing
@@ -61,35 +62,44 @@ class ModelWork:
 
     layers: int
     """Weights of the decoder layers that a token meets: of a mixture's experts, only those that are chosen."""
+    trained: int
+    """Those of them that are trained themselves."""
+    reached: float
+    """Share of the layers that the backward pass goes through: those from the first on with trained weights."""
     adapter: int
     """Weights beside them that an adapter trains."""
     head: int
+    head_trained: bool
     attention: int
     """Multiply-adds of one token and one token it sees: queries with keys, weights with values."""
-    all_trained: bool
-    """Whether the layers' own weights are trained, not an adapter beside them."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, size: ModelSize) -> ModelWork:
-        """Count for a model with its adapter."""
-        parameters, trained, head = size.parameters, size.trained_parameters, size.head
+    def of(cls, model: PreTrainedModel, size: ModelSize, *, in_place: bool) -> ModelWork:
+        """Count for a model with its adapter; ``in_place`` is whether that adds no weights."""
+        parameters, head = size.parameters, size.head
         whole = causal_lm(model)
         config = whole.config.get_text_config()
         table = whole.get_input_embeddings().weight
         output = whole.get_output_embeddings()
         tied = output is not None and getattr(output, "weight", None) is table
-        everything = trained >= parameters // 2
-        adapter = 0 if everything else trained
-        layers = parameters - adapter - table.numel() - (0 if tied else head)
+        adapter = 0 if in_place else size.trained_parameters
+        outside = table.numel() + (0 if tied else head)
+        layers = parameters - adapter - outside
+        trained = 0
+        if in_place:
+            trained = size.trained_parameters - table.numel() * table.requires_grad
+            trained -= head * (size.head_trained and not tied)
         experts = int(getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1)
         chosen = int(getattr(config, "num_experts_per_tok", None) or 1)
         if experts > 1:
             # All but a few hundredths of a mixture's layers are its experts.
-            layers = layers * chosen // experts
+            layers, trained = layers * chosen // experts, trained * chosen // experts
         # Recurrent models have no attention.
         heads = int(getattr(config, "num_attention_heads", None) or 0)
         head_size = int(getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
-        return cls(layers, adapter, head, 2 * int(config.num_hidden_layers) * heads * head_size, everything)
+        attention = 2 * int(config.num_hidden_layers) * heads * head_size
+        reached = 1.0 if table.requires_grad else _reached(model)
+        return cls(layers, trained, reached, adapter, head, size.head_trained, attention)
 
     def forward(self, work: Workload) -> float:
         """Return the floating-point operations of a pass without gradients."""
@@ -101,12 +111,22 @@ class ModelWork:
         ``reference_passes`` is the forward passes without gradients in each step, of the reference and of the policy;
         ``recomputed`` the share of the layers that are checkpointed.
         """
-        forward = 1 + reference_passes + recomputed
+        # The first layers are checkpointed first, and nothing is computed again below those that are reached.
+        forward = 1 + reference_passes + max(0.0, recomputed - (1 - self.reached))
         # Backward: the gradient of a layer's input, and of its weights where those are trained.
-        layers = self.layers * (forward + (2 if self.all_trained else 1)) + self.adapter * (3 + recomputed)
-        head = self.head * (1 + reference_passes + (3 if self.all_trained else 1))
-        attention = self.attention * (forward + 2.5)
+        layers = self.layers * (forward + self.reached) + self.trained + self.adapter * (3 + recomputed)
+        head = self.head * (1 + reference_passes + (3 if self.head_trained else 1))
+        attention = self.attention * (forward + 2.5 * self.reached)
         return 2 * (layers * work.tokens + head * work.scored + attention * work.seen)
+
+
+def _reached(model: PreTrainedModel) -> float:
+    """Return the share of the layers from the first one on that has trained weights; 1 where they are not known."""
+    layers = decoder_layers(model)
+    trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in layers]
+    if not layers:
+        return 1.0
+    return 1 - trained.index(True) / len(layers) if any(trained) else 0.0
 
 
 def first_passes(recipe: Recipe, policy: PreTrainedModel, batches: BatchPlan) -> float:

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator
 
 from dpotrain.core.formats import printable
 from dpotrain.plugin.describe.options import Option
-from dpotrain.plugin.describe.page import ComponentPage, PluginPage
+from dpotrain.plugin.describe.page import ComponentPage, KindPage, PluginPage
 from dpotrain.plugin.runtime.interface import INTERFACE
 from dpotrain.ui.plugins_table import origin
 
 
 def page_text(page: PluginPage) -> str:
-    """Return the page: the plugin, each component with its options and an example table, each command's help."""
+    """Return the page: the plugin, its kinds, each component with its options and a table, each command's help."""
+    kinds = (line for kind in page.declared_kinds for line in ("", *_kind(kind)))
     components = (line for component in page.components for line in ("", *_component(component)))
-    return printable("\n".join([*_fields(page), *components, *_commands(page)]))
+    return printable("\n".join([*_fields(page), *kinds, *components, *_commands(page)]))
 
 
 def _fields(page: PluginPage) -> Iterator[str]:
@@ -38,6 +39,21 @@ def _fields(page: PluginPage) -> Iterator[str]:
     for label, value in fields.items():
         if value:
             yield f"  {label:<14}" + value.replace("\n", f"\n{'':16}")
+
+
+def _kind(kind: KindPage) -> Iterator[str]:
+    yield f'kind "{kind.kind}"'
+    if kind.about:
+        yield textwrap.indent(kind.about, "  ")
+    yield ""
+    fields = {
+        "in a recipe": f"{kind.table}, {kind.selected}",
+        "hook": kind.hook,
+        "class": kind.component,
+        "offered": ", ".join(kind.components) or "by no plugin that is installed",
+    }
+    for label, value in fields.items():
+        yield f"  {label:<14}{value}"
 
 
 def _component(component: ComponentPage) -> Iterator[str]:

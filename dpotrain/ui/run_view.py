@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from dpotrain.core.formats import count, duration, interval, megabytes, number, printable, rate
+from dpotrain.core.formats import count, duration, interval, megabytes, number, plural, printable, rate
 from dpotrain.report.charts import charts_of
 from dpotrain.report.comparison import interval_of
 from dpotrain.report.facts import facts
@@ -77,6 +77,9 @@ def _ended(run: PastRun) -> Iterator[RenderableType]:
     if run.checkpoints:
         shown = ", ".join(map(count, run.checkpoints[-6:]))
         yield _labelled("checkpoints", ("…, " if len(run.checkpoints) > 6 else "") + shown)
+    if run.texts:
+        logged = ", ".join(f"{name} ({plural(tables, 'table')})" for name, tables in run.texts.items())
+        yield _labelled("texts", f"{logged}, in texts.jsonl")
     if of is not None and of.error:
         yield _labelled("error", of.error, "red")
     for problem in run.problems:

@@ -142,7 +142,7 @@ def test_a_name_that_means_nothing_comes_with_the_nearest_one(mypo):
     result = shown("mypoo")
     assert result.exit_code == 2
     assert result.stderr == (
-        'error: no plugin, distribution, component or command is called "mypoo"; did you mean "mypo"?\n'
+        'error: no plugin, distribution, component, kind or command is called "mypoo"; did you mean "mypo"?\n'
     )
     assert "; dpotrain plugins lists them" in shown("zzzzzz").stderr
 

@@ -46,6 +46,7 @@ def value(tool: str, keys: dict[str, Any], place: str) -> Any:
 
 AX, LF, SW = "axolotl", "llama-factory", "ms-swift"
 LORA = {"adapter": "lora", "lora_r": 8}
+FREEZE, FULL = {"finetuning_type": "freeze"}, {"train_type": "full"}
 WSD = {
     "lr_scheduler_type": "warmup_stable_decay",
     "lr_scheduler_kwargs": {"num_decay_steps": 20.0, "min_lr_ratio": 0.1, "warmup_type": "linear"},
@@ -134,6 +135,22 @@ WSD = {
         (LF, {"quantization_bit": 8}, "quantizer.use", "bnb-8bit"),
         (LF, {"finetuning_type": "full"}, "model.dtype", "float32"),
         (LF, {"finetuning_type": "full"}, "adapter", None),
+        (LF, FREEZE, "adapter.use", "layers"),
+        (LF, FREEZE, "adapter.last", 2),
+        (LF, FREEZE, "adapter.match", []),
+        (LF, {**FREEZE, "freeze_trainable_layers": 3, "freeze_extra_modules": "embed_tokens,norm"}, "adapter.match",
+         ["*embed_tokens*", "*norm*"]),
+        (LF, {**FREEZE, "freeze_trainable_layers": -2, "freeze_trainable_modules": "mlp"}, "adapter.match",
+         ["*.0.mlp*", "*.1.mlp*"]),
+        (AX, {"unfrozen_parameters": ["^lm_head.weight$", "model.norm", "model.layers.2[0-9]+.mlp", ".+.bias$"]},
+         "adapter.match", ["lm_head.weight", "model.norm*", r"re:model\.layers\.2[0-9]+\.mlp.*", r"re:.+\.bias$"]),
+        (SW, {**FULL, "freeze_parameters_ratio": 1, "trainable_parameters": ["lm_head", "model.norm"]},
+         "adapter.match", ["lm_head*", "model.norm*"]),
+        (SW, {**FULL, "freeze_parameters_ratio": 1, "trainable_parameters_regex": "mlp"}, "adapter.match",
+         ["re:.*(?:mlp).*"]),
+        (SW, {**FULL, "freeze_parameters": ["model.embed", "model.layers.0."], "freeze_parameters_regex": "bias$"},
+         "adapter.match", [r"re:(?!model\.embed|model\.layers\.0\.|.*(?:bias$)).*"]),
+        (SW, {**FULL, "trainable_parameters": ["lm_head"]}, "adapter", None),
         (LF, {"pref_loss": "ipo"}, "loss.use", "ipo"),
         (LF, {"dpo_label_smoothing": 0.1}, "loss.label_smoothing", 0.1),
         (LF, {"pref_loss": "simpo", "pref_beta": 2.0}, "loss.gamma", 0.5),
@@ -231,6 +248,14 @@ UNNEEDED = Gap.NOT_NEEDED
         (SW, {"adapters": "x"}, "adapters", NONE),
         (SW, {"train_type": "full", "lora_rank": 8}, "lora_rank", UNNEEDED),
         (SW, {"deepspeed": "zero3"}, "deepspeed", SAME),
+        (LF, {**FREEZE, "freeze_trainable_modules": "mlp"}, "freeze_trainable_modules", NONE),
+        (LF, {**FREEZE, "lora_rank": 8}, "lora_rank", UNNEEDED),
+        (LF, {"freeze_trainable_layers": 3}, "freeze_trainable_layers", UNNEEDED),
+        (AX, {"unfrozen_parameters": ["model.embed_tokens.weight$[:32000]"]}, "unfrozen_parameters", NOT),
+        (AX, {**LORA, "unfrozen_parameters": ["lm_head"]}, "unfrozen_parameters", NOT),
+        (SW, {**FULL, "freeze_parameters_ratio": 0.5}, "freeze_parameters_ratio", NONE),
+        (SW, {**FULL, "trainable_parameters": ["lm_head"]}, "trainable_parameters", UNNEEDED),
+        (SW, {"trainable_parameters": ["lm_head"]}, "trainable_parameters", NONE),
     ],
 )  # fmt: skip
 def test_a_key_is_listed_with_what_it_means_for_the_training(tool, keys, key, gap):
@@ -244,7 +269,10 @@ def test_a_key_is_listed_with_what_it_means_for_the_training(tool, keys, key, ga
     [
         (AX, {"adapter": "oft"}),
         (AX, {"load_in_4bit": True}),
-        (LF, {"finetuning_type": "freeze"}),
+        (LF, {"finetuning_type": "oft"}),
+        (LF, {"finetuning_type": "freeze", "quantization_bit": 4}),
+        (LF, {"finetuning_type": "freeze", "freeze_trainable_layers": 0}),
+        (SW, {"train_type": "full", "freeze_parameters_ratio": 1}),
         (LF, {"quantization_bit": 3}),
         (LF, {"pref_bco_weight": -0.1}),
         (SW, {"train_type": "longlora"}),

@@ -2,14 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.core.errors import DataError, RecipeError
-from dpotrain.plugin.api import Callback, Loss, Use
+from dpotrain.core.errors import DataError, PluginError, RecipeError
+from dpotrain.core.scores import PairScores
+from dpotrain.plugin.api import Callback, HeldOutPair, Loss, Use
 from dpotrain.plugin.runtime.manager import PluginManager
 from tests.plugin.fakes import Offers
 from tests.run.recipes import losses, project, run
@@ -61,6 +63,18 @@ class Heaviest(Callback):
         run.report("heaviest", {"weights": [pair.columns["weight"] for pair in pairs]})
 
 
+class Forgetful(Loss):
+    """Reads a column, or a statistic, that it does not ask for."""
+
+    name = "forgetful"
+
+    class Options(Loss.Options):
+        reads: str = Field("columns", description="Which of the two.")
+
+    def __call__(self, scores):
+        return getattr(scores, self.options.reads)["entropy"]
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """A project whose rows have the column ``votes``: 0, 1, 2, …, but for two that have no number there."""
@@ -73,7 +87,9 @@ def recipe(tmp_path_factory):
     return path
 
 
-PLUGINS = PluginManager.from_entry_points(extra=[Offers("columns", Weighted, ByGap, Halved, Heaviest)])
+PLUGINS = PluginManager.from_entry_points(
+    extra=[Offers("columns", Weighted, ByGap, Halved, Heaviest, Forgetful)]
+)
 
 
 def weighted(
@@ -116,6 +132,32 @@ def test_a_column_that_is_not_there_is_named(recipe, tmp_path):
         DataError, match=r'loss "weighted" needs the column "weight", which the data does not have'
     ):
         weighted(recipe, tmp_path / "a", columns="data.limit=9")
+
+
+@pytest.mark.parametrize(("reads", "asked"), [("columns", "columns"), ("statistics", "needs_statistics")])
+def test_what_a_loss_does_not_ask_for_is_explained(recipe, tmp_path, reads, asked):
+    overrides = ['loss.use="forgetful"', f'loss.reads="{reads}"', "training.steps=1"]
+    with pytest.raises(PluginError) as caught:
+        weighted(recipe, tmp_path / "a", *overrides, columns="data.limit=9")
+    said = str(caught.value)
+    assert 'loss "forgetful"' in said
+    assert (
+        f'scores.{reads} has no "entropy", which the component asks for by {asked} = ("entropy",) in its class '
+        "(what is asked for in this recipe: nothing)"
+    ) in said
+
+
+def test_what_is_there_is_named_beside_what_is_not():
+    scores = PairScores(*[torch.zeros(1)] * 6, columns={"weight": torch.ones(1)})
+    for made in (scores, replace(scores, step=3)):
+        assert made.columns["weight"] == 1
+        assert "entropy" not in made.columns
+        assert made.columns.get("entropy") is None
+        with pytest.raises(KeyError, match=r'no "entropy".* \(what is asked for in this recipe: "weight"\)'):
+            made.columns["entropy"]
+    pair = HeldOutPair(0, "", "", "", [], [], [], {"weight": 1.0})
+    with pytest.raises(KeyError, match=r'pair.columns has no "votes"'):
+        pair.columns["votes"]
 
 
 def test_a_mapped_column_that_nothing_reads_is_refused(recipe, tmp_path):

@@ -21,6 +21,9 @@ OBJECTS: tuple[type, ...] = (
     api.CheckpointRecord, api.Outcome, api.Finished, api.Selection, api.Kind, api.Beside,
 )  # fmt: skip
 
+#: Classes between a kind and its components, from which a component may derive instead of the kind.
+BASES: tuple[type[api.Component], ...] = (api.InPlaceAdapter, api.LossWithoutBeta)
+
 
 def life_of_a_run() -> str:
     """Return the page's pseudocode."""
@@ -50,6 +53,9 @@ def components() -> str:
         else:
             blocks.append("No options of its own.")
         blocks.append(f"Offered by `{hook}`.")
+        for base in BASES:
+            if issubclass(base, kind):
+                blocks += [f"### {base.__name__}", f"Derives from {kind.__name__}.", *members(base, 4)]
     return "\n\n".join(blocks)
 
 

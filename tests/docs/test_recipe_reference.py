@@ -68,6 +68,14 @@ def test_requires_and_block_are_understood(folder):
     assert [plugin.name for plugin in recipe.plugins.plugins if plugin.blocked] == ["wandb"]
 
 
+def test_layers_and_weights_by_name_are_understood(folder):
+    (text,) = (text for text in TOML if text.startswith("[adapter]"))
+    path = folder / "mine.toml"
+    path.write_text(f"{next(text for text in TOML if text.startswith('[run]'))}\n{text}")
+    adapter = load_recipe(path).adapter
+    assert (adapter.options.last, adapter.options.match) == (4, ["model.norm.*", "lm_head.*"])
+
+
 def test_groups_of_weights_are_of_the_model_s_with_an_adapter(folder):
     (text,) = (text for text in TOML if "optimizer.groups" in text)
     path = folder / "mine.toml"
@@ -109,7 +117,7 @@ def test_a_mixture_is_what_its_comments_say(folder):
 
 
 def test_every_toml_block_is_tested():
-    assert len(TOML) == 5
+    assert len(TOML) == 6
     assert "loggers" in tomllib.loads(TOML[1])
 
 

@@ -12,6 +12,7 @@ from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.scoring.precision import UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.run.building.build import NO_BFLOAT16
 from dpotrain.run.building.engine_builder import EngineBuilder
 from dpotrain.run.planning.plan import make_plan
@@ -153,7 +154,7 @@ def test_frozen_float16_weights_of_linear_layers_stay_under_autocast(processor):
     model.lm_head.weight.requires_grad_(True)
     tensors = [*model.parameters(), *model.buffers()]
     assert upcast.float16_bytes == sum(each.nbytes for each in tensors if each.dtype == torch.float32)
-    upcast.upcast_trained(model)
+    upcast.attach(AllWeights(AllWeights.Options()), model)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 

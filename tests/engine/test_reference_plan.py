@@ -17,7 +17,7 @@ def plan(
     recipe: Any = SimpleNamespace(
         data=SimpleNamespace(pair_columns=frozenset(columns)),
         reference=SimpleNamespace(of=of, when=when, update=update),
-        adapter=object() if adapter else None,
+        trains_in_place=not adapter,
         loss=SimpleNamespace(needs_reference=needed),
         training=SimpleNamespace(epochs=epochs),
     )

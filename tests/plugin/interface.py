@@ -10,7 +10,7 @@ from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.hookspecs import HOOKS
 from dpotrain.plugin.api.kinds import CATALOGUES
 from dpotrain.plugin.runtime.interface import INTERFACE, OLDEST
-from tests.docs.plugin_reference import OBJECTS
+from tests.docs.plugin_reference import BASES, OBJECTS
 
 #: Attributes of every class that say nothing of what a plugin may count on.
 _ODD = {"__init__", "__call__", "__len__", "__getitem__"}
@@ -20,9 +20,10 @@ def interface_text() -> str:
     """Return hooks, component types and what they are handed, one signature a line."""
     lines = [f"plugin interface {INTERFACE}, for plugins written for {OLDEST} and newer", "", "hooks"]
     lines += [f"  {hook}{_signature(HOOKS[hook])}" for hook in HOOKS]
-    for owner in (Component, *CATALOGUES.values()):
+    for owner in (Component, *CATALOGUES.values(), *BASES):
         hook = next((hook for hook, kind in CATALOGUES.items() if kind is owner), None)
-        lines += ["", f"component {owner.__name__}" + (f", offered by {hook}" if hook else "")]
+        derives = f"({owner.__base__.__name__})" if owner in BASES else ""
+        lines += ["", f"component {owner.__name__}{derives}" + (f", offered by {hook}" if hook else "")]
         lines += [f"  {line}" for line in _members(owner)]
         if "Options" in vars(owner):
             lines += [

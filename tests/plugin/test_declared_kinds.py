@@ -12,11 +12,13 @@ from dpotrain import hookimpl
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api import Callback, Component, Kind, Loss, Use, hookspec
 from dpotrain.plugin.describe.options import example_table
+from dpotrain.plugin.describe.page import pages
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.schema import recipe_schema
 from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.ui.plugin_page import page_text
 from dpotrain.ui.plugins_table import offers
 from tests.plugin.fakes import Offers
 from tests.run.recipes import losses, project, run
@@ -133,6 +135,31 @@ def test_a_run_has_the_components_and_their_events(recipe, plugins, tmp_path):
     assert active["judging"] == []  # active, since a component of its kind is selected
     assert "judge longer" in active["serving"]
     assert "hush" not in (tmp_path / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("name", ["judging", "judge", "judges"])
+def test_the_page_of_its_plugin_describes_the_kind(plugins, name):
+    (page,) = pages(plugins, {}, name)
+    assert page.as_json()["declared_kinds"] == (
+        {
+            "kind": "judge",
+            "about": "Prefers one of two answers.",
+            "table": "[[judges]]",
+            "selected": "as often as wanted",
+            "hook": "dpotrain_judges",
+            "component": f"{__name__}.Judge",
+            "components": ("longer (serving)",),
+        },
+    )
+    assert page_text(page).partition("\n\n")[2] == (
+        'kind "judge"\n'
+        "  Prefers one of two answers.\n"
+        "\n"
+        "  in a recipe   [[judges]], as often as wanted\n"
+        "  hook          dpotrain_judges\n"
+        f"  class         {__name__}.Judge\n"
+        "  offered       longer (serving)"
+    )
 
 
 def test_the_recipe_s_own_forms_hold_them(recipe, plugins, tmp_path):

@@ -17,6 +17,7 @@ from dpotrain_plugins.demo.loader import DemoLoader
 from dpotrain_plugins.demo.source import DemoSource
 from dpotrain_plugins.hf_datasets.source import HFDatasetsSource
 from dpotrain_plugins.hub import Hub
+from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.loggers.mlflow import MLflowLogger
 from dpotrain_plugins.loggers.tensorboard import TensorBoardLogger
 from dpotrain_plugins.loggers.trackio import TrackioLogger
@@ -111,6 +112,8 @@ TestLoraWithEverything = soak(
     suite(Lora, rank=4, dropout=0.1, dora=True, rslora=True, modules_to_save=["norm"])
 )
 TestMergedLora = soak(suite(Lora, rank=4, merge=True))
+TestLayers = suite(Layers, last=1, match=["*.norm.weight"])
+TestNamedWeights = soak(suite(Layers, match=["re:.*mlp.*", "model.embed_tokens.weight"]))
 TestBnb4bit = suite(Bnb4bit)
 TestBnb8bit = soak(suite(Bnb8bit))
 TestTorchAoInt8 = needs("torchao")(suite(TorchAoInt8))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dpotrain.core.scores import PairScores
+from dpotrain.plugin.api import LossWithoutBeta
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo
 from tests.plugins.losses.scoring import PAIR, loss_of, scores_of
 
@@ -137,3 +138,26 @@ def test_ipo_is_least_at_its_target_margin_and_grows_to_both_sides(beta, tokens,
 def test_meaningless_options_are_refused(options):
     with pytest.raises(ValidationError):
         Dpo.Options(**options)
+
+
+class Absolute(LossWithoutBeta):
+    """As a plugin's author writes one."""
+
+    name = "absolute"
+
+    class Options(LossWithoutBeta.Options):
+        scale: float = 1.0
+
+    options: Options
+
+    def __call__(self, scores):
+        return self.options.scale * (scores.rejected_logratio - scores.chosen_logratio).abs()
+
+
+def test_a_loss_without_beta_refuses_it_and_has_the_log_ratios_for_rewards():
+    loss = loss_of(Absolute, scale=2.0)
+    scores = scores_of(PAIR)
+    assert loss.losses(scores).tolist() == [10.0]
+    assert [each.tolist() for each in loss.rewards(scores)] == [[2.0], [-3.0]]
+    with pytest.raises(ValidationError, match="this loss has no beta of its own; leave it out"):
+        Absolute.Options(beta=0.1)

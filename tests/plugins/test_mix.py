@@ -1,6 +1,7 @@
 """A mix is the weighted sum of its terms, in losses, gradients, records and on every way of computing a step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.core.scores import PairScores
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.runtime.manager import PluginManager
+from dpotrain.report.facts import facts
+from dpotrain.report.past_run import read_run
 from dpotrain_plugins.losses import Dpo, Hinge, Ipo, Mix
 from dpotrain_plugins.losses.mix import Term
 from tests.plugin.fakes import Offers
-from tests.run.recipes import losses, project, records, run
+from tests.run.recipes import Recording, losses, project, records, run
 
 
 class Likelihood(Loss):
@@ -75,6 +78,30 @@ def test_by_hand():
     assert [each.item() for each in made.rewards(SCORES)] == pytest.approx([0.2, -0.3])
 
 
+class Counting(Likelihood):
+    name = "counting"
+    calls = 0
+
+    def __call__(self, scores):
+        self.calls += 1
+        return super().__call__(scores) - 0.1 * scores.reference_chosen
+
+
+def test_a_term_is_computed_once_for_loss_and_records():
+    term = of(Counting)
+    made = mix((term, 2.0), (of(Dpo), 1.0))
+    scores = replace(SCORES, policy_chosen=SCORES.policy_chosen.clone().requires_grad_())
+    loss, parts = made.losses(scores), made.parts(scores)
+    assert term.calls == 1
+    assert (2 * parts["counting"] + parts["dpo"]).equal(loss)
+    assert not any(part.requires_grad for part in parts.values())
+    # As with a column "margin": the loss is of a shifted reference, the parts are not.
+    shifted = replace(scores, reference_chosen=scores.reference_chosen + 1)
+    made.losses(shifted)
+    assert made.parts(scores)["counting"].equal(parts["counting"])
+    assert not made.parts(shifted)["counting"].equal(parts["counting"])
+
+
 def test_it_is_what_its_terms_are():
     assert not mix((of(Likelihood), 1.0)).needs_reference
     both = mix((of(Dpo), 1.0), (of(Likelihood), 1.0), (of(Dpo, beta=0.3), 1.0))
@@ -110,6 +137,16 @@ def mixed(recipe, out, *overrides, second="likelihood", resume=False):
     return run(recipe, *chosen, into=out, plugins=PLUGINS, resume=resume)
 
 
+def test_the_header_of_the_run_and_of_its_report_have_the_weights(recipe, tmp_path):
+    reporter = Recording()
+    terms = '[{use="dpo", beta=0.5, weight=0.8}, "sft", {use="mix", terms=["ipo"], weight=2.0}]'
+    overrides = ['loss.use="mix"', f"loss.terms={terms}", "training.steps=1"]
+    run(recipe, *overrides, into=tmp_path / "run", plugins=PLUGINS, reporter=reporter)
+    said = "mix of dpo (0.8, beta 0.5), sft (1) and mix of ipo (1, beta 0.1) (2)"
+    assert reporter.facts["loss"] == said
+    assert facts(read_run(tmp_path / "run"))["loss"] == said
+
+
 @pytest.mark.parametrize("second", ["likelihood", "sorted"])
 def test_records_have_the_terms_and_steps_are_the_same_however_they_are_cut(recipe, tmp_path, second):
     mixed(recipe, tmp_path / "a", second=second)
@@ -119,8 +156,6 @@ def test_records_have_the_terms_and_steps_are_the_same_however_they_are_cut(reci
         for one, other in zip(records(tmp_path / "a", kind), records(tmp_path / "b", kind), strict=True):
             assert one["loss"] == pytest.approx(0.5 * one["loss/dpo"] + 2 * one[f"loss/{second}"], abs=1e-5)
             assert other["loss/dpo"] == pytest.approx(one["loss/dpo"], abs=1e-5)
-    header = (tmp_path / "a" / "run.log").read_text()
-    assert f"mix of dpo, beta 0.5 and {second}, beta 0.1" in header
 
 
 def test_a_term_with_a_state_goes_on_where_it_stopped(recipe, tmp_path):

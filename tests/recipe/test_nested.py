@@ -147,6 +147,21 @@ def test_keys_beside_a_component_may_stand_in_its_table(tmp_path):
     assert (again.weight, again.loss.options.beta) == (4, 0.6)
 
 
+def test_a_name_alone_has_the_defaults_of_the_component_and_of_the_keys_beside_it(tmp_path):
+    text = 'inner = "fake-dpo"\nterms = ["fake-dpo", { use = "fake-ipo", weight = 2 }]'
+    first, second = load(tmp_path, text).loss.options.terms
+    assert (type(first.loss), first.weight, first.loss.options.beta) == (FakeLoss, 1, 0.1)
+    assert (type(second.loss), second.weight) == (FakeIpo, 2)
+    schema = recipe_schema(PLUGINS)
+    document = tomllib.loads(f'{MINIMAL}\n[loss]\nuse = "mixed"\n{text}')
+    assert valid(document, schema, schema)
+    document["loss"]["terms"][0] = "fake-dop"
+    assert not valid(document, schema, schema)
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, text.replace('["fake-dpo"', '["fake-dop"'))
+    assert '[loss.terms.0] use: there is no loss "fake-dop"; did you mean "fake-dpo"?' in str(caught.value)
+
+
 def test_their_errors_have_the_address_that_was_written(tmp_path):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, TOGETHER.replace("beta = 0.5", "bta = 0.5"))

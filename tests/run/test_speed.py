@@ -13,9 +13,11 @@ from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain.plugin.api import InPlaceAdapter
 from dpotrain.run import speed
 from dpotrain.run.planning.plan import make_plan
 from dpotrain.run.speed import ModelWork, Workload
+from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.run.recipes import project
@@ -27,18 +29,25 @@ def test_a_model_without_attention_is_counted():
 
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=2))
     assert not hasattr(model.config, "num_attention_heads")
-    work = ModelWork.of(model, count(model))
+    work = ModelWork.of(model, count(model), in_place=True)
     assert work.attention == 0 < work.layers
 
 
-@pytest.mark.parametrize(
-    "adapter", [AllWeights(AllWeights.Options()), Lora(Lora.Options(rank=4))], ids=["full", "lora"]
-)
+ADAPTERS = {
+    "full": AllWeights(AllWeights.Options()),
+    "lora": Lora(Lora.Options(rank=4)),
+    "the last layer": Layers(Layers.Options(last=1)),
+    "the head": Layers(Layers.Options(match=["lm_head.*"])),
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 def test_operations_are_those_that_torch_counts(adapter):
     """Few tokens in a wide model: attention, of which torch counts what is masked, too, is next to nothing."""
     policy = adapter.attach(tiny_model("llama", hidden_size=256, intermediate_size=512).train())
     data = random_pairs([(3, 9, 5), (2, 4, 8)])
-    load, work = Workload.of(data, padded=False), ModelWork.of(policy, count(policy))
+    load = Workload.of(data, padded=False)
+    work = ModelWork.of(policy, count(policy), in_place=isinstance(adapter, InPlaceAdapter))
     scorer = PackedScorer(policy, LogitTransform(), False)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         scorer(pack(data, np.arange(2)))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dpotrain.report.past_run import read_run
+from dpotrain.report.run_json import run_as_json
 from dpotrain.ui.run_view import print_run
 from tests.report.past_runs import HOSTILE, past_run
 from tests.ui.terminal_text import on_terminal
@@ -59,3 +60,14 @@ def test_what_cannot_be_read_is_said(tmp_path):
     folder = past_run(tmp_path / "run")
     (folder / "summary.json").write_text("[")
     assert "summary.json is damaged: skipped" in shown(folder, 100)
+
+
+def test_texts_of_callbacks_are_counted_with_their_file(tmp_path):
+    folder = past_run(tmp_path / "run")
+    assert "texts" not in shown(folder, 100)
+    lines = [{"name": name, "step": 0, "rows": [{"answer": "a"}]} for name in ("judged", "seen", "judged")]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "texts.jsonl").write_text(text + "{}\n" + '{"name": "ju')
+    assert "  texts      judged (2 tables), seen (1 table), in texts.jsonl\n" in shown(folder, 100)
+    assert run_as_json(read_run(folder))["texts"] == {"judged": 2, "seen": 1}
+    assert "texts.jsonl: damaged line skipped: 4" in read_run(folder).problems

@@ -112,4 +112,6 @@ def record(
     with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
         forward(batch)
     saved.forget()
+    # A layer that saves nothing has nothing trained in it or before it, and its input is not kept either.
+    saved.inputs = [size if kept else 0 for size, kept in zip(saved.inputs, saved.layers, strict=True)]
     return saved

@@ -25,18 +25,18 @@ class ReferencePlan:
     @classmethod
     def of(cls, recipe: Recipe) -> ReferencePlan:
         """Decide for a recipe."""
-        when, full = recipe.reference.when, recipe.adapter is None
+        when, in_place = recipe.reference.when, recipe.trains_in_place
         if not recipe.loss.needs_reference:
             return cls("none", "never")
         if recipe.data.pair_columns.issuperset(REFERENCE):
             return cls("data", "never")
         if recipe.reference.of != INITIAL_POLICY:
             return cls("separate model", "every step" if when == "live" else "before training")
-        if recipe.reference.update is not None or (when == "live" and full):
+        if recipe.reference.update is not None or (when == "live" and in_place):
             return cls("second copy", "every step")
         if when == "live":
             return cls("policy", "every step")
-        if when == "auto" and not full and recipe.training.epochs == 1:
+        if when == "auto" and not in_place and recipe.training.epochs == 1:
             # Each training pair is scored once, so a pass before training would cost what it saves.
             return cls("policy", "every step unless stored")
         return cls("policy", "before training")

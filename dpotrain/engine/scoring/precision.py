@@ -12,10 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import nn
+
+from dpotrain.plugin.api import Adapter, InPlaceAdapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Precision: TypeAlias = Literal["bf16", "fp32"]
 
@@ -46,6 +51,7 @@ class UpcastWeights:
         Where the device has no products in bfloat16, these are all. Otherwise they are those of float16, except under
         bfloat16 autocast the weights of linear layers, whose products are in bfloat16 anyway.
         """
+        self._precision = precision
         self._before: list[tuple[torch.Tensor, torch.dtype]] = []
         if not multiplies_bfloat16(device):
             self._upcast(_tensors(model, *_16_BITS))
@@ -63,9 +69,22 @@ class UpcastWeights:
             held = [each for each in held if isinstance(each, nn.Parameter)]
         self._upcast(held)
 
-    def upcast_trained(self, policy: nn.Module) -> None:
-        """Upcast the float16 weights of a policy that require gradients."""
+    def attach(self, adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the policy: the model with its adapter, the float16 weights that it trains upcast.
+
+        Of an adapter that trains in place, the weights that it upcasts are among these, so that they are saved as they
+        were loaded.
+        """
+        held = [(each, each.dtype) for each in _tensors(model, *_16_BITS)]
+        policy = adapter.attach(model)
+        if isinstance(adapter, InPlaceAdapter):
+            upcast = [(each, dtype) for each, dtype in held if each.dtype != dtype]
+            self._before += upcast
+            if upcast and self._precision == "fp32":
+                # Without autocast no product is of two dtypes, and these weights meet what the others compute.
+                self._upcast(_tensors(policy, *_16_BITS))
         self._upcast(each for each in _tensors(policy, torch.float16) if each.requires_grad)
+        return policy
 
     @property
     def float16_bytes(self) -> int:
@@ -74,7 +93,8 @@ class UpcastWeights:
 
     @contextmanager
     def as_loaded(self) -> Iterator[None]:
-        """Hold them in their original dtypes inside the context: exact for weights that were not trained."""
+        """Hold them in their original dtypes inside the context, those that were trained rounded."""
+        trained = [(tensor, tensor.data) for tensor, _ in self._before if tensor.requires_grad]
         for tensor, dtype in self._before:
             tensor.data = tensor.data.to(dtype)
         try:
@@ -82,6 +102,8 @@ class UpcastWeights:
         finally:
             for tensor, _ in self._before:
                 tensor.data = tensor.data.float()
+            for tensor, exact in trained:
+                tensor.data = exact
 
     def _upcast(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

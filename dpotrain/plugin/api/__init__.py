@@ -44,7 +44,7 @@ from dpotrain.core.records import (
 )
 from dpotrain.core.saving import save_model
 from dpotrain.core.scores import PairScores
-from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.adapter import Adapter, InPlaceAdapter
 from dpotrain.plugin.api.callback import Callback
 from dpotrain.plugin.api.component import Component, Options, hookimpl, hookspec, require
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter, Recognition
@@ -52,7 +52,7 @@ from dpotrain.plugin.api.dataset_source import DatasetSource, Rows
 from dpotrain.plugin.api.exporter import Exporter, Finished
 from dpotrain.plugin.api.kinds import CATALOGUES, KINDS, Kind, kind_of
 from dpotrain.plugin.api.logger import Logger
-from dpotrain.plugin.api.loss import Loss
+from dpotrain.plugin.api.loss import Loss, LossWithoutBeta
 from dpotrain.plugin.api.metric import Measured, Metric
 from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
 from dpotrain.plugin.api.nested import Beside, Use
@@ -77,11 +77,13 @@ __all__ = [
     "Exporter",
     "Finished",
     "HeldOutPair",
+    "InPlaceAdapter",
     "Kind",
     "LoadRequest",
     "LoggedRun",
     "Logger",
     "Loss",
+    "LossWithoutBeta",
     "Measured",
     "Message",
     "Messages",

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpotrain.core.errors import RunError
+from dpotrain.core.saving import save_model
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.returns import by_name, is_a, is_bool, is_model, is_text, returns
 
@@ -81,6 +83,54 @@ class Adapter(Component):
         AutoModelForCausalLM is imported already; imports of anything else stand at the top. A single expression is the
         model.
         """
+
+
+class InPlaceAdapter(Adapter):
+    """Trains weights of the model itself and adds none; a subclass needs :meth:`attach` alone.
+
+    That sets ``requires_grad`` on what is to be trained, makes it float32, and freezes the rest.
+
+    The engine keeps a second copy of the trained weights where the reference is computed in every step, and none where
+    it is computed before training; :meth:`reference` is not called. A model that comes with an adapter arrives with
+    that merged (see ``LoadRequest.keep_adapter``). ``final/`` holds a whole model, each weight in the dtype in which it
+    was loaded.
+    """
+
+    @property
+    def starts_as_base(self) -> bool:
+        """True: before the first step every weight is as it was loaded."""
+        return True
+
+    def reference(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Raise a RunError: the initial weights are the engine's to keep."""
+        raise RunError(f'the "{self.name}" adapter keeps no initial weights beside the trained ones')
+
+    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return the weights that require gradients."""
+        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
+
+    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy a checkpoint's tensors into the weights that require gradients."""
+        present = self.state(policy)
+        if odd := sorted(present.keys() ^ state.keys()):
+            raise RunError(
+                f"the checkpoint is of another model, or of other trained weights: {len(odd)} names differ "
+                f"({', '.join(odd[:3])}). Resume with the [model] and [adapter] tables that it was made with"
+            )
+        for name, weight in present.items():
+            weight.copy_(state[name])
+
+    def save(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write a model folder that transformers loads."""
+        save_model(policy, folder)
+
+    def rehearse_saving(self, policy: PreTrainedModel, folder: Path) -> None:
+        """Write the configurations."""
+        save_model(policy, folder, weights={})
+
+    def how_to_load(self, folder: Path) -> str:
+        """Return the call that loads a model folder."""
+        return f'model = AutoModelForCausalLM.from_pretrained("{folder}")'
 
 
 @hookspec

@@ -40,7 +40,7 @@ class Exporter(Component):
     kind = "exporter"
 
     needs_adapter: ClassVar[bool] = False
-    """Whether it makes something of an adapter; a recipe that trains all weights is then refused."""
+    """Whether it makes something of an adapter; a recipe that trains weights of the model itself is then refused."""
 
     @abstractmethod
     @returns(

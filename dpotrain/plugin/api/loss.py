@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dpotrain.core.divergences import Divergence, reward_of
 from dpotrain.core.scores import PairScores
@@ -150,6 +150,30 @@ class Loss(Component):
         None where there is no such number. The run checks it before the first update.
         """
         return None
+
+
+class LossWithoutBeta(Loss):
+    """A loss whose equation has no beta: ``loss.beta`` is then refused, because it would change nothing.
+
+    Its options derive from ``LossWithoutBeta.Options``, in which ``beta`` is None.
+    """
+
+    class Options(Loss.Options):
+        """The keys of every loss, of which ``beta`` cannot be set."""
+
+        beta: None = Field(None, description="This loss has none.")  # type: ignore[assignment]
+
+        @field_validator("beta", mode="before")
+        @classmethod
+        def _none(cls, value: object) -> None:
+            if value is not None:
+                raise ValueError("this loss has no beta of its own; leave it out")
+
+    options: Options
+
+    def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the log-ratios of chosen and rejected, each (pairs,)."""
+        return scores.chosen_logratio, scores.rejected_logratio
 
 
 def columns_read(loss: Loss) -> set[str]:

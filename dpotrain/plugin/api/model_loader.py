@@ -27,8 +27,8 @@ class LoadRequest:
     """The quantizer itself, which says whether weights that were saved quantized are what it asks for (see
     :meth:`Quantizer.contradictions`)."""
     keep_adapter: bool = False
-    """Where the source is an adapter on a base model: keep it as a trainable adapter (True), because an
-    ``[adapter]`` table goes on training it, or merge it into the weights (False)."""
+    """Where the source is an adapter on a base model: keep it as a trainable adapter (True), because the adapter
+    of the recipe goes on training it, or merge it into the weights (False), because these are trained themselves."""
     device: str = "cpu"
     """Where the weights should be, as torch writes it: ``"cpu"``, ``"cuda:0"``."""
 

@@ -15,7 +15,7 @@ A :class:`Beside` is a component with keys of the option's own beside it:
         weight: float = Field(1.0, description="What it counts.")
 
 In a recipe both stand in one table, ``{ use = "dpo", beta = 0.1, weight = 0.5 }``, or apart, which a key that both have
-makes necessary: ``{ loss = { use = "cpo", weight = 0.1 }, weight = 0.5 }``.
+makes necessary: ``{ loss = { use = "cpo", weight = 0.1 }, weight = 0.5 }``. ``"dpo"`` alone has the defaults of both.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Optimizer(Component):
 
     @returns("the lowest and highest of two numbers above 0, or None", optional(_is_range))
     def usual_lr(self, adapter: bool) -> tuple[float, float] | None:
-        """Return the lowest and highest learning rate usual for DPO, for an adapter or for all weights.
+        """Return the lowest and highest learning rate usual for DPO: of what an adapter adds, or of the model.
 
         A recipe far outside gets a warning; None, as here, never gives one.
         """

@@ -19,7 +19,8 @@ class Quantizer(Component):
     kind = "quantizer"
 
     trains_all_weights: ClassVar[bool] = False
-    """Whether the quantized weights themselves can be trained. Where not, a recipe needs an ``[adapter]``."""
+    """Whether the quantized weights themselves can be trained. Where not, a recipe needs an ``[adapter]`` that trains
+    others beside them."""
 
     @abstractmethod
     def loading_config(self) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dpotrain.plugin.api.adapter import Adapter
+from dpotrain.plugin.api.adapter import Adapter, InPlaceAdapter
 from dpotrain.plugin.api.component import Component
 from dpotrain.plugin.api.dataset_formatter import DatasetFormatter
 from dpotrain.plugin.api.dataset_source import DatasetSource
@@ -70,6 +70,11 @@ class Selection:
     def adapter(self) -> Adapter | None:
         """Says what is trained; None trains all weights."""
         return self.one_of(Adapter)
+
+    @property
+    def trains_in_place(self) -> bool:
+        """Whether weights of the model itself are trained, all or some of them, and none beside them."""
+        return self.adapter is None or isinstance(self.adapter, InPlaceAdapter)
 
     @property
     def sources(self) -> tuple[DatasetSource, ...]:

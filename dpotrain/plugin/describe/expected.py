@@ -104,9 +104,13 @@ class Expectations:
                 self._apart(item, self._inside(schema, place) or {}, (*at, place), together)
                 for place, item in enumerate(value)
             ]
+        choices = (schema, *map(self._resolved, schema.get("anyOf", ())))
+        if isinstance(value, str) and not any(choice.get("type") == "string" for choice in choices):
+            # A name stands for the component with its defaults, with the defaults of the keys beside it.
+            value = next(({"use": value} for choice in choices if BESIDE in choice), value)
         if not isinstance(value, dict):
             return value
-        for choice in (schema, *map(self._resolved, schema.get("anyOf", ()))):
+        for choice in choices:
             key = choice.get(BESIDE)
             if key is not None and "use" in value and key not in value:
                 together[*at, key] = own = [name for name in choice["properties"] if name != key]

@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dpotrain.core.errors import PluginError, RecipeError, did_you_mean
+from dpotrain.plugin.api import Kind
 from dpotrain.plugin.describe.listing import with_commands
 from dpotrain.plugin.describe.options import Option, example_table, options_of
 from dpotrain.plugin.runtime.commands import PluginCommand
 from dpotrain.plugin.runtime.manager import PluginInfo, PluginManager
 from dpotrain.plugin.runtime.plugin import Plugin
 
+#: How often a recipe has the table of a kind that a plugin may declare.
+_SELECTED = {"optional": "once at most", "listed": "as often as wanted"}
 #: Width of a command's help in columns, whatever the terminal.
 _WIDTH = 100
 
@@ -30,6 +33,25 @@ class ComponentPage:
     options: tuple[Option, ...]
     example: str
     """TOML that selects it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindPage:
+    """One kind of component that the plugin declares, for people who serve it or select its components."""
+
+    kind: str
+    about: str
+    """The docstring of its class."""
+    table: str
+    """How a recipe begins the table: ``[[judges]]``."""
+    selected: str
+    """How often the table may be there."""
+    hook: str
+    """What a plugin implements to offer components of the kind."""
+    component: str
+    """The class that they derive from, with its module."""
+    components: tuple[str, ...]
+    """Those that installed plugins offer, each with its plugin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,7 @@ class PluginPage:
     hooks: tuple[str, ...]
     """The hooks that its module implements."""
     components: tuple[ComponentPage, ...]
+    declared_kinds: tuple[KindPage, ...]
     commands: tuple[CommandPage, ...]
     """The reason why one does not work is in ``info``."""
 
@@ -61,7 +84,7 @@ class PluginPage:
 
 
 def pages(manager: PluginManager, commands: Mapping[str, PluginCommand], name: str) -> list[PluginPage]:
-    """Return the plugins of a name: their own, their distribution's, or that of a component or command of theirs.
+    """Return the plugins of a name: their own, their distribution's, or that of a component, kind or command of theirs.
 
     Raises RecipeError, with the nearest name, where there is none.
     """
@@ -72,15 +95,18 @@ def pages(manager: PluginManager, commands: Mapping[str, PluginCommand], name: s
     found = found or [
         page
         for each in described
-        if (page := _page(*each, manager, commands, only=name)).components or page.commands
+        if (page := _page(*each, manager, commands, only=name)).components
+        or page.commands
+        or page.declared_kinds
     ]
     if found:
         return found
     known = {info.name for info in infos} | {command for info in infos for command in info.commands}
     known |= {info.distribution for info in infos if info.distribution}
     known |= {component.name for plugin in manager.plugins for component in plugin.components}
+    known |= {kind.component.kind for plugin in manager.plugins for kind in plugin.kinds}
     hint = did_you_mean(name, sorted(known)) or "; dpotrain plugins lists them"
-    raise RecipeError(f'no plugin, distribution, component or command is called "{name}"{hint}')
+    raise RecipeError(f'no plugin, distribution, component, kind or command is called "{name}"{hint}')
 
 
 def _page(
@@ -106,9 +132,27 @@ def _page(
             for component in plugin.components
             if only in (None, component.name)
         ),
+        declared_kinds=tuple(
+            _kind_page(kind, manager)
+            for kind in plugin.kinds
+            if only in (None, kind.component.kind, kind.table)
+        ),
         commands=tuple(
             _command_page(commands[command]) for command in info.commands if only in (None, command)
         ),
+    )
+
+
+def _kind_page(kind: Kind, manager: PluginManager) -> KindPage:
+    own = kind.component
+    return KindPage(
+        kind=own.kind,
+        about=inspect.cleandoc(own.__doc__ or ""),
+        table=kind.heading,
+        selected=_SELECTED[kind.selected],
+        hook=kind.catalogue,
+        component=f"{own.__module__}.{own.__qualname__}",
+        components=tuple(f"{each.name} ({manager.owner(each).name})" for each in manager.components(own)),
     )
 
 

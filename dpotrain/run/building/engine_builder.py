@@ -174,12 +174,11 @@ def load_policy(
             if quantizer is not None:
                 quantizer.prepare(policy)
             upcast = UpcastWeights(policy, precision, device.type)
-            policy = adapter.attach(policy)
+            policy = upcast.attach(adapter, policy)
     if not any(weight.requires_grad for weight in policy.parameters()):
         raise RunError(
             f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
         )
-    upcast.upcast_trained(policy)
     if multiplies_bfloat16(device.type) and upcast.float16_bytes:
         reporter.note(
             f"float16 weights are held in float32 ({megabytes(upcast.float16_bytes / 2**20)}), because small "
@@ -224,7 +223,7 @@ def policy_request(recipe: Selection, device: torch.device | str) -> LoadRequest
     return LoadRequest(
         quantization=None if quantizer is None else quantizer.loading_config(),
         quantizer=quantizer,
-        keep_adapter=recipe.adapter is not None,
+        keep_adapter=not recipe.trains_in_place,
         device=str(device),
     )
 

@@ -49,7 +49,7 @@ def measuring_of(
     parallel, train = engine.parallel, engine.data.train
     size = count(scorer.policy)
     try:
-        work = ModelWork.of(scorer.policy, size)
+        work = ModelWork.of(scorer.policy, size, in_place=recipe.trains_in_place)
     except (AttributeError, TypeError, ValueError, ArithmeticError):  # a configuration of another kind
         return None
     passes = ReferencePlan.of(recipe).passes_per_step + first_passes(recipe, scorer.policy, plan)

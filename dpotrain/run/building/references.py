@@ -73,20 +73,24 @@ class ReferenceBuilder:
             return References(NoReference(), NoReference())
         if plan.model == "data":
             return References(ColumnReference(), ColumnReference())
-        full, update = recipe.adapter is None, recipe.reference.update
+        in_place, update = recipe.trains_in_place, recipe.reference.update
         if update is not None:
             live: LiveReference = MovingReference(scorer, update)
         elif plan.model == "second copy":
             live = LiveReference(scorer, SecondCopy(scorer.policy).in_policy)
         else:
-            live = LiveReference(scorer, nullcontext if full else partial(adapter.reference, scorer.policy))
+            context = nullcontext if in_place else partial(adapter.reference, scorer.policy)
+            live = LiveReference(scorer, context)
         if plan.computed == "every step":
             return References(live, live)
-        # For full training an adapter in the loader's source is merged, which rounds.
-        identity: dict[str, Any] = {"merged": full}
-        if not full and not adapter.starts_as_base:
-            options = adapter.options.model_dump(mode="json")
+        # For weights trained in place an adapter in the loader's source is merged, which rounds.
+        identity: dict[str, Any] = {"merged": in_place}
+        options = adapter.options.model_dump(mode="json")
+        if not adapter.starts_as_base:
             identity["adapter"] = {"use": adapter.name, "seed": recipe.seed, **options}
+        elif in_place and len({weight.dtype for weight in scorer.policy.parameters()}) > 1:
+            # Beside 16-bit weights, the products of those that the adapter upcast round in another place.
+            identity["adapter"] = {"use": adapter.name, **options}
         stored = self._stores(live, self._fingerprint(), identity)
         if plan.pass_before_training:
             return self._precompute(stored, scorer.packs, engine.tokens_without_gradients(tokens))

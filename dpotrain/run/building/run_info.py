@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dpotrain.core.formats import megabytes, plural
+from dpotrain.core.loss_terms import terms_text
 from dpotrain.core.pair_columns import APPLIED
 from dpotrain.engine.scoring.objective import applied_columns
-from dpotrain.plugin.api import Loss
-from dpotrain.plugin.api.nested import nested
 
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
@@ -85,9 +84,8 @@ def run_info(
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss, update = recipe.loss, recipe.reference.update
-    named = [(each.name, each.options.beta) for _, each in nested(loss) if isinstance(each, Loss)]
-    outer, *inner = (name if beta is None else f"{name}, beta {beta:g}" for name, beta in named)
-    objective = [f"{outer} of {' and '.join(inner)}" if inner else outer]
+    beta = "" if loss.options.beta is None else f", beta {loss.options.beta:g}"
+    objective = [f"{loss.name}{beta}{terms_text(recipe.document['loss'])}"]
     objective += [loss.options.divergence] * (loss.options.divergence != "reverse-kl")
     objective += [] if loss.options.weighting is None else [loss.options.weighting]
     objective += [f"tail weight {loss.options.tail_weight:g}"] * (loss.options.tail_weight != 1)

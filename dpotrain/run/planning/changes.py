@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dpotrain.core.errors import DpotrainError
-from dpotrain.plugin.api import Adapter, Quantizer
+from dpotrain.plugin.api import Adapter, InPlaceAdapter, Quantizer
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.planning.description import Description
 from dpotrain.run.planning.remedies import half_lengths, smaller_optimizer
@@ -91,9 +91,13 @@ def _candidates(recipe: Recipe, described: Description) -> Iterator[tuple[tuple[
         yield ("training.activation_offload=auto",), True
     if (smaller := smaller_optimizer(recipe)) is not None:
         yield (f"optimizer.use={smaller.name}",), False
-    if recipe.adapter is None and (adapters := recipe.plugins.names(Adapter)):
-        yield (f"adapter.use={adapters[0]}",), False
-    if recipe.quantizer is None and (name := _fewest_bits(recipe, described)):
+    beside = (
+        each.name for each in recipe.plugins.components(Adapter) if not issubclass(each, InPlaceAdapter)
+    )
+    if recipe.adapter is None and (adapter := next(beside, None)) is not None:
+        yield (f"adapter.use={adapter}",), False
+    quantizable = recipe.adapter is None or not recipe.trains_in_place
+    if recipe.quantizer is None and quantizable and (name := _fewest_bits(recipe, described)):
         yield (f"quantizer.use={name}",), False
     yield tuple(f"{key}={value}" for key, value in half_lengths(recipe).items()), False
 

@@ -64,7 +64,7 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     check_reference(recipe, data)
     size = count(policy, bits)
     assign(recipe.optimizer.options.groups, [weight.name for weight in size.trained])
-    work = ModelWork.of(policy, size)
+    work = ModelWork.of(policy, size, in_place=recipe.trains_in_place)
     # Few tokens are enough on any device: no backward pass is measured.
     pair, *batches = pairs_to_record(data.train, "cpu")
     one, two = (pack(pair, batch) for batch in batches)
@@ -87,8 +87,7 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
     bits = {} if recipe.quantizer is None else _quantized(recipe.quantizer, model, bf16)
     adapter = recipe.adapter or AllWeights(AllWeights.Options())
     with torch.device("meta"):
-        policy = adapter.attach(model)
-    upcast.upcast_trained(policy)
+        policy = upcast.attach(adapter, model)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
     return policy, bits

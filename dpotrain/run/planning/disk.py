@@ -7,6 +7,7 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.reference.store import RECORD
+from dpotrain.plugin.api import Adapter
 from dpotrain.recipe.recipe import Recipe
 
 
@@ -16,11 +17,13 @@ def disk_space(recipe: Recipe, data: PreparedData, size: ModelSize, batches: Bat
     reference = trained if recipe.reference.update is not None else 0
     each = trained + recipe.optimizer.state_bytes(size.trained) + reference
     count = checkpoints_kept(recipe, batches.total_steps, evaluated=data.evaluation is not None)
-    merged = recipe.adapter is None or bool(getattr(recipe.adapter.options, "merge", False))
+    whole = recipe.trains_in_place or any(
+        getattr(part.options, "merge", False) for part in recipe.all_of(Adapter)
+    )
     pairs = int(batches.used().sum()) + (0 if data.evaluation is None else len(data.evaluation))
     parts = {
         f"{count} checkpoint{'s' * (count != 1)}": count * each,
-        "final": size.bytes if merged else trained,
+        "final": size.bytes if whole else trained,
     }
     if ReferencePlan.of(recipe).pass_before_training:
         parts["reference log-probs"] = pairs * RECORD.itemsize

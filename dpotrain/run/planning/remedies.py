@@ -56,7 +56,7 @@ def find_remedies(
     if recipe.adapter is None:
         left = int(size.parameters * _USUAL_ADAPTER) * 16
         found.append(Remedy("an [adapter] instead of all weights", trained - left))
-    if recipe.quantizer is None:
+    if recipe.quantizer is None and (recipe.adapter is None or not recipe.trains_in_place):
         inside = size.parameters - size.trained_parameters * (recipe.adapter is not None) - 2 * size.head
         each = size.bytes / max(1, size.parameters) - _FOUR_BITS / 8
         what = "[quantizer] of 4 bits" + ("" if recipe.adapter is not None else ", with an [adapter]")

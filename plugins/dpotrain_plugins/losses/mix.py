@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Beside, Loss, PairScores, Use
-from dpotrain_plugins.losses.terms import LossWithoutBeta
+from dpotrain.plugin.api import Beside, Loss, LossWithoutBeta, PairScores, Use
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,8 @@ class Mix(LossWithoutBeta):
     class Options(LossWithoutBeta.Options):
         terms: list[Term] = Field(
             min_length=1,
-            description="The losses: `[[loss.terms]]`, each with `use`, keys of its own, and `weight` (1 unless set).",
+            description="The losses: `[[loss.terms]]`, each with `use`, keys of its own, and `weight` (1 unless set). "
+            'A name alone has the defaults: `terms = ["dpo", "sft"]`.',
         )
 
     options: Options
@@ -51,17 +52,29 @@ class Mix(LossWithoutBeta):
             taken[term.loss.name] += 1
             number = taken[term.loss.name]
             self._terms[term.loss.name if number == 1 else f"{term.loss.name}_{number}"] = term
+        #: What the last loss was of, and its terms without gradients: as a rule the parts of the same scores are next.
+        self._last: tuple[list[weakref.ref[torch.Tensor]], dict[str, torch.Tensor]] = ([], {})
 
     @property
     def part_names(self) -> tuple[str, ...]:
         return tuple(self._terms)
 
     def parts(self, scores: PairScores) -> Mapping[str, torch.Tensor]:
-        return {name: term.loss.losses(scores) for name, term in self._terms.items()}
+        of, parts = self._last
+        same = of and all(before() is now for before, now in zip(of, _sums(scores), strict=True))
+        return parts if same else self._losses(scores)
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
-        first, *rest = (term.weight * term.loss.losses(scores) for term in self.options.terms)
+        losses = self._losses(scores)
+        self._last = (
+            [weakref.ref(each) for each in _sums(scores)],
+            {name: each.detach() for name, each in losses.items()},
+        )
+        first, *rest = (term.weight * losses[name] for name, term in self._terms.items())
         return sum(rest, first)
+
+    def _losses(self, scores: PairScores) -> dict[str, torch.Tensor]:
+        return {name: term.loss.losses(scores) for name, term in self._terms.items()}
 
     def rewards(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
         first = self.options.terms[0].loss
@@ -75,3 +88,13 @@ class Mix(LossWithoutBeta):
             term.loss.options.weighting is not None for term in self.options.terms
         )
         return None if unknown else sum(known)
+
+
+def _sums(scores: PairScores) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of which others are made where the engine changes scores."""
+    return (
+        scores.policy_chosen,
+        scores.policy_rejected,
+        scores.reference_chosen,
+        scores.reference_rejected,
+    )

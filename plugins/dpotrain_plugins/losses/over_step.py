@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain import hookimpl
 from dpotrain.plugin.api import Loss, PairScores
 from dpotrain_plugins.losses.dpo import Dpo
+from dpotrain_plugins.losses.running import RunningLoss
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +58,7 @@ class AotUnpaired(Aot):
         return self._between(scores.chosen_logratio, scores.rejected_logratio)
 
 
-class BetaDpo(Loss):
+class BetaDpo(RunningLoss):
     """Beta-DPO (Wu et al. 2024, arXiv 2407.08639): a beta for every step, and outliers left out of it.
 
     With ``M`` and ``S`` moving averages of the mean and the standard deviation of ``h`` over a step's pairs, the step
@@ -86,11 +85,6 @@ class BetaDpo(Loss):
 
     options: Options
 
-    def __init__(self, options: Loss.Options) -> None:
-        super().__init__(options)
-        self._averages: tuple[float, float] | None = None
-        self._next: tuple[float, float] | None = None
-
     def __call__(self, scores: PairScores) -> torch.Tensor:
         from torch.nn.functional import softplus
 
@@ -99,7 +93,7 @@ class BetaDpo(Loss):
             return softplus(-self.options.beta * margins)
         found = margins.detach().double()
         mean, spread = self._with(found.mean().item(), found.std(correction=0).item())
-        self._next = (mean, spread)
+        self.keep(mean, spread)
         drawn = self._drawn(found, mean, spread, scores.step)
         beta = self.options.beta * (1 + self.options.alpha * (found[drawn].mean().item() - mean))
         losses = softplus(-max(beta, SMALLEST_BETA) * margins)
@@ -110,10 +104,10 @@ class BetaDpo(Loss):
 
     def _with(self, mean: float, spread: float) -> tuple[float, float]:
         """Return the averages with a step's mean and standard deviation among them."""
-        if self._averages is None:
+        if self.running is None:
             return mean, spread
         kept = self.options.momentum
-        before_mean, before_spread = self._averages
+        before_mean, before_spread = self.running
         return kept * before_mean + (1 - kept) * mean, kept * before_spread + (1 - kept) * spread
 
     def _drawn(self, margins: torch.Tensor, mean: float, spread: float, step: int) -> torch.Tensor:
@@ -128,18 +122,6 @@ class BetaDpo(Loss):
         generator = torch.Generator().manual_seed(step)
         drawn = torch.multinomial(weights, count, generator=generator)
         return drawn.sort().values.to(margins.device)
-
-    @hookimpl
-    def dpotrain_step_ended(self) -> None:
-        """Keep the averages of a step that was taken."""
-        if self._next is not None and all(map(math.isfinite, self._next)):
-            self._averages = self._next
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {} if self._averages is None else {"mean": self._averages[0], "spread": self._averages[1]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._averages = (state["mean"], state["spread"])
 
     def first_loss(self) -> float:
         """Return ln 2: all margins are 0."""

@@ -6,13 +6,12 @@ Losses of the difference alone may let the log-probs of both answers fall; these
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dpotrain import hookimpl
 from dpotrain.plugin.api import Loss, PairScores
+from dpotrain_plugins.losses.running import RunningLoss
 from dpotrain_plugins.losses.terms import logratios, negative_log_sigmoid
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Nca(Loss):
         return 2 * math.log(2)
 
 
-class Bco(Loss):
+class Bco(RunningLoss):
     """BCO on pairs (Jung et al. 2024, arXiv 2404.04656): a classifier that tells chosen from rejected answers.
 
     ``loss = -log sigmoid(c - delta) - log sigmoid(delta - r)`` with the rewards ``c`` and ``r``, beta times the
@@ -62,8 +61,6 @@ class Bco(Loss):
     def __init__(self, options: Loss.Options) -> None:
         super().__init__(options)
         self.couples_pairs = self.options.running_mean
-        self._sum, self._count = 0.0, 0
-        self._next: tuple[float, int] | None = None
 
     def __call__(self, scores: PairScores) -> torch.Tensor:
         chosen, rejected = (self.options.beta * ratio for ratio in logratios(scores))
@@ -72,23 +69,13 @@ class Bco(Loss):
 
     def _shift(self, chosen: torch.Tensor, rejected: torch.Tensor) -> float:
         """Return the mean of all rewards, in training with those of the step, each (pairs,), among them."""
+        total, count = self.running or (0.0, 0)
         if not chosen.requires_grad:
-            return self._sum / max(1, self._count)
-        total = self._sum + (chosen.detach().double() + rejected.detach().double()).sum().item()
-        self._next = total, self._count + 2 * len(chosen)
-        return self._next[0] / self._next[1]
-
-    @hookimpl
-    def dpotrain_step_ended(self) -> None:
-        """Keep the mean of a step that was taken."""
-        if self._next is not None and math.isfinite(self._next[0]):
-            self._sum, self._count = self._next
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {"sum": self._sum, "count": self._count} if self._count else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._sum, self._count = state["sum"], state["count"]
+            return total / max(1, count)
+        total += (chosen.detach().double() + rejected.detach().double()).sum().item()
+        count += 2 * len(chosen)
+        self.keep(total, count)
+        return total / count
 
     def first_loss(self) -> float:
         """Return 2 ln 2: both sigmoids are one half."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from dpotrain.plugin.api import Loss, PairScores
+from dpotrain.plugin.api import Loss, LossWithoutBeta, PairScores
 from dpotrain_plugins.losses.terms import (
-    LossWithoutBeta,
     mean_log_probs,
     mean_logratios,
     negative_log_sigmoid,

@@ -1,32 +1,13 @@
-"""What the losses of several families are written in: rewards, mean log-probs, and losses without a beta."""
+"""What the losses of several families are written in: log-ratios and mean log-probs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
-
-from dpotrain.plugin.api import Loss, PairScores
+from dpotrain.plugin.api import PairScores
 
 if TYPE_CHECKING:
     import torch
-
-
-class LossWithoutBeta(Loss):
-    """A loss whose equation has no beta, so that ``loss.beta`` is refused as a key that would change nothing."""
-
-    class Options(Loss.Options):
-        """The keys of every loss but ``beta``."""
-
-        beta: None = Field(None, description="This loss has none.")  # type: ignore[assignment]
-
-        @field_validator("beta", mode="before")
-        @classmethod
-        def _none(cls, value: object) -> None:
-            if value is not None:
-                raise ValueError("this loss has no beta of its own; leave it out")
-
-    options: Options
 
 
 def logratios(scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dpotrain.plugin.api import Loss, PairScores
-from dpotrain_plugins.losses.terms import LossWithoutBeta, mean_log_probs, negative_log_sigmoid
+from dpotrain.plugin.api import Loss, LossWithoutBeta, PairScores
+from dpotrain_plugins.losses.terms import mean_log_probs, negative_log_sigmoid
 
 if TYPE_CHECKING:
     import torch

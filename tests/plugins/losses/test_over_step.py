@@ -122,6 +122,8 @@ def test_bco_takes_off_the_running_mean_of_the_rewards_by_hand():
     second = [[5.0, 3.0]]
     assert loss.losses(scores_of(second, step=2)).tolist() == pytest.approx(expected(second, 2), abs=1e-6)
     loss.dpotrain_step_ended()
+    loss.losses(scores_of([[math.nan, 0.0]], step=3))
+    loss.dpotrain_step_ended()  # of a step that was skipped
     other = of(Bco, beta=1.0, running_mean=True)
     other.load_state_dict(loss.state_dict())
     third = scores_of([[0.0, 0.0]], step=3)
