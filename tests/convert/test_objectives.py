@@ -26,8 +26,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def loss(words: str, **arguments) -> dict:
     """Return what ``[loss]`` of a command line sets, without keys at their defaults."""
-    found = document(words, **arguments)["loss"]
-    return {key: value for key, value in found.items() if not _usual(key, value)}
+    return _set(document(words, **arguments)["loss"])
+
+
+def _set(table: dict) -> dict:
+    return {key: value for key, value in table.items() if not _usual(key, value)}
 
 
 def _usual(key: str, value) -> bool:
@@ -38,10 +41,7 @@ def terms(words: str, **arguments) -> list[tuple[float, dict]]:
     """Return weight and loss of the ``[[loss.terms]]`` of a command line."""
     found = loss(words, **arguments)
     assert found["use"] == "mix"
-    return [
-        (each["weight"], {key: value for key, value in each["loss"].items() if not _usual(key, value)})
-        for each in found["terms"]
-    ]
+    return [(each.pop("weight"), _set(each.get("loss", each))) for each in found["terms"]]
 
 
 def notes(words: str, **arguments) -> str:
