@@ -16,6 +16,7 @@ from dpotrain.plugin.api import (
     LoadRequest,
     Logger,
     Loss,
+    Optimizer,
     Recognition,
     Use,
 )
@@ -357,6 +358,63 @@ class OfTokens(Loss):
         of_pair = torch.arange(len(scores.chosen_tokens)).repeat_interleave(2).repeat_interleave(counts)
         sums = torch.zeros_like(scores.policy_chosen).index_add(0, of_pair, scores.policy_tokens.square())
         return scores.columns["weight"] * sums
+
+
+class Descent(torch.optim.Optimizer):
+    """Goes down the gradient as far as a function of the optimizer and a parameter group says."""
+
+    def __init__(self, weights, lr, rate):
+        super().__init__(weights, {"lr": lr})
+        self.rate, self.steps = rate, 0
+
+    @torch.no_grad()
+    def step(self):
+        self.steps += 1
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight -= self.rate(self, group) * weight.grad
+
+
+class Plain(Optimizer):
+    name = "plain"
+
+    def build(self, weights):
+        return Descent(weights.values(), self.options.lr, lambda optimizer, group: group["lr"])
+
+    def state_bytes(self, weights):
+        return 0
+
+
+def descending(rate):
+    """An optimizer of another rate than its groups'."""
+    return variant(Plain, build=lambda self, weights: Descent(weights.values(), self.options.lr, rate))
+
+
+@pytest.mark.parametrize(
+    ("component", "test"),
+    [
+        (
+            variant(Plain, build=lambda self, weights: torch.optim.SGD([*weights.values()][:1], lr=0.1)),
+            "test_it_holds_every_weight_once_and_moves_it",
+        ),
+        (descending(lambda optimizer, group: 0.1), "test_the_engine_sets_its_rate"),
+        (
+            descending(lambda optimizer, group: optimizer.param_groups[0]["lr"]),
+            "test_it_takes_the_groups_of_a_recipe",
+        ),
+        (
+            descending(lambda optimizer, group: group["lr"] * optimizer.steps),
+            "test_it_goes_on_from_its_state_bit_for_bit",
+        ),
+        (
+            variant(Plain, state_bytes=lambda self, weights: 10**6),
+            "test_its_state_takes_the_memory_that_it_says",
+        ),
+    ],
+)
+def test_an_optimizer_that_breaks_a_promise_fails_the_test_of_it(component, test):
+    getattr(testing.OptimizerConformance(), test)(Plain(Plain.Options(lr=0.1)))
+    refuted(testing.OptimizerConformance, test, component, lr=0.1)
 
 
 def test_a_loss_that_asks_for_tokens_and_columns_is_handed_them_by_the_suite():

@@ -40,6 +40,9 @@ _UNNEEDED = {
     "dpo_padding_free": "pairs are packed without padding wherever the model allows it",
     "peft_autocast_adapter_dtype": "adapters are trained in float32",
 }
+_GROUPS = Foreign(
+    "[[optimizer.groups]]", 'match is a pattern of the names of weights, as in "*embed_tokens*"'
+)
 KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.items()} | {
     "dataset_exact_deduplication": Foreign(
         note="duplicates are kept; dpotrain inspect shows them, so that they can be removed from the data",
@@ -57,7 +60,9 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "peft_init_lora_weights": Foreign(
         note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE
     ),
-    "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
+    "lr_groups": _GROUPS,
+    "embedding_lr": _GROUPS,
+    "embedding_lr_scale": _GROUPS,
     "eval_max_new_tokens": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "eval_table_size": Foreign(note="answers are not sampled by this key", gap=Gap.SAME_TRAINING),
     "plugins": Foreign(note="axolotl's plugins are not loaded", gap=Gap.NONE),
@@ -78,6 +83,7 @@ def translate(t: Translation) -> None:
     trainer.length(t, "num_epochs")
     trainer.precision(t, bf16=("bf16", "bfloat16"), fp16=("fp16", "float16"))
     trainer.optimizer(t, "optimizer")
+    trainer.lora_plus(t, "loraplus_lr_ratio")
     _schedule(t)
     _intervals(t)
     trainer.saving(t)

@@ -34,7 +34,7 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "use_galore": Foreign(note="GaLore is not supported", gap=Gap.NOT_SUPPORTED),
     "use_badam": Foreign(note="BAdam is not supported", gap=Gap.NOT_SUPPORTED),
     "use_apollo": Foreign(note="APOLLO is not supported", gap=Gap.NOT_SUPPORTED),
-    "loraplus_lr_ratio": Foreign(note="LoRA+ is not supported", gap=Gap.NOT_SUPPORTED),
+    "use_muon": Foreign("optimizer.use", values={True: "muon", False: None}),
     "pissa_init": Foreign(
         note="adapters begin at zero, so that the reference is the model", gap=Gap.NOT_SUPPORTED
     ),
@@ -68,6 +68,7 @@ def translate(t: Translation) -> None:
     trainer.length(t)
     trainer.precision(t)
     trainer.optimizer(t)
+    trainer.lora_plus(t, "loraplus_lr_ratio")
     trainer.schedule(t)
     evaluates = trainer.evaluation(t)
     _held_out(t, evaluates)

@@ -130,6 +130,7 @@ def _adapter(t: Translation) -> None:
     if kind.value != "lora":
         raise t.refuse(kind, "dpotrain trains LoRA adapters or all weights")
     _rate(t, 1e-4)
+    trainer.lora_plus(t, "lorap_lr_ratio", 1e-4)
     t.put("adapter.use", "lora", kind)
     t.move("adapter.rank", "lora_rank")
     t.move("adapter.alpha", "lora_alpha")

@@ -71,19 +71,45 @@ def precision(
 
 
 def optimizer(t: Translation, name: str = "optim", rate: str = "learning_rate") -> None:
-    """Write ``[optimizer]``: another optimizer than AdamW is listed, and AdamW written."""
-    t.move("optimizer.use", name, values=FOREIGN_KEYS["optim"].values)
+    """Write ``[optimizer]``: one that dpotrain does not have is listed, and AdamW written."""
+    names = FOREIGN_KEYS["optim"].values
+    chosen = t.move("optimizer.use", name, values=names)
+    use = "adamw" if chosen is None else names.get(str(chosen.value), chosen.value)
+    if chosen is not None and use == "lion" and "8bit" in str(chosen.value):
+        t.notes.append(
+            f"{chosen.key}: lion keeps its moment in 32 bits here, so updates differ in their last digits"
+        )
     t.move("optimizer.lr", rate)
-    first, second = t.take("adam_beta1"), t.take("adam_beta2")
-    if first or second:
+    first, second, eps = t.take("adam_beta1"), t.take("adam_beta2"), t.take("adam_epsilon")
+    if use == "adafactor":
+        for given in filter(None, (first, second)):
+            t.leave(given, Gap.NOT_NEEDED, "adafactor has no such moments")
+    elif first or second or use == "lion":
+        # transformers passes AdamW's betas on to Lion, whose own second one is another.
         betas = [first.value if first else 0.9, second.value if second else 0.999]
         for given in filter(None, (first, second)):
             if not given.default_of:
                 t.translated[given.key] = "optimizer.betas"
         origins = ", ".join(given.origin for given in (first, second) if given)
-        t.draft.set("optimizer.betas", betas, origins)
-    t.move("optimizer.eps", "adam_epsilon")
+        t.draft.set("optimizer.betas", betas, origins or "transformers' default")
+    if eps is not None and use in ("adafactor", "lion"):
+        t.leave(eps, Gap.NOT_NEEDED, f"{use} does not use it")
+    elif eps is not None:
+        t.put("optimizer.eps", eps.value, eps)
     t.move("optimizer.weight_decay", "weight_decay")
+
+
+def lora_plus(t: Translation, ratio: str, default_rate: float | None = None) -> None:
+    """Write LoRA+ (arXiv 2402.12354), a higher learning rate of LoRA's second matrices, as ``[[optimizer.groups]]``."""
+    given = t.take(ratio)
+    lr = t.configuration.values.get("learning_rate", t.tool.defaults.get("learning_rate", default_rate))
+    if given is None:
+        return
+    if isinstance(given.value, bool) or not isinstance(given.value, int | float) or not isinstance(lr, float):
+        t.leave(given, Gap.NONE, FOREIGN_KEYS["loraplus_lr_ratio"].hint())
+        return
+    t.draft.set("optimizer.groups.0.match", "*lora_B*", given.origin)
+    t.put("optimizer.groups.0.lr", given.value * lr, given, f"{given.key} {given.value} * {lr:g}")
 
 
 def schedule(t: Translation, kind: str = "lr_scheduler_type") -> None:
@@ -95,7 +121,9 @@ def schedule(t: Translation, kind: str = "lr_scheduler_type") -> None:
     if given is not None:
         if shape is None:
             t.leave(
-                given, Gap.NOT_SUPPORTED, "schedule.use has cosine, linear and constant; cosine is written"
+                given,
+                Gap.NOT_SUPPORTED,
+                f"schedule.use has {', '.join(dict.fromkeys(shapes.values()))}; cosine is written",
             )
         t.put("schedule.use", shape or "cosine", given)
     warm, share = t.take("warmup_steps"), t.take("warmup_ratio")
@@ -108,21 +136,54 @@ def schedule(t: Translation, kind: str = "lr_scheduler_type") -> None:
             t.leave(share, Gap.NOT_NEEDED, f"{warm.key} overrides it")
     elif share is not None and share.value:
         t.put("schedule.warmup_fraction", share.value, share)
-    if arguments is not None and isinstance(arguments.value, dict) and shape in ("cosine", "linear"):
-        _lowest(t, arguments)
+    if shape in _ARGUMENTS and (arguments is None or isinstance(arguments.value, dict)):
+        _arguments(t, shape, given, arguments)
     elif arguments is not None and arguments.value:
         t.leave(arguments, Gap.NOT_SUPPORTED, "the schedule has no such arguments")
 
 
-def _lowest(t: Translation, arguments: Given) -> None:
-    known: dict[str, Any] = dict(arguments.value)
-    share, rate = known.pop("min_lr_rate", None), known.pop("min_lr", None)
-    if share is not None:
-        t.put("schedule.min_lr_fraction", share, arguments, "lr_scheduler_kwargs.min_lr_rate")
-    elif rate is not None:
+#: Keys of the schedule by those of ``lr_scheduler_kwargs``, for each ``use``.
+_ARGUMENTS = {
+    "cosine": {"min_lr_rate": "min_lr_fraction"},
+    "linear": {"min_lr_rate": "min_lr_fraction"},
+    "wsd": {"num_decay_steps": "decay_steps", "decay_type": "shape", "min_lr_ratio": "min_lr_fraction"},
+    "inverse-sqrt": {"timescale": "timescale"},
+}
+#: What transformers takes for arguments that are not given, or have no counterpart, where nothing is lost by that.
+_DEFAULT_ARGUMENTS = {"warmup_type": "linear", "num_cycles": 0.5}
+
+
+def _arguments(t: Translation, shape: str, kind: Given | None, arguments: Given | None) -> None:
+    """Write what ``lr_scheduler_kwargs`` says of a schedule."""
+    known: dict[str, Any] = {} if arguments is None else dict(arguments.value)
+    if shape == "wsd" and kind is not None:
+        known.setdefault("decay_type", "cosine")
+        if "num_decay_steps" not in known:
+            t.leave(
+                kind,
+                Gap.NONE,
+                "num_decay_steps is not given; set schedule.decay_steps, or the last tenth falls",
+            )
+    for name, here in _ARGUMENTS[shape].items():
+        if (value := known.pop(name, None)) is None:
+            continue
+        origin = f"lr_scheduler_kwargs.{name}"
+        if arguments is None or name not in arguments.value:
+            t.draft.set(f"schedule.{here}", value, f"{origin}, transformers' default")
+        else:
+            t.put(f"schedule.{here}", value, arguments, origin)
+    if arguments is None:
+        return
+    if known.pop("min_lr", None) is not None:
         t.leave(arguments, Gap.NONE, "set schedule.min_lr_fraction to min_lr / learning_rate")
-    if known:
-        t.leave(arguments, Gap.NOT_SUPPORTED, f"the schedule has no {', '.join(known)}")
+    if known.pop("num_stable_steps", None) is not None:
+        t.leave(
+            arguments,
+            Gap.NONE,
+            "num_stable_steps: the rate is stable until the run's last schedule.decay_steps",
+        )
+    if other := [name for name, value in known.items() if _DEFAULT_ARGUMENTS.get(name) != value]:
+        t.leave(arguments, Gap.NOT_SUPPORTED, f"the schedule has no {', '.join(other)}")
 
 
 def evaluation(t: Translation) -> bool:

@@ -59,6 +59,7 @@ _EARLY = Foreign("[[callbacks]]", 'use = "early-stopping" with patience, a numbe
 _ROUTERS = Foreign("training.router_loss_weight", "of a mixture of experts; unset, it is the model's own")
 _MOVING = Foreign("reference.update", "{ every = 512, share = 0.6 }: sync steps and mixup alpha")
 _BETAS = Foreign("optimizer.betas", "a list of both, as in [0.9, 0.999]")
+_LORA_PLUS = Foreign("[[optimizer.groups]]", 'match = "*lora_B*", and as lr the ratio times optimizer.lr')
 _LOSS = Foreign(
     "loss.use",
     'TRL\'s "sigmoid" is "dpo", "sigmoid_norm" "dpo-norm", "exo_pair" "exo", "nca_pair" "nca", "bco_pair" "bco", '
@@ -86,12 +87,26 @@ _SCHEDULES = {
     "linear": "linear",
     "constant": "constant",
     "constant_with_warmup": "constant",
+    "warmup_stable_decay": "wsd",
+    "inverse_sqrt": "inverse-sqrt",
 }
 _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"), "adamw"),
     **dict.fromkeys(("paged_adamw", "paged_adamw_32bit"), "adamw"),
-    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), "adamw-8bit"),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit"), "adamw-8bit"),
+    "paged_adamw_8bit": "adamw-8bit-paged",
+    "adafactor": "adafactor",
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "lion_8bit", "paged_lion_8bit"), "lion"),
+    "muon": "muon",
 }
+_OPTIMIZER = Foreign(
+    "optimizer.use",
+    '"adamw", "adamw-8bit", "adamw-8bit-paged", "adafactor", "lion" or "muon"',
+    values=_OPTIMIZERS,
+)
+_SCHEDULE = Foreign(
+    "schedule.use", '"cosine", "linear", "constant", "wsd" or "inverse-sqrt"', values=_SCHEDULES
+)
 
 #: By the key's own name. A tool whose key means something else has an entry of its own in ``dpotrain/convert``.
 FOREIGN_KEYS: dict[str, Foreign] = {
@@ -246,13 +261,15 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "disable_dropout": _unneeded("dropout of the model is off; adapter.dropout alone is drawn"),
     # optimizer and schedule
     "learning_rate": Foreign("optimizer.lr"),
-    "optim": Foreign("optimizer.use", '"adamw" or "adamw-8bit"', values=_OPTIMIZERS),
+    "optim": _OPTIMIZER,
     "weight_decay": Foreign("optimizer.weight_decay"),
     "adam_beta1": _BETAS,
     "adam_beta2": _BETAS,
     "adam_epsilon": Foreign("optimizer.eps"),
-    "lr_scheduler_type": Foreign("schedule.use", '"cosine", "linear" or "constant"', values=_SCHEDULES),
-    "lr_scheduler": Foreign("schedule.use", '"cosine", "linear" or "constant"', values=_SCHEDULES),
+    "loraplus_lr_ratio": _LORA_PLUS,
+    "lorap_lr_ratio": _LORA_PLUS,
+    "lr_scheduler_type": _SCHEDULE,
+    "lr_scheduler": _SCHEDULE,
     "warmup_ratio": Foreign("schedule.warmup_fraction"),
     "warmup_steps": Foreign("schedule.warmup_steps"),
     "lr_scheduler_kwargs": Foreign(

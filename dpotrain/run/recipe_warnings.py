@@ -22,13 +22,20 @@ def recipe_warnings(recipe: Recipe, pairs: int, *, about: bool = False) -> list[
 
 def _learning_rate(recipe: Recipe) -> Iterator[str]:
     usual = recipe.optimizer.usual_lr(adapter=recipe.adapter is not None)
-    lr = recipe.optimizer.options.lr
-    if usual is not None and not usual[0] / _BEYOND <= lr <= usual[1] * _BEYOND:
-        trained = "all weights are trained" if recipe.adapter is None else f"{recipe.adapter.name} is trained"
-        yield (
-            f"optimizer.lr = {lr:g} is far {'above' if lr > usual[1] else 'below'} what is usual for "
-            f"{recipe.optimizer.name} where {trained}: {usual[0]:g} to {usual[1]:g}"
-        )
+    options = recipe.optimizer.options
+    rates = {"optimizer.lr": options.lr}
+    rates |= {
+        f"optimizer.groups.{index}.lr": group.lr for index, group in enumerate(options.groups) if group.lr
+    }
+    for key, lr in rates.items():
+        if usual is not None and not usual[0] / _BEYOND <= lr <= usual[1] * _BEYOND:
+            trained = (
+                "all weights are trained" if recipe.adapter is None else f"{recipe.adapter.name} is trained"
+            )
+            yield (
+                f"{key} = {lr:g} is far {'above' if lr > usual[1] else 'below'} what is usual for "
+                f"{recipe.optimizer.name} where {trained}: {usual[0]:g} to {usual[1]:g}"
+            )
 
 
 def _steps(recipe: Recipe, pairs: int, steps: int, about: str) -> Iterator[str]:

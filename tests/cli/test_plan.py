@@ -94,6 +94,17 @@ def test_a_remedy_saves_what_it_says(tmp_path):
 
 
 @pytest.mark.soak
+def test_pages_of_an_optimizer_take_no_memory_of_a_gpu_and_all_of_a_cpu_and_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpotrain_plugins.optimizers.adamw._SMALLEST_PAGED", 4096)
+    recipe, paged = project(tmp_path), ["--set", "optimizer.use=adamw-8bit-paged"]
+    plain = ["--set", "optimizer.use=adamw-8bit"]
+    assert planned(recipe, *paged)["parts"]["optimizer"] == planned(recipe, *plain)["parts"]["optimizer"]
+    there, all_there = (planned(recipe, *which, "--memory", "2GB") for which in (paged, plain))
+    assert there["parts"]["optimizer"] < 0.9 * all_there["parts"]["optimizer"]
+    assert there["disk"] == all_there["disk"]
+
+
+@pytest.mark.soak
 def test_quantized_weights_and_a_live_reference_are_counted(tmp_path):
     recipe = project(tmp_path, adapter=True)
     whole = planned(recipe)

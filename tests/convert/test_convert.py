@@ -207,11 +207,15 @@ def test_values(options, place, value):
     ("options", "key", "reason"),
     [
         ("--fp16", "fp16", "float16 needs loss scaling; training.precision is bf16 instead"),
-        ("--optim lion_8bit", "optim", 'optimizer.use has "adamw", "adamw-8bit"'),
+        (
+            "--optim sgd",
+            "optim",
+            'optimizer.use has "adamw", "adamw-8bit", "adamw-8bit-paged", "adafactor", "lion", "muon"',
+        ),
         (
             "--lr_scheduler_type polynomial",
             "lr_scheduler_type",
-            "schedule.use has cosine, linear and constant",
+            "schedule.use has cosine, linear, constant, wsd, inverse-sqrt; cosine is written",
         ),
         ("--num_train_epochs 0.5", "num_train_epochs", "training.epochs takes a whole number"),
         ("--never_heard_of 3", "never_heard_of", "dpotrain does not know this key"),

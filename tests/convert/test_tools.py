@@ -32,6 +32,10 @@ def value(tool: str, keys: dict[str, Any], place: str) -> Any:
 
 AX, LF, SW = "axolotl", "llama-factory", "ms-swift"
 LORA = {"adapter": "lora", "lora_r": 8}
+WSD = {
+    "lr_scheduler_type": "warmup_stable_decay",
+    "lr_scheduler_kwargs": {"num_decay_steps": 20.0, "min_lr_ratio": 0.1, "warmup_type": "linear"},
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,25 @@ LORA = {"adapter": "lora", "lora_r": 8}
         ("trl", {"loss_type": ["sigmoid"], "loss_weights": [1.0]}, "loss.use", "dpo"),
         ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
          "schedule.min_lr_fraction", 0.1),
+        ("trl", {"optim": "adafactor", "adam_beta2": 0.95}, "optimizer.use", "adafactor"),
+        ("trl", {"optim": "lion_8bit"}, "optimizer.betas", [0.9, 0.999]),
+        ("trl", {"optim": "paged_lion_32bit", "adam_beta2": 0.99}, "optimizer.betas", [0.9, 0.99]),
+        ("trl", {"optim": "paged_adamw_8bit", "adam_epsilon": 1e-6}, "optimizer.use", "adamw-8bit-paged"),
+        (AX, {"optimizer": "muon", "adam_beta2": 0.95}, "optimizer.use", "muon"),
+        (LF, {"use_muon": True}, "optimizer.use", "muon"),
+        (LF, {"use_muon": False}, "optimizer.use", "adamw"),
+        (SW, {"optim": "adafactor"}, "optimizer.use", "adafactor"),
+        ("trl", {"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 50}},
+         "schedule.timescale", 50),
+        ("trl", {"lr_scheduler_type": "inverse_sqrt"}, "schedule.use", "inverse-sqrt"),
+        ("trl", WSD, "schedule.decay_steps", 20),
+        ("trl", WSD, "schedule.shape", "cosine"),
+        ("trl", WSD, "schedule.min_lr_fraction", 0.1),
+        ("trl", {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"decay_type": "1-sqrt"}},
+         "schedule.shape", "1-sqrt"),
+        (AX, {**LORA, "loraplus_lr_ratio": 16}, "optimizer.groups.0.lr", 16e-5),
+        (LF, {"loraplus_lr_ratio": 4.0}, "optimizer.groups", [{"match": "*lora_B*", "lr": 2e-4}]),
+        (SW, {"lorap_lr_ratio": 2.0}, "optimizer.groups.0.lr", 2e-4),
         ("trl", {"push_to_hub": True, "hub_model_id": "me/x", "hub_private_repo": False}, "exporters.0.private", False),
         ("trl", {"report_to": "wandb", "run_name": "mine"}, "loggers.0.name", "mine"),
         ("trl", {"datasets": [{"path": "a", "name": "c", "split": "s"}]}, "data.config", "c"),
@@ -136,9 +159,20 @@ UNNEEDED = Gap.NOT_NEEDED
         ("trl", {"datasets": [{"path": "org/a", "data_files": "x.json"}]}, "datasets[0]: data_files", NONE),
         ("trl", {"datasets": [{"path": "a", "split": "train[10%:]"}]}, "datasets[0]: split", NONE),
         ("trl", {"datasets": [{"path": "a", "never": 1}]}, "datasets[0]: never", NONE),
+        ("trl", {"optim": "adafactor", "adam_beta2": 0.95}, "adam_beta2", UNNEEDED),
+        ("trl", {"optim": "adafactor", "adam_epsilon": 1e-6}, "adam_epsilon", UNNEEDED),
+        ("trl", {"optim": "lion_32bit", "adam_epsilon": 1e-6}, "adam_epsilon", UNNEEDED),
+        ("trl", {"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type", NONE),
+        ("trl", {"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"x": 1}}, "lr_scheduler_kwargs", NOT),
+        ("trl", {**WSD, "lr_scheduler_kwargs": {"num_decay_steps": 9, "warmup_type": "cosine"}},
+         "lr_scheduler_kwargs", NOT),
+        ("trl", {**WSD, "lr_scheduler_kwargs": {"num_decay_steps": 9, "num_stable_steps": 9}},
+         "lr_scheduler_kwargs", NONE),
+        (LF, {"loraplus_lr_ratio": "many"}, "loraplus_lr_ratio", NONE),
         ("trl", {"datasets": "x"}, "datasets", NONE),
         ("trl", {"never_heard_of": 3}, "never_heard_of", NONE),
         ("trl", {"never_heard_of": False}, "never_heard_of", UNNEEDED),
+        (AX, {"embedding_lr": 1e-6}, "embedding_lr", NONE),
         (AX, {"rl_beta": 0.2, "trl": {"beta": 0.3}}, "rl_beta", UNNEEDED),
         (AX, {"trl": {"use_vllm": True}}, "trl.use_vllm", NONE),
         (AX, {"rl": "ipo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing", UNNEEDED),

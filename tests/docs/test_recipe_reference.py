@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from dpotrain import load_recipe
+from dpotrain.engine.training.weight_groups import assign
+from dpotrain.plugin.api import Trained
 from dpotrain.recipe.sections import required_tables
 from dpotrain_plugins.losses import COUPLED, LOSSES
+from dpotrain_plugins.optimizers import dpotrain_optimizers
 from tests.docs.blocks import blocks
 from tests.docs.generated import ROOT
 from tests.support import dpotrain
@@ -65,6 +68,35 @@ def test_requires_and_block_are_understood(folder):
     assert [plugin.name for plugin in recipe.plugins.plugins if plugin.blocked] == ["wandb"]
 
 
+def test_groups_of_weights_are_of_the_model_s_with_an_adapter(folder):
+    (text,) = (text for text in TOML if "optimizer.groups" in text)
+    path = folder / "mine.toml"
+    path.write_text(f'extends = "recipes/smollm2_lora.toml"\n{text}')
+    embeddings, second = load_recipe(path).optimizer.options.groups
+    layer = "base_model.model.model.layers.3.mlp.up_proj"
+    assert assign([second], [f"{layer}.lora_A.default.weight", f"{layer}.lora_B.default.weight"]) == {
+        f"{layer}.lora_B.default.weight": 0
+    }
+    assert assign([embeddings], ["model.embed_tokens.weight", "model.norm.weight"]) == {
+        "model.embed_tokens.weight": 0
+    }
+    # What the comments say.
+    assert (embeddings.lr, embeddings.weight_decay) == (5e-7, 0.0)
+    assert (second.lr, load_recipe(path).optimizer.options.lr) == (16 * 5e-6, 5e-6)
+
+
+def test_the_table_of_optimizers_has_every_one_and_what_its_state_takes():
+    table = GUIDE.read_text(encoding="utf-8").partition("## Choosing an optimizer\n")[2].partition("\n\nW")[0]
+    rows = dict(re.findall(r"^\| `([^`]+)` \|.*\| ([0-9.]+)[;,]?[^|]* \|[^|]*\|$", table, re.MULTILINE))
+    optimizers = {each.name: each(each.Options(lr=0.1)) for each in dpotrain_optimizers()}
+    assert rows.keys() == optimizers.keys()
+    weight = Trained(2**20, 4, "model.layers.0.mlp.up_proj.weight", (2**10, 2**10))
+    for name, optimizer in optimizers.items():
+        assert float(rows[name]) == pytest.approx(
+            optimizer.state_bytes([weight]) / 2**20, rel=0.05, abs=0.005
+        )
+
+
 def test_a_mixture_is_what_its_comments_say(folder):
     (text,) = (text for text in TOML if "[[data.sources]]" in text)
     (least,) = (text for text in TOML if text.startswith("[run]"))
@@ -77,7 +109,7 @@ def test_a_mixture_is_what_its_comments_say(folder):
 
 
 def test_every_toml_block_is_tested():
-    assert len(TOML) == 4
+    assert len(TOML) == 5
     assert "loggers" in tomllib.loads(TOML[1])
 
 

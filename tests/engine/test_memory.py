@@ -7,7 +7,7 @@ from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain_plugins.lora import Lora
-from dpotrain_plugins.optimizers import AdamW, AdamW8bit
+from dpotrain_plugins.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Muon
 from tests.support import tiny_model
 
 
@@ -21,7 +21,10 @@ def policy(adapter: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", [AdamW, AdamW8bit])
+@pytest.mark.parametrize(
+    "kind",
+    [AdamW, AdamW8bit, *(pytest.param(kind, marks=pytest.mark.soak) for kind in (Adafactor, Lion, Muon))],
+)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_gradients_and_optimizer_take_what_is_predicted(adapter, kind, dtype):
     model = policy(adapter, dtype)

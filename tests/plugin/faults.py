@@ -330,6 +330,7 @@ METHODS = [
         quick=(SHAPE,),
     ),
     Method(AdamW, "state_bytes", {NONE: a(None), TYPE: a(2.5), SHAPE: a(-1), NAN: a(math.nan)}),
+    Method(AdamW, "paged_bytes", {NONE: a(None), TYPE: a(2.5), SHAPE: a(-1), NAN: a(math.nan)}),
     Method(
         AdamW,
         "usual_lr",

@@ -99,9 +99,9 @@ def test_the_examples_work(tmp_path):
     built = plus(plus.Options(lr=0.1, ratio=2.0)).build(dict(torch.nn.Linear(2, 2).named_parameters()))
     assert [group["lr"] for group in built.param_groups] == [0.1]
 
-    wsd = example("dpotrain_schedules").WarmupStableDecay
-    schedule = wsd(wsd.Options(warmup_steps=2, decay_fraction=0.4))
-    assert [schedule.factor(step, 5) for step in range(1, 6)] == [0.5, 1.0, 1.0, 1.0, 0.5]
+    polynomial = example("dpotrain_schedules").Polynomial
+    schedule = polynomial(polynomial.Options(warmup_steps=2))
+    assert [schedule.factor(step, 6) for step in range(1, 7)] == [0.5, 1.0, 1.0, 0.5625, 0.25, 0.0625]
 
     archive, final = example("dpotrain_exporters").Archive, tmp_path / "run" / "final"
     final.mkdir(parents=True)

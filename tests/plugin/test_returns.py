@@ -65,6 +65,7 @@ METHODS = {
     (FakeLoss, "first_loss"): ([None, 0.5, 1], [math.nan, "0.5", torch.zeros(())]),
     (FakeOptimizer, "build"): ([torch.optim.SGD(MODULE.parameters())], [None, torch.optim.SGD]),
     (FakeOptimizer, "state_bytes"): ([0, 8], [None, -1, 2.5]),
+    (FakeOptimizer, "paged_bytes"): ([0, 8], [None, -1, 2.5]),
     (FakeOptimizer, "usual_lr"): ([None, (1e-6, 1e-3)], [1e-6, (1e-3, 1e-6), (0, 1.0), [1e-6, 1e-3]]),
     (FakeSchedule, "factor"): ([0, 0.5, 2.0], [None, -0.1, math.nan, math.inf]),
     (FakeExporter, "export"): (["there", Path("there")], [None, "", 3]),

@@ -55,10 +55,10 @@ from dpotrain_plugins.losses import (
 from dpotrain_plugins.merge.exporter import Merge
 from dpotrain_plugins.metrics.length import Length
 from dpotrain_plugins.metrics.tokens import Tokens
-from dpotrain_plugins.optimizers import AdamW, AdamW8bit
+from dpotrain_plugins.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Muon, PagedAdamW8bit
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit, Bnb8bit
 from dpotrain_plugins.quantizers.torchao import TorchAoInt8
-from dpotrain_plugins.schedules import Constant, Cosine, Linear
+from dpotrain_plugins.schedules import Constant, Cosine, InverseSqrt, Linear, WarmupStableDecay
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 #: What cannot run here, and where it is tested instead.
@@ -118,9 +118,15 @@ TestDemoLoader = suite(DemoLoader)
 TestDemoSource = suite(DemoSource, pairs=40, samples=2)
 TestAdamW = suite(AdamW, lr=1e-2, weight_decay=0.1)
 TestAdamW8bit = soak(suite(AdamW8bit, lr=1e-2, betas=[0.8, 0.95]))
+TestPagedAdamW8bit = soak(suite(PagedAdamW8bit, lr=1e-2))
+TestAdafactor = soak(suite(Adafactor, lr=1e-2, weight_decay=0.1))
+TestLion = soak(suite(Lion, lr=1e-3, betas=[0.95, 0.98]))
+TestMuon = soak(suite(Muon, lr=1e-2, groups=[{"match": "*norm*", "lr": 1e-3}]))
 TestConstant = soak(suite(Constant, warmup_fraction=0.5))
 TestLinear = soak(suite(Linear, warmup_steps=3, min_lr_fraction=0.1))
 TestCosine = soak(suite(Cosine))
+TestWarmupStableDecay = soak(suite(WarmupStableDecay, decay_fraction=0.5, shape="1-sqrt"))
+TestInverseSqrt = soak(suite(InverseSqrt, warmup_steps=1, timescale=20))
 TestLength = suite(Length)
 TestTokens = soak(suite(Tokens, entropy=True))
 TestEarlyStopping = suite(EarlyStopping, patience=2, metric="rewards/margins")

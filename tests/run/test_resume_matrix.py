@@ -28,6 +28,11 @@ soak = pytest.mark.soak
 #: After steps 3, 6 and 9.
 MOVES = "reference.update={every=3, share=0.6}"
 
+#: Of the tiny model, which ties its embeddings to its head.
+GROUPS = (
+    'optimizer.groups=[{match="*layers.1.*", lr=1e-4, weight_decay=0.1}, {match="*embed_tokens*", lr=3e-4}]'
+)
+
 #: How a run trains: whether with an adapter, and what else; and after which of its ten steps, in two epochs, it is
 #: stopped: before the first, in the middle of an epoch, at its border, at the last step.
 WAYS = {
@@ -43,6 +48,10 @@ WAYS = {
     "full, moving reference": (False, [MOVES, "training.tokens_per_microbatch=60"], (2, 3, 6)),
     "8-bit of torchao": (True, ['quantizer.use="torchao-int8"'], (3, 7)),
     "8-bit optimizer": (False, ['optimizer.use="adamw-8bit"'], (4,)),
+    "muon, groups": (False, ['optimizer.use="muon"', GROUPS], (4,)),
+    "muon, lora": (True, ['optimizer.use="muon"', 'optimizer.groups=[{match="*lora_B*", lr=1e-2}]'], (7,)),
+    "adafactor, groups": (False, ['optimizer.use="adafactor"', GROUPS], (4,)),
+    "lion, groups": (False, ['optimizer.use="lion"', GROUPS], (4,)),
 }
 #: Trained weights, an adapter's and an optimizer of its own; the other kinds of state with the long tests.
 QUICK = {"lora, accumulation", "8-bit optimizer"}

@@ -101,6 +101,9 @@ def plan_memory(
         kept = activations.outside + Kept(0.0, routing.bytes_per_token)
         activations = replace(activations, outside=kept)
     optimizer = recipe.optimizer.state_bytes(size.trained)
+    paged = recipe.optimizer.paged_bytes(size.trained)
+    if device != "cpu":  # a CPU's memory is the host's
+        optimizer -= paged
     gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
     head = head_bytes(size, device, bf16)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
+from dpotrain.engine.training.weight_groups import split_groups
 from dpotrain.plugin.api import Optimizer
 from dpotrain.plugin.api.returns import WrongReturnError
 
 
-def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer over what is trained of ``policy``.
+def build_optimizer(
+    chosen: Optimizer, policy: nn.Module, note: Callable[[str], None] = lambda text: None
+) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer over what is trained of ``policy``, in the recipe's groups.
+
+    ``note`` is told which weights have settings of their own.
 
     Raises:
         WrongReturnError: the optimizer is not over all of that, each weight once.
+        RecipeError: a group of the recipe does not fit the weights or the optimizer.
     """
     weights = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
     optimizer = chosen.build(weights)
@@ -29,4 +37,6 @@ def build_optimizer(chosen: Optimizer, policy: nn.Module) -> torch.optim.Optimiz
         raise WrongReturnError(
             f"build returned an optimizer {what}; it must hold each of them, and nothing else", chosen
         )
+    for text in split_groups(chosen, optimizer, weights):
+        note(text)
     return optimizer

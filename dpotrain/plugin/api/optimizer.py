@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dpotrain.plugin.api.component import Component, hookspec
+from dpotrain.plugin.api.component import Component, Options, hookspec
 from dpotrain.plugin.api.returns import is_a, is_number, optional, returns
 
 if TYPE_CHECKING:
@@ -41,6 +41,29 @@ def _is_range(value: Any) -> bool:
     )
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+class WeightGroup(Options):
+    """A table of ``[[optimizer.groups]]``: weights by their names, and what is different for them."""
+
+    match: str = Field(
+        min_length=1,
+        description="Pattern of names of trained weights, in which `*` stands for any text: `*embed_tokens*`.",
+    )
+    lr: float | None = Field(None, gt=0, description="Peak learning rate of these weights.")
+    weight_decay: float | None = Field(
+        None, ge=0, description="Weight decay of these weights, biases and norms among them too."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> WeightGroup:
+        if self.lr is None and self.weight_decay is None:
+            raise ValueError("give lr, weight_decay or both")
+        return self
+
+
 class Optimizer(Component):
     """Turns gradients into updates of the weights; selected by ``[optimizer]``."""
 
@@ -50,9 +73,18 @@ class Optimizer(Component):
     """Name of an optimizer with the same options that keeps a smaller state, which ``dpotrain plan`` proposes."""
 
     class Options(Component.Options):
-        """Every optimizer has a learning rate: the core multiplies it by what the schedule says."""
+        """Every optimizer has a learning rate, which the core multiplies by what the schedule says, and groups.
+
+        The engine splits the parameter groups of what :meth:`Optimizer.build` returns by ``groups``; an optimizer has
+        nothing to do for them.
+        """
 
         lr: float = Field(gt=0, description="Peak learning rate.")
+        groups: tuple[WeightGroup, ...] = Field(
+            (),
+            description="Weights with a learning rate or weight decay of their own, by name. The first group that "
+            "matches a weight counts.",
+        )
 
     options: Options
 
@@ -61,18 +93,28 @@ class Optimizer(Component):
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Return an optimizer over all of ``weights``: what is trained, by its name in the policy.
 
-        Before every step the engine sets ``lr`` of each parameter group to what it was when this returned, times
-        the schedule's factor; gradients are clipped by then. The optimizer's ``state_dict`` goes into checkpoints
-        and has to hold everything that the next step depends on, as tensors and plain values.
+        The engine then splits its parameter groups by ``[[optimizer.groups]]``, before the first step: a group of
+        the recipe's with an ``lr`` gets the rate that it had, times the group's ``lr`` over ``[optimizer] lr``. Before
+        every step it sets ``lr`` of each parameter group to what it was then, times the schedule's factor; gradients
+        are clipped by then. So a step has to take its settings from ``param_groups``. The optimizer's ``state_dict``
+        goes into checkpoints and has to hold everything that the next step depends on, as tensors and plain values.
         """
 
-    @returns("a number of bytes, an int", lambda value: isinstance(value, int) and value >= 0)
+    @returns("a number of bytes, an int", _is_size)
     def state_bytes(self, weights: Sequence[Trained]) -> int:
         """Return the bytes of the optimizer's state, of which micro-batches have to leave room.
 
         As here, two moments in the dtype of each weight, unless a subclass knows better.
         """
         return sum(2 * weight.bytes for weight in weights)
+
+    @returns("a number of bytes, an int", _is_size)
+    def paged_bytes(self, weights: Sequence[Trained]) -> int:
+        """Return how many bytes of the state move to host memory while a GPU needs the room; none unless overridden.
+
+        On a GPU micro-batches leave no room for these.
+        """
+        return 0
 
     @returns("the lowest and highest of two numbers above 0, or None", optional(_is_range))
     def usual_lr(self, adapter: bool) -> tuple[float, float] | None:

@@ -43,20 +43,21 @@ def dpotrain_schedules() -> Iterable[type[Schedule]]:  # type: ignore[empty-body
         from dpotrain.plugin.api import Schedule
 
 
-        class WarmupStableDecay(Schedule):
-            name = "wsd"
+        class Polynomial(Schedule):
+            name = "polynomial"
 
             class Options(Schedule.Options):
                 warmup_steps: int = Field(0, ge=0, description="Steps that rise to the peak.")
-                decay_fraction: float = Field(0.2, gt=0, le=1, description="Share of the steps that fall to zero.")
+                power: float = Field(2.0, gt=0, description="Of the share of the steps that are left.")
 
             def factor(self, step, total_steps):
-                rising = min(1.0, step / max(1, self.options.warmup_steps))
-                falling = (total_steps + 1 - step) / (self.options.decay_fraction * total_steps)
-                return min(rising, falling, 1.0)
+                warmup = self.options.warmup_steps
+                if step <= warmup:
+                    return step / warmup
+                return ((total_steps + 1 - step) / (total_steps - warmup)) ** self.options.power
 
 
         @hookimpl
         def dpotrain_schedules():
-            return [WarmupStableDecay]
+            return [Polynomial]
     """

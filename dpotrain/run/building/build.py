@@ -139,7 +139,7 @@ def build(
 
     release_memory()
     with reporter.phase("preparing the optimizer", None):
-        optimizer = build_optimizer(recipe.optimizer, policy)
+        optimizer = build_optimizer(recipe.optimizer, policy, reporter.note)
         wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)

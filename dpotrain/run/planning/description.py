@@ -19,6 +19,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision
 from dpotrain.engine.scoring.rope_scaling import length_rules
 from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain.engine.training.weight_groups import assign
 from dpotrain.plugin.api import Quantizer
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
@@ -62,6 +63,7 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     check_data(policy, "the policy", data, recipe.data.max_length)
     check_reference(recipe, data)
     size = count(policy, bits)
+    assign(recipe.optimizer.options.groups, [weight.name for weight in size.trained])
     work = ModelWork.of(policy, size)
     # Few tokens are enough on any device: no backward pass is measured.
     one, two = (pack(data.train, pairs) for pairs in pairs_to_record(data.train, "cpu"))

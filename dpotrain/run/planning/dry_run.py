@@ -11,6 +11,7 @@ import torch
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.engine.scoring.router_loss import Routing
+from dpotrain.engine.training.weight_groups import assign
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.describe.tracing import Call, methods_of, trace
 from dpotrain.plugin.runtime.events import RunEvents
@@ -63,6 +64,8 @@ def attach_without_weights(recipe: Recipe, data: PreparedData) -> str:
     if recipe.adapter is not None:
         with torch.device("meta"):
             model = recipe.adapter.attach(model)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assign(recipe.optimizer.options.groups, trained)
     Routing.of(model, recipe.training.router_loss_weight)
     return check_data(model, "the policy", data, recipe.data.max_length)
 

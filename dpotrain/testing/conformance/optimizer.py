@@ -76,6 +76,25 @@ class OptimizerConformance(ComponentConformance):
             stepper.step()
         assert all((weight == other[name]).all() for name, weight in made.items())
 
+    def test_it_takes_the_groups_of_a_recipe(self, part: Any) -> None:
+        """Its steps read ``param_groups``, which the engine splits where a recipe has ``[[optimizer.groups]]``."""
+        from dpotrain.engine.training.weight_groups import split_groups
+        from dpotrain.plugin.api.optimizer import WeightGroup
+
+        group = WeightGroup.model_validate({"match": "norm.*", "lr": part.options.lr / 2})
+        chosen = type(part)(part.options.model_copy(update={"groups": (group,)}))
+        made = weights()
+        optimizer = chosen.build(made)
+        assert list(split_groups(chosen, optimizer, made))
+        for each in optimizer.param_groups:
+            if any(weight is made["norm.weight"] for weight in each["params"]):
+                each["lr"] = 0.0
+        give_gradients(made, 0)
+        optimizer.step()
+        before = weights()
+        assert made["norm.weight"].equal(before["norm.weight"])
+        assert not made["layer.weight"].equal(before["layer.weight"])
+
     def test_its_state_takes_the_memory_that_it_says(self, part: Any) -> None:
         """Micro-batches are sized by what is left."""
         import torch

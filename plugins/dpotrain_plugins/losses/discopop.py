@@ -18,8 +18,10 @@ class DiscoPop(Loss):
     """DiscoPOP, the log-ratio modulated loss (Lu et al. 2024, arXiv 2406.08414, eq. 5).
 
     ``loss = (1 - s) * -log sigmoid(m) + s * exp(-m)`` with the margin ``m = beta * h`` and ``s = sigmoid(m / tau)``.
-    It is logistic below a margin of 0, exponential above, and not convex where they meet. TRL's ``discopop`` is the
-    same, with ``discopop_tau`` for tau.
+    It is logistic below a margin of 0, exponential above, and not convex where they meet: its slope at 0 is
+    ``(1 - ln 2) / (4 tau) - 3 / 4``. Below a tau of 0.1 that is positive, so that a run whose policy begins as its
+    reference first makes margins smaller, and may stay there where nothing but small noise moves them. TRL's
+    ``discopop`` is the same, with ``discopop_tau`` for tau.
     """
 
     name = "discopop"
@@ -30,7 +32,8 @@ class DiscoPop(Loss):
             0.05,
             gt=0,
             le=1,
-            description="Width of the change from one loss to the other; beyond 1 the loss would grow exponentially.",
+            description="Width of the change from one loss to the other; beyond 1 the loss would grow exponentially. "
+            "Below 0.1 the loss rises with the margin around 0, where runs begin; a larger one does not.",
         )
 
     options: Options

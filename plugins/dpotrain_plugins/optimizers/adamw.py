@@ -1,38 +1,33 @@
-"""The built-in optimizers: AdamW, and AdamW with its moments in 8 bits."""
+"""AdamW, and AdamW with its moments in 8 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from dpotrain import hookimpl
-from dpotrain.plugin.api import Optimizer, Trained
+from dpotrain.plugin.api import Trained
+from dpotrain_plugins.optimizers.decaying import Decay, DecayingOptimizer, adamw_lr
 
 if TYPE_CHECKING:
     import torch
 
-
-dpotrain_interface = 2
-
-#: How much of a running mean stays in each step.
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
 #: bitsandbytes keeps smaller tensors' moments in float32, and one float32 scale for every block of others.
 _SMALLEST_IN_8_BITS, _BLOCK_OF_8_BITS = 4096, 256
+#: It keeps smaller tensors' moments on the device.
+_SMALLEST_PAGED = 100_000
 
 
-class AdamW(Optimizer):
+class AdamW(DecayingOptimizer):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), its moments in the dtype of the weights."""
 
     name = "adamw"
     smaller: ClassVar[str | None] = "adamw-8bit"
 
-    class Options(Optimizer.Options):
+    class Options(DecayingOptimizer.Options):
         betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the two moments.")
         eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
-        weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; not on biases and norms.")
 
     options: Options
 
@@ -41,7 +36,7 @@ class AdamW(Optimizer):
         import torch
 
         optimizer = torch.optim.AdamW(self._groups(weights), fused=True, **self._settings())
-        _allocate_moments(optimizer)
+        allocate_moments(optimizer)
         return optimizer
 
     def state_bytes(self, weights: Sequence[Trained]) -> int:
@@ -49,14 +44,7 @@ class AdamW(Optimizer):
         return sum(2 * weight.bytes + 4 for weight in weights)
 
     def usual_lr(self, adapter: bool) -> tuple[float, float]:
-        return (1e-6, 1e-3) if adapter else (1e-8, 1e-4)
-
-    def _groups(self, weights: Mapping[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
-        """Spare vectors (biases, norms) weight decay, as usual: shrinking them regularizes nothing."""
-        matrices = [weight for weight in weights.values() if weight.ndim >= 2]
-        vectors = [weight for weight in weights.values() if weight.ndim < 2]
-        groups = (matrices, self.options.weight_decay), (vectors, 0.0)
-        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+        return adamw_lr(adapter)
 
     def _settings(self) -> dict[str, Any]:
         return {"lr": self.options.lr, "betas": self.options.betas, "eps": self.options.eps}
@@ -86,7 +74,28 @@ class AdamW8bit(AdamW):
         )
 
 
-def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
+class PagedAdamW8bit(AdamW8bit):
+    """AdamW in 8 bits whose moments move to host memory while the GPU needs the room (QLoRA, arXiv 2305.14314).
+
+    The updates are those of `adamw-8bit`. On a CPU there is nothing to page, and it is `adamw-8bit`.
+    """
+
+    name = "adamw-8bit-paged"
+
+    def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+        if all(weight.device.type == "cpu" for weight in weights.values()):
+            return super().build(weights)
+        from dpotrain_plugins.optimizers.paged import ResumablePagedAdamW8bit
+
+        optimizer: torch.optim.Optimizer = ResumablePagedAdamW8bit(self._groups(weights), **self._settings())
+        return optimizer
+
+    def paged_bytes(self, weights: Sequence[Trained]) -> int:
+        """Count two bytes a number of large tensors; scales and small tensors stay on the device."""
+        return sum(2 * weight.numbers for weight in weights if weight.numbers >= _SMALLEST_PAGED)
+
+
+def allocate_moments(optimizer: torch.optim.AdamW) -> None:
     """Give every weight the state that the first step would give it.
 
     There, it would come to lie between the freed activations of that step, where a CPU's allocator then lacks room
@@ -101,8 +110,3 @@ def _allocate_moments(optimizer: torch.optim.AdamW) -> None:
                 "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
             }
-
-
-@hookimpl
-def dpotrain_optimizers() -> list[type[Optimizer]]:
-    return [AdamW, AdamW8bit]
