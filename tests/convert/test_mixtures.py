@@ -21,6 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     info: dict[str, Any] = {name: {"file_name": f"{name}.json"} for name in "abcd"}
     info["few"] = {"file_name": "a.json", "num_samples": 100}
+    info["turns"] = {"file_name": "b.json", "formatting": "sharegpt"}
     info["talks"] = {"hf_hub_url": "org/talks", "formatting": "sharegpt", "split": "train[:50%]"}
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
     for name in "abcd":
@@ -146,7 +147,8 @@ def test_files_to_evaluate_on_are_the_test_split_of_files_that_are_read_alike():
     (alone,) = data_sets(LF, {"dataset": "a", "eval_dataset": "c"})
     assert alone.amount is None
     assert alone.source.options.name == {"train": "data/a.json", "test": "data/c.json"}
-    assert list(lost(LF, {"dataset": "a", "eval_dataset": "talks"})) == ["eval_dataset"]
+    for other in ("talks", "turns"):
+        assert list(lost(LF, {"dataset": "a", "eval_dataset": other})) == ["eval_dataset"]
 
 
 def test_rows_of_a_data_set_with_files_to_evaluate_on_are_not_cut_by_a_limit_for_both():
