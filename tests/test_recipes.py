@@ -148,7 +148,7 @@ def test_a_recipe_passes_check(recipe, places, tmp_path):
 def test_llama2_lora_is_the_run_that_people_ask_for():
     recipe = load_recipe(FOLDER / "llama2_lora.toml")
     assert recipe.model.options.name == "meta-llama/Llama-2-7b-hf"
-    assert recipe.source.options.name == "trl-lib/ultrafeedback_binarized"
+    assert recipe.sources[0].options.name == "trl-lib/ultrafeedback_binarized"
     assert recipe.quantizer.name == "bnb-4bit"
     assert (recipe.adapter.name, recipe.adapter.options.rank, recipe.adapter.options.alpha) == (
         "lora",

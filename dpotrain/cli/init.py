@@ -91,6 +91,13 @@ _COUNT = click.IntRange(min=1)
     "--max-length", "--max_length", type=click.IntRange(min=2), metavar="N", help="Tokens of prompt + answer."
 )
 @click.option(
+    "--max-prompt-length",
+    "--max_prompt_length",
+    type=_COUNT,
+    metavar="N",
+    help="Tokens of the prompt; longer ones are cut at their start.",
+)
+@click.option(
     "--logging-steps",
     "--logging_steps",
     type=_COUNT,
@@ -208,6 +215,7 @@ def _answers(flags: dict[str, Any], *, asks: bool) -> Answers:
         epochs=flags["epochs"] or 1,
         pairs_per_step=pairs,
         max_length=flags["max_length"] or 1024,
+        max_prompt_length=flags["max_prompt_length"],
         log_every=flags["logging_steps"],
         save_every=flags["save_steps"],
         loggers=("wandb",) if flags["wandb"] else (),

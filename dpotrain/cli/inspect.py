@@ -45,6 +45,7 @@ def command(
     from dpotrain.data.inspection.row_view import RowView, row_view
     from dpotrain.data.prepare import DataReader
     from dpotrain.data.report import nothing_left
+    from dpotrain.data.tokens.limits import Limits
     from dpotrain.run.folder.restrict_umask import restrict_umask
     from dpotrain.ui.inspection import print_inspection, print_row
 
@@ -69,7 +70,7 @@ def command(
         else:
             print_inspection(seen)
     if not isinstance(seen, RowView) and not seen.report.train_pairs:
-        raise DataError(nothing_left(name, seen.report.splits[name], loaded.data.max_length))
+        raise DataError(nothing_left(name, seen.report.splits[name], Limits.of(loaded.data)))
 
 
 def _split(loaded: Recipe, split: str | None, row: int | None) -> tuple[str, Recipe]:

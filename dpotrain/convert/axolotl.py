@@ -92,12 +92,9 @@ def translate(t: Translation) -> None:
     if (given := t.take("hub_model_id")) is not None:
         t.draft.set("exporters.0.use", "hub", given.key)
         t.put("exporters.0.repo", given.value, given)
-    t.move("data.max_length", "sequence_len")
+    trainer.lengths(t, "sequence_len", "max_prompt_len")
+    t.move("data.truncation", "excess_length_strategy", values=FOREIGN_KEYS["excess_length_strategy"].values)
     t.move("run.output_dir", "output_dir")
-    t.notes.append(
-        "axolotl drops pairs that are longer than sequence_len; dpotrain cuts their answers at data.max_length, and "
-        "counts both in data_report.json"
-    )
 
 
 def _objective(t: Translation) -> None:
@@ -265,6 +262,7 @@ AXOLOTL = Tool(
         "gradient_accumulation_steps": 1,
         "num_epochs": 1.0,
         "sequence_len": 512,
+        "excess_length_strategy": "drop",
         "lr_scheduler": "cosine",
         "rl_beta": 0.1,
         "save_total_limit": 4,

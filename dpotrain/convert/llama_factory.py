@@ -80,8 +80,8 @@ def translate(t: Translation) -> None:
     if (given := t.take("disable_shuffling")) is not None:
         t.put("data.shuffle", not given.value, given)
     t.notes.append(
-        "LLaMA-Factory cuts the end of a prompt that takes too much of cutoff_len; dpotrain never cuts prompts, and "
-        "drops a pair whose prompt fills data.max_length"
+        "LLaMA-Factory cuts the end of a prompt that takes too much of cutoff_len; dpotrain cuts answers, and drops a "
+        "pair whose prompt fills data.max_length; data.max_prompt_length would cut prompts at their start"
     )
 
 

@@ -45,9 +45,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
         note="the tokenizer's own chat template writes the turns; compare with dpotrain check", gap=Gap.NONE
     ),
     "loss_scale": Foreign(note="every token of an answer has the same weight", gap=Gap.NONE),
-    "truncation_strategy": Foreign(
-        note="answers are cut at data.max_length; a pair whose prompt fills it is dropped", gap=Gap.NONE
-    ),
     "use_ray": Foreign(note="torchrun and accelerate start several processes", gap=Gap.SAME_TRAINING),
     "device_groups": Foreign(note="the reference needs no devices of its own", gap=Gap.SAME_TRAINING),
     "sequence_parallel_size": Foreign(
@@ -92,17 +89,17 @@ def translate(t: Translation) -> None:
     trainer.loggers(t)
     trainer.pushing(t)
     t.move("data.max_length", "max_length")
+    given = t.move(
+        "data.truncation", "truncation_strategy", values=FOREIGN_KEYS["truncation_strategy"].values
+    )
+    if given is not None and given.value == "left":
+        t.notes.append(f"truncation_strategy left: {trainer.CUTS_EACH}")
     t.move("run.output_dir", "output_dir")
     hub = t.configuration.values.get("use_hf")
     if not hub:
         t.notes.append(
             "without use_hf, ms-swift takes names of models and data from ModelScope; dpotrain takes them from the "
             "Hugging Face hub, where they may be missing: use folders then"
-        )
-    if not t.configuration.values.get("truncation_strategy"):
-        t.notes.append(
-            "ms-swift drops pairs that are longer than max_length; dpotrain cuts their answers, and counts both in "
-            "data_report.json"
         )
 
 
@@ -225,6 +222,7 @@ MS_SWIFT = Tool(
         "weight_decay": 0.1,
         "loss_type": "sigmoid",
         "beta": 0.1,
+        "truncation_strategy": "delete",
         "lora_rank": 8,
         "lora_alpha": 32,
         "lora_dropout": 0.05,

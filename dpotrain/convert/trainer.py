@@ -9,6 +9,11 @@ from dpotrain.convert.translation import Given, Translation, as_names, processes
 from dpotrain.recipe.foreign import Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
+#: Where both answers of a pair are cut at their start, each with its own prompt.
+CUTS_EACH = (
+    "a pair that is too long loses the first tokens of either sequence by itself, also of an answer; dpotrain cuts the "
+    "prompt that both share, behind its BOS, and drops a pair of which an answer alone is too long"
+)
 #: Services that have a logger of the same name.
 _SERVICES = ("wandb", "tensorboard", "mlflow", "trackio")
 
@@ -55,6 +60,19 @@ def length(t: Translation, epochs: str = "num_train_epochs", steps: str = "max_s
         )
     if passes is not None:
         t.put("training.epochs", passes.value, passes)
+
+
+def lengths(t: Translation, whole: str = "max_length", prompt: str = "max_prompt_length") -> None:
+    """Write ``data.max_length``, and the bound on the prompt where the recipe can have it."""
+    most, of_prompt = t.move("data.max_length", whole), t.take_number(prompt)
+    if of_prompt is None:
+        return
+    if most is not None and isinstance(most.value, int | float) and of_prompt.value >= most.value:
+        t.leave(
+            of_prompt, Gap.NONE, f"data.max_prompt_length must be less than data.max_length ({most.origin})"
+        )
+    else:
+        t.put("data.max_prompt_length", of_prompt.value, of_prompt)
 
 
 def precision(

@@ -14,7 +14,8 @@ from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
 #: Keys of a recipe that take whole numbers, which other tools write as 3.0.
 _WHOLE = frozenset(
-    {"training.epochs", "training.steps", "training.pairs_per_step", "adapter.rank", "data.max_length", "data.limit",
+    {"training.epochs", "training.steps", "training.pairs_per_step", "adapter.rank", "data.max_length",
+     "data.max_prompt_length", "data.limit",
      "logging.every", "evaluation.every", "checkpoints.every", "checkpoints.keep", "schedule.warmup_steps",
      "schedule.decay_steps", "schedule.timescale", "seed"}
 )  # fmt: skip

@@ -58,7 +58,7 @@ def translate(t: Translation) -> None:
     trainer.early_stopping(t)
     trainer.loggers(t)
     trainer.pushing(t)
-    t.move("data.max_length", "max_length")
+    trainer.lengths(t)
     t.move("run.output_dir", "output_dir")
 
 
@@ -70,6 +70,8 @@ def _notes(t: Translation) -> None:
             f"label_smoothing = {smoothing}: TRL 1.16 ignores it with loss_type sigmoid (older versions smoothed); "
             "the recipe has loss.label_smoothing, which smooths; set it to 0 for TRL's numbers"
         )
+    if values.get("truncation_mode") == "keep_end":
+        t.notes.append(f"truncation_mode keep_end: {trainer.CUTS_EACH}")
     if values.get("padding_free"):
         t.notes.append("padding_free: TRL 1.16 warns and pads all the same; dpotrain packs")
     if values.get("use_peft") and values.get("disable_dropout", True) and values.get("lora_dropout", 0.05):

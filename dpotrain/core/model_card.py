@@ -31,6 +31,8 @@ _HYPERPARAMETERS = (
         "training.pairs_per_step",
         "training.precision",
         "data.max_length",
+        "data.max_prompt_length",
+        "data.truncation",
     ),
     *("adapter.use", "adapter.rank", "adapter.alpha", "quantizer.use", "seed"),
 )

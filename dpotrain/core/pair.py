@@ -28,6 +28,9 @@ class PreferencePair:
     """Tool schemas handed to the chat template."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the pair that a loss or metric may ask for (``columns``), besides those in the row's columns."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template for this pair, which replace those of ``data.template_arguments``. Those that
+    stand in the row's column of this name are added after the formatter."""
 
     @property
     def conversational(self) -> bool:

@@ -28,8 +28,9 @@ from dpotrain.data.split_reader import SplitReader, naming, split_readers
 from dpotrain.data.split_report import FIRST_ROWS
 from dpotrain.data.tokens.cache import TokenCache
 from dpotrain.data.tokens.cache_key import cache_key
-from dpotrain.data.tokens.chat_template import TemplateInputs, check_default, reads_clock
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_arguments, check_default, reads_clock
 from dpotrain.data.tokens.keys import sortable
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_split import SplitInfo, TokenizedSplit, open_split, tokenize_split
 from dpotrain.data.tokens.tokenized import TokenizedPair, TokenizedPairs
 from dpotrain.data.tokens.workers import cores
@@ -125,7 +126,9 @@ class DataReader:
         """Find the rows and decide how they are read; arguments and errors are those of :func:`prepare_data`."""
         check_default(tokenizer)
         clock = recipe.data.clock or clock or datetime.now().isoformat()
-        inputs = TemplateInputs(recipe.model.chat_template_arguments, datetime.fromisoformat(clock))
+        arguments = recipe.data.template_arguments
+        check_arguments(tokenizer, arguments, "data.template_arguments")
+        inputs = TemplateInputs(arguments, datetime.fromisoformat(clock))
         found = split_readers(recipe, tokenizer, inputs, reporter, preview=preview)
         splits = {each.name: each for each in found}
         kept = None if preview is not None else cache
@@ -154,6 +157,8 @@ class DataReader:
             format=", ".join(dict.fromkeys(each.decision.formatter.name for each in self.trained)),
             decided_by="\n".join(each.decided_by for each in self.trained),
             max_length=data.max_length,
+            max_prompt_length=data.max_prompt_length,
+            truncation=data.truncation,
             splits={},
             fingerprints={},
         )
@@ -161,7 +166,7 @@ class DataReader:
         for name, reader in self.splits.items():
             split = found[name] = self._cached(reader) or self._temporary(reader)
             if for_training and not len(split.pairs):
-                raise DataError(nothing_left(name, split.report, data.max_length))
+                raise DataError(nothing_left(name, split.report, Limits.of(data)))
             report.splits[name], report.fingerprints[name] = split.report, reader.rows.fingerprint
         plain = {name for name, one in report.splits.items() if one.plain_text}
         has_template = bool(self.tokenizer.chat_template)

@@ -6,9 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dpotrain.core.formats import share
+from dpotrain.core.formats import count, share
 from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.split_report import SplitReport
+from dpotrain.data.tokens.limits import (
+    ANSWER_FILLS,
+    NOTHING_OF_PROMPT,
+    PAIR_TOO_LONG,
+    PROMPT_TOO_LONG,
+    Limits,
+    Truncation,
+)
+from dpotrain.data.tokens.render import UNREAD_ARGUMENT
 
 #: Share of exact duplicates above which a warning is given.
 _MANY_DUPLICATES = 0.01
@@ -33,6 +42,8 @@ class DataReport:
     splits: dict[str, SplitReport]
     """By the source's split names; with ``data.eval_fraction`` both sets come from the training split."""
     fingerprints: dict[str, str]
+    max_prompt_length: int | None = None
+    truncation: Truncation = "end"
     train_pairs: int = 0
     """Of one epoch."""
     mixture: Mixture = field(default_factory=lambda: Mixture.single(0))
@@ -55,6 +66,8 @@ class DataReport:
             "format": self.format,
             "decided_by": self.decided_by,
             "max_length": self.max_length,
+            "max_prompt_length": self.max_prompt_length,
+            "truncation": self.truncation,
             **({"mixture": self.mixture.as_json()} if self.mixture.is_of_several else {}),
             "pairs": {"train": self.train_pairs, "evaluation": self.evaluation_pairs},
             "chat_template_ignored": self.chat_template_ignored,
@@ -133,16 +146,28 @@ class DataReport:
             return []
         return [f"the chat template reads the clock: it is {self.clock} in all of the run (data.clock)"]
 
+    @property
+    def limits(self) -> Limits:
+        """How long pairs may be."""
+        return Limits(self.max_length, self.max_prompt_length, self.truncation)
+
+    # A quarter of either. Of many, a warning says it.
     @staticmethod
     def _cuts_many(split: SplitReport) -> bool:
         return split.completions_cut > split.pairs_kept // 2
+
+    @staticmethod
+    def _cuts_many_prompts(split: SplitReport) -> bool:
+        return split.prompts_cut > split.pairs_kept // 4
 
     def _changes(self, name: str, split: SplitReport) -> list[str]:
         lines = []
         if split.unused_columns:
             columns = ", ".join(f"{column} ({rows} rows)" for column, rows in split.unused_columns.items())
             lines.append(f"{name}: columns with text that are not used: {columns}")
-        if split.completions_cut and not self._cuts_many(split):  # of many, a warning says it
+        if split.prompts_cut and not self._cuts_many_prompts(split):
+            lines.append(f"{name}: {split.prompts_cut} prompts cut at their start by {self.limits.keys}")
+        if split.completions_cut and not self._cuts_many(split):
             lines.append(f"{name}: {split.completions_cut} answers cut at max_length = {self.max_length}")
         if split.boundaries_moved:
             lines.append(
@@ -157,8 +182,20 @@ class DataReport:
         lines += [
             f"{name}: {noted.count} pair{'s' * (noted.count > 1)}: {text} {noted.rows}"
             for text, noted in split.notes.items()
+            if not text.endswith(UNREAD_ARGUMENT)  # a warning says it
         ]
         return lines
+
+    def prompt_remedy(self, split: SplitReport) -> str:
+        """Return what to do about prompts that are cut."""
+        remedies = []
+        if self.max_prompt_length is not None:
+            longest = count(int(split.uncut_lengths["prompt"]["max"]))
+            remedies.append(f"Raise data.max_prompt_length; the longest prompt has {longest} tokens.")
+        if self.truncation == "start":
+            longest = count(int(split.uncut_lengths["sequence"]["max"]))
+            remedies.append(f"Raise data.max_length; the longest prompt with answer has {longest} tokens.")
+        return " ".join(remedies)
 
     def plain_text_remedy(self) -> str:
         """Return what to do about pairs of plain text for a model that has a chat template."""
@@ -177,12 +214,27 @@ class DataReport:
                 found.append("\n  ".join([dropped, *split.drop_lines()]))
                 if any(reason.startswith(UNWRITTEN) for reason in split.dropped):
                     found[-1] += f"\n{_WRITE_ALL}"
+            if self._cuts_many_prompts(split):
+                found.append(
+                    f"{self.limits.keys}: {split.prompts_cut} of {split.pairs_kept} prompts of {name} are cut at their "
+                    "start. What a prompt has lost, such as its system text, the model does not see.\n"
+                    f"{self.prompt_remedy(split)}"
+                )
             if self._cuts_many(split):
                 found.append(
                     f"max_length = {self.max_length} cuts {split.completions_cut} of {2 * split.pairs_kept} "
                     f"answers of {name}; the longest prompt with answer has "
                     f"{split.uncut_lengths['sequence']['max']:.0f} tokens. A cut answer does not teach the model to "
                     "stop.\nRaise data.max_length."
+                )
+            unread = [text for text in split.notes if text.endswith(UNREAD_ARGUMENT)]
+            if unread:
+                names = ", ".join(
+                    f"{text.split(chr(34))[1]} ({split.notes[text].count} pairs)" for text in unread
+                )
+                found.append(
+                    f"rows of {name} set variables that the chat template does not read, so they change nothing: "
+                    f"{names}.\nSet model.chat_template to a template that reads them, if they should count."
                 )
             if split.open_ended > split.pairs_kept:
                 found.append(
@@ -215,16 +267,27 @@ class DataReport:
         return found
 
 
-def nothing_left(split: str, report: SplitReport, max_length: int) -> str:
+def nothing_left(split: str, report: SplitReport, limits: Limits) -> str:
     """Return the message for a split without a usable pair."""
     if not report.rows_read:
         return f'Split "{split}" has no rows.\nCheck the file, data.name and data.train_split.'
     lines = [f'No usable pair in split "{split}": all {report.rows_read} rows were dropped.']
     lines += [f"  {line}" for line in report.drop_lines()]
     most = max(report.dropped, key=lambda reason: report.dropped[reason].count)
-    if "max_length" in most and report.shortest_prompt is not None:
+    if most in (PROMPT_TOO_LONG, NOTHING_OF_PROMPT):
         lines.append(
-            f"max_length = {max_length}, and the shortest prompt has {report.shortest_prompt} tokens: "
+            f"max_prompt_length = {limits.max_prompt_length}, and the shortest prompt has {report.shortest_prompt} "
+            "tokens: raise data.max_prompt_length."
+        )
+    elif most in (PAIR_TOO_LONG, ANSWER_FILLS):
+        shortest = report.uncut_lengths["sequence"]["min"]
+        lines.append(
+            f"max_length = {limits.max_length}, and the shortest prompt with its longer answer has {shortest:.0f} "
+            'tokens: raise data.max_length, or set data.truncation = "end" to cut answers.'
+        )
+    elif "max_length" in most and report.shortest_prompt is not None:
+        lines.append(
+            f"max_length = {limits.max_length}, and the shortest prompt has {report.shortest_prompt} tokens: "
             "raise data.max_length."
         )
     elif most.startswith(UNWRITTEN):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.template_arguments import COLUMNS as ARGUMENTS
 from dpotrain.data.formats.choose_formatter import Decision, choose_formatter
 from dpotrain.data.formats.columns import MappedRows, map_columns
 from dpotrain.data.report import nothing_left
 from dpotrain.data.split_report import SplitReport
-from dpotrain.data.tokens.chat_template import TemplateInputs
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_arguments
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import Callback, DatasetFormatter, Loss, Metric
@@ -65,7 +67,7 @@ def split_readers(
     data = recipe.data
     limit = min((n for n in (data.limit, preview) if n is not None), default=None)
     needed = _columns_needed(recipe)
-    pairs = PairTokenizer(tokenizer, data.max_length, inputs)
+    limits = Limits.of(data)
     for number, each in enumerate(recipe.data_sets):
         with naming(each):
             if each.eval_split is not None and each.eval_split == each.train_split:
@@ -73,8 +75,9 @@ def split_readers(
                     f'{each.address}.eval_split = "{each.eval_split}" is also the split to train on.\n'
                     "Set it to another split, or hold part of this one out with data.eval_fraction."
                 )
-            rows = _load(each, each.train_split, limit, data.max_length)
-            for_formatter = {name: actual for name, actual in each.columns.items() if name not in needed}
+            rows = _load(each, each.train_split, limit, limits)
+            others = {*needed, *ARGUMENTS}
+            for_formatter = {name: actual for name, actual in each.columns.items() if name not in others}
             decision = choose_formatter(rows, recipe.plugins.formatters(), each.formatter, for_formatter)
             named = f"{each.label}: " * bool(each.label)
             reporter.note(f"{named}{decision.text}")
@@ -82,10 +85,13 @@ def split_readers(
                 reporter.warn(f"{named}{decision.warning}")
             _check_needed(needed, decision.formatter, rows, each)
             shown = 0 if preview is None else _PREVIEWED
+            check_arguments(tokenizer, each.template_arguments, f"{each.address}.template_arguments")
+            own = replace(inputs, arguments={**inputs.arguments, **each.template_arguments})
+            pairs = PairTokenizer(tokenizer, limits, own)
             tokenize = RowTokenizer(decision.formatter, pairs, shown, tuple(needed))
             splits = {each.train_split: rows}
             if each.eval_split is not None:
-                splits[each.eval_split] = _load(each, each.eval_split, limit, data.max_length)
+                splits[each.eval_split] = _load(each, each.eval_split, limit, limits)
         for split, rows in splits.items():
             yield SplitReader(
                 name=each.split_name(split),
@@ -96,7 +102,7 @@ def split_readers(
                 rows=rows,
                 decision=decision,
                 tokenize=tokenize,
-                inputs=inputs,
+                inputs=own,
             )
 
 
@@ -122,11 +128,11 @@ def _check_needed(
             )
 
 
-def _load(of: DataSet, split: str, limit: int | None, max_length: int) -> MappedRows:
+def _load(of: DataSet, split: str, limit: int | None, limits: Limits) -> MappedRows:
     """Return a split's rows under canonical column names."""
     rows = of.source.load(split)
     if not len(rows):
-        raise DataError(nothing_left(split, SplitReport(), max_length))
+        raise DataError(nothing_left(split, SplitReport(), limits))
     return map_columns(rows, of.columns, limit, split, of.ignore_columns, of.source)
 
 

@@ -19,8 +19,8 @@ OTHER_REASONS = "other reasons"
 
 #: Fields of a split's report that add up.
 _COUNTS = (
-    *("rows_read", "rows_dropped", "pairs_kept", "boundaries_moved", "completions_cut", "turns_unscored"),
-    *("open_ended", "plain_text"),
+    *("rows_read", "rows_dropped", "pairs_kept", "boundaries_moved", "prompts_cut", "completions_cut"),
+    *("turns_unscored", "open_ended", "plain_text"),
 )
 
 
@@ -74,6 +74,8 @@ class SplitReport:
     """Pairs kept, by what the person should know of them."""
     boundaries_moved: int = 0
     """Pairs kept whose prompt was not a token prefix of both answers."""
+    prompts_cut: int = 0
+    """Pairs kept whose prompt is cut at its start, at max_prompt_length or max_length."""
     completions_cut: int = 0
     """Completions of the pairs kept that are cut at max_length."""
     turns_unscored: int = 0

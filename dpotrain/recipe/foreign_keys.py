@@ -28,9 +28,9 @@ _STEP = "the pairs of one update: batch size per device * gradient accumulation 
 _ATTENTION = _unneeded(
     "attention over packed pairs is chosen automatically; model.attention is for models that cannot be packed"
 )
-_PROMPTS = _none(
-    "prompts are never cut; data.max_length bounds prompt + answer, and answers are cut at their end"
-)
+_PROMPTS = Foreign("data.max_prompt_length", "less than data.max_length; a longer prompt is cut at its start")
+_CUTS = '"end" cuts answers at their end, "start" prompts at their start, "drop" drops longer pairs'
+_ANSWERS = _none("answers have no bound of their own; data.max_length bounds prompt + answer")
 _WORKERS = _unneeded(
     "data is tokenized once by worker processes and cached; their number follows from the machine"
 )
@@ -200,10 +200,19 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "cutoff_len": Foreign("data.max_length"),
     "max_prompt_length": _PROMPTS,
     "max_prompt_len": _PROMPTS,
-    "max_completion_length": _PROMPTS,
-    "max_target_length": _PROMPTS,
-    "truncation_mode": Foreign(
-        "data.truncation", 'only "end": answers are cut at their end', values={"keep_start": "end"}
+    "max_completion_length": _ANSWERS,
+    "max_target_length": _ANSWERS,
+    "truncation_mode": Foreign("data.truncation", _CUTS, values={"keep_start": "end", "keep_end": "start"}),
+    "excess_length_strategy": Foreign("data.truncation", _CUTS, values={"drop": "drop", "truncate": "end"}),
+    "truncation_strategy": Foreign(
+        "data.truncation", _CUTS, values={"delete": "drop", "left": "start", "right": "end"}
+    ),
+    "chat_template_arguments": Foreign("data.template_arguments"),
+    "chat_template_kwargs": Foreign("data.template_arguments"),
+    "enable_thinking": Foreign(
+        "data.template_arguments",
+        "{ enable_thinking = false }",
+        values={each: {"enable_thinking": each} for each in (True, False)},
     ),
     "template": Foreign("model.chat_template", "unless the tokenizer's own template is right"),
     "dataset_num_proc": _WORKERS,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from dpotrain.core.template_arguments import without_taken
 from dpotrain.plugin.api import DatasetFormatter, DatasetSource
 from dpotrain.plugin.api.nested import Beside, Use
 
@@ -45,6 +46,10 @@ class SourceTable(Beside):
     format: Literal["auto"] | Use[DatasetFormatter] | None = Field(
         None, description="How its rows are read; `data.format` unless set."
     )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Variables for the chat template; they replace those of `data.template_arguments`.",
+    )
     pairs: int | None = Field(
         None,
         ge=1,
@@ -63,6 +68,8 @@ class SourceTable(Beside):
         False,
         description="Goes through its pairs again, in another order, where an epoch takes more than it has.",
     )
+
+    _are_variables = field_validator("template_arguments")(without_taken)
 
     @model_validator(mode="after")
     def _one_amount(self) -> SourceTable:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dpotrain.plugin.api import DatasetFormatter, DatasetSource, Exporter, Selection
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -27,6 +28,8 @@ class DataSet:
     eval_split: str | None
     columns: Mapping[str, str]
     ignore_columns: tuple[str, ...]
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template for it alone, which replace those of ``[data]``."""
     amount: SourceTable | None = None
     """How much of it an epoch takes; None takes all of it."""
 
@@ -83,6 +86,7 @@ class Recipe(Selection):
                 eval_split=table.eval_split or data.eval_split,
                 columns={**data.columns, **table.columns},
                 ignore_columns=tuple(dict.fromkeys([*data.ignore_columns, *table.ignore_columns])),
+                template_arguments=table.template_arguments,
                 amount=table,
             )
             for number, table in enumerate(data.sources)

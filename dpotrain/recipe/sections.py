@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dpotrain.core.pair_columns import PAIR_COLUMNS
 from dpotrain.core.records import BestBy
+from dpotrain.core.template_arguments import without_taken
 from dpotrain.plugin.api import Quantizer
 from dpotrain.plugin.api.kinds import CORE_KINDS, Kinds
 from dpotrain.plugin.api.nested import Use
@@ -94,7 +95,23 @@ class DataSection(Section):
         True, description="Shuffle the pairs every epoch; false keeps the order of the rows."
     )
     max_length: int = Field(1024, ge=2, description="Maximum number of tokens of prompt + completion.")
-    truncation: Literal["end"] = Field("end", description="Where a completion that is too long is cut.")
+    max_prompt_length: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum number of tokens of the prompt, less than `max_length`. A longer one is cut at its start, "
+        'behind its BOS; with `truncation = "drop"` its pair is dropped.',
+    )
+    truncation: Literal["end", "start", "drop"] = Field(
+        "end",
+        description='What becomes of a pair longer than `max_length`: "end" cuts each completion at its end, "start" '
+        'cuts the prompt at its start and leaves both completions whole, "drop" drops the pair. What cannot be cut is '
+        "dropped, too, and counted.",
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Variables for the chat template: `{ enable_thinking = false }`. A row may set its own in a column "
+        "`template_arguments` or `chat_template_kwargs`.",
+    )
     clock: str | None = Field(
         None,
         description='The time that a chat template with today\'s date in it reads, in ISO 8601: `"2026-01-31"`. Unless '
@@ -106,6 +123,8 @@ class DataSection(Section):
         description="Several sources, `[[data.sources]]`, in the place of `use` and the keys of one. What is set here "
         "holds for all of them.",
     )
+
+    _are_variables = field_validator("template_arguments")(without_taken)
 
     @field_validator("clock")
     @classmethod
@@ -140,6 +159,15 @@ class DataSection(Section):
     def _one_evaluation_set(self) -> DataSection:
         if self.eval_split is not None and self.eval_fraction is not None:
             raise ValueError("eval_split and eval_fraction exclude each other; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_answers(self) -> DataSection:
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            raise ValueError(
+                f"max_prompt_length = {self.max_prompt_length} must be less than max_length = {self.max_length}, "
+                "which bounds prompt + completion"
+            )
         return self
 
     @model_validator(mode="after")

@@ -215,7 +215,7 @@ def _not_paired(first: PastRun, second: PastRun, both: str) -> Iterator[str]:
 def _training_data(run: PastRun) -> tuple[Any, ...]:
     if run.data is None:
         return (None,)
-    return run.data.fingerprints, run.data.train_pairs, run.data.max_length, run.data.format
+    return run.data.fingerprints, run.data.train_pairs, run.data.limits, run.data.format
 
 
 def _held_out(run: PastRun) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.pair import Text
 from dpotrain.core.records import BestBy
 from dpotrain.core.reporter import Reporter, showing_warnings
-from dpotrain.data.tokens.chat_template import TemplateInputs
+from dpotrain.data.tokens.chat_template import TemplateInputs, check_arguments
 from dpotrain.data.tokens.tokenize_prompts import PromptTokenizer, turn_end
 from dpotrain.engine.generation import Decoding, answer, stop_tokens
 from dpotrain.engine.parallel.one_process import OneProcess
@@ -107,17 +107,18 @@ def load_answerers(
     folder = RunFolder(run)
     if not folder.recipe.exists():
         raise no_run_folder(run, folder.recipe.name)
-    selection, training, plugins = load_model_parts(folder.recipe, overrides)
+    parts = load_model_parts(folder.recipe, overrides)
+    selection, training, arguments = parts.selection, parts.training, parts.template_arguments
     device = OneProcess().device
     precision = compute_precision(training.precision, device.type)
     loader = _Loader(selection, precision, device, reporter)
-    with naming_components(selection, plugins):
+    with naming_components(selection, parts.plugins):
         found = None if checkpoint is None else _checkpoint(folder, checkpoint)
         with reporter.phase("loading the tokenizer", None):
             tokenizer = selection.model.load_tokenizer()
+        check_arguments(tokenizer, arguments, "data.template_arguments")
         report = _data_report(folder)
         conversational = bool(tokenizer.chat_template) and report.conversational
-        arguments = selection.model.chat_template_arguments
         inputs = TemplateInputs(arguments, report.clock)
         ends = {tokenizer.eos_token_id, turn_end(tokenizer, arguments) if conversational else None}
 

@@ -5,11 +5,13 @@ Colours repeat what the marks say, so a file, a pipe and a terminal without colo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from rich.cells import chop_cells
 from rich.text import Text
 
+from dpotrain.core.errors import short
 from dpotrain.core.formats import count, printable
 from dpotrain.data.inspection.row_view import PairView, Part, Piece, RowView, TextView
 from dpotrain.ui.symbols import Symbols
@@ -19,7 +21,7 @@ _MEANINGS: dict[Part, str] = {
     "prompt": "read",
     "scored": "counts in the loss",
     "unscored": "read, not counted",
-    "cut": "beyond max_length",
+    "cut": "not read",
 }
 _GUTTER = max(map(len, _STYLES))
 #: Characters that are shown of a text where not all of it is, half from each end.
@@ -43,6 +45,8 @@ def row_lines(view: RowView, symbols: Symbols, width: int | None, short: bool = 
         if pair.dropped:
             text = Text.assemble((f"{where}{of}: dropped: ", "bold red"), (printable(pair.dropped), "bold"))
         yield text
+        if pair.template_arguments:
+            yield Text(f"template arguments: {_arguments(pair)}", style="dim")
         for note in pair.notes:
             yield Text(printable(note), style="yellow")
         yield from _pair_lines(pair, symbols, width, short)
@@ -65,6 +69,14 @@ def _pair_lines(pair: PairView, symbols: Symbols, width: int | None, short: bool
     for name, view in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         yield Text(f"{name}, {_tokens(view)}", style="bold")
         yield from _text_lines(view, symbols, width, short)
+
+
+def _arguments(pair: PairView) -> str:
+    each = [
+        f"{name} = {short(json.dumps(value, ensure_ascii=False, default=str), _SHORT)}"
+        for name, value in pair.template_arguments.items()
+    ]
+    return printable(", ".join(each))
 
 
 def _tokens(view: TextView) -> str:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dpotrain.recipe.load import load_recipe
+from dpotrain.run.planning.remedies import half_lengths
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.run.recipes import project, run
@@ -82,6 +84,15 @@ def test_what_does_not_fit_comes_with_remedies_in_order(tmp_path):
         "data.max_length = 48",
     ]
     assert all(remedy["saves"] > 0 for remedy in plan["remedies"])
+
+
+@pytest.mark.parametrize(("most", "of_prompt"), [(96, 80), (96, 95), (97, 96), (96, 1), (4, 3)])
+def test_half_the_lengths_go_together(tmp_path, most, of_prompt):
+    recipe = project(tmp_path)
+    own = [f"data.max_length={most}", f"data.max_prompt_length={of_prompt}"]
+    halved = half_lengths(load_recipe(recipe, own))
+    data = load_recipe(recipe, own + [f"{key}={value}" for key, value in halved.items()]).data
+    assert (data.max_length, data.max_prompt_length) == (most // 2, max(1, min(of_prompt, most - 2) // 2))
 
 
 @pytest.mark.soak

@@ -43,7 +43,7 @@ class FewKeys(SimpleNamespace):
         return self.source
 
 
-def write_recipe(folder, train, seed=42, formatter=None, arguments=None, **keys):
+def write_recipe(folder, train, seed=42, formatter=None, **keys):
     """Write splits as jsonl files and return what prepare_data uses of a recipe over them."""
     splits = train if isinstance(train, dict) else {"train": train}
     names = {}
@@ -53,7 +53,6 @@ def write_recipe(folder, train, seed=42, formatter=None, arguments=None, **keys)
         names[split] = str(path)
     return FewKeys(
         seed=seed,
-        model=SimpleNamespace(chat_template_arguments=arguments or {}),
         data=DataSection(**keys),
         source=HFDatasetsSource(HFDatasetsSource.Options(name=names)),
         formatter=formatter,

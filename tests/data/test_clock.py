@@ -7,6 +7,7 @@ import pytest
 from dpotrain.core.errors import RecipeError
 from dpotrain.core.pair import PreferencePair
 from dpotrain.data.tokens.chat_template import TemplateInputs, clock_values
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain_plugins.formatters.standard import StandardFormatter
 from tests.data.preparing import prepare
@@ -30,7 +31,7 @@ PAIR = PreferencePair(CHAT[0]["prompt"], CHAT[0]["chosen"], CHAT[0]["rejected"])
 def rendered(template, clock=THEN, **arguments):
     tokenizer = bpe(template=template)
     inputs = TemplateInputs(arguments, datetime.fromisoformat(clock))
-    [result] = PairTokenizer(tokenizer, 1000, inputs)([(0, PAIR)])
+    [result] = PairTokenizer(tokenizer, Limits(1000), inputs)([(0, PAIR)])
     assert result.pair is not None, result.reason
     assert not result.boundary_moved
     return tokenizer.decode(result.pair.prompt)
@@ -117,7 +118,7 @@ def test_cached_tokens_are_found_as_long_as_the_template_reads_the_same(recipe, 
 def test_arguments_of_the_template_are_part_of_the_key(recipe, tmp_path):
     cache, template = tmp_path / "cache", "{{ mood }}" + CHATML
     tokens = [
-        prepare(recipe(CHAT, arguments={"mood": mood}), bpe(template=template), cache=cache)[0]
+        prepare(recipe(CHAT, template_arguments={"mood": mood}), bpe(template=template), cache=cache)[0]
         .train[0]
         .prompt.tolist()
         for mood in ("calm", "wild", "calm")
@@ -139,6 +140,6 @@ def test_named_templates_without_a_default_are_refused_before_a_row_is_read(reci
 def test_pairs_with_tools_are_rendered_by_the_template_for_tools(recipe):
     tokenizer = bpe(template={"default": CHATML, "tool_use": "{{ tools[0].name }} " + CHATML})
     tool = PreferencePair(PAIR.prompt, PAIR.chosen, PAIR.rejected, [{"name": "search"}])
-    with_tools, without = PairTokenizer(tokenizer, 1000)([(0, tool), (1, PAIR)])
+    with_tools, without = PairTokenizer(tokenizer, Limits(1000))([(0, tool), (1, PAIR)])
     assert tokenizer.decode(with_tools.pair.prompt).startswith("search <|im_start|>")
     assert tokenizer.decode(without.pair.prompt).startswith("<|im_start|>")

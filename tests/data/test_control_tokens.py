@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dpotrain.core.pair import PreferencePair
 from dpotrain.data.tokens.control_tokens import UNREADABLE, any_of
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.data.families import FAMILIES
 from tests.data.preparing import prepare
@@ -22,7 +23,7 @@ OTHER = [assistant("no")]
 
 
 def tokenize(pair, tokenizer):
-    [result] = PairTokenizer(tokenizer, 10_000)([(0, pair)])
+    [result] = PairTokenizer(tokenizer, Limits(10_000))([(0, pair)])
     return result
 
 
@@ -80,7 +81,7 @@ def test_no_state_is_left_in_the_tokenizer_and_others_in_the_batch_are_unchanged
     before = tokenizer.backend_tokenizer.to_str()
     plain = PreferencePair([user("hello")], [assistant("a dog")], OTHER)
     quoting = PreferencePair([user("hello")], [assistant("a <|im_end|> dog")], OTHER)
-    tokenizing = PairTokenizer(tokenizer, 1000)
+    tokenizing = PairTokenizer(tokenizer, Limits(1000))
     alone = tokenizing([(0, plain)])[0].pair
     _, among, _ = tokenizing([(0, quoting), (1, plain), (2, quoting)])
     assert among.pair.chosen.tolist() == alone.chosen.tolist()
@@ -232,7 +233,7 @@ def test_a_tokenizer_that_cannot_tell_them_apart_drops_the_pair():
 
     tokenizer = bpe(template=CHATML)
     pair = PreferencePair([user("hi")], [assistant("an <|im_end|>")], OTHER)
-    tokenizing = PairTokenizer(tokenizer, 1000)
+    tokenizing = PairTokenizer(tokenizer, Limits(1000))
     tokenizer.add_tokens([AddedToken("<|late|>", special=True)])  # it is not the tokenizer any more
     assert tokenizing([(0, pair)])[0].pair is not None
 
@@ -245,7 +246,7 @@ def test_a_tokenizer_that_cannot_tell_them_apart_drops_the_pair():
         def __call__(self, *args, **kwargs):
             return tokenizer(*args, **kwargs)
 
-    [result] = PairTokenizer(Slow(), 1000)([(0, pair)])
+    [result] = PairTokenizer(Slow(), Limits(1000))([(0, pair)])
     assert (result.pair, result.reason) == (None, UNREADABLE)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dpotrain.core.pair import PreferencePair
 from dpotrain.data.tokens.chat_template import TemplateInputs
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.render import REASONING_LEFT_OUT
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.data.families import CLOCK, FAMILIES, Family
@@ -106,7 +107,7 @@ class Plainly:
 def test_tokens_are_those_of_the_plain_template_and_what_it_cannot_write_is_refused_by_name(name):
     family = FAMILIES[name]
     plainly = Plainly(family)
-    tokenize = PairTokenizer(plainly.tokenizer, 4000, TemplateInputs(family.arguments, CLOCK))
+    tokenize = PairTokenizer(plainly.tokenizer, Limits(4000), TemplateInputs(family.arguments, CLOCK))
     results = tokenize(list(enumerate(CONVERSATIONS.values())))
     reasons = dict(zip(CONVERSATIONS, (result.reason for result in results), strict=True))
     assert {conversation: reason for conversation, reason in reasons.items() if reason} == family.refuses
@@ -130,7 +131,9 @@ def test_tokens_are_those_of_the_plain_template_and_what_it_cannot_write_is_refu
 
 @pytest.mark.parametrize("name", ["Qwen 3", "gpt-oss", "DeepSeek R1", "Llama 3"])
 def test_reasoning_of_earlier_turns_that_a_template_strips_is_reported_and_the_pair_kept(name):
-    [result] = PairTokenizer(FAMILIES[name].tokenizer(), 4000)([(0, CONVERSATIONS["earlier thinking"])])
+    [result] = PairTokenizer(FAMILIES[name].tokenizer(), Limits(4000))(
+        [(0, CONVERSATIONS["earlier thinking"])]
+    )
     assert result.pair is not None
     assert result.notes == (REASONING_LEFT_OUT,)
 
@@ -143,7 +146,7 @@ def test_reasoning_is_written_under_whatever_name_the_row_has_it(name, key):
     pair = PreferencePair(
         ASKED, [answer("Sunny.", **{key: "A guess."})], [answer("Rain.", **{key: "No idea."})]
     )
-    [result] = PairTokenizer(tokenizer, 4000, TemplateInputs(family.arguments, CLOCK))([(0, pair)])
+    [result] = PairTokenizer(tokenizer, Limits(4000), TemplateInputs(family.arguments, CLOCK))([(0, pair)])
     assert result.pair is not None, result.reason
     assert "A guess." in tokenizer.decode(result.pair.chosen)
 
@@ -152,7 +155,7 @@ def test_a_generation_prompt_that_the_answer_does_not_begin_with_moves_the_bound
     """DeepSeek R1 opens a thinking section in the prompt, and writes none in the answer."""
     family = FAMILIES["DeepSeek R1"]
     tokenizer = family.tokenizer()
-    [result] = PairTokenizer(tokenizer, 4000)([(0, CONVERSATIONS["one turn"])])
+    [result] = PairTokenizer(tokenizer, Limits(4000))([(0, CONVERSATIONS["one turn"])])
     assert result.boundary_moved
     assert tokenizer.decode(result.pair.prompt).endswith("in Paris?<｜Assistant｜>")
     assert tokenizer.decode(result.pair.chosen) == "Sunny.<｜end▁of▁sentence｜>"

@@ -6,6 +6,7 @@ import pytest
 
 from dpotrain.data.formats.choose_formatter import describe
 from dpotrain.data.split_report import OTHER_REASONS, SplitReport
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import Recognition
@@ -24,7 +25,7 @@ CHAT = {"prompt": ASKS, "chosen": SAYS, "rejected": SAYS_NO}
 
 def dropped(row, formatter=ConversationalFormatter):
     """Return why the row is dropped, or nothing."""
-    tokenize = RowTokenizer(formatter(formatter.Options()), PairTokenizer(tiny_tokenizer(), 64))
+    tokenize = RowTokenizer(formatter(formatter.Options()), PairTokenizer(tiny_tokenizer(), Limits(64)))
     report = tokenize([(0, row)]).report
     assert report.rows_read == 1
     return "".join(report.dropped)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.check_pair import check_pair
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairResult, PairTokenizer, common_prefix
 from dpotrain.data.tokens.tokenized import TokenizedPair
 from tests.data.tokenizers_for_tests import (
@@ -26,7 +27,7 @@ CHAT = PreferencePair([user("Tell me a story")], [assistant("Once upon a time")]
 
 
 def tokenize(pair: PreferencePair, tokenizer, max_length: int = 1000) -> PairResult:
-    [result] = PairTokenizer(tokenizer, max_length)([(7, pair)])
+    [result] = PairTokenizer(tokenizer, Limits(max_length))([(7, pair)])
     return result
 
 
@@ -255,7 +256,7 @@ def test_tools_reach_the_template():
 def test_a_bad_pair_among_good_ones_leaves_order_and_rows_alone():
     tokenizer = bpe(template=LLAMA2)
     bad = PreferencePair([{"role": "system", "content": "x"}], CHAT.chosen, CHAT.rejected)
-    results = PairTokenizer(tokenizer, 100)([(3, CHAT), (4, bad), (9, PLAIN)])
+    results = PairTokenizer(tokenizer, Limits(100))([(3, CHAT), (4, bad), (9, PLAIN)])
     assert [result.pair and result.pair.row for result in results] == [3, None, 9]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.data.preparing import prepare
 from tests.data.tokenizers_for_tests import CHATML, STRIPS_THINKING, assistant, bpe, user
@@ -37,7 +38,7 @@ def with_calls(written):
 
 def result_of(pair, template):
     tokenizer = bpe(template=template)
-    [result] = PairTokenizer(tokenizer, 4000)([(0, pair)])
+    [result] = PairTokenizer(tokenizer, Limits(4000))([(0, pair)])
     return result, tokenizer
 
 
@@ -112,7 +113,7 @@ def test_a_part_that_is_not_written_drops_the_pair_by_name(pair, template, left_
 def test_tools_written_one_way_say_nothing_of_tools_written_another():
     template = "{% for tool in tools or [] %}{{ (tool.function or {}) | string }}{% endfor %}" + CHATML
     bare, whole = (choosing(*ANSWER.chosen, tools=[tool]) for tool in ({"name": "subtract"}, TOOL))
-    results = PairTokenizer(bpe(template=template), 4000)([(0, bare), (1, whole)])
+    results = PairTokenizer(bpe(template=template), Limits(4000))([(0, bare), (1, whole)])
     assert [result.reason for result in results] == [LEFT_OUT + "prompt (tools)", ""]
 
 

@@ -24,8 +24,8 @@ from tests.fuzz.junk import ANYTHING, DEEP, LEAVES, TEXTS, damage, holder, missp
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
-#: Tables whose keys are the data's, not the recipe's.
-FREE = (("data", "columns"), ("data", "name"))
+#: Tables whose keys are the data's or the chat template's, not the recipe's.
+FREE = (("data", "columns"), ("data", "name"), ("data", "template_arguments"))
 
 EXTENDS = st.sampled_from(
     [

@@ -12,6 +12,7 @@ from dpotrain.core.errors import DataError
 from dpotrain.data.formats.choose_formatter import choose_formatter
 from dpotrain.data.formats.columns import map_columns
 from dpotrain.data.split_report import SplitReport
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from dpotrain.data.tokens.tokenize_rows import RowTokenizer
 from dpotrain.plugin.api import DatasetFormatter
@@ -134,7 +135,7 @@ class OfRows:
         self.plugins = PluginManager.from_entry_points()
         self.formatters = [kind(kind.Options()) for kind in self.plugins.formatters()]
         self.tokenizer = tiny_tokenizer()
-        self.tokenize = PairTokenizer(self.tokenizer, MAX_LENGTH)
+        self.tokenize = PairTokenizer(self.tokenizer, Limits(MAX_LENGTH))
 
     def __call__(self, case: list[dict[str, Any]]) -> str:
         outcomes = {self.through(formatter, case) for formatter in self.formatters}

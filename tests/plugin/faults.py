@@ -182,12 +182,6 @@ METHODS = [
     Method(DemoLoader, "load_tokenizer", {NONE: a(None), TYPE: a("gpt2")}, quick=FAULTS),
     Method(
         DemoLoader,
-        "chat_template_arguments",
-        {NONE: a(None), TYPE: a("thinking"), SHAPE: a({1: 2})},
-        quick=FAULTS,
-    ),
-    Method(
-        DemoLoader,
         "load_model",
         {NONE: a(None), TYPE: a({}), SHAPE: _linear, NAN: of(_nan_weights)},
         quick=(SHAPE, NAN),

@@ -123,20 +123,20 @@ def test_the_error_passes_between_processes():
     assert str(error) == "format returned None"
 
 
-class Property(FakeLoader):
+class Property(FakeAdapter):
     name = "property"
 
     @functools.cached_property
-    def chat_template_arguments(self):
-        return ["enable_thinking"]
+    def starts_as_base(self):
+        return ["yes"]
 
 
 def test_a_property_is_checked_when_it_is_read():
-    part = Property(Property.Options(name="m"))
+    part = Property(Property.Options())
     with pytest.raises(
-        WrongReturnError, match=r"^chat_template_arguments returned a list, .* must return a mapping"
+        WrongReturnError, match=r"^starts_as_base returned a list, .* must return True or False"
     ):
-        part.chat_template_arguments  # noqa: B018
+        part.starts_as_base  # noqa: B018
 
 
 class HoldsALoss(Loss.Options):

@@ -432,23 +432,6 @@ def test_a_generation_config_that_cannot_be_read_is_named(text, how, copied):
         getattr(loader(copied), how)(LoadRequest())
 
 
-def test_arguments_for_the_chat_template_are_ones_that_it_reads(checkpoint):
-    template = "{% if thinks %}Hm.{% endif %}" + OWN
-    given = loader(checkpoint, chat_template=template, chat_template_arguments={"thinks": False})
-    given.check()
-    given.load_tokenizer()
-    assert given.chat_template_arguments == {"thinks": False}
-    misspelt = loader(checkpoint, chat_template=template, chat_template_arguments={"think": False})
-    with pytest.raises(
-        RecipeError, match=r'arguments\.think: the chat template does not read it; did you mean "thinks"'
-    ):
-        misspelt.load_tokenizer()
-    with pytest.raises(
-        RecipeError, match=r"chat_template_arguments\.tools: every pair has its own; remove it"
-    ):
-        loader(checkpoint, chat_template_arguments={"tools": []}).check()
-
-
 def test_the_fingerprint_changes_with_the_weights_and_nothing_else(checkpoint, copied):
     before = loader(copied).fingerprint()
     assert before == loader(checkpoint).fingerprint()

@@ -225,6 +225,26 @@ def test_how_a_reference_moves_is_a_table_of_both(update, text, plugins):
     assert text in refused(MINIMAL + f"[reference]\nupdate = {update}\n", plugins=plugins)
 
 
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            "max_length = 64\nmax_prompt_length = 64",
+            "[data]: max_prompt_length = 64 must be less than max_length = 64, which bounds prompt + completion",
+        ),
+        ("max_prompt_length = 0", "[data] max_prompt_length: expected an integer >= 1 or false, got 0"),
+        ('truncation = "middle"', '[data] truncation: expected "end", "start" or "drop", got "middle"'),
+        (
+            "template_arguments = { tools = [] }",
+            "[data] template_arguments: tools: every pair has its own; remove it",
+        ),
+        ("template_arguments = true", "[data] template_arguments: expected a table, got true"),
+    ],
+)
+def test_lengths_and_template_arguments_of_a_recipe_are_checked(keys, text, plugins):
+    assert text in refused(MINIMAL.replace('name = "d"', f'name = "d"\n{keys}'), plugins=plugins)
+
+
 def test_what_components_know_to_be_wrong_is_collected_in_their_words(plugins, monkeypatch):
     def fail(error):
         def check(self):

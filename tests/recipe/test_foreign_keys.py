@@ -19,7 +19,7 @@ COMMON = tuple(
     """
     model_name_or_path base_model torch_dtype attn_implementation flash_attention use_peft r lora_r lora_rank lora_alpha
     lora_dropout lora_target_modules lora_target_linear load_in_4bit load_in_8bit quantization_bit
-    bnb_4bit_compute_dtype dataset_name datasets val_set_size cutoff_len sequence_len max_prompt_length template
+    bnb_4bit_compute_dtype dataset_name datasets val_set_size cutoff_len sequence_len max_prompt_len template
     neat_packing sample_packing pref_beta rl_beta pref_loss loss_type rpo_alpha pref_ftx ref_model learning_rate optim
     lr_scheduler_type lr_scheduler warmup_ratio per_device_train_batch_size micro_batch_size
     gradient_accumulation_steps num_train_epochs num_epochs max_steps bf16 fp16 gradient_checkpointing deepspeed fsdp
@@ -61,7 +61,7 @@ def test_the_table_of_the_recipes_readme_says_the_same():
     text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     table = text.partition("| there | here |\n| --- | --- |\n")[2].partition("\n\n")[0]
     rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines()]
-    assert len(rows) == 23
+    assert len(rows) == 26
     for *names, here in rows:
         assert {FOREIGN_KEYS[name].here for name in names} == {here}
 
@@ -85,6 +85,17 @@ def test_a_key_of_the_same_name_in_the_wrong_place_is_sent_to_its_table(plugins)
     assert "  [training] max_length: there is no such key; it belongs to [data]" in refused(
         MINIMAL, "training.max_length=5", plugins=plugins
     )
+
+
+def test_variables_of_the_chat_template_are_sent_from_the_model_to_the_data():
+    text = MINIMAL
+    for fake, built_in in (("fake-model", "transformers"), ("fake-rows", "hf-datasets"), ("fake-dpo", "dpo")):
+        text = text.replace(fake, built_in)
+    said = refused(
+        text, "model.chat_template_arguments.thinks=false", plugins=PluginManager.from_entry_points()
+    )
+    assert "[model] chat_template_arguments: " in said
+    assert "; it is called data.template_arguments here" in said
 
 
 @pytest.mark.parametrize("name", FOREIGN_TABLES)

@@ -105,6 +105,19 @@ def test_an_extending_recipe_replaces_one_source_by_several_and_back(tmp_path):
     assert (back.source.options.name, back.label, back.amount) == ("e", "", None)
 
 
+def test_a_source_has_template_arguments_of_its_own(tmp_path):
+    own = "data.sources.1.template_arguments.enable_thinking=false"
+    recipe = load(tmp_path, SOURCES, "data.template_arguments.mood=calm", own)
+    assert [dict(each.template_arguments) for each in recipe.data_sets] == [
+        {},
+        {"enable_thinking": False},
+        {},
+    ]
+    assert recipe.data.template_arguments == {"mood": "calm"}
+    with pytest.raises(RecipeError, match=r"sources\.1\.template_arguments: tools: every pair has its own"):
+        load(tmp_path, SOURCES, "data.sources.1.template_arguments.tools=[]")
+
+
 def test_overrides_reach_a_source(tmp_path):
     recipe = load(tmp_path, SOURCES, "data.sources.0.weight=false", "data.sources.0.fraction=0.5")
     assert (recipe.data.sources[0].weight, recipe.data.sources[0].fraction) == (None, 0.5)

@@ -9,12 +9,14 @@ from transformers import AutoTokenizer
 
 from dpotrain import load_recipe
 from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.reporter import SilentReporter
 from dpotrain.evaluation import sampler
+from dpotrain.run.answering import load_answerers
 from tests.plugin.conftest import site
 from tests.run.crashing import facts
 from tests.run.noting import install_noting, noted, table
 from tests.run.recipes import Recording, project, records, run, weights, write_pairs
-from tests.support import dpotrain, tiny_tokenizer
+from tests.support import CHAT_TEMPLATE, dpotrain, tiny_tokenizer
 
 __all__ = ["site"]
 
@@ -236,6 +238,29 @@ def test_a_text_is_a_user_s_turn_of_a_chat_and_messages_are_taken_as_they_are(ch
         "system: salt\nuser: bake bread\nassistant: water\nuser: <|im_end|> flour",
         "bake bread",
     ]
+
+
+def test_prompts_are_written_with_the_data_s_template_arguments_and_held_out_ones_with_the_row_s(
+    chat, asked, tmp_path
+):
+    tokenizer = tiny_tokenizer(tmp_path / "model", chat_template="{{ mood }} " + CHAT_TEMPLATE)
+    rows = list(map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines()))
+    rows = [row | {"chat_template_kwargs": {"mood": f"mood {number}"}} for number, row in enumerate(rows)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [*CHAT, "data.template_arguments.mood=sad"]
+    run(chat, *arguments, 'samples.prompts=["help"]')
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "help"}], add_generation_prompt=True, tokenize=False, mood="sad"
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert asked[0] == ids
+    assert load_answerers(tmp_path / "run", SilentReporter()).trained.tokenize("help") == ids
+    with pytest.raises(RecipeError, match=r'mod: the chat template does not read it; did you mean "mood"'):
+        load_answerers(tmp_path / "run", SilentReporter(), overrides=["data.template_arguments.mod=1"])
+    asked.clear()
+    run(chat, *arguments, 'samples.prompts="held-out"', into=tmp_path / "other")
+    assert asked
+    assert all(tokenizer.decode(ids).startswith("mood ") for ids in asked)
 
 
 def test_of_plain_pairs_a_text_is_taken_as_it_is(recipe, asked, tmp_path):

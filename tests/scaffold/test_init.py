@@ -119,6 +119,16 @@ def test_a_beta_is_refused_for_a_loss_without_one(folder):
     assert (result.exit_code, result.stderr) == (2, "error: --beta: the loss orpo has no beta\n")
 
 
+def test_lengths_are_those_of_the_flags_and_must_go_together(folder):
+    words = ["init", "--model", "org/model-7B", "--data", "org/data", "--max_prompt_length", "512"]
+    assert dpotrain(*words, "--max_length", "2048").exit_code == 0
+    data = load_recipe("recipe.toml").data
+    assert (data.max_length, data.max_prompt_length) == (2048, 512)
+    refused = dpotrain(*words, "--max_length", "512", "--force")
+    assert refused.exit_code == 2
+    assert "max_prompt_length = 512 must be less than max_length = 512" in refused.stderr
+
+
 def test_a_file_is_not_overwritten(folder):
     (folder / "recipe.toml").write_text("mine")
     result = dpotrain("init", "--model", "m", "--data", "d")

@@ -5,6 +5,7 @@ import pytest
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair
 from dpotrain.data.tokens import tokenize_pairs
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
 from tests.security.hostile import Marker
 from tests.support import CHAT_TEMPLATE, tiny_tokenizer
@@ -18,7 +19,7 @@ PAIR = PreferencePair(
 
 def tokenized(template, pair=PAIR):
     tokenizer = tiny_tokenizer(chat_template=template)
-    [found] = PairTokenizer(tokenizer, 512)([(17, pair)])
+    [found] = PairTokenizer(tokenizer, Limits(512))([(17, pair)])
     return found, tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_an_inspection_as_it_is_printed(inspection, snapshot, width):
 @pytest.mark.parametrize("width", [None, 40])
 def test_where_nothing_is_found_that_is_said(width):
     text = printed(print_inspection, inspected(clean(20)), width)
-    assert "\nno findings\nnot found: dropped rows, cut answers," in text
+    assert "\nno findings\nnot found: dropped rows, cut prompts," in text
     assert "giveaways" in text
 
 
@@ -83,6 +84,24 @@ def test_colours_only_repeat_what_marks_say(inspection, row):
         plain = printed(show, what, 80)
         assert printed(show, what, 80, color_system="truecolor") == plain
         assert printed(show, what, 80, no_color=True) == plain
+
+
+def test_a_cut_prompt_and_the_variables_of_its_template_are_shown():
+    rows = [
+        {
+            "prompt": [user("hello there " * 9)],
+            "chosen": [assistant("yes")],
+            "rejected": [assistant("no")],
+            "chat_template_kwargs": {"think": False, "mood": "sad\nand so on"},
+        }
+    ]
+    template = "{{ mood }}{{ think }}" + CHATML
+    view = row_view(reader(rows, bpe(template=template), max_prompt_length=9), "train", 0)
+    lines = printed(print_row, view, None).splitlines()
+    assert lines[1] == 'template arguments: think = false, mood = "sad\\nand so on"'
+    tokens = view.pairs[0].prompt.count()
+    assert lines[2] == f"prompt, {tokens} tokens, {tokens - 9} cut"
+    assert lines[3].startswith("cut")
 
 
 def test_an_encoding_without_the_marks_gets_others(row):
@@ -120,8 +139,9 @@ def test_without_its_marks_the_view_is_the_decoded_text(data, before, answer, wi
     ]
     flags = np.array(data.draw(st.lists(st.booleans(), min_size=len(ids[1]), max_size=len(ids[1]))), bool)
     prompt, chosen = (np.array(each, np.int32) for each in ids)
-    view = text_view(TOKENIZER, chosen, flags, ids[0], most)
-    pair = PairView("", text_view(TOKENIZER, prompt, None, [], most), view, view, False)
+    gone = range(most, sys.maxsize)
+    view = text_view(TOKENIZER, chosen, flags, ids[0], gone)
+    pair = PairView("", text_view(TOKENIZER, prompt, None, [], gone), view, view, False)
     lines = [
         line.plain for line in row_lines(RowView("train", 0, {}, (pair,), ()), Symbols.of(_unicode()), width)
     ]

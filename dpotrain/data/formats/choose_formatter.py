@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dpotrain.core.errors import DataError, RecipeError, did_you_mean, short
 from dpotrain.core.pair_columns import PAIR_COLUMNS
+from dpotrain.core.template_arguments import COLUMNS as ARGUMENTS
 from dpotrain.data.formats.read_row import UnreadColumn, read_row
 from dpotrain.plugin.api import DatasetFormatter, Recognition, Rows
 
@@ -202,8 +203,9 @@ def _check_mapped(columns: Mapping[str, str], classes: Sequence[type[DatasetForm
         who = f'formatter "{classes[0].name}" does not read' if len(classes) == 1 else "no formatter reads"
         raise RecipeError(
             f'[data.columns] {canonical} = "{actual}": {who} a column "{canonical}"'
-            f"{did_you_mean(canonical, [*read, *PAIR_COLUMNS])}\n"
-            f"Names that can be mapped: {', '.join(read) or 'none'}; numbers of a pair: {', '.join(PAIR_COLUMNS)}. "
+            f"{did_you_mean(canonical, [*read, *PAIR_COLUMNS, ARGUMENTS[0]])}\n"
+            f"Names that can be mapped: {', '.join(read) or 'none'}; numbers of a pair: {', '.join(PAIR_COLUMNS)}; "
+            f"variables of the chat template: {ARGUMENTS[0]}. "
             "On the left is one of these, on the right the data's column."
         )
 

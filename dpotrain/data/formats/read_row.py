@@ -11,6 +11,7 @@ from dpotrain.core.errors import DpotrainError
 from dpotrain.core.messages.message import normalised, read_messages
 from dpotrain.core.messages.values import MEDIA, REASONING, is_empty
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
+from dpotrain.core.template_arguments import read_arguments
 from dpotrain.data.formats.check_pair import check_pair
 from dpotrain.plugin.api import DatasetFormatter
 from dpotrain.plugin.api.returns import WrongReturnError
@@ -76,7 +77,7 @@ class WatchedRow(dict[str, Any]):
 
 
 def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -> ReadRow:
-    """Return a row's pairs, normalised and checked.
+    """Return a row's pairs, normalised and checked, with the row's variables for the chat template.
 
     Raises UnusableRow where the row gives no pair, or holds text in a column that belongs to a pair and is not read. An
     exception of the formatter of another kind gets a note that names the row.
@@ -97,9 +98,10 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
         )
         raise
     pairs, refused = [], []
+    arguments = read_arguments(watched)
     for pair in [found] if isinstance(found, PreferencePair) else found:
         try:
-            pair = _normalised(pair)
+            pair = _normalised(pair, arguments)
             check_pair(pair)
         except UnusableRow as error:
             refused.append(str(error))
@@ -124,13 +126,14 @@ def read_row(formatter: DatasetFormatter, row: Mapping[str, Any], number: int) -
     return ReadRow(tuple(pairs), tuple(refused), tuple(unused))
 
 
-def _normalised(pair: PreferencePair) -> PreferencePair:
+def _normalised(pair: PreferencePair, arguments: Mapping[str, Any]) -> PreferencePair:
     """Return the pair with its messages as chat templates take them, whatever the formatter made of them."""
     return replace(
         pair,
         prompt=_normalised_part(pair.prompt, "prompt"),
         chosen=_normalised_part(pair.chosen, "chosen"),
         rejected=_normalised_part(pair.rejected, "rejected"),
+        template_arguments={**arguments, **pair.template_arguments},
     )
 
 

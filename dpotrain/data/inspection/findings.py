@@ -23,6 +23,7 @@ class Finder:
 #: In the order in which findings of the same severity are shown.
 FINDERS = (
     Finder("dropped rows", reading.dropped),
+    Finder("cut prompts", reading.cut_prompts),
     Finder("cut answers", reading.cut),
     Finder("answers without an end token", reading.open_ended),
     Finder("control tokens in text", reading.control_tokens),

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.reporter import Reporter
+from dpotrain.core.template_arguments import COLUMNS as ARGUMENTS
 from dpotrain.core.write_errors import WriteError
 from dpotrain.data.inspection.facts import FactReader, collect_facts
 from dpotrain.data.inspection.finding import Finding
@@ -30,7 +31,7 @@ class SplitOverview:
     """How the rows of a split are read."""
 
     read_columns: tuple[str, ...]
-    """Columns of the data that the formatter, or a loss or metric, knows."""
+    """Columns of the data that the formatter, the chat template, or a loss or metric, knows."""
     different_prompts: int
     """Of the pairs kept."""
 
@@ -94,7 +95,7 @@ def inspect_data(reader: DataReader, prepared: PreparedData, reporter: Reporter)
 
 
 def _read_columns(split: SplitReader) -> tuple[str, ...]:
-    known = {*split.tokenize.formatter.columns, *split.tokenize.columns}
+    known = {*split.tokenize.formatter.columns, *split.tokenize.columns, *ARGUMENTS}
     return tuple(column for column in split.rows.columns if column in known)
 
 

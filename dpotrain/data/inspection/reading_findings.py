@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dpotrain.core.formats import count as counted
 from dpotrain.data.inspection.finding import Finding, by_share, of
 from dpotrain.data.inspection.inspected import InspectedData, InspectedSplit
-from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN, UNREAD_KEY
+from dpotrain.data.tokens.render import CONTROL_TOKEN, KEPT_CONTROL_TOKEN, UNREAD_ARGUMENT, UNREAD_KEY
 
 
 def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
@@ -17,9 +17,10 @@ def dropped(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
     what = "rows" if total == report.rows_read else "pairs"  # a row may give several
     for reason, rows in report.dropped.items():
         part = rows.count / total
+        key = next((key for key in ("max_prompt_length", "max_length") if key in reason), "")
         remedy = (
-            "Raise data.max_length, or remove the rows."
-            if "max_length" in reason
+            f"Raise data.{key}, or remove the rows."
+            if key
             else "See such a row with --row; correct or remove it, or change data.format or [data.columns]."
         )
         text = f"{of(rows.count, total, what)} dropped: {reason}"
@@ -41,6 +42,22 @@ def plain_text(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
             number,
             number / pairs,
             data.report.plain_text_remedy(),
+        )
+
+
+def cut_prompts(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
+    """Yield prompts that are cut at their start."""
+    number, pairs = split.report.prompts_cut, split.report.pairs_kept
+    if number:
+        yield Finding(
+            "cut prompts",
+            by_share(number / pairs, 0.01, 0.1),
+            split.name,
+            f"{of(number, pairs, 'prompts')} cut at their start by {data.report.limits.keys}",
+            number,
+            number / pairs,
+            data.report.prompt_remedy(split.report),
+            split.rows_of("prompts_cut"),
         )
 
 
@@ -134,7 +151,7 @@ def left_out(split: InspectedSplit, data: InspectedData) -> Iterator[Finding]:
         if not text.startswith(CONTROL_TOKEN):
             yield Finding(
                 "left out by the chat template",
-                "note" if text.startswith(UNREAD_KEY) else "warning",
+                "note" if text.startswith(UNREAD_KEY) and not text.endswith(UNREAD_ARGUMENT) else "warning",
                 split.name,
                 f"{of(rows.count, split.report.pairs_kept, 'pairs')}: {text}",
                 rows.count,

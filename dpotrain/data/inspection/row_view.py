@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,13 +14,13 @@ from dpotrain.core.pair import PreferencePair, UnusableRow
 from dpotrain.data.formats.read_row import NESTED, read_row
 from dpotrain.data.prepare import DataReader
 from dpotrain.data.split_reader import SplitReader
-from dpotrain.data.tokens.tokenize_pairs import PairTokenizer
+from dpotrain.data.tokens.limits import Limits
 from dpotrain.data.tokens.tokenized import Flags, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: What a token is to the model: read only (prompt, or unscored in an answer), scored, or beyond max_length.
+#: What a token is to the model: read only (prompt, or unscored in an answer), scored, or cut.
 Part = Literal["prompt", "unscored", "scored", "cut"]
 
 
@@ -58,6 +58,8 @@ class PairView:
     """Whether answers begin before the end of the rendered prompt, whose tokens are not a prefix."""
     notes: tuple[str, ...] = ()
     """What the data report says of the pair."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The variables that the chat template was given: those of ``[data]`` and of the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +105,27 @@ def row_view(reader: DataReader, split: str, row: int) -> RowView:
 
 def _pair_view(reader: DataReader, of: SplitReader, row: int, pair: PreferencePair) -> PairView | str:
     """Return the pair's view, or why it could not be tokenized."""
-    tokenizer, most = reader.tokenizer, reader.recipe.data.max_length
-    (kept,) = of.tokenize.tokenizer([(row, pair)])
-    (whole,) = PairTokenizer(tokenizer, sys.maxsize, of.inputs)([(row, pair)])
+    tokenizer, within = reader.tokenizer, of.tokenize.tokenizer
+    (kept,) = within([(row, pair)])
+    (whole,) = within.within(Limits(sys.maxsize))([(row, pair)])
     if whole.pair is None:
         return kept.reason or whole.reason
-    tokens = whole.pair
+    tokens, prompt = whole.pair, whole.pair.prompt.tolist()
+    if kept.cut is None:  # dropped: what is beyond max_length
+        most = within.limits.max_length
+        gone, room = range(most, len(prompt)), max(0, most - len(prompt))
+    else:
+        gone, room = kept.cut.prompt, kept.cut.room
     return PairView(
         dropped=kept.reason,
-        prompt=text_view(tokenizer, tokens.prompt, None, [], most),
-        chosen=text_view(tokenizer, tokens.chosen, tokens.chosen_scored, tokens.prompt.tolist(), most),
-        rejected=text_view(tokenizer, tokens.rejected, tokens.rejected_scored, tokens.prompt.tolist(), most),
+        prompt=text_view(tokenizer, tokens.prompt, None, [], gone),
+        chosen=text_view(tokenizer, tokens.chosen, tokens.chosen_scored, prompt, range(room, sys.maxsize)),
+        rejected=text_view(
+            tokenizer, tokens.rejected, tokens.rejected_scored, prompt, range(room, sys.maxsize)
+        ),
         boundary_moved=whole.boundary_moved,
         notes=whole.notes,
+        template_arguments=whole.template_arguments,
     )
 
 
@@ -124,16 +134,19 @@ def text_view(
     tokens: Tokens,
     scored: Flags | None,
     before: list[int],
-    max_length: int,
+    cut: range,
 ) -> TextView:
-    """Return the view of a prompt (``scored`` is None) or of an answer; ``before`` are the tokens that it follows."""
+    """Return the view of a prompt (``scored`` is None) or of an answer.
+
+    ``before`` are the tokens that it follows, and ``cut`` the places of its tokens that are cut.
+    """
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     ids = tokens.tolist()
 
     def kind(place: int) -> tuple[Part, int]:
         part: Part = "prompt" if scored is None else "scored" if scored[place] else "unscored"
         # Special tokens are pieces of one token.
-        return "cut" if len(before) + place >= max_length else part, place if ids[place] in special else -1
+        return "cut" if place in cut else part, place if ids[place] in special else -1
 
     pieces, seen = [], [*before]
     text = _decode(tokenizer, seen)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Increased whenever dpotrain makes other tokens, counts or columns of the same rows.
-FORMAT = 6
+FORMAT = 7
 
 #: Libraries that render the chat template and tokenize.
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
@@ -59,6 +59,7 @@ def cache_key(
         "tokenizer": _tokenizer(tokenizer),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "max_length": data.max_length,
+        "max_prompt_length": data.max_prompt_length,
         "truncation": data.truncation,
         "template_arguments": dict(inputs.arguments),
         "clock": sorted(clock),

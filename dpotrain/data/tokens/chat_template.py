@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import string
 import traceback
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jinja2
 
-from dpotrain.core.errors import DataError, RecipeError
+from dpotrain.core.errors import DataError, RecipeError, did_you_mean
 from dpotrain.core.messages.values import REASONING
 from dpotrain.core.pair import Message, UnusableRow
 
@@ -40,6 +41,7 @@ _TAG = re.compile(r"\{%[-+]?\s*\w\w+")
 _DRAWS = re.compile(r"\|\s*random\b|\blipsum\(")
 #: ``text.replace("…", "")`` in a template.
 _REMOVES = re.compile(r"""\.replace\(\s*(['"])(.+?)\1\s*,\s*(?:''|"")\s*\)""")
+_WORD = re.compile(r"\w+")
 _CODES = tuple(f"%{flag}{letter}" for flag in ("", "-", "_", "^", "#") for letter in string.ascii_letters)
 
 
@@ -76,6 +78,7 @@ class ChatTemplate:
         self.reasoning_names = tuple(name for name in REASONING if _reads(source, name))
         """The names under which it looks for reasoning."""
         self._source = source
+        self._words = frozenset(_WORD.findall(source))
         self.removed = tuple(dict.fromkeys(text for _, text in _REMOVES.findall(source)))
         """Texts that it takes out of messages, such as ``/no_think``, in its order."""
 
@@ -99,6 +102,16 @@ class ChatTemplate:
         except Exception as error:  # a template is a program that may raise anything
             reason = self._reason(error, (*messages, *tools))
             raise UnusableRow(f"the chat template refuses the messages: {reason}") from error
+
+    def given(self, arguments: Mapping[str, Any]) -> ChatTemplate:
+        """Return the template with further variables, which replace its own of the same names."""
+        other = copy.copy(self)
+        other._arguments = {**self._arguments, **arguments}
+        return other
+
+    def reads_variable(self, name: str) -> bool:
+        """Whether it reads a variable of this name."""
+        return name in self._words
 
     def reads(self, name: str) -> bool:
         """Whether it reads a key of this name."""
@@ -152,6 +165,21 @@ def check_default(tokenizer: PreTrainedTokenizerBase) -> None:
             f"({', '.join(names)}), and none of them is the default.\n"
             f'Choose one, as in model.chat_template = "{"tool_use" if "tool_use" in names else names[0]}".'
         )
+
+
+def check_arguments(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any], key: str) -> None:
+    """Raise a RecipeError for a variable that none of the tokenizer's chat templates reads: it would change nothing.
+
+    ``key`` is the recipe's, which sets them.
+    """
+    words = {word for source in template_sources(tokenizer) for word in _WORD.findall(source)}
+    for name in arguments:
+        if not tokenizer.chat_template:
+            raise RecipeError(f"{key}.{name}: the model has no chat template that could read it")
+        if name not in words:
+            raise RecipeError(
+                f"{key}.{name}: the chat template does not read it{did_you_mean(name, sorted(words))}"
+            )
 
 
 def clock_values(source: str, clock: datetime) -> tuple[tuple[str, str], ...]:

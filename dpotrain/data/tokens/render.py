@@ -5,11 +5,12 @@ Prompt and answer are one text, so that tokens that span the boundary come out a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from dpotrain.core.messages.values import REASONING, reasoning_of
+from dpotrain.core.messages.values import REASONING, is_empty, reasoning_of
 from dpotrain.core.pair import Message, PreferencePair, Text, UnusableRow
 from dpotrain.data.tokens.chat_template import (
     ChatTemplate,
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
 REASONING_LEFT_OUT = "the chat template leaves out the reasoning of earlier assistant turns"
 CONTROL_TOKEN = "the control token"  # how notes of control tokens begin
 UNREAD_KEY = "the chat template does not read"  # how notes of keys begin
+UNREAD_ARGUMENT = "of template_arguments"  # and end, of variables
+UNUSED_ARGUMENTS = "template_arguments are not used: no chat template is applied to plain text"
 KEPT_CONTROL_TOKEN = "in plain text is kept as a control token"
 
+#: Different variables that are remembered with what a template writes of them; a text may be another one in every row.
+_MOST_ARGUMENTS = 1000
 #: Keys of a message that are checked elsewhere, or that say nothing to the model.
 _OWN_KEYS = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type", *REASONING))
 
@@ -78,6 +83,8 @@ class Rendering:
     """Tokenizes the texts, because messages quote control tokens, which are broken in them; usually None."""
     notes: tuple[str, ...] = ()
     """What the data report says of the pair, if it is kept."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The variables that the chat template was given."""
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the pair that is tokenized."""
@@ -107,49 +114,64 @@ class Renderer:
             if with_tools not in self._templates:
                 source = template_source(self._tokenizer, tools=with_tools)
                 template = ChatTemplate(self._tokenizer, source, self._inputs)
-                self._templates[with_tools] = _Conversations(self._tokenizer, template)
+                self._templates[with_tools] = _Conversations(
+                    self._tokenizer, template, self._inputs.arguments
+                )
             return self._templates[with_tools](pair)
         assert isinstance(pair.chosen, str)
         assert isinstance(pair.rejected, str)
         chosen, rejected = Answer(pair.prompt + pair.chosen), Answer(pair.prompt + pair.rejected)
         quoted = self._plain.quoted([pair.prompt, pair.chosen, pair.rejected])
-        notes = tuple(f"{CONTROL_TOKEN} {name} {KEPT_CONTROL_TOKEN}" for name in quoted)
-        return Rendering(pair.prompt, chosen, rejected, plain=True, notes=notes)
+        notes = [f"{CONTROL_TOKEN} {name} {KEPT_CONTROL_TOKEN}" for name in quoted]
+        notes += [UNUSED_ARGUMENTS] * bool(pair.template_arguments)
+        return Rendering(pair.prompt, chosen, rejected, plain=True, notes=tuple(notes))
 
 
 class _Conversations:
-    """Renders pairs of messages by one template."""
+    """Renders pairs of messages by one template, which has been given ``arguments``."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, arguments: Mapping[str, Any]
+    ) -> None:
         self._template = template
-        self._written = Written(template)
+        self._arguments = arguments
+        self._given: dict[str, tuple[ChatTemplate, Written]] = {}
+        """By the variables of pairs: what a template leaves out may depend on them."""
         self._read: dict[str, bool] = {}
         self._control = ControlTokens(tokenizer, _markers(tokenizer, template))
 
     def __call__(self, pair: PreferencePair) -> Rendering:
         tools: Tools = pair.tools
+        variables = pair.template_arguments.items()
+        read = {name: value for name, value in variables if self._template.reads_variable(name)}
         parts: list[list[Message]] = [_messages(part) for part in (pair.prompt, pair.chosen, pair.rejected)]
-        quoted = self._control.quoted([parts, tools])
+        quoted = self._control.quoted([parts, tools, read])
         if quoted:
-            parts, tools = self._control.broken(parts), self._control.broken(tools)
+            parts, tools, read = map(self._control.broken, (parts, tools, read))
+        template, written = self._with(read)
         parts = [[self._renamed(message) for message in part] for part in parts]
-        shapes = [self._written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
+        shapes = [written.shape([*parts[0], *answer], tools) for answer in parts[1:]]
         form = shapes[0].form | shapes[1].form
         prompt, chosen, rejected = ([form.of(message) for message in part] for part in parts)
         # The generation prompt belongs to the prompt only where an assistant message follows.
         opens = chosen[0]["role"] == "assistant" and rejected[0]["role"] == "assistant"
-        text = self._template(prompt, tools, opens=opens)
+        text = template(prompt, tools, opens=opens)
         answers: list[Answer] = []
         notes: list[str] = []
         for name, answer, as_given, shape in zip(
             ("chosen", "rejected"), (chosen, rejected), parts[1:], shapes, strict=True
         ):
-            full = self._template([*prompt, *answer], tools, opens=False)
+            full = template([*prompt, *answer], tools, opens=False)
             start = common_start(text, full)
-            missing = self._written.unwritten(shape, full, start, (parts[0], as_given), tools)
+            missing = written.unwritten(shape, full, start, (parts[0], as_given), tools)
             notes += _note_or_refuse(missing, name, [*parts[0], *as_given], len(prompt))
-            answers.append(Answer(full, self._turns(text, full, start, (prompt, answer), tools)))
+            answers.append(Answer(full, _turns(template, text, full, start, (prompt, answer), tools)))
         notes += [f'{UNREAD_KEY} "{key}" of messages' for key in self._unread_keys(pair)]
+        notes += [
+            f'{UNREAD_KEY} "{name}" {UNREAD_ARGUMENT}'
+            for name, value in sorted(variables)
+            if name not in read and not is_empty(value)
+        ]
         notes += [f"{CONTROL_TOKEN} {name} in a message is tokenized as text" for name in quoted]
         return Rendering(
             text,
@@ -158,7 +180,18 @@ class _Conversations:
             plain=False,
             control=self._control if quoted else None,
             notes=tuple(dict.fromkeys(notes)),
+            arguments={**self._arguments, **read},
         )
+
+    def _with(self, arguments: Mapping[str, Any]) -> tuple[ChatTemplate, Written]:
+        """Return the template with a pair's variables, and what is known of it."""
+        key = json.dumps(arguments, sort_keys=True, default=str)
+        if key not in self._given:
+            if len(self._given) >= _MOST_ARGUMENTS:
+                self._given.clear()
+            template = self._template.given(arguments)
+            self._given[key] = template, Written(template)
+        return self._given[key]
 
     def _unread_keys(self, pair: PreferencePair) -> list[str]:
         """Return the keys with text, at any depth, that messages have and the template does not read, sorted."""
@@ -184,39 +217,46 @@ class _Conversations:
         absent = [name for name in self._template.reasoning_names if not message.get(name)]
         return {**message, **dict.fromkeys(absent, reasoning)}
 
-    def _turns(
-        self, text: str, full: str, start: int, sides: tuple[list[Message], list[Message]], tools: Tools
-    ) -> tuple[Turn, ...] | None:
-        """Return where the model's own turns are; None where all that follows the prompt is one.
 
-        Raises UnusableRow where an only turn cannot be told from a prompt that the template writes otherwise.
-        """
-        prompt, answer = sides
-        if len(answer) == 1:
-            return None if start == len(text) else self._only_turn(text, full, start, prompt, tools)
-        turns = []
-        for index, message in enumerate(answer):
-            if message["role"] != "assistant":
-                continue
-            before, last = [*prompt, *answer[:index]], index == len(answer) - 1
-            closed = None if last else self._template([*before, message], tools, opens=False)
-            unopened, opened = (self._template(before, tools, opens=opens) for opens in (False, True))
-            turns.append(Turn(unopened, opened, closed))
-        return tuple(turns)
+def _turns(
+    template: ChatTemplate,
+    text: str,
+    full: str,
+    start: int,
+    sides: tuple[list[Message], list[Message]],
+    tools: Tools,
+) -> tuple[Turn, ...] | None:
+    """Return where the model's own turns are; None where all that follows the prompt is one.
 
-    def _only_turn(
-        self, text: str, full: str, start: int, prompt: list[Message], tools: Tools
-    ) -> tuple[Turn, ...] | None:
-        """Return where the answer is after a prompt that the template writes otherwise once it is answered."""
-        before = self._template(prompt, tools, opens=False)
-        if start >= len(before):  # all but the generation prompt
-            return None
-        begins = _after_header(text, full, start, before)
-        if begins is not None:
-            return (Turn("", full[:begins], None),)
-        if not _ends_before(prompt, before, start):
-            raise UnusableRow("the chat template writes the prompt otherwise once it is answered")
+    Raises UnusableRow where an only turn cannot be told from a prompt that the template writes otherwise.
+    """
+    prompt, answer = sides
+    if len(answer) == 1:
+        return None if start == len(text) else _only_turn(template, text, full, start, prompt, tools)
+    turns = []
+    for index, message in enumerate(answer):
+        if message["role"] != "assistant":
+            continue
+        before, last = [*prompt, *answer[:index]], index == len(answer) - 1
+        closed = None if last else template([*before, message], tools, opens=False)
+        unopened, opened = (template(before, tools, opens=opens) for opens in (False, True))
+        turns.append(Turn(unopened, opened, closed))
+    return tuple(turns)
+
+
+def _only_turn(
+    template: ChatTemplate, text: str, full: str, start: int, prompt: list[Message], tools: Tools
+) -> tuple[Turn, ...] | None:
+    """Return where the answer is after a prompt that the template writes otherwise once it is answered."""
+    before = template(prompt, tools, opens=False)
+    if start >= len(before):  # all but the generation prompt
         return None
+    begins = _after_header(text, full, start, before)
+    if begins is not None:
+        return (Turn("", full[:begins], None),)
+    if not _ends_before(prompt, before, start):
+        raise UnusableRow("the chat template writes the prompt otherwise once it is answered")
+    return None
 
 
 def _messages(part: Text) -> list[Message]:

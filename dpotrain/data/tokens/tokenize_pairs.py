@@ -6,16 +6,19 @@ space that merges with the answer's first word), the boundary of both answers is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dpotrain.core.errors import DataError
 from dpotrain.core.pair import PreferencePair, UnusableRow
+from dpotrain.data.formats.read_row import NESTED
 from dpotrain.data.tokens.chat_template import TemplateInputs
 from dpotrain.data.tokens.control_tokens import UNREADABLE
+from dpotrain.data.tokens.limits import Cut, Limits
 from dpotrain.data.tokens.render import Answer, Renderer, Rendering
 from dpotrain.data.tokens.time_limit import TimeLimitExceeded, cpu_time_limit
 from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, Tokens
@@ -38,7 +41,10 @@ class PairResult:
     """Why it is dropped."""
     uncut: tuple[int, int, int] | None = None
     """Tokens of prompt, chosen and rejected before anything was cut; None where nothing was tokenized."""
+    cut: Cut | None = None
+    """What the limits cut; None where they drop the pair."""
     boundary_moved: bool = False
+    prompt_cut: bool = False
     completions_cut: int = 0
     turns_unscored: int = 0
     """Assistant turns that are not scored, wholly or in part, because the chat template rewrites them."""
@@ -46,20 +52,29 @@ class PairResult:
     """Completions that do not end in a special token, and so do not teach the model to stop."""
     notes: tuple[str, ...] = ()
     """What the data report says of the pair, if it is kept."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The variables that the chat template was given."""
 
 
 class PairTokenizer:
-    """Tokenizes pairs with one tokenizer, bounded by ``max_length`` tokens of prompt + completion."""
+    """Tokenizes pairs with one tokenizer, within limits of their length."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, inputs: TemplateInputs | None = None
+        self, tokenizer: PreTrainedTokenizerBase, limits: Limits, inputs: TemplateInputs | None = None
     ) -> None:
         """Give the chat template ``inputs``; without them it reads the time of this call."""
+        self.limits = limits
         self._tokenizer = tokenizer
         self._render = Renderer(tokenizer, inputs or TemplateInputs())
-        self._max_length = max_length
         self._leading = leading_special_tokens(tokenizer)
+        self._in_front = {*self._leading, tokenizer.bos_token_id}
         self._special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+
+    def within(self, limits: Limits) -> PairTokenizer:
+        """Return the same with other limits."""
+        other = copy.copy(self)
+        other.limits = limits
+        return other
 
     def __call__(self, pairs: Sequence[tuple[int, PreferencePair]]) -> list[PairResult]:
         """Tokenize (row, pair) items together, which lets the tokenizer use all cores; the order is kept.
@@ -74,6 +89,9 @@ class PairTokenizer:
                     rendering = self._render(pair)
             except UnusableRow as error:
                 renderings.append(error)
+                continue
+            except RecursionError:
+                renderings.append(UnusableRow(NESTED))
                 continue
             except TimeLimitExceeded:
                 raise DataError(
@@ -129,41 +147,38 @@ class PairTokenizer:
         boundary = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
         chosen_flags, chosen_unscored = _scored(chosen, rendering.chosen, boundary, encoded)
         rejected_flags, rejected_unscored = _scored(rejected, rendering.rejected, boundary, encoded)
-        kept = slice(boundary, self._max_length)
+        leading = self._leading_in(prompt[:boundary])
+        fitted = self.limits.cut(boundary, max(len(chosen), len(rejected)) - boundary, leading)
+        reason = fitted if isinstance(fitted, str) else ""
+        cut = Cut(range(0), 0) if isinstance(fitted, str) else fitted
+        kept = slice(boundary, boundary + cut.room)
         counts: dict[str, Any] = {
             "uncut": (boundary, len(chosen) - boundary, len(rejected) - boundary),
+            "cut": None if reason else cut,
             "boundary_moved": boundary < len(prompt),
-            "completions_cut": sum(len(ids) > self._max_length for ids in (chosen, rejected)),
+            "prompt_cut": bool(cut.prompt),
+            "completions_cut": sum(len(ids) - boundary > cut.room for ids in (chosen, rejected)),
             "turns_unscored": chosen_unscored + rejected_unscored,
             "notes": rendering.notes,
+            "template_arguments": rendering.arguments,
             "open_ended": sum(self._special.isdisjoint(ids[-2:].tolist()) for ids in (chosen, rejected)),
         }
         pair = TokenizedPair(
-            prompt=prompt[:boundary],
+            prompt=np.delete(prompt[:boundary], cut.prompt) if cut.prompt else prompt[:boundary],
             chosen=chosen[kept],
             rejected=rejected[kept],
             chosen_scored=chosen_flags[kept],
             rejected_scored=rejected_flags[kept],
             row=row,
         )
-        reason = self._fault(pair, chosen, rejected, (chosen_flags, rejected_flags))
+        if not boundary:
+            reason = "prompt and answers have no first token in common"
+        reason = reason or _fault(pair, chosen, rejected, (chosen_flags, rejected_flags))
         return PairResult(None if reason else pair, reason, **counts)
 
-    def _fault(self, pair: TokenizedPair, chosen: Tokens, rejected: Tokens, flags: tuple[Flags, ...]) -> str:
-        """Return why the pair is dropped, or an empty text."""
-        if not len(pair.prompt):
-            return "prompt and answers have no first token in common"
-        if len(pair.prompt) >= self._max_length:
-            return "prompt fills max_length"
-        if not all(one.any() for one in flags):
-            return "no token of the answer can be scored"
-        if np.array_equal(chosen, rejected):
-            return "chosen and rejected have the same tokens"
-        if not (pair.chosen_scored.any() and pair.rejected_scored.any()):
-            return "no scored token within max_length"
-        if np.array_equal(pair.chosen, pair.rejected):
-            return "chosen and rejected differ only beyond max_length"
-        return ""
+    def _leading_in(self, prompt: Tokens) -> int:
+        """Return how many special tokens a prompt begins with of those that stand before any text, such as BOS."""
+        return next((at for at, token in enumerate(prompt) if int(token) not in self._in_front), len(prompt))
 
     def _with_eos(self, ids: Tokens) -> Tokens:
         """End in exactly one EOS, where the tokenizer has one."""
@@ -171,6 +186,19 @@ class PairTokenizer:
         if eos is None or (len(ids) and ids[-1] == eos):
             return ids
         return np.append(ids, np.int32(eos))
+
+
+def _fault(pair: TokenizedPair, chosen: Tokens, rejected: Tokens, flags: tuple[Flags, ...]) -> str:
+    """Return why a pair within the limits is dropped, or an empty text; tokens and flags are those before any cut."""
+    if not all(one.any() for one in flags):
+        return "no token of the answer can be scored"
+    if np.array_equal(chosen, rejected):
+        return "chosen and rejected have the same tokens"
+    if not (pair.chosen_scored.any() and pair.rejected_scored.any()):
+        return "no scored token within max_length"
+    if np.array_equal(pair.chosen, pair.rejected):
+        return "chosen and rejected differ only beyond max_length"
+    return ""
 
 
 def _is_unicode(text: str) -> bool:

@@ -83,6 +83,7 @@ class RowTokenizer:
                 report.drop(number, result.reason)
                 continue
             report.count(number, "boundaries_moved", result.boundary_moved)
+            report.count(number, "prompts_cut", result.prompt_cut)
             report.count(number, "completions_cut", result.completions_cut)
             report.count(number, "turns_unscored", result.turns_unscored)
             report.count(number, "open_ended", result.open_ended)

@@ -12,17 +12,8 @@ from dpotrain.plugin.api.returns import is_text, is_texts, returns
 #: Keys of ``[data]`` that are the core's own, not the source's.
 CORE_KEYS = frozenset(
     {
-        *(
-            "sources",
-            "format",
-            "columns",
-            "ignore_columns",
-            "train_split",
-            "eval_split",
-            "eval_fraction",
-            "limit",
-        ),
-        *("shuffle", "max_length", "truncation", "clock"),
+        *("sources", "format", "columns", "ignore_columns", "train_split", "eval_split", "eval_fraction"),
+        *("limit", "shuffle", "max_length", "max_prompt_length", "truncation", "template_arguments", "clock"),
     }
 )
 

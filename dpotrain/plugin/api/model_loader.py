@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpotrain.plugin.api.component import Component, hookspec
 from dpotrain.plugin.api.quantizer import Quantizer
-from dpotrain.plugin.api.returns import by_name, is_a, is_model, is_text, optional, returns
+from dpotrain.plugin.api.returns import is_a, is_model, is_text, optional, returns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,12 +42,6 @@ class ModelLoader(Component):
     @returns("a tokenizer of transformers", is_a("transformers", "PreTrainedTokenizerBase"))
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, with a pad token and, for a chat model, its chat template."""
-
-    @property
-    @returns("a mapping from names to values", by_name(lambda value: True))
-    def chat_template_arguments(self) -> Mapping[str, Any]:
-        """Variables for the chat template by name, such as ``enable_thinking``; none, as here, unless overridden."""
-        return {}
 
     @abstractmethod
     @returns("a causal language model of transformers, or a wrapper of one", is_model)

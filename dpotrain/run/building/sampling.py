@@ -25,7 +25,7 @@ def build_sampler(
         return None
     ends = {tokenizer.eos_token_id}
     if data.pairs.conversational:
-        ends.add(turn_end(tokenizer, recipe.model.chat_template_arguments))
+        ends.add(turn_end(tokenizer, recipe.data.template_arguments))
     return Sampler(
         prompts=data.prompts,
         decoding=Decoding(wanted.max_tokens, wanted.temperature, wanted.top_p, wanted.seed),

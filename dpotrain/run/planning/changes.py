@@ -13,7 +13,7 @@ from dpotrain.core.errors import DpotrainError
 from dpotrain.plugin.api import Adapter, Quantizer
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.planning.description import Description
-from dpotrain.run.planning.remedies import smaller_optimizer
+from dpotrain.run.planning.remedies import half_lengths, smaller_optimizer
 
 GIGABYTE = 2**30
 #: Memory of common GPUs, in GB.
@@ -51,7 +51,7 @@ def changes_that_fit(
     # The number whose bits say which are in a set: the sum of a harmful one exceeds those of all before it.
     for number in range(1, 2 ** len(found)):
         chosen = [each for place, each in enumerate(found) if number >> place & 1]
-        overrides = tuple(override for override, _ in chosen)
+        overrides = tuple(override for overrides, _ in chosen for override in overrides)
         if _tried(fits, overrides):
             return Changes(overrides, all(same for _, same in chosen))
     return None
@@ -62,7 +62,7 @@ def smallest_gpus(
 ) -> SmallestGpus:
     """Return which GPUs would do; ``fits`` says so for overrides and a size in GB."""
     as_is = next((size for size in SIZES if _tried(lambda more: fits(more, size), ())), None)  # noqa: B023
-    everything = [override for override, _ in _candidates(recipe, described)]
+    everything = [override for overrides, _ in _candidates(recipe, described) for override in overrides]
     for size in SIZES:
         if as_is is not None and size >= as_is:
             break
@@ -80,20 +80,20 @@ def _tried(fits: Callable[[Sequence[str]], bool], overrides: Sequence[str]) -> b
         return False
 
 
-def _candidates(recipe: Recipe, described: Description) -> Iterator[tuple[str, bool]]:
-    """Yield overrides that save memory, and whether results stay the same; the least harmful first."""
+def _candidates(recipe: Recipe, described: Description) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Yield overrides that save memory together, and whether results stay the same; the least harmful first."""
     training = recipe.training
     if training.tokens_per_microbatch != "auto":
-        yield "training.tokens_per_microbatch=auto", True
+        yield ("training.tokens_per_microbatch=auto",), True
     if training.activation_checkpointing not in (True, "auto"):  # "auto" uses as many layers as are needed
-        yield "training.activation_checkpointing=true", True
+        yield ("training.activation_checkpointing=true",), True
     if (smaller := smaller_optimizer(recipe)) is not None:
-        yield f"optimizer.use={smaller.name}", False
+        yield (f"optimizer.use={smaller.name}",), False
     if recipe.adapter is None and (adapters := recipe.plugins.names(Adapter)):
-        yield f"adapter.use={adapters[0]}", False
+        yield (f"adapter.use={adapters[0]}",), False
     if recipe.quantizer is None and (name := _fewest_bits(recipe, described)):
-        yield f"quantizer.use={name}", False
-    yield f"data.max_length={recipe.data.max_length // 2}", False
+        yield (f"quantizer.use={name}",), False
+    yield tuple(f"{key}={value}" for key, value in half_lengths(recipe).items()), False
 
 
 def _fewest_bits(recipe: Recipe, described: Description) -> str | None:

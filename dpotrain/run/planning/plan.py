@@ -209,7 +209,8 @@ def _memory(
 ) -> tuple[MemoryPlan, BatchPlan]:
     """Return what is held, and the steps as they are cut."""
     costs = Costs.of_data(data.train, padded=not described.packs)
-    # For a lower max_length than the data was tokenized with; a pair has its prompt once and two answers.
+    # For a lower max_length than the data was tokenized with; a pair has its prompt once and two answers. At most: with
+    # truncation = "drop" the longer pairs would be left out.
     most = recipe.data.max_length
     costs = replace(costs, lengths=costs.lengths.clip(max=2 * most), longest=costs.longest.clip(max=most))
     held = {

@@ -53,10 +53,19 @@ def find_remedies(recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches:
         each = size.bytes / max(1, size.parameters) - _FOUR_BITS / 8
         what = "[quantizer] of 4 bits" + ("" if recipe.adapter is not None else ", with an [adapter]")
         found.append(Remedy(what, int(max(0, inside) * each)))
-    half = recipe.data.max_length // 2
     shorter = peak - activations.peak(min(longest, longest // 2), k)
-    found.append(Remedy(f"data.max_length = {half}", int(shorter)))
+    what = " and ".join(f"{key} = {value}" for key, value in half_lengths(recipe).items())
+    found.append(Remedy(what, int(shorter)))
     return [remedy for remedy in found if remedy.saves > 0]
+
+
+def half_lengths(recipe: Recipe) -> dict[str, int]:
+    """Return the keys that bound lengths, halved: the prompt's too, so that answers keep their share."""
+    data = recipe.data
+    found = {"data.max_length": data.max_length // 2}
+    if data.max_prompt_length is not None:
+        found["data.max_prompt_length"] = max(1, min(data.max_prompt_length, data.max_length - 2) // 2)
+    return found
 
 
 def smaller_optimizer(recipe: Recipe) -> Optimizer | None:

@@ -35,6 +35,7 @@ class Answers:
     epochs: int = 1
     pairs_per_step: int | None = None
     max_length: int = 1024
+    max_prompt_length: int | None = None
     log_every: int | None = None
     save_every: int | None = None
     loggers: Sequence[str] = ()

@@ -126,6 +126,10 @@ def _data(draft: Draft, answers: Answers, choices: Choices) -> None:
     else:
         draft.suggest("data.eval_fraction", 0.1, "there are too few rows to hold some out")
     draft.set("data.max_length", answers.max_length, "tokens of prompt + answer; longer answers are cut")
+    if answers.max_prompt_length is not None:
+        draft.set(
+            "data.max_prompt_length", answers.max_prompt_length, "longer prompts are cut at their start"
+        )
 
 
 def _training(draft: Draft, answers: Answers, choices: Choices) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -17,22 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 dpotrain_interface = 2
-
-#: What transformers' apply_chat_template is called with; the rest goes to the template.
-_RENDERING = frozenset(
-    {
-        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
-        *(
-            "continue_final_message",
-            "tokenize",
-            "sanitize_control_tokens",
-            "padding",
-            "truncation",
-            "max_length",
-        ),
-        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
-    }
-)
 
 
 class TransformersLoader(ModelLoader):
@@ -58,10 +41,6 @@ class TransformersLoader(ModelLoader):
             description='For models without one, or to replace it: a Jinja file, "chatml", the name of one '
             "of the tokenizer's own templates, or the Jinja text itself.",
         )
-        chat_template_arguments: dict[str, Any] = Field(
-            default_factory=dict,
-            description="Variables for the chat template: `{ enable_thinking = false }`.",
-        )
 
     options: Options
 
@@ -84,12 +63,6 @@ class TransformersLoader(ModelLoader):
         files = (".jinja", ".jinja2", ".j2")
         if template is not None and template.endswith(files) and not is_file(user_path(template)):
             raise RecipeError(f"model.chat_template = {short(template)!r}: there is no such file")
-        for name in self.options.chat_template_arguments.keys() & _RENDERING:
-            raise RecipeError(f"model.chat_template_arguments.{name}: every pair has its own; remove it")
-
-    @property
-    def chat_template_arguments(self) -> Mapping[str, Any]:
-        return self.options.chat_template_arguments
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         from .tokenizer import load_tokenizer

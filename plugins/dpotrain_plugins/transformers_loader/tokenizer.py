@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import RecipeError, RunError, did_you_mean, is_file, short, user_path
+from dpotrain.plugin.api import RecipeError, RunError, is_file, short, user_path
 
 from .source import Source, resolve
 from .weights import load_config, loading_errors
@@ -38,7 +36,6 @@ def load_tokenizer(options: TransformersLoader.Options) -> PreTrainedTokenizerBa
     if options.chat_template is not None:
         tokenizer.chat_template = _chat_template(options.chat_template, tokenizer)
         _try_out(tokenizer, options.chat_template)
-    _check_arguments(tokenizer, options.chat_template_arguments)
     return tokenizer
 
 
@@ -105,19 +102,6 @@ def _chat_template(wanted: str, tokenizer: PreTrainedTokenizerBase) -> str:
         f"model.chat_template = {short(wanted)!r} is not a file, Jinja text or a known template "
         f"({', '.join(sorted(named))})"
     )
-
-
-def _check_arguments(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
-    """Raise a RecipeError for an argument that no chat template reads: it would change nothing, silently."""
-    own = tokenizer.chat_template or ""
-    source = "\n".join(own.values()) if isinstance(own, dict) else own
-    words = set(re.findall(r"\w+", source))
-    for name in arguments:
-        if name not in words:
-            raise RecipeError(
-                f"model.chat_template_arguments.{name}: the chat template does not read it"
-                f"{did_you_mean(name, sorted(words))}"
-            )
 
 
 def _is_jinja(text: str) -> bool:
