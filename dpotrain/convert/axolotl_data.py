@@ -1,53 +1,39 @@
-"""axolotl's ``datasets``: where rows come from, their type, and the chat template."""
+"""axolotl's ``datasets``: where rows come from, their type, and the chat template.
+
+Several are joined whole. Without ``split`` the split is ``train``, also that of ``test_datasets``.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dpotrain.convert.data_sets import DataSet
+from dpotrain.convert.data_tables import write_data_sets
+from dpotrain.convert.held_out import hold_out
 from dpotrain.convert.translation import Given, Translation
 from dpotrain.recipe.foreign import Gap
 
 #: Types that write a template's text around a system text and one question, which are columns of the row.
 _QUESTIONS = ("intel", "icr", "prompt_pairs")
+#: Keys of a data set that cut it into parts, all of which are trained on with preference pairs.
+_SFT = ("shards", "shards_idx", "preprocess_shards")
 
 
 def data(t: Translation) -> None:
     """Write ``[data]``, and ``model.chat_template`` where the configuration says one."""
-    t.draft.set("data.use", "hf-datasets")
-    given = t.take("datasets")
-    listed = given.value if given is not None and isinstance(given.value, list) else []
-    sets = [entry for entry in listed if isinstance(entry, dict)]
-    if given is not None and (not sets or len(sets) < len(listed)):
-        t.leave(given, Gap.NONE, "a list of tables, each with a path, is expected")
     template, jinja = t.take("chat_template"), t.take("chat_template_jinja")
-    for index, entry in enumerate(sets):
-        assert given is not None
-        if index:
-            what = " ".join(str(part) for part in (entry.get("path"), entry.get("split", "")) if part)
-            t.leave(
-                Given(f"datasets[{index}]", what),
-                Gap.NOT_SUPPORTED,
-                "mixtures of data sets are not supported yet",
-            )
-        else:
-            _data_set(t, given, dict(entry))
-    held_out = t.take_number("val_set_size")
-    tests = t.take("test_datasets")
+    given, tests = t.take("datasets"), t.take("test_datasets")
+    sets = [] if given is None else _listed(t, given)
     if tests is not None:
-        first = tests.value[0] if isinstance(tests.value, list) and tests.value else {}
-        entry = first if isinstance(first, dict) else {}
-        same = bool(sets) and entry.get("path") == sets[0].get("path")
-        if same and entry.get("split"):
-            t.put("data.eval_split", entry["split"], tests)
-        else:
-            t.leave(
-                tests,
-                Gap.NOT_SUPPORTED,
-                "held-out pairs come from the same data: data.eval_split or eval_fraction",
-            )
-    elif held_out is not None and held_out.value:
-        if held_out.value < 1:
-            t.put("data.eval_fraction", held_out.value, held_out)
+        hold_out(t, sets, _listed(t, tests))
+    held_out = t.take_number("val_set_size")
+    share = held_out.value if held_out is not None and tests is None and 0 <= held_out.value < 1 else 0.0
+    write_data_sets(t, sets, held_out=share)
+    if held_out is not None and held_out.value:
+        if tests is not None:
+            t.leave(held_out, Gap.NOT_NEEDED, "test_datasets is evaluated on")
+        elif share:
+            t.put("data.eval_fraction", share, held_out)
         else:
             t.leave(held_out, Gap.NONE, "data.eval_fraction is a share of the prompts, not a number")
     if jinja is not None:
@@ -58,17 +44,38 @@ def data(t: Translation) -> None:
         _template(t, template)
 
 
-def _data_set(t: Translation, given: Given, entry: dict[str, Any]) -> None:
+def _listed(t: Translation, given: Given) -> list[DataSet]:
+    """Return the data sets of a list, one for each configuration where ``name`` lists several."""
+    listed = given.value if isinstance(given.value, list) else []
+    entries = [entry for entry in listed if isinstance(entry, dict)]
+    if not entries or len(entries) < len(listed):
+        t.leave(given, Gap.NONE, "a list of tables, each with a path, is expected")
+    found = []
+    for number, entry in enumerate(entries):
+        place = given.key if len(entries) == 1 else f"{given.key}[{number}]"
+        if entry in entries[:number] and t.configuration.values.get("dataset_exact_deduplication"):
+            again = Given(place, entry.get("path"))
+            t.leave(
+                again, Gap.NOT_NEEDED, "dataset_exact_deduplication drops the rows that another data set has"
+            )
+            continue
+        names = entry.get("name")
+        for name in names if isinstance(names, list) and names else [names]:
+            found.append(_data_set(t, Given(given.key, entry.get("path")), place, {**entry, "name": name}))
+    return found
+
+
+def _data_set(t: Translation, given: Given, place: str, entry: dict[str, Any]) -> DataSet:
+    one = DataSet(given)
     kind = entry.pop("type", None)
     files = entry.pop("data_files", None)
-    t.put(
-        "data.name", files or entry.pop("path", ""), given, "datasets: " + ("data_files" if files else "path")
-    )
-    entry.pop("path", None)
+    path = entry.pop("path", "")
+    one.set("name", files or path, f"{given.key}: {'data_files' if files else 'path'}")
     entry.pop("ds_type", None)
-    for here, there in (("config", "name"), ("train_split", "split"), ("revision", "revision")):
-        if (value := entry.pop(there, None)) is not None:
-            t.put(f"data.{here}", value, given, f"datasets: {there}")
+    one.set("config", entry.pop("name", None), f"{given.key}: name")
+    one.set("revision", entry.pop("revision", None), f"{given.key}: revision")
+    split = entry.pop("split", None)
+    one.set_split(t, split, Given(f"{place}: split", split), f"{given.key}: split")
     columns = {}
     for here, there in (
         ("messages", "field_messages"),
@@ -82,35 +89,42 @@ def _data_set(t: Translation, given: Given, entry: dict[str, Any]) -> None:
     mapping = entry.pop("message_property_mappings", None) or entry.pop("message_field_role", None)
     if mapping not in (None, {"role": "role", "content": "content"}, {"role": "from", "content": "value"}):
         t.leave(
-            Given("datasets: message_property_mappings", mapping), Gap.NONE,
+            Given(f"{place}: message_property_mappings", mapping), Gap.NONE,
             "messages have role and content, or from and value; rename other keys in the data",
         )  # fmt: skip
     if isinstance(kind, dict):
         t.leave(
-            Given("datasets: type", kind),
+            Given(f"{place}: type", kind),
             Gap.NONE,
             "own prompt formats are not read; see data.format and columns",
         )
     elif kind is not None:
         strategy, _, variant = str(kind).partition(".")
         if strategy in ("chatml", "llama3", "zephyr"):
-            _text_type(t, str(kind), strategy, variant)
+            _text_type(t, one, str(kind), strategy, variant)
         elif strategy != "chat_template" and variant != "default":
             t.leave(
-                Given("datasets: type", kind),
+                Given(f"{place}: type", kind),
                 Gap.NONE,
                 "the format is detected from the rows; see data.format",
             )
-    if columns:
-        t.put("data.columns", columns, given, "datasets: field_…")
+    one.set("columns", columns or None, f"{given.key}: field_…")
     for key, value in entry.items():
-        t.leave(Given(f"datasets: {key}", value), Gap.NONE, "dpotrain does not know this key")
+        if key in _SFT:
+            t.leave(
+                Given(f"{place}: {key}", value),
+                Gap.NOT_NEEDED,
+                "axolotl reads it in supervised training only",
+            )
+        elif value is not None:
+            t.leave(Given(f"{place}: {key}", value), Gap.NONE, "dpotrain does not know this key")
+    return one
 
 
-def _text_type(t: Translation, kind: str, strategy: str, variant: str) -> None:
+def _text_type(t: Translation, one: DataSet, kind: str, strategy: str, variant: str) -> None:
     """Write the format for a type that writes a template's text around the columns of a row."""
     if variant in _QUESTIONS:
-        t.draft.set("data.format", "question", f"datasets: type {kind}: the prompt is one user turn")
+        one.set("format", "question", f"datasets: type {kind}: the prompt is one user turn")
     if strategy == "chatml" and "chat_template" not in t.configuration.values:
         t.draft.set("model.chat_template", "chatml", f"datasets: type {kind}")
     t.notes.append(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
-from typing import Any
 
 from dpotrain.convert import trainer
+from dpotrain.convert.llama_factory_data import data
 from dpotrain.convert.llama_factory_loss import loss
 from dpotrain.convert.trained_weights import freeze_tuning
 from dpotrain.convert.translation import Given, Tool, Translation, as_names
@@ -32,6 +30,7 @@ _UNNEEDED = {
     "quantization_method": "4 and 8 bits are bitsandbytes'",
     "flash_attn": FOREIGN_KEYS["flash_attn"].note,
     "media_dir": "data is text only",
+    "eval_on_each_dataset": "evaluations have metrics of each source beside those of all",
 }
 KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.items()} | {
     "lora_rank": Foreign("adapter.rank"),
@@ -68,7 +67,7 @@ def translate(t: Translation) -> None:
     if stage is None or stage.value != "dpo":
         raise t.refuse(stage or Given("stage", "sft"), "only the stage dpo can be translated")
     t.translated[stage.key] = "loss.use"
-    _data(t)
+    data(t)
     t.move("model.name", "model_name_or_path")
     t.draft.set("model.use", "transformers")
     _adapter(t)
@@ -94,83 +93,8 @@ def translate(t: Translation) -> None:
     )
 
 
-def _data(t: Translation) -> None:
-    t.draft.set("data.use", "hf-datasets")
-    given, folder = t.take("dataset"), t.take("dataset_dir")
-    assert folder is not None
-    names = as_names(given.value) if given is not None else []
-    for index, name in enumerate(names):
-        assert given is not None
-        if index:
-            t.leave(
-                Given(f"dataset {name}", name),
-                Gap.NOT_SUPPORTED,
-                "mixtures of data sets are not supported yet",
-            )
-        else:
-            _data_set(t, given, name, str(folder.value))
-    if not folder.default_of:
-        t.translated[folder.key] = "data.name"
-    template = t.take("template")
-    if template is not None:
-        reason = "the tokenizer's own chat template writes the turns; compare with dpotrain check"
-        t.leave(template, Gap.NONE, reason)
-    t.move("data.limit", "max_samples")
-    t.move("data.max_length", "cutoff_len")
-
-
-def _data_set(t: Translation, given: Given, name: str, folder: str) -> None:
-    """Write what ``dataset_info.json`` says of a data set."""
-    entry = _described(name, Path(folder), t.configuration.folder)
-    if entry is None:
-        t.put(
-            "data.name",
-            name,
-            given,
-            "a name of dataset_info.json: set the file, folder or hub name it stands for",
-        )
-        t.leave(
-            given, Gap.NONE,
-            f"{folder}/dataset_info.json, which says what it is, was not found: set data.name",
-        )  # fmt: skip
-        return
-    path, info = entry
-    where = info.get("hf_hub_url") or str(path.parent / info.get("file_name", name))
-    t.put("data.name", where, given, f"dataset {name}, by {path}")
-    for key, here in (("subset", "config"), ("split", "train_split"), ("num_samples", "limit")):
-        if info.get(key):
-            t.put(f"data.{here}", info[key], given, f"dataset_info.json: {key}")
-    sharegpt = info.get("formatting") == "sharegpt"
-    renamed = {"messages": "conversations"} if sharegpt else {"prompt": "instruction", "query": "input"}
-    columns = {
-        renamed.get(key, key): column
-        for key, column in info.get("columns", {}).items()
-        if column and renamed.get(key, key) != column and key in (*renamed, "chosen", "rejected", "system")
-    }
-    t.put("data.format", "sharegpt" if sharegpt else "alpaca", given, "dataset_info.json: formatting")
-    if columns:
-        t.put("data.columns", columns, given, "dataset_info.json: columns")
-
-
-def _described(name: str, folder: Path, beside: Path) -> tuple[Path, dict[str, Any]] | None:
-    for path in (folder / "dataset_info.json", beside / folder / "dataset_info.json"):
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(info, dict) and isinstance(info.get(name), dict):
-            return path, info[name]
-    return None
-
-
 def _held_out(t: Translation, evaluates: bool) -> None:
-    size, other = t.take_number("val_size"), t.take("eval_dataset")
-    if other is not None:
-        t.leave(
-            other,
-            Gap.NOT_SUPPORTED,
-            "held-out pairs come from the same data: data.eval_split or eval_fraction",
-        )
+    size = t.take_number("val_size")
     if size is None or not size.value:
         return
     if size.value >= 1:

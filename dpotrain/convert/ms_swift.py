@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 
 from dpotrain.convert import trainer
 from dpotrain.convert.dialect import Dialect
+from dpotrain.convert.ms_swift_data import data
 from dpotrain.convert.objectives import trl_objective
 from dpotrain.convert.trained_weights import frozen
 from dpotrain.convert.translation import (
@@ -75,7 +75,7 @@ def translate(t: Translation) -> None:
     if method.value != "dpo":
         raise t.refuse(method, "only dpo can be translated")
     t.translated[method.key] = "loss.use"
-    _data(t)
+    data(t)
     t.move("model.name", "model", "model_id_or_path")
     t.draft.set("model.use", "transformers")
     t.move("model.dtype", "torch_dtype")
@@ -102,46 +102,6 @@ def translate(t: Translation) -> None:
             "without use_hf, ms-swift takes names of models and data from ModelScope; dpotrain takes them from the "
             "Hugging Face hub, where they may be missing: use folders then"
         )
-
-
-def _data(t: Translation) -> None:
-    t.draft.set("data.use", "hf-datasets")
-    given = t.take("dataset")
-    names = (given.value if isinstance(given.value, list) else [given.value]) if given is not None else []
-    for index, text in enumerate(names):
-        assert given is not None
-        if index:
-            t.leave(
-                Given(f"dataset[{index}]", text),
-                Gap.NOT_SUPPORTED,
-                "mixtures of data sets are not supported yet",
-            )
-            continue
-        name, _, number = str(text).partition("#")
-        name = re.sub(r"^(HF|MS|hf|ms)::", "", name)
-        name, _, subset = name.partition(":") if not name.startswith(("/", ".")) else (name, "", "")
-        t.put("data.name", name, given)
-        if subset:
-            t.put("data.config", subset, given, "dataset, after the colon")
-        if number.isdigit():
-            t.put("data.limit", int(number), given, "dataset, after the #")
-            t.notes.append("dataset …#N: ms-swift draws N rows at random; data.limit takes the first N")
-    every, share, other = t.take("eval_steps"), t.take("split_dataset_ratio"), t.take("val_dataset")
-    strategy = t.take("eval_strategy", "evaluation_strategy")
-    if other is not None:
-        t.leave(
-            other,
-            Gap.NOT_SUPPORTED,
-            "held-out pairs come from the same data: data.eval_split or eval_fraction",
-        )
-    if share is not None and share.value:
-        t.put("data.eval_fraction", share.value, share)
-        if every is not None:
-            t.put("evaluation.every", every.value, every)
-    elif every is not None:
-        t.leave(every, Gap.NOT_NEEDED, "there are no held-out pairs: split_dataset_ratio is 0 unless set")
-    if strategy is not None:
-        t.leave(strategy, Gap.NOT_NEEDED, "see evaluation.every")
 
 
 def _adapter(t: Translation) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dpotrain.convert import trainer
 from dpotrain.convert.dialect import Dialect
 from dpotrain.convert.objectives import trl_objective
-from dpotrain.convert.translation import Given, Tool, Translation, as_names
+from dpotrain.convert.translation import Tool, Translation, as_names
+from dpotrain.convert.trl_data import data
 from dpotrain.recipe.foreign import Foreign, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
 
@@ -18,10 +19,10 @@ _DROPPED = (
     "TRL 1.16 has no such key any more, and its script drops unknown keys of a YAML file without a word"
 )
 
+_STREAMING = Foreign(note="data is read from files that are mapped, in little memory", gap=Gap.NOT_NEEDED)
 KEYS = {
-    "dataset_streaming": Foreign(
-        note="data is read from files that are mapped, in little memory", gap=Gap.NOT_NEEDED
-    ),
+    "dataset_streaming": _STREAMING,
+    "streaming": _STREAMING,
     "log_level": Foreign(note="run.log has everything", gap=Gap.NOT_NEEDED),
     "logging_first_step": Foreign(
         note="the first record averages over logging.every steps", gap=Gap.NOT_NEEDED
@@ -38,7 +39,7 @@ KEYS = {
 def translate(t: Translation) -> None:
     """Translate the keys that are not one key of the recipe each."""
     _notes(t)
-    _data(t)
+    data(t)
     t.move("model.name", "model_name_or_path")
     t.draft.set("model.use", "transformers")
     t.move("model.dtype", "dtype", "torch_dtype")
@@ -85,78 +86,6 @@ def _notes(t: Translation) -> None:
     t.notes += [
         f"{key}: {_DROPPED}" for key in _GONE if values.get(key) is not None and not t.configuration.programs
     ]
-
-
-def _data(t: Translation) -> None:
-    t.draft.set("data.use", "hf-datasets")
-    evaluates = trainer.evaluation(t)
-    mixture, mixer, splits = t.take("dataset_mixture"), t.take("dataset_mixer"), t.take("dataset_splits")
-    test = t.take("dataset_test_split")
-    if mixture is None and (several := t.take("datasets")) is not None:
-        mixture = several
-    if mixture is not None:
-        _mixture(t, evaluates)
-    elif mixer is not None and isinstance(mixer.value, dict) and mixer.value:
-        names = list(mixer.value)
-        t.put("data.name", names[0], mixer)
-        if len(names) > 1 or mixer.value[names[0]] != 1:
-            t.leave(mixer, Gap.NOT_SUPPORTED, "several data sets, or a share of one, are not supported yet")
-        if splits is not None and isinstance(splits.value, list):
-            train = [name for name in splits.value if "test" not in str(name)]
-            held_out = [name for name in splits.value if "test" in str(name)]
-            if train:
-                t.put("data.train_split", train[0], splits)
-            if held_out and evaluates:
-                t.put("data.eval_split", held_out[0], splits)
-    else:
-        t.move("data.name", "dataset_name", "dataset")
-        t.move("data.config", "dataset_config")
-        t.move("data.train_split", "dataset_train_split")
-        if test is not None and evaluates:
-            t.put("data.eval_split", test.value, test)
-        elif test is not None:
-            t.leave(test, Gap.NOT_NEEDED, "without an eval_strategy nothing is evaluated")
-
-
-def _mixture(t: Translation, evaluates: bool) -> None:
-    """Write the first of several data sets; the others are listed."""
-    values = t.configuration.values
-    key = "dataset_mixture" if "dataset_mixture" in values else "datasets"
-    whole = values[key] if isinstance(values[key], dict) else {"datasets": values[key]}
-    entries, held_out = whole.get("datasets"), whole.get("test_split_size")
-    mixture = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    if not mixture:
-        t.leave(Given(key, values[key]), Gap.NONE, "a list of tables, each with a path, is expected")
-    size = t.take("test_split_size")
-    given = Given(key, mixture)
-    for index, entry in enumerate(mixture):
-        name = entry.get("path", entry.get("id"))
-        if index:
-            what = " ".join(str(part) for part in (name, entry.get("split", "")) if part)
-            t.leave(
-                Given(f"{key}[{index}]", what),
-                Gap.NOT_SUPPORTED,
-                "mixtures of data sets are not supported yet",
-            )
-            continue
-        t.put("data.name", name, given, f"{key}, the first")
-        for here, there in (("config", "name" if "path" in entry else "config"), ("train_split", "split")):
-            if entry.get(there) not in (None, "default"):
-                t.put(f"data.{here}", entry[there], given, f"{key}: {there}")
-        if entry.get("weight", entry.get("fraction", 1)) not in (None, 1):
-            t.leave(
-                Given(f"{key}[0].weight", entry.get("weight", entry.get("fraction"))),
-                Gap.NOT_SUPPORTED,
-                "a share of a data set is not supported yet; data.limit takes the first rows",
-            )
-    size = size or (Given("test_split_size", held_out) if held_out is not None else None)
-    if size is None or not evaluates:
-        return
-    if isinstance(size.value, float) and 0 < size.value < 1:
-        t.put("data.eval_fraction", size.value, size)
-    else:
-        t.leave(size, Gap.NONE, "data.eval_fraction is a share: set it to this number over that of the rows")
-        t.draft.set("data.eval_fraction", 0.05, "test_split_size is a number of rows: set the share it is")
 
 
 def _adapter(t: Translation) -> None:

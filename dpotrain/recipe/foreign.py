@@ -54,5 +54,5 @@ FOREIGN_TABLES: dict[str, str] = {
     "trainer": "it is called [training]",
     "wandb": '[[loggers]] with use = "wandb"',
     "tensorboard": '[[loggers]] with use = "tensorboard"',
-    "datasets": "it is called [data]",
+    "datasets": "it is called [data]; several are [[data.sources]]",
 }

@@ -76,6 +76,14 @@ _DIVERGENCES = {
     "alpha_divergence": "alpha",
 }
 _DATA = Foreign("data.name", "a hub name, a folder, or json, jsonl, csv or parquet files")
+_SOURCES = Foreign("[[data.sources]]", "one table for each data set, with weight, fraction or pairs of it")
+_WEIGHT = Foreign(
+    "[[data.sources]]",
+    "weight of each source; repeat = true goes on until all of them are used up, not only the first",
+)
+_OTHER_DATA = Foreign(
+    "data.eval_split", 'another split, or another file: name = { train = "a.jsonl", test = "b.jsonl" }'
+)
 _SCHEDULES = {
     "cosine": "cosine",
     "cosine_with_min_lr": "cosine",
@@ -175,7 +183,16 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     # data
     "dataset_name": _DATA,
     "dataset": _DATA,
-    "datasets": _DATA,
+    "datasets": _SOURCES,
+    "dataset_mixture": _SOURCES,
+    "dataset_mixer": _SOURCES,
+    "mix_strategy": _WEIGHT,
+    "interleave_probs": _WEIGHT,
+    "interleave_prob": _WEIGHT,
+    "stopping_strategy": _WEIGHT,
+    "eval_dataset": _OTHER_DATA,
+    "test_datasets": _OTHER_DATA,
+    "val_dataset": _OTHER_DATA,
     "train_file": _DATA,
     "data_path": _DATA,
     "dataset_config": Foreign("data.config"),

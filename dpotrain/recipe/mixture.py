@@ -87,11 +87,15 @@ class SourceTable(Beside):
         """Its label, or what it is called without one."""
         if self.label is not None:
             return self.label
-        name: Any = getattr(self.source.options, "name", None)
-        last = PurePath(name).name if isinstance(name, str | PurePath) else ""
-        while (path := PurePath(last)).suffix.lower() in _ENDINGS:
-            last = path.stem
-        return last if last and not set(last) & set("*?[] ") else self.source.name
+        return default_label(getattr(self.source.options, "name", None), self.source.name)
+
+
+def default_label(name: Any, use: str) -> str:
+    """Return what a source is called without a label, by its option ``name`` and its ``use``."""
+    last = PurePath(name).name if isinstance(name, str | PurePath) else ""
+    while (path := PurePath(last)).suffix.lower() in _ENDINGS:
+        last = path.stem
+    return last if last and not set(last) & set("*?[] ") else use
 
 
 def label_fault(tables: list[SourceTable]) -> str:

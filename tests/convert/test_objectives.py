@@ -26,27 +26,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def loss(words: str, **arguments) -> dict:
     """Return what ``[loss]`` of a command line sets, without keys at their defaults."""
-    found = document(words, **arguments)["loss"]
-    return {key: value for key, value in found.items() if not _usual(key, value)}
+    return _set(document(words, **arguments)["loss"])
+
+
+def _set(table: dict) -> dict:
+    return {key: value for key, value in table.items() if not _usual(key, value)}
 
 
 def _usual(key: str, value) -> bool:
     return (key, value) in (("divergence", "reverse-kl"), ("tail_weight", 1.0), ("label_smoothing", 0.0))
 
 
-def _loss(term: dict) -> dict:
-    """Return the loss of a term: apart, or without the weight that stands among its keys."""
-    return term.get("loss") or {key: value for key, value in term.items() if key != "weight"}
-
-
 def terms(words: str, **arguments) -> list[tuple[float, dict]]:
     """Return weight and loss of the ``[[loss.terms]]`` of a command line."""
     found = loss(words, **arguments)
     assert found["use"] == "mix"
-    return [
-        (each["weight"], {key: value for key, value in _loss(each).items() if not _usual(key, value)})
-        for each in found["terms"]
-    ]
+    return [(each.pop("weight"), _set(each.get("loss", each))) for each in found["terms"]]
 
 
 def notes(words: str, **arguments) -> str:

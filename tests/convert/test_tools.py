@@ -4,31 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from dpotrain.convert.convert import Converted, convert
 from dpotrain.core.errors import RecipeError
 from dpotrain.recipe.foreign import Gap
 from dpotrain.recipe.load import load_recipe
-
-BASES: dict[str, dict[str, Any]] = {
-    "trl": {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"},
-    "axolotl": {"rl": "dpo", "base_model": "m", "learning_rate": 1e-5, "datasets": [{"path": "d"}]},
-    "llama-factory": {"stage": "dpo", "model_name_or_path": "m", "dataset": "d", "output_dir": "o"},
-    "ms-swift": {"rlhf_type": "dpo", "model": "m", "dataset": "d"},
-}
+from tests.convert.converting import made
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def made(tool: str, keys: dict[str, Any]) -> Converted:
-    """Translate a tool's smallest configuration with further keys."""
-    Path("c.yaml").write_text(yaml.safe_dump(BASES[tool] | keys))
-    return convert(["c.yaml"], tool=tool)
 
 
 def value(tool: str, keys: dict[str, Any], place: str) -> Any:
@@ -194,6 +180,15 @@ UNNEEDED = Gap.NOT_NEEDED
         ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min_lr": 1e-8}}, "lr_scheduler_kwargs", NONE),
         ("trl", {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"x": 1}}, "lr_scheduler_kwargs", NOT),
         ("trl", {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"x": 1}}, "lr_scheduler_kwargs", NOT),
+        ("trl", {"dataset_mixer": {"a": 0.5, "b": 0.5}}, "dataset_mixer: a", NONE),
+        ("trl", {"dataset_mixer": {"a": 1, "b": 0}}, "dataset_mixer: b", UNNEEDED),
+        ("trl", {"dataset_mixer": "x"}, "dataset_mixer", NONE),
+        ("trl", {"datasets": [{"path": "a"}]}, "dataset_name", UNNEEDED),
+        ("trl", {"datasets": [{"path": "a", "fraction": 0.5}]}, "datasets[0]: weight", NONE),
+        ("trl", {"datasets": [{"path": "a", "weight": 1.5}]}, "datasets[0]: weight", NONE),
+        ("trl", {"datasets": [{"path": "org/a", "data_files": "x.json"}]}, "datasets[0]: data_files", NONE),
+        ("trl", {"datasets": [{"path": "a", "split": "train[10%:]"}]}, "datasets[0]: split", NONE),
+        ("trl", {"datasets": [{"path": "a", "never": 1}]}, "datasets[0]: never", NONE),
         ("trl", {"optim": "adafactor", "adam_beta2": 0.95}, "adam_beta2", UNNEEDED),
         ("trl", {"optim": "adafactor", "adam_epsilon": 1e-6}, "adam_epsilon", UNNEEDED),
         ("trl", {"optim": "lion_32bit", "adam_epsilon": 1e-6}, "adam_epsilon", UNNEEDED),
@@ -204,8 +199,6 @@ UNNEEDED = Gap.NOT_NEEDED
         ("trl", {**WSD, "lr_scheduler_kwargs": {"num_decay_steps": 9, "num_stable_steps": 9}},
          "lr_scheduler_kwargs", NONE),
         (LF, {"loraplus_lr_ratio": "many"}, "loraplus_lr_ratio", NONE),
-        ("trl", {"dataset_mixer": {"a": 0.5, "b": 0.5}}, "dataset_mixer", NOT),
-        ("trl", {"datasets": [{"path": "a", "fraction": 0.5}]}, "datasets[0].weight", NOT),
         ("trl", {"datasets": "x"}, "datasets", NONE),
         ("trl", {"never_heard_of": 3}, "never_heard_of", NONE),
         ("trl", {"never_heard_of": False}, "never_heard_of", UNNEEDED),
@@ -227,7 +220,8 @@ UNNEEDED = Gap.NOT_NEEDED
         (AX, {"chat_template": "gemma"}, "chat_template", NONE),
         (AX, {"datasets": [{"path": "d", "type": {"field_prompt": "x"}}]}, "datasets: type", NONE),
         (AX, {"datasets": [{"path": "d", "type": "user_defined.other"}]}, "datasets: type", NONE),
-        (AX, {"datasets": [{"path": "d", "shards": 3}]}, "datasets: shards", NONE),
+        (AX, {"datasets": [{"path": "d", "shards": 3}]}, "datasets: shards", UNNEEDED),
+        (AX, {"test_datasets": [{"path": "d", "split": "test"}], "val_set_size": 0.1}, "val_set_size", UNNEEDED),
         (AX, {"datasets": [{"path": "d", "message_property_mappings": {"role": "r"}}]},
          "datasets: message_property_mappings", NONE),
         (AX, {**LORA, "lora_model_dir": "x"}, "lora_model_dir", NONE),
@@ -239,9 +233,15 @@ UNNEEDED = Gap.NOT_NEEDED
         (LF, {"val_size": 100}, "val_size", NONE),
         (LF, {"adapter_name_or_path": "x"}, "adapter_name_or_path", NONE),
         (LF, {"finetuning_type": "full", "lora_rank": 4}, "lora_rank", UNNEEDED),
-        (LF, {"dataset": "a,b"}, "dataset b", NOT),
+        (LF, {"mix_strategy": "interleave_over"}, "mix_strategy", UNNEEDED),
+        (LF, {"dataset": "a,b", "mix_strategy": "sometimes"}, "mix_strategy", NONE),
+        (LF, {"dataset": "a,b", "mix_strategy": "interleave_under", "interleave_probs": "1"}, "interleave_probs", NONE),
+        (LF, {"dataset": "a,b", "interleave_probs": "0.5,0.5"}, "interleave_probs", UNNEEDED),
         (LF, {"use_galore": True}, "use_galore", NOT),
-        (SW, {"dataset": ["a", "b"]}, "dataset[1]", NOT),
+        (SW, {"dataset": ["a", "b"], "stopping_strategy": "all_exhausted"}, "stopping_strategy", UNNEEDED),
+        (SW, {"dataset": ["a", "b"], "interleave_prob": [0.5, 0.5]}, "interleave_prob", NONE),
+        (SW, {"dataset": ["org/a:x/y#10"]}, "dataset: org/a:x/y#10", NONE),
+        (SW, {"val_dataset": "d:x", "split_dataset_ratio": 0.1}, "split_dataset_ratio", UNNEEDED),
         (SW, {"val_dataset": "e"}, "val_dataset", NOT),
         (SW, {"eval_steps": 5}, "eval_steps", UNNEEDED),
         (SW, {"eval_strategy": "steps"}, "eval_strategy", UNNEEDED),

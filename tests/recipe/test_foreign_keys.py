@@ -23,7 +23,8 @@ COMMON = tuple(
     neat_packing sample_packing pref_beta rl_beta pref_loss loss_type rpo_alpha pref_ftx ref_model learning_rate optim
     lr_scheduler_type lr_scheduler warmup_ratio per_device_train_batch_size micro_batch_size
     gradient_accumulation_steps num_train_epochs num_epochs max_steps bf16 fp16 gradient_checkpointing deepspeed fsdp
-    logging_steps eval_steps save_steps save_total_limit report_to wandb_project
+    logging_steps eval_steps save_steps save_total_limit report_to wandb_project dataset_mixer interleave_probs
+    eval_dataset
     """.split()  # noqa: SIM905 - sixty names
 )
 
@@ -60,7 +61,7 @@ def test_the_table_of_the_recipes_readme_says_the_same():
     text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     table = text.partition("| there | here |\n| --- | --- |\n")[2].partition("\n\n")[0]
     rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines()]
-    assert len(rows) == 25
+    assert len(rows) == 27
     for *names, here in rows:
         assert {FOREIGN_KEYS[name].here for name in names} == {here}
 
