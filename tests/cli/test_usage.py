@@ -67,7 +67,8 @@ def test_an_override_without_an_equals_sign():
         ("--learning_rate", "Keys of the recipe are set by --set optimizer.lr=VALUE."),
         ("--num-train-epochs", "Keys of the recipe are set by --set training.epochs=VALUE."),
         ("--training.epochs", "Keys of the recipe are set by --set training.epochs=VALUE."),
-        ("--max_prompt_length", "Keys of the recipe are set by --set KEY=VALUE; prompts are never cut"),
+        ("--max_prompt_length", "Keys of the recipe are set by --set data.max_prompt_length=VALUE."),
+        ("--dataset_num_proc", "Keys of the recipe are set by --set KEY=VALUE; data is tokenized once"),
     ],
 )
 def test_an_option_that_is_a_key_of_a_recipe(option, text):

@@ -128,7 +128,7 @@ def test_the_padded_scorer_gives_the_same_numbers(kind):
 def test_only_scored_tokens_count():
     model = build("llama")
     data = random_pairs([(5, 6, 7)])
-    data.scored[5:8] = False
+    data.stores[0].scored[5:8] = False
     batch = pack(data, [0])
     pair = data[0]
     ids = torch.tensor([*pair.prompt.tolist(), *pair.chosen.tolist()])

@@ -32,7 +32,7 @@ def test_all_built_in_plugins_are_found_and_offer_every_kind():
     manager = PluginManager.from_entry_points()
     built_in = {plugin.name: plugin for plugin in manager.plugins if plugin.distribution == "dpotrain"}
     assert set(built_in) == {
-        "transformers", "liger", "bitsandbytes", "torchao", "lora", "hf-datasets", "formatters", "losses",
+        "transformers", "liger", "bitsandbytes", "torchao", "lora", "layers", "hf-datasets", "formatters", "losses",
         "optimizers", "schedules", "length", "tokens", "early-stopping", "merge", "hub", "wandb", "tensorboard",
         "mlflow", "trackio", "demo",
     }  # fmt: skip

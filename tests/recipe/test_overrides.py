@@ -88,7 +88,7 @@ def test_another_optimizer_keeps_the_options_that_it_has_too(plugins):
 def test_an_option_that_is_said_together_with_another_optimizer_must_be_one_of_its(plugins):
     assert refused(MINIMAL, "optimizer.use=fake-sgd", "optimizer.betas=[0.8, 0.9]", plugins=plugins) == (
         '--set: 1 error\n  [optimizer] betas: fake-sgd (registered by hand) has no option "betas"'
-        "; there are lr, weight_decay, momentum"
+        "; there are lr, groups, weight_decay, momentum"
     )
 
 
