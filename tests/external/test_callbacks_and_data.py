@@ -78,7 +78,7 @@ MIXED = """
 import json, sys
 from dpotrain.recipe.load import load_recipe
 for overrides in sys.argv[1:]:
-    rows = load_recipe("recipe.toml", overrides.split()).source.load("train")
+    rows = load_recipe("recipe.toml", overrides.split()).sources[0].load("train")
     print(json.dumps([rows.fingerprint, rows.columns, [rows[number] for number in range(len(rows))]]))
 """
 

@@ -44,8 +44,7 @@ def finished(request, tmp_path_factory):
 def test_it_loads_and_answers_as_printed(finished, tmp_path):
     assert str(finished.final) in finished.how_to_load
     assert run_as_printed(finished.how_to_load, tmp_path), "something is answered"
-    chat = "apply_chat_template" in finished.how_to_load
-    assert chat == ("chat_template" in (finished.folder / "recipe.toml").read_text())
+    assert "apply_chat_template" in finished.how_to_load  # the tokenizer has a template
 
 
 def test_the_result_has_a_card_in_place_of_the_form_that_peft_leaves(finished):
