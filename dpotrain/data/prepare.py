@@ -208,8 +208,8 @@ class DataReader:
         ]
         fraction = self.recipe.data.eval_fraction
         held = [np.zeros(len(one.pairs), bool) for one in trained]
-        apart = [source for source, split in enumerate(own) if split is None and fraction is not None]
-        if apart and fraction is not None:
+        apart = [source for source, split in enumerate(own) if split is None]
+        if fraction is not None and apart:
             # Together, so that a prompt of two sources is on one side.
             marks = _hold_out(
                 [trained[source] for source in apart], fraction, self.recipe.seed, self.reporter

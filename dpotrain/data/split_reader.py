@@ -49,7 +49,7 @@ class SplitReader:
     @property
     def decided_by(self) -> str:
         """How its formatter was chosen, as text."""
-        return f"{self.data_set.label}: {self.decision.text}" if self.data_set.label else self.decision.text
+        return self.data_set.named(self.decision.text)
 
 
 def split_readers(
@@ -79,10 +79,9 @@ def split_readers(
             others = {*needed, *ARGUMENTS}
             for_formatter = {name: actual for name, actual in each.columns.items() if name not in others}
             decision = choose_formatter(rows, recipe.plugins.formatters(), each.formatter, for_formatter)
-            named = f"{each.label}: " * bool(each.label)
-            reporter.note(f"{named}{decision.text}")
+            reporter.note(each.named(decision.text))
             if decision.warning:
-                reporter.warn(f"{named}{decision.warning}")
+                reporter.warn(each.named(decision.warning))
             _check_needed(needed, decision.formatter, rows, each)
             shown = 0 if preview is None else _PREVIEWED
             check_arguments(tokenizer, each.template_arguments, f"{each.address}.template_arguments")

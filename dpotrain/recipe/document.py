@@ -13,7 +13,7 @@ from dpotrain.core.masking import mask_data, mask_values
 from dpotrain.plugin.api import Component
 from dpotrain.plugin.api.kinds import Kinds
 from dpotrain.plugin.api.nested import Beside
-from dpotrain.recipe.mixture import AUTO, SOURCES
+from dpotrain.recipe.mixture import SOURCES
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import TopLevel, tables_of
 
@@ -41,18 +41,16 @@ def document_of(
     tables: dict[str, Any] = {
         name: plain(section) for name, section in sections.items() if section is not None
     }
-    mixed = bool(tables["data"][SOURCES])
-    if not mixed:
+    if not tables["data"][SOURCES]:
         del tables["data"][SOURCES]
     for kind in kinds:
         found = [{"use": part.name, **plain(part.options)} for part in parts.get(kind.table, ())]
         if kind.selected == "listed":
             tables |= {kind.table: found} if found else {}
-        elif kind.selected == "key":
+        elif found and kind.selected == "key":
             table, _, key = kind.table.partition(".")
-            if tables[table][key] != AUTO:
-                tables[table][key] = found[0] if found[0].keys() > {"use"} else found[0]["use"]
-        elif found and not (mixed and kind.table == "data"):
+            tables[table][key] = found[0] if found[0].keys() > {"use"} else found[0]["use"]
+        elif found:
             tables[kind.table] = found[0] | tables.get(kind.table, {})
     document = {key: value for key, value in plain(top).items() if value != []}
     return document | {name: tables[name] for name in tables_of(kinds) if name in tables}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dpotrain.core.errors import RecipeError
-from dpotrain.plugin.api import DatasetFormatter, Selection
+from dpotrain.plugin.api import Selection
+from dpotrain.plugin.api.nested import picked
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.cross_checks import check_across_tables
 from dpotrain.recipe.document import document_of
@@ -41,13 +42,8 @@ def load_recipe(
     reader = TableReader(read_document(path, overrides), plugins)
     sections = {name: reader.section(name) for name in CORE_SECTIONS}
     parts = {kind.table: reader.components(kind) for kind in reader.plugins.kinds}
-    if sections["data"] is not None and sections["data"].sources:
-        tables = sections["data"].sources
-        own = [table.format for table in tables if isinstance(table.format, DatasetFormatter)]
-        parts["data"] = tuple(table.source for table in tables)
-        parts["data.format"] = (*parts["data.format"], *own)
-    if sections["reference"] is not None and (quantizer := sections["reference"].quantizer) is not None:
-        parts["reference.quantizer"] = (quantizer,)
+    for name, section in sections.items():
+        parts |= {".".join(map(str, (name, *path))): (part,) for path, part in picked(section)}
     check_across_tables(reader, sections, Selection(parts=parts, document=reader.tree.document))
     reader.check(parts)
     reader.problems.raise_if_any()

@@ -83,6 +83,11 @@ class SourceTable(Beside):
         return self
 
     @property
+    def formatter(self) -> DatasetFormatter | None:
+        """The one that ``format`` picks; None where it does not, or is "auto"."""
+        return self.format if isinstance(self.format, DatasetFormatter) else None
+
+    @property
     def called(self) -> str:
         """Its label, or what it is called without one."""
         if self.label is not None:

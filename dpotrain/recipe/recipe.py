@@ -33,6 +33,10 @@ class DataSet:
     amount: SourceTable | None = None
     """How much of it an epoch takes; None takes all of it."""
 
+    def named(self, text: str) -> str:
+        """Return a text about it, after its label in a mixture."""
+        return f"{self.label}: {text}" if self.label else text
+
     def split_name(self, split: str) -> str:
         """Return what a split of it is called in reports: ``train``, or ``helpful/train`` in a mixture."""
         return f"{self.label}/{split}" if self.label else split
@@ -75,11 +79,7 @@ class Recipe(Selection):
         return tuple(
             DataSet(
                 source=table.source,
-                formatter=shared
-                if table.format is None
-                else None
-                if table.format == "auto"
-                else table.format,
+                formatter=shared if table.format is None else table.formatter,
                 label=table.called,
                 address=f"data.sources.{number}",
                 train_split=table.split or data.train_split,

@@ -67,31 +67,15 @@ class TableReader:
 
     def check(self, parts: Mapping[str, Sequence[Component]]) -> None:
         """Run the checks of all components that could be constructed; ``parts`` are those of :class:`Selection`."""
-        kinds = {kind.table: kind for kind in self.kinds}
         for table, found in parts.items():
             for index, part in enumerate(found):
-                place = self._place_of(kinds[table], index) if table in kinds else tuple(table.split("."))
+                place: Place = tuple(int(key) if key.isdecimal() else key for key in table.split("."))
+                place = (table, index) if table in self.kinds.listed else place
                 for path, each in nested(part):
                     try:
                         each.check()
                     except Exception as error:
                         self.add_failure((*place, *path), type(each), "check", error)
-
-    def _place_of(self, kind: Kind, index: int) -> Place:
-        """Return where a recipe picks the component of a kind with this number."""
-        if kind.selected == "listed":
-            return (kind.table, index)
-        table, _, key = kind.table.partition(".")
-        document = self.tree.document.get(table, {})
-        listed = document.get(SOURCES) if table == "data" else None
-        if not listed:
-            return (table, key) if key else (table,)
-        if not key:
-            return (table, SOURCES, index)
-        # The formatter of the table itself comes before those of single sources.
-        places: list[Place] = [(table, key)] * (document.get(key, AUTO) != AUTO)
-        places += [(table, SOURCES, at, key) for at, each in enumerate(listed) if each.get(key, AUTO) != AUTO]
-        return places[index]
 
     def add_failure(self, table: Place, component: type[Component], phase: str, error: Exception) -> None:
         """Collect what a component raised: in its own words, or as a failure of its plugin."""

@@ -101,7 +101,7 @@ class StoredReferences:
         """
         needed = np.arange(len(data)) if used is None else np.flatnonzero(used)
         complete, known = False, np.zeros(len(data), bool)
-        sums: Sums = np.zeros((len(data), 2), np.float32)
+        sums: Sums = np.zeros((len(needed), 2), np.float32)
         if self.parallel.is_main:
             found = self._found(data, [self.own] if self.resuming else [self.own, self.shared])
             complete = not bool(np.isnan(found[needed]).any())
@@ -113,8 +113,6 @@ class StoredReferences:
             known = ~np.isnan(found[:, 0])
         complete, known = self.parallel.broadcast_object((complete, known))
         if complete:
-            if not self.parallel.is_main:
-                sums = sums[needed]
             stored = self._precomputed(data.keys[needed], sums, np.arange(len(needed)))
             return stored.spread(torch.from_numpy(needed), len(data))
         if self.shared is None:

@@ -88,17 +88,21 @@ class Beside(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         found = handler.resolve_ref_schema(handler(schema))
-        keys = [
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(each, _Nested) for each in field.metadata)
-        ]
+        keys = cls._component_keys()
         if len(keys) != 1:
             raise PydanticUserError(
                 f"{cls.__qualname__} derives from Beside, so one field must be of type Use[…]; it has {len(keys)}",
                 code=None,
             )
         return {**found, BESIDE: keys[0]}
+
+    @classmethod
+    def _component_keys(cls) -> list[str]:
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if any(isinstance(each, _Nested) for each in field.metadata)
+        ]
 
 
 def has_nested(model: type[BaseModel]) -> bool:
@@ -111,6 +115,13 @@ def nested(options: Any) -> Iterator[tuple[Path, Component]]:
     if isinstance(options, Component):
         yield (), options
         options = options.options
+    for at, part in picked(options):
+        for path, each in nested(part):
+            yield (*at, *path), each
+
+
+def picked(options: Any) -> Iterator[tuple[Path, Component]]:
+    """Yield the components in the values of options with their places, without those inside of a component."""
     if isinstance(options, BaseModel):
         items: Any = dict(options).items()
     elif isinstance(options, Mapping):
@@ -119,11 +130,14 @@ def nested(options: Any) -> Iterator[tuple[Path, Component]]:
         items = enumerate(options)
     else:
         return
+    # A component with keys beside it is named by the table that both stand in.
+    together = options._component_keys() if isinstance(options, Beside) else ()
     for key, value in items:
-        # A component with keys beside it is named by the table that both stand in.
-        inside = () if isinstance(options, Beside) and isinstance(value, Component) else (key,)
-        for path, part in nested(value):
-            yield (*inside, *path), part
+        if isinstance(value, Component):
+            yield () if key in together else (key,), value
+        else:
+            for path, part in picked(value):
+                yield (key, *path), part
 
 
 def _mentions(annotation: Any, metadata: Any, seen: set[Any]) -> bool:

@@ -27,8 +27,8 @@ class Selection:
     """The selected components, and the resolved recipe that selects them."""
 
     parts: Mapping[str, tuple[Component, ...]]
-    """By the table of their kind, in the order of :data:`dpotrain.plugin.api.kinds.KINDS`; after these, by their key,
-    those that another table of the core picks (``reference.quantizer``)."""
+    """By the table of their kind, in the order of :data:`dpotrain.plugin.api.kinds.KINDS`; after these, by their own
+    place, those that stand inside tables of the core (``data.sources.0``, ``reference.quantizer``)."""
     document: dict[str, Any]
     """The resolved recipe as plain data: what recipe.toml in the run folder holds."""
 
@@ -63,8 +63,7 @@ class Selection:
     @property
     def quantizer(self) -> Quantizer | None:
         """Loads the weights in fewer bits; None loads them as they are."""
-        # Not a reference's own, which has another key.
-        return next((part for part in self.parts.get("quantizer", ()) if isinstance(part, Quantizer)), None)
+        return self._at("quantizer", Quantizer)
 
     @property
     def adapter(self) -> Adapter | None:
@@ -84,8 +83,11 @@ class Selection:
     @property
     def formatter(self) -> DatasetFormatter | None:
         """Turns rows into pairs, where ``[data]`` picks it; None is ``format = "auto"``."""
-        picked = self.document.get("data", {}).get("format", "auto") != "auto"
-        return self.one_of(DatasetFormatter) if picked else None
+        return self._at("data.format", DatasetFormatter)
+
+    def _at(self, table: str, kind: type[C]) -> C | None:
+        """Return the component that a table picks, not one of the kind that stands inside another table."""
+        return next((part for part in self.parts.get(table, ()) if isinstance(part, kind)), None)
 
     @property
     def loss(self) -> Loss:
