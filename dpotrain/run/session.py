@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -210,7 +211,6 @@ def _end_with_others(
                 folder.write(folder.summary, summary.to_json(outcome))
 
     def leave(failure: RankFailure) -> None:
-        reporter.warn(str(failure))
         _leave_at_once(folder, parallel, built, reporter, failure.error())
 
     parallel.on_failure(told, leave)
@@ -227,6 +227,9 @@ def _leave_at_once(
         if parallel.is_main:
             folder.write(folder.summary, summary.to_json(outcome))
         reporter.finished(outcome)
+        if not isinstance(error, KeyboardInterrupt):
+            word = "stopped" if isinstance(error, RunStopped) else "error"
+            print(f"{word}: {text}", file=sys.stderr)
         flush_output()
     except Exception as second:
         reporter.warn(describe_exception(second))
