@@ -30,6 +30,7 @@ GRACE = 15.0
 #: Seconds that a process that fails waits until all others have read why: the store may be part of it.
 HEARD = 2.0
 _FAILED, _HEARD = "failed", "heard"
+_RESUME = "Its launcher's output may say why; --resume continues from the last checkpoint."
 
 
 def leave(failure: RankFailure) -> None:
@@ -106,7 +107,9 @@ class Watch:
                     break
                 now = [self._store.add(_beat_of(rank), 0) for rank in others]
             except RuntimeError:
-                failure = RankFailure(0, "", "it has ended, or the launcher has; its output may say why", 1)
+                failure = RankFailure(
+                    0, "", f"it has ended without a message, or the launcher has.\n{_RESUME}", 1
+                )
                 break
             silent = [
                 0 if new != old else count + 1 for new, old, count in zip(now, beats, silent, strict=True)
@@ -114,9 +117,7 @@ class Watch:
             beats = now
             gone = [rank for rank, count in zip(others, silent, strict=True) if count >= SILENT]
             if gone:
-                self._announce(
-                    RankFailure(gone[0], "", "it has ended without a message, or its machine is gone", 1)
-                )
+                self._announce(RankFailure(gone[0], "", f"it has ended without a message.\n{_RESUME}", 1))
         else:
             return
         self._failure = failure
