@@ -295,6 +295,7 @@ def as_anyone() -> None:
 #: Where :func:`fails_in` and :func:`hangs_in` act: functions that a rank calls once or more in the middle of its work.
 PLACES = {
     "step": ("dpotrain.engine.training.trainer", "Trainer._losses"),
+    "clipping": ("dpotrain.engine.parallel.one_process", "OneProcess.clip"),
     "evaluation": ("dpotrain.evaluation.evaluation_set", "EvaluationSet._by_source"),
     "saving": ("dpotrain.run.checkpoint.saving", "CheckpointSaver._reference"),
     "result": ("dpotrain.run.session", "save_result"),

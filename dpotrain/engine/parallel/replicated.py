@@ -66,8 +66,10 @@ class Replicated(OneProcess):
         self.world_size = self.data_size = accelerator.num_processes
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main = accelerator.is_main_process
-        self._control = torch.distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
         self._watch: Watch | None = None
+        self._control: torch.distributed.ProcessGroup = torch.distributed.new_group(
+            backend="gloo", timeout=CONTROL_TIMEOUT
+        )
         if self.world_size > 1:
             self._watch = Watch(self.world_rank, self.world_size, self.broadcast_object(uuid4().hex))
             self.wait()
@@ -89,30 +91,38 @@ class Replicated(OneProcess):
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
                 gradients.append(weight.grad)
+        if self._watch is not None:
+            self._watch.exchanging = True
         sum_over_ranks(gradients)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102
         total = tensor.detach().to("cpu", copy=True)
-        torch.distributed.all_reduce(total, group=self._control)
+        torch.distributed.all_reduce(total, group=self._gloo())
         return total.to(tensor.device)
 
     def gather_objects(self, item: T) -> list[T]:  # noqa: D102
         gathered: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(gathered, item, group=self._control)
+        torch.distributed.all_gather_object(gathered, item, group=self._gloo())
         return gathered
 
     def broadcast_object(self, item: T) -> T:  # noqa: D102
         box = [item]
-        torch.distributed.broadcast_object_list(box, 0, group=self._control)
+        torch.distributed.broadcast_object_list(box, 0, group=self._gloo())
         return box[0]
 
     def any(self, *flags: bool) -> list[bool]:  # noqa: D102
         counts = torch.tensor(flags, dtype=torch.int32)
-        torch.distributed.all_reduce(counts, group=self._control)
+        torch.distributed.all_reduce(counts, group=self._gloo())
         return [count > 0 for count in counts.tolist()]
 
     def wait(self) -> None:  # noqa: D102
-        torch.distributed.barrier(group=self._control)
+        torch.distributed.barrier(group=self._gloo())
+
+    def _gloo(self) -> torch.distributed.ProcessGroup:
+        """Return the processes over gloo; what the device was waited for is done."""
+        if self._watch is not None:
+            self._watch.exchanging = False
+        return self._control
 
     def on_failure(  # noqa: D102
         self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]

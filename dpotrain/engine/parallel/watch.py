@@ -2,7 +2,8 @@
 
 A main thread that waits for its device runs no Python, so that neither a signal nor an error of another process reaches
 it. The thread asks the store that the launcher has opened for all processes: a process that fails writes its error
-there, and every process counts up a number of its own, which stands still when it is gone.
+there. Every process counts up a number of its own, which stands still when it is gone without a message; that is looked
+at during the exchange of gradients, as everything else that is exchanged notices a lost connection by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public all the same
@@ -21,8 +23,8 @@ from dpotrain.engine.parallel.failure import RankFailure
 
 #: Seconds between two questions to the store.
 BEAT = 0.5
-#: So many questions in a row without a new number of a process mean that it is gone. They are counted, and no clock is
-#: read, so that a run that was suspended as a whole goes on.
+#: So many questions in a row without a new number of a process, during an exchange, mean that it is gone. They are
+#: counted, and no clock is read, so that a run that was suspended as a whole goes on.
 SILENT = 80
 #: Seconds that the main thread has to end by itself: it notices at its next exchange. Together with the silence that is
 #: less than a minute.
@@ -51,6 +53,8 @@ class Watch:
         store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=60))
         self._store = PrefixStore(f"dpotrain/{name}", store)
         self._store.add(_beat_of(rank), 1)
+        self.exchanging = False
+        """Whether the main thread may be waiting for other processes by way of its device."""
         self._known = threading.Event()
         self._leaving = threading.Event()
         self._failure: RankFailure | None = None
@@ -106,22 +110,26 @@ class Watch:
                     self._store.add(_HEARD, 1)
                     break
                 now = [self._store.add(_beat_of(rank), 0) for rank in others]
+                same = [new == old and self.exchanging for new, old in zip(now, beats, strict=True)]
+                beats, silent = (
+                    now,
+                    [count + 1 if each else 0 for count, each in zip(silent, same, strict=True)],
+                )
+                for rank, count in zip(others, silent, strict=True):
+                    if count >= SILENT:
+                        self._announce(
+                            RankFailure(rank, "", f"it has ended without a message.\n{_RESUME}", 1)
+                        )
             except RuntimeError:
                 failure = RankFailure(
                     0, "", f"it has ended without a message, or the launcher has.\n{_RESUME}", 1
                 )
                 break
-            silent = [
-                0 if new != old else count + 1 for new, old, count in zip(now, beats, silent, strict=True)
-            ]
-            beats = now
-            gone = [rank for rank, count in zip(others, silent, strict=True) if count >= SILENT]
-            if gone:
-                self._announce(RankFailure(gone[0], "", f"it has ended without a message.\n{_RESUME}", 1))
         else:
             return
         self._failure = failure
-        self._told(failure)
+        with suppress(Exception):  # whatever goes wrong there, the process must not stay
+            self._told(failure)
         self._known.set()
         if not self._leaving.wait(GRACE):
             self._leave(failure)
