@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpotrain.core.errors import RunError
+from dpotrain.engine.parallel import replicated
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
@@ -45,7 +47,7 @@ exchange.BUCKET_BYTES = 64
 kinds = {
     "one rank": torch.zeros(3), "nowhere": torch.zeros(3), "large": torch.zeros(5, 7),
     "16 bits": torch.zeros(2, 3, dtype=torch.bfloat16), "64 bits": torch.zeros(2, dtype=torch.float64),
-    "last": torch.zeros(4),
+    "transposed": torch.zeros(3, 2).T, "last": torch.zeros(4),
 }
 kinds = {name: torch.nn.Parameter(each) for name, each in kinds.items()}
 for name, each in kinds.items():
@@ -84,7 +86,7 @@ os._exit(0)  # as the command does: threads of the backend may still be running
 """
 
 
-KINDS = ("one rank", "nowhere", "large", "16 bits", "64 bits", "last")
+KINDS = ("one rank", "nowhere", "large", "16 bits", "64 bits", "transposed", "last")
 
 
 def test_one_process_exchanges_nothing(tmp_path):
@@ -130,6 +132,23 @@ def _results(command: list[str], tmp_path: Path) -> list[dict]:
 def test_a_launcher_of_one_process_is_no_reason_to_join_others(launched, monkeypatch):
     monkeypatch.setenv(launched, "1")
     assert type(start()) is OneProcess
+
+
+def test_on_gpus_gradients_go_over_nccl_and_what_is_on_the_cpu_over_gloo(monkeypatch):
+    asked = {}
+
+    def init_process_group(*arguments, **named):
+        asked.update(named, arguments=arguments)
+        raise RunError("asked")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", init_process_group)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RunError, match="asked"):
+        start()
+    assert asked == {"arguments": ("cpu:gloo,cuda:nccl",), "timeout": replicated.EXCHANGE_TIMEOUT}
+    assert replicated.CONTROL_TIMEOUT > 10 * replicated.EXCHANGE_TIMEOUT
 
 
 def test_pairs_and_gradients_go_by_data_ranks():

@@ -1,11 +1,16 @@
 """What one of two ranks meets: an error ends both, with its message; too little memory or a signal is agreed upon."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.run.forked import ROOT
 from tests.run.recipes import losses, project
+from tests.run.test_cut_independence import LAUNCHERS
 from tests.run.test_resume_matrix import into
 
 soak = pytest.mark.soak
@@ -67,6 +72,45 @@ def test_a_rank_that_waits_for_its_device_is_ended_too(rank, how, recipe, forked
     assert said in ended[1 - rank].told
     if rank == 1:
         assert said in summary(tmp_path)["error"]
+
+
+#: What a launcher starts; the second rank fails in the middle of a step, and the first may wait for its device by then.
+LAUNCHED = """
+import os, sys
+from tests.run import acts
+
+if os.environ["RANK"] == "1":
+    acts.fails_in("clipping", "raise")
+elif sys.argv[1]:
+    acts.hangs_in(sys.argv[1])
+from dpotrain.cli import main
+
+main(sys.argv[2:], prog_name="dpotrain")
+"""
+
+
+@soak
+@pytest.mark.parametrize("waits", ["", "clipping"])
+def test_under_a_launcher_which_sends_signals_the_message_is_the_failed_rank_s(waits, recipe, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(LAUNCHED)
+    words = ["run", str(recipe), "--set", into(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", *LAUNCHERS["torchrun"], str(script), waits, *words],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "broken in the clipping" in done.stdout + done.stderr
+    assert summary(tmp_path / "run")["status"] == "failed"
+    assert "broken in the clipping" in summary(tmp_path / "run")["error"]
 
 
 def test_memory_that_runs_out_on_one_rank_makes_both_do_the_step_again(recipe, forked, tmp_path):

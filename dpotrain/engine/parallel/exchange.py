@@ -15,21 +15,22 @@ _AT_ONCE = 2
 
 
 def sum_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace tensors, contiguous and of the same shapes on every rank, by their sums over ranks. Collective.
+    """Replace tensors of the same shapes on every rank by their sums over ranks. Collective.
 
     16-bit tensors are added in float32 and rounded once. The device is not waited for.
     """
+    # With what is sent, and the tensors that it was copied from.
     sent: deque[tuple[torch.distributed.Work, torch.Tensor, list[torch.Tensor]]] = deque()
 
     def receive() -> None:
         work, flat, bucket = sent.popleft()
         work.wait()
-        if len(bucket) > 1 or flat.dtype != bucket[0].dtype:
+        if bucket:
             torch._foreach_copy_(bucket, _parts(flat, bucket))
 
     for dtype, bucket in _buckets(tensors):
-        if len(bucket) == 1 and bucket[0].dtype == dtype:
-            flat = bucket[0].view(-1)
+        if len(bucket) == 1 and bucket[0].dtype == dtype and bucket[0].is_contiguous():
+            flat, bucket = bucket[0], []
         else:
             flat = bucket[0].new_empty(sum(each.numel() for each in bucket), dtype=dtype)
             torch._foreach_copy_(_parts(flat, bucket), bucket)

@@ -48,7 +48,6 @@ class Replicated(OneProcess):
         """
         cuda = torch.cuda.is_available()
         if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIMEOUT)
         # The scorer casts by itself, and only CUDA and CPU are proven.
         accelerator = Accelerator(
@@ -80,7 +79,10 @@ class Replicated(OneProcess):
         # They were made with the same seed, but devices of two kinds draw other numbers from it.
         for weight in scorer.parameters():
             if weight.requires_grad:
-                torch.distributed.broadcast(weight.detach(), 0)
+                received = weight.detach().contiguous()
+                torch.distributed.broadcast(received, 0)
+                if received.data_ptr() != weight.data_ptr():
+                    weight.data.copy_(received)
         return scorer, optimizer
 
     def exchange(self, weights: Sequence[nn.Parameter]) -> None:  # noqa: D102

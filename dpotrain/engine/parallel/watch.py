@@ -79,6 +79,8 @@ class Watch:
         self._leaving.set()
         try:
             first = self._announce(RankFailure(self._rank, self._host, text, code))
+            if not first and not self._known.is_set():
+                self._store.add(_HEARD, 1)
             deadline = time.monotonic() + HEARD
             while first and self._store.add(_HEARD, 0) < self._size - 1 and time.monotonic() < deadline:
                 time.sleep(BEAT / 10)
