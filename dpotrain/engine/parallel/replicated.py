@@ -76,6 +76,8 @@ class Replicated(OneProcess):
     def place(  # noqa: D102
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self.wait()
+        self._begin_exchange()
         # They were made with the same seed, but devices of two kinds draw other numbers from it.
         for weight in scorer.parameters():
             if weight.requires_grad:
@@ -93,8 +95,7 @@ class Replicated(OneProcess):
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
                 gradients.append(weight.grad)
-        if self._watch is not None:
-            self._watch.exchanging = True
+        self._begin_exchange()
         sum_over_ranks(gradients)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102
@@ -119,6 +120,11 @@ class Replicated(OneProcess):
 
     def wait(self) -> None:  # noqa: D102
         torch.distributed.barrier(group=self._gloo())
+
+    def _begin_exchange(self) -> None:
+        """Note that the device may wait for other processes, all of which have just agreed to exchange something."""
+        if self._watch is not None:
+            self._watch.exchanging = True
 
     def _gloo(self) -> torch.distributed.ProcessGroup:
         """Return the processes over gloo; what the device was waited for is done."""
