@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_nothing_is_unpickled():
         assert not picklers & {*imported(tree)}, path
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not readers & calls, path
+
+
+def test_coverage_looks_for_folders_and_no_packages():
+    """It would drop what threads import while it looks for packages, in the middle of a test."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert all((ROOT / source).is_dir() for source in settings["tool"]["coverage"]["run"]["source"])
 
 
 _COLLECTING = """
