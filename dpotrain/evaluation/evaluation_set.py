@@ -23,6 +23,7 @@ from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_
 from dpotrain.engine.scoring.router_loss import RouterLoss, summing
 from dpotrain.engine.scoring.router_sums import RouterSums
 from dpotrain.engine.scoring.scorer import Scorer
+from dpotrain.engine.training.agreement import RanOut, agreeing
 from dpotrain.engine.training.coupled import GatheredScores
 from dpotrain.engine.training.metrics import ROUTER_LOSS, SUMMED, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
@@ -76,8 +77,9 @@ class EvaluationSet:
         that couples pairs is formed over all of them, as over those of a step; so is that of the policy's routers.
 
         ``scorer`` is the policy's, not wrapped; ``budget`` the tokens of a micro-batch; ``advance`` is called with the
-        number of pairs that were scored since its last call; ``step`` and ``total_steps`` are what scores say of the
-        run.
+        number of pairs that were scored since its last call, and may raise
+        :class:`~dpotrain.engine.training.unfinished.Interrupted`, which every rank then does; ``step`` and
+        ``total_steps`` are what scores say of the run.
         """
         started = time.perf_counter()
         everything: npt.NDArray[np.int64] = np.arange(len(self.data), dtype=np.int64)
@@ -119,8 +121,12 @@ class EvaluationSet:
             advance(len(pairs))
 
         with torch.no_grad(), dropout_off(scorer):
-            for pairs in mine:
-                in_parts(pairs, score)
+            try:
+                with agreeing(parallel):
+                    for pairs in mine:
+                        in_parts(pairs, score)
+            except RanOut as error:
+                raise error.error() from None
             if gathered is not None:
                 whole = gathered.whole(
                     parallel,

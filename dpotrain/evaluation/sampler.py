@@ -13,6 +13,7 @@ from dpotrain.engine.generation import Decoding, answer
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.training.agreement import agreeing
 from dpotrain.engine.training.unfinished import Interrupted
 
 if TYPE_CHECKING:
@@ -47,22 +48,23 @@ class Sampler:
         """Answer all prompts; every process takes a share of them. Collective.
 
         ``advance`` is called with the number of prompts answered since its last call; ``each_token`` may raise
-        :class:`~dpotrain.engine.training.trainer.Interrupted` in a run of one process. What else goes wrong is the
-        failure of a prompt, whose answer is empty: a model need not be able to generate.
+        :class:`~dpotrain.engine.training.unfinished.Interrupted`, which every process then does. What else goes wrong
+        is the failure of a prompt, whose answer is empty: a model need not be able to generate.
         """
         answers: dict[int, str] = {}
         failure = ""
         own = range(self.parallel.world_rank, len(self.prompts), self.parallel.world_size)
         advance = over_ranks(advance, len(own), len(self.prompts))
-        for number in own:
-            try:
-                answers[number] = self._answer(number, each_token)
-            except Interrupted:
-                raise
-            except Exception as error:
-                failure = failure or describe_exception(error)
-                release_memory()
-            advance(1)
+        with agreeing(self.parallel):
+            for number in own:
+                try:
+                    answers[number] = self._answer(number, each_token)
+                except Interrupted:
+                    raise
+                except Exception as error:
+                    failure = failure or describe_exception(error)
+                    release_memory()
+                advance(1)
         shares = self.parallel.gather_objects((answers, failure))
         answers = {number: text for share, _ in shares for number, text in share.items()}
         failure = next((text for _, text in shares if text), "")

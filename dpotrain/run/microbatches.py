@@ -86,7 +86,8 @@ def fit_to_memory(
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
-    # Processes of one machine share its host memory.
+    # Processes of one machine share its host memory, in which all of them now have what they load.
+    parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
     free = host if device.type == "cpu" else free_memory(device)
     in_use = memory_in_use(device) or size.bytes

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import ExitStack, nullcontext, suppress
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 
 import torch
@@ -18,6 +20,7 @@ from dpotrain.core.records import Outcome, Record, SamplesRecord, Status
 from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.errors import distributed_errors
+from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
 from dpotrain.engine.threads import restoring_threads
@@ -58,6 +61,8 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
     with ExitStack() as stack:
         stack.enter_context(restrict_umask())
         stack.enter_context(restoring_threads())
+        stack.enter_context(_telling_others(parallel))
+        stack.enter_context(distributed_errors(parallel))
         finished = found = None
         if resume:
             finished = folder.finished(recipe)
@@ -69,8 +74,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
                 found = find_resumable(folder.checkpoints, recipe)
         if parallel.is_main and finished is None:
             folder.begin(resume=resume)
-        with distributed_errors():
-            parallel.wait()
+        parallel.wait()
         shown: Reporter = SilentReporter()
         if parallel.is_main:
             stack.enter_context(logging_to(folder.log, reporter.warn))
@@ -85,13 +89,12 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
         else:
             controls = Controls()
             shown.controls(controls)
-            units = "micro-batch" if parallel.world_size == 1 else "step"
-            with StopRequest(controls, minutes=recipe.run.max_minutes, say=shown.note, units=units) as stop:
+            with StopRequest(controls, minutes=recipe.run.max_minutes, say=shown.note) as stop:
                 outcome = _run(recipe, folder, parallel, shown, stop, found)
+        parallel.leave()
         try:
             if parallel.is_main and outcome.status == "finished" and recipe.exporters:
                 folder.write(folder.recipe, dump_recipe(recipe))
-                parallel.free()
                 release_memory()
                 export(recipe, folder, outcome, shown)
         finally:
@@ -110,9 +113,13 @@ def _run(
     events = RunEvents(recipe, recipe.plugins, reporter, recipe.logging.patience)
     built: BuiltRun | None = None
     try:
-        with distributed_errors():
+        with distributed_errors(parallel):
+            _end_with_others(folder, parallel, None, reporter)
             built = build(recipe, folder, parallel, reporter, stop, events, found)
-            stop.leave_at_once = partial(_leave_at_once, folder, built, reporter)
+            _end_with_others(folder, parallel, built, reporter)
+            stop.leave_at_once = partial(
+                _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()
+            )
             if found is not None:
                 with as_written(folder.checkpoints), reporter.phase("restoring the checkpoint", None):
                     restore(built.loop.checkpoints, found)
@@ -130,6 +137,7 @@ def _run(
                 built.measuring.remember(outcome)
     except BaseException as error:
         shown = _for_person(error, parallel, recipe)
+        parallel.fail(*_text_and_code(shown))
         outcome = _outcome_of_failure(folder, built, shown)
         with reporter.phase(CLOSING, None):
             _finish(folder, parallel, events, built, outcome, shown)
@@ -180,18 +188,53 @@ def _finish(
                     folder.write(folder.summary, summary.to_json(outcome))
 
 
-def _leave_at_once(folder: RunFolder, built: BuiltRun, reporter: Reporter) -> None:
-    """End the process, with the summary of an interrupted run; called while the main thread computes."""
+@contextmanager
+def _telling_others(parallel: Parallel) -> Iterator[None]:
+    """Tell the other processes of an error that ends this one, so that they do not wait for it."""
     try:
-        outcome = outcome_of(built, "interrupted", None)
-        if built.context.trainer.parallel.is_main:
+        yield
+    except BaseException as error:
+        parallel.fail(*_text_and_code(error))
+        raise
+
+
+def _end_with_others(
+    folder: RunFolder, parallel: Parallel, built: BuiltRun | None, reporter: Reporter
+) -> None:
+    """Let the run end when another process fails, also while the main thread waits for the device."""
+
+    def told(failure: RankFailure) -> None:
+        # At once: a library that notices as well may abort the process.
+        if parallel.is_main:
+            outcome = _outcome_of_failure(folder, built, failure.error())
+            with suppress(RunError):
+                folder.write(folder.summary, summary.to_json(outcome))
+
+    def leave(failure: RankFailure) -> None:
+        _leave_at_once(folder, parallel, built, reporter, failure.error())
+
+    parallel.on_failure(told, leave)
+
+
+def _leave_at_once(
+    folder: RunFolder, parallel: Parallel, built: BuiltRun | None, reporter: Reporter, error: BaseException
+) -> None:
+    """End the process, with the summary of a run that ``error`` ends; called while the main thread computes."""
+    text, code = _text_and_code(error)
+    try:
+        parallel.fail(text, code)
+        outcome = _outcome_of_failure(folder, built, error)
+        if parallel.is_main:
             folder.write(folder.summary, summary.to_json(outcome))
         reporter.finished(outcome)
+        if not isinstance(error, KeyboardInterrupt):
+            word = "stopped" if isinstance(error, RunStopped) else "error"
+            print(f"{word}: {text}", file=sys.stderr)
         flush_output()
-    except Exception as error:
-        reporter.warn(describe_exception(error))
+    except Exception as second:
+        reporter.warn(describe_exception(second))
     finally:
-        os._exit(INTERRUPTED)
+        os._exit(code)
 
 
 def _outcome_of_failure(folder: RunFolder, built: BuiltRun | None, error: BaseException) -> Outcome:
@@ -199,11 +242,20 @@ def _outcome_of_failure(folder: RunFolder, built: BuiltRun | None, error: BaseEx
         if built is not None:
             return outcome_of(built, "interrupted", None)
         return Outcome(status="interrupted", steps=0, folder=folder.path, final=None)
-    text = str(error) if isinstance(error, DpotrainError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    text, _ = _text_and_code(error)
     if built is not None:
-        return outcome_of(built, "failed", None, error=mask(text))
+        return outcome_of(built, "failed", None, error=text)
     status: Status = "stopped" if isinstance(error, RunStopped) else "failed"
-    return Outcome(status=status, steps=0, folder=folder.path, final=None, error=mask(text))
+    return Outcome(status=status, steps=0, folder=folder.path, final=None, error=text)
+
+
+def _text_and_code(error: BaseException) -> tuple[str, int]:
+    """Return what is said of an error, without secrets, and the exit code of a process that it ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, DpotrainError):
+        return mask(str(error)), error.exit_code
+    return mask(f"{type(error).__name__}: {error}".rstrip(": ")), DpotrainError.exit_code
 
 
 def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> BaseException:

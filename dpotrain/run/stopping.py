@@ -34,13 +34,11 @@ class StopRequest:
         minutes: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = lambda text: None,
-        units: str = "micro-batch",
     ) -> None:
         """Begin to wait.
 
         ``controls`` is told of every request, and its own count; ``minutes`` from now the deadline is over, by
-        ``clock`` in seconds; ``say`` acknowledges a signal, from a thread of its own; ``units`` is what a run finishes
-        before it stops.
+        ``clock`` in seconds; ``say`` acknowledges a signal, from a thread of its own.
         """
         self.controls = Controls() if controls is None else controls
         self.leave_at_once: Callable[[], None] | None = None
@@ -48,7 +46,6 @@ class StopRequest:
         self._clock = clock
         self._deadline = None if minutes is None else clock() + 60 * minutes
         self._say = say
-        self._units = units
         self._deferring = False
         self._before: dict[signal.Signals, Any] = {}
         self._interrupts_handled = self._interrupts_seen = 0
@@ -117,7 +114,7 @@ class StopRequest:
                 self.leave_at_once()
         elif self._deferring:
             self._say(
-                f"{number.name}: stopping after this {self._units}, then saving; Ctrl-C again stops now, without saving"
+                f"{number.name}: stopping after this micro-batch, then saving; Ctrl-C again stops now, without saving"
             )
         elif not self._noticed.wait(NOTICE_SECONDS):
             self._say(f"{number.name}: stopping as soon as the present work returns")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpotrain.core.errors import RunError
+from dpotrain.engine.parallel import replicated
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.progress import over_ranks
 from dpotrain.engine.parallel.protocol import Parallel
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: What every process does: each method once, its results as JSON.
 SCRIPT = """
 import json, os, sys, torch
+from dpotrain.engine.parallel import exchange
 from dpotrain.engine.parallel.start import start
 from dpotrain.engine.training.all_weights import AllWeights
 
@@ -30,12 +33,29 @@ parallel = start()
 rank = parallel.world_rank
 torch.manual_seed(0)
 model = torch.nn.Linear(2, 1, bias=False)
+with torch.no_grad():
+    model.weight.add_(rank)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
 placed, optimizer = parallel.place(model, optimizer)
-for number in range(2):  # gradients of both micro-batches and all ranks, averaged over ranks
-    with parallel.accumulating(placed, last=number == 1):
-        placed(torch.tensor([[1.0 + rank, 10.0 * number]])).sum().backward()
+weights = model.weight.tolist()[0]
+for number in range(2):  # gradients of both micro-batches and all ranks
+    placed(torch.tensor([[1.0 + rank, 10.0 * number]])).sum().backward()
+parallel.exchange(list(model.parameters()))
 grad = model.weight.grad.tolist()[0]
+# Of every kind at once, in more than one bucket: without a gradient here, nowhere, and in 16 bits.
+exchange.BUCKET_BYTES = 64
+kinds = {
+    "one rank": torch.zeros(3), "nowhere": torch.zeros(3), "large": torch.zeros(5, 7),
+    "16 bits": torch.zeros(2, 3, dtype=torch.bfloat16), "64 bits": torch.zeros(2, dtype=torch.float64),
+    "transposed": torch.zeros(3, 2).T, "last": torch.zeros(4),
+}
+kinds = {name: torch.nn.Parameter(each) for name, each in kinds.items()}
+for name, each in kinds.items():
+    if name != "nowhere" and (name != "one rank" or rank == parallel.world_size - 1):
+        each.grad = torch.full_like(each, 1.0 + rank)
+parallel.exchange(list(kinds.values()))
+gradients = {name: each.grad for name, each in kinds.items()}
+kinds = {name: each if each is None else sorted(set(each.flatten().tolist())) for name, each in gradients.items()}
 norm = parallel.clip(list(model.parameters()), 1.0).item()
 optimizer.step()
 adapter = AllWeights(AllWeights.Options())
@@ -49,25 +69,29 @@ parallel.wait()
 with parallel.whole(model):
     whole = torch.equal(model.weight, trained["weight"])
 found = {
-    "rank": rank, "size": parallel.world_size, "data": [parallel.data_rank, parallel.data_size],
+    "rank": rank, "size": parallel.world_size, "kinds": kinds, "weights": weights,
+    "data": [parallel.data_rank, parallel.data_size],
     "local": parallel.local_size, "main": parallel.is_main, "grad": grad, "norm": norm, "whole": whole,
     "steps": optimizer.state_dict()["state"][0]["step"].item(),
     "sum": parallel.sum(torch.tensor([1.0, float(rank)])).tolist(),
     "gathered": parallel.gather_objects({"rank": rank}), "broadcast": parallel.broadcast_object([rank, "x"]),
     "any": parallel.any(False, rank == parallel.world_size - 1),
 }
-parallel.free()
 all_found = parallel.gather_objects(found)
 if rank == 0:
     with open(sys.argv[1], "w") as file:
         file.write(json.dumps(all_found))
-parallel.wait()
+parallel.leave()
 os._exit(0)  # as the command does: threads of the backend may still be running
 """
 
 
+KINDS = ("one rank", "nowhere", "large", "16 bits", "64 bits", "transposed", "last")
+
+
 def test_one_process_exchanges_nothing(tmp_path):
     (alone,) = _results([sys.executable], tmp_path)
+    assert alone["kinds"] == {name: None if name == "nowhere" else [1.0] for name in KINDS}
     assert (alone["grad"], alone["sum"]) == ([2.0, 10.0], [1.0, 0.0])
     assert (alone["gathered"], alone["any"]) == ([{"rank": 0}], [False, True])
     assert (alone["rank"], alone["size"], alone["data"], alone["local"], alone["main"]) == (
@@ -78,15 +102,17 @@ def test_one_process_exchanges_nothing(tmp_path):
     assert alone["steps"] == 1
 
 
-def test_replicated_processes_average_gradients_and_agree(tmp_path):
+def test_replicated_processes_add_up_gradients_and_agree(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     first, second = _results(torchrun, tmp_path)
     assert [each["rank"] for each in (first, second)] == [0, 1]
     assert [each["data"] for each in (first, second)] == [[0, 2], [1, 2]]
     assert [each["main"] for each in (first, second)] == [True, False]
     for each in (first, second):
-        assert each["grad"] == [3.0, 10.0]  # (2·1 + 2·2) / 2 ranks, and 10
-        assert (each["norm"], each["sum"]) == (pytest.approx(109**0.5), [2.0, 1.0])
+        assert each["weights"] == first["weights"]
+        assert each["grad"] == [6.0, 20.0]  # 2·1 + 2·2, and 10 + 10
+        assert each["kinds"] == {**{name: [3.0] for name in KINDS}, "one rank": [2.0], "nowhere": None}
+        assert (each["norm"], each["sum"]) == (pytest.approx(436**0.5), [2.0, 1.0])
         assert (each["gathered"], each["broadcast"]) == ([{"rank": 0}, {"rank": 1}], [0, "x"])
         assert each["any"] == [False, True]
         assert (each["local"], each["size"], each["whole"], each["steps"]) == (2, 2, True, 1)
@@ -106,6 +132,23 @@ def _results(command: list[str], tmp_path: Path) -> list[dict]:
 def test_a_launcher_of_one_process_is_no_reason_to_join_others(launched, monkeypatch):
     monkeypatch.setenv(launched, "1")
     assert type(start()) is OneProcess
+
+
+def test_on_gpus_gradients_go_over_nccl_and_what_is_on_the_cpu_over_gloo(monkeypatch):
+    asked = {}
+
+    def init_process_group(*arguments, **named):
+        asked.update(named, arguments=arguments)
+        raise RunError("asked")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", init_process_group)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RunError, match="asked"):
+        start()
+    assert asked == {"arguments": ("cpu:gloo,cuda:nccl",), "timeout": replicated.EXCHANGE_TIMEOUT}
+    assert replicated.CONTROL_TIMEOUT > 10 * replicated.EXCHANGE_TIMEOUT
 
 
 def test_pairs_and_gradients_go_by_data_ranks():

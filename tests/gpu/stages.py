@@ -47,7 +47,11 @@ _ALL = (
     Stage(8, "memory", 80, "measured / predicted peak is 0.7 to 1.3; out-of-memory recovers", "memory:stage"),
     Stage(9, "demo", 90, "train, kill, resume: losses agree; final/ loads", "demo:stage"),
     Stage(
-        10, "distributed", 70, "losses of one process, NCCL and two gloo ranks are equal", "distributed:stage"
+        10,
+        "distributed",
+        100,
+        "losses of one process, NCCL and two gloo ranks are equal; a rank that fails ends both",
+        "distributed:stage",
     ),
 )
 STAGES = {stage.number: stage for stage in _ALL}

@@ -8,6 +8,7 @@ short and then fail, permissions bind because root's power over them is given up
 import ctypes
 import errno
 import hashlib
+import importlib
 import math
 import os
 import re
@@ -289,6 +290,69 @@ def as_anyone() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.capset(ctypes.byref(header), ctypes.byref(nothing)):
         raise OSError(ctypes.get_errno(), "capset")
+
+
+#: Where :func:`fails_in` and :func:`hangs_in` act: functions that a rank calls once or more in the middle of its work.
+PLACES = {
+    "step": ("dpotrain.engine.training.trainer", "Trainer._losses"),
+    "clipping": ("dpotrain.engine.parallel.one_process", "OneProcess.clip"),
+    "evaluation": ("dpotrain.evaluation.evaluation_set", "EvaluationSet._by_source"),
+    "saving": ("dpotrain.run.checkpoint.saving", "CheckpointSaver._reference"),
+    "result": ("dpotrain.run.session", "save_result"),
+    "loading": ("dpotrain.run.building.build", "read_data"),
+}
+
+
+def _acts_in(place: str, act: Callable[[], object]) -> None:
+    """Act before every call of the function of a place."""
+    module, name = PLACES[place]
+    owner = importlib.import_module(module)
+    *outer, name = name.split(".")
+    for each in outer:
+        owner = getattr(owner, each)
+    ordinary = getattr(owner, name)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        act()
+        return ordinary(*args, **kwargs)
+
+    setattr(owner, name, function)
+
+
+def fails_in(place: str, how: str, before: int = 0) -> None:
+    """Let this process raise, run out of memory, exit or send itself SIGTERM in a place, after so many calls of it."""
+    calls = 0
+
+    def act() -> None:
+        nonlocal calls
+        calls += 1
+        if calls != before + 1:
+            return
+        import torch
+
+        match how:
+            case "raise":
+                raise ValueError(f"broken in the {place}")
+            case "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+            case "exit":
+                os._exit(9)
+            case "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    _acts_in(place, act)
+
+
+def hangs_in(place: str) -> None:
+    """Let this process's main thread compute in a place and run no Python, as if it waited for a device."""
+    _acts_in(place, lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9))
+
+
+def watches_fast(grace: float = 0.5, silent: int = 40) -> None:
+    """Let a rank notice sooner that another is gone, and leave its main thread less time to end."""
+    from dpotrain.engine.parallel import watch
+
+    watch.BEAT, watch.GRACE, watch.SILENT = 0.1, grace, silent
 
 
 def clock_goes_backwards() -> None:

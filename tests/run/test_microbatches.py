@@ -12,6 +12,7 @@ from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory import budget, planner
 from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.memory.model_size import count
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.plugin.api import LoadRequest
@@ -60,6 +61,22 @@ def test_little_memory_takes_smaller_micro_batches_then_checkpointing_and_the_sa
     assert tokens[0] == 1024
     assert tokens[1] < 1024
     assert (layers[0], layers[-1]) == (0, 2)
+
+
+def test_processes_of_one_machine_share_its_memory(free, monkeypatch, tmp_path):
+    recipe = project(tmp_path, adapter=True)
+    chosen = []
+    for processes, room in ((1, 1.5e6), (2, 1.5e6), (2, 3e6)):
+        monkeypatch.setattr(OneProcess, "local_size", processes)
+        free(room)
+        into = tmp_path / str(len(chosen))
+        run(recipe, f"run.output_dir={str(into)!r}", "training.steps=1", "checkpoints.every=1")
+        chosen.append(chosen_at(into, 1))
+    assert chosen[0] == chosen[2]
+    assert (chosen[1]["checkpointed"], -chosen[1]["tokens"]) > (
+        chosen[0]["checkpointed"],
+        -chosen[0]["tokens"],
+    )
 
 
 @pytest.mark.parametrize("room", [1e10, 1.5e6, 1e5])

@@ -204,10 +204,9 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     acts = [[killed, "signal_after", 5, "SIGKILL"]]
     ended = forked.ranks(recipe, [*run, "checkpoints.every=2"], acts=acts)
     assert (ended[killed].code, ended[1 - killed].code) == (-signal.SIGKILL, 1)
-    assert ended[1 - killed].told.splitlines() == [
-        "another process of this run has ended; its last message, or its launcher's, says why.",
-        "--resume continues from the last checkpoint.",
-    ]
+    # That process 0 is gone is known by name: here it holds what all processes connect to.
+    assert "has ended" in ended[1 - killed].told.splitlines()[0]
+    assert ended[1 - killed].told.endswith("--resume continues from the last checkpoint.")
     # The main process may have been killed while it was writing the one of step 4 beside the steps.
     left = [path.name for path in checkpoints.complete(tmp_path / "checkpoints")]
     assert left == ["step-00000002", "step-00000004"] or (killed == 0 and left == ["step-00000002"])

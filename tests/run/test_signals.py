@@ -58,11 +58,11 @@ def test_a_deadline_asks_by_a_clock_of_its_own_which_no_change_of_time_moves():
 
 def test_a_signal_is_acknowledged_at_once_with_what_happens_next():
     said = queue.Queue()
-    with StopRequest(say=said.put, units="step") as stop:
+    with StopRequest(say=said.put) as stop:
         stop.defer()
         os.kill(os.getpid(), signal.SIGTERM)
         assert said.get(timeout=60) == (
-            "SIGTERM: stopping after this step, then saving; Ctrl-C again stops now, without saving"
+            "SIGTERM: stopping after this micro-batch, then saving; Ctrl-C again stops now, without saving"
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.plugin.api import Adapter
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class OneProcess:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         return scorer, optimizer
 
-    def accumulating(self, scorer: nn.Module, *, last: bool) -> AbstractContextManager[None]:  # noqa: D102
-        return nullcontext()
+    def exchange(self, weights: Sequence[nn.Parameter]) -> None:  # noqa: D102
+        return
 
     def clip(self, weights: Sequence[nn.Parameter], bound: float) -> torch.Tensor:  # noqa: D102
         return nn.utils.clip_grad_norm_(weights, bound)
@@ -71,5 +72,16 @@ class OneProcess:
     def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
         return nullcontext()
 
-    def free(self) -> None:  # noqa: D102
+    def on_failure(  # noqa: D102
+        self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]
+    ) -> None:
+        return
+
+    def failure(self, seconds: float) -> RankFailure | None:  # noqa: D102
+        return None
+
+    def fail(self, text: str, code: int) -> None:  # noqa: D102
+        return
+
+    def leave(self) -> None:  # noqa: D102
         return

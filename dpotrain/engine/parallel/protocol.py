@@ -7,13 +7,14 @@ Methods marked *collective* must be called on every process, in the same order: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.plugin.api import Adapter
 
 if TYPE_CHECKING:
@@ -43,16 +44,22 @@ class Parallel(Protocol):
     def place(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Return both made ready for training; the scorer's backward pass then exchanges gradients. Collective."""
+        """Return both made ready for training, with the same trained weights on every process. Collective."""
 
-    def accumulating(self, scorer: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Return the context of a micro-batch: gradients are averaged over data ranks in the last only."""
+    def exchange(self, weights: Sequence[nn.Parameter]) -> None:
+        """Replace the gradients of ``weights`` by their sums over data ranks. Collective.
+
+        A weight without a gradient on every rank stays without one.
+        """
 
     def clip(self, weights: Sequence[nn.Parameter], bound: float) -> torch.Tensor:
         """Scale gradients down to the norm ``bound``; return their norm before, a scalar on the device. Collective."""
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum over data ranks of a tensor of one shape, on each process's device. Collective."""
+        """Return the sum over data ranks of a small tensor of one shape, without gradients. Collective.
+
+        It goes through the host's memory, and waits for the device.
+        """
 
     def gather_objects(self, item: T) -> list[T]:
         """Return one object of every process, by world rank. Collective."""
@@ -86,5 +93,18 @@ class Parallel(Protocol):
     def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
         """Return a context in which the main process sees the policy's weights whole, to save them. Collective."""
 
-    def free(self) -> None:
-        """Let go of what :meth:`place` made, when nothing more is trained."""
+    def on_failure(self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]) -> None:
+        """Set what a thread calls when another process fails.
+
+        ``told`` is called at once; ``leave``, which must end the process, if the main thread has not called
+        :meth:`fail` some seconds later: it may be waiting for a device that waits for the other process.
+        """
+
+    def failure(self, seconds: float) -> RankFailure | None:
+        """Return the failure of another process that came first, if one is known within so many seconds."""
+
+    def fail(self, text: str, code: int) -> None:
+        """Tell the other processes that this one ends with an error and an exit code; they then end with it, too."""
+
+    def leave(self) -> None:
+        """Return once every process has done its part; from then on each may end when it likes. Collective."""

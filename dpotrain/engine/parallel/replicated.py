@@ -1,20 +1,36 @@
-"""Several processes, each with a whole copy of the model: data parallelism by accelerate and DDP."""
+"""Several processes, each with a whole copy of the model: data parallelism.
+
+Gradients are added up once a step, over NCCL on CUDA. Everything else goes over gloo on the CPU: it never waits behind
+work of a device, it notices at once that a process has ended, and one process may work alone for hours.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from accelerate.utils import broadcast_object_list, gather_object
+import torch.distributed
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from dpotrain.core.errors import RunError
+from dpotrain.engine.parallel.exchange import sum_over_ranks
+from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.watch import Watch
 
 T = TypeVar("T")
+
+#: How long gradients may wait for those of the slowest rank. All ranks have just agreed to add them up.
+EXCHANGE_TIMEOUT = timedelta(minutes=30)
+#: How long ranks wait for one that works alone: saving large models, hashing their files, the longer share of a pass
+#: over the data. Only a bug makes them wait for nothing, as the end of a process is noticed at once.
+CONTROL_TIMEOUT = timedelta(hours=24)
 
 
 class Replicated(OneProcess):
@@ -30,54 +46,109 @@ class Replicated(OneProcess):
         Raises:
             RunError: the launcher asks for weights to be sharded.
         """
+        cuda = torch.cuda.is_available()
+        if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIMEOUT)
         # The scorer casts by itself, and only CUDA and CPU are proven.
-        self._accelerator = Accelerator(
+        accelerator = Accelerator(
             mixed_precision="no",
-            cpu=not torch.cuda.is_available(),
-            # No second copy of the gradients, and nothing to broadcast: no buffer changes.
+            cpu=not cuda,
             kwargs_handlers=[
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+                InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=EXCHANGE_TIMEOUT)
             ],
         )
-        refuse_sharding(self._accelerator.distributed_type)
-        super().__init__(self._accelerator.device)
-        self.world_rank = self.data_rank = self._accelerator.process_index
-        self.world_size = self.data_size = self._accelerator.num_processes
+        refuse_sharding(accelerator.distributed_type)
+        if not torch.distributed.is_initialized():  # accelerate overlooks what it is asked for in one process
+            refuse_sharding(DistributedType.FSDP)
+        super().__init__(accelerator.device)
+        self.world_rank = self.data_rank = accelerator.process_index
+        self.world_size = self.data_size = accelerator.num_processes
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        self.is_main = self._accelerator.is_main_process
+        self.is_main = accelerator.is_main_process
+        self._watch: Watch | None = None
+        self._control: torch.distributed.ProcessGroup = torch.distributed.new_group(
+            backend="gloo", timeout=CONTROL_TIMEOUT
+        )
+        if self.world_size > 1:
+            self._watch = Watch(self.world_rank, self.world_size, self.broadcast_object(uuid4().hex))
+            self.wait()
 
     def place(  # noqa: D102
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        placed: tuple[nn.Module, torch.optim.Optimizer] = self._accelerator.prepare(
-            scorer, optimizer, device_placement=[False, False]
-        )
-        return placed
+        self.wait()
+        self._begin_exchange()
+        # They were made with the same seed, but devices of two kinds draw other numbers from it.
+        for weight in scorer.parameters():
+            if weight.requires_grad:
+                received = weight.detach().contiguous()
+                torch.distributed.broadcast(received, 0)
+                if received.data_ptr() != weight.data_ptr():
+                    weight.data.copy_(received)
+        return scorer, optimizer
 
-    def accumulating(self, scorer: nn.Module, *, last: bool) -> AbstractContextManager[None]:  # noqa: D102
-        return nullcontext() if last else self._accelerator.no_sync(scorer)
+    def exchange(self, weights: Sequence[nn.Parameter]) -> None:  # noqa: D102
+        anywhere = self.any(*(weight.grad is not None for weight in weights))
+        gradients = []
+        for weight, has_one in zip(weights, anywhere, strict=True):
+            if has_one:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                gradients.append(weight.grad)
+        self._begin_exchange()
+        sum_over_ranks(gradients)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        total: torch.Tensor = self._accelerator.reduce(tensor, "sum")
-        return total
+        total = tensor.detach().to("cpu", copy=True)
+        torch.distributed.all_reduce(total, group=self._gloo())
+        return total.to(tensor.device)
 
     def gather_objects(self, item: T) -> list[T]:  # noqa: D102
-        gathered: list[T] = gather_object([item])
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, item, group=self._gloo())
         return gathered
 
     def broadcast_object(self, item: T) -> T:  # noqa: D102
-        (received,) = broadcast_object_list([item])
-        return received  # type: ignore[no-any-return]
+        box = [item]
+        torch.distributed.broadcast_object_list(box, 0, group=self._gloo())
+        return box[0]
 
     def any(self, *flags: bool) -> list[bool]:  # noqa: D102
-        counts = self.sum(torch.tensor(flags, dtype=torch.int32, device=self.device))
+        counts = torch.tensor(flags, dtype=torch.int32)
+        torch.distributed.all_reduce(counts, group=self._gloo())
         return [count > 0 for count in counts.tolist()]
 
     def wait(self) -> None:  # noqa: D102
-        self._accelerator.wait_for_everyone()
+        torch.distributed.barrier(group=self._gloo())
 
-    def free(self) -> None:  # noqa: D102
-        self._accelerator.free_memory()
+    def _begin_exchange(self) -> None:
+        """Note that the device may wait for other processes, all of which have just agreed to exchange something."""
+        if self._watch is not None:
+            self._watch.exchanging = True
+
+    def _gloo(self) -> torch.distributed.ProcessGroup:
+        """Return the processes over gloo; what the device was waited for is done."""
+        if self._watch is not None:
+            self._watch.exchanging = False
+        return self._control
+
+    def on_failure(  # noqa: D102
+        self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]
+    ) -> None:
+        if self._watch is not None:
+            self._watch.on_failure(told, leave)
+
+    def failure(self, seconds: float) -> RankFailure | None:  # noqa: D102
+        return None if self._watch is None else self._watch.failure(seconds)
+
+    def fail(self, text: str, code: int) -> None:  # noqa: D102
+        if self._watch is not None:
+            self._watch.fail(text, code)
+
+    def leave(self) -> None:  # noqa: D102
+        self.wait()
+        if self._watch is not None:
+            self._watch.close()
 
 
 def refuse_sharding(kind: DistributedType) -> None:

@@ -1,6 +1,6 @@
 """The scorer: a module whose forward returns the log-prob sum of each completion of a micro-batch.
 
-It is what DDP wraps, so that its hooks fire around everything that has gradients.
+It is what a wrapper for several processes wraps, so that its hooks fire around everything that has gradients.
 """
 
 from __future__ import annotations

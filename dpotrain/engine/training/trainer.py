@@ -34,6 +34,7 @@ from dpotrain.engine.scoring.objective import loss_parts, pair_losses
 from dpotrain.engine.scoring.pairs import need_tokens, needed_statistics, score_pairs
 from dpotrain.engine.scoring.router_loss import RouterLoss, summing
 from dpotrain.engine.scoring.router_sums import RouterSums
+from dpotrain.engine.training.agreement import RanOut, agreeing
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
 from dpotrain.engine.training.first_loss import check_first_loss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
@@ -50,7 +51,7 @@ class Trainer:
 
     parallel: Parallel
     scorer: nn.Module
-    """The scorer, wrapped for data parallelism where there are several processes."""
+    """The policy's scorer, as :meth:`.protocol.Parallel.place` returned it."""
     optimizer: torch.optim.Optimizer
     loss: Loss
     plan: BatchPlan
@@ -64,7 +65,7 @@ class Trainer:
     first_loss: float | None
     """What the first step's loss must be, where that is known."""
     interrupted: Callable[[], bool] = lambda: False
-    """Asked between micro-batches; in a run of several processes only between steps."""
+    """Asked between micro-batches; where it is true on one rank, all are interrupted."""
     progress: Callable[[int, int, int], None] = lambda step, done, total: None
     """Told the step, and how many of this rank's micro-batches of it are computed, of how many."""
     note: Callable[[str], None] = lambda text: None
@@ -101,15 +102,16 @@ class Trainer:
     def train_step(self, step: StepPlan) -> StepRecord:
         """Take one optimizer step over the pairs of ``step``.
 
-        Where memory runs out in a run of one process, the whole step is done again in smaller micro-batches,
-        which stay for the steps to come. Loss and gradient are those of the smaller ones from the start.
+        Where memory runs out on a rank, all of them do the whole step again in smaller micro-batches, which stay for
+        the steps to come. Loss and gradient are those of the smaller ones from the start.
 
         Raises:
             NotFinite: loss or gradient norm is not finite (as ``on_nonfinite`` has it); nothing was updated, and
                 random states are as before the step.
             RunError: the first loss is not what it must be; nothing was updated.
             Interrupted: the person asked to stop; nothing was updated.
-            torch.OutOfMemoryError: single pairs do not fit either, or there are several processes.
+            torch.OutOfMemoryError: single pairs do not fit either.
+            OutOfMemoryElsewhereError: they do not fit on another rank.
         """
         started = time.perf_counter()
         learning_rate = self._set_learning_rate(step.step)
@@ -170,27 +172,28 @@ class Trainer:
         )
 
     def _gradients(self, step: StepPlan, random_before: RandomState) -> torch.Tensor | None:
-        """Add up the step's gradients, and return its sums on the device.
+        """Add up the gradients of this rank's pairs, and return its sums on the device. Collective.
 
         They are the engine's, then the recipe's metrics', then two of the router loss, where there is one.
 
-        None where memory ran out and smaller micro-batches may fit: gradients and random states are then as
+        None where memory ran out on a rank and smaller micro-batches may fit: gradients and random states are then as
         before.
         """
         microbatches = step.microbatches[self.parallel.data_rank]
-        # Every pair of the step weighs the same, wherever it is computed; the exchange averages over ranks.
-        share = self.parallel.data_size / len(step.pairs)
+        # Every pair of the step weighs the same, wherever it is computed; the exchange adds gradients over ranks.
+        share = 1 / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
         first = (self._passes(microbatches) - 1) * len(microbatches)
         try:
             coupled, routed = self._first_pass(step, microbatches, random_before) if first else (None, None)
             balance = StepBalance(self.router_loss, routed, self.parallel)
-            for number, pairs in enumerate(microbatches):
-                self._progress(step, number, computed=first)
-                last = number == len(microbatches) - 1
-                # Nothing in here waits for the device, so the next micro-batch is packed while it computes this one.
-                batch = pack(self.data, pairs).to(self.parallel.device)
-                with self.parallel.accumulating(self.scorer, last=last):
+            # Ranks exchange nothing before all have computed their gradients, so that one that cannot may say so.
+            with agreeing(self.parallel):
+                for number, pairs in enumerate(microbatches):
+                    self._progress(step, number, computed=first)
+                    last = number == len(microbatches) - 1
+                    # Nothing in here waits for the device: the next micro-batch is packed while it computes this one.
+                    batch = pack(self.data, pairs).to(self.parallel.device)
                     reference = self.reference.scores(batch) if coupled is None else coupled.reference(batch)
                     with summing(self.router_loss) as rows:
                         scores = self._score(step, batch, reference)
@@ -201,16 +204,16 @@ class Trainer:
                     else:
                         (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
                     (total * share + balance.part(rows)).backward()  # type: ignore[no-untyped-call]
-                sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
-                if not last and self.interrupted():
-                    raise Interrupted
-        except (Interrupted, torch.OutOfMemoryError) as error:
+                    sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
+                    if not last and self.interrupted():
+                        raise Interrupted
+        except (Interrupted, RanOut) as error:
             self.optimizer.zero_grad(set_to_none=True)
             random_before.restore()
-            splits = any(len(pairs) > 1 for pairs in microbatches)
-            # Several ranks would have to agree in the middle of a step, in which one may be waiting for the others.
-            if isinstance(error, Interrupted) or not splits or self.parallel.world_size > 1:
+            if isinstance(error, Interrupted):
                 raise
+            if not any(len(pairs) > 1 for pairs in _of_all_ranks(step)):
+                raise error.error() from None
             return None
         return torch.cat([sums, balance.sums(len(step.pairs))])
 
@@ -241,7 +244,9 @@ class Trainer:
 
     def _passes(self, microbatches: Sequence[MicroBatch]) -> int:
         """Return how often a step scores its micro-batches under the policy."""
-        balanced = self.router_loss is not None and len(microbatches) > 1
+        # What the routers compute in the step is known before its first backward pass.
+        alone = self.parallel.data_size == 1 and len(microbatches) == 1
+        balanced = self.router_loss is not None and not alone
         return 2 if self.loss.couples_pairs or balanced else 1
 
     def _first_pass(
@@ -254,7 +259,7 @@ class Trainer:
         """
         gathered = GatheredScores(step.pairs) if self.loss.couples_pairs else None
         routed: list[RouterSums] = []
-        with torch.no_grad():
+        with torch.no_grad(), agreeing(self.parallel):
             for number, pairs in enumerate(microbatches):
                 self._progress(step, number)
                 batch = pack(self.data, pairs).to(self.parallel.device)
@@ -290,10 +295,9 @@ class Trainer:
         self.progress(step.step, computed + number, len(own) * self._passes(own))
 
     def _cut_smaller(self, step: StepPlan) -> StepPlan:
-        """Halve the budget until the step is cut otherwise, for this step and those to come."""
+        """Halve the budget until the step is cut otherwise, for this step and those to come; the same on every rank."""
         plan = self.plan
-        (microbatches,) = step.microbatches
-        budget = smaller(microbatches, plan.costs, plan.tokens_per_microbatch)
+        budget = smaller(_of_all_ranks(step), plan.costs, plan.tokens_per_microbatch)
         self.plan = replace(plan, tokens_per_microbatch=budget)
         return replace(step, microbatches=make_microbatches(step.pairs, plan.costs, plan.ranks, budget))
 
@@ -305,12 +309,16 @@ class Trainer:
         return self.peak_learning_rate * factor
 
     def _clip_and_sum(self, sums: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Clip the gradients, and return the sums over all ranks and the norm before, on the CPU, in one transfer.
+        """Exchange and clip the gradients; return the sums over all ranks and the norm before, in one transfer.
 
-        The update waits for it: numbers that are not finite must not reach the weights.
+        Both are on the CPU. The update waits for it: numbers that are not finite must not reach the weights.
         """
         trained = [weight for weight in self.scorer.parameters() if weight.requires_grad]
+        self.parallel.exchange(trained)
         norm = self.parallel.clip(trained, math.inf if self.max_grad_norm is None else self.max_grad_norm)
-        total = self.parallel.sum(sums)
-        *over_ranks, grad_norm = torch.cat([total, norm.to(total).reshape(1)]).tolist()
-        return torch.tensor(over_ranks, dtype=torch.float64), grad_norm
+        *own, grad_norm = torch.cat([sums, norm.to(sums).reshape(1)]).tolist()
+        return self.parallel.sum(torch.tensor(own, dtype=torch.float64)), grad_norm
+
+
+def _of_all_ranks(step: StepPlan) -> list[MicroBatch]:
+    return [pairs for microbatches in step.microbatches for pairs in microbatches]

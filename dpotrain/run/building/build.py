@@ -171,8 +171,7 @@ def build(
         max_grad_norm=recipe.training.max_grad_norm,
         precision=engine.precision,
         first_loss=recipe.loss.first_loss() if known else None,
-        # Ranks agree about stopping between steps only.
-        interrupted=lambda: parallel.world_size == 1 and bool(stop),
+        interrupted=lambda: bool(stop),
         progress=reporter.microbatch,
         note=reporter.note,
         on_nonfinite=NonFiniteSteps(

@@ -68,7 +68,9 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
     silence_config(config)
     kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     if request.quantization is not None:
-        kwargs |= {"quantization_config": request.quantization, "device_map": {"": request.device}}
+        kwargs["quantization_config"] = request.quantization
+    # Tensors go from the file, whose memory all processes of a machine share, to their device; a CPU uses them there.
+    kwargs["device_map"] = {"": request.device}
     with _no_progress_bars(), loading_errors(source.path, "model"):
         model, info = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -86,7 +88,7 @@ def _load_whole(source: Source, options: TransformersLoader.Options, request: Lo
         silence(module)
     # transformers keeps no record of the commit, but leaves this name out of saved configs; an adapter notes it.
     model.config._commit_hash = source.commit
-    loaded: PreTrainedModel = model if request.quantization is not None else model.to(request.device)
+    loaded: PreTrainedModel = model
     return loaded
 
 
