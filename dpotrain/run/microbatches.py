@@ -104,6 +104,7 @@ def fit_to_memory(
         },
         available=free + in_use,
         host=host,
+        ranks=parallel.data_size,
     )
     chosen = memory.fit
     if before is not None:

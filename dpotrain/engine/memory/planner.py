@@ -18,7 +18,7 @@ from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
 from dpotrain.engine.memory.activations import Activations, Kept
-from dpotrain.engine.memory.budget import SHARE, Fit, fit
+from dpotrain.engine.memory.budget import FULL_TOKENS, SHARE, Fit, fit
 from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
 from dpotrain.engine.scoring.precision import compute_precision
 from dpotrain.engine.scoring.router_loss import Routing
@@ -97,12 +97,13 @@ def plan_memory(
     held: Mapping[str, int],
     available: int,
     host: float = math.inf,
+    ranks: int = 1,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
     ``pairs`` are those of an epoch. ``held`` has the bytes of the loaded models and of the process, by part, to which
     what training adds is added here; ``available`` is what the device has for all of it, ``host`` what is free in the
-    host's memory for a process whose device is another.
+    host's memory for a process whose device is another. The pairs of a step are spread over ``ranks``.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
@@ -133,6 +134,7 @@ def plan_memory(
         checkpointed=fixed,
         offload=None if training.activation_offload == "auto" else training.activation_offload,
         host_room=SHARE[device] * host,
+        full=min(FULL_TOKENS.get(device, 0), step_tokens(costs, training.pairs_per_step) // ranks),
     )
     steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
@@ -141,6 +143,12 @@ def plan_memory(
     reference = gradients if recipe.reference.update is not None else 0
     copy = gradients + optimizer + reference if copied else 0
     return MemoryPlan(chosen, held, activations, available, copy, ALLOCATOR.get(device, 0.0))
+
+
+def step_tokens(costs: Costs, pairs_per_step: int) -> int:
+    """Return the tokens of a step of average pairs."""
+    each = costs.alone(np.arange(len(costs.lengths)))
+    return int(each.mean() * min(pairs_per_step, len(each)))
 
 
 def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
