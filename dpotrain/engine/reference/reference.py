@@ -32,6 +32,8 @@ class Reference(ABC):
 
     moving_weights: SecondCopy | None = None
     """What a checkpoint must keep of a reference that follows the policy."""
+    of_microbatch = True
+    """Whether it is computed of the policy's own micro-batches, so that both round alike."""
 
     @abstractmethod
     def scores(self, batch: PackedPairs) -> torch.Tensor:
@@ -96,6 +98,8 @@ class MovingReference(LiveReference):
 
 class PrecomputedReference(Reference):
     """Looks up log-probs that were computed before training."""
+
+    of_microbatch = False
 
     def __init__(self, sums: torch.Tensor) -> None:
         """Look up in ``sums``, (pairs of the data set, 2) float32 on the CPU."""

@@ -20,6 +20,7 @@ from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.engine.threads import choose_threads
+from dpotrain.engine.training.first_loss import FirstLoss
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
@@ -156,6 +157,9 @@ def build(
     initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
     known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
     known = known and recipe.loss.options.weighting is None
+    expected = recipe.loss.first_loss() if known else None
+    # A compiler makes other kernels for a pass without gradients.
+    alike = references.train.of_microbatch and not recipe.training.compile
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -169,8 +173,7 @@ def build(
         schedule=recipe.schedule,
         peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
-        precision=engine.precision,
-        first_loss=recipe.loss.first_loss() if known else None,
+        first_loss=None if expected is None else FirstLoss(expected, engine.precision, alike),
         # Ranks agree about stopping between steps only.
         interrupted=lambda: parallel.world_size == 1 and bool(stop),
         progress=reporter.microbatch,
