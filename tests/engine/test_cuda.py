@@ -12,7 +12,10 @@ from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import measure
+from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.rope_scaling import LengthRule
+from dpotrain.engine.scoring.scorer import PaddedScorer
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
 from tests.run.recipes import losses, project, run
@@ -88,3 +91,19 @@ def test_measured_memory_predicts_a_larger_micro_batch(layers):
     gradients = sum(weight.grad.nbytes for weight in scorer.parameters() if weight.grad is not None)
     taken = torch.cuda.max_memory_allocated() - before - gradients
     assert found.peak(40 * 512, layers) == pytest.approx(taken, rel=0.3)
+
+
+@pytest.mark.parametrize("rules", [(), (LengthRule("by length", 0, per_length=True),)])
+def test_padded_pairs_are_scored_without_a_wait(rules):
+    model = build("llama").cuda()
+    model.set_attn_implementation("eager")  # for others transformers looks whether anything is padded
+    scorer = PaddedScorer(model, LogitTransform(), True, rules)
+    data = random_pairs(SIZES)
+    expected = PaddedScorer(model, LogitTransform(), True)(pack(data, range(len(data))).to(CUDA))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = scorer(pack(data, range(len(data))).to(CUDA))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(got, expected, atol=0.3, rtol=1e-3)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from dpotrain.core.pair_columns import REFERENCE
-from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.packing import PackedPairs, copy_to
 from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
@@ -106,7 +106,7 @@ class PrecomputedReference(Reference):
         self.sums = sums
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+        return copy_to(self.sums[batch.pairs], batch.input_ids.device)
 
     def spread(self, places: torch.Tensor, pairs: int) -> PrecomputedReference:
         """Return the same for a larger data set of so many ``pairs``, in which those of this one have ``places``.

@@ -20,8 +20,9 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.padding import pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule, length_rules
-from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
+from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -164,13 +165,13 @@ class _Ordinary:
     def __init__(self, policy: PreTrainedModel, sample: PackedPairs) -> None:
         self.model = causal_lm(policy)
         self.targets = sample.targets
-        ids, mask, places = pad(sample)
-        length = ids.shape[1]
+        (part,), _ = pad(sample)
+        length = part.ids.shape[1]
         logits, raw = [], []
         head = self.model.get_output_embeddings()
-        for number, (row, seen) in enumerate(zip(ids, mask, strict=True)):
+        for number, (row, seen) in enumerate(zip(part.ids, part.mask, strict=True)):
             inputs: dict[str, Any] = {"input_ids": row[None, : int(seen.sum())], "use_cache": False}
-            inside = places[(places // length) == number] % length
+            inside = part.places[(part.places // length) == number] % length
             outputs = self.model(**accepted(self.model, inputs)).logits[0, inside]
             logits.append(outputs.float())
             if head is not None:
