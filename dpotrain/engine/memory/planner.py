@@ -157,12 +157,15 @@ def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
     return [[batches.costs.of(pairs) for rank in step.microbatches for pairs in rank] for step in steps]
 
 
-def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[TokenizedPairs, list[int], list[int]]:
+def pairs_to_record(
+    pairs: TokenizedPairs, device: str, part: int = 1
+) -> tuple[TokenizedPairs, list[int], list[int]]:
     """Return a pair, and two micro-batches to record activations on: it repeated, and the same twice as often.
 
-    Of a long pair it is the beginning of each part: recording keeps the activations of all layers.
+    Of a long pair it is the beginning of each part: recording keeps the activations of all layers. Where they do not
+    fit, ``part`` divides the tokens.
     """
     index = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
-    pair = shorten(pairs[index], MOST_RECORDED_TOKENS[device])
-    times = max(1, RECORDED_TOKENS[device] // pair.length)
+    pair = shorten(pairs[index], MOST_RECORDED_TOKENS[device] // part)
+    times = max(1, RECORDED_TOKENS[device] // part // pair.length)
     return TokenizedPairs.of([pair], pairs.columns), [0] * times, [0] * (2 * times)

@@ -133,14 +133,15 @@ def build(
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)
     costs = Costs.of_data(data.train, padded=not scorer.packs)
+    if recipe.training.compile:
+        # Before memory is measured: compiled layers keep less.
+        with reporter.phase("preparing compilation", None):
+            compile_layers(policy)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)
     if recipe.training.activation_offload is True and not memory.fit.on_host:
         why = NO_OFFLOAD["cpu" if parallel.device.type == "cpu" else "layers"]
         reporter.note(f"training.activation_offload = true changes nothing: {why}")
-    if recipe.training.compile:
-        with reporter.phase("preparing compilation", None):
-            compile_layers(policy)
     plan = batch_plan(recipe, data.mixture, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
         with clocks.apart():
