@@ -66,6 +66,16 @@ def test_bf16_packs(kind):
     torch.testing.assert_close(got.cpu(), expected, atol=0.5, rtol=5e-3)
 
 
+def test_a_wrong_mask_of_the_flash_kernel_is_found_under_autocast(monkeypatch):
+    """Weights are in float32, and so is the first comparison, which another kernel serves."""
+    attend = varlen.attend
+    monkeypatch.setattr(varlen, "attend", lambda query, key, *more: attend(query, key.roll(1, 0), *more))
+    model = build("llama", initializer_range=0.3).cuda()
+    batch = pack(random_pairs(SIZES), range(len(SIZES))).to(CUDA)
+    assert not choose_scorer(model, batch, packing="auto", bf16=False).reason
+    assert "differ in bfloat16" in choose_scorer(model, batch, packing="auto", bf16=True).reason
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_run(adapter, tmp_path):
     recipe = project(tmp_path, adapter=adapter)
