@@ -324,3 +324,30 @@ def test_from_the_second_step_on_nothing_waits_for_the_device_and_updates_are_th
     ours["matrix"].grad = torch.ones_like(ours["matrix"])
     optimizer.step()
     assert [name for name, weight in ours.items() if not weight.equal(before[name])] == ["matrix"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("kind", "plain"), [(AdamW8bit, bitsandbytes.optim.AdamW8bit), (Lion, bitsandbytes.optim.Lion32bit)]
+)
+def test_on_a_gpu_nothing_is_waited_for_either(kind, plain, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(64, 80 + number, generator=draw) for number in range(9)]
+    trained = [{str(at): torch.nn.Parameter(each.cuda()) for at, each in enumerate(drawn)} for _ in range(2)]
+    optimizer = kind(kind.Options(lr=0.01)).build(trained[0])
+    other = plain(trained[1].values(), lr=0.01, weight_decay=0.0, betas=optimizer.defaults["betas"])
+    for number in range(4):
+        for weights_of, taking in zip(trained, (optimizer, other), strict=True):
+            for weight in weights_of.values():
+                weight.grad = torch.full_like(weight, 0.1 * (number + 1))
+            torch.cuda.synchronize()
+            with monkeypatch.context() as patched:
+                if number and taking is optimizer:
+                    patched.setattr(torch.cuda, "synchronize", lambda *given: pytest.fail("waits"))
+                    torch.cuda.set_sync_debug_mode("error")
+                try:
+                    taking.step()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=1e-6)
