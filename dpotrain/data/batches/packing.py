@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class PackedPairs:
         """Return the same batch on a device, copied without waiting for it."""
         if device.type == "cpu":
             return self
-        moved = {
+        moved: dict[str, Any] = {
             name: copy_to(getattr(self, name), device)
             for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
         }

@@ -59,11 +59,11 @@ def pad(batch: PackedPairs, rules: Sequence[LengthRule] = ()) -> tuple[list[Padd
             places.append(at * shape[1] + np.searchsorted(tokens, predicting[number]))
             scored.append(firsts[number] + np.arange(counts[number]))
         order.append(np.concatenate(scored))
-        index, mask, once, into, of = (
+        places_of_tokens, *others = (
             copy_to(torch.from_numpy(each), device)
             for each in (index, mask, once, np.concatenate(places), order[-1])
         )
-        parts.append(Padded(batch.input_ids[index] * mask, mask, once, into, of))
+        parts.append(Padded(batch.input_ids[places_of_tokens] * others[0], *others))
     if len(parts) == 1:
         return parts, None
     return parts, copy_to(torch.from_numpy(np.concatenate(order).argsort()), device)
