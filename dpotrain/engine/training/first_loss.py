@@ -35,8 +35,9 @@ from dpotrain.plugin.api.nested import nested
 
 #: Standard deviation of a token's log-prob between two ways of computing it, in nats; twice what is usual.
 ROUNDING = {"fp32": 1e-5, "bf16": 0.04}
-#: Share of it where the reference is computed of the policy's own micro-batch, by the same kernels.
-SAME_MICROBATCH = 0.1
+#: Share of it where the reference is computed of the policy's own micro-batch, by the same kernels, but for those of an
+#: adapter that adds zeros.
+SAME_MICROBATCH = 0.25
 #: Standard deviations that the random part may be, and as many times the shift, which is random where pairs are few.
 DEVIATIONS = 3.0
 #: What the loss may be off by in any case, as a share of it where it is above one: the loss's own rounding.
