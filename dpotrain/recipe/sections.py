@@ -253,8 +253,9 @@ class TrainingSection(Section):
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="Layers whose activations are recomputed in the backward pass: less memory, more time, the "
-        'same results. "auto" uses as few as the longest pair needs to fit; true uses all. Where it does not fit with '
-        "all of them, or as many as are set, norms and feed-forward blocks compute long rows in tiles of tokens.",
+        'same results. "auto" uses as few as the longest pair needs to fit, and on a GPU micro-batches of 8,192 '
+        "tokens, which fewer would not keep busy; true uses all. Where the longest pair does not fit with all of them, "
+        "or as many as are set, norms and feed-forward blocks compute long rows in tiles of tokens.",
     )
     activation_offload: bool | Literal["auto"] = Field(
         "auto",

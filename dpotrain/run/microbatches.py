@@ -35,6 +35,9 @@ from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.training.metrics import peak_memory_mb
 from dpotrain.recipe.recipe import Recipe
 
+#: What the tokens that are measured are divided by where they do not fit.
+_FEWER = 4
+
 
 @dataclass(frozen=True, slots=True)
 class MicrobatchSize:
@@ -105,6 +108,7 @@ def fit_to_memory(
         },
         available=free + in_use,
         host=host,
+        ranks=parallel.data_size,
     )
     chosen = memory.fit
     if before is not None:
@@ -136,14 +140,17 @@ def _measured(
     scorer: Scorer, pairs: TokenizedPairs, costs: Costs, per_token: Sequence[Sequence[nn.Module]]
 ) -> Activations:
     device = next(scorer.parameters()).device
-    pair, some, more = pairs_to_record(pairs, device.type)
-    costs = Costs.of_data(pair, padded=costs.padded)
-    try:
-        one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
-        return measure(scorer, one, two, (costs.of(some), costs.of(more)), per_token)
-    except torch.OutOfMemoryError:
-        # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
-        return estimate(scorer.policy, scorer.bf16)
+    for part in (1, _FEWER):
+        pair, some, more = pairs_to_record(pairs, device.type, part)
+        cost = Costs.of_data(pair, padded=costs.padded)
+        try:
+            one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
+            return measure(scorer, one, two, (cost.of(some), cost.of(more)), per_token)
+        except torch.OutOfMemoryError:
+            pass
+        release_memory()  # after the exception that holds the tensors is gone
+    # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
+    return estimate(scorer.policy, scorer.bf16)
 
 
 def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:

@@ -18,7 +18,7 @@ from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Record, SamplesRecord, Status
 from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
-from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.memory.device_memory import release_memory, use_expandable_segments
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.protocol import Parallel
@@ -57,6 +57,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
     The caller enters ``reporter`` before and leaves it afterwards.
     """
     parallel = start()
+    use_expandable_segments(parallel.device)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
         stack.enter_context(restrict_umask())

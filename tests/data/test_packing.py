@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.scoring.scorer import pad
+from dpotrain.engine.scoring.padding import pad
+from dpotrain.engine.scoring.rope_scaling import LengthRule
 from tests.engine.pairs import random_pairs
 
 SIZE = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
@@ -43,7 +44,9 @@ def test_padded_rows_hold_the_same_sequences_and_predict_the_same_tokens(sizes, 
         pair.chosen_scored[:-1] = draw.random(len(pair.chosen) - 1) < 0.5
         pair.rejected_scored[:-1] = draw.random(len(pair.rejected) - 1) < 0.5
     batch = pack(data, range(len(data)))
-    ids, mask, places = pad(batch)
+    (part,), order = pad(batch)
+    ids, mask, places = part.ids, part.mask, part.places
+    assert order is None
     rows = [row[seen.bool()].tolist() for row, seen in zip(ids, mask, strict=True)]
     expected = []
     for index in range(len(data)):
@@ -53,6 +56,15 @@ def test_padded_rows_hold_the_same_sequences_and_predict_the_same_tokens(sizes, 
     # The place after the predicting one holds the predicted token.
     assert torch.equal(ids.flatten()[places + 1], batch.targets)
     assert torch.equal(ids.flatten()[places], batch.input_ids[batch.predicting])
+    # Parts by length hold the same, in another order.
+    parts, order = pad(batch, [LengthRule("by length", 0, per_length=True)])
+    assert sorted(row for each in parts for row in each.ids.tolist()) == sorted(expected)
+    assert all(each.mask.all() for each in parts)
+    for name in ("input_ids", "targets"):
+        wanted = batch.targets if name == "targets" else batch.input_ids[batch.predicting]
+        found = torch.cat([each.ids.flatten()[each.places + (name == "targets")] for each in parts])
+        assert torch.equal(found if order is None else found[order], wanted)
+    assert sum(int(each.once.sum()) for each in parts) == int(part.once.sum()) == len(batch.input_ids)
 
 
 def test_an_empty_microbatch_becomes_the_shortest_pair_as_a_filler_of_no_weight():

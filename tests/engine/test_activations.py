@@ -1,17 +1,21 @@
 """What a forward pass keeps: measured, counted from shapes alone, and the straight line through both."""
 
 import gc
+import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoModelForCausalLM
 
 from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.layers.compiling import compile_layers
 from dpotrain.engine.layers.tiling import proven_modules
-from dpotrain.engine.memory.activations import Activations, Kept, estimate, measure
-from dpotrain.engine.memory.recording import SavedTensors, record
+from dpotrain.engine.memory.activations import Activations, Kept, _with_measured_peak, estimate, measure
+from dpotrain.engine.memory.recording import _Recorder, record
 from dpotrain.engine.memory.shapes import activations_from_shapes
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -59,8 +63,100 @@ def test_nothing_that_was_measured_stays_in_memory(kind):
     scorer = scorer_of(kind, "full")
     measure(scorer, ONE, TWO, TOKENS)
     gc.collect()
-    left = [each for each in gc.get_objects() if isinstance(each, SavedTensors)]
+    left = [each for each in gc.get_objects() if isinstance(each, _Recorder)]
     assert not left
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_a_pass_leaves_nothing_for_the_next_one(kind, monkeypatch):
+    """Both together would need half as much again."""
+    saved, left = [], []
+    save, begin = _Recorder.save, _Recorder.__init__
+
+    def saving(recorder, tensor):
+        if tensor.untyped_storage()._cdata not in recorder._seen:
+            saved.append(StorageWeakRef(tensor.untyped_storage()))
+        return save(recorder, tensor)
+
+    def beginning(recorder, *given):
+        left.append(sum(not each.expired() for each in saved))
+        begin(recorder, *given)
+
+    monkeypatch.setattr(_Recorder, "save", saving)
+    monkeypatch.setattr(_Recorder, "__init__", beginning)
+    gc.disable()
+    try:
+        measure(scorer_of(kind, "full"), ONE, TWO, TOKENS)
+        left.append(sum(not each.expired() for each in saved))
+    finally:
+        gc.enable()
+    assert left == [0, 0, 0]
+    assert len(saved) > 50
+
+
+class SimulatedDevice:
+    """Allocations of a model of 4 layers on a device of its own: 10 bytes a token of each are kept, 100 each has in
+    gradients, and in a backward pass 7 a token are temporary."""
+
+    def __init__(self):
+        self.weights = [torch.nn.Parameter(torch.zeros(25)) for _ in range(4)]
+        self.allocated = self.most = 0
+
+    def allocate(self, size):
+        self.allocated += size
+        self.most = max(self.most, self.allocated)
+
+    def __call__(self, batch):
+        self.tokens = len(batch.input_ids)
+        self.allocate(40 * self.tokens)
+        return self
+
+    def sum(self):
+        return self
+
+    def parameters(self):
+        return self.weights
+
+    def backward(self):
+        for weight in self.weights:
+            self.allocate(7 * self.tokens)
+            if weight.grad is None:
+                weight.grad = torch.zeros(25)
+                self.allocate(weight.grad.nbytes)
+            self.allocate(-17 * self.tokens)
+
+
+def test_temporary_tensors_are_measured_where_gradients_take_more_than_activations(monkeypatch):
+    """The first backward pass never has all gradients beside all activations, and so hides what is temporary."""
+    device = SimulatedDevice()
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: device.allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: device.most)
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda: setattr(device, "most", device.allocated)
+    )
+    one, two = (pack(random_pairs([(1, 1, 1)]), [0] * times) for times in (1, 2))
+    kept = Activations(Kept(), (Kept(0, 10),) * 4, (Kept(0, 1),) * 4, Kept(0, 99))
+    found = _with_measured_peak(kept, device, (one, two), (3, 6))
+    assert found.temporary == Kept(0, 7)
+    assert all(weight.grad is None for weight in device.weights)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_compiled_layers_are_measured_one_by_one(adapter):
+    eager = measure(scorer_of("llama", adapter), ONE, TWO, TOKENS)
+    scorer = scorer_of("llama", adapter)
+    compile_layers(scorer.policy)
+    calls = [layer._compiled_call_impl for layer in decoder_layers(scorer.policy)]
+    found = measure(scorer, ONE, TWO, TOKENS, proven_modules(scorer.policy, False))
+    assert [layer._compiled_call_impl for layer in decoder_layers(scorer.policy)] == calls
+    for compiled, plain, part in zip(found.layers, eager.layers, found.tiled, strict=True):
+        assert 0.2 * plain.of(1000) < compiled.of(1000) <= 1.05 * plain.of(1000)
+        assert 0 < part < compiled.per_token
+    assert found.inputs == eager.inputs
+    assert found.outside == eager.outside
+    assert 0 < found.temporary_tiled < found.temporary.per_token
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -32,6 +32,32 @@ def test_as_few_layers_as_let_the_longest_pair_fit():
     assert fit(TEN, room - 1, longest=500, device="cuda").checkpointed == 4
 
 
+@pytest.mark.parametrize("offload", [False, None])
+def test_micro_batches_are_full_before_fewer_layers_are_checkpointed(offload, tiles_of_50):
+    for full in (0, 400, 500, 800, 1000, 10**6):
+        for room in range(200_000, 1_200_000, 20_000):
+            given = {"longest": 500, "device": "cuda", "offload": offload}
+            sparing, filled = fit(TILED, room, **given), fit(TILED, room, full=full, **given)
+            if (
+                full <= 500 or sparing.tile or sparing.on_host
+            ):  # those are for pairs that do not fit otherwise
+                assert filled == sparing
+                continue
+            assert (filled.tile, filled.on_host) == (0, False)
+            tokens = {k: TILED.most_tokens(room, k) for k in range(11)}
+            enough = [k for k in tokens if tokens[k] >= full]
+            if enough:
+                assert filled.checkpointed == enough[0] >= sparing.checkpointed
+            else:
+                assert filled.tokens == max(tokens.values()) >= sparing.tokens
+
+
+def test_what_the_recipe_sets_is_not_filled():
+    given = {"longest": 500, "device": "cuda", "full": 8192}
+    assert fit(TEN, 1050 * 600, tokens=600, **given).checkpointed == 0
+    assert fit(TEN, 1050 * 600, checkpointed=0, **given).tokens == 600
+
+
 def test_all_layers_where_nothing_helps():
     found = fit(TEN, 1000, longest=500, device="cuda")
     assert (found.checkpointed, found.tokens) == (10, 5)

@@ -43,6 +43,19 @@ def test_some_or_all_layers_change_no_bit(adapter, layers):
     assert all(map(torch.equal, got_gradients, expected_gradients))
 
 
+@pytest.mark.parametrize("draws", ["nothing", "a module", "the configuration", "unknown code"])
+def test_a_random_state_is_kept_only_where_something_may_draw(draws, monkeypatch):
+    model = tiny_model("llama").train()
+    policy = Lora(Lora.Options(rank=4, dropout=0.3 * (draws == "a module"))).attach(model)
+    if draws == "the configuration":
+        model.config.attention_dropout = 0.1
+    if draws == "unknown code":
+        monkeypatch.setattr(type(model), "__module__", "own.modeling")
+    checkpoint_layers(policy, 1)
+    kept = decoder_layers(policy)[0]._gradient_checkpointing_func.keywords["preserve_rng_state"]
+    assert kept == (draws != "nothing")
+
+
 def test_the_recipes_setting_becomes_a_number():
     model = tiny_model("llama", num_hidden_layers=3)
     assert [wanted_layers(model, wanted) for wanted in (False, 2, 3, True)] == [0, 2, 3, 3]

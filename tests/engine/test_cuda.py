@@ -12,7 +12,10 @@ from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import measure
+from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.scoring.rope_scaling import LengthRule
+from dpotrain.engine.scoring.scorer import PaddedScorer
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
 from tests.run.recipes import losses, project, run
@@ -63,6 +66,16 @@ def test_bf16_packs(kind):
     torch.testing.assert_close(got.cpu(), expected, atol=0.5, rtol=5e-3)
 
 
+def test_a_wrong_mask_of_the_flash_kernel_is_found_under_autocast(monkeypatch):
+    """Weights are in float32, and so is the first comparison, which another kernel serves."""
+    attend = varlen.attend
+    monkeypatch.setattr(varlen, "attend", lambda query, key, *more: attend(query, key.roll(1, 0), *more))
+    model = build("llama", initializer_range=0.3).cuda()
+    batch = pack(random_pairs(SIZES), range(len(SIZES))).to(CUDA)
+    assert not choose_scorer(model, batch, packing="auto", bf16=False).reason
+    assert "differ in bfloat16" in choose_scorer(model, batch, packing="auto", bf16=True).reason
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_run(adapter, tmp_path):
     recipe = project(tmp_path, adapter=adapter)
@@ -74,17 +87,36 @@ def test_a_run(adapter, tmp_path):
 
 
 @pytest.mark.parametrize("layers", [0, 2, 4])
-def test_measured_memory_predicts_a_larger_micro_batch(layers):
-    model = build("llama", num_hidden_layers=4, hidden_size=256, intermediate_size=1024).cuda().train()
+@pytest.mark.parametrize("hidden", [256, 2048], ids=["activations", "gradients"])
+def test_measured_memory_predicts_a_larger_micro_batch(hidden, layers):
+    """With many weights, gradients take more than activations of the micro-batches that are measured."""
+    model = build("llama", num_hidden_layers=4, hidden_size=hidden, intermediate_size=1024).cuda().train()
     scorer = choose_scorer(model, pack(random_pairs(SIZES), [0]).to(CUDA), packing="on", bf16=True).scorer
     data = random_pairs([(100, 200, 212)])
     some, more, many = (pack(data, [0] * times).to(CUDA) for times in (2, 4, 40))
     found = measure(scorer, some, more, (1024, 2048))
     assert all(weight.grad is None for weight in scorer.parameters())
+    assert found.temporary.per_token > 0
     checkpoint_layers(model, layers)
+    scorer(some).sum().backward()  # gradients are in place, as in all micro-batches of a step but the first
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     scorer(many).sum().backward()
-    gradients = sum(weight.grad.nbytes for weight in scorer.parameters() if weight.grad is not None)
-    taken = torch.cuda.max_memory_allocated() - before - gradients
+    taken = torch.cuda.max_memory_allocated() - before
     assert found.peak(40 * 512, layers) == pytest.approx(taken, rel=0.3)
+
+
+@pytest.mark.parametrize("rules", [(), (LengthRule("by length", 0, per_length=True),)])
+def test_padded_pairs_are_scored_without_a_wait(rules):
+    model = build("llama").cuda()
+    model.set_attn_implementation("eager")  # for others transformers looks whether anything is padded
+    scorer = PaddedScorer(model, LogitTransform(), True, rules)
+    data = random_pairs(SIZES)
+    expected = PaddedScorer(model, LogitTransform(), True)(pack(data, range(len(data))).to(CUDA))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = scorer(pack(data, range(len(data))).to(CUDA))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(got, expected, atol=0.3, rtol=1e-3)

@@ -72,3 +72,50 @@ print((before - resident_memory()) >> 20)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) >= 95  # of 50 tensors of 2 MB each
+
+
+@pytest.fixture
+def cuda_settings(monkeypatch):
+    """What CUDA's allocator is set to; a device there is none."""
+    for name in device_memory._ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # so that what is set is gone after the test
+    settings = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", settings.append)
+    monkeypatch.setattr(device_memory.torch, "empty", lambda *size, **more: None)
+    return settings
+
+
+CUDA = torch.device("cuda", 0)
+
+
+def test_segments_are_expandable_here_and_in_processes_that_follow(cuda_settings):
+    device_memory.use_expandable_segments(CUDA)
+    assert cuda_settings == ["expandable_segments:True"]
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_settings_of_the_persons_own_stay(name, cuda_settings, monkeypatch):
+    monkeypatch.setenv(name, "max_split_size_mb:128")
+    device_memory.use_expandable_segments(CUDA)
+    assert not cuda_settings
+    assert os.environ[name] == "max_split_size_mb:128"
+
+
+def test_a_driver_that_cannot_map_memory_keeps_segments_of_fixed_sizes(cuda_settings, monkeypatch):
+    def fail(*size, **more):
+        raise RuntimeError("CUDA driver error: operation not supported")
+
+    monkeypatch.setattr(device_memory.torch, "empty", fail)
+    device_memory.use_expandable_segments(CUDA)
+    assert cuda_settings == ["expandable_segments:True", "expandable_segments:False"]
+    assert not os.environ["PYTORCH_ALLOC_CONF"]
+
+
+def test_on_a_cpu_and_other_systems_nothing_is_set(cuda_settings, monkeypatch):
+    device_memory.use_expandable_segments(CPU)
+    monkeypatch.setattr(sys, "platform", "win32")
+    device_memory.use_expandable_segments(CUDA)
+    assert not cuda_settings

@@ -1,13 +1,20 @@
 """The parts of memory by formula, against the tensors themselves."""
 
+import numpy as np
 import pytest
 import torch
 
+from dpotrain import load_recipe
+from dpotrain.data.batches.plan import Costs
+from dpotrain.engine.memory import planner
+from dpotrain.engine.memory.activations import estimate
+from dpotrain.engine.memory.budget import fit
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Muon
+from tests.run.recipes import project
 from tests.support import tiny_model
 
 
@@ -59,3 +66,23 @@ def test_weights_are_counted_by_their_format():
     numbers = sum(layer.mlp.up_proj.weight.numel() for layer in model.model.layers)
     assert size.weights["4.1 bits"] == int(numbers * 4.125 / 8)
     assert size.parameters == count(model).parameters
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "pairs", "full"), [("cuda", 1, 200, 8192), ("cuda", 2, 20, 1000), ("cpu", 1, 200, 0)]
+)
+def test_rows_on_a_gpu_are_to_be_full_as_far_as_a_step_has_tokens(
+    device, ranks, pairs, full, monkeypatch, tmp_path
+):
+    asked = []
+    monkeypatch.setattr(
+        planner, "fit", lambda *given, **more: asked.append(more["full"]) or fit(*given, **more)
+    )
+    model = policy("full", torch.float32)
+    recipe = load_recipe(project(tmp_path), {"training.pairs_per_step": pairs})
+    lengths = np.array([60, 140] * 100)
+    planner.plan_memory(
+        recipe, model, count(model), estimate(model, False), Costs(lengths, lengths), pairs=200, device=device,
+        held={}, available=1 << 30, ranks=ranks,
+    )  # fmt: skip
+    assert asked == [full]

@@ -76,6 +76,41 @@ def test_log_probs_and_gradients_are_the_models_own(kind):
         torch.testing.assert_close(gradient, expected_gradients[name], atol=5e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llama",
+        "mixtral",
+        *(pytest.param(kind, marks=pytest.mark.soak) for kind in PACKS if kind not in ("llama", "mixtral")),
+    ],
+)
+def test_rounding_to_bfloat16_is_no_reason_to_pad(kind):
+    for scale in (0.02, 0.3):
+        batch = pack(random_pairs(SIZES), range(len(SIZES)))
+        assert not choose_scorer(
+            build(kind, initializer_range=scale), batch, packing="auto", bf16=True
+        ).reason
+
+
+def test_a_fault_that_only_the_runs_own_precision_has_is_found(monkeypatch):
+    """Float32 weights under bfloat16 autocast, as full training has them: on CUDA that is another kernel's business."""
+    score = PackedScorer.log_probs
+
+    def faulty(self, batch, *more):
+        if torch.is_autocast_enabled(batch.input_ids.device.type):
+            # As if a completion saw its prompt elsewhere.
+            batch = replace(batch, position_ids=2 * batch.position_ids)
+        return score(self, batch, *more)
+
+    monkeypatch.setattr(PackedScorer, "log_probs", faulty)
+    batch = pack(random_pairs(SIZES), range(len(SIZES)))
+    model = build("llama", initializer_range=0.3)
+    assert isinstance(choose_scorer(model, batch, packing="on", bf16=False).scorer, PackedScorer)
+    chosen = choose_scorer(model, batch, packing="auto", bf16=True)
+    assert isinstance(chosen.scorer, PaddedScorer)
+    assert "its packed log-probs differ in bfloat16 from the ordinary ones by" in chosen.reason
+
+
 @pytest.mark.parametrize("kind", PADS)
 def test_a_model_that_cannot_be_packed_is_padded_and_says_why(kind):
     model = build(kind)

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_one_process_exchanges_nothing(tmp_path):
     )
     assert alone["whole"]
     assert alone["steps"] == 1
+
+
+@pytest.mark.parametrize("bound", [math.inf, 1.0])
+def test_gradients_that_are_not_clipped_are_not_written(bound):
+    weights = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 2, 1)]
+    for weight in weights[:2]:
+        weight.grad = torch.full_like(weight, 2.0)
+    versions = [weight.grad._version for weight in weights[:2]]
+    norm = OneProcess(torch.device("cpu")).clip(weights, bound)
+    assert norm.item() == pytest.approx(math.sqrt(5 * 4))
+    written = [weight.grad._version for weight in weights[:2]] != versions
+    assert written == (bound == 1.0)
 
 
 def test_replicated_processes_add_up_gradients_and_agree(tmp_path):

@@ -17,6 +17,7 @@ from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.reference.reference import PrecomputedReference
 from dpotrain.engine.scoring.probe import choose_scorer
+from dpotrain.engine.training.first_loss import FirstLoss
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.engine.training.unfinished import Interrupted
@@ -58,8 +59,7 @@ def trainer_of(model, data, **settings) -> Trainer:
         schedule=Constant(Constant.Options()),
         peak_learning_rate=RATE,
         max_grad_norm=1.0,
-        precision="fp32",
-        first_loss=settings.pop("first_loss", math.log(2)),
+        first_loss=settings.pop("first_loss", FirstLoss(math.log(2), "fp32", alike=False)),
         **settings,
     )
 
@@ -124,7 +124,8 @@ def test_a_reference_that_is_not_the_initial_policy_stops_the_run_before_the_fir
     before = copy.deepcopy(model.state_dict())
     wrong = torch.zeros(len(data), 2)
     with pytest.raises(
-        RunError, match=r"the first loss is .* must be 0\.693147; nothing was updated"
+        RunError,
+        match=r"the first loss is .* must be 0\.693147, and rounding explains .*; nothing was updated",
     ) as caught:
         next(trainer_of(model, data, reference=wrong, loss_label='loss "own" of plugin "mine"').steps())
     assert 'or a wrong first_loss of loss "own" of plugin "mine".' in str(caught.value)

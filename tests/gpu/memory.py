@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ def stage(report: Report) -> None:
         "1b LoRA, checkpointed": (large, LORA | fixed | {"training.activation_checkpointing": True}),
         "1b LoRA, automatic": (large, LORA),
         "small, all weights": (small, {"model.dtype": "float32", **eager, **fixed}),
+        "small LoRA, compiled": (small, LORA | eager | fixed | {"training.compile": True}),
     }
     # Before this process initialises CUDA.
     name, (work, overrides) = next(iter(predictions.items()))
@@ -48,6 +50,9 @@ def stage(report: Report) -> None:
             report.figure(f"{name}, measured / dpotrain plan", measured / planned)
             _expect_near(report, f"{name}, dpotrain plan", measured / planned)
     run_out(report, large, LORA | eager)
+    expandable = os.environ.get("PYTORCH_ALLOC_CONF") == "expandable_segments:True"
+    report.figure("expandable segments", expandable)
+    report.expect(expandable or report.dry, "the allocator's segments are not expandable")
 
 
 def plan(report: Report, recipe: Path, overrides: Mapping[str, Any]) -> float | None:

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 
+import bitsandbytes
 import pytest
 import torch
 
@@ -292,3 +293,61 @@ def test_a_recipe_that_does_not_say_means_adamw_and_cosine(tmp_path):
     )
     recipe = load_recipe(path)
     assert (recipe.document["optimizer"]["use"], recipe.document["schedule"]["use"]) == ("adamw", "cosine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"), [(AdamW8bit, bitsandbytes.optim.AdamW8bit), (Lion, bitsandbytes.optim.Lion32bit)]
+)
+def test_from_the_second_step_on_nothing_waits_for_the_device_and_updates_are_those_of_bitsandbytes(
+    kind, plain, monkeypatch
+):
+    """Its own step synchronizes after every weight."""
+    waits = []
+    monkeypatch.setattr(bitsandbytes.optim.optimizer, "sync_gpu", waits.append)
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (
+        {"large": torch.nn.Parameter(torch.randn(64, 80, generator=draw.manual_seed(0))), **weights()}
+        for _ in range(2)
+    )
+    optimizer = kind(kind.Options(lr=0.01)).build(ours)
+    other = plain(theirs.values(), lr=0.01, weight_decay=0.0, betas=optimizer.defaults["betas"])
+    drawn_steps(optimizer, ours, range(1))
+    waits.clear()
+    drawn_steps(optimizer, ours, range(1, 4))
+    assert not waits
+    drawn_steps(other, theirs, range(4))
+    assert len(waits) == 4 * len(theirs)
+    for name, weight in ours.items():
+        assert weight.equal(theirs[name])
+    before = {name: weight.clone() for name, weight in ours.items()}
+    optimizer.zero_grad()
+    ours["matrix"].grad = torch.ones_like(ours["matrix"])
+    optimizer.step()
+    assert [name for name, weight in ours.items() if not weight.equal(before[name])] == ["matrix"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("kind", "plain"), [(AdamW8bit, bitsandbytes.optim.AdamW8bit), (Lion, bitsandbytes.optim.Lion32bit)]
+)
+def test_on_a_gpu_nothing_is_waited_for_either(kind, plain, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(64, 80 + number, generator=draw) for number in range(9)]
+    trained = [{str(at): torch.nn.Parameter(each.cuda()) for at, each in enumerate(drawn)} for _ in range(2)]
+    optimizer = kind(kind.Options(lr=0.01)).build(trained[0])
+    other = plain(trained[1].values(), lr=0.01, weight_decay=0.0, betas=optimizer.defaults["betas"])
+    for number in range(4):
+        for weights_of, taking in zip(trained, (optimizer, other), strict=True):
+            for weight in weights_of.values():
+                weight.grad = torch.full_like(weight, 0.1 * (number + 1))
+            torch.cuda.synchronize()
+            with monkeypatch.context() as patched:
+                if number and taking is optimizer:
+                    patched.setattr(torch.cuda, "synchronize", lambda *given: pytest.fail("waits"))
+                    torch.cuda.set_sync_debug_mode("error")
+                try:
+                    taking.step()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=1e-6)

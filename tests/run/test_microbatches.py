@@ -17,6 +17,7 @@ from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.plugin.api import LoadRequest
 from dpotrain.run import microbatches
+from dpotrain.run.building import build as building
 from dpotrain.run.building import engine_builder
 from dpotrain.run.planning import plan
 from dpotrain_plugins.optimizers import AdamW
@@ -147,6 +148,37 @@ def test_pairs_that_are_all_long_are_measured_by_their_beginnings(monkeypatch, t
     run(project(tmp_path), "training.steps=1")
     assert 8 < probed[0] <= 16
     assert 6 < recorded[0] <= 12
+
+
+@pytest.mark.parametrize("fits", ["a quarter", "nothing"])
+def test_where_memory_is_too_small_for_measuring_fewer_tokens_are_measured_and_then_none(
+    fits, monkeypatch, tmp_path
+):
+    tried, estimated = [], []
+
+    def measuring(scorer, one, two, tokens, per_token):
+        tried.append(tokens[0])
+        if fits == "nothing" or len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(scorer, one, two, tokens, per_token)
+
+    monkeypatch.setitem(planner.RECORDED_TOKENS, "cpu", 1024)
+    monkeypatch.setattr(microbatches, "measure", measuring)
+    estimate = microbatches.estimate
+    monkeypatch.setattr(microbatches, "estimate", lambda *given: estimated.append(1) or estimate(*given))
+    run(project(tmp_path), "training.steps=1")
+    assert tried[1] < 0.5 * tried[0]
+    assert estimated == [1] * (fits == "nothing")
+
+
+def test_memory_is_measured_on_compiled_layers(monkeypatch, tmp_path):
+    done = []
+    fit = building.fit_to_memory
+    monkeypatch.setattr(building, "check_compiler", lambda device: None)
+    monkeypatch.setattr(building, "compile_layers", lambda policy: done.append("compiled"))
+    monkeypatch.setattr(building, "fit_to_memory", lambda *given: done.append("measured") or fit(*given))
+    run(project(tmp_path), "training.steps=1", "training.compile=true")
+    assert done == ["compiled", "measured"]
 
 
 def test_a_resumed_run_has_the_same_micro_batches_whatever_is_free(free, tmp_path):

@@ -59,6 +59,20 @@ def test_operations_are_those_that_torch_counts(adapter):
     assert predicted == pytest.approx(both.get_total_flops(), rel=0.1)
 
 
+def test_the_rate_of_products_is_measured_on_random_numbers_and_leaves_the_generator_alone(monkeypatch):
+    """Products of equal numbers take a GPU less power, and so less time."""
+    seen = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda left, right: seen.append((left, right)) or product(left, right)
+    )
+    before = torch.get_rng_state()
+    assert speed.product_rate(torch.device("cpu"), torch.float32) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert min(len(each.unique()) for each in seen[0]) > 10_000
+    assert not seen[0][0].equal(seen[0][1])
+
+
 def test_the_reference_takes_its_time_in_every_step_or_once_before(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "product_rate", lambda device, dtype: 1e9)
     path = project(tmp_path, adapter=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,19 +54,24 @@ class PackedPairs:
     lengths: tuple[PairLengths, ...]
     tokens: int
     """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
+    on_host: PackedPairs | None = None
+    """Of a micro-batch that was copied to a device, the original: reading it does not wait for the device."""
 
     def to(self, device: torch.device) -> PackedPairs:
-        """Return the same batch on a device; pinned memory makes the copies asynchronous on CUDA."""
+        """Return the same batch on a device, copied without waiting for it."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
+        moved: dict[str, Any] = {
+            name: copy_to(getattr(self, name), device)
             for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
         }
-        columns = {
-            name: values.pin_memory().to(device, non_blocking=True) for name, values in self.columns.items()
-        }
-        return replace(self, columns=columns, **moved)
+        columns = {name: copy_to(values, device) for name, values in self.columns.items()}
+        return replace(self, columns=columns, on_host=self, **moved)
+
+
+def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor from the host's memory to a device without waiting for it: on CUDA only from pinned memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dpotrain.core.errors import RunError
+from dpotrain.engine.scoring.dropout import may_draw
 from dpotrain.engine.scoring.scorer import causal_lm
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def checkpoint_layers(policy: PreTrainedModel, count: int) -> None:
     if not count:
         return
     model: Any = causal_lm(policy)
-    how = {"use_reentrant": False}
+    # A layer that draws no random numbers needs no random state to be computed again.
+    how = {"use_reentrant": False, "preserve_rng_state": may_draw(policy)}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(how)
     else:  # transformers before 5.20 or so

@@ -17,7 +17,8 @@ from dpotrain.core.random_state import RandomState
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.offloading import ON_DEVICE, host_bytes
 from dpotrain.engine.layers.tiling import per_token_modules
-from dpotrain.engine.memory.recording import SavedTensors, record
+from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.memory.recording import SavedBytes, record
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def measure(
 ) -> Activations:
     """Measure what a forward pass with gradients keeps, on two micro-batches of different size.
 
-    On CUDA a backward pass follows, and its peak replaces the estimate of temporary tensors. Gradients are
+    On CUDA backward passes follow, and their peak replaces the estimate of temporary tensors. Gradients are
     discarded and random states restored: nothing changes.
 
     ``scorer`` is the policy's, nothing checkpointed yet; ``two`` is larger than ``one``, best the same pairs twice, and
@@ -139,16 +140,22 @@ def measure(
     """
     random_before = RandomState.capture()
     try:
-        first, second = (record(scorer, batch, scorer, per_token) for batch in (one, two))
+        first = record(scorer, one, scorer, per_token)
+        if one.input_ids.is_cuda:  # nothing of one pass may be in memory beside the next
+            release_memory()
+        second = record(scorer, two, scorer, per_token)
         found = fit_lines(first, second, tokens)
+        if second.compiled and any(per_token):
+            found = _with_estimated_tiles(found, estimate(scorer.policy, scorer.bf16))
         if one.input_ids.is_cuda:
+            release_memory()
             found = _with_measured_peak(found, scorer, (one, two), tokens)
         return found
     finally:
         random_before.restore()
 
 
-def fit_lines(first: SavedTensors, second: SavedTensors, tokens: tuple[int, int]) -> Activations:
+def fit_lines(first: SavedBytes, second: SavedBytes, tokens: tuple[int, int]) -> Activations:
     """Return the lines through two measurements."""
 
     def line(less: int, more: int) -> Kept:
@@ -168,23 +175,39 @@ def fit_lines(first: SavedTensors, second: SavedTensors, tokens: tuple[int, int]
     )
 
 
+def _with_estimated_tiles(found: Activations, estimated: Activations) -> Activations:
+    """Take of compiled layers, whose modules are not seen, the share that is gone in tiles from an estimate."""
+    shares = [part / layer.per_token for part, layer in zip(estimated.tiled, estimated.layers, strict=True)]
+    share = estimated.temporary_tiled / estimated.temporary.per_token
+    return replace(
+        found,
+        tiled=tuple(part * layer.per_token for part, layer in zip(shares, found.layers, strict=True)),
+        temporary_tiled=share * found.temporary.per_token,
+    )
+
+
 def _with_measured_peak(
     found: Activations, scorer: Scorer, batches: tuple[PackedPairs, PackedPairs], tokens: tuple[int, int]
 ) -> Activations:
-    """Replace the estimate of temporary tensors by what CUDA's allocator saw beyond what is kept."""
+    """Replace the estimate of temporary tensors by what CUDA's allocator saw beyond what is kept.
+
+    Gradients are in place, as in every micro-batch of a step but the first: while they come into being, activations are
+    freed, and no moment has all of both.
+    """
     trained = [weight for weight in scorer.parameters() if weight.requires_grad]
     beyond = []
-    # The first pass also allocates what libraries keep for good.
-    for batch, count in ((batches[0], tokens[0]), *zip(batches, tokens, strict=True)):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        scorer(batch).sum().backward()
-        gradients = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
+    try:
+        scorer(batches[0]).sum().backward()  # allocates gradients, and what libraries keep for good
+        for batch, count in zip(batches, tokens, strict=True):
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            scorer(batch).sum().backward()
+            kept = total([found.outside, *found.layers]).of(count)
+            beyond.append(max(0, int(torch.cuda.max_memory_allocated() - before - kept)))
+    finally:
         for weight in trained:
             weight.grad = None
-        kept = total([found.outside, *found.layers]).of(count)
-        beyond.append(max(0, int(torch.cuda.max_memory_allocated() - before - gradients - kept)))
-    temporary = Kept.through(tokens[0], beyond[1], tokens[1], beyond[2])
+    temporary = Kept.through(tokens[0], beyond[0], tokens[1], beyond[1])
     # Of the measured bytes, the share that it has of the estimated ones.
     share = found.temporary_tiled / found.temporary.per_token if found.temporary.per_token else 0.0
     return replace(found, temporary=temporary, temporary_tiled=share * temporary.per_token)

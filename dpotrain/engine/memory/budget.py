@@ -13,6 +13,9 @@ from dpotrain.engine.memory.activations import Activations
 #: Tokens that a micro-batch holds at most, by device. On a CPU the matrix products are at full speed long before
 #: that, and more tokens would only take memory.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+#: Tokens that a micro-batch should hold, by device, before fewer layers are checkpointed: with fewer, matrix products
+#: do not keep a GPU busy, which costs more than computing layers again. On a CPU a few hundred do.
+FULL_TOKENS = {"cuda": 8192}
 #: Share of the free memory that activations may take; the rest is for fragmentation and for what is not counted. On a
 #: CPU the allocator has as much again as :data:`.planner.ALLOCATOR` says.
 SHARE = {"cpu": 0.58, "cuda": 0.75}
@@ -56,10 +59,12 @@ def fit(
     checkpointed: int | None = None,
     offload: bool | None = False,
     host_room: float = math.inf,
+    full: int = 0,
 ) -> Fit:
     """Choose tokens, and the cheapest way with which the longest pair fits; the most frugal one if it never does.
 
-    Without ``tokens``, they are what fits then, up to :data:`MOST_TOKENS`.
+    Without ``tokens``, they are what fits then, up to :data:`MOST_TOKENS`; and where ``full`` tokens, or else more of
+    them, fit with more layers checkpointed, these are. Tiles and copies to the host are for long pairs alone.
 
     ``room`` is the bytes for activations, :data:`SHARE` of what stays free beside everything else; ``longest`` the cost
     of the longest pair in tokens, which is never split; ``device`` "cpu" or "cuda"; ``checkpointed`` and ``tokens`` are
@@ -72,6 +77,11 @@ def fit(
     way = next((way for way in ways if way.most_tokens(activations, room) >= need), ways[-1])
     if tokens is not None:
         return replace(way, tokens=tokens, limit="recipe")
+    plain = [each for each in ways if not each.tile and each.on_host == ways[0].on_host]
+    if full > need and way in plain:
+        way = max(
+            plain, key=lambda each: min(full, each.most_tokens(activations, room))
+        )  # the first of equal ones
     fitting = way.most_tokens(activations, room)
     most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])
     return replace(way, tokens=max(1, min(fitting, most)), limit="memory" if fitting < most else "speed")

@@ -23,6 +23,11 @@ _CGROUPS = (
 #: See :func:`map_large_tensors`; the number that glibc's malloc.h gives the setting.
 MAPPED_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
+#: Where people say how CUDA's allocator works; then nothing is changed.
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_EXPANDABLE, _FIXED = "expandable_segments:True", "expandable_segments:False"
+#: Bytes of the allocation that tries out a setting: enough for a segment of its own.
+_TRIAL_BYTES = 1 << 22
 #: Share of a machine's memory that is assumed to be free where the system does not report it (macOS).
 _USUALLY_FREE = 0.5
 
@@ -71,6 +76,27 @@ def map_large_tensors() -> None:
     """
     if (library := _glibc()) is not None:
         library.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def use_expandable_segments(device: torch.device) -> None:
+    """Have CUDA's allocator extend its segments in place, in this process and in those that it starts from now on.
+
+    Micro-batches differ in size, and of segments of fixed sizes the gaps between tensors add up to memory that no later
+    tensor fits into. Nothing is changed where the person set an allocator's environment variable, nor where driver and
+    platform cannot map memory this way (Windows, WSL, some virtual GPUs).
+    """
+    told = any(os.environ.get(name) for name in _ALLOCATOR_SETTINGS)
+    if device.type != "cuda" or told or not sys.platform.startswith("linux"):
+        return
+    torch._C._accelerator_setAllocatorSettings(_EXPANDABLE)
+    try:
+        torch.empty(_TRIAL_BYTES, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # of the driver
+        torch._C._accelerator_setAllocatorSettings(_FIXED)
+    else:
+        os.environ[_ALLOCATOR_SETTINGS[0]] = _EXPANDABLE
 
 
 def _glibc() -> ctypes.CDLL | None:

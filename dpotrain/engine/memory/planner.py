@@ -18,7 +18,7 @@ from dpotrain.data.batches.plan import BatchPlan, Costs, steps_of_run
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
 from dpotrain.engine.memory.activations import Activations, Kept
-from dpotrain.engine.memory.budget import SHARE, Fit, fit
+from dpotrain.engine.memory.budget import FULL_TOKENS, SHARE, Fit, fit
 from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
 from dpotrain.engine.scoring.precision import compute_precision
 from dpotrain.engine.scoring.router_loss import Routing
@@ -97,12 +97,13 @@ def plan_memory(
     held: Mapping[str, int],
     available: int,
     host: float = math.inf,
+    ranks: int = 1,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
     ``pairs`` are those of an epoch. ``held`` has the bytes of the loaded models and of the process, by part, to which
     what training adds is added here; ``available`` is what the device has for all of it, ``host`` what is free in the
-    host's memory for a process whose device is another.
+    host's memory for a process whose device is another. The pairs of a step are spread over ``ranks``.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
@@ -133,6 +134,7 @@ def plan_memory(
         checkpointed=fixed,
         offload=None if training.activation_offload == "auto" else training.activation_offload,
         host_room=SHARE[device] * host,
+        full=min(FULL_TOKENS.get(device, 0), step_tokens(costs, training.pairs_per_step) // ranks),
     )
     steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
@@ -143,18 +145,27 @@ def plan_memory(
     return MemoryPlan(chosen, held, activations, available, copy, ALLOCATOR.get(device, 0.0))
 
 
+def step_tokens(costs: Costs, pairs_per_step: int) -> int:
+    """Return the tokens of a step of average pairs."""
+    each = costs.alone(np.arange(len(costs.lengths)))
+    return int(each.mean() * min(pairs_per_step, len(each)))
+
+
 def microbatch_tokens(batches: BatchPlan) -> list[list[int]]:
     """Return the cost of each micro-batch of the first steps, of all ranks, step by step."""
     steps = replace(batches, max_steps=min(batches.total_steps, PREDICTED_STEPS)).steps()
     return [[batches.costs.of(pairs) for rank in step.microbatches for pairs in rank] for step in steps]
 
 
-def pairs_to_record(pairs: TokenizedPairs, device: str) -> tuple[TokenizedPairs, list[int], list[int]]:
+def pairs_to_record(
+    pairs: TokenizedPairs, device: str, part: int = 1
+) -> tuple[TokenizedPairs, list[int], list[int]]:
     """Return a pair, and two micro-batches to record activations on: it repeated, and the same twice as often.
 
-    Of a long pair it is the beginning of each part: recording keeps the activations of all layers.
+    Of a long pair it is the beginning of each part: recording keeps the activations of all layers. Where they do not
+    fit, ``part`` divides the tokens.
     """
     index = int(np.argmin(np.abs(pairs.lengths - RECORDED_TOKENS["cpu"])))
-    pair = shorten(pairs[index], MOST_RECORDED_TOKENS[device])
-    times = max(1, RECORDED_TOKENS[device] // pair.length)
+    pair = shorten(pairs[index], MOST_RECORDED_TOKENS[device] // part)
+    times = max(1, RECORDED_TOKENS[device] // part // pair.length)
     return TokenizedPairs.of([pair], pairs.columns), [0] * times, [0] * (2 * times)

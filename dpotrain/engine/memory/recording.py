@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,29 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.checkpointing import decoder_layers
 
 
-class SavedTensors:
-    """Bytes that one forward pass saves for its backward pass; every storage counted once, weights never."""
+@dataclass(frozen=True, slots=True)
+class SavedBytes:
+    """What was found; no tensor, so that nothing of a pass stays in memory after it."""
+
+    outside: int
+    """Of embeddings, last norm and language-model head."""
+    layers: tuple[int, ...]
+    """Of each decoder layer."""
+    inputs: tuple[int, ...]
+    """Of each decoder layer's input; 0 where it saves nothing."""
+    tiled: tuple[int, ...]
+    """Of ``layers``, what computing modules of theirs in tiles would not keep; 0 of compiled layers, whose modules are
+    not seen."""
+    widest: int
+    """Of the largest tensor."""
+    widest_untiled: int
+    """Of the largest that tiles would keep."""
+    compiled: bool
+    """Whether the layers are compiled."""
+
+
+class _Recorder:
+    """Counts what one forward pass saves for its backward pass; every storage once, weights never."""
 
     def __init__(
         self, model: nn.Module, batch: PackedPairs, per_token: Sequence[Sequence[nn.Module]] = ()
@@ -26,6 +48,7 @@ class SavedTensors:
         self.tiled = [0] * len(self.modules)
         """Of ``layers``, what computing these modules of theirs in tiles would not keep."""
         self._per_token = per_token
+        self.compiled = False
         self._inside: int | None = None
         self._given: int | None = None
         """The storage that the tileable module which is computing was given."""
@@ -58,27 +81,48 @@ class SavedTensors:
     @contextmanager
     def watching_layers(self) -> Iterator[None]:
         """Track inside this context which layer is computing."""
-        handles = []
+        handles, compiled = [], {}
         for number, layer in enumerate(self.modules):
+            if layer._compiled_call_impl is not None:  # which would compile hooks, or not see them
+                compiled[layer] = layer._compiled_call_impl
+                layer._compiled_call_impl = self._around(layer._compiled_call_impl, number)
+                continue
 
             def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: int = number) -> None:
-                self._inside = at
-                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-                self.inputs[at] = tensors[0].nbytes if tensors else 0
+                self._enter(at, *args, *kwargs.values())
 
             def leave(*_: Any) -> None:
                 self._inside = None
 
             handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(layer.register_forward_hook(leave))
-        for number, modules in enumerate(self._per_token):
-            for module in modules:
+            for module in self._per_token[number] if self._per_token else ():
                 handles += self._watch(module, number)
+        self.compiled = bool(compiled)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            for layer, call in compiled.items():
+                layer._compiled_call_impl = call
+
+    def _enter(self, number: int, *given: Any) -> None:
+        self._inside = number
+        tensors = [value for value in given if isinstance(value, torch.Tensor)]
+        self.inputs[number] = tensors[0].nbytes if tensors else 0
+
+    def _around(self, call: Callable[..., Any], number: int) -> Callable[..., Any]:
+        """Return a compiled layer's call that is tracked from outside."""
+
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            self._enter(number, *args, *kwargs.values())
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._inside = None
+
+        return tracked
 
     def _watch(self, module: nn.Module, layer: int) -> list[Any]:
         """Track when a module of a layer computes that can do so in tiles, which keep its input whatever it does."""
@@ -96,9 +140,18 @@ class SavedTensors:
             module.register_forward_hook(leave, with_kwargs=True),
         ]
 
-    def forget(self) -> None:
-        """Let go of the storages, after the forward pass."""
-        self._seen.clear()
+    def found(self) -> SavedBytes:
+        """Return the sizes, after the forward pass."""
+        return SavedBytes(
+            outside=self.outside,
+            layers=tuple(self.layers),
+            # A layer that saves nothing has nothing trained in it or before it, and its input is not kept either.
+            inputs=tuple(size if kept else 0 for size, kept in zip(self.inputs, self.layers, strict=True)),
+            tiled=tuple(self.tiled),
+            widest=self.widest,
+            widest_untiled=self.widest_untiled,
+            compiled=self.compiled,
+        )
 
 
 def record(
@@ -106,12 +159,13 @@ def record(
     batch: PackedPairs,
     forward: Callable[[PackedPairs], Any],
     per_token: Sequence[Sequence[nn.Module]] = (),
-) -> SavedTensors:
+) -> SavedBytes:
     """Run ``forward`` on a micro-batch and return what it saves for its backward pass."""
-    saved = SavedTensors(model, batch, per_token)
-    with saved.watching_layers(), torch.autograd.graph.saved_tensors_hooks(saved.save, lambda tensor: tensor):
+    recorder = _Recorder(model, batch, per_token)
+    # Of the pass itself nothing is kept: its graph goes with what it returns.
+    with (
+        recorder.watching_layers(),
+        torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda tensor: tensor),
+    ):
         forward(batch)
-    saved.forget()
-    # A layer that saves nothing has nothing trained in it or before it, and its input is not kept either.
-    saved.inputs = [size if kept else 0 for size, kept in zip(saved.inputs, saved.layers, strict=True)]
-    return saved
+    return recorder.found()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,8 @@ class OneProcess:
         return
 
     def clip(self, weights: Sequence[nn.Parameter], bound: float) -> torch.Tensor:  # noqa: D102
+        if math.isinf(bound):  # clip_grad_norm_ would write every gradient again
+            return nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
         return nn.utils.clip_grad_norm_(weights, bound)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102

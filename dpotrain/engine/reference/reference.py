@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from dpotrain.core.pair_columns import REFERENCE
-from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.packing import PackedPairs, copy_to
 from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
@@ -32,6 +32,8 @@ class Reference(ABC):
 
     moving_weights: SecondCopy | None = None
     """What a checkpoint must keep of a reference that follows the policy."""
+    of_microbatch = True
+    """Whether it is computed of the policy's own micro-batches, so that both round alike."""
 
     @abstractmethod
     def scores(self, batch: PackedPairs) -> torch.Tensor:
@@ -97,12 +99,14 @@ class MovingReference(LiveReference):
 class PrecomputedReference(Reference):
     """Looks up log-probs that were computed before training."""
 
+    of_microbatch = False
+
     def __init__(self, sums: torch.Tensor) -> None:
         """Look up in ``sums``, (pairs of the data set, 2) float32 on the CPU."""
         self.sums = sums
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        return self.sums[batch.pairs].to(batch.input_ids.device, non_blocking=True)
+        return copy_to(self.sums[batch.pairs], batch.input_ids.device)
 
     def spread(self, places: torch.Tensor, pairs: int) -> PrecomputedReference:
         """Return the same for a larger data set of so many ``pairs``, in which those of this one have ``places``.

@@ -20,8 +20,9 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
+from dpotrain.engine.scoring.padding import pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule, length_rules
-from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm, pad
+from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,9 @@ SCALE_NAMES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_mu
 #: is a few hundredths when all is well, and several tenths on real text where a mask is wrong.
 LARGEST_IN_FLOAT32 = 1e-3
 MEAN_IN_LOW_PRECISION = 0.1
+#: Where weights in float32 are computed with in bfloat16, it is known what rounding makes of the ordinary log-probs.
+#: The mean of the packed ones may be off by so many times that, and a little for models that hardly round.
+TIMES_ROUNDING, LEAST_ROUNDING = 3.0, 1e-3
 
 
 class NotFiniteLogits(RunError):  # noqa: N818 - named by what the numbers are
@@ -78,7 +82,8 @@ def _choose(
 ) -> Chosen:
     model = causal_lm(policy)
     exact = all(weight.dtype == torch.float32 for weight in model.parameters())
-    # Whether a mask is right does not depend on the precision: the probe uses float32 where it can.
+    # Float32 shows the smallest mistake, so the probe uses it where it can. Where the run's own precision is another,
+    # it is probed besides: it may have kernels of its own.
     low = bf16 and not exact
     longest = max(size.prompt + max(size.chosen, size.rejected) for size in extremes.lengths)
     rules = length_rules(model, longest)
@@ -113,6 +118,8 @@ def _choose(
                     raise packed.CannotPackError("how it computes logits from hidden states is not known")
                 scorer = PackedScorer(policy, transform, bf16)
                 _prove(scorer, sample, ordinary.log_probs, exact)
+                if bf16 and exact:
+                    _prove_in_bfloat16(scorer, sample, ordinary)
             except packed.CannotPackError as error:
                 packed.uninstall(model)
                 scorer, reason = None, str(error)
@@ -164,14 +171,16 @@ class _Ordinary:
     def __init__(self, policy: PreTrainedModel, sample: PackedPairs) -> None:
         self.model = causal_lm(policy)
         self.targets = sample.targets
-        ids, mask, places = pad(sample)
-        length = ids.shape[1]
+        (part,), _ = pad(sample)
+        length = part.ids.shape[1]
         logits, raw = [], []
+        self._inputs: list[tuple[dict[str, Any], torch.Tensor]] = []
         head = self.model.get_output_embeddings()
-        for number, (row, seen) in enumerate(zip(ids, mask, strict=True)):
+        for number, (row, seen) in enumerate(zip(part.ids, part.mask, strict=True)):
             inputs: dict[str, Any] = {"input_ids": row[None, : int(seen.sum())], "use_cache": False}
-            inside = places[(places // length) == number] % length
+            inside = part.places[(part.places // length) == number] % length
             outputs = self.model(**accepted(self.model, inputs)).logits[0, inside]
+            self._inputs.append((inputs, inside))
             logits.append(outputs.float())
             if head is not None:
                 body = self.model.base_model
@@ -191,7 +200,18 @@ class _Ordinary:
     @property
     def log_probs(self) -> torch.Tensor:
         """(S,) log-probs of the scored tokens."""
-        return self.logits.gather(1, self.targets[:, None])[:, 0] - self.logits.logsumexp(1)
+        return self._at_targets(self.logits)
+
+    def log_probs_again(self) -> torch.Tensor:
+        """Return (S,) log-probs of the scored tokens by another pass, in the precision that is set now."""
+        logits = [
+            self.model(**accepted(self.model, inputs)).logits[0, inside].float()
+            for inputs, inside in self._inputs
+        ]
+        return self._at_targets(torch.cat(logits))
+
+    def _at_targets(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.gather(1, self.targets[:, None])[:, 0] - logits.logsumexp(1)
 
     def transform(self) -> LogitTransform | None:
         """Find the transform between head and logits among those that configurations can set; None if none fits."""
@@ -236,6 +256,23 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
     if not _agree(got, expected, exact):
         off = _difference(got, expected, exact)
         raise packed.CannotPackError(f"its packed log-probs differ from the ordinary ones by {off:.2g} nats")
+
+
+def _prove_in_bfloat16(scorer: PackedScorer, sample: PackedPairs, ordinary: _Ordinary) -> None:
+    """Raise CannotPackError unless the packed row gives the ordinary log-probs under bfloat16 autocast as well.
+
+    On CUDA another kernel then attends, and since policy and reference share it, no later check would see its mistakes.
+    """
+    with torch.autocast(sample.input_ids.device.type, torch.bfloat16):
+        expected = ordinary.log_probs_again()
+        got = scorer.log_probs(sample)
+    rounding = _difference(expected, ordinary.log_probs, exact=False)
+    off = _difference(got, expected, exact=False)
+    if not off <= min(MEAN_IN_LOW_PRECISION, TIMES_ROUNDING * rounding + LEAST_ROUNDING):
+        raise packed.CannotPackError(
+            f"its packed log-probs differ in bfloat16 from the ordinary ones by {off:.2g} nats on average, where "
+            f"rounding explains {rounding:.2g}"
+        )
 
 
 def _windowed_layers(model: PreTrainedModel) -> int | None:

@@ -24,8 +24,9 @@ import torch
 from dpotrain.core.errors import RunError, describe_exception
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.scoring.dropout import dropout_off
+from dpotrain.engine.scoring.padding import pad
 from dpotrain.engine.scoring.router_sums import RouterSums
-from dpotrain.engine.scoring.scorer import Scorer, accepted, causal_lm, pad
+from dpotrain.engine.scoring.scorer import Scorer, accepted, causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,8 +98,9 @@ class RouterLoss:
     def fault(self, sample: PackedPairs) -> str:
         """Return how it differs from transformers' own loss on ``sample``; empty where it is the same."""
         policy, routing, device = self.scorer.policy, self.routing, sample.input_ids.device
-        ids, mask, _ = pad(sample)
-        model, inputs = causal_lm(policy), {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        (part,), _ = pad(sample)
+        mask = part.mask
+        model, inputs = causal_lm(policy), {"input_ids": part.ids, "attention_mask": mask, "use_cache": False}
         sums = routing.no_rows(device)
         try:
             with (

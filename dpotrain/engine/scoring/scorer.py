@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
-from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
+from dpotrain.engine.scoring.padding import Padded, pad
+from dpotrain.engine.scoring.rope_scaling import LengthRule
 from dpotrain.engine.scoring.router_sums import RouterSums
 
 if TYPE_CHECKING:
@@ -138,59 +138,36 @@ class PaddedScorer(Scorer):
         self.rules = rules
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
-        ids, mask, places = pad(batch)
-        once = mask if self.router_sums is None else tokens_once(batch, mask)
-        if not self.rules and ids.shape[1] <= MASKED_TOKENS:
-            return self._forward(ids, mask, once, places, batch.targets, statistics)
-        lengths = [size.prompt + answer for size in batch.lengths for answer in (size.chosen, size.rejected)]
-        longest = ids.shape[1]
-        row_of, column = places // longest, places % longest
-        parts, order = [], []
-        for rows in rows_by_group(lengths, [*self.rules, _UNPADDED]):
-            self._forget_lengths(ids)
-            width = max(lengths[row] for row in rows)
-            there = torch.tensor(rows, device=ids.device)
-            tokens = torch.isin(row_of, there).nonzero()[:, 0]
-            row = torch.searchsorted(there, row_of[tokens])
-            parts.append(
-                self._forward(
-                    ids[there, :width],
-                    mask[there, :width],
-                    once[there, :width],
-                    row * width + column[tokens],
-                    batch.targets[tokens],
-                    statistics,
-                )
-            )
-            order.append(tokens)
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        parts, order = pad(batch, [*self.rules, _UNPADDED])
+        found = []
+        for part in parts:
+            self._forget_lengths(part.ids)
+            targets = batch.targets if order is None else batch.targets[part.scored]
+            found.append(self._forward(part, targets, statistics))
+        return found[0] if order is None else torch.cat(found)[order]
 
-    def _forward(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        once: torch.Tensor,
-        places: torch.Tensor,
-        targets: torch.Tensor,
-        statistics: Sequence[str],
-    ) -> torch.Tensor:
-        """Return (S,) log-probs of the targets, predicted at ``places`` (S,) of the flattened sequences."""
+    def _forward(self, part: Padded, targets: torch.Tensor, statistics: Sequence[str]) -> torch.Tensor:
+        """Return (N,) log-probs of the targets (N,), which the part's sequences predict."""
         model = causal_lm(self.policy)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": part.ids, "attention_mask": part.mask, "use_cache": False}
         if self.transform is None:
-            logits: torch.Tensor = self._run(model, accepted(model, inputs), once).logits
-            return log_probs_of(logits.flatten(0, 1).index_select(0, places).float(), targets, statistics)
+            logits: torch.Tensor = self._run(model, accepted(model, inputs), part.once).logits
+            rows = logits.flatten(0, 1).index_select(0, part.places)
+            return log_probs_of(rows.float(), targets, statistics)
         body = model.base_model
-        output = self._run(body, accepted(body, inputs), once)
-        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, places)
+        output = self._run(body, accepted(body, inputs), part.once)
+        hidden = output.last_hidden_state.flatten(0, 1).index_select(0, part.places)
         return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform, statistics)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:
         """Run a sequence of one token: dynamic NTK keeps the frequencies of the longest one since a short one."""
         if any(rule.per_length for rule in self.rules):
             body = causal_lm(self.policy).base_model
+            one = ids[:1, :1]
+            # Without a mask transformers looks for packed sequences, which waits for the device.
+            inputs = {"input_ids": one, "attention_mask": torch.ones_like(one), "use_cache": False}
             with torch.no_grad():
-                body(**accepted(body, {"input_ids": ids[:1, :1], "use_cache": False}))
+                body(**accepted(body, inputs))
 
 
 def tail_weights(scored_tokens: torch.Tensor, tokens: int, weight: float) -> torch.Tensor:
@@ -213,49 +190,3 @@ def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(module.forward).parameters
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     return {name: value for name, value in inputs.items() if open_ended or name in parameters}
-
-
-def tokens_once(batch: PackedPairs, mask: torch.Tensor) -> torch.Tensor:
-    """Return (2P, L) int64: 1 at every token that the row of :class:`.PackedPairs` has, the prompt with chosen.
-
-    ``mask`` (2P, L) is that of :func:`pad`. A pair that only fills a micro-batch has none.
-    """
-    prompts = torch.tensor([size.prompt for size in batch.lengths], device=mask.device)
-    once = mask.clone() if batch.tokens else torch.zeros_like(mask)
-    once[1::2] *= torch.arange(mask.shape[1], device=mask.device) >= prompts[:, None]
-    return once
-
-
-def pad(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unpack a row into right-padded sequences, prompt + completion each.
-
-    Returns ``input_ids`` and ``attention_mask``, (2P, L) int64, chosen before rejected for every pair, and for each of
-    the batch's S predicting tokens its place in the flattened (2P * L) sequences, (S,) int64.
-    """
-    rows: list[torch.Tensor] = []
-    places_in_row: list[int] = []
-    start = 0
-    for size in batch.lengths:
-        answer, second = start + size.prompt, start + size.prompt + size.chosen
-        end = second + size.rejected
-        rows.append(batch.input_ids[start:second])
-        rows.append(torch.cat([batch.input_ids[start:answer], batch.input_ids[second:end]]))
-        # From a place in the packed row to one in the sequence: chosen stays, rejected moves left.
-        places_in_row += [start, start + size.chosen]
-        start = end
-    longest = max(len(row) for row in rows)
-    device = batch.input_ids.device
-    ids = torch.stack([F.pad(row, (0, longest - len(row))) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-    counts = batch.scored_tokens.reshape(-1)
-    row_of = torch.repeat_interleave(torch.arange(len(rows), device=device), counts)
-    shift = torch.tensor(places_in_row, device=device)[row_of]
-    starts = torch.tensor([0, *[size.total for size in batch.lengths]], device=device).cumsum(0)
-    pair_start = starts[row_of // 2]
-    prompt = torch.tensor([size.prompt for size in batch.lengths], device=device)[row_of // 2]
-    # The prompt's last token predicts both first tokens and did not move.
-    inside = torch.where(
-        batch.predicting < pair_start + prompt, batch.predicting - pair_start, batch.predicting - shift
-    )
-    return ids, mask, row_of * longest + inside

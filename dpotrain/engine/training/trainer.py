@@ -36,7 +36,7 @@ from dpotrain.engine.scoring.router_loss import RouterLoss, summing
 from dpotrain.engine.scoring.router_sums import RouterSums
 from dpotrain.engine.training.agreement import RanOut, agreeing
 from dpotrain.engine.training.coupled import CoupledStep, GatheredScores
-from dpotrain.engine.training.first_loss import check_first_loss
+from dpotrain.engine.training.first_loss import FirstLoss
 from dpotrain.engine.training.metrics import SUMMED, Window, means, means_of, speed
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.step_balance import StepBalance
@@ -61,8 +61,7 @@ class Trainer:
     peak_learning_rate: float
     """What records multiply by the schedule's factor; parameter groups may have rates of their own."""
     max_grad_norm: float | None
-    precision: str
-    first_loss: float | None
+    first_loss: FirstLoss | None
     """What the first step's loss must be, where that is known."""
     interrupted: Callable[[], bool] = lambda: False
     """Asked between micro-batches; where it is true on one rank, all are interrupted."""
@@ -133,9 +132,8 @@ class Trainer:
         finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if finite:
             if step.step == 1 and self.first_loss is not None:
-                check_first_loss(
-                    metrics["loss"], self.first_loss, self.precision, self.loss_label or self.loss.name
-                )
+                tolerance = self.first_loss.tolerance(self.parallel, coupled=self.loss.couples_pairs)
+                self.first_loss.check(metrics["loss"], tolerance, self.loss_label or self.loss.name)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not finite:
@@ -183,6 +181,8 @@ class Trainer:
         # Every pair of the step weighs the same, wherever it is computed; the exchange adds gradients over ranks.
         share = 1 / len(step.pairs)
         sums = no_sums(self.extra, self.parallel.device)
+        if self.first_loss is not None:
+            self.first_loss.forget()
         first = (self._passes(microbatches) - 1) * len(microbatches)
         try:
             coupled, routed = self._first_pass(step, microbatches, random_before) if first else (None, None)
@@ -199,7 +199,8 @@ class Trainer:
                         scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
-                        losses, parts = self._losses(scores), loss_parts(self.loss, scores)
+                        losses = self._losses(scores, batch.weights / len(step.pairs))
+                        parts = loss_parts(self.loss, scores)
                         total = (losses * batch.weights).sum()
                     else:
                         (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
@@ -228,17 +229,22 @@ class Trainer:
             total_steps=self.plan.total_steps,
         )
 
-    def _losses(self, scores: PairScores) -> torch.Tensor:
-        """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does."""
+    def _losses(self, scores: PairScores, weights: torch.Tensor) -> torch.Tensor:
+        """Return the losses of a micro-batch's pairs, (P,); in the first step look at what the loss does.
+
+        ``weights`` (P,) are what each counts in the step's loss.
+        """
         losses = pair_losses(self.loss, scores, self.pair_columns)
         check_gradients(self.loss, losses)
         if not self._looked_at_loss:
             check_apart(self.loss, scores)
-            self._look_at(scores, losses)
+            self._look_at(scores, losses, weights)
         return losses
 
-    def _look_at(self, scores: PairScores, losses: torch.Tensor) -> None:
+    def _look_at(self, scores: PairScores, losses: torch.Tensor, weights: torch.Tensor) -> None:
         """Look whether losses and rewards are numbers where the scores are; a loss is named if the step is refused."""
+        if self.first_loss is not None and scores.step == 1:
+            self.first_loss.look(self.loss, scores, weights, self.pair_columns)
         self._loss_fault = self._loss_fault or loss_fault(scores, losses)
         check_rewards(self.loss, scores)
 
@@ -284,7 +290,8 @@ class Trainer:
             )
             coupled = CoupledStep.of(self.loss, gathered, scores, self.pair_columns)
             if not self._looked_at_loss:
-                self._look_at(scores, coupled.losses)
+                of_each = torch.full_like(coupled.losses, 1 / len(step.pairs))
+                self._look_at(scores, coupled.losses, of_each)
         # The second pass draws the same dropout.
         random_before.restore()
         return coupled, RouterSums.over_ranks(routed, self.parallel) if routed else None

@@ -20,6 +20,7 @@ from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.engine.threads import choose_threads
+from dpotrain.engine.training.first_loss import FirstLoss
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.recipe_metrics import RecipeMetrics
 from dpotrain.engine.training.trainer import Trainer
@@ -132,14 +133,15 @@ def build(
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)
     costs = Costs.of_data(data.train, padded=not scorer.packs)
+    if recipe.training.compile:
+        # Before memory is measured: compiled layers keep less.
+        with reporter.phase("preparing compilation", None):
+            compile_layers(policy)
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)
     if recipe.training.activation_offload is True and not memory.fit.on_host:
         why = NO_OFFLOAD["cpu" if parallel.device.type == "cpu" else "layers"]
         reporter.note(f"training.activation_offload = true changes nothing: {why}")
-    if recipe.training.compile:
-        with reporter.phase("preparing compilation", None):
-            compile_layers(policy)
     plan = batch_plan(recipe, data.mixture, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
         with clocks.apart():
@@ -156,6 +158,9 @@ def build(
     initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"
     known = initial and not drops_out(policy) and not applied & {"weight", "margin"}
     known = known and recipe.loss.options.weighting is None
+    expected = recipe.loss.first_loss() if known else None
+    # A compiler makes other kernels for a pass without gradients.
+    alike = references.train.of_microbatch and not recipe.training.compile
     state = RunState()
     trainer = Trainer(
         parallel=parallel,
@@ -169,8 +174,7 @@ def build(
         schedule=recipe.schedule,
         peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
-        precision=engine.precision,
-        first_loss=recipe.loss.first_loss() if known else None,
+        first_loss=None if expected is None else FirstLoss(expected, engine.precision, alike),
         interrupted=lambda: bool(stop),
         progress=reporter.microbatch,
         note=reporter.note,

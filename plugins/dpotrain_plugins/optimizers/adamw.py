@@ -57,11 +57,9 @@ class AdamW8bit(AdamW):
     smaller = None
 
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-        import bitsandbytes
+        from dpotrain_plugins.optimizers.unsynchronized import UnsynchronizedAdamW8bit
 
-        optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-            self._groups(weights), **self._settings()
-        )
+        optimizer: torch.optim.Optimizer = UnsynchronizedAdamW8bit(self._groups(weights), **self._settings())
         return optimizer
 
     def state_bytes(self, weights: Sequence[Trained]) -> int:

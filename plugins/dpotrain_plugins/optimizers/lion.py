@@ -31,9 +31,9 @@ class Lion(DecayingOptimizer):
     options: Options
 
     def build(self, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-        import bitsandbytes
+        from dpotrain_plugins.optimizers.unsynchronized import UnsynchronizedLion32bit
 
-        optimizer: torch.optim.Optimizer = bitsandbytes.optim.Lion32bit(
+        optimizer: torch.optim.Optimizer = UnsynchronizedLion32bit(
             self._groups(weights), lr=self.options.lr, betas=self.options.betas
         )
         return optimizer
