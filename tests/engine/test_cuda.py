@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from dpotrain.data.batches.packing import PairLengths, pack
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
-from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.scoring.probe import choose_scorer
@@ -26,13 +26,13 @@ CUDA = torch.device("cuda")
 def test_the_flash_kernel_equals_matrix_products(window, groups):
     torch.manual_seed(0)
     lengths = [PairLengths(70, 33, 90), PairLengths(3, 1, 2), PairLengths(1, 140, 1)]
-    segments, shape = Segments.of(lengths), Shape(0.125, None, window)
+    segments, shape = Segments.of(lengths).to(CUDA), Shape(0.125, None, window)
     count = sum(pair.total for pair in lengths)
     exact = [torch.randn(count, heads, 64, device="cuda") for heads in (4, groups, groups)]
     low = [tensor.bfloat16().requires_grad_() for tensor in exact]
     exact = [tensor.detach().float().requires_grad_() for tensor in low]
-    assert varlen.covers(low[0], low[2], shape)
-    got, expected = varlen.attend(*low, segments, shape), blockwise.attend(*exact, segments, shape)
+    assert varlen.choose(low[0], low[2], segments, shape) is varlen.torch_flash
+    got, expected = varlen.torch_flash(*low, segments, shape), blockwise.attend(*exact, segments, shape)
     torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
     slope = torch.randn_like(expected)
     for mine, theirs in zip(
@@ -41,6 +41,33 @@ def test_the_flash_kernel_equals_matrix_products(window, groups):
         strict=True,
     ):
         assert (mine.float() - theirs).norm() / theirs.norm() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "value_size", "dtype", "atol"),
+    [(64, 64, torch.float32, 1e-4), (320, 320, torch.bfloat16, 2e-2), (192, 128, torch.bfloat16, 2e-2)],
+)
+def test_the_memory_efficient_kernel_equals_matrix_products(size, value_size, dtype, atol):
+    torch.manual_seed(0)
+    lengths = [PairLengths(70, 33, 90), PairLengths(3, 1, 2), PairLengths(1, 140, 1)]
+    segments, shape = Segments.of(lengths).to(CUDA), Shape(size**-0.5, None, None)
+    count = sum(pair.total for pair in lengths)
+    exact = [
+        torch.randn(count, heads, each, device="cuda")
+        for heads, each in ((4, size), (2, size), (2, value_size))
+    ]
+    low = [tensor.to(dtype).requires_grad_() for tensor in exact]
+    exact = [tensor.detach().float().requires_grad_() for tensor in low]
+    assert varlen.choose(low[0], low[2], segments, shape) is varlen.memory_efficient
+    got, expected = varlen.memory_efficient(*low, segments, shape), blockwise.attend(*exact, segments, shape)
+    torch.testing.assert_close(got.float(), expected, atol=atol, rtol=2e-2)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, low, slope.to(dtype)),
+        torch.autograd.grad(expected, exact, slope.to(dtype).float()),
+        strict=True,
+    ):
+        assert (mine.float() - theirs).norm() / theirs.norm() < atol
 
 
 @pytest.mark.parametrize("kind", PACKS)

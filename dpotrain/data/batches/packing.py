@@ -12,21 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, TokenizedPairs
-
-
-@dataclass(frozen=True, slots=True)
-class PairLengths:
-    """Token counts of one packed pair."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-
-    @property
-    def total(self) -> int:
-        """Tokens of the pair in the row."""
-        return self.prompt + self.chosen + self.rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +38,8 @@ class PackedPairs:
     columns: Mapping[str, torch.Tensor]
     """Numbers of the pairs' rows, each (P,) float32, by name."""
     lengths: tuple[PairLengths, ...]
+    segments: Segments
+    """Which tokens of the row attend to which."""
     tokens: int
     """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
 
@@ -65,7 +54,7 @@ class PackedPairs:
         columns = {
             name: values.pin_memory().to(device, non_blocking=True) for name, values in self.columns.items()
         }
-        return replace(self, columns=columns, **moved)
+        return replace(self, columns=columns, segments=self.segments.to(device), **moved)
 
 
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
@@ -108,6 +97,7 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
             for place, name in enumerate(data.columns)
         },
         lengths=tuple(lengths),
+        segments=Segments.of(lengths),
         tokens=offset if len(pairs) else 0,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dpotrain.engine.attention.segments import Segment, Segments
+from dpotrain.data.batches.segments import Segment, Segments
 
 #: Queries in a block. Scores of a block are (group x BLOCK, keys) per key-value head: small enough for the
 #: second-level cache at common lengths, large enough that a matrix product is not all overhead.
@@ -120,6 +120,65 @@ def _weights(
     return scores.softmax(-1), capped
 
 
+def forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, shape: Shape
+) -> torch.Tensor:
+    """Return what :func:`attend` does, without a backward pass."""
+    groups = key.shape[1]
+    scaled = query * shape.scale
+    output = query.new_empty(*query.shape[:2], value.shape[2])
+    for segment in segments.items:
+        keys, values = _gather(key, segment), _gather(value, segment)
+        for block in _blocks(segment, shape.window, query.shape[1]):
+            seen = slice(block.key_first, block.key_last)
+            rows = _fold(scaled[block.first : block.last], groups)
+            weights, _ = _weights(rows, keys[:, seen], block, shape)
+            attended = torch.bmm(weights.to(value.dtype), values[:, seen])
+            output[block.first : block.last] = _unfold(attended, block.last - block.first)
+    return output
+
+
+def backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    shape: Shape,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key and value, given that of what :func:`attend` returned."""
+    groups = key.shape[1]
+    scaled = query * shape.scale
+    dquery = torch.empty_like(query)
+    # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
+    # enough for bfloat16 inputs.
+    dkey = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
+    dvalue = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+    for segment in segments.items:
+        keys, values = _gather(key, segment), _gather(value, segment)
+        dkeys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
+        dvalues = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
+        for block in _blocks(segment, shape.window, query.shape[1]):
+            seen = slice(block.key_first, block.key_last)
+            rows = _fold(scaled[block.first : block.last], groups)
+            drows = _fold(grad[block.first : block.last], groups)
+            weights, capped = _weights(rows, keys[:, seen], block, shape)
+            dvalues[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), drows)
+            dweights = torch.bmm(drows, values[:, seen].transpose(1, 2)).to(weights.dtype)
+            # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            if capped is not None:
+                dscores.mul_(1 - capped * capped)
+            low = dscores.to(query.dtype)
+            dquery[block.first : block.last] = _unfold(
+                torch.bmm(low, keys[:, seen]), block.last - block.first
+            )
+            dkeys[:, seen] += torch.bmm(low.transpose(1, 2), rows)
+        _scatter_add(dkey, dkeys, segment)
+        _scatter_add(dvalue, dvalues, segment)
+    return dquery.mul_(shape.scale), dkey.to(key.dtype), dvalue.to(value.dtype)
+
+
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -130,51 +189,11 @@ class _SegmentAttention(torch.autograd.Function):
         segments: Segments,
         shape: Shape,
     ) -> torch.Tensor:
-        groups = key.shape[1]
-        scaled = query * shape.scale
-        output = query.new_empty(*query.shape[:2], value.shape[2])
-        for segment in segments.items:
-            keys, values = _gather(key, segment), _gather(value, segment)
-            for block in _blocks(segment, shape.window, query.shape[1]):
-                seen = slice(block.key_first, block.key_last)
-                rows = _fold(scaled[block.first : block.last], groups)
-                weights, _ = _weights(rows, keys[:, seen], block, shape)
-                attended = torch.bmm(weights.to(value.dtype), values[:, seen])
-                output[block.first : block.last] = _unfold(attended, block.last - block.first)
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.shape = segments, shape
-        return output
+        return forward(query, key, value, segments, shape)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        shape, groups = ctx.shape, key.shape[1]
-        scaled = query * shape.scale
-        dquery = torch.empty_like(query)
-        # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
-        # enough for bfloat16 inputs.
-        dkey = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
-        dvalue = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        for segment in ctx.segments.items:
-            keys, values = _gather(key, segment), _gather(value, segment)
-            dkeys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
-            dvalues = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
-            for block in _blocks(segment, shape.window, query.shape[1]):
-                seen = slice(block.key_first, block.key_last)
-                rows = _fold(scaled[block.first : block.last], groups)
-                drows = _fold(grad[block.first : block.last], groups)
-                weights, capped = _weights(rows, keys[:, seen], block, shape)
-                dvalues[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), drows)
-                dweights = torch.bmm(drows, values[:, seen].transpose(1, 2)).to(weights.dtype)
-                # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
-                dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-                if capped is not None:
-                    dscores.mul_(1 - capped * capped)
-                low = dscores.to(query.dtype)
-                dquery[block.first : block.last] = _unfold(
-                    torch.bmm(low, keys[:, seen]), block.last - block.first
-                )
-                dkeys[:, seen] += torch.bmm(low.transpose(1, 2), rows)
-            _scatter_add(dkey, dkeys, segment)
-            _scatter_add(dvalue, dvalues, segment)
-        return dquery.mul_(shape.scale), dkey.to(key.dtype), dvalue.to(value.dtype), None, None
+        return (*backward(grad, query, key, value, ctx.segments, ctx.shape), None, None)
