@@ -1,6 +1,5 @@
 """Compiled layers are one graph each and compute the same; a machine that cannot compile says so beforehand."""
 
-import copy
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory import budget
-from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.run import microbatches
@@ -103,9 +101,18 @@ def test_the_variable_length_kernel_is_in_the_graph(monkeypatch):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kernel", [None, "torch_flash", "memory_efficient"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, monkeypatch):
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("dropout", "kernel", "backend"),
+    [
+        (None, None, "aot_eager"),
+        (0.0, "torch_flash", "aot_eager"),
+        (0.0, "memory_efficient", "aot_eager"),
+        (0.3, None, "inductor"),
+    ],
+    ids=["all weights", "flash", "memory-efficient", "dropout"],
+)
+def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, backend, monkeypatch):
     """By what autograd saves: the input, and what the first matrix of adapters returns, a small fraction of it."""
     policy = policy_of(dropout=dropout, num_hidden_layers=3)
     row = ROWS[2]
@@ -114,33 +121,32 @@ def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, monkeyp
     eager = kept(policy, row)
     assert eager < plain / 4
     compile_layers(policy)
-    with on_the_cpu(monkeypatch, kernel and getattr(varlen, kernel)), graphs("aot_eager") as counter:
-        assert_same(gradients(policy, row), expected)
+    with on_the_cpu(monkeypatch, kernel and getattr(varlen, kernel)), graphs(backend) as counter:
+        got = gradients(policy, row)
+        if not dropout:  # inductor draws other numbers
+            assert_same(got, expected)
         assert kept(policy, row) < 1.5 * eager
+        count = counter.frame_count
         for other in ROWS:
             gradients(policy, other)
-        assert counter.frame_count == 2  # the first layer's input has no gradient
-        with torch.no_grad(), policy.disable_adapter():
-            PackedScorer(policy, LogitTransform(), bf16=False)(row)
-        assert counter.frame_count == 3
+        assert counter.frame_count == count
 
 
 def kept(policy, row) -> int:
-    saved = record(policy, row, PackedScorer(policy, LogitTransform(), bf16=False))
-    return sum(saved.layers) if any(saved.layers) else sum(saved.inputs)
+    """Return the bytes of hidden states and larger tensors that a forward pass saves, once each and without weights."""
+    known = {weight.untyped_storage().data_ptr() for weight in policy.parameters()}
+    found = {}
 
+    def save(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage
+        return tensor.detach()
 
-def test_a_copy_of_a_compiled_layer_computes_with_its_own_weights():
-    policy = policy_of()
-    compile_layers(policy)
-    other = copy.deepcopy(policy)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.mul_(1.5)
-    expected = policy_of()
-    expected.load_state_dict(other.state_dict())
-    with torch.compiler.set_stance(force_backend="eager"):
-        assert_same(gradients(other, ROWS[0]), gradients(expected, ROWS[0]))
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        sums = PackedScorer(policy, LogitTransform(), bf16=False)(row)
+    assert sums.requires_grad
+    return sum(storage.nbytes() for storage in found.values())
 
 
 @pytest.mark.soak

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.engine.attention import varlen
@@ -67,20 +64,5 @@ def compile_layers(policy: PreTrainedModel) -> None:
     tiling.exclude_from_compilation()
     offloading.exclude_from_compilation()
     varlen.resolve()
-    compute = torch.compile(_forward, dynamic=True)
     for layer in layers:
-        layer.forward = _Compiled(layer, compute)
-
-
-def _forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return type(layer).forward(layer, *args, **kwargs)
-
-
-class _Compiled:
-    """The forward of a layer, compiled, with hooks of the layer outside; a copy of the layer has its own."""
-
-    def __init__(self, layer: nn.Module, compute: Callable[..., Any]) -> None:
-        self.layer, self.compute = layer, compute
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.compute(self.layer, *args, **kwargs)
+        layer.compile(dynamic=True)
