@@ -70,7 +70,7 @@ def graphs(backend):
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
-@pytest.mark.parametrize("checkpointed", [0, 2])
+@pytest.mark.parametrize("checkpointed", [pytest.param(0, marks=pytest.mark.soak), 2])
 def test_a_layer_is_one_graph_for_all_rows(checkpointed):
     policy = policy_of()
     checkpoint_layers(policy, checkpointed)
@@ -163,6 +163,7 @@ def test_dropout_is_drawn_again_alike_in_a_compiled_checkpoint():
     assert_same(*found)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["tiles", "inputs on the host"])
 def test_what_cannot_be_traced_stays_outside(what):
     policy = policy_of(num_hidden_layers=3)

@@ -11,6 +11,7 @@ from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.layers.compiling import compile_layers
 from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.scoring.probe import choose_scorer
 from tests.engine.pairs import random_pairs
@@ -88,6 +89,29 @@ def test_bf16_packs(kind):
     got = choose_scorer(model, batch, packing="on", bf16=True).scorer(batch)
     expected = own_log_prob_sums(model.cpu(), data)
     torch.testing.assert_close(got.cpu(), expected, atol=0.5, rtol=5e-3)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_compiled_layers_equal_uncompiled_ones(layers):
+    from torch._dynamo.utils import counters
+
+    model = build("llama").cuda().train()
+    checkpoint_layers(model, layers)
+    rows = [pack(random_pairs(SIZES), pairs).to(CUDA) for pairs in ([0], [0, 1])]
+    scorer = choose_scorer(model, rows[1], packing="on", bf16=True).scorer
+    weights = list(model.parameters())
+
+    def gradients():
+        return [torch.autograd.grad(scorer(row).sum(), weights) for row in rows]
+
+    expected = gradients()
+    compile_layers(model)
+    counters.clear()
+    for mine, theirs in zip(gradients(), expected, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert (one - other).norm() < 0.05 * other.norm()
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("adapter", [False, True])
