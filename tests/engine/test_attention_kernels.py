@@ -10,6 +10,7 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, packed, varlen
 from dpotrain.engine.attention.blockwise import Shape
+from dpotrain.engine.memory import shapes
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from tests.engine.kernels import on_the_cpu
@@ -112,3 +113,12 @@ def test_a_model_with_flash_attention_packs(name, monkeypatch):
     assert seen == [(name, None)] * model.config.num_hidden_layers
     packed.uninstall(model)
     assert model.config._attn_implementation == name
+
+
+def test_fake_tensors_can_follow_it(monkeypatch):
+    """Otherwise `dpotrain plan` would estimate every model from its configuration, without a word."""
+    monkeypatch.setattr(shapes, "estimate", lambda *_: pytest.fail("a forward pass of fake tensors fails"))
+    one, two = (pack(random_pairs([(31, 12, 17)]), [0] * times) for times in (1, 2))
+    found, packs = shapes.activations_from_shapes(tiny_model("llama").to("meta"), one, two, bf16=False)
+    assert packs
+    assert all(layer.per_token > 0 for layer in found.layers)

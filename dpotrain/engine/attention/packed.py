@@ -190,5 +190,7 @@ def _attend(
     shape = Shape(scale, softcap, sliding_window)
     attend = varlen.choose(rows, values, segments, shape)
     if attend is None:
-        attend = operator.attend if torch.compiler.is_compiling() else blockwise.attend
+        # Neither a compiler nor fake tensors can follow what depends on the lengths.
+        opaque = torch.compiler.is_compiling() or isinstance(rows, torch._subclasses.FakeTensor)
+        attend = operator.attend if opaque else blockwise.attend
     return attend(rows, keys, values, segments, shape)[None]
