@@ -265,7 +265,8 @@ class TrainingSection(Section):
     )
     compile: bool = Field(
         False,
-        description="Compile the model's layers (torch.compile): a slow start, then faster on a GPU; needs a compiler.",
+        description="Compile each decoder layer to one graph (torch.compile): a slow start, then faster on a GPU; "
+        "needs a compiler.",
     )
 
     @model_validator(mode="after")

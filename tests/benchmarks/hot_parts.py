@@ -26,11 +26,11 @@ from rich.table import Table
 from torch import nn
 
 from dpotrain.data.batches.mixture import Mixture
-from dpotrain.data.batches.packing import PairLengths, pack
+from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs, batch_by_length
+from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
-from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, token_log_probs
 from tests.benchmarks import machine
 from tests.benchmarks.clock import synchronize, versions
@@ -65,7 +65,7 @@ def cases(part: str, device: str) -> Iterator[Case]:
 def attention(device: str) -> Iterator[Case]:
     """Yield forward, and forward with backward, over rows, dtypes and heads."""
     for lengths in ROWS:
-        segments = Segments.of(lengths)
+        segments = Segments.of(lengths).to(torch.device(device))
         masks = [_lower_right(item.queries, item.keys, device) for item in segments.items]
         count = sum(pair.total for pair in lengths)
         for name, dtype in DTYPES.items():
@@ -75,7 +75,7 @@ def attention(device: str) -> Iterator[Case]:
                     for each in (heads, groups, groups)
                 ]
                 shape = Shape(HEAD_SIZE**-0.5, None, None)
-                attend = varlen.attend if varlen.covers(inputs[0], inputs[2], shape) else blockwise.attend
+                attend = varlen.choose(inputs[0], inputs[2], segments, shape) or blockwise.attend
                 what = f"{len(lengths)} x {lengths[0].total} tokens, {heads}/{groups} heads, {name}"
                 yield from _both_passes(
                     "attention",

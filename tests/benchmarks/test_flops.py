@@ -5,8 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpotrain.data.batches.packing import PairLengths
-from dpotrain.engine.attention.segments import Segments
+from dpotrain.data.batches.segments import PairLengths, Segments
 from tests.benchmarks.flops import ModelShape, attended
 from tests.support import tiny_model
 

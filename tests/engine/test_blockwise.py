@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dpotrain.data.batches.packing import PairLengths
+from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise
 from dpotrain.engine.attention.blockwise import BLOCK, FEWEST_QUERIES, Shape, attend
-from dpotrain.engine.attention.segments import Segments
 
 
 def masked_attention(query, key, value, segments, shape):

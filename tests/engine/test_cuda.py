@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
-from dpotrain.data.batches.packing import PairLengths, pack
+from dpotrain.data.batches.packing import pack
+from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
-from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.layers.compiling import compile_layers
 from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.probe import choose_scorer
@@ -29,13 +30,13 @@ CUDA = torch.device("cuda")
 def test_the_flash_kernel_equals_matrix_products(window, groups):
     torch.manual_seed(0)
     lengths = [PairLengths(70, 33, 90), PairLengths(3, 1, 2), PairLengths(1, 140, 1)]
-    segments, shape = Segments.of(lengths), Shape(0.125, None, window)
+    segments, shape = Segments.of(lengths).to(CUDA), Shape(0.125, None, window)
     count = sum(pair.total for pair in lengths)
     exact = [torch.randn(count, heads, 64, device="cuda") for heads in (4, groups, groups)]
     low = [tensor.bfloat16().requires_grad_() for tensor in exact]
     exact = [tensor.detach().float().requires_grad_() for tensor in low]
-    assert varlen.covers(low[0], low[2], shape)
-    got, expected = varlen.attend(*low, segments, shape), blockwise.attend(*exact, segments, shape)
+    assert varlen.choose(low[0], low[2], segments, shape) is varlen.torch_flash
+    got, expected = varlen.torch_flash(*low, segments, shape), blockwise.attend(*exact, segments, shape)
     torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
     slope = torch.randn_like(expected)
     for mine, theirs in zip(
@@ -44,6 +45,33 @@ def test_the_flash_kernel_equals_matrix_products(window, groups):
         strict=True,
     ):
         assert (mine.float() - theirs).norm() / theirs.norm() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "value_size", "dtype", "atol"),
+    [(64, 64, torch.float32, 1e-4), (320, 320, torch.bfloat16, 2e-2), (192, 128, torch.bfloat16, 2e-2)],
+)
+def test_the_memory_efficient_kernel_equals_matrix_products(size, value_size, dtype, atol):
+    torch.manual_seed(0)
+    lengths = [PairLengths(70, 33, 90), PairLengths(3, 1, 2), PairLengths(1, 140, 1)]
+    segments, shape = Segments.of(lengths).to(CUDA), Shape(size**-0.5, None, None)
+    count = sum(pair.total for pair in lengths)
+    exact = [
+        torch.randn(count, heads, each, device="cuda")
+        for heads, each in ((4, size), (2, size), (2, value_size))
+    ]
+    low = [tensor.to(dtype).requires_grad_() for tensor in exact]
+    exact = [tensor.detach().float().requires_grad_() for tensor in low]
+    assert varlen.choose(low[0], low[2], segments, shape) is varlen.memory_efficient
+    got, expected = varlen.memory_efficient(*low, segments, shape), blockwise.attend(*exact, segments, shape)
+    torch.testing.assert_close(got.float(), expected, atol=atol, rtol=2e-2)
+    slope = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, low, slope.to(dtype)),
+        torch.autograd.grad(expected, exact, slope.to(dtype).float()),
+        strict=True,
+    ):
+        assert (mine.float() - theirs).norm() / theirs.norm() < atol
 
 
 @pytest.mark.parametrize("kind", PACKS)
@@ -68,12 +96,35 @@ def test_bf16_packs(kind):
 
 def test_a_wrong_mask_of_the_flash_kernel_is_found_under_autocast(monkeypatch):
     """Weights are in float32, and so is the first comparison, which another kernel serves."""
-    attend = varlen.attend
-    monkeypatch.setattr(varlen, "attend", lambda query, key, *more: attend(query, key.roll(1, 0), *more))
+    attend = varlen.torch_flash
+    monkeypatch.setattr(varlen, "torch_flash", lambda query, key, *more: attend(query, key.roll(1, 0), *more))
     model = build("llama", initializer_range=0.3).cuda()
     batch = pack(random_pairs(SIZES), range(len(SIZES))).to(CUDA)
     assert not choose_scorer(model, batch, packing="auto", bf16=False).reason
     assert "differ in bfloat16" in choose_scorer(model, batch, packing="auto", bf16=True).reason
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_compiled_layers_equal_uncompiled_ones(layers):
+    from torch._dynamo.utils import counters
+
+    model = build("llama").cuda().train()
+    checkpoint_layers(model, layers)
+    rows = [pack(random_pairs(SIZES), pairs).to(CUDA) for pairs in ([0], [0, 1])]
+    scorer = choose_scorer(model, rows[1], packing="on", bf16=True).scorer
+    weights = list(model.parameters())
+
+    def gradients():
+        return [torch.autograd.grad(scorer(row).sum(), weights) for row in rows]
+
+    expected = gradients()
+    compile_layers(model)
+    counters.clear()
+    for mine, theirs in zip(gradients(), expected, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert (one - other).norm() < 0.05 * other.norm()
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("adapter", [False, True])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 
 from dpotrain.engine.training.first_loss import DEVIATIONS, ROUNDING
 from dpotrain.plugin.api import LoadRequest
@@ -95,7 +96,13 @@ def _case(
     profiler = _Profiler(report.out / "profile.txt", timed) if profiled else None
     watch.after = profiler or watch.after
     recipe = work.write(report.folder / name.replace(" ", "-"))
+    counters.clear()
     run(recipe, {"training.tokens_per_microbatch": tokens, **overrides}, watch)
+    if "training.compile" in overrides:
+        report.figure(f"{name}, graphs", counters["stats"]["unique_graphs"])
+        breaks = " / ".join(counters["graph_break"])
+        # bitsandbytes may break its own layers' graphs.
+        report.expect(not breaks or "quantizer.use" in overrides, f"{name}: broken graphs: {breaks[:300]}")
     if profiler is not None:
         report.figure("profile", profiler.file.name)
         del watch.ends[timed:]

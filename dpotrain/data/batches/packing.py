@@ -13,21 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpotrain.data.batches.segments import PairLengths, Segments, copy_to
 from dpotrain.data.tokens.tokenized import Flags, TokenizedPair, TokenizedPairs
-
-
-@dataclass(frozen=True, slots=True)
-class PairLengths:
-    """Token counts of one packed pair."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-
-    @property
-    def total(self) -> int:
-        """Tokens of the pair in the row."""
-        return self.prompt + self.chosen + self.rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +39,8 @@ class PackedPairs:
     columns: Mapping[str, torch.Tensor]
     """Numbers of the pairs' rows, each (P,) float32, by name."""
     lengths: tuple[PairLengths, ...]
+    segments: Segments
+    """Which tokens of the row attend to which."""
     tokens: int
     """Tokens of the row that belong to pairs of the step: T, or 0 where the weights are 0."""
     on_host: PackedPairs | None = None
@@ -66,12 +55,7 @@ class PackedPairs:
             for name in ("input_ids", "position_ids", "predicting", "targets", "scored_tokens", "weights")
         }
         columns = {name: copy_to(values, device) for name, values in self.columns.items()}
-        return replace(self, columns=columns, on_host=self, **moved)
-
-
-def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor from the host's memory to a device without waiting for it: on CUDA only from pinned memory."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        return replace(self, columns=columns, segments=self.segments.to(device), on_host=self, **moved)
 
 
 def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
@@ -114,6 +98,7 @@ def pack(data: TokenizedPairs, pairs: Sequence[int]) -> PackedPairs:
             for place, name in enumerate(data.columns)
         },
         lengths=tuple(lengths),
+        segments=Segments.of(lengths),
         tokens=offset if len(pairs) else 0,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dpotrain.engine.attention.segments import Segment, Segments
+from dpotrain.data.batches.segments import Segment, Segments
 
 #: Queries in a block. Scores of a block are (queries x heads per group, keys) per key-value head: small enough for the
 #: second-level cache at common lengths, large enough that a matrix product is not all overhead.
@@ -239,6 +239,65 @@ def _weights(
     return scores.softmax(-1), capped
 
 
+def forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, shape: Shape
+) -> torch.Tensor:
+    """Return what :func:`attend` does, without a backward pass."""
+    groups = key.shape[1]
+    queries, keys, values = (
+        _by_group(query, groups, shape.scale),
+        _by_group(key, groups),
+        _by_group(value, groups),
+    )
+    output = query.new_empty(*queries.shape[:3], value.shape[2])
+    for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
+        weights, _ = _weights(_of_queries(queries, batch), _of_keys(keys, batch), batch, shape)
+        _put_queries(output, torch.bmm(weights.to(value.dtype), _of_keys(values, batch)), batch)
+    return _by_token(output, 1.0, query.dtype)
+
+
+def backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    shape: Shape,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key and value, given that of what :func:`attend` returned."""
+    groups = key.shape[1]
+    queries, keys, values = (
+        _by_group(query, groups, shape.scale),
+        _by_group(key, groups),
+        _by_group(value, groups),
+    )
+    grads = _by_group(grad, groups)
+    dqueries = torch.empty_like(queries)
+    # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
+    # enough for bfloat16 inputs.
+    dkeys, dvalues = (
+        torch.zeros_like(keys, dtype=torch.float32),
+        torch.zeros_like(values, dtype=torch.float32),
+    )
+    for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
+        rows, drows, seen = _of_queries(queries, batch), _of_queries(grads, batch), _of_keys(keys, batch)
+        weights, capped = _weights(rows, seen, batch, shape)
+        _add_keys(dvalues, torch.bmm(weights.to(value.dtype).transpose(1, 2), drows), batch)
+        dweights = torch.bmm(drows, _of_keys(values, batch).transpose(1, 2)).to(weights.dtype)
+        # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
+        dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+        if capped is not None:
+            dscores.mul_(1 - capped * capped)
+        low = dscores.to(query.dtype)
+        _put_queries(dqueries, torch.bmm(low, seen), batch)
+        _add_keys(dkeys, torch.bmm(low.transpose(1, 2), rows), batch)
+    return (
+        _by_token(dqueries, shape.scale, query.dtype),
+        _by_token(dkeys, 1.0, key.dtype),
+        _by_token(dvalues, 1.0, value.dtype),
+    )
+
+
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -249,53 +308,11 @@ class _SegmentAttention(torch.autograd.Function):
         segments: Segments,
         shape: Shape,
     ) -> torch.Tensor:
-        groups = key.shape[1]
-        queries, keys, values = (
-            _by_group(query, groups, shape.scale),
-            _by_group(key, groups),
-            _by_group(value, groups),
-        )
-        output = query.new_empty(*queries.shape[:3], value.shape[2])
-        for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
-            weights, _ = _weights(_of_queries(queries, batch), _of_keys(keys, batch), batch, shape)
-            _put_queries(output, torch.bmm(weights.to(value.dtype), _of_keys(values, batch)), batch)
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.shape = segments, shape
-        return _by_token(output, 1.0, query.dtype)
+        return forward(query, key, value, segments, shape)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        shape, groups = ctx.shape, key.shape[1]
-        queries, keys, values = (
-            _by_group(query, groups, shape.scale),
-            _by_group(key, groups),
-            _by_group(value, groups),
-        )
-        grads = _by_group(grad, groups)
-        dqueries = torch.empty_like(queries)
-        # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
-        # enough for bfloat16 inputs.
-        dkeys, dvalues = (
-            torch.zeros_like(keys, dtype=torch.float32),
-            torch.zeros_like(values, dtype=torch.float32),
-        )
-        for batch in batches(ctx.segments.items, shape.window, query.shape[1], query.dtype, query.device):
-            rows, drows, seen = _of_queries(queries, batch), _of_queries(grads, batch), _of_keys(keys, batch)
-            weights, capped = _weights(rows, seen, batch, shape)
-            _add_keys(dvalues, torch.bmm(weights.to(value.dtype).transpose(1, 2), drows), batch)
-            dweights = torch.bmm(drows, _of_keys(values, batch).transpose(1, 2)).to(weights.dtype)
-            # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
-            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-            if capped is not None:
-                dscores.mul_(1 - capped * capped)
-            low = dscores.to(query.dtype)
-            _put_queries(dqueries, torch.bmm(low, seen), batch)
-            _add_keys(dkeys, torch.bmm(low.transpose(1, 2), rows), batch)
-        return (
-            _by_token(dqueries, shape.scale, query.dtype),
-            _by_token(dkeys, 1.0, key.dtype),
-            _by_token(dvalues, 1.0, value.dtype),
-            None,
-            None,
-        )
+        return (*backward(grad, query, key, value, ctx.segments, ctx.shape), None, None)

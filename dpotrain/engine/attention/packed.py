@@ -6,25 +6,33 @@ segments (``generate``, an ordinary forward) goes to the replaced implementation
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dpotrain.engine.attention import blockwise, varlen
+from dpotrain.data.batches.segments import Segments
+from dpotrain.engine.attention import blockwise, operator, varlen
 from dpotrain.engine.attention.blockwise import Shape
-from dpotrain.engine.attention.segments import Segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "dpotrain_packed_over_"
 
+#: The implementations that registered ones replace, by their registered names.
+_replaced: dict[str, str] = {}
+
 #: True while a packed forward builds its masks (of which it needs none).
 _packing: ContextVar[bool] = ContextVar("dpotrain_packing", default=False)
+
+#: Counts the calls of segment attention, while somebody does. Not a context variable, which a compiler cannot trace.
+_calls: Calls | None = None
 
 
 class CannotPackError(Exception):
@@ -41,6 +49,26 @@ def packing() -> Iterator[None]:
         _packing.reset(token)
 
 
+@dataclass
+class Calls:
+    """Calls of segment attention, which detect a model that ignores it."""
+
+    all: int = 0
+    windowed: int = 0
+    """Those in which the model asked for a sliding window."""
+
+
+@contextmanager
+def counting() -> Iterator[Calls]:
+    """Count the calls of segment attention inside this context, by models that are not compiled."""
+    global _calls
+    _calls = calls = Calls()
+    try:
+        yield calls
+    finally:
+        _calls = None
+
+
 def install(model: PreTrainedModel) -> None:
     """Switch a model to packed attention over its present implementation; a second call changes nothing.
 
@@ -48,7 +76,7 @@ def install(model: PreTrainedModel) -> None:
         CannotPackError: the model does not accept custom attention implementations.
     """
     present = model.config._attn_implementation or "eager"
-    if present.startswith(PREFIX):
+    if present in _replaced:
         return
     name = _register(present)
     try:
@@ -64,16 +92,20 @@ def install(model: PreTrainedModel) -> None:
 def uninstall(model: PreTrainedModel) -> None:
     """Give a model its own implementation back."""
     present = model.config._attn_implementation or ""
-    if present.startswith(PREFIX):
-        model.set_attn_implementation(present.removeprefix(PREFIX))
+    if present in _replaced:
+        model.set_attn_implementation(_replaced[present])
 
 
 def _register(underlying: str) -> str:
+    """Register segment attention over an implementation once, and return its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    name = PREFIX + underlying
+    # transformers takes "flash" anywhere in a name for a request to import flash-attn, and a slash for a repository.
+    name = PREFIX + re.sub(r"\W", "_", underlying).replace("flash", "fast")
+    if name in _replaced:
+        return name
     build_mask = ALL_MASK_ATTENTION_FUNCTIONS[underlying]
 
     def mask(*args: Any, **kwargs: Any) -> Any:
@@ -94,26 +126,32 @@ def _register(underlying: str) -> str:
                 ordinary = sys.modules[type(module).__module__].eager_attention_forward
             else:
                 ordinary = ALL_ATTENTION_FUNCTIONS[underlying]
-            result: tuple[torch.Tensor, torch.Tensor | None] = ordinary(
-                module, query, key, value, attention_mask, **kwargs
-            )
+            with _called(module, underlying):
+                result: tuple[torch.Tensor, torch.Tensor | None] = ordinary(
+                    module, query, key, value, attention_mask, **kwargs
+                )
             return result
         return _attend(module, query, key, value, segments, **kwargs), None
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, mask)
+    _replaced[name] = underlying
     return name
 
 
-def exclude_from_compilation() -> None:
-    """Have torch.compile call segment attention as it is; a second call changes nothing.
-
-    Which tokens see which is decided in Python for every micro-batch, which it cannot trace. A decorator would import
-    the compiler, which takes a second, in every run.
-    """
-    global _attend
-    if not hasattr(_attend, "_torchdynamo_disable"):
-        _attend = torch.compiler.disable(_attend)  # type: ignore[no-untyped-call]
+@contextmanager
+def _called(module: torch.nn.Module, implementation: str) -> Iterator[None]:
+    """Have the module's configuration name an implementation: those of flash-attn look there which they are."""
+    if "flash" not in implementation:
+        yield
+        return
+    config: Any = module.config
+    present = config._attn_implementation_internal
+    config._attn_implementation_internal = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = present
 
 
 def _attend(
@@ -141,13 +179,18 @@ def _attend(
         raise CannotPackError("its attention is not causal")
     if dropout:
         raise CannotPackError("its attention uses dropout")
-    segments.calls += 1
-    segments.windowed_calls += sliding_window is not None
+    if _calls is not None:
+        _calls.all += 1
+        _calls.windowed += sliding_window is not None
     # Rotary embeddings leave queries and keys in float32 under autocast; the product is in the autocast dtype.
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     rows, keys, values = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     shape = Shape(scale, softcap, sliding_window)
-    attend = varlen.attend if varlen.covers(rows, values, shape) else blockwise.attend
+    attend = varlen.choose(rows, values, segments, shape)
+    if attend is None:
+        # Neither a compiler nor fake tensors can follow what depends on the lengths.
+        opaque = torch.compiler.is_compiling() or isinstance(rows, torch._subclasses.FakeTensor)
+        attend = operator.attend if opaque else blockwise.attend
     return attend(rows, keys, values, segments, shape)[None]

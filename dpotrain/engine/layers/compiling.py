@@ -1,7 +1,9 @@
 """``training.compile``: each decoder layer compiled separately by ``torch.compile``.
 
-Layers are alike, so one compilation serves all of them; the whole model would take many times as long. Attention over
-segments stays outside (see :mod:`dpotrain.engine.attention.packed`).
+Layers are alike, so one compilation serves all of them; the whole model would take many times as long. A layer is one
+graph, with attention over segments in it, and with its checkpointing: the backward graph then computes again what it
+needs, and of the forward graph only the layer's input is kept. A graph serves rows of any pairs. Tiles stay outside
+(see :mod:`.tiling`), and layers whose inputs are on the host compute uncompiled inside their checkpoint.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RecipeError, RunError
-from dpotrain.engine.attention import packed
-from dpotrain.engine.layers import tiling
+from dpotrain.engine.attention import varlen
+from dpotrain.engine.layers import offloading, tiling
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.scoring.scorer import causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Times that a layer is compiled again before torch runs it uncompiled: with gradients and without, with dropout and
-#: without, with the adapter and without, for each kind of layer that a model alternates.
-COMPILATIONS = 16
+#: Graphs of layers before torch runs others uncompiled: with gradients and without, with the adapter and without, with
+#: checkpointing and without, the first layer and others, for each kind of layer that a model alternates.
+COMPILATIONS = 32
 
 _COMPILERS = {"cpu": ("g++", "clang++", "c++"), "cuda": ("gcc", "clang", "cc")}
 _NAMED_BY = {"cpu": "CXX", "cuda": "CC"}
@@ -59,7 +61,8 @@ def compile_layers(policy: PreTrainedModel) -> None:
             "Leave training.compile out: results stay the same."
         )
     torch._dynamo.config.recompile_limit = COMPILATIONS
-    packed.exclude_from_compilation()
     tiling.exclude_from_compilation()
+    offloading.exclude_from_compilation()
+    varlen.resolve()
     for layer in layers:
         layer.compile(dynamic=True)

@@ -31,6 +31,15 @@ def offload_inputs(policy: nn.Module) -> int:
     return len(layers)
 
 
+def exclude_from_compilation() -> None:
+    """Have torch.compile leave such layers as they are, from their checkpoint on; a second call changes nothing.
+
+    It cannot trace hooks that copy. A decorator would import the compiler in every run.
+    """
+    if not hasattr(_OnHost.__call__, "_torchdynamo_disable"):
+        _OnHost.__call__ = torch.compiler.disable(_OnHost.__call__)  # type: ignore[method-assign,no-untyped-call]
+
+
 def host_bytes(size: float) -> int:
     """Return what a tensor of so many bytes takes: torch allocates pinned memory by powers of two."""
     return 1 << max(0, int(size) - 1).bit_length()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -71,8 +72,13 @@ def tile(modules: Iterable[nn.Module], tokens: int) -> None:
     State, names and classes for ``isinstance`` stay.
     """
     for module in modules:
-        names = {"__module__": __name__, "tile_tokens": tokens}
-        module.__class__ = type(type(module).__name__, (_Tiled, type(module)), names)
+        kind: Any = type(module)
+        module.__class__ = _tiled_class(kind, tokens)
+
+
+@cache  # the same class again for another layer: a compiled layer serves only layers with modules of its own classes
+def _tiled_class(kind: type[nn.Module], tokens: int) -> type[nn.Module]:
+    return type(kind.__name__, (_Tiled, kind), {"__module__": __name__, "tile_tokens": tokens})
 
 
 class _Tiled:

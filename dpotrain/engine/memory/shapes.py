@@ -39,14 +39,15 @@ def activations_from_shapes(
         _leave_meta(policy)
         try:
             scorer = PackedScorer(policy, LogitTransform(), bf16)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                _, segments = scorer.count_and_score(one)
+            autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+            with torch.no_grad(), autocast, packed.counting() as calls:
+                scorer.log_probs(one)
         except packed.CannotPackError:
             packed.uninstall(causal_lm(policy))
             return estimate(policy, bf16), False
         except Exception:  # code of a model or a plugin, on tensors that it was not written for
             return estimate(policy, bf16), True
-        if segments.calls != causal_lm(policy).config.get_text_config().num_hidden_layers:
+        if calls.all != causal_lm(policy).config.get_text_config().num_hidden_layers:
             packed.uninstall(causal_lm(policy))
             return estimate(policy, bf16), False
 

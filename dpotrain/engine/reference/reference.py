@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from dpotrain.core.pair_columns import REFERENCE
-from dpotrain.data.batches.packing import PackedPairs, copy_to
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.segments import copy_to
 from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off

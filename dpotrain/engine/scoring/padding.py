@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dpotrain.data.batches.packing import PackedPairs, copy_to
+from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.segments import copy_to
 from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
 
 

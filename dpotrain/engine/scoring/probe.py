@@ -240,18 +240,19 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
     """Raise CannotPackError unless the packed row gives the expected (S,) log-probs, through every layer."""
     model = causal_lm(scorer.policy)
     try:
-        got, segments = scorer.count_and_score(sample)
+        with packed.counting() as calls:
+            got = scorer.log_probs(sample)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise packed.CannotPackError(f"its forward fails on a packed row ({error})") from error
     layers = int(model.config.get_text_config().num_hidden_layers)
-    if segments.calls != layers:
+    if calls.all != layers:
         raise packed.CannotPackError(
-            f"{segments.calls} of its {layers} layers call the attention that packing needs"
+            f"{calls.all} of its {layers} layers call the attention that packing needs"
         )
     windows = _windowed_layers(model)
-    if windows is not None and segments.windowed_calls < windows:
+    if windows is not None and calls.windowed < windows:
         raise packed.CannotPackError("it does not pass its sliding window to its attention")
     if not _agree(got, expected, exact):
         off = _difference(got, expected, exact)

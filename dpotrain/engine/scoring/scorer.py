@@ -14,7 +14,6 @@ from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
-from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.padding import Padded, pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule
@@ -93,15 +92,8 @@ class PackedScorer(Scorer):
         packed.install(causal_lm(policy))
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
-        return self.count_and_score(batch, statistics)[0]
-
-    def count_and_score(
-        self, batch: PackedPairs, statistics: Sequence[str] = ()
-    ) -> tuple[torch.Tensor, Segments]:
-        """Return the log-probs and the segments, which counted the attention calls they went through."""
         assert self.transform is not None
         model = causal_lm(self.policy)
-        segments = Segments.of(batch.lengths)
         with packed.packing():
             ones = torch.ones_like(batch.input_ids)
             inputs = {
@@ -109,13 +101,13 @@ class PackedScorer(Scorer):
                 "position_ids": batch.position_ids[None],
                 # Without a mask transformers looks for packed sequences, which waits for the device.
                 "attention_mask": ones[None],
-                "segments": segments,
+                "segments": batch.segments,
                 "use_cache": False,
             }
             output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
         head = model.get_output_embeddings()
-        return token_log_probs(hidden, head, batch.targets, self.transform, statistics), segments
+        return token_log_probs(hidden, head, batch.targets, self.transform, statistics)
 
 
 class PaddedScorer(Scorer):
