@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.layers.memory_efficient import rms_norm, swiglu, use_memory_efficient_layers
+from dpotrain.engine.kernels.plain import rms_norm, swiglu
+from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -18,8 +19,8 @@ from tests.support import tiny_model
 
 DATA = random_pairs([(20, 30, 14), (5, 9, 11)])
 BATCH = pack(DATA, [0, 1])
-#: Norms and blocks that are replaced in a model of two layers.
-REPLACED = {"llama": 2 * 2 + 1 + 2, "qwen3": 4 * 2 + 1 + 2, "gemma2": 0, "gpt2": 0}
+#: Norms, blocks and attention modules that are replaced in a model of two layers.
+REPLACED = {"llama": 2 * 2 + 1 + 2 + 2, "qwen3": 4 * 2 + 1 + 2 + 2, "gemma2": 2, "gpt2": 0}
 
 
 def gradients(model: nn.Module, bf16: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
