@@ -12,11 +12,21 @@ import pytest
 import torch
 
 
+@pytest.mark.parametrize("selected", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels' tests run on the GPU")
-def test_kernels_in_the_interpreter(tmp_path):
+def test_kernels_in_the_interpreter(selected, tmp_path):
     pytest.importorskip("triton", reason="needs triton, which comes with the extra test on Linux")
     tests = Path(__file__).parent / "kernels"
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tmp_path / 'pytest'}"]
+    options = [
+        "-q",
+        "-m",
+        selected,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={tmp_path / 'pytest'}",
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tests)],

@@ -120,7 +120,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return *_rotate(*grads, cos, sin, ctx.dtypes, back=True), None, None
+        query, key = grads
+        return *_rotate(query, key, cos, sin, ctx.dtypes, back=True), None, None
 
 
 def _rotate(

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,13 +38,12 @@ class Functions:
     rotary: Rotary = plain.rotary
 
 
-def use_memory_efficient_layers(model: nn.Module, functions: Functions | None = None) -> int:
+def use_memory_efficient_layers(model: nn.Module) -> int:
     """Replace the forwards of modules that are proven to be such a norm, block or attention; return how many.
 
     State, names and classes for ``isinstance`` stay. Modules with hooks, or whose forward is replaced already, are
-    left alone. The model may be on the meta device. ``functions`` are those of the plain code by default.
+    left alone. The model may be on the meta device.
     """
-    functions = functions or Functions()
     proven: dict[tuple[Any, ...], bool] = {}
     replaced = 0
     for module in model.modules():
@@ -55,20 +54,36 @@ def use_memory_efficient_layers(model: nn.Module, functions: Functions | None = 
         if kind not in proven:
             proven[kind] = _same_bits(module, efficient)
         if proven[kind]:
-            _replace(module, efficient, functions)
+            _replace(module, efficient)
             replaced += 1
-    return replaced + _use_rotary(model, functions.rotary)
+    return replaced + _replace_rotations(model)
 
 
-def _replace(module: nn.Module, efficient: type, functions: Functions) -> None:
-    members = {"__module__": efficient.__module__, "functions": functions}
-    module.__class__ = type(type(module).__name__, (efficient, type(module)), members)
+def functions_of(model: nn.Module) -> set[str]:
+    """Return the names of those :class:`Functions` that a model's replaced modules use."""
+    kinds = {"rms_norm": _Norm, "swiglu": _Block, "rotary": _Attention}
+    return {name for name, kind in kinds.items() if any(isinstance(each, kind) for each in model.modules())}
+
+
+def use_functions(model: nn.Module, functions: Functions) -> None:
+    """Have a model's replaced modules compute with other functions than the plain code."""
+    for module in model.modules():
+        if isinstance(module, _Norm | _Block):
+            type(module).functions = functions
+        elif isinstance(module, _Attention):
+            module.rotation.rotary = functions.rotary
+
+
+def _replace(module: nn.Module, efficient: type) -> None:
+    module.__class__ = type(
+        type(module).__name__, (efficient, type(module)), {"__module__": efficient.__module__}
+    )
 
 
 class _Norm:
     """The forward of a norm with the attributes of most models' RMSNorm."""
 
-    functions: Functions
+    functions = Functions()
     weight: torch.Tensor
     variance_epsilon: float
 
@@ -79,7 +94,7 @@ class _Norm:
 class _Block:
     """The forward of a feed-forward block with the attributes of most models' MLP."""
 
-    functions: Functions
+    functions = Functions()
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
@@ -135,7 +150,7 @@ def _same_bits(module: nn.Module, efficient: type[_Norm | _Block]) -> bool:
             stand_in._modules = {**module._modules, **parts}
         rows = numbers(1, 3, size).to(dtype)
         replaced = copy.copy(stand_in)
-        _replace(replaced, efficient, Functions())
+        _replace(replaced, efficient)
         try:
             expected, got = stand_in(rows), replaced(rows)
         except _CANNOT:
@@ -145,66 +160,21 @@ def _same_bits(module: nn.Module, efficient: type[_Norm | _Block]) -> bool:
     return True
 
 
-class _Attention:
-    """Marks an attention module whose forward rotates queries and keys by another function."""
+@dataclass(slots=True)
+class _Rotation:
+    """Rotates queries and keys: ``rotary`` for the arguments that it knows, ``own`` for all others."""
 
+    own: Rotary
+    rotary: Rotary = plain.rotary
 
-def _use_rotary(model: nn.Module, rotary: Rotary) -> int:
-    """Have attention modules rotate queries and keys by ``rotary`` where that is what they do; return how many."""
-    proven: dict[Callable[..., Any], bool] = {}
-    replaced: dict[type, type] = {}
-    count = 0
-    for module in model.modules():
-        kind = type(module)
-        if isinstance(module, _Attention) or "forward" in vars(module):
-            continue
-        if kind not in replaced:
-            own = _rotation(kind)
-            if own is None:
-                continue
-            if own not in proven:
-                proven[own] = _rotates_alike(own)
-            if not proven[own]:
-                continue
-            members = {"__module__": __name__, "forward": _rotating_by(kind.forward, _guarded(own, rotary))}
-            replaced[kind] = type(kind.__name__, (_Attention, kind), members)
-        module.__class__ = replaced[kind]
-        count += 1
-    return count
-
-
-def _rotation(kind: type[nn.Module]) -> Rotary | None:
-    """Return the function by which the forward of a class rotates; None where none is known.
-
-    Also where a norm follows: the dtype of what is returned differs under autocast, which attention hides.
-    """
-    forward = kind.forward
-    if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
-        return None
-    names = forward.__code__.co_names  # in the order in which they are used
-    if any("norm" in name for name in names[names.index(_ROTATE) :]):
-        return None
-    own: Rotary | None = forward.__globals__.get(_ROTATE)
-    return own
-
-
-def _rotating_by(forward: FunctionType, rotate: Rotary) -> FunctionType:
-    """Return a copy of a forward that finds another function under the name; the module's own globals stay."""
-    names = {**forward.__globals__, _ROTATE: rotate}
-    copied = FunctionType(
-        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
-    )
-    copied.__kwdefaults__ = forward.__kwdefaults__
-    copied.__annotations__ = forward.__annotations__
-    copied.__doc__, copied.__qualname__ = forward.__doc__, forward.__qualname__
-    return copied
-
-
-def _guarded(own: Rotary, rotary: Rotary) -> Rotary:
-    """Return ``rotary`` for the arguments that it knows, and ``own`` for all others."""
-
-    def rotate(
-        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         known = (
             not args
@@ -218,9 +188,65 @@ def _guarded(own: Rotary, rotary: Rotary) -> Rotary:
             and cos.dtype == sin.dtype
             and not (cos.requires_grad or sin.requires_grad)
         )
-        return rotary(q, k, cos, sin) if known else own(q, k, cos, sin, *args, **kwargs)
+        return self.rotary(q, k, cos, sin) if known else self.own(q, k, cos, sin, *args, **kwargs)
 
-    return rotate
+
+class _Attention:
+    """An attention module whose forward rotates queries and keys by ``rotation``."""
+
+    rotation: _Rotation
+
+
+def _replace_rotations(model: nn.Module) -> int:
+    """Replace how attention modules rotate queries and keys where that is proven; return how many."""
+    proven: dict[Rotary, bool] = {}
+    replaced: dict[type, type] = {}
+    count = 0
+    for module in model.modules():
+        kind = type(module)
+        if isinstance(module, _Attention) or "forward" in vars(module):
+            continue
+        if kind not in replaced:
+            own = _rotation_of(forward := cast(FunctionType, kind.forward))
+            if own is None:
+                continue
+            if own not in proven:
+                proven[own] = _rotates_alike(own)
+            if not proven[own]:
+                continue
+            rotation = _Rotation(own)
+            changed = _rotating_by(rotation, forward)
+            members = {"__module__": __name__, "rotation": rotation, "forward": changed}
+            replaced[kind] = type(kind.__name__, (_Attention, kind), members)
+        module.__class__ = replaced[kind]
+        count += 1
+    return count
+
+
+def _rotation_of(forward: FunctionType) -> Rotary | None:
+    """Return the function by which an attention module's forward rotates; None where none is known.
+
+    Also None where a norm follows: under autocast the plain code returns another dtype, which only attention hides.
+    """
+    if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
+        return None  # a decorated forward is not a function of the modeling file's
+    names = forward.__code__.co_names  # in the order in which they are used
+    if any("norm" in name for name in names[names.index(_ROTATE) :]):
+        return None
+    own: Rotary | None = forward.__globals__.get(_ROTATE)
+    return own
+
+
+def _rotating_by(rotation: _Rotation, forward: FunctionType) -> FunctionType:
+    """Return a copy of a forward that finds another function under the name; the file's own globals stay."""
+    names = {**forward.__globals__, _ROTATE: rotation}
+    copied = FunctionType(
+        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    copied.__annotations__ = forward.__annotations__
+    copied.__doc__, copied.__qualname__ = forward.__doc__, forward.__qualname__
+    return copied
 
 
 def _rotates_alike(own: Rotary) -> bool:
@@ -235,7 +261,8 @@ def _rotates_alike(own: Rotary) -> bool:
     ):
         inputs = query.to(rows), key.to(rows), cos.to(tables), sin.to(tables)
         try:
-            expected, got = own(*inputs), plain.rotary(*inputs)
+            expected: Any = own(*inputs)
+            got = plain.rotary(*inputs)
         except _CANNOT:
             return False
         if not isinstance(expected, tuple) or len(expected) != 2:

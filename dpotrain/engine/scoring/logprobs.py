@@ -118,12 +118,16 @@ class _Tile:
     @property
     def inside(self) -> torch.Tensor:
         """(S,) bool: whether the row's target is one of the words."""
-        return (self.targets >= self.words.start) & (self.targets < self.words.stop)
+        inside: torch.Tensor = (self.targets >= self.words.start) & (self.targets < self.words.stop)
+        return inside
 
     @property
     def place(self) -> torch.Tensor:
         """(S, 1) int64: the target's place among the words, or any place where it is not inside."""
-        return (self.targets - self.words.start).clamp_(0, self.words.stop - self.words.start - 1)[:, None]
+        place: torch.Tensor = (self.targets - self.words.start).clamp_(
+            0, self.words.stop - self.words.start - 1
+        )
+        return place[:, None]
 
 
 def _tiles(
