@@ -1,5 +1,7 @@
 """Triton kernels compile for a GPU, which needs none: down to its machine code, with nothing kept in slow memory."""
 
+import importlib
+
 import pytest
 
 pytestmark = pytest.mark.soak
@@ -7,29 +9,10 @@ triton = pytest.importorskip("triton", reason="needs triton, which comes with th
 
 #: Types of the kernels' arguments by name: pointers to 16-bit and 32-bit numbers, and numbers. Others are integers.
 TYPES = {
-    **dict.fromkeys(
-        [
-            "hidden",
-            "weight",
-            "output",
-            "gate",
-            "up",
-            "grad",
-            "dgate",
-            "dup",
-            "dhidden",
-            "query",
-            "key",
-            "rotated_query",
-            "rotated_key",
-            "raw",
-            "bias",
-        ],
-        "*bf16",
-    ),
-    **dict.fromkeys(
-        ["scale", "parts", "cos", "sin", "largest", "total", "target", "shrink", "log_sum"], "*fp32"
-    ),
+    **dict.fromkeys(("hidden", "weight", "output", "gate", "up", "grad", "dgate", "dup", "dhidden"), "*bf16"),
+    **dict.fromkeys(("query", "key", "rotated_query", "rotated_key", "raw", "bias"), "*bf16"),
+    **dict.fromkeys(("scale", "parts", "cos", "sin"), "*fp32"),
+    **dict.fromkeys(("largest", "total", "target", "shrink", "log_sum"), "*fp32"),
     **dict.fromkeys(("epsilon", "softcap"), "fp32"),
     "targets": "*i64",
 }
@@ -60,8 +43,6 @@ KERNELS = [
 
 @pytest.mark.parametrize(("module", "name", "variants", "types"), KERNELS)
 def test_a_kernel_compiles_for_a_gpu(module, name, variants, types, tmp_path, monkeypatch):
-    import importlib
-
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

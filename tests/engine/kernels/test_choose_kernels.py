@@ -114,9 +114,9 @@ def gradients(model, bf16, fused):
 @pytest.mark.parametrize(
     "way",
     [
-        "full",
+        "checkpointed, tiled",
+        pytest.param("full", marks=pytest.mark.soak),
         pytest.param("lora, autocast", marks=pytest.mark.soak),
-        pytest.param("checkpointed, tiled", marks=pytest.mark.soak),
     ],
 )
 def test_a_model_with_all_of_them_is_the_same_model(way):
