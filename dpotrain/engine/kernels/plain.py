@@ -2,21 +2,16 @@
 
 Autograd saves nearly every intermediate of them. Here the norm saves its input and one number a row, the product its
 two factors, the rotary embedding nothing of its own; the rest is recomputed. Forward passes round where the usual
-definitions in transformers round. On a CPU long rows are taken in blocks that stay in the cache: temporary tensors as
-large as the row would be new memory each time.
+definitions in transformers round. Passes over rows are few and in place where they can be: each costs a CPU as much as
+its arithmetic, and products of two dtypes several times that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-#: Bytes of a block for each thread. From about twice that on, every temporary tensor is memory that the allocator
-#: takes from the system and gives back, which costs several times what is computed; smaller blocks are overhead.
-BLOCK = 1 << 19
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -56,51 +51,32 @@ def rotated_dtype(query: torch.Tensor, cos: torch.Tensor) -> torch.dtype:
     return torch.promote_types(query.dtype, cos.dtype)
 
 
-def _blocks(rows: int, size: int, device: torch.device) -> Iterator[slice]:
-    """Cut rows of ``size`` bytes into blocks; on other devices than a CPU there is one."""
-    step = max(1, BLOCK * torch.get_num_threads() // max(1, size) if device.type == "cpu" else rows)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        rows = hidden.reshape(-1, hidden.shape[-1])
-        output = torch.empty(
-            rows.shape, dtype=torch.promote_types(hidden.dtype, weight.dtype), device=rows.device
-        )
-        scale = torch.empty(len(rows), 1, device=rows.device)
-        for block in _blocks(len(rows), 4 * rows.shape[1], rows.device):
-            wide = rows[block].float()
-            root = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-            # Not in place where `wide` is the input itself.
-            normal = wide * root if hidden.dtype == torch.float32 else wide.mul_(root)
-            if output.dtype != hidden.dtype:  # products of two dtypes take many times as long
-                normal = normal.to(hidden.dtype).to(output.dtype)
-            output[block].copy_(normal).mul_(weight)
-            scale[block] = root
+        wide = hidden.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
         ctx.save_for_backward(hidden, weight, scale)
-        return output.view(hidden.shape)
+        normal = _scaled(wide, scale, hidden)
+        output = normal.to(hidden.dtype).to(torch.promote_types(hidden.dtype, weight.dtype))
+        return output.mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, scale = ctx.saved_tensors
-        size = hidden.shape[-1]
-        rows, slopes, wide_weight = hidden.reshape(-1, size), grad.reshape(-1, size), weight.float()
-        dhidden = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
-        dweight = torch.zeros_like(wide_weight) if ctx.needs_input_grad[1] else None
-        for block in _blocks(len(rows), 4 * rows.shape[1], rows.device):
-            root = scale[block]
-            normal = rows[block].float() * root
-            steep = slopes[block].float()
-            if dweight is not None:
-                dweight += (steep * normal).sum(0)
-            # With n the normalized row and g the gradient times the weight: (g - n * mean(n * g)) / rms.
-            steep = steep * wide_weight if grad.dtype == torch.float32 else steep.mul_(wide_weight)
-            along = (steep * normal).mean(-1, keepdim=True)
-            dhidden[block] = steep.addcmul_(normal, along, value=-1).mul_(root)
-        return dhidden.view(hidden.shape), None if dweight is None else dweight.to(weight.dtype), None
+        normal, steep = _scaled(hidden.float(), scale, hidden), grad.float()
+        dweight = None
+        if ctx.needs_input_grad[1]:
+            dweight = (steep * normal).flatten(0, -2).sum(0).to(weight.dtype)
+        # With n the normalized row and g the gradient times the weight: (g - n * mean(n * g)) / rms.
+        steep = _scaled(steep, weight.float(), grad)
+        along = (steep * normal).mean(-1, keepdim=True)
+        return steep.addcmul_(normal, along, value=-1).mul_(scale).to(hidden.dtype), dweight, None
+
+
+def _scaled(wide: torch.Tensor, factor: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Return ``wide * factor``, in place unless the conversion of ``source`` to ``wide`` gave ``source`` itself."""
+    return wide * factor if wide is source else wide.mul_(factor)
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -111,19 +87,9 @@ class _SwiGlu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        saved = ctx.saved_tensors
-        size = grad.shape[-1]
-        gate, up, slopes = (tensor.reshape(-1, size) for tensor in (*saved, grad))
-        dgate, dup = (torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) for _ in range(2))
-        for block in _blocks(len(gate), 4 * size, gate.device):
-            row, slope = gate[block].float(), slopes[block].float()
-            share = torch.sigmoid(row)  # the one exponential of both
-            value = row * share
-            dup[block] = value * slope
-            # With s the sigmoid of x, the derivative is x s + s (1 - x s).
-            steep = value.addcmul_(share, 1 - value)
-            dgate[block] = steep.mul_(slope).mul_(up[block].float())
-        return dgate.view(grad.shape), dup.view(grad.shape)
+        gate, up = ctx.saved_tensors
+        dup = F.silu(gate).mul_(grad)
+        return torch.ops.aten.silu_backward(grad * up, gate), dup
 
 
 class _Rotary(torch.autograd.Function):
@@ -152,20 +118,10 @@ def _rotate(
     rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype, *, back: bool = False
 ) -> torch.Tensor:
     """Rotate ``rows`` (batch, heads, length, size), or by the transposed matrix; return them in ``dtype``."""
-    batch, heads, length, size = rows.shape
-    half, inner = size // 2, torch.promote_types(rows.dtype, cos.dtype)
+    half = rows.shape[-1] // 2
+    near_sin, far_sin = sin[..., :half], sin[..., half:]
+    signed = torch.cat((far_sin, -near_sin) if back else (-near_sin, far_sin), -1)
     by_token = rows.transpose(1, 2)
-    output = torch.empty(by_token.shape, dtype=dtype, device=rows.device)
-    for block in _blocks(length, batch * heads * size * inner.itemsize, rows.device):
-        wide = by_token[:, block].to(inner)
-        near, far = wide[..., :half], wide[..., half:]
-        cosines, sines = cos[:, block, None].to(inner), sin[:, block, None].to(inner)
-        rotated = wide * cosines
-        if back:
-            rotated[..., :half].add_(far * sines[..., half:])
-            rotated[..., half:].sub_(near * sines[..., :half])
-        else:
-            rotated[..., :half].sub_(far * sines[..., :half])
-            rotated[..., half:].add_(near * sines[..., half:])
-        output[:, block] = rotated
-    return output.transpose(1, 2)
+    wide = by_token.to(torch.promote_types(rows.dtype, cos.dtype))
+    crossed = torch.cat((wide[..., half:], wide[..., :half]), -1).mul_(signed[:, :, None])
+    return _scaled(wide, cos[:, :, None], by_token).add_(crossed).to(dtype).transpose(1, 2)
