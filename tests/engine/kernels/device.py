@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-#: Marks of their modules.
-MARKS: list[Any] = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
 
 def import_kernels(name: str) -> ModuleType:

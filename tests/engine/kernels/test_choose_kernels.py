@@ -14,12 +14,12 @@ from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain_plugins.lora import Lora
-from tests.engine.kernels.device import DEVICE, MARKS, import_kernels
+from tests.engine.kernels.device import DEVICE, import_kernels
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model
 
 layers, head = import_kernels("triton_layers"), import_kernels("triton_head")
-pytestmark = MARKS
+pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
 SIZES = Sizes(
     tokens=6,

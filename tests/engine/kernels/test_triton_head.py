@@ -6,10 +6,10 @@ from torch import nn
 
 from dpotrain.engine.scoring import logprobs
 from dpotrain.engine.scoring.logprobs import LogitTransform, token_log_probs
-from tests.engine.kernels.device import DEVICE, MARKS, import_kernels
+from tests.engine.kernels.device import DEVICE, import_kernels
 
 kernels = import_kernels("triton_head")
-pytestmark = MARKS
+pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
 TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(2.0, 3.0)]
 ROWS, HIDDEN, VOCABULARY = 5, 16, 101

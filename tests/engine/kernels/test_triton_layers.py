@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dpotrain.engine.kernels import plain
-from tests.engine.kernels.device import DEVICE, MARKS, import_kernels
+from tests.engine.kernels.device import DEVICE, import_kernels
 
 kernels = import_kernels("triton_layers")
-pytestmark = MARKS
+pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
 #: Largest distance from float64, relative to the largest number. The interpreter cuts bfloat16 off instead of rounding.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
