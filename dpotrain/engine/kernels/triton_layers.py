@@ -1,8 +1,8 @@
 """The functions of :mod:`.plain` as Triton kernels: every tensor is read once and written once a pass.
 
-They compute in float32. Forward passes round where the plain code rounds, so that both give the same numbers but for the
-order of sums and the last bit of exponentials and roots; backward passes round less often. What a kernel does not cover
-goes to the plain code.
+They compute in float32. Forward passes round where the plain code rounds, so that both give the same numbers but for
+the order of sums and the last bit of exponentials and roots; backward passes round less often. What a kernel does not
+cover goes to the plain code.
 """
 
 from __future__ import annotations
