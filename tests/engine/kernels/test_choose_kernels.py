@@ -58,7 +58,10 @@ def choose(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("case", ["float32", "bfloat16", "autocast", "frozen"])
+@pytest.mark.parametrize(
+    "case",
+    ["autocast", "frozen", *(pytest.param(each, marks=pytest.mark.soak) for each in ("float32", "bfloat16"))],
+)
 def test_those_that_are_the_same_and_faster_are_used(choose, case):
     changes = {
         "float32": {},

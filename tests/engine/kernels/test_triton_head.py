@@ -38,7 +38,7 @@ def gradients(log_probs, hidden, head):
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("trained", [False, True])
 def test_it_is_the_definition(trained, bias, transform):
     head, hidden, targets = build(trained, bias, torch.float32)

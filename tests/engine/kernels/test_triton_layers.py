@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else []
 #: Largest distance from float64, relative to the largest number. The interpreter cuts bfloat16 off instead of rounding.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 #: Rows and numbers of each: one row, narrow and wide ones, none of them a multiple of a block.
-SHAPES = [(1, 1), (1, 5000), (37, 100), (300, 8)]
+SHAPES = [(1, 5000), (37, 100), *(pytest.param(each, marks=pytest.mark.soak) for each in ((1, 1), (300, 8)))]
 
 
 def randn(*shape, dtype=torch.float32):
@@ -91,7 +91,11 @@ def rotated(query, key, cos, sin):
 
 
 @pytest.mark.parametrize(
-    ("heads", "size", "by_token"), [((1, 1), 2, True), ((9, 3), 20, False), ((9, 3), 20, True)]
+    ("heads", "size", "by_token"),
+    [
+        ((9, 3), 20, True),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in (((1, 1), 2, True), ((9, 3), 20, False))),
+    ],
 )
 @pytest.mark.parametrize("dtypes", [*((each, each) for each in CLOSE), (torch.bfloat16, torch.float32)])
 def test_the_rotary_embedding_is_its_formula(dtypes, heads, size, by_token):
