@@ -11,12 +11,15 @@ from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blockwise, varlen
 from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
+from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, choose_kernels, compare, use_kernels
 from dpotrain.engine.layers.compiling import compile_layers
+from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.activations import measure
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.rope_scaling import LengthRule
 from dpotrain.engine.scoring.scorer import PaddedScorer
+from dpotrain.run.building import engine_builder
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import PACKS, SIZES, build, own_log_prob_sums
 from tests.run.recipes import losses, project, run
@@ -171,3 +174,46 @@ def test_padded_pairs_are_scored_without_a_wait(rules):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(got, expected, atol=0.3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_kernels_give_the_plain_codes_results(trained, bf16):
+    model = build("qwen3").cuda().requires_grad_(trained)
+    sizes = Sizes.of(model, 2048, bf16)
+    for name in LABELS:
+        found = compare(name, sizes, CUDA)
+        assert found.fault == "", name
+        assert min(found.plain_ms, found.kernel_ms) > 0
+    notes = []
+    assert choose_kernels(LABELS, sizes, CUDA, notes.append) <= set(LABELS)
+    assert notes == []
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_model_with_kernels_is_the_same_model(bf16):
+    model = build("qwen3", initializer_range=0.05).cuda()
+    batch = pack(random_pairs(SIZES), range(len(SIZES))).to(CUDA)
+    expected = choose_scorer(model, batch, packing="on", bf16=bf16).scorer(batch)
+    other = copy.deepcopy(model)
+    use_memory_efficient_layers(other)
+    use_kernels(other, LABELS)
+    scorer = choose_scorer(other, batch, packing="on", bf16=bf16).scorer
+    scorer.fused_head = True
+    got = scorer(batch)
+    torch.testing.assert_close(got, expected, atol=0.2 if bf16 else 1e-3, rtol=5e-3 if bf16 else 1e-4)
+    for each in (got, expected):
+        (each[:, 0] - each[:, 1]).sum().backward()
+    for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+        assert (mine.grad - theirs.grad).norm() <= (0.05 if bf16 else 1e-3) * theirs.grad.norm()
+
+
+def test_a_run_with_and_without_kernels(tmp_path, monkeypatch):
+    found = []
+    for number, names in enumerate((set(), set(LABELS))):
+        monkeypatch.setattr(engine_builder, "choose_kernels", lambda *_, names=names: names)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run(project(folder), 'training.precision="fp32"')
+        found.append(losses(folder / "run"))
+    assert found[0] == pytest.approx(found[1], abs=1e-4)

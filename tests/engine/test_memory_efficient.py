@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dpotrain.data.batches.packing import pack
-from dpotrain.engine.layers.memory_efficient import rms_norm, swiglu, use_memory_efficient_layers
+from dpotrain.engine.kernels.plain import rms_norm, swiglu
+from dpotrain.engine.layers.memory_efficient import functions_of, use_memory_efficient_layers
 from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -18,8 +19,8 @@ from tests.support import tiny_model
 
 DATA = random_pairs([(20, 30, 14), (5, 9, 11)])
 BATCH = pack(DATA, [0, 1])
-#: Norms and blocks that are replaced in a model of two layers.
-REPLACED = {"llama": 2 * 2 + 1 + 2, "qwen3": 4 * 2 + 1 + 2, "gemma2": 0, "gpt2": 0}
+#: Norms, blocks and attention modules that are replaced in a model of two layers.
+REPLACED = {"llama": 2 * 2 + 1 + 2 + 2, "qwen3": 4 * 2 + 1 + 2 + 2, "gemma2": 2, "gpt2": 0}
 
 
 def gradients(model: nn.Module, bf16: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -137,6 +138,44 @@ def test_what_somebody_else_changed_is_left_alone():
     hooked.register_forward_hook(lambda *_: None)
     patched.forward = lambda hidden_states: hidden_states
     assert use_memory_efficient_layers(nn.Sequential(hooked, patched)) == 0
+
+
+def kinds_that_rotate_differently():
+    from transformers.models.glm.modeling_glm import GlmAttention  # neighbours make a pair
+    from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import (
+        HunYuanDenseV1Attention,  # a norm follows
+    )
+
+    return GlmAttention, HunYuanDenseV1Attention
+
+
+def test_a_rotation_of_another_kind_is_left_alone():
+    from transformers.models.llama.modeling_llama import LlamaAttention, LlamaConfig
+
+    config = LlamaConfig(hidden_size=16, intermediate_size=16, num_attention_heads=2, attention_bias=False)
+    config.use_qk_norm = True
+    for kind, expected in (*((kind, 0) for kind in kinds_that_rotate_differently()), (LlamaAttention, 1)):
+        attention = kind(config, 0)
+        forward = type(attention).forward
+        use_memory_efficient_layers(attention)
+        assert ("rotary" in functions_of(attention)) == expected, kind
+        assert kind.forward is forward
+
+
+def test_arguments_that_are_not_known_go_to_the_models_own_function():
+    model = tiny_model("llama")
+    use_memory_efficient_layers(model)
+    own = []
+    rotation = next(each.rotation for each in model.modules() if hasattr(each, "rotation"))
+    rotation.own = lambda *args, **kwargs: own.append((args, kwargs))
+    query, key, tables = torch.randn(1, 2, 3, 8), torch.randn(1, 1, 3, 8), torch.randn(1, 3, 8)
+    assert len(rotation(query, key, tables, tables)) == 2
+    assert own == []
+    rotation(query, key, tables, tables, unsqueeze_dim=2)
+    rotation(query, key, tables[..., :4], tables[..., :4])  # part of each head
+    rotation(query, key, tables[0], tables[0])
+    rotation(query, key, tables.requires_grad_(), tables)
+    assert len(own) == 4
 
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Stage 2: log-probs of scored tokens in all three ways, and the memory-efficient layers, on the device."""
+"""Stage 2: log-probs of scored tokens in all three ways, the memory-efficient layers, and Triton kernels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpotrain.data.batches.packing import pack
+from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, compare
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.scoring.logprobs import LogitTransform, token_log_probs
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -58,6 +59,7 @@ def stage(report: Report) -> None:
         )
         report.figure(f"{name}, ms", taken)
     layers(report)
+    kernels(report)
 
 
 def _expected(
@@ -96,3 +98,29 @@ def layers(report: Report) -> None:
             report.expect(
                 apart < (1e-4 if dtype == torch.float32 else 0.05), f"{case}: gradients {apart:.3g} apart"
             )
+
+
+def kernels(report: Report) -> None:
+    """Compare every Triton kernel with the plain code, and time both, with the shapes of three kinds of training."""
+    small = {"hidden": 2048, "intermediate": 8192, "heads": 32, "groups": 8, "head_size": 64}
+    large = {"hidden": 4096, "intermediate": 14336, "heads": 32, "groups": 8, "head_size": 128}
+    bfloat16 = {"dtype": torch.bfloat16, "bf16": True, "trained": False, "head_trained": False}
+    full = {"dtype": torch.float32, "bf16": True, "trained": True, "head_trained": True}
+    for kind, shape in (
+        ("1B LoRA", small | bfloat16),
+        ("1B full", small | full),
+        ("8B LoRA", large | bfloat16),
+    ):
+        sizes = Sizes(tokens=4096, words=1 << 14, **shape)
+        for name, label in LABELS.items():
+            if report.dry:  # kernels need a GPU, or a process of Triton's interpreter
+                report.figure(f"{label}, {kind}", "on a GPU only")
+                continue
+            try:
+                found = compare(name, sizes, torch.device(report.device))
+            except Exception as error:  # Triton's compiler raises anything
+                report.fail(f"{label}, {kind}: {type(error).__name__}: {str(error)[:200]}")
+                continue
+            report.expect(not found.fault, f"{label}, {kind}: {found.fault}")
+            report.figure(f"{label}, {kind}, plain ms", found.plain_ms)
+            report.figure(f"{label}, {kind}, kernel ms", found.kernel_ms)

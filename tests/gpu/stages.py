@@ -35,8 +35,8 @@ _ALL = (
     Stage(
         2,
         "head and layers",
-        45,
-        "log-probs are those of full logits; layers give the same bits",
+        60,
+        "log-probs are those of full logits; layers give the same bits; kernels what plain code does",
         "head:stage",
     ),
     Stage(3, "cuda tests", 100, "pytest -m cuda is green", "cuda_tests:stage"),

@@ -1,43 +1,45 @@
-"""Norms and gated feed-forward blocks that save less for the backward pass, and read their data less often.
+"""Norms, gated feed-forward blocks and rotary embeddings that save less for the backward pass and read data less often.
 
-Autograd saves nearly every intermediate of both. Here a norm saves its input and one number a row, a block the outputs
-of its two projections; the rest is recomputed. The forward pass is the model's own, operation for operation, and each
-kind of module is checked to give the same bits before it is replaced. A module that computes anything else stays.
+Their functions are those of :mod:`dpotrain.engine.kernels`: plain code, or Triton kernels where these are chosen (see
+:mod:`.choose_kernels`). The plain code's forward pass is the model's own, operation for operation, and each kind of
+module is checked to give the same bits before it is replaced. A module that computes anything else stays.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from dpotrain.engine.kernels import plain
 
 #: Width of the projections that replace a block's own in the check.
 _SMALL = 16
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+#: The function of transformers' modeling files that rotates queries and keys: their attention looks it up by this name.
+_ROTATE = "apply_rotary_pos_emb"
+_CANNOT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError)
+
+Rotary = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
-def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Return ``weight * hidden / rms(hidden)`` (arXiv:1910.07467, equation 4), the root in float32.
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """What replaced modules compute with; see :mod:`dpotrain.engine.kernels.plain`."""
 
-    ``hidden`` and the result are (..., size), ``weight`` is (size,); ``epsilon`` is added to the mean square. The
-    result has the dtype to which those of ``weight`` and ``hidden`` promote.
-    """
-    output: torch.Tensor = _RmsNorm.apply(hidden, weight, epsilon)  # type: ignore[no-untyped-call]
-    return output
-
-
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Return ``silu(gate) * up`` (arXiv:2002.05202, equation 6) of two tensors of one shape and dtype."""
-    output: torch.Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
-    return output
+    rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = plain.rms_norm
+    swiglu: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = plain.swiglu
+    rotary: Rotary = plain.rotary
 
 
 def use_memory_efficient_layers(model: nn.Module) -> int:
-    """Replace the forwards of modules that are proven to be such a norm or block, in place; return how many.
+    """Replace the forwards of modules that are proven to be such a norm, block or attention; return how many.
 
     State, names and classes for ``isinstance`` stay. Modules with hooks, or whose forward is replaced already, are
     left alone. The model may be on the meta device.
@@ -52,32 +54,53 @@ def use_memory_efficient_layers(model: nn.Module) -> int:
         if kind not in proven:
             proven[kind] = _same_bits(module, efficient)
         if proven[kind]:
-            module.__class__ = type(
-                type(module).__name__, (efficient, type(module)), {"__module__": efficient.__module__}
-            )
+            _replace(module, efficient)
             replaced += 1
-    return replaced
+    return replaced + _replace_rotations(model)
+
+
+def functions_of(model: nn.Module) -> set[str]:
+    """Return the names of those :class:`Functions` that a model's replaced modules use."""
+    kinds = {"rms_norm": _Norm, "swiglu": _Block, "rotary": _Attention}
+    return {name for name, kind in kinds.items() if any(isinstance(each, kind) for each in model.modules())}
+
+
+def use_functions(model: nn.Module, functions: Functions) -> None:
+    """Have a model's replaced modules compute with other functions than the plain code."""
+    for module in model.modules():
+        if isinstance(module, _Norm | _Block):
+            type(module).functions = functions
+        elif isinstance(module, _Attention):
+            module.rotation.rotary = functions.rotary
+
+
+def _replace(module: nn.Module, efficient: type) -> None:
+    module.__class__ = type(
+        type(module).__name__, (efficient, type(module)), {"__module__": efficient.__module__}
+    )
 
 
 class _Norm:
     """The forward of a norm with the attributes of most models' RMSNorm."""
 
+    functions = Functions()
     weight: torch.Tensor
     variance_epsilon: float
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+        return self.functions.rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
 class _Block:
     """The forward of a feed-forward block with the attributes of most models' MLP."""
 
+    functions = Functions()
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        output: torch.Tensor = self.down_proj(self.functions.swiglu(self.gate_proj(x), self.up_proj(x)))
         return output
 
 
@@ -126,47 +149,127 @@ def _same_bits(module: nn.Module, efficient: type[_Norm | _Block]) -> bool:
                 part.weight = nn.Parameter(numbers(size, size).to(dtype), requires_grad=False)
             stand_in._modules = {**module._modules, **parts}
         rows = numbers(1, 3, size).to(dtype)
+        replaced = copy.copy(stand_in)
+        _replace(replaced, efficient)
         try:
-            expected, got = stand_in(rows), efficient.forward(stand_in, rows)  # type: ignore[arg-type]
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            expected, got = stand_in(rows), replaced(rows)
+        except _CANNOT:
             return False
         if not isinstance(expected, torch.Tensor) or expected.dtype != got.dtype or not expected.equal(got):
             return False
     return True
 
 
-class _RmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-        # Not in place where `wide` is the input itself.
-        normal = wide * scale if wide is hidden else wide.mul_(scale)
-        ctx.save_for_backward(hidden, weight, scale)
-        return weight * normal.to(hidden.dtype)
+@dataclass(slots=True)
+class _Rotation:
+    """Rotates queries and keys: ``rotary`` for the arguments that it knows, ``own`` for all others."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, scale = ctx.saved_tensors
-        normal = hidden.float() * scale
-        dweight = None
-        if ctx.needs_input_grad[1]:
-            rows = (grad.float() * normal).flatten(0, -2)
-            dweight = rows.sum(0).to(weight.dtype)
-        # With n the normalized row and g the gradient times the weight: (g - n * mean(n * g)) / rms.
-        steep = grad.float() * weight.float()
-        along = (steep * normal).mean(-1, keepdim=True)
-        return steep.addcmul_(normal, along, value=-1).mul_(scale).to(hidden.dtype), dweight, None
+    own: Rotary
+    rotary: Rotary = plain.rotary
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        known = (
+            not args
+            and not kwargs
+            and (q.ndim, k.ndim, cos.ndim) == (4, 4, 3)
+            and cos.shape == sin.shape
+            and cos.shape[0] in (1, q.shape[0])
+            and k.shape[0] == q.shape[0]
+            and cos.shape[1:] == q.shape[2:] == k.shape[2:]
+            and q.dtype == k.dtype
+            and cos.dtype == sin.dtype
+            and not (cos.requires_grad or sin.requires_grad)
+        )
+        return self.rotary(q, k, cos, sin) if known else self.own(q, k, cos, sin, *args, **kwargs)
 
 
-class _SwiGlu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+class _Attention:
+    """An attention module whose forward rotates queries and keys by ``rotation``."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gate, up = ctx.saved_tensors
-        dup = F.silu(gate).mul_(grad)
-        return torch.ops.aten.silu_backward(grad * up, gate), dup
+    rotation: _Rotation
+
+
+def _replace_rotations(model: nn.Module) -> int:
+    """Replace how attention modules rotate queries and keys where that is proven; return how many."""
+    proven: dict[Rotary, bool] = {}
+    replaced: dict[type, type] = {}
+    count = 0
+    for module in model.modules():
+        kind = type(module)
+        if isinstance(module, _Attention) or "forward" in vars(module):
+            continue
+        if kind not in replaced:
+            own = _rotation_of(forward := cast(FunctionType, kind.forward))
+            if own is None:
+                continue
+            if own not in proven:
+                proven[own] = _rotates_alike(own)
+            if not proven[own]:
+                continue
+            rotation = _Rotation(own)
+            changed = _rotating_by(rotation, forward)
+            members = {"__module__": __name__, "rotation": rotation, "forward": changed}
+            replaced[kind] = type(kind.__name__, (_Attention, kind), members)
+        module.__class__ = replaced[kind]
+        count += 1
+    return count
+
+
+def _rotation_of(forward: FunctionType) -> Rotary | None:
+    """Return the function by which an attention module's forward rotates; None where none is known.
+
+    Also None where a norm follows: under autocast the plain code returns another dtype, which only attention hides.
+    """
+    if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
+        return None  # a decorated forward is not a function of the modeling file's
+    names = forward.__code__.co_names  # in the order in which they are used
+    if any("norm" in name for name in names[names.index(_ROTATE) :]):
+        return None
+    own: Rotary | None = forward.__globals__.get(_ROTATE)
+    return own
+
+
+def _rotating_by(rotation: _Rotation, forward: FunctionType) -> FunctionType:
+    """Return a copy of a forward that finds another function under the name; the file's own globals stay."""
+    names = {**forward.__globals__, _ROTATE: rotation}
+    copied = FunctionType(
+        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    copied.__annotations__ = forward.__annotations__
+    copied.__doc__, copied.__qualname__ = forward.__doc__, forward.__qualname__
+    return copied
+
+
+def _rotates_alike(own: Rotary) -> bool:
+    """Whether a function rotates queries and keys as the plain code does, bit for bit, in each mixture of dtypes."""
+    random = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, heads, 3, _SMALL, generator=random) for heads in (4, 2))
+    cos, sin = torch.randn(2, 1, 3, _SMALL, generator=random)
+    for rows, tables in (
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ):
+        inputs = query.to(rows), key.to(rows), cos.to(tables), sin.to(tables)
+        try:
+            expected: Any = own(*inputs)
+            got = plain.rotary(*inputs)
+        except _CANNOT:
+            return False
+        if not isinstance(expected, tuple) or len(expected) != 2:
+            return False
+        if not all(
+            isinstance(one, torch.Tensor) and one.dtype == other.dtype and one.equal(other)
+            for one, other in zip(expected, got, strict=True)
+        ):
+            return False
+    return True

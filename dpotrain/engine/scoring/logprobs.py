@@ -58,11 +58,15 @@ def token_log_probs(
     targets: torch.Tensor,
     transform: LogitTransform,
     statistics: Sequence[str] = (),
+    *,
+    fused: bool = False,
 ) -> torch.Tensor:
     """Return log p(target | hidden) of every row, (S,) float32, or (S, 1 + statistics) with these beside it.
 
     ``hidden`` (S, hidden size) are the last hidden states of the predicting tokens, ``targets`` (S,) int64; ``head``
     and then ``transform`` map hidden states to logits. ``statistics`` are names of :data:`.statistics.STATISTICS`.
+    ``fused`` is whether the Triton kernels of :mod:`dpotrain.engine.kernels.triton_head` serve a plain linear head;
+    statistics are computed without.
     """
     hooked = head._forward_hooks or head._forward_pre_hooks
     if type(head) is nn.Linear and not hooked and head.weight.dtype.is_floating_point:
@@ -71,7 +75,7 @@ def token_log_probs(
         trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
         function = _TrainedHead if trained and torch.is_grad_enabled() else _FrozenHead
         log_probs, more = function.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, head.bias, targets, transform, dtype, tuple(statistics)
+            hidden, head.weight, head.bias, targets, transform, dtype, tuple(statistics), fused
         )
         return torch.cat([log_probs[:, None], more], 1) if statistics else log_probs
     return _any_head(hidden, head, targets, transform, statistics)
@@ -92,67 +96,94 @@ def _slices(total: int, size: int) -> list[slice]:
 class _Tile:
     """Some words of the vocabulary, for all rows."""
 
-    logits: torch.Tensor
-    """(S, words) float32."""
+    raw: torch.Tensor
+    """(S, words) in the compute dtype: what the head's product is for them, for the tile's user to overwrite."""
+    bias: torch.Tensor | None
+    """(words,)."""
     table: torch.Tensor
     """(words, hidden size) in the compute dtype: the head's rows for these words."""
     words: slice
-    inside: torch.Tensor
-    """(S,) bool: whether the row's target is one of the words."""
-    place: torch.Tensor
-    """(S, 1) int64: the target's place among the words, or any place where it is not inside."""
+    targets: torch.Tensor
+    """(S,) int64: the rows' targets, counted over the whole vocabulary."""
 
-    def at_target(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (S,) the values (S, words) at the targets; any where the target is not inside."""
-        return values.gather(1, self.place)[:, 0]
+    def logits(self, transform: LogitTransform) -> torch.Tensor:
+        """Return (S, words) float32."""
+        raw = self.raw.float()
+        if self.bias is not None:
+            raw += self.bias
+        return transform(raw)
+
+    # No indexing by a mask in what follows: a GPU would have to be waited for.
+
+    @property
+    def inside(self) -> torch.Tensor:
+        """(S,) bool: whether the row's target is one of the words."""
+        inside: torch.Tensor = (self.targets >= self.words.start) & (self.targets < self.words.stop)
+        return inside
+
+    @property
+    def place(self) -> torch.Tensor:
+        """(S, 1) int64: the target's place among the words, or any place where it is not inside."""
+        place: torch.Tensor = (self.targets - self.words.start).clamp_(
+            0, self.words.stop - self.words.start - 1
+        )
+        return place[:, None]
 
 
 def _tiles(
-    low: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    targets: torch.Tensor,
-    transform: LogitTransform,
+    low: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> Iterator[_Tile]:
-    """Yield the logits of ``low`` (S, hidden size), in the compute dtype, tile by tile."""
+    """Yield the products of ``low`` (S, hidden size), in the compute dtype, with the head, tile by tile."""
     room = TILE_LOGITS.get(low.device.type, TILE_LOGITS["cpu"])
     width = max(NARROWEST_TILE, room // max(1, len(low)))
     for words in _slices(len(weight), width):
         table = weight[words].to(low.dtype)
-        raw = F.linear(low, table).float()
-        if bias is not None:
-            raw += bias[words]
-        # No indexing by a mask here: a GPU would have to be waited for.
-        inside = (targets >= words.start) & (targets < words.stop)
-        place = (targets - words.start).clamp_(0, words.stop - words.start - 1)
-        yield _Tile(transform(raw), table, words, inside, place[:, None])
+        yield _Tile(F.linear(low, table), None if bias is None else bias[words], table, words, targets)
 
 
 class _Normalizer:
     """The log-sum-exp of every row, updated tile by tile."""
 
-    def __init__(self, hidden: torch.Tensor, statistics: Sequence[str]) -> None:
+    def __init__(
+        self, hidden: torch.Tensor, transform: LogitTransform, statistics: Sequence[str], fused: bool
+    ) -> None:
+        self.transform, self.fused = transform, fused
         self.statistics = RunningStatistics(statistics)
         self.largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
         self.total = torch.zeros_like(self.largest)
         self.target = torch.zeros_like(self.largest)[:, 0]
 
-    def add(self, tile: _Tile) -> tuple[torch.Tensor, torch.Tensor]:
+    def add(self, tile: _Tile, keep: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Add a tile.
 
-        Returns (S, words) exponentials relative to the largest logit so far, in the logits' own memory, and the
-        (S, 1) factor that rescales what was summed before to that logit.
+        With ``keep`` return (S, words) in the compute dtype, otherwise None: exponentials relative to the largest logit
+        so far, times the derivatives of the logits. Returned as well is the (S, 1) factor that rescales what was summed
+        before to that logit.
         """
-        self.target = torch.where(tile.inside, tile.at_target(tile.logits), self.target)
-        largest = torch.maximum(self.largest, tile.logits.amax(1, keepdim=True))
+        if self.fused and not self.statistics.names:
+            return self._add_fused(tile, keep)
+        logits = tile.logits(self.transform)
+        slope = self.transform.slope(logits) if keep else None
+        self.target = torch.where(tile.inside, logits.gather(1, tile.place)[:, 0], self.target)
+        largest = torch.maximum(self.largest, logits.amax(1, keepdim=True))
         drop = self.largest - largest
-        powers = tile.logits.sub_(largest).exp_()
+        powers = logits.sub_(largest).exp_()
         if self.statistics.names:
             self.statistics.add(powers, drop, self.total)
         shrink = drop.exp_()
         self.total = self.total.mul_(shrink).add_(powers.sum(1, keepdim=True))
         self.largest = largest
-        return powers, shrink
+        if slope is not None:
+            powers.mul_(slope)
+        return powers.to(tile.raw.dtype) if keep else None, shrink
+
+    def _add_fused(self, tile: _Tile, keep: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        from dpotrain.engine.kernels.triton_head import add_tile
+
+        sums = (self.largest, self.total, self.target)
+        scale, softcap = self.transform.scale, self.transform.softcap
+        shrink = add_tile(tile.raw, tile.bias, tile.targets, tile.words.start, scale, softcap, sums, keep)
+        return tile.raw if keep else None, shrink
 
     @property
     def log_sum(self) -> torch.Tensor:
@@ -179,21 +210,18 @@ class _FrozenHead(torch.autograd.Function):
         transform: LogitTransform,
         dtype: torch.dtype,
         statistics: tuple[str, ...],
+        fused: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        norm = _Normalizer(hidden, statistics)
+        norm = _Normalizer(hidden, transform, statistics, fused)
         wanted = ctx.needs_input_grad[0]
         # The gradient of log p(target) is the target's row of the head less the mean row under p; this sums the
         # mean, scaled as the exponentials are.
         mean = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if wanted else None
         with torch.autocast(hidden.device.type, enabled=False):
-            low = hidden.to(dtype)
-            for tile in _tiles(low, weight, bias, targets, transform):
-                slope = transform.slope(tile.logits) if mean is not None else None
-                powers, shrink = norm.add(tile)
-                if mean is not None:
-                    if slope is not None:
-                        powers.mul_(slope)
-                    mean.mul_(shrink).add_(powers.to(dtype) @ tile.table)
+            for tile in _tiles(hidden.to(dtype), weight, bias, targets):
+                powers, shrink = norm.add(tile, keep=wanted)
+                if mean is not None and powers is not None:
+                    mean.mul_(shrink).add_(powers @ tile.table)
             slopes = None
             if mean is not None:
                 own = weight.index_select(0, targets).to(dtype).float()
@@ -207,7 +235,7 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: object) -> tuple[torch.Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None, None
+        return slopes * grad[:, None].to(slopes.dtype), None, None, None, None, None, None, None
 
 
 class _TrainedHead(torch.autograd.Function):
@@ -221,38 +249,56 @@ class _TrainedHead(torch.autograd.Function):
         transform: LogitTransform,
         dtype: torch.dtype,
         statistics: tuple[str, ...],
+        fused: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        norm = _Normalizer(hidden, statistics)
+        norm = _Normalizer(hidden, transform, statistics, fused)
         with torch.autocast(hidden.device.type, enabled=False):
-            for tile in _tiles(hidden.to(dtype), weight, bias, targets, transform):
-                norm.add(tile)
+            for tile in _tiles(hidden.to(dtype), weight, bias, targets):
+                norm.add(tile, keep=False)
         log_sum = norm.log_sum
         ctx.save_for_backward(hidden, weight, bias, targets, log_sum)
-        ctx.transform, ctx.dtype = transform, dtype
+        ctx.transform, ctx.dtype, ctx.fused = transform, dtype, fused
         return norm.target - log_sum[:, 0], norm.asked(ctx)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: object) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, log_sum = ctx.saved_tensors
-        transform, dtype = ctx.transform, ctx.dtype
         dhidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         dweight = torch.empty_like(weight)
         dbias = None if bias is None else torch.empty_like(bias)
+        gradient = _fused_gradient if ctx.fused else _gradient
         with torch.autocast(hidden.device.type, enabled=False):
-            low = hidden.to(dtype)
-            for tile in _tiles(low, weight, bias, targets, transform):
-                slope = transform.slope(tile.logits)
-                # onehot - p, times the incoming gradient.
-                steep = tile.logits.sub_(log_sum).exp_().mul_(-grad[:, None])
-                steep.scatter_add_(1, tile.place, torch.where(tile.inside, grad, 0.0)[:, None])
-                if slope is not None:
-                    steep.mul_(slope)
+            low = hidden.to(ctx.dtype)
+            for tile in _tiles(low, weight, bias, targets):
+                steep = gradient(tile, ctx.transform, log_sum, grad)
                 if dbias is not None:
                     dbias[tile.words] = steep.sum(0)
-                narrow = steep.to(dtype)
+                narrow = steep.to(ctx.dtype)
                 dhidden += narrow @ tile.table
                 dweight[tile.words] = narrow.t() @ low
-        return dhidden.to(hidden.dtype), dweight, dbias, None, None, None, None
+        return dhidden.to(hidden.dtype), dweight, dbias, None, None, None, None, None
+
+
+def _gradient(
+    tile: _Tile, transform: LogitTransform, log_sum: torch.Tensor, grad: torch.Tensor
+) -> torch.Tensor:
+    """Return the gradient with respect to a tile's products, (S, words) float32: onehot - p, times ``grad`` (S,)."""
+    logits = tile.logits(transform)
+    slope = transform.slope(logits)
+    steep = logits.sub_(log_sum).exp_().mul_(-grad[:, None])
+    steep.scatter_add_(1, tile.place, torch.where(tile.inside, grad, 0.0)[:, None])
+    return steep if slope is None else steep.mul_(slope)
+
+
+def _fused_gradient(
+    tile: _Tile, transform: LogitTransform, log_sum: torch.Tensor, grad: torch.Tensor
+) -> torch.Tensor:
+    """Return what :func:`_gradient` does, in the compute dtype and the products' own memory."""
+    from dpotrain.engine.kernels.triton_head import tile_gradient
+
+    first, scale, softcap = tile.words.start, transform.scale, transform.softcap
+    tile_gradient(tile.raw, tile.bias, tile.targets, first, scale, softcap, log_sum, grad.contiguous())
+    return tile.raw
 
 
 def log_probs_of(logits: torch.Tensor, targets: torch.Tensor, statistics: Sequence[str]) -> torch.Tensor:

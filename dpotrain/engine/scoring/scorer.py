@@ -46,6 +46,8 @@ class Scorer(nn.Module):
     """What the routers of a mixture of experts are added to while it is set (see :mod:`.router_loss`)."""
     tail_weight = 1.0
     """What tokens beyond the length of a pair's shorter answer count in the sums."""
+    fused_head = False
+    """Whether Triton kernels compute the log-probs of logits (see :mod:`dpotrain.engine.kernels.triton_head`)."""
 
     def __init__(self, policy: PreTrainedModel, transform: LogitTransform | None, bf16: bool) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ class PackedScorer(Scorer):
             output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
         head = model.get_output_embeddings()
-        return token_log_probs(hidden, head, batch.targets, self.transform, statistics)
+        return token_log_probs(hidden, head, batch.targets, self.transform, statistics, fused=self.fused_head)
 
 
 class PaddedScorer(Scorer):
@@ -149,7 +151,8 @@ class PaddedScorer(Scorer):
         body = model.base_model
         output = self._run(body, accepted(body, inputs), part.once)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, part.places)
-        return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform, statistics)
+        head = model.get_output_embeddings()
+        return token_log_probs(hidden, head, targets, self.transform, statistics, fused=self.fused_head)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:
         """Run a sequence of one token: dynamic NTK keeps the frequencies of the longest one since a short one."""

@@ -232,7 +232,9 @@ def build(
     if measuring is not None and (learned := measuring.learned) is not None:
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
-    info = run_info(recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss)
+    info = run_info(
+        recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss, engine.kernels
+    )
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
         recipe=recipe,

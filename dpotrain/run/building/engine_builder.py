@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Tokens of the pairs that the packed forward is proven on.
 PROBE_TOKENS = 256
+#: Tokens of a row that kernels are compared on where the recipe leaves the size of micro-batches to the run.
+ROW_TOKENS = 8192
 
 
 @dataclass
@@ -44,6 +47,7 @@ class EngineBuilder:
     parallel: Parallel
     data: PreparedData
     reporter: Reporter
+    _kernels: dict[Sizes, set[str]] = field(default_factory=dict, init=False)
 
     @property
     def adapter(self) -> Adapter:
@@ -81,6 +85,8 @@ class EngineBuilder:
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
         device = self.parallel.device
+        kernels = self._choose_kernels(model, what)
+        use_kernels(model, kernels)
         with self.reporter.phase(f"testing packed rows on {what}", None):
             try:
                 chosen = choose_scorer(
@@ -96,7 +102,30 @@ class EngineBuilder:
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
+        chosen.scorer.fused_head = "head" in kernels
         return chosen.scorer
+
+    @property
+    def kernels(self) -> str:
+        """The Triton kernels that were chosen, as a run is described; "" without any."""
+        names = set[str]().union(*self._kernels.values())
+        labels = [label for name, label in LABELS.items() if name in names]
+        return f"Triton kernels: {', '.join(labels)}" if labels else ""
+
+    def _choose_kernels(self, model: PreTrainedModel, what: str) -> set[str]:
+        """Return the Triton kernels for a model, the same on every process. Collective."""
+        device = self.parallel.device
+        if device.type != "cuda":
+            return set()
+        names = candidates(model)
+        tokens = self.recipe.training.tokens_per_microbatch
+        sizes = Sizes.of(model, ROW_TOKENS if tokens == "auto" else tokens, self.bf16)
+        if sizes not in self._kernels:
+            with self.reporter.phase(f"comparing kernels for {what}", None):
+                chosen = choose_kernels(names, sizes, device, self.reporter.note)
+            torch.cuda.empty_cache()
+            self._kernels[sizes] = set.intersection(*self.parallel.gather_objects(chosen))
+        return self._kernels[sizes] & names
 
     def router_loss(self, scorer: Scorer) -> RouterLoss | None:
         """Return the load-balancing loss of the policy, which is ``scorer``'s; None where it is trained without.

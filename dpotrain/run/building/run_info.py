@@ -58,10 +58,12 @@ def run_info(
     peak_mb: float,
     threads: str,
     router_loss: RouterLoss | None,
+    kernels: str,
 ) -> dict[str, str]:
     """Return model, data, loss, steps, engine and memory of a run by label.
 
-    ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU.
+    ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU, ``kernels`` which Triton
+    kernels on a GPU.
     """
     weights = list(scorer.parameters())
     total = sum(weight.numel() for weight in weights)
@@ -77,7 +79,7 @@ def run_info(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
-    computing = f", {threads}" if threads else ""
+    computing = "".join(f", {each}" for each in (threads, kernels) if each)
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     layers += f", longer rows in tiles of {fit.tile:,} tokens" if fit.tile else ""
     layers += ", layers' inputs in the host's memory" if fit.on_host else ""
