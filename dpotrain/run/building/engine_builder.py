@@ -16,6 +16,7 @@ from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -80,6 +81,7 @@ class EngineBuilder:
             self.reporter.warn(warning)
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
+            cast_again(model)
         device = self.parallel.device
         with self.reporter.phase(f"testing packed rows on {what}", None):
             try:
