@@ -19,6 +19,7 @@ from dpotrain.engine.attention.segments import Segments
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.rope_scaling import LengthRule, rows_by_group
 from dpotrain.engine.scoring.router_sums import RouterSums
+from dpotrain.engine.scoring.tied_head import head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,8 +115,7 @@ class PackedScorer(Scorer):
             }
             output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
-        head = model.get_output_embeddings()
-        return token_log_probs(hidden, head, batch.targets, self.transform, statistics), segments
+        return token_log_probs(hidden, head_of(model), batch.targets, self.transform, statistics), segments
 
 
 class PaddedScorer(Scorer):
@@ -183,7 +183,7 @@ class PaddedScorer(Scorer):
         body = model.base_model
         output = self._run(body, accepted(body, inputs), once)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, places)
-        return token_log_probs(hidden, model.get_output_embeddings(), targets, self.transform, statistics)
+        return token_log_probs(hidden, head_of(model), targets, self.transform, statistics)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:
         """Run a sequence of one token: dynamic NTK keeps the frequencies of the longest one since a short one."""

@@ -25,6 +25,7 @@ from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_
 from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
+from dpotrain.engine.scoring.tied_head import share_gradient
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.plugin.api.returns import WrongReturnError
@@ -82,6 +83,7 @@ class EngineBuilder:
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
             cast_again(model)
+        share_gradient(causal_lm(model))
         device = self.parallel.device
         with self.reporter.phase(f"testing packed rows on {what}", None):
             try:
