@@ -136,3 +136,30 @@ def test_the_state_is_counted_in_its_dtype(dtype, each):
     """Of ten float32 weights, and as many in bfloat16."""
     sizes = [Trained(10, 4), Trained(10, 2)]
     assert AdamW(AdamW.Options(state_dtype=dtype, **SETTINGS)).state_bytes(sizes) == 10 * each + 2 * 4
+
+
+@pytest.mark.cuda
+def test_a_gpu_is_not_waited_for_and_moments_follow_those_in_float32():
+    exact, ours, again = (
+        {name: torch.nn.Parameter(weight.detach().cuda()) for name, weight in weights().items()}
+        for _ in range(3)
+    )
+    other, optimizer, repeated = built(exact, "float32"), built(ours, "bfloat16"), built(again, "bfloat16")
+    draw = torch.Generator("cuda").manual_seed(0)
+    for _ in range(5):
+        for name, weight in ours.items():
+            weight.grad = torch.randn(weight.shape, generator=draw, device="cuda")
+            exact[name].grad, again[name].grad = weight.grad.clone(), weight.grad.clone()
+        other.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        repeated.step()
+    for name, weight in ours.items():
+        assert weight.equal(again[name])
+        torch.testing.assert_close(weight, exact[name], rtol=0, atol=0.02 * 5 * SETTINGS["lr"])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            close = optimizer.state[weight][moment].float() - other.state[exact[name]][moment]
+            assert close.norm() < 0.01 * other.state[exact[name]][moment].norm()
