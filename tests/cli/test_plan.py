@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpotrain.recipe.load import load_recipe
-from dpotrain.run.planning.remedies import half_lengths
+from dpotrain.run.planning.remedies import half_lengths, smaller_optimizer
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.run.recipes import project, run
@@ -102,6 +102,19 @@ def test_a_remedy_saves_what_it_says(tmp_path):
     after = planned(recipe, "--memory", "601MB", "--set", 'optimizer.use="adamw-8bit"')
     says = {remedy["what"]: remedy["saves"] for remedy in before["remedies"]}
     assert before["needed"] - after["needed"] == says['optimizer.use = "adamw-8bit"']
+
+
+def test_moments_in_bfloat16_take_half_the_memory_and_a_smaller_optimizer_is_still_proposed(tmp_path):
+    recipe = project(tmp_path)
+    before = planned(recipe)
+    text = recipe.read_text()
+    recipe.write_text(text.replace("[optimizer]", '[optimizer]\nstate_dtype = "bfloat16"'))
+    assert recipe.read_text() != text
+    after = planned(recipe)
+    assert after["parts"]["optimizer"] == pytest.approx(before["parts"]["optimizer"] / 2, rel=0.01)
+    smaller = smaller_optimizer(load_recipe(recipe))
+    # As the recipe has it with what is proposed.
+    assert smaller.options == load_recipe(recipe, ["optimizer.use=adamw-8bit"]).optimizer.options
 
 
 @pytest.mark.soak

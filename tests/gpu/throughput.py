@@ -60,9 +60,14 @@ def lora(report: Report) -> None:
 
 
 def full(report: Report) -> None:
-    for optimizer in ("adamw", "adamw-8bit"):
-        overrides = {"model.dtype": "float32", "optimizer.use": optimizer, "optimizer.lr": 1e-6}
-        case(report, f"1b {optimizer}", "1b", overrides)
+    optimizers: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("adamw", {}),
+        ("adamw, bfloat16 moments", {"optimizer.state_dtype": "bfloat16"}),
+        ("adamw-8bit", {"optimizer.use": "adamw-8bit"}),
+    )
+    for name, overrides in optimizers:
+        fixed = {"model.dtype": "float32", "optimizer.use": "adamw", "optimizer.lr": 1e-6}
+        case(report, f"1b {name}", "1b", fixed | overrides)
 
 
 def qlora(report: Report) -> None:

@@ -11,7 +11,7 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.plugin.api import Trained
 from dpotrain.recipe.load import load_recipe
-from dpotrain_plugins.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Muon, PagedAdamW8bit
+from dpotrain_plugins.optimizers import Adafactor, AdamW, AdamW8bit, Lion, Muon, PagedAdamW8bit, eight_bits
 from dpotrain_plugins.optimizers.paged import ResumablePagedAdamW8bit
 
 ALL = [AdamW, AdamW8bit, PagedAdamW8bit, Adafactor, Lion, Muon]
@@ -351,3 +351,32 @@ def test_on_a_gpu_nothing_is_waited_for_either(kind, plain, monkeypatch):
                     torch.cuda.set_sync_debug_mode("default")
     for name, weight in trained[0].items():
         torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_of_blocks_are_updated_on_a_cpu_as_bitsandbytes_updates_whole_weights(monkeypatch, dtype):
+    monkeypatch.setattr(eight_bits, "BATCH_NUMBERS", 1024)
+    shapes = {
+        "matrix": (70, 100),
+        "vector": (5000,),
+        "small": (30, 30),
+    }  # no multiple of a block, and in float32
+    draw = torch.Generator().manual_seed(0)
+    ours = {
+        name: torch.nn.Parameter(torch.randn(shape, generator=draw).to(dtype))
+        for name, shape in shapes.items()
+    }
+    plain = copy.deepcopy(ours)
+    optimizer = AdamW8bit(AdamW8bit.Options(lr=0.01, weight_decay=0.1)).build(ours)
+    groups = [
+        {"params": [plain["matrix"], plain["small"]], "weight_decay": 0.1},
+        {"params": [plain["vector"]], "weight_decay": 0.0},
+    ]
+    other = bitsandbytes.optim.AdamW8bit(groups, lr=0.01)
+    drawn_steps(optimizer, ours, range(4))
+    drawn_steps(other, plain, range(4))
+    for name, weight in plain.items():
+        assert weight.equal(ours[name])
+        for key, value in other.state[weight].items():
+            own = optimizer.state[ours[name]][key]
+            assert own.equal(value) if isinstance(value, torch.Tensor) else own == value

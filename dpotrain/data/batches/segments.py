@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,9 @@ class Segments:
         """Return the same segments with the kernels' tensors on a device; on CUDA the copies are asynchronous."""
         if device.type == "cpu":
             return self
-        moved = {name: copy_to(getattr(self, name), device) for name in ("keys", "query_ends", "key_ends")}
+        moved: dict[str, Any] = {
+            name: copy_to(getattr(self, name), device) for name in ("keys", "query_ends", "key_ends")
+        }
         return replace(self, **moved)
 
 

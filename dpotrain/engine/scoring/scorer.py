@@ -18,6 +18,7 @@ from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, lo
 from dpotrain.engine.scoring.padding import Padded, pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule
 from dpotrain.engine.scoring.router_sums import RouterSums
+from dpotrain.engine.scoring.tied_head import head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,7 +109,7 @@ class PackedScorer(Scorer):
             }
             output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
         hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
-        head = model.get_output_embeddings()
+        head = head_of(model)
         return token_log_probs(hidden, head, batch.targets, self.transform, statistics, fused=self.fused_head)
 
 
@@ -151,7 +152,7 @@ class PaddedScorer(Scorer):
         body = model.base_model
         output = self._run(body, accepted(body, inputs), part.once)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, part.places)
-        head = model.get_output_embeddings()
+        head = head_of(model)
         return token_log_probs(hidden, head, targets, self.transform, statistics, fused=self.fused_head)
 
     def _forget_lengths(self, ids: torch.Tensor) -> None:

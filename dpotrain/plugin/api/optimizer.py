@@ -70,7 +70,7 @@ class Optimizer(Component):
     kind = "optimizer"
 
     smaller: ClassVar[str | None] = None
-    """Name of an optimizer with the same options that keeps a smaller state, which ``dpotrain plan`` proposes."""
+    """Name of an optimizer with a smaller state, which ``dpotrain plan`` proposes with the options that both have."""
 
     class Options(Component.Options):
         """Every optimizer has a learning rate, which the core multiplies by what the schedule says, and groups.

@@ -16,6 +16,7 @@ from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
+from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
@@ -25,6 +26,7 @@ from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_
 from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
+from dpotrain.engine.scoring.tied_head import share_gradient
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.plugin.api.returns import WrongReturnError
@@ -82,9 +84,12 @@ class EngineBuilder:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
         if warning := check_data(model, what, self.data, self.recipe.data.max_length):
             self.reporter.warn(warning)
+        device = self.parallel.device
         if not self.recipe.training.compile:  # a compiler fuses by itself
             use_memory_efficient_layers(model)
-        device = self.parallel.device
+            if device.type == "cuda":  # a CPU's heap keeps most of what is freed between other tensors
+                cast_again(model)
+        share_gradient(causal_lm(model))
         kernels = self._choose_kernels(model, what)
         use_kernels(model, kernels)
         with self.reporter.phase(f"testing packed rows on {what}", None):

@@ -10,6 +10,7 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.prepare import PreparedData
+from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.model_size import ModelSize, count, trained_bytes
@@ -90,6 +91,8 @@ def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel
         policy = upcast.attach(adapter, model)
     if not recipe.training.compile:
         use_memory_efficient_layers(policy)
+        if device == "cuda":
+            cast_again(policy)
     return policy, bits
 
 

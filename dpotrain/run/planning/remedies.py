@@ -82,4 +82,7 @@ def smaller_optimizer(recipe: Recipe) -> Optimizer | None:
     if name is None or name not in recipe.plugins.names(Optimizer):
         return None
     kind: type[Optimizer] = recipe.plugins.find(Optimizer, name)
-    return kind(kind.Options(**recipe.optimizer.options.model_dump()))
+    options = recipe.optimizer.options.model_dump()
+    return kind(
+        kind.Options(**{key: options[key] for key in options.keys() & kind.Options.model_fields.keys()})
+    )
