@@ -67,6 +67,26 @@ def test_segments_longer_than_a_block(window):
     compare([PairLengths(BLOCK + 7, 2 * BLOCK, 3), PairLengths(1, 1, BLOCK)], Shape(0.3, None, window))
 
 
+def test_segments_of_similar_size_are_computed_together():
+    """Their products by themselves are too small for several threads."""
+
+    class Products(TorchDispatchMode):
+        shapes = ()
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.bmm.default:
+                self.shapes += (tuple(args[0].shape),)
+            return function(*args, **(kwargs or {}))
+
+    lengths = [PairLengths(20, 10, 12), PairLengths(18, 12, 12), PairLengths(20, 10, 11)]
+    count = sum(pair.total for pair in lengths)
+    rows = [torch.randn(count, heads, 8) for heads in (4, 2, 2)]
+    with Products() as seen:
+        attend(*rows, Segments.of(lengths), Shape(0.3, None, None))
+    (scores, values) = seen.shapes
+    assert scores[0] == values[0] == 2 * len(lengths) * 2  # groups, and two segments a pair
+
+
 def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
     torch.manual_seed(0)
     lengths = [PairLengths(300, 200, 200)]
@@ -85,6 +105,7 @@ def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
 def test_blocks_of_long_rows_have_fewer_queries(monkeypatch):
     """Otherwise the scores of a block would grow with the longest pair, and with the number of its heads."""
     monkeypatch.setattr(blockwise, "BLOCK_SCORES", 1 << 12)
+    monkeypatch.setattr(blockwise, "TOGETHER_SCORES", 1 << 12)
     compare([PairLengths(70, 33, 90)], Shape(0.125, None, None))
 
     class Largest(TorchDispatchMode):

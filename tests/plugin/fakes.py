@@ -76,12 +76,6 @@ class FakeAdapter(Adapter):
     def reference(self, policy):
         raise NotImplementedError
 
-    def state(self, policy):
-        return {}
-
-    def load_state(self, policy, state):
-        pass
-
     def save(self, policy, folder):
         pass
 

@@ -1,25 +1,36 @@
 """Segment attention from plain matrix products, for the CPU and for whatever a flash kernel does not cover.
 
 Queries are taken in blocks, whose scores never leave the cache and are computed again for the backward pass: the memory
-is linear in the tokens, as in FlashAttention (arXiv:2205.14135, section 3.1). Key-value heads are never repeated.
+is linear in the tokens, as in FlashAttention (arXiv:2205.14135, section 3.1). Blocks of short segments are too small to
+occupy several threads, so that those of similar size are computed together, padded to the largest. Key-value heads are
+never repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from dpotrain.engine.attention.segments import Segment, Segments
 
-#: Queries in a block. Scores of a block are (group x BLOCK, keys) per key-value head: small enough for the
+#: Queries in a block. Scores of a block are (queries x heads per group, keys) per key-value head: small enough for the
 #: second-level cache at common lengths, large enough that a matrix product is not all overhead.
 BLOCK = 128
 #: Of long rows a block has fewer queries, so that its scores are not much more than so many; but not fewer than these.
 BLOCK_SCORES = 1 << 23
 FEWEST_QUERIES = 16
+#: Most scores of blocks that are computed together, and how many more of them than by itself a block may cost there:
+#: about what the operations of a block cost however small it is.
+TOGETHER_SCORES = 1 << 20
+ALONE_SCORES = 1 << 16
+#: Rows of scores begin at multiples of so many, which vector instructions read faster.
+ALIGNED = 32
+#: Added to scores that are not to be seen. Finite, so that the rows of padding, which see nothing, are no NaN.
+UNSEEN = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +44,36 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Queries ``[first, last)`` of a segment (in the row) over keys ``[key_first, key_last)`` of its own keys."""
+class Block:
+    """Queries ``[first, last)`` of the row, which see keys up to themselves."""
 
     first: int
     last: int
-    key_first: int
-    key_last: int
-    diagonal: int
-    """Which of the segment's keys the block's first query is."""
+    stretches: tuple[tuple[int, int], ...]
+    """Half-open stretches of the row's keys, in order; the last ends with the last query."""
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return self.last - self.first
+
+    @property
+    def keys(self) -> int:
+        """Number of keys."""
+        return sum(end - start for start, end in self.stretches)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Blocks that are computed together, all at the end of ``queries`` x ``keys`` scores: padding is before them."""
+
+    blocks: tuple[Block, ...]
+    queries: int
+    keys: int
+    masked_from: int
+    """The column of the scores from which on the mask is added."""
+    mask: torch.Tensor
+    """(blocks, queries, 1, columns): 0 or :data:`UNSEEN`."""
 
 
 def attend(
@@ -56,67 +88,154 @@ def attend(
     return output
 
 
-def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[_Block]:
-    offset = segment.keys - segment.queries
+# A micro-batch's layers, and both its passes, have the same few batches.
+@lru_cache(maxsize=8)
+def batches(
+    items: tuple[Segment, ...], window: int | None, heads: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Batch, ...]:
+    """Return the blocks of these segments, those of similar size together."""
+    blocks = [block for segment in items for block in _blocks(segment, window, heads)]
+    blocks.sort(key=lambda block: (block.keys, block.queries))
+    groups: list[list[Block]] = []
+    for block in blocks:
+        if not groups or not _belong_together(groups[-1], block, heads):
+            groups.append([])
+        groups[-1].append(block)
+    return tuple(_batch(group, window, dtype, device) for group in groups)
+
+
+def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[Block]:
     keys = segment.keys if window is None else min(segment.keys, window + BLOCK)
     most = BLOCK_SCORES // (heads * keys) // FEWEST_QUERIES * FEWEST_QUERIES
     size = min(BLOCK, max(FEWEST_QUERIES, most))
+    offset = segment.keys - segment.queries
     for begin in range(0, segment.queries, size):
         end = min(begin + size, segment.queries)
         key_first = 0 if window is None else max(0, offset + begin - window + 1)
-        yield _Block(
-            segment.query_start + begin, segment.query_start + end, key_first, offset + end, offset + begin
+        yield Block(
+            segment.query_start + begin,
+            segment.query_start + end,
+            tuple(_part(segment.stretches, key_first, offset + end)),
         )
 
 
-def _gather(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """Return a segment's keys as (groups, keys, size), copying only where they lie in two stretches."""
-    parts = [tensor[start:end] for start, end in segment.stretches]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+def _part(stretches: Sequence[tuple[int, int]], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield what the keys ``[first, last)`` of a segment are in the row."""
+    place = 0
+    for start, end in stretches:
+        begin, stop = max(first - place, 0), min(last - place, end - start)
+        if begin < stop:
+            yield start + begin, start + stop
+        place += end - start
 
 
-def _scatter_add(total: torch.Tensor, part: torch.Tensor, segment: Segment) -> None:
-    """Add (groups, keys, size) gradients to the row's (T, groups, size)."""
-    begin = 0
-    for start, end in segment.stretches:
-        total[start:end] += part[:, begin : begin + end - start].transpose(0, 1)
-        begin += end - start
+def _belong_together(blocks: Sequence[Block], more: Block, heads: int) -> bool:
+    before, after = (len(each) * heads * _queries(each) * _keys(each) for each in (blocks, [*blocks, more]))
+    return after <= min(TOGETHER_SCORES, before + heads * more.queries * more.keys + ALONE_SCORES)
 
 
-def _fold(rows: torch.Tensor, groups: int) -> torch.Tensor:
-    """Turn (queries, heads, size) into (groups, heads per group x queries, size)."""
-    queries, heads, size = rows.shape
-    return rows.view(queries, groups, heads // groups, size).permute(1, 2, 0, 3).reshape(groups, -1, size)
+def _queries(blocks: Sequence[Block]) -> int:
+    return max(block.queries for block in blocks)
 
 
-def _unfold(folded: torch.Tensor, queries: int) -> torch.Tensor:
-    """Turn (groups, heads per group x queries, size) into (queries, heads, size)."""
-    groups, _, size = folded.shape
-    return folded.view(groups, -1, queries, size).permute(2, 0, 1, 3).reshape(queries, -1, size)
+def _keys(blocks: Sequence[Block]) -> int:
+    most = max(block.keys for block in blocks)
+    return most if len(blocks) == 1 else -(-most // ALIGNED) * ALIGNED
+
+
+def _batch(blocks: Sequence[Block], window: int | None, dtype: torch.dtype, device: torch.device) -> Batch:
+    queries, keys = _queries(blocks), _keys(blocks)
+    # Both are counted from the end, where the last query sees the last key.
+    query, key = torch.arange(-queries, 0)[:, None], torch.arange(-keys, 0)
+    unseen = key > query
+    if window is not None:
+        unseen = unseen | (key <= query - window)
+    own = torch.tensor([block.keys for block in blocks])[:, None, None]
+    hidden = unseen | (key < -own)
+    # Where nothing is padded, all queries see the keys before them.
+    first = int(hidden.flatten(0, 1).any(0).int().argmax()) // ALIGNED * ALIGNED
+    seen = torch.zeros(hidden[..., first:].shape, dtype=dtype).masked_fill_(hidden[..., first:], UNSEEN)
+    return Batch(tuple(blocks), queries, keys, first, seen[:, :, None].to(device))
+
+
+def _by_group(rows: torch.Tensor, groups: int, scale: float = 1.0) -> torch.Tensor:
+    """Turn (T, heads, size) into (groups, T, heads per group, size), times ``scale``: a group's heads side by side."""
+    length, heads, size = rows.shape
+    laid = rows.view(length, groups, heads // groups, size).permute(1, 0, 2, 3)
+    out = rows.new_empty(laid.shape)
+    return torch.mul(laid, scale, out=out) if scale != 1.0 else out.copy_(laid)
+
+
+def _by_token(grouped: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """Turn (groups, T, heads per group, size) into (T, heads, size), times ``scale``."""
+    groups, length, heads, size = grouped.shape
+    out = grouped.new_empty((length, groups, heads, size), dtype=dtype)
+    out.copy_(grouped.permute(1, 0, 2, 3))
+    return (out.mul_(scale) if scale != 1.0 else out).view(length, groups * heads, size)
+
+
+def _of_queries(grouped: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the blocks' queries, (groups x blocks, queries x heads per group, size), zeros where there is padding."""
+    groups, _, heads, size = grouped.shape
+    if len(batch.blocks) == 1:
+        (block,) = batch.blocks
+        return grouped[:, block.first : block.last].reshape(groups, -1, size)
+    rows = grouped.new_zeros(groups, len(batch.blocks), batch.queries, heads, size)
+    for number, block in enumerate(batch.blocks):
+        rows[:, number, batch.queries - block.queries :] = grouped[:, block.first : block.last]
+    return rows.view(groups * len(batch.blocks), -1, size)
+
+
+def _of_keys(grouped: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the blocks' keys, (groups x blocks, keys, size), zeros where there is padding."""
+    groups, _, _, size = grouped.shape
+    first = batch.blocks[0]
+    if len(batch.blocks) == 1 and len(first.stretches) == 1:
+        ((start, end),) = first.stretches
+        return grouped[:, start:end, 0]
+    rows = grouped.new_zeros(groups, len(batch.blocks), batch.keys, size)
+    for number, block in enumerate(batch.blocks):
+        place = batch.keys - block.keys
+        for start, end in block.stretches:
+            rows[:, number, place : place + end - start] = grouped[:, start:end, 0]
+            place += end - start
+    return rows.view(groups * len(batch.blocks), -1, size)
+
+
+def _put_queries(grouped: torch.Tensor, rows: torch.Tensor, batch: Batch) -> None:
+    """Put what :func:`_of_queries` took back into its places."""
+    groups, _, heads, size = grouped.shape
+    parts = rows.view(groups, len(batch.blocks), batch.queries, heads, size)
+    for number, block in enumerate(batch.blocks):
+        grouped[:, block.first : block.last] = parts[:, number, batch.queries - block.queries :]
+
+
+def _add_keys(grouped: torch.Tensor, rows: torch.Tensor, batch: Batch) -> None:
+    """Add gradients of what :func:`_of_keys` took to those of the row."""
+    groups, _, _, size = grouped.shape
+    parts = rows.view(groups, len(batch.blocks), batch.keys, size)
+    for number, block in enumerate(batch.blocks):
+        place = batch.keys - block.keys
+        for start, end in block.stretches:
+            grouped[:, start:end, 0] += parts[:, number, place : place + end - start]
+            place += end - start
 
 
 def _weights(
-    query: torch.Tensor, key: torch.Tensor, block: _Block, shape: Shape
+    rows: torch.Tensor, keys: torch.Tensor, batch: Batch, shape: Shape
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return softmax weights (groups, heads per group x queries, keys) and, with a soft cap, its tanh.
+    """Return softmax weights (groups x blocks, queries x heads per group, keys) and, with a soft cap, its tanh.
 
-    ``query`` is scaled already. Low-precision scores go into the softmax as the product rounded them; inside it
+    ``rows`` are scaled already. Low-precision scores go into the softmax as the product rounded them; inside it
     everything is float32.
     """
-    scores = torch.bmm(query, key.transpose(1, 2))
+    scores = torch.bmm(rows, keys.transpose(1, 2))
     capped = None
     if shape.softcap is not None:
         capped = scores.float().div_(shape.softcap).tanh_()
         scores = capped * shape.softcap
-    queries = block.last - block.first
-    view = scores.view(scores.shape[0], -1, queries, scores.shape[-1])
-    # Only the last `queries` keys can lie beyond the diagonal; only the first can lie before the window.
-    beyond = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
-    view[..., block.diagonal - block.key_first :].masked_fill_(beyond, -torch.inf)
-    if shape.window is not None:
-        place = torch.arange(block.diagonal, block.diagonal + queries, device=scores.device)[:, None]
-        head = torch.arange(block.key_first, block.key_last, device=scores.device)
-        view.masked_fill_(head <= place - shape.window, -torch.inf)
+    view = scores.view(-1, len(batch.blocks), batch.queries, rows.shape[1] // batch.queries, batch.keys)
+    view[..., batch.masked_from :] += batch.mask
     return scores.softmax(-1), capped
 
 
@@ -131,50 +250,52 @@ class _SegmentAttention(torch.autograd.Function):
         shape: Shape,
     ) -> torch.Tensor:
         groups = key.shape[1]
-        scaled = query * shape.scale
-        output = query.new_empty(*query.shape[:2], value.shape[2])
-        for segment in segments.items:
-            keys, values = _gather(key, segment), _gather(value, segment)
-            for block in _blocks(segment, shape.window, query.shape[1]):
-                seen = slice(block.key_first, block.key_last)
-                rows = _fold(scaled[block.first : block.last], groups)
-                weights, _ = _weights(rows, keys[:, seen], block, shape)
-                attended = torch.bmm(weights.to(value.dtype), values[:, seen])
-                output[block.first : block.last] = _unfold(attended, block.last - block.first)
+        queries, keys, values = (
+            _by_group(query, groups, shape.scale),
+            _by_group(key, groups),
+            _by_group(value, groups),
+        )
+        output = query.new_empty(*queries.shape[:3], value.shape[2])
+        for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
+            weights, _ = _weights(_of_queries(queries, batch), _of_keys(keys, batch), batch, shape)
+            _put_queries(output, torch.bmm(weights.to(value.dtype), _of_keys(values, batch)), batch)
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.shape = segments, shape
-        return output
+        return _by_token(output, 1.0, query.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         shape, groups = ctx.shape, key.shape[1]
-        scaled = query * shape.scale
-        dquery = torch.empty_like(query)
+        queries, keys, values = (
+            _by_group(query, groups, shape.scale),
+            _by_group(key, groups),
+            _by_group(value, groups),
+        )
+        grads = _by_group(grad, groups)
+        dqueries = torch.empty_like(queries)
         # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
         # enough for bfloat16 inputs.
-        dkey = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
-        dvalue = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
-        for segment in ctx.segments.items:
-            keys, values = _gather(key, segment), _gather(value, segment)
-            dkeys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
-            dvalues = torch.zeros(values.shape, dtype=torch.float32, device=values.device)
-            for block in _blocks(segment, shape.window, query.shape[1]):
-                seen = slice(block.key_first, block.key_last)
-                rows = _fold(scaled[block.first : block.last], groups)
-                drows = _fold(grad[block.first : block.last], groups)
-                weights, capped = _weights(rows, keys[:, seen], block, shape)
-                dvalues[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), drows)
-                dweights = torch.bmm(drows, values[:, seen].transpose(1, 2)).to(weights.dtype)
-                # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
-                dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-                if capped is not None:
-                    dscores.mul_(1 - capped * capped)
-                low = dscores.to(query.dtype)
-                dquery[block.first : block.last] = _unfold(
-                    torch.bmm(low, keys[:, seen]), block.last - block.first
-                )
-                dkeys[:, seen] += torch.bmm(low.transpose(1, 2), rows)
-            _scatter_add(dkey, dkeys, segment)
-            _scatter_add(dvalue, dvalues, segment)
-        return dquery.mul_(shape.scale), dkey.to(key.dtype), dvalue.to(value.dtype), None, None
+        dkeys, dvalues = (
+            torch.zeros_like(keys, dtype=torch.float32),
+            torch.zeros_like(values, dtype=torch.float32),
+        )
+        for batch in batches(ctx.segments.items, shape.window, query.shape[1], query.dtype, query.device):
+            rows, drows, seen = _of_queries(queries, batch), _of_queries(grads, batch), _of_keys(keys, batch)
+            weights, capped = _weights(rows, seen, batch, shape)
+            _add_keys(dvalues, torch.bmm(weights.to(value.dtype).transpose(1, 2), drows), batch)
+            dweights = torch.bmm(drows, _of_keys(values, batch).transpose(1, 2)).to(weights.dtype)
+            # d score = p * (d p - sum(p * d p)), in one pass and in float32 inside.
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            if capped is not None:
+                dscores.mul_(1 - capped * capped)
+            low = dscores.to(query.dtype)
+            _put_queries(dqueries, torch.bmm(low, seen), batch)
+            _add_keys(dkeys, torch.bmm(low.transpose(1, 2), rows), batch)
+        return (
+            _by_token(dqueries, shape.scale, query.dtype),
+            _by_token(dkeys, 1.0, key.dtype),
+            _by_token(dvalues, 1.0, value.dtype),
+            None,
+            None,
+        )

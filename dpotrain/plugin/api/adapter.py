@@ -50,18 +50,31 @@ class Adapter(Component):
     def reference(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
         """Return a context inside which the policy computes what it computed right after :meth:`attach`."""
 
-    @abstractmethod
     @returns("the trained tensors by name", by_name(is_a("torch", "Tensor")))
     def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return the trained tensors by name, for a checkpoint (no copies).
+        """Return the trained tensors by name, for a checkpoint (no copies). Here: those that require gradients.
 
         With ``reference.update``, the reference's weights stand in the place of those that require gradients while it
         computes, and while a checkpoint takes them from this method and gives them back to :meth:`load_state`.
         """
+        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
 
-    @abstractmethod
     def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
-        """Put a checkpoint's tensors back in place; raise a RunError for missing or surplus names."""
+        """Copy a checkpoint's tensors into those of :meth:`state`.
+
+        Raises:
+            RunError: names or shapes are not the same.
+        """
+        present = self.state(policy)
+        odd = sorted(present.keys() ^ state.keys())
+        odd += [name for name in present.keys() & state.keys() if present[name].shape != state[name].shape]
+        if odd:
+            raise RunError(
+                f"the checkpoint is of another model, or of other trained weights: {len(odd)} tensors differ in name "
+                f"or shape ({', '.join(odd[:3])}). Resume with the [model] and [adapter] tables that it was made with"
+            )
+        for name, weight in present.items():
+            weight.copy_(state[name])
 
     @abstractmethod
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
@@ -105,21 +118,6 @@ class InPlaceAdapter(Adapter):
         """Raise a RunError: the initial weights are the engine's to keep."""
         raise RunError(f'the "{self.name}" adapter keeps no initial weights beside the trained ones')
 
-    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return the weights that require gradients."""
-        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
-
-    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy a checkpoint's tensors into the weights that require gradients."""
-        present = self.state(policy)
-        if odd := sorted(present.keys() ^ state.keys()):
-            raise RunError(
-                f"the checkpoint is of another model, or of other trained weights: {len(odd)} names differ "
-                f"({', '.join(odd[:3])}). Resume with the [model] and [adapter] tables that it was made with"
-            )
-        for name, weight in present.items():
-            weight.copy_(state[name])
-
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
         """Write a model folder that transformers loads."""
         save_model(policy, folder)
@@ -149,7 +147,7 @@ def dpotrain_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
         from contextlib import contextmanager
 
         from dpotrain import hookimpl
-        from dpotrain.plugin.api import Adapter, RunError
+        from dpotrain.plugin.api import Adapter
 
 
         class BitFit(Adapter):
@@ -171,16 +169,6 @@ def dpotrain_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
                     yield
                 finally:
                     self.load_state(policy, trained)
-
-            def state(self, policy):
-                return {name: bias.data for name, bias in policy.named_parameters() if bias.requires_grad}
-
-            def load_state(self, policy, state):
-                biases = self.state(policy)
-                if biases.keys() != state.keys():
-                    raise RunError("the checkpoint holds other biases than this model has")
-                for name, bias in biases.items():
-                    bias.copy_(state[name])
 
             def save(self, policy, folder):
                 policy.save_pretrained(folder)

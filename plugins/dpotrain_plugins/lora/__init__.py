@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,6 @@ from dpotrain import hookimpl
 from dpotrain.plugin.api import Adapter, RecipeError, RunError, import_apart, save_model
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 dpotrain_interface = 2
@@ -182,21 +181,6 @@ class Lora(Adapter):
                 tuner.enable_adapter_layers()
             for weight, flag in flags:
                 weight.requires_grad_(flag)
-
-    def state(self, policy: PreTrainedModel) -> dict[str, torch.Tensor]:
-        return {name: weight.data for name, weight in policy.named_parameters() if weight.requires_grad}
-
-    def load_state(self, policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
-        present = self.state(policy)
-        odd = sorted(present.keys() ^ state.keys())
-        odd += [name for name in present.keys() & state.keys() if present[name].shape != state[name].shape]
-        if odd:
-            raise RunError(
-                f"the checkpoint's adapter is not the recipe's: {len(odd)} tensors differ in name or shape "
-                f"({', '.join(odd[:3])}); resume with the [adapter] and [model] tables it was made with"
-            )
-        for name, weight in present.items():
-            weight.copy_(state[name])
 
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
         """Write an adapter folder that plain peft loads, or with ``merge`` a model that transformers loads."""
