@@ -89,7 +89,8 @@ class Side:
         for option in options:
             if option not in (known := TRAINERS[name].options):
                 raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known)}")
-        return cls(name, python, tuple(options))
+        # The sides run in the root of the clone; a name without a folder is looked for on the path.
+        return cls(name, str(Path(python).absolute()) if os.sep in python else python, tuple(options))
 
     @property
     def title(self) -> str:
@@ -120,6 +121,7 @@ def _run(python: str, module: str, workload: Workload, more: Sequence[str]) -> d
             **os.environ,
             "XDG_CACHE_HOME": str(folder / "cache"),
             "HF_DATASETS_CACHE": str(folder / "datasets"),
+            "MODELSCOPE_CACHE": str(folder / "modelscope"),
             # Where XDG_CACHE_HOME decides it, the models would be looked for in the fresh cache too.
             "HF_HOME": os.environ.get("HF_HOME", str(_cache_home() / "huggingface")),
             "TOKENIZERS_PARALLELISM": "false",

@@ -61,6 +61,7 @@ def settings(workload: Workload, scratch: Path, data: Path, checkpointing: bool)
         **shared,
         "rlhf_type": "dpo",
         "model": workload.model,
+        "use_hf": True,
         "model_type": kind if kind in MODEL_MAPPING else None,
         "torch_dtype": workload.weights,
         "attn_impl": "sdpa",

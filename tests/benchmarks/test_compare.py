@@ -4,6 +4,7 @@ import io
 import json
 import statistics
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -126,6 +127,8 @@ def test_a_side_is_a_trainer_with_options_and_its_interpreter():
     assert side == Side("trl", "/env/bin/python", ("checkpointing", "precompute"))
     assert side.title == "TRL, checkpointing, precompute"
     assert Side.parse("llamafactory=python").title == "LLaMA-Factory"
+    assert Side.parse("trl=env/bin/python").python == str(Path("env/bin/python").absolute())
+    assert Side.parse("trl=python").python == "python"
 
 
 FACTS = {
