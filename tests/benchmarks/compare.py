@@ -181,6 +181,9 @@ def main(given: Sequence[str] | None = None) -> int:
                 instrumented = run_dpotrain(workload, options.overrides, phases=True)
                 result["phases_seconds_per_step"] = phases(instrumented)
                 result["groups_seconds_per_step"] = instrumented["groups"]
+                result["groups_share_of_matrix_product_rate"] = roofline.shares_of_groups(
+                    result["workload"], facts, instrumented
+                )
                 result["roofline"] = roofline.of_result(
                     result["workload"], facts, instrumented, workload.steps_per_epoch
                 )

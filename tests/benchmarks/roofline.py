@@ -97,3 +97,26 @@ def of_result(
         del work["reference"]
     machine = Machine(facts["matrix_product_flops_per_second"], facts["memory_bytes_per_second"])
     return roofline(work, result["phases"], machine)
+
+
+def shares_of_groups(
+    workload: dict[str, Any], facts: dict[str, Any], result: dict[str, Any]
+) -> dict[str, float]:
+    """Return the share of the matrix-product rate that each group with matrix products reaches in the profiled step.
+
+    That is the last one of an epoch, which may have fewer pairs; its tokens are taken to be so many mean pairs'.
+    """
+    pairs = len(facts["pairs"])
+    last = pairs % workload["pairs_per_step"] or workload["pairs_per_step"]
+    sizes = {name: count * last / pairs for name, count in facts["epoch"].items()}
+    parts = ModelShape(**facts["shape"]).parts(**sizes)
+    if not result["live_reference"]:
+        del parts["reference"]
+    rate = facts["matrix_product_flops_per_second"]
+    kinds = {"products": ("linear", "head"), "attention": ("attention",)}
+    flops = {
+        group: sum(each[kind] for each in parts.values() for kind in inside)
+        for group, inside in kinds.items()
+    }
+    seconds = {group: sum(part[group] for part in result["groups"].values()) for group in kinds}
+    return {group: flops[group] / seconds[group] / rate for group in kinds if seconds[group]}

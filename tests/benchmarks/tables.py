@@ -48,7 +48,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(_phases(result["phases_seconds_per_step"]))
     if "roofline" in result:
         console.print(_roofline(result["roofline"], facts))
-        console.print(_groups(result["groups_seconds_per_step"]))
+        console.print(
+            _groups(result["groups_seconds_per_step"], result["groups_share_of_matrix_product_rate"])
+        )
     for name, side in result["sides"].items():
         if "agreement" in side:
             console.print(_agreement(name, side["agreement"]))
@@ -144,19 +146,20 @@ def _roofline(rows: list[dict[str, Any]], facts: dict[str, Any]) -> Table:
     return table
 
 
-def _groups(seconds: dict[str, dict[str, float]]) -> Table:
+def _groups(seconds: dict[str, dict[str, float]], shares: dict[str, float]) -> Table:
     table = Table(
         title="ms of dpotrain's last step by what operators do",
         box=box.SIMPLE_HEAD,
-        caption="slowed by the profiler",
+        caption="slowed by the profiler; of rate: of matrix products' rate",
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for part in (*seconds, "all", "share"):
+    for part in (*seconds, "all", "share", "of rate"):
         table.add_column(part, justify="right")
     whole = sum(sum(groups.values()) for groups in seconds.values())
     for group in next(iter(seconds.values())):
         each = [groups[group] for groups in seconds.values()]
-        share = f"{sum(each) / whole:.1%}" if whole else ""
-        table.add_row(group, *(f"{1000 * part:,.1f}" for part in (*each, sum(each))), share)
+        share = f"{sum(each) / whole:.0%}" if whole else ""
+        reached = f"{shares[group]:.0%}" if group in shares else ""
+        table.add_row(group, *(f"{1000 * part:,.1f}" for part in (*each, sum(each))), share, reached)
     return table

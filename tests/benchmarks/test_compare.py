@@ -107,6 +107,7 @@ def test_the_roofline_and_the_groups_are_those_of_the_step(result):
     for part in ("forward", "backward"):
         assert groups[part]["products"] > 0
         assert groups[part]["attention"] > 0
+    assert set(result["groups_share_of_matrix_product_rate"]) == {"products", "attention"}
     shows = shown(result)
     assert "GFLOP/s in matrix products" in shows
     assert "by what operators do" in shows

@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.flops import ModelShape
 from tests.benchmarks.groups import GROUPS, RANGE, operator_group, seconds_by_group
 from tests.benchmarks.phases import PARTS, watching
-from tests.benchmarks.roofline import Machine, of_result, roofline, work_of_step
+from tests.benchmarks.roofline import Machine, of_result, roofline, shares_of_groups, work_of_step
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import build
 from tests.engine.test_trainer import SIZES, trainer_of
@@ -61,6 +61,27 @@ def test_a_stored_reference_has_no_row():
     half = {name: count / 2 for name, count in SIZES_OF_STEP.items()}
     assert rows[0]["flops"] == sum(SHAPE.parts(**half)["forward"].values())
     assert len(of_result(work, facts, {**result, "live_reference": True}, steps=2)) == 4
+
+
+def test_products_and_attention_have_shares_of_the_rate():
+    facts = {
+        "pairs": [{}] * 5,
+        "epoch": SIZES_OF_STEP,
+        "shape": vars(SHAPE),
+        "matrix_product_flops_per_second": 1000.0,
+    }
+    groups = {"forward": {"products": 1.0, "attention": 0.5}, "backward": {"products": 1.0, "attention": 0.0}}
+    # The last of three steps has one of the five pairs.
+    parts = SHAPE.parts(**{name: count / 5 for name, count in SIZES_OF_STEP.items()})
+    result = {"groups": groups, "live_reference": False}
+    shares = shares_of_groups({"pairs_per_step": 2}, facts, result)
+    of_both = [parts["forward"], parts["backward"]]
+    assert shares["products"] == pytest.approx(
+        sum(each["linear"] + each["head"] for each in of_both) / 2 / 1000
+    )
+    assert shares["attention"] == pytest.approx(sum(each["attention"] for each in of_both) / 0.5 / 1000)
+    live = shares_of_groups({"pairs_per_step": 2}, facts, {**result, "live_reference": True})
+    assert live["products"] > shares["products"]
 
 
 @pytest.mark.parametrize(
