@@ -68,7 +68,7 @@ def _figures(measured: dict[str, Any]) -> Table:
     ours = measured.get(OURS)
     caption = f"median (least to most) over rounds; x: {OURS}'s median over the column's"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
-    table.add_column("", min_width=18)
+    table.add_column("", min_width=14)
     for name in measured:
         table.add_column(name, justify="right")
     for figure, label, form, more_is_better in ROWS:
@@ -135,13 +135,13 @@ def _roofline(rows: list[dict[str, Any]], facts: dict[str, Any]) -> Table:
     for row in rows:
         table.add_row(
             row["part"],
-            f"{1000 * row['seconds']:,.1f}",
+            _milliseconds(row["seconds"]),
             f"{row['flops'] / 1e9:,.1f}",
             f"{row['share_of_matrix_product_rate']:.1%}",
             f"{row['bytes'] / 1e9:,.2f}",
             f"{row['share_of_memory_rate']:.1%}",
             row["limit"],
-            f"{1000 * row['least_seconds']:,.1f}",
+            _milliseconds(row["least_seconds"]),
         )
     return table
 
@@ -154,12 +154,18 @@ def _groups(seconds: dict[str, dict[str, float]], shares: dict[str, float]) -> T
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for part in (*seconds, "all", "share", "of rate"):
+    # Preparing data takes next to nothing.
+    shown = {part: each for part, each in seconds.items() if part != "data"}
+    for part in (*shown, "all", "share", "of rate"):
         table.add_column(part, justify="right")
-    whole = sum(sum(groups.values()) for groups in seconds.values())
-    for group in next(iter(seconds.values())):
-        each = [groups[group] for groups in seconds.values()]
+    whole = sum(sum(groups.values()) for groups in shown.values())
+    for group in next(iter(shown.values())):
+        each = [groups[group] for groups in shown.values()]
         share = f"{sum(each) / whole:.0%}" if whole else ""
         reached = f"{shares[group]:.0%}" if group in shares else ""
-        table.add_row(group, *(f"{1000 * part:,.1f}" for part in (*each, sum(each))), share, reached)
+        table.add_row(group, *(_milliseconds(part) for part in (*each, sum(each))), share, reached)
     return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.1f}"
