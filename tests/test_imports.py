@@ -1,8 +1,18 @@
-"""What may stand in a module, read off the source; who may import whom is import-linter's (see pyproject.toml)."""
+"""What may stand in a module, read off the source, and how the heavy packages are imported.
+
+Who may import whom is import-linter's (see pyproject.toml).
+"""
 
 import ast
+import gc
+import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+from dpotrain.core.packages import import_transformers
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -54,3 +64,44 @@ def test_nothing_is_unpickled():
         assert not picklers & {*imported(tree)}, path
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not readers & calls, path
+
+
+def test_coverage_looks_for_folders_and_no_packages():
+    """It would drop what threads import while it looks for packages, in the middle of a test."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert all((ROOT / source).is_dir() for source in settings["tool"]["coverage"]["run"]["source"])
+
+
+_COLLECTING = """
+import gc, sys
+from dpotrain.core.packages import import_transformers
+gc.set_threshold(1)
+import_transformers()
+from transformers import modeling_utils
+print(modeling_utils.collecting, gc.isenabled(), gc.get_freeze_count() > 10_000)
+"""
+
+
+def test_torch_and_transformers_are_imported_without_garbage_collection_then_and_of_them_later(tmp_path):
+    package = tmp_path / "transformers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    made = "import gc\ncollecting = gc.isenabled()\nkept = [[] for _ in range(20_000)]\n"
+    (package / "modeling_utils.py").write_text(made)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", _COLLECTING],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False True True\n"
+
+
+def test_where_torch_is_imported_already_nothing_is_taken_from_garbage_collection():
+    import torch  # noqa: F401
+
+    frozen, enabled = gc.get_freeze_count(), gc.isenabled()
+    import_transformers()
+    assert (gc.get_freeze_count(), gc.isenabled()) == (frozen, enabled)

@@ -60,6 +60,7 @@ def command(
     Exit codes: 0 done, 1 it cannot be loaded, 2 there is no such run or checkpoint.
     """  # noqa: D301  # click wants the backspace itself
     from dpotrain.core.errors import RecipeError
+    from dpotrain.core.packages import import_transformers
     from dpotrain.ui.chat import Chat, LoadingReporter
     from dpotrain.ui.console import open_console
 
@@ -72,6 +73,7 @@ def command(
         raise RecipeError("--prompt has no text")
     errors = open_console(stderr=True)
     with errors.status("importing torch …"):
+        import_transformers()
         from dpotrain.engine.generation import Decoding
         from dpotrain.run.answering import Answerer, load_answerers
         from dpotrain.run.folder.log import logging_to

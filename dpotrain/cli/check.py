@@ -20,11 +20,13 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     Checks its keys, plugins and files, builds the model without its weights, puts the first pairs through the
     tokenizer, and shows one of them.
     """
+    from dpotrain.core.packages import import_transformers
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)
+    import_transformers()
     from dpotrain.cli.preview import preview  # imports what a wrong recipe need not wait for
 
     with naming_components(loaded, loaded.plugins), reporter() as shown:

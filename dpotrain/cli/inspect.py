@@ -32,6 +32,7 @@ def command(
 
     Exit codes: 0 inspected, whatever was found; 2 the recipe or the command line is wrong; 3 no pair can be read.
     """
+    from dpotrain.core.packages import import_transformers
     from dpotrain.core.reporter import SilentReporter, showing_warnings
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
@@ -39,6 +40,7 @@ def command(
 
     loaded = load_recipe(recipe, overrides)
     # Imports what a wrong recipe need not wait for.
+    import_transformers()
     from dpotrain.core.errors import DataError
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.inspection.inspection import Inspection, inspect_data

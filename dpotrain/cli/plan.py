@@ -43,12 +43,14 @@ def command(recipe: Path, overrides: tuple[str, ...], memory: int | None, as_jso
     Tokenizes the data and counts the model from its configuration; no weights are loaded. Where the run does not
     fit, it lists what to change.
     """
+    from dpotrain.core.packages import import_transformers
     from dpotrain.core.reporter import SilentReporter, showing_warnings
     from dpotrain.plugin.runtime.failures import naming_components
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui import reporter
 
     loaded = load_recipe(recipe, overrides)
+    import_transformers()
     from dpotrain.core.paths import cache_folder
     from dpotrain.data.prepare import prepare_data  # imports what a wrong recipe need not wait for
     from dpotrain.run.folder.log import logging_to

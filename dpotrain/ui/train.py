@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from dpotrain.core.packages import import_transformers
 from dpotrain.core.records import Outcome
 from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.recipe.recipe import Recipe
@@ -31,6 +32,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         shown = SilentReporter()
     with shown:
         with shown.phase("importing torch and transformers", None):
+            import_transformers()
             from dpotrain.run.session import run_recipe
 
         return run_recipe(recipe, shown, resume=resume)

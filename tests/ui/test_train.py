@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from dpotrain import load_recipe
 from dpotrain.core.reporter import Reporter
-from dpotrain.ui.train import train
+from dpotrain.ui import train as module
 
 class Shown(Reporter):
     def __enter__(self):
@@ -28,13 +28,17 @@ def run_recipe(recipe, shown, resume):
     print(type(shown).__name__)
 
 sys.modules["dpotrain.run.session"] = SimpleNamespace(run_recipe=run_recipe)
-train(load_recipe(sys.argv[1]), reporter=Shown())
+module.import_transformers = lambda: print("torch is imported")
+module.train(load_recipe(sys.argv[1]), reporter=Shown())
 """
 
 
 @pytest.mark.parametrize(
     ("rank", "shown"),
-    [("0", "entered False\nimporting torch and transformers False\nShown\n"), ("1", "SilentReporter\n")],
+    [
+        ("0", "entered False\nimporting torch and transformers False\ntorch is imported\nShown\n"),
+        ("1", "torch is imported\nSilentReporter\n"),
+    ],
     ids=["the first process", "another process"],
 )
 def test_the_reporter_is_up_before_torch_is_imported_and_of_the_first_process_alone(tmp_path, rank, shown):

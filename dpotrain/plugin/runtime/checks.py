@@ -64,9 +64,9 @@ def _check_columns(component: type[Component], label: str) -> None:
 
 def _check_attributes(component: type[Component], kind: type[Component], label: str) -> None:
     """Refuse an attribute that is not what the kind has under its name: a method, a property, True or False."""
-    for name, plain in inspect.getmembers_static(kind):
-        own = inspect.getattr_static(component, name)
-        if own is plain or (name.startswith("_") and name != "__call__"):
+    for name, plain in _attributes(kind):
+        own = _as_written(component, name)
+        if own is plain:
             continue
         if getattr(plain, "__final__", False):
             raise PluginError(f"{label}: {name} is {kind.__name__}'s own and cannot be overridden")
@@ -85,10 +85,9 @@ def _check_attributes(component: type[Component], kind: type[Component], label: 
 
 def _check_methods(component: type[Component], kind: type[Component], label: str) -> None:
     """Refuse a method that does not take the arguments of its kind, which else shows in the middle of a run."""
-    for name, method in inspect.getmembers(kind, inspect.isfunction):
-        own = inspect.getattr_static(component, name)
-        named = not name.startswith("_") or name in ("__init__", "__call__")
-        if not named or own is method or not inspect.isfunction(own):
+    for name, method in _methods(kind):
+        own = _as_written(component, name)
+        if own is method or not inspect.isfunction(own):
             continue
         expected = inspect.signature(method).parameters
         required = [each for each in expected.values() if each.default is inspect.Parameter.empty]
@@ -97,6 +96,25 @@ def _check_methods(component: type[Component], kind: type[Component], label: str
                 inspect.signature(own).bind(*[None] * given)
             except TypeError:
                 raise PluginError(f"{label}: {_call(own)} is called as {_call(method)}") from None
+
+
+@functools.cache
+def _attributes(kind: type[Component]) -> list[tuple[str, Any]]:
+    """Return the public attributes of a kind, and ``__call__``, as they are written."""
+    members = inspect.getmembers_static(kind)
+    return [(name, plain) for name, plain in members if not name.startswith("_") or name == "__call__"]
+
+
+@functools.cache
+def _methods(kind: type[Component]) -> list[tuple[str, Callable[..., object]]]:
+    """Return the public methods of a kind, ``__init__`` and ``__call__``."""
+    members = inspect.getmembers(kind, inspect.isfunction)
+    return [each for each in members if not each[0].startswith("_") or each[0] in ("__init__", "__call__")]
+
+
+def _as_written(component: type[Component], name: str) -> Any:
+    """Return an attribute as it is written in a class or a base of it: a property, not its value."""
+    return next(vars(base)[name] for base in component.__mro__ if name in vars(base))
 
 
 def _call(method: Callable[..., object]) -> str:

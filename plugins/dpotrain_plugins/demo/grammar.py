@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Literal, TypeAlias
 
 from dpotrain_plugins.demo.intents import CLOSINGS, GREETINGS, INTENTS, OPENINGS, REBUFFS, Intent
@@ -52,8 +53,8 @@ class Request:
     def is_answered_by(self, reply: str) -> bool:
         """Say whether the reply is one that the grammar gives to this very request, in either style."""
         for before, sentences, after in (_parts(self.intent, style) for style in STYLES):
-            right = _any_of(_fill(sentence, self.words) for sentence in sentences)
-            if re.fullmatch(_any_of(before) + right + _any_of(after), reply):
+            right = [_fill(sentence, self.words) for sentence in sentences]
+            if reply in map("".join, product(before, right, after)):
                 return True
         return False
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LONGEST_REPLY = 48
-_BATCH = 100
+_BATCH = 200
 
 
 def sample_replies(
