@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from tests.benchmarks.agreement import largest_difference
 from tests.benchmarks.objectives import CASES
-from tests.benchmarks.sides import SideFailed, model_source, run_dpotrain, run_trl, why_no_trl
-from tests.benchmarks.speeds import largest_difference
+from tests.benchmarks.sides import Side, SideFailed, model_source, run_dpotrain
 from tests.benchmarks.workload import Workload
 
 
@@ -33,10 +33,11 @@ def main() -> None:
     options["model"] = model_source(options["model"])
     options["data"] = str(Path(options["data"]).resolve())
     workload = Workload(**options, precision="fp32", loss=case.loss, trl_loss=case.theirs)
-    if reason := why_no_trl(python):
-        sys.exit(reason)
+    trl = Side("trl", python)
+    if reason := trl.why_not():
+        sys.exit(f"{reason}; name an interpreter that has it with --trl-python")
     try:
-        ours, theirs = run_dpotrain(workload)["losses"], run_trl(workload, python)["losses"]
+        ours, theirs = run_dpotrain(workload)["losses"], trl.run(workload)["losses"]
     except SideFailed as error:
         sys.exit(str(error))
     ours = [each + case.constant for each in ours]

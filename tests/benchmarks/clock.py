@@ -10,7 +10,10 @@ import time
 
 import torch
 
-PACKAGES = ("dpotrain", "trl", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets")
+PACKAGES = (
+    "dpotrain", "trl", "llamafactory", "ms-swift", "torch", "transformers", "peft", "accelerate", "bitsandbytes",
+    "datasets",
+)  # fmt: skip
 
 
 class StepClock:

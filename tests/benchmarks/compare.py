@@ -1,6 +1,6 @@
-"""How fast are dpotrain and TRL on the same model, pairs, precision and step size, and in how much memory?
+"""How fast are dpotrain and other trainers on the same model, pairs, precision and step size, and in how much memory?
 
-python -m tests.benchmarks.compare --model DIR --data PAIRS.jsonl --trl-python PYTHON --out result.json
+python -m tests.benchmarks.compare --model DIR --data PAIRS.jsonl --side trl=PYTHON --side swift=PYTHON
 """
 
 import argparse
@@ -11,17 +11,20 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks.sides import SideFailed, model_source, prepare, run_dpotrain, run_trl, why_no_trl
-from tests.benchmarks.speeds import largest_difference, over_rounds, phases, speeds
+from tests.benchmarks import roofline
+from tests.benchmarks.agreement import agreement
+from tests.benchmarks.sides import TRAINERS, Side, SideFailed, model_source, prepare, run_dpotrain
+from tests.benchmarks.speeds import over_rounds, phases, speeds
 from tests.benchmarks.tables import show
 from tests.benchmarks.workload import MODES, PRECISIONS, Workload
 
-SIDES = ("dpotrain", "trl")
+DPOTRAIN = "dpotrain"
 
 
 def compare(
@@ -31,7 +34,10 @@ def compare(
     rounds: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run the sides in turn; a side that fails is left out of later rounds, and what it said is kept."""
+    """Run the sides in turn; a side that fails is left out of later rounds, and what it said is kept.
+
+    Each other side is compared with dpotrain, which is the first: whether both did the same work.
+    """
     found: dict[str, dict[str, Any]] = {name: {"rounds": [], "figures": []} for name in sides}
     for number in range(1, rounds + 1):
         for name, side in sides.items():
@@ -44,9 +50,12 @@ def compare(
                 found[name]["rounds"].append(result)
             except (SideFailed, ValueError) as error:
                 found[name]["error"] = str(error)
-    for side in found.values():
+    ours = found.get(DPOTRAIN, {}).get("rounds")
+    for name, side in found.items():
         if side["figures"]:
             side["summary"] = over_rounds(side["figures"])
+            if ours and name != DPOTRAIN:
+                side["agreement"] = agreement(ours[0], side["rounds"][0], workload.precision)
     return found
 
 
@@ -69,10 +78,16 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--max-length", type=int, default=1024)
     add("--lr", type=float, default=1e-6)
     add("--rounds", type=int, default=3)
-    add("--sides", default="dpotrain,trl", help="which, in their order")
-    add("--trl-python", default=sys.executable, help="an interpreter that has TRL")
-    add("--checkpointing", action="store_true", help="gradient checkpointing on TRL's side")
-    add("--precompute", action="store_true", help="TRL computes its reference before training")
+    add(
+        "--side",
+        action="append",
+        default=[],
+        dest="sides",
+        metavar="NAME[+OPTION...]=PYTHON",
+        help="another trainer and the interpreter of an environment that has it; may be given again. "
+        + "; ".join(f"{name}, with {', '.join(each.options)}" for name, each in TRAINERS.items())
+        + ". Unless given, TRL in this interpreter",
+    )
     add(
         "--set",
         action="append",
@@ -83,9 +98,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--out", type=Path, help="write everything as JSON")
     options = parser.parse_args(given)
-    options.sides = options.sides.split(",")
-    if unknown := set(options.sides) - set(SIDES):
-        parser.error(f"--sides: there is no side {', '.join(sorted(unknown))}; there are {', '.join(SIDES)}")
+    try:
+        options.sides = [Side.parse(text) for text in options.sides] or [Side("trl", sys.executable)]
+    except ValueError as error:
+        parser.error(f"--side: {error}")
+    if len({side.title for side in options.sides}) < len(options.sides):
+        parser.error("--side: one of them is given twice")
     if options.data != "synthetic":
         path = Path(options.data).resolve()
         if not path.is_file():
@@ -106,20 +124,20 @@ def _sides(
     options: argparse.Namespace, workload: Workload
 ) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, str]]:
     """Return what runs each side that can be run, and why the others cannot."""
-    run = {
-        "dpotrain": lambda: run_dpotrain(workload, options.overrides),
-        "trl": lambda: run_trl(
-            workload, options.trl_python, checkpointing=options.checkpointing, precompute=options.precompute
-        ),
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        DPOTRAIN: lambda: run_dpotrain(workload, options.overrides)
     }
     missing = {}
-    if "trl" in options.sides and (reason := why_no_trl(options.trl_python)):
-        missing["trl"] = reason
-    return {name: run[name] for name in options.sides if name not in missing}, missing
+    for side in options.sides:
+        if reason := side.why_not():
+            missing[side.title] = f"{reason} (--side {side.trainer}=PYTHON names the interpreter)"
+        else:
+            run[side.title] = partial(side.run, workload)
+    return run, missing
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, show and write; return 1 where a side failed."""
+    """Measure, show and write; return 1 where a side failed or did other work than dpotrain."""
     options = arguments(given)
     console = Console()
     say = Console(stderr=True).print
@@ -135,7 +153,7 @@ def main(given: Sequence[str] | None = None) -> int:
             )
         same = ("data", "pairs", "pairs_per_step", "mode", "precision", "epochs", "max_length", "lr")
         workload = Workload(model_source(options.model), **{name: getattr(options, name) for name in same})
-        say("counting tokens, and measuring matrix products")
+        say("counting tokens, and measuring the machine")
         try:
             facts = prepare(workload, synthetic)
         except SideFailed as error:
@@ -150,28 +168,36 @@ def main(given: Sequence[str] | None = None) -> int:
                 name: os.environ[name] for name in sorted(os.environ) if name.endswith("_NUM_THREADS")
             },
             "model": options.model,
-            "workload": asdict(workload),
+            "workload": {**asdict(workload), "weights": workload.weights},
             "synthetic": synthetic,
-            "trl_options": {"checkpointing": options.checkpointing, "precompute": options.precompute},
             "overrides": options.overrides,
             "facts": facts,
             "sides": found,
             "missing": missing,
         }
-        if found.get("dpotrain", {}).get("rounds"):
+        if found[DPOTRAIN]["rounds"]:
             say("one more round of dpotrain, to see where its time goes")
             try:
                 instrumented = run_dpotrain(workload, options.overrides, phases=True)
                 result["phases_seconds_per_step"] = phases(instrumented)
+                result["groups_seconds_per_step"] = instrumented["groups"]
+                result["groups_share_of_matrix_product_rate"] = roofline.shares_of_groups(
+                    result["workload"], facts, instrumented
+                )
+                result["roofline"] = roofline.of_result(
+                    result["workload"], facts, instrumented, workload.steps_per_epoch
+                )
             except SideFailed as error:
-                found["dpotrain"]["error"] = f"in its instrumented round: {error}"
-        if all(found.get(name, {}).get("rounds") for name in SIDES):
-            ours, theirs = (found[name]["rounds"][0]["losses"] for name in SIDES)
-            result["largest_loss_difference"] = largest_difference(ours, theirs)
+                found[DPOTRAIN]["error"] = f"in its instrumented round: {error}"
     show(result, console)
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return int(any("error" in side for side in found.values()))
+    return int(
+        any(
+            "error" in side or not side.get("agreement", {"same_work": True})["same_work"]
+            for side in found.values()
+        )
+    )
 
 
 if __name__ == "__main__":

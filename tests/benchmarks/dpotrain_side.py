@@ -1,6 +1,6 @@
 """dpotrain's side: a workload as a recipe, run in a process of its own.
 
-python -m tests.benchmarks.dpotrain_side WORKLOAD.json RESULT.json [--set KEY=VALUE]… [--phases]
+python -m tests.benchmarks.dpotrain_side WORKLOAD.json RESULT.json [--set KEY=VALUE]… [--phases] [--prompts-twice]
 """
 
 import argparse
@@ -20,10 +20,12 @@ from dpotrain.core.records import StepRecord
 from dpotrain.core.reporter import Advance, SilentReporter
 from tests.benchmarks.clock import StepClock, peak_memory_mb, synchronize, versions
 from tests.benchmarks.phases import watching
+from tests.benchmarks.unshared import prompts_twice
 from tests.benchmarks.workload import Workload
 
 #: What the run calls its pass over the pairs before training (see ``dpotrain.run.building.references``).
 REFERENCE = "reference"
+LOG_PROBS = ("logps/chosen", "logps/rejected")
 
 
 class Watch(SilentReporter):
@@ -51,14 +53,17 @@ class Watch(SilentReporter):
         self.records.append(record)
 
 
-def run(workload: Workload, scratch: Path, overrides: Sequence[str], phases: bool) -> dict[str, Any]:
+def run(
+    workload: Workload, scratch: Path, overrides: Sequence[str], *, phases: bool, twice: bool
+) -> dict[str, Any]:
     recipe = scratch / "recipe.toml"
     recipe.write_text(tomli_w.dumps(workload.recipe(scratch / "run")), encoding="utf-8")
     watch = Watch(workload.steps_per_epoch)
-    with watching() if phases else nullcontext() as parts:
+    with prompts_twice() if twice else nullcontext(), watching() if phases else nullcontext() as parts:
         train(load_recipe(recipe, overrides), reporter=watch)
     result = {
         "losses": [record.metrics["loss"] for record in watch.records],
+        "log_probs": [[record.metrics[name] for name in LOG_PROBS] for record in watch.records],
         "step_ends": watch.clock.ends,
         "step_seconds": [record.seconds for record in watch.records],
         "reference_seconds": watch.phases.get(REFERENCE, 0.0),
@@ -71,6 +76,8 @@ def run(workload: Workload, scratch: Path, overrides: Sequence[str], phases: boo
     }
     if parts is not None:
         result["phases"] = parts.mean()
+        result["calls"] = parts.calls_per_step()
+        result["groups"] = parts.groups
     return result
 
 
@@ -80,9 +87,16 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--phases", action="store_true", help="time the parts of each step, which slows them")
+    parser.add_argument("--prompts-twice", action="store_true", help="train without prefix sharing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        result = run(Workload.read(options.workload), Path(scratch), options.overrides, options.phases)
+        result = run(
+            Workload.read(options.workload),
+            Path(scratch),
+            options.overrides,
+            phases=options.phases,
+            twice=options.prompts_twice,
+        )
     options.result.write_text(json.dumps(result), encoding="utf-8")
 
 

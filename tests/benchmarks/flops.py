@@ -16,8 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -42,23 +40,36 @@ class ModelShape:
     """Layers times heads times head size."""
     trained: bool
     """Whether the linear weights and the head themselves are trained."""
+    inputs: int
+    """Numbers that the linear layers but the head read of a token, each layer its own."""
+    outputs: int
+    """Numbers that they write."""
+    hidden: int
+    """Numbers that the head reads of a token."""
+    trained_weights: int
+    """Weights that the optimizer updates."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, rank: int = 0) -> ModelShape:
         """Read it off a model, which may be on the meta device; ``rank`` 0 is full training."""
+        from torch import nn
+
         config = model.config.get_text_config()
         output = model.get_output_embeddings()
-        linear = adapter = 0
+        linear = adapter = inputs = outputs = 0
         for module in model.modules():
             if module is output or isinstance(module, nn.Embedding):
                 continue
             for weight in module.parameters(recurse=False):
                 if weight.ndim == 2:
                     linear += weight.numel()
+                    outputs, inputs = outputs + weight.shape[0], inputs + weight.shape[1]
                     adapter += rank * sum(weight.shape)
                 elif weight.ndim == 3:
                     # Experts, (experts, rows, columns): each token meets some of them.
-                    linear += weight.numel() * _experts_met(config) // len(weight)
+                    met = _experts_met(config)
+                    linear += weight.numel() * met // len(weight)
+                    outputs, inputs = outputs + met * weight.shape[1], inputs + met * weight.shape[2]
         heads = int(config.num_attention_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(
@@ -67,6 +78,10 @@ class ModelShape:
             head=output.weight.numel(),
             attention=int(config.num_hidden_layers) * heads * size,
             trained=rank == 0,
+            inputs=inputs,
+            outputs=outputs,
+            hidden=output.weight.shape[1],
+            trained_weights=adapter if rank else sum(weight.numel() for weight in model.parameters()),
         )
 
     def forward(self, tokens: int, attended: int, scored: int, *, adapter: bool = True) -> int:
@@ -84,6 +99,33 @@ class ModelShape:
             + times * 2 * scored * self.head
         )
 
+    def parts(self, tokens: int, attended: int, scored: int) -> dict[str, dict[str, int]]:
+        """Return the FLOPs of reference, forward and backward pass by what computes them.
+
+        The sums are those of :meth:`forward` and :meth:`backward`, except that the gradient of a frozen head is counted
+        where dpotrain computes it: in the forward pass.
+        """
+        times = 2 if self.trained else 1
+        head = 2 * scored * self.head
+        frozen = 0 if self.trained else head
+        return {
+            "reference": {
+                "linear": 2 * tokens * self.linear,
+                "attention": 4 * attended * self.attention,
+                "head": head,
+            },
+            "forward": {
+                "linear": 2 * tokens * (self.linear + self.adapter),
+                "attention": 4 * attended * self.attention,
+                "head": head + frozen,
+            },
+            "backward": {
+                "linear": 2 * tokens * (times * self.linear + 2 * self.adapter),
+                "attention": 8 * attended * self.attention,
+                "head": times * head - frozen,
+            },
+        }
+
 
 def attended(prompt: int, chosen: int, rejected: int) -> int:
     """(Query, key) pairs of a packed pair: [prompt, chosen] over itself, [rejected] over [prompt, rejected], causal."""
@@ -92,6 +134,11 @@ def attended(prompt: int, chosen: int, rejected: int) -> int:
         return length * (length + 1) // 2
 
     return causal(prompt + chosen) + rejected * prompt + causal(rejected)
+
+
+def attended_twice(prompt: int, chosen: int, rejected: int) -> int:
+    """(Query, key) pairs where each answer has a prompt of its own, as without prefix sharing."""
+    return attended(0, prompt + chosen, prompt + rejected)
 
 
 def _experts_met(config: Any) -> int:

@@ -25,7 +25,7 @@ from dpotrain.engine.scoring.scorer import tail_weights
 from dpotrain.plugin.api import Loss
 from dpotrain_plugins import losses
 from dpotrain_plugins.losses.mix import Term
-from tests.benchmarks.sides import ROOT, why_no_trl
+from tests.benchmarks.sides import ROOT, Side
 
 #: Pairs of a loss that is of several.
 TOGETHER = 8
@@ -251,8 +251,8 @@ def main() -> None:
     parser.add_argument("--bar", type=float, default=1e-4)
     parser.add_argument("--trl-python", default=sys.executable)
     options = parser.parse_args()
-    if reason := why_no_trl(options.trl_python):
-        sys.exit(reason)
+    if reason := Side("trl", options.trl_python).why_not():
+        sys.exit(f"{reason}; name an interpreter that has it with --trl-python")
     pairs = draw(options.pairs, options.seed)
     result = theirs(pairs, options.trl_python)
     print(f"{options.pairs} random pairs, TRL {result['trl']}; largest difference\n")

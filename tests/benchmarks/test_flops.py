@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from dpotrain.data.batches.segments import PairLengths, Segments
-from tests.benchmarks.flops import ModelShape, attended
+from tests.benchmarks.flops import ModelShape, attended, attended_twice
 from tests.support import tiny_model
 
 TOKENS = 24
@@ -52,6 +52,14 @@ def test_both_passes_with_lora(kind, config):
     assert counted(lora, backward=True) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("rank", [0, 8])
+def test_the_parts_add_up_to_the_passes(rank):
+    shape, sizes = ModelShape.of(tiny_model("llama", **WIDE), rank), (TOKENS, TOKENS**2, TOKENS // 2)
+    sums = {part: sum(each.values()) for part, each in shape.parts(*sizes).items()}
+    assert sums["reference"] == shape.forward(*sizes, adapter=False)
+    assert sums["forward"] + sums["backward"] == shape.forward(*sizes) + shape.backward(*sizes)
+
+
 def test_a_token_meets_its_share_of_the_experts():
     some, all_of_them = (
         ModelShape.of(tiny_model("mixtral", num_experts_per_tok=number)).linear for number in (2, 4)
@@ -72,3 +80,4 @@ def test_attended_is_what_the_segments_see():
             for place in range(item.queries)
         )
         assert attended(*size) == seen
+    assert attended_twice(7, 3, 5) == 10 * 11 // 2 + 12 * 13 // 2

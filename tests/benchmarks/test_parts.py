@@ -1,4 +1,4 @@
-"""The instruments behind the benchmarks: speeds, phases, hot parts, scaling."""
+"""The instruments behind the benchmarks: speeds, phases, hot parts, scaling, the machine's rates."""
 
 import json
 from types import SimpleNamespace
@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.benchmarks import hot_parts, scaling
+from tests.benchmarks import hot_parts, machine, scaling
 from tests.benchmarks import phases as phases_module
+from tests.benchmarks.agreement import largest_difference
 from tests.benchmarks.phases import PARTS, Phases
-from tests.benchmarks.speeds import largest_difference, speeds
+from tests.benchmarks.speeds import phases, speeds
 
 PAIRS = [{"tokens": tokens, "policy_flops": 10, "reference_flops": 1} for tokens in (5, 7, 9, 11, 13)]
 FACTS = {"pairs": PAIRS, "matrix_product_flops_per_second": 100.0}
@@ -67,6 +68,24 @@ def test_a_part_inside_another_counts_as_the_outer_one(monkeypatch):
     mean = phases.mean()
     assert (mean["reference"], mean["forward"]) == (pytest.approx(0.011), pytest.approx(0.001))
     assert sum(mean.values()) == pytest.approx(0.1)
+
+
+def test_first_and_last_step_are_left_out():
+    phases_of_run = Phases()
+    for seconds in (9.0, 1.0, 3.0, 50.0):
+        for part in PARTS:
+            phases_of_run._now[part] = seconds / 10
+            phases_of_run._calls[part] = round(seconds)
+        phases_of_run.step_ended(seconds)
+    assert phases_of_run.mean() == pytest.approx({**dict.fromkeys(PARTS, 0.2), "rest": 1.0})
+    assert phases_of_run.calls_per_step() == dict.fromkeys(PARTS, 2)
+    found = phases({"step_ends": [9.0, 11.0, 13.0, 90.0], "phases": {"forward": 1.5}})
+    assert found == {"forward": 1.5, "between steps": 0.5, "step in all": 2.0}
+
+
+def test_the_machine_s_rates_are_numbers():
+    assert machine.matrix_product_rate(torch.float32, seconds=0, size=16) > 0
+    assert machine.memory_rate(seconds=0, size=1024) > 0
 
 
 def test_a_part_that_was_never_called_is_an_error():
