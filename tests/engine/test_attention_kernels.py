@@ -13,7 +13,7 @@ from dpotrain.engine.attention.blockwise import Shape
 from dpotrain.engine.memory import shapes
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
-from tests.engine.kernels import on_the_cpu
+from tests.engine.cuda_stand_ins import on_the_cpu
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model
 

@@ -23,7 +23,7 @@ from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.run import microbatches
 from dpotrain_plugins.lora import Lora
-from tests.engine.kernels import on_the_cpu
+from tests.engine.cuda_stand_ins import on_the_cpu
 from tests.engine.pairs import random_pairs
 from tests.run.recipes import losses, project, run
 from tests.support import tiny_model

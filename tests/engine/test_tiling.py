@@ -173,7 +173,7 @@ def test_what_tiles_do_not_keep_is_known_from_whole_rows(adapter):
     found = record(whole, BATCH, whole, modules)
     parts = PackedScorer(tiled(whole.policy, 8), LogitTransform(), False)
     kept = record(parts, BATCH, parts).layers
-    assert kept == [layer - tiles for layer, tiles in zip(found.layers, found.tiled, strict=True)]
+    assert list(kept) == [layer - tiles for layer, tiles in zip(found.layers, found.tiled, strict=True)]
     assert min(found.tiled) > 0.3 * found.layers[0]
 
 

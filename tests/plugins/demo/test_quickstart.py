@@ -19,7 +19,7 @@ RECIPE = ROOT / "recipes" / "quickstart.toml"
 #: What no step of this recipe needs, and a package or two of the many that each would bring along.
 NEEDLESS = {
     *("datasets", "pyarrow", "pandas", "multiprocess", "aiohttp", "fsspec", "requests"),
-    *("peft", "bitsandbytes", "triton", "torchvision", "torchaudio", "tensorflow", "jax", "flash_attn"),
+    *("peft", "bitsandbytes", "torchvision", "torchaudio", "tensorflow", "jax", "flash_attn"),
     *("scipy", "sklearn", "numba", "networkx", "matplotlib", "IPython"),
     *("wandb", "mlflow", "trackio", "tensorboard", "torch.utils.tensorboard"),
     *("transformers.trainer", "transformers.pipelines", "transformers.data", "transformers.optimization"),
