@@ -162,6 +162,16 @@ def test_a_rotation_of_another_kind_is_left_alone():
         assert kind.forward is forward
 
 
+def test_the_models_own_attention_still_serves_ordinary_forwards():
+    """Packed attention looks for eager attention in the file of the class, whose forward is replaced."""
+    model = tiny_model("llama", attn_implementation="eager")
+    tokens = torch.arange(3, 9)[None]
+    expected = model(tokens).logits
+    use_memory_efficient_layers(model)
+    PackedScorer(model, LogitTransform(), False)
+    assert model(tokens).logits.equal(expected)
+
+
 def test_arguments_that_are_not_known_go_to_the_models_own_function():
     model = tiny_model("llama")
     use_memory_efficient_layers(model)

@@ -216,7 +216,8 @@ def _replace_rotations(model: nn.Module) -> int:
                 continue
             rotation = _Rotation(own)
             changed = _rotating_by(rotation, forward)
-            members = {"__module__": __name__, "rotation": rotation, "forward": changed}
+            # Eager attention is looked up in the module of an attention's class.
+            members = {"__module__": kind.__module__, "rotation": rotation, "forward": changed}
             replaced[kind] = type(kind.__name__, (_Attention, kind), members)
         module.__class__ = replaced[kind]
         count += 1
