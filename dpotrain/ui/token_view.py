@@ -117,10 +117,11 @@ def _lines(pieces: tuple[Piece, ...], symbols: Symbols) -> Iterator[tuple[Part, 
 def _wrapped(line: Text, width: int) -> Iterator[Text]:
     """Yield the line in rows of at most ``width`` cells, broken after a space in their second half, if any."""
     while True:
-        first, *more = chop_cells(line.plain, width)
-        if not more:
+        rows = chop_cells(line.plain, width)
+        if len(rows) <= 1:  # none of combining characters alone, which take no cells
             yield line
             return
+        first = rows[0]
         at = first.rfind(" ") + 1
         if at <= len(first) // 2:
             at = len(first)

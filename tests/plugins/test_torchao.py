@@ -220,6 +220,7 @@ def test_losses_are_the_same_however_they_are_computed(run, way, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-5)
 
 
+@pytest.mark.soak
 def test_two_processes_give_the_losses_of_one(run, forked, tmp_path):
     """torchao's own tensors cannot be sent to the other process."""
     overrides = [INT8, "optimizer.lr=1e-2", f"run.output_dir={str(tmp_path / 'run')!r}"]

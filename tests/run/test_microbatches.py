@@ -95,7 +95,7 @@ def test_a_plan_predicts_what_the_run_chooses(room, free, monkeypatch, tmp_path)
     assert planned.tile_tokens == chosen["tile"]
 
 
-@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("adapter", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_where_checkpointing_is_not_enough_rows_go_in_tiles_and_losses_stay(
     adapter, free, monkeypatch, tmp_path
 ):

@@ -112,6 +112,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(way, forked, tmp_path):
     assert differences(tmp_path / "stopped", tmp_path / "run") == []
 
 
+@pytest.mark.soak
 def test_resumed_ten_times_it_ends_in_the_same_bits(forked, tmp_path):
     recipe = recipe_of(tmp_path, adapter=True)
     assert forked.run(recipe).code == 0
@@ -197,6 +198,7 @@ def test_two_processes_stopped_and_resumed_end_in_the_same_bits(in_two, forked, 
     assert differences(tmp_path, recipe.parent / "run") == []
 
 
+@soak
 @pytest.mark.parametrize("killed", [pytest.param(0, marks=soak), 1])
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forked, tmp_path):
     """TRAPS: a rank that waits in a collective until it times out."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from dpotrain.data.inspection.row_view import PairView, RowView, row_view, text_view
+from dpotrain.data.inspection.row_view import PairView, Piece, RowView, TextView, row_view, text_view
 from dpotrain.ui.inspection import finding_line, print_inspection, print_row
 from dpotrain.ui.symbols import Symbols
 from dpotrain.ui.token_view import row_lines
@@ -129,6 +129,13 @@ printable = st.text(
     st.characters(exclude_categories=("C", "Zl", "Zp"), exclude_characters="⏎«»│"), max_size=60
 )
 texts = st.lists(printable, min_size=1, max_size=4).map("\n".join)
+
+
+def test_a_part_of_combining_characters_alone_is_shown():
+    part = TextView((Piece("scored", False, "\u0300", (1,)),))
+    pair = PairView("", part, part, part, False)
+    lines = list(row_lines(RowView("train", 0, {}, (pair,), ()), Symbols.of(_unicode()), 30))
+    assert any("\u0300" in line.plain for line in lines)
 
 
 @given(st.data(), texts, texts, st.sampled_from([None, 30, 80]), st.integers(0, 60))
