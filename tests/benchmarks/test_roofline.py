@@ -143,7 +143,8 @@ def test_a_real_step_is_profiled():
     assert set(phases.groups) == {*PARTS, "rest"}
     for part in ("forward", "backward"):
         assert list(phases.groups[part]) == list(GROUPS)
-        assert all(seconds > 0 for seconds in phases.groups[part].values())
+        # By the profiler's clock the few copies of a tiny model may take no time.
+        assert all(phases.groups[part][group] > 0 for group in ("products", "attention", "elementwise"))
     assert phases.groups["optimizer"]["attention"] == 0
     assert len(phases.steps) == steps
     assert phases.calls_per_step()["forward"] >= 1
