@@ -47,6 +47,11 @@ class Segment:
         """Number of key tokens."""
         return sum(end - start for start, end in self.stretches)
 
+    @property
+    def places(self) -> np.ndarray:
+        """(keys,) int64 row place of every key."""
+        return np.concatenate([np.arange(*stretch) for stretch in self.stretches])
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -78,11 +83,10 @@ class Segments:
         queries = np.stack([prompt + chosen, rejected], 1).ravel()
         keys = np.stack([prompt + chosen, prompt + rejected], 1).ravel()
         items = _items(counts.tolist())
-        places = [np.arange(*stretch) for item in items for stretch in item.stretches]
         return cls(
             items=items,
             lengths=torch.from_numpy(counts.ravel()),
-            keys=torch.from_numpy(np.concatenate(places)),
+            keys=torch.from_numpy(np.concatenate([item.places for item in items])),
             query_ends=_cumulative(queries),
             key_ends=_cumulative(keys),
             longest_query=int(queries.max()),

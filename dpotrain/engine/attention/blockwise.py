@@ -44,36 +44,25 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Queries ``[first, last)`` of the row, which see keys up to themselves."""
-
-    first: int
-    last: int
-    stretches: tuple[tuple[int, int], ...]
-    """Half-open stretches of the row's keys, in order; the last ends with the last query."""
-
-    @property
-    def queries(self) -> int:
-        """Number of queries."""
-        return self.last - self.first
-
-    @property
-    def keys(self) -> int:
-        """Number of keys."""
-        return sum(end - start for start, end in self.stretches)
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Blocks that are computed together, all at the end of ``queries`` x ``keys`` scores: padding is before them."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Segment, ...]
+    """Parts of segments: some of the queries, and the keys up to the last of them."""
     queries: int
     keys: int
     masked_from: int
     """The column of the scores from which on the mask is added."""
     mask: torch.Tensor
     """(blocks, queries, 1, columns): 0 or :data:`UNSEEN`."""
+
+    def stretches(self) -> Iterator[tuple[int, slice, slice]]:
+        """Yield of every stretch of keys the number of its block, its place in there, and that in the row."""
+        for number, block in enumerate(self.blocks):
+            place = self.keys - block.keys
+            for start, end in block.stretches:
+                yield number, slice(place, place + end - start), slice(start, end)
+                place += end - start
 
 
 def attend(
@@ -96,7 +85,7 @@ def batches(
     """Return the blocks of these segments, those of similar size together."""
     blocks = [block for segment in items for block in _blocks(segment, window, heads)]
     blocks.sort(key=lambda block: (block.keys, block.queries))
-    groups: list[list[Block]] = []
+    groups: list[list[Segment]] = []
     for block in blocks:
         if not groups or not _belong_together(groups[-1], block, heads):
             groups.append([])
@@ -104,7 +93,7 @@ def batches(
     return tuple(_batch(group, window, dtype, device) for group in groups)
 
 
-def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[Block]:
+def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[Segment]:
     keys = segment.keys if window is None else min(segment.keys, window + BLOCK)
     most = BLOCK_SCORES // (heads * keys) // FEWEST_QUERIES * FEWEST_QUERIES
     size = min(BLOCK, max(FEWEST_QUERIES, most))
@@ -112,7 +101,7 @@ def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[Block]
     for begin in range(0, segment.queries, size):
         end = min(begin + size, segment.queries)
         key_first = 0 if window is None else max(0, offset + begin - window + 1)
-        yield Block(
+        yield Segment(
             segment.query_start + begin,
             segment.query_start + end,
             tuple(_part(segment.stretches, key_first, offset + end)),
@@ -129,21 +118,21 @@ def _part(stretches: Sequence[tuple[int, int]], first: int, last: int) -> Iterat
         place += end - start
 
 
-def _belong_together(blocks: Sequence[Block], more: Block, heads: int) -> bool:
+def _belong_together(blocks: Sequence[Segment], more: Segment, heads: int) -> bool:
     before, after = (len(each) * heads * _queries(each) * _keys(each) for each in (blocks, [*blocks, more]))
     return after <= min(TOGETHER_SCORES, before + heads * more.queries * more.keys + ALONE_SCORES)
 
 
-def _queries(blocks: Sequence[Block]) -> int:
+def _queries(blocks: Sequence[Segment]) -> int:
     return max(block.queries for block in blocks)
 
 
-def _keys(blocks: Sequence[Block]) -> int:
+def _keys(blocks: Sequence[Segment]) -> int:
     most = max(block.keys for block in blocks)
     return most if len(blocks) == 1 else -(-most // ALIGNED) * ALIGNED
 
 
-def _batch(blocks: Sequence[Block], window: int | None, dtype: torch.dtype, device: torch.device) -> Batch:
+def _batch(blocks: Sequence[Segment], window: int | None, dtype: torch.dtype, device: torch.device) -> Batch:
     queries, keys = _queries(blocks), _keys(blocks)
     # Both are counted from the end, where the last query sees the last key.
     query, key = torch.arange(-queries, 0)[:, None], torch.arange(-keys, 0)
@@ -167,7 +156,7 @@ def _by_group(rows: torch.Tensor, groups: int, scale: float = 1.0) -> torch.Tens
 
 
 def _by_token(grouped: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """Turn (groups, T, heads per group, size) into (T, heads, size), times ``scale``."""
+    """Turn (groups, T, heads per group, size) into (T, heads, size), times ``scale``, in contiguous memory."""
     groups, length, heads, size = grouped.shape
     out = grouped.new_empty((length, groups, heads, size), dtype=dtype)
     out.copy_(grouped.permute(1, 0, 2, 3))
@@ -179,10 +168,10 @@ def _of_queries(grouped: torch.Tensor, batch: Batch) -> torch.Tensor:
     groups, _, heads, size = grouped.shape
     if len(batch.blocks) == 1:
         (block,) = batch.blocks
-        return grouped[:, block.first : block.last].reshape(groups, -1, size)
+        return grouped[:, block.query_start : block.query_end].reshape(groups, -1, size)
     rows = grouped.new_zeros(groups, len(batch.blocks), batch.queries, heads, size)
     for number, block in enumerate(batch.blocks):
-        rows[:, number, batch.queries - block.queries :] = grouped[:, block.first : block.last]
+        rows[:, number, batch.queries - block.queries :] = grouped[:, block.query_start : block.query_end]
     return rows.view(groups * len(batch.blocks), -1, size)
 
 
@@ -194,11 +183,8 @@ def _of_keys(grouped: torch.Tensor, batch: Batch) -> torch.Tensor:
         ((start, end),) = first.stretches
         return grouped[:, start:end, 0]
     rows = grouped.new_zeros(groups, len(batch.blocks), batch.keys, size)
-    for number, block in enumerate(batch.blocks):
-        place = batch.keys - block.keys
-        for start, end in block.stretches:
-            rows[:, number, place : place + end - start] = grouped[:, start:end, 0]
-            place += end - start
+    for number, place, in_row in batch.stretches():
+        rows[:, number, place] = grouped[:, in_row, 0]
     return rows.view(groups * len(batch.blocks), -1, size)
 
 
@@ -207,18 +193,15 @@ def _put_queries(grouped: torch.Tensor, rows: torch.Tensor, batch: Batch) -> Non
     groups, _, heads, size = grouped.shape
     parts = rows.view(groups, len(batch.blocks), batch.queries, heads, size)
     for number, block in enumerate(batch.blocks):
-        grouped[:, block.first : block.last] = parts[:, number, batch.queries - block.queries :]
+        grouped[:, block.query_start : block.query_end] = parts[:, number, batch.queries - block.queries :]
 
 
 def _add_keys(grouped: torch.Tensor, rows: torch.Tensor, batch: Batch) -> None:
     """Add gradients of what :func:`_of_keys` took to those of the row."""
     groups, _, _, size = grouped.shape
     parts = rows.view(groups, len(batch.blocks), batch.keys, size)
-    for number, block in enumerate(batch.blocks):
-        place = batch.keys - block.keys
-        for start, end in block.stretches:
-            grouped[:, start:end, 0] += parts[:, number, place : place + end - start]
-            place += end - start
+    for number, place, in_row in batch.stretches():
+        grouped[:, in_row, 0] += parts[:, number, place]
 
 
 def _weights(
@@ -239,16 +222,19 @@ def _weights(
     return scores.softmax(-1), capped
 
 
+def _laid_out(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: Shape
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the inputs by group, the queries scaled."""
+    groups = key.shape[1]
+    return _by_group(query, groups, shape.scale), _by_group(key, groups), _by_group(value, groups)
+
+
 def forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, shape: Shape
 ) -> torch.Tensor:
     """Return what :func:`attend` does, without a backward pass."""
-    groups = key.shape[1]
-    queries, keys, values = (
-        _by_group(query, groups, shape.scale),
-        _by_group(key, groups),
-        _by_group(value, groups),
-    )
+    queries, keys, values = _laid_out(query, key, value, shape)
     output = query.new_empty(*queries.shape[:3], value.shape[2])
     for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
         weights, _ = _weights(_of_queries(queries, batch), _of_keys(keys, batch), batch, shape)
@@ -265,20 +251,12 @@ def backward(
     shape: Shape,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of query, key and value, given that of what :func:`attend` returned."""
-    groups = key.shape[1]
-    queries, keys, values = (
-        _by_group(query, groups, shape.scale),
-        _by_group(key, groups),
-        _by_group(value, groups),
-    )
-    grads = _by_group(grad, groups)
+    queries, keys, values = _laid_out(query, key, value, shape)
+    grads = _by_group(grad, key.shape[1])
     dqueries = torch.empty_like(queries)
     # A prompt's keys collect gradients from two segments and many blocks: float32 keeps the sum exact
     # enough for bfloat16 inputs.
-    dkeys, dvalues = (
-        torch.zeros_like(keys, dtype=torch.float32),
-        torch.zeros_like(values, dtype=torch.float32),
-    )
+    dkeys, dvalues = (torch.zeros_like(each, dtype=torch.float32) for each in (keys, values))
     for batch in batches(segments.items, shape.window, query.shape[1], query.dtype, query.device):
         rows, drows, seen = _of_queries(queries, batch), _of_queries(grads, batch), _of_keys(keys, batch)
         weights, capped = _weights(rows, seen, batch, shape)

@@ -37,8 +37,7 @@ def _forward(
     softcap: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    output = blockwise.forward(query, key, value, _segments(lengths), Shape(scale, softcap, window))
-    return output.contiguous()
+    return blockwise.forward(query, key, value, _segments(lengths), Shape(scale, softcap, window))
 
 
 @_forward.register_fake
@@ -58,9 +57,7 @@ def _backward(
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     shape = Shape(scale, softcap, window)
-    gradients = blockwise.backward(grad, query, key, value, _segments(lengths), shape)
-    dquery, dkey, dvalue = (each.contiguous() for each in gradients)
-    return dquery, dkey, dvalue
+    return blockwise.backward(grad, query, key, value, _segments(lengths), shape)
 
 
 @_backward.register_fake

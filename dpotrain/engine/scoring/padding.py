@@ -41,7 +41,9 @@ def pad(batch: PackedPairs, rules: Sequence[LengthRule] = ()) -> tuple[list[Padd
     those of all parts; None where there is one part.
     """
     device = batch.input_ids.device
-    row, answered = _sequences(batch)
+    # A sequence is what a segment's queries see; what they see beside themselves, an earlier sequence has.
+    sequences = batch.segments.items
+    row = [segment.places for segment in sequences]
     places_in_row, counted = _on_host(batch)
     counts = counted.ravel()
     predicting = np.split(places_in_row, counts.cumsum()[:-1])
@@ -55,7 +57,7 @@ def pad(batch: PackedPairs, rules: Sequence[LengthRule] = ()) -> tuple[list[Padd
             tokens = row[number]
             index[at, : len(tokens)] = tokens
             mask[at, : len(tokens)] = 1
-            once[at, answered[number] : len(tokens)] = bool(batch.tokens)
+            once[at, len(tokens) - sequences[number].queries : len(tokens)] = bool(batch.tokens)
             # The row's places are in ascending order in the sequence, too.
             places.append(at * shape[1] + np.searchsorted(tokens, predicting[number]))
             scored.append(firsts[number] + np.arange(counts[number]))
@@ -75,15 +77,3 @@ def _on_host(batch: PackedPairs) -> tuple[np.ndarray, np.ndarray]:
     if (host := batch.on_host) is not None:
         return host.predicting.numpy(), host.scored_tokens.numpy()
     return batch.predicting.cpu().numpy(), batch.scored_tokens.cpu().numpy()
-
-
-def _sequences(batch: PackedPairs) -> tuple[list[np.ndarray], list[int]]:
-    """Return the row's places of each sequence's tokens, and how many of them an earlier sequence has."""
-    row, answered, start = [], [], 0
-    for size in batch.lengths:
-        answer, second = start + size.prompt, start + size.prompt + size.chosen
-        end = second + size.rejected
-        row += [np.arange(start, second), np.concatenate([np.arange(start, answer), np.arange(second, end)])]
-        answered += [0, size.prompt]
-        start = end
-    return row, answered
