@@ -8,6 +8,7 @@ import torch
 from dpotrain.plugin.api import Trained
 from dpotrain_plugins.optimizers import AdamW, state_dtype
 from dpotrain_plugins.optimizers.state_dtype import StateDtypeAdamW, _Noise
+from tests.plugins.test_optimizers import drawn_steps
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}
 
@@ -22,16 +23,6 @@ def weights(dtype: torch.dtype = torch.float32) -> dict[str, torch.nn.Parameter]
 
 def built(trained: dict[str, torch.nn.Parameter], dtype: str, **options) -> torch.optim.Optimizer:
     return AdamW(AdamW.Options(state_dtype=dtype, **(SETTINGS | options))).build(trained)
-
-
-def take_steps(
-    optimizer: torch.optim.Optimizer, trained: dict[str, torch.nn.Parameter], steps: range
-) -> None:
-    for number in steps:
-        draw = torch.Generator().manual_seed(number)
-        for weight in trained.values():
-            weight.grad = torch.randn(weight.shape, generator=draw).to(weight.dtype)
-        optimizer.step()
 
 
 def test_moments_that_weights_have_anyway_are_left_to_torch():
@@ -52,7 +43,7 @@ def test_float32_moments_of_bfloat16_weights_are_those_of_float32_weights_that_a
         weight.data = weight.data.float().contiguous()
     optimizer, other = built(ours, "float32"), built(wide, "auto")
     for number in range(4):
-        take_steps(optimizer, ours, range(number, number + 1))
+        drawn_steps(optimizer, ours, range(number, number + 1))
         for name, weight in wide.items():
             weight.grad = ours[name].grad.float().contiguous()
         other.step()
@@ -103,7 +94,7 @@ def test_a_second_moment_in_bfloat16_follows_the_gradients_where_rounding_to_the
 def test_a_resumed_optimizer_continues_to_the_bit(dtype, weight_dtype):
     trained = weights(weight_dtype)
     optimizer = built(trained, dtype)
-    take_steps(optimizer, trained, range(3))
+    drawn_steps(optimizer, trained, range(3))
     saved = io.BytesIO()
     torch.save(optimizer.state_dict(), saved)
     saved.seek(0)
@@ -111,8 +102,8 @@ def test_a_resumed_optimizer_continues_to_the_bit(dtype, weight_dtype):
     resumed = built(other, dtype)
     torch.manual_seed(1)  # the global random state plays no part: that of another process may differ
     resumed.load_state_dict(torch.load(saved))
-    take_steps(optimizer, trained, range(3, 6))
-    take_steps(resumed, other, range(3, 6))
+    drawn_steps(optimizer, trained, range(3, 6))
+    drawn_steps(resumed, other, range(3, 6))
     for name, weight in trained.items():
         assert weight.equal(other[name])
         for key, value in optimizer.state[weight].items():

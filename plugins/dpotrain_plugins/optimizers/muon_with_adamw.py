@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from dpotrain_plugins.optimizers.adamw import allocate_moments
+from dpotrain_plugins.optimizers.updating import Updating, weights_of
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(Updating):
     """torch's Muon and fused AdamW, each over the parameter groups whose ``method`` names it.
 
     Groups and state are this optimizer's; the two get theirs from it before every step, so that rates that are set,
@@ -31,7 +32,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._methods: dict[str, torch.optim.Optimizer] = {}
         if muon:
             matrices = torch.optim.Muon(muon, lr=lr, momentum=momentum, adjust_lr_fn=adjust_lr)
-            for weight in _weights(matrices):
+            for weight in weights_of(matrices):
                 matrices.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
             self._methods["muon"] = matrices
         if adamw:
@@ -47,25 +48,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for method in self._methods.values():
             self.state.update(method.state)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def update(self) -> None:
         """Update all weights."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for name, method in self._methods.items():
             method.param_groups = [group for group in self.param_groups if group["method"] == name]
             method.state = self.state
             method.step()
-        return loss
-
-
-def _weights(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]

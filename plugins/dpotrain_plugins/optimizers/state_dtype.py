@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.adamw import adamw
+
+from dpotrain_plugins.optimizers.updating import Updating, weights_of
 
 #: Numbers that are updated at once, by device: on a CPU their float32 copies stay in the cache, and on a GPU few
 #: kernels are launched.
 BATCH_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 23}
 
 
-class StateDtypeAdamW(torch.optim.Optimizer):
+class StateDtypeAdamW(Updating):
     """torch's fused AdamW over float32 copies of a batch of numbers at a time, so that they never exist of all weights.
 
     Weights, gradients and moments in float32 are not copied. Moments in bfloat16 are rounded stochastically, up with
@@ -36,7 +38,7 @@ class StateDtypeAdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
         self._dtype = state_dtype
-        for weight in self._weights():
+        for weight in weights_of(self):
             # The layout in memory is that of the numbers that are cut into batches.
             weight.data = weight.data.contiguous()
             self.state[weight] = {
@@ -46,19 +48,8 @@ class StateDtypeAdamW(torch.optim.Optimizer):
                 "exp_avg_sq": torch.zeros_like(weight, dtype=state_dtype),
             }
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def update(self) -> None:
         """Update all weights that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         noise: _Noise | None = None
         for group in self.param_groups:
             updated = [weight for weight in group["params"] if weight.grad is not None]
@@ -68,20 +59,15 @@ class StateDtypeAdamW(torch.optim.Optimizer):
                 if noise is None and self._dtype == torch.bfloat16:
                     noise = _Noise(int(batch[0].step), batch[0].weight.device)
                 _update(batch, group, noise)
-        return loss
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state without casting the moments to the dtype of the weights, as torch does."""
         super().load_state_dict(dict(state_dict))
-        weights = list(self._weights())
+        weights = weights_of(self)
         for number, state in state_dict["state"].items():
             for name in ("exp_avg", "exp_avg_sq"):
                 moment = state[name].to(weights[number].device, self._dtype, copy=True)
                 self.state[weights[number]][name] = moment
-
-    def _weights(self) -> Iterator[torch.nn.Parameter]:
-        for group in self.param_groups:
-            yield from group["params"]
 
     def _pieces(self, weights: Sequence[torch.nn.Parameter]) -> Iterator[_Piece]:
         """Yield the weights with their gradients and moments in pieces of no more than a batch."""
