@@ -7,8 +7,6 @@ for each answer; and, with ``--padded``, an ordinary forward over padded sequenc
 losses show. Without overhead the ratio of the speeds is that of the FLOPs (see :mod:`.flops`).
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.agreement import BARS, largest_difference
-from tests.benchmarks.sides import model_source, prepare, run_dpotrain
+from tests.benchmarks.cells import base_of, numbers, parser, write
+from tests.benchmarks.sides import prepare, run_dpotrain
 from tests.benchmarks.speeds import speeds, steps_of
-from tests.benchmarks.workload import MODES, PRECISIONS, Workload
+from tests.benchmarks.workload import Workload
 
 SHARED, TWICE, PADDED = "shared", "twice", "padded"
 
@@ -137,29 +136,17 @@ def table(cells: Sequence[dict[str, Any]]) -> Table:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, show and write; return 1 where the ways did not take the same steps."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(part) for part in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--model", default="demo", help='a folder or hub name, or "demo"')
+    options_of = parser(__doc__, steps=4)
+    add = options_of.add_argument
     add("--prompts", type=numbers, default=[64, 256, 1024], help="tokens, a chat template's included")
     add("--answers", type=numbers, default=[64, 256], help="tokens of each answer")
     add("--tokens-per-step", type=int, default=1536, help="about so many, the prompt once")
-    add("--steps", type=int, default=4, help="of each run; the first warms up")
     add("--rounds", type=int, default=1)
     add("--padded", action="store_true", help="also measure padded sequences")
-    add("--mode", choices=MODES, default="lora")
-    add("--precision", choices=PRECISIONS, default="bf16")
-    add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for the recipe")
-    add("--out", type=Path, help="write everything as JSON")
-    options = parser.parse_args(given)
-    if options.steps < 2:
-        parser.error("--steps: at least 2, since the first warms up")
+    options = options_of.parse_args(given)
     if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    base = Workload(model_source(options.model), "", 0, 1, mode=options.mode, precision=options.precision)
+        options_of.error("--rounds: at least 1")
+    base = base_of(options, options_of)
     cells = measure(
         base,
         options.prompts,
@@ -180,10 +167,7 @@ def main(given: Sequence[str] | None = None) -> int:
         else f"not the same work: losses are {apart} apart (none: other steps)",
         highlight=False,
     )
-    if options.out:
-        options.out.write_text(
-            json.dumps({"command": sys.argv, "cells": cells}, indent=1) + "\n", encoding="utf-8"
-        )
+    write(options, cells)
     return int(not same)
 
 

@@ -7,8 +7,6 @@ nothing but tokens times a constant, all cells would be the same; attention make
 tokens cannot fill the machine.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,9 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.sides import model_source, prepare, run_dpotrain
+from tests.benchmarks.cells import base_of, numbers, parser, write
+from tests.benchmarks.sides import prepare, run_dpotrain
 from tests.benchmarks.speeds import speeds
-from tests.benchmarks.workload import MODES, PRECISIONS, Workload
+from tests.benchmarks.workload import Workload
 
 
 def measure(
@@ -72,30 +71,16 @@ def table(cells: Sequence[dict[str, Any]], title: str) -> Table:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    def numbers(text: str) -> list[int]:
-        return [int(part) for part in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--model", default="demo", help='a folder or hub name, or "demo"')
+    options_of = parser(__doc__, steps=5)
+    add = options_of.add_argument
     add("--lengths", type=numbers, default=[64, 128, 256], help="tokens of a pair, without a chat template's")
     add("--pairs-per-step", type=numbers, default=[1, 4, 16])
-    add("--steps", type=int, default=5, help="of each run; the first warms up")
-    add("--mode", choices=MODES, default="lora")
-    add("--precision", choices=PRECISIONS, default="bf16")
-    add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for the recipe")
-    add("--out", type=Path, help="write everything as JSON")
-    options = parser.parse_args(given)
-    if options.steps < 2:
-        parser.error("--steps: at least 2, since the first warms up")
-    base = Workload(model_source(options.model), "", 0, 1, mode=options.mode, precision=options.precision)
+    options = options_of.parse_args(given)
+    base = base_of(options, options_of)
     cells = measure(base, options.lengths, options.pairs_per_step, options.steps, options.overrides)
     for title in SHOWN:
         Console().print(table(cells, title))
-    if options.out:
-        options.out.write_text(
-            json.dumps({"command": sys.argv, "cells": cells}, indent=1) + "\n", encoding="utf-8"
-        )
+    write(options, cells)
     return 0
 
 
