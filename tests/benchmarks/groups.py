@@ -6,12 +6,12 @@ Elementwise includes reductions. What no operator took is the rest: Python, allo
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 from unittest import mock
 
 from torch.profiler import record_function
-from transformers import AttentionInterface
+
+from dpotrain.engine.attention import packed
 
 #: Name of the ranges that a profiled step consists of: this and the part, or this and ATTENTION.
 RANGE = "dpotrain::"
@@ -39,18 +39,14 @@ def operator_group(name: str) -> str | None:
 
 @contextmanager
 def marking_attention() -> Iterator[None]:
-    """Inside this context, attention functions that are registered with transformers are ranges of the profile."""
-    register = AttentionInterface.register
+    """Inside this context, calls of segment attention are ranges of the profile, whenever it was installed."""
+    attend = packed._attend
 
-    def marked(name: str, function: Callable[..., Any]) -> None:
-        @wraps(function)
-        def attention(*args: Any, **kwargs: Any) -> Any:
-            with record_function(RANGE + ATTENTION):
-                return function(*args, **kwargs)
+    def attention(*args: Any, **kwargs: Any) -> Any:
+        with record_function(RANGE + ATTENTION):
+            return attend(*args, **kwargs)
 
-        register(name, attention)
-
-    with mock.patch.object(AttentionInterface, "register", marked):
+    with mock.patch.object(packed, "_attend", attention):
         yield
 
 

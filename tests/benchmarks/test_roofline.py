@@ -137,14 +137,14 @@ def test_attention_keeps_its_backward_and_nothing_else_s():
 
 
 def test_a_real_step_is_profiled():
+    trainer_of(build("llama"), random_pairs(SIZES))  # segment attention is registered once in a process
     with watching() as phases:
         trainer = trainer_of(build("llama"), random_pairs(SIZES))
         steps = len(list(trainer.steps()))
     assert set(phases.groups) == {*PARTS, "rest"}
     for part in ("forward", "backward"):
         assert list(phases.groups[part]) == list(GROUPS)
-        # By the profiler's clock the few copies of a tiny model may take no time.
-        assert all(phases.groups[part][group] > 0 for group in ("products", "attention", "elementwise"))
+        assert all(seconds > 0 for seconds in phases.groups[part].values())
     assert phases.groups["optimizer"]["attention"] == 0
     assert len(phases.steps) == steps
     assert phases.calls_per_step()["forward"] >= 1
