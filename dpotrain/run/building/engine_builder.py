@@ -17,8 +17,11 @@ from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.cast_again import cast_again
+from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
+from dpotrain.engine.memory.device_memory import release_memory
+from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
@@ -76,6 +79,25 @@ class EngineBuilder:
         device = self.parallel.device
         return load_policy(self.recipe, adapter, self.precision, device, self.reporter)
 
+    def shard(self, model: PreTrainedModel) -> None:
+        """Shard the weights of a model over the processes where the run does, in place. Collective.
+
+        Raises:
+            RunError: the model does not declare its decoder layers.
+        """
+        parallel = self.parallel
+        if not parallel.collective_passes:
+            return
+        layers = decoder_layers(causal_lm(model))
+        if not layers:
+            raise RunError(
+                f"the weights of {type(causal_lm(model)).__name__} cannot be sharded layer by layer: it does not "
+                'declare its decoder layers.\nSet parallel.shard = "none".'
+            )
+        with self.reporter.phase("sharding the weights", None):
+            parallel.shard(model, layers, bf16=self.bf16, in_place=self.recipe.trains_in_place)
+            release_memory()
+
     def upcast(self, model: PreTrainedModel) -> UpcastWeights:
         """Hold in float32 the weights of a model that is not computed with in their own dtype."""
         return UpcastWeights(model, self.precision, self.parallel.device.type)
@@ -94,13 +116,14 @@ class EngineBuilder:
         use_kernels(model, kernels)
         with self.reporter.phase(f"testing packed rows on {what}", None):
             try:
-                chosen = choose_scorer(
+                with self.parallel.gathered(model):
+                    chosen = choose_scorer(
                     model,
                     self._sample().to(device),
                     packing=self.recipe.training.packing,
                     bf16=self.bf16,
                     extremes=self._extremes().to(device),
-                )
+                    )
             except NotFiniteLogits:
                 self._refuse_weights(model)
                 raise
@@ -108,6 +131,7 @@ class EngineBuilder:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         chosen.scorer.fused_head = "head" in kernels
+        chosen.scorer.computing = self.parallel.computing(model)
         return chosen.scorer
 
     @property
@@ -143,7 +167,8 @@ class EngineBuilder:
         if routing is None:
             return None
         loss, name = RouterLoss(routing, scorer), type(causal_lm(scorer.policy)).__name__
-        fault = loss.fault(self._sample().to(self.parallel.device))
+        with self.parallel.gathered(scorer.policy):
+            fault = loss.fault(self._sample().to(self.parallel.device))
         if not fault:
             return loss
         if wanted != "auto":
@@ -159,8 +184,11 @@ class EngineBuilder:
         wrong = {
             name: weight.requires_grad
             for name, weight in model.named_parameters()
-            if not weight.isfinite().all()
+            if not local_shard(weight).isfinite().all()
         }
+        if self.parallel.collective_passes:  # all of them are here; elsewhere a process may have weights of its own
+            for others in self.parallel.gather_objects(wrong):
+                wrong |= others
         if not wrong:
             return
         adapter = self.recipe.adapter if all(wrong.values()) else None

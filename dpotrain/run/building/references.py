@@ -97,7 +97,8 @@ class ReferenceBuilder:
         train, held_out = stored.live_unless_stored(engine.data.train, self._used()), engine.data.evaluation
         if held_out is None:
             return References(train, train)
-        return References(train, CachedReference(stored.live_unless_stored(held_out), len(held_out)))
+        cached = CachedReference(stored.live_unless_stored(held_out), len(held_out), engine.parallel.agreed)
+        return References(train, cached)
 
     def _separate_model(self) -> References:
         engine, recipe = self.engine, self.engine.recipe
@@ -108,6 +109,7 @@ class ReferenceBuilder:
                 quantizer.prepare(model)  # which also refuses weights that were not quantized
         engine.upcast(model)
         model.requires_grad_(False)
+        engine.shard(model)
         scorer = engine.scorer(model, "the reference")
         live = LiveReference(scorer)
         if self.plan.model_beside_policy:
