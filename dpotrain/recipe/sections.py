@@ -382,7 +382,6 @@ class LoggingSection(Section):
     )
 
 
-
 class ParallelSection(Section):
     """How the processes of a launched run share memory. Without effect on a run of one process, and on results."""
 
@@ -395,20 +394,23 @@ class ParallelSection(Section):
     group: int | None = Field(
         None,
         ge=2,
-        description="Number of processes that hold one copy of the weights together, neighbours in rank: with those of a "
-        "machine, weights are gathered inside it, and machines exchange gradients once a step. All processes unless set.",
+        description="Number of processes that hold one copy of the weights together, neighbours in rank: with those of "
+        "a machine, weights are gathered inside it, and machines exchange gradients once a step. All processes unless "
+        "set.",
     )
     offload: Literal["cpu"] | None = Field(
         None,
-        description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where the '
-        "optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
+        description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where '
+        "the optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
     )
 
     @model_validator(mode="after")
     def _shards(self) -> ParallelSection:
         if self.shard == "none" and (self.group is not None or self.offload is not None):
             key = "group" if self.group is not None else "offload"
-            raise ValueError(f'{key} is for weights that are sharded, and shard = "none" shards none; remove one')
+            raise ValueError(
+                f'{key} is for weights that are sharded, and shard = "none" shards none; remove one'
+            )
         return self
 
 

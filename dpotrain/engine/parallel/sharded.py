@@ -18,10 +18,10 @@ import torch.distributed
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dpotrain.engine.parallel.shards import is_sharded, local_shard
 from dpotrain.engine.parallel.protocol import Compute, Computing
 from dpotrain.engine.parallel.replicated import Replicated
 from dpotrain.engine.parallel.sharded_model import ShardedModel, shard_model
+from dpotrain.engine.parallel.shards import is_sharded, local_shard
 
 #: The attribute of a policy that says how it is sharded.
 _SHARDED = "dpotrain_sharded"
@@ -41,9 +41,7 @@ class Sharded(Replicated):
         self.shards = group or self.world_size
         copies = self.world_size // self.shards
         sizes = {"copy": copies, "shard": self.shards} if copies > 1 else {"shard": self.shards}
-        self._mesh = init_device_mesh(
-            self.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes)
-        )
+        self._mesh = init_device_mesh(self.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         self._group = self._mesh.get_group("shard")
         self._copies = copies
         self._offload = offload and self.device.type != "cpu"  # whose memory is the host's
@@ -54,9 +52,7 @@ class Sharded(Replicated):
         self, policy: nn.Module, layers: Sequence[nn.Module], *, bf16: bool, in_place: bool
     ) -> None:
         self._begin_exchange()
-        model = shard_model(
-            policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload
-        )
+        model = shard_model(policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload)
         # With the model itself: a reference that has computed its log-probs goes before the policy comes.
         setattr(policy, _SHARDED, model)
         if any(weight.requires_grad for weight in policy.parameters()):

@@ -10,9 +10,9 @@ every process holds them, and computes with them in their own dtype.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-T = TypeVar("T")
+from dpotrain.engine.parallel.protocol import Compute
 
 
 class Root(nn.Module):
@@ -35,12 +35,10 @@ class Root(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, compute: Callable[[], T]) -> T:
+    def forward(self, compute: Compute) -> Any:
         """Return what ``compute`` returns, a tensor or several; they are no views of others."""
         found = compute()
-        if isinstance(found, tuple):
-            return tuple(_own(each) for each in found)  # type: ignore[return-value]
-        return _own(found)
+        return tuple(map(_own, found)) if isinstance(found, tuple) else _own(found)
 
 
 def _own(found: Any) -> Any:
@@ -137,7 +135,9 @@ def _add_up(unit: FSDPModule) -> None:
     unit.set_gradient_divide_factor(1.0)
     unit.set_force_sum_reduction_for_comms(True)  # gloo has no other
     # An expert that no token of this process meets still takes part in what all processes add up.
-    if (unused := getattr(unit, "set_reduce_scatter_unused_params", None)) is not None:  # torch 2.13 and later
+    if (
+        unused := getattr(unit, "set_reduce_scatter_unused_params", None)
+    ) is not None:  # torch 2.13 and later
         unused(True, recurse=False)
 
 

@@ -21,8 +21,8 @@ from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import release_memory
-from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
@@ -118,11 +118,11 @@ class EngineBuilder:
             try:
                 with self.parallel.gathered(model):
                     chosen = choose_scorer(
-                    model,
-                    self._sample().to(device),
-                    packing=self.recipe.training.packing,
-                    bf16=self.bf16,
-                    extremes=self._extremes().to(device),
+                        model,
+                        self._sample().to(device),
+                        packing=self.recipe.training.packing,
+                        bf16=self.bf16,
+                        extremes=self._extremes().to(device),
                     )
             except NotFiniteLogits:
                 self._refuse_weights(model)
@@ -186,7 +186,9 @@ class EngineBuilder:
             for name, weight in model.named_parameters()
             if not local_shard(weight).isfinite().all()
         }
-        if self.parallel.collective_passes:  # all of them are here; elsewhere a process may have weights of its own
+        if (
+            self.parallel.collective_passes
+        ):  # all of them are here; elsewhere a process may have weights of its own
             for others in self.parallel.gather_objects(wrong):
                 wrong |= others
         if not wrong:
