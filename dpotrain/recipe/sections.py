@@ -382,7 +382,6 @@ class LoggingSection(Section):
     )
 
 
-
 class ParallelSection(Section):
     """How the processes of a launched run share memory. Without effect on a run of one process, and on results."""
 
@@ -408,7 +407,9 @@ class ParallelSection(Section):
     def _shards(self) -> ParallelSection:
         if self.shard == "none" and (self.group is not None or self.offload is not None):
             key = "group" if self.group is not None else "offload"
-            raise ValueError(f'{key} is for weights that are sharded, and shard = "none" shards none; remove one')
+            raise ValueError(
+                f'{key} is for weights that are sharded, and shard = "none" shards none; remove one'
+            )
         return self
 
 

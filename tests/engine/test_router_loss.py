@@ -274,7 +274,10 @@ def test_sequences_that_are_computed_apart_are_counted_as_together():
     apart = PaddedScorer(model, together.transform, bf16=False, rules=rules)
     found = []
     for scorer in (together, apart):
-        with summing(RouterLoss(trainer.router_loss.routing, scorer), trainer.parallel.device) as rows, torch.no_grad():
+        with (
+            summing(RouterLoss(trainer.router_loss.routing, scorer), trainer.parallel.device) as rows,
+            torch.no_grad(),
+        ):
             scorer(pack(data, range(len(data))))
         found.append(rows)
     assert found[0].counts.tolist() == found[1].counts.tolist()

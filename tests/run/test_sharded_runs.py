@@ -41,9 +41,7 @@ def test_a_run_with_divided_weights_is_that_of_one_process(ranks, more, one_proc
     shards = 2 if "parallel.group=2" in more else ranks
     assert f"{ranks} processes, weights sharded over {shards}" in ended[0].output
     assert losses(tmp_path) == pytest.approx(expected, abs=1e-5)
-    for mine, theirs in zip(
-        records(tmp_path, "eval"), records(recipe.parent / "run", "eval"), strict=True
-    ):
+    for mine, theirs in zip(records(tmp_path, "eval"), records(recipe.parent / "run", "eval"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert samples(tmp_path) == samples(recipe.parent / "run")
 
@@ -74,7 +72,11 @@ def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, re
     ended = forked.ranks(recipe, [into(tmp_path), SHARD], acts=acts)
     assert ended[rank].code == (9 if how == "exit" else 1), ended
     assert ended[1 - rank].code == 1, ended
-    said = {"memory": "is out of memory (CUDA out of memory.", "raise": f"broken in the {place}", "exit": "has ended"}[how]
+    said = {
+        "memory": "is out of memory (CUDA out of memory.",
+        "raise": f"broken in the {place}",
+        "exit": "has ended",
+    }[how]
     for each in ended if how != "exit" else [ended[1 - rank]]:
         assert said in each.told
     if how != "exit":

@@ -78,13 +78,14 @@ def shard_model(
     bf16: bool,
     in_place: bool,
     offload: bool,
+    fill: Callable[[], None] | None = None,
 ) -> ShardedModel:
     """Shard a model's weights over the last dimension of ``mesh``, in place; a first one has copies. Collective.
 
     ``layers`` are its decoder layers, ``bf16`` is whether it computes under bfloat16 autocast: layers are then gathered
     in bfloat16 where autocast would round their matrices anyway. Gradients are added up in at least float32. Of a model
     that is not trained ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards
-    are in the host's memory.
+    are in the host's memory. Of a model on the meta device ``fill`` gives the shards their numbers.
     """
     root = Root(policy)
     units: list[nn.Module] = [*layers, root]
@@ -102,6 +103,8 @@ def shard_model(
             ignored_params=whole,
         )
         _add_up(_fsdp(unit))
+    if fill is not None:
+        fill()
     with torch.no_grad():
         root(lambda: None)  # the first module that computes becomes the root
     *sizes, outside = (size for _, size in settings)
@@ -137,7 +140,9 @@ def _add_up(unit: FSDPModule) -> None:
     unit.set_gradient_divide_factor(1.0)
     unit.set_force_sum_reduction_for_comms(True)  # gloo has no other
     # An expert that no token of this process meets still takes part in what all processes add up.
-    if (unused := getattr(unit, "set_reduce_scatter_unused_params", None)) is not None:  # torch 2.13 and later
+    if (
+        unused := getattr(unit, "set_reduce_scatter_unused_params", None)
+    ) is not None:  # torch 2.13 and later
         unused(True, recurse=False)
 
 
