@@ -26,6 +26,7 @@ class OneProcess:
     world_rank = data_rank = 0
     world_size = data_size = local_size = shards = 1
     is_main = True
+    copies_states = False
     collective_passes = False
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -33,7 +34,13 @@ class OneProcess:
         self.device = found if device is None else device
 
     def shard(  # noqa: D102
-        self, policy: nn.Module, layers: Sequence[nn.Module], *, bf16: bool, in_place: bool
+        self,
+        policy: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        bf16: bool,
+        in_place: bool,
+        fill: Callable[[], None] | None = None,
     ) -> None:
         return
 
@@ -97,7 +104,10 @@ class OneProcess:
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:  # noqa: D102
         optimizer.load_state_dict(dict(state))
 
-    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
+    def whole_shapes(self, optimizer: torch.optim.Optimizer) -> list[torch.Size]:  # noqa: D102
+        return [weight.shape for group in optimizer.param_groups for weight in group["params"]]
+
+    def whole(self, adapter: Adapter, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
         return nullcontext()
 
     def on_failure(  # noqa: D102

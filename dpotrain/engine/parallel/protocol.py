@@ -44,17 +44,28 @@ class Parallel(Protocol):
     """Number of processes on this machine, which share its host memory."""
     is_main: bool
     """Whether this is world rank 0, which writes files and talks to the person."""
+    copies_states: bool
+    """Whether :meth:`trained_state` and :meth:`optimizer_state` return copies in host memory."""
     collective_passes: bool
     """Whether passes of the model are collective, as they are where its weights are sharded: every process then makes
     as many of them, in the same order."""
     shards: int
     """Number of processes that hold one copy of the weights together; 1 where each holds all of them."""
 
-    def shard(self, policy: nn.Module, layers: Sequence[nn.Module], *, bf16: bool, in_place: bool) -> None:
+    def shard(
+        self,
+        policy: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        bf16: bool,
+        in_place: bool,
+        fill: Callable[[], None] | None = None,
+    ) -> None:
         """Shard the weights of a model over the processes, in place, where they are to be sharded. Collective.
 
         ``layers`` are its decoder layers; ``bf16`` is whether it computes under bfloat16 autocast, ``in_place`` whether
-        what is trained of it are its own weights, and not an adapter's.
+        what is trained of it are its own weights, and not an adapter's. Of a model on the meta device ``fill`` gives
+        the shards their numbers.
         """
 
     def computing(self, policy: nn.Module) -> Computing:
@@ -119,7 +130,7 @@ class Parallel(Protocol):
     def trained_state(self, adapter: Adapter, policy: PreTrainedModel) -> Mapping[str, torch.Tensor]:
         """Return the trained tensors, whole, for a checkpoint; on processes other than the main one they may lack.
 
-        Collective. Not copied.
+        Collective. Not copied, unless :attr:`copies_states`.
         """
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
@@ -133,8 +144,14 @@ class Parallel(Protocol):
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`optimizer_state` returned, read on every process. Collective."""
 
-    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
-        """Return a context in which the main process sees the policy's weights whole, to save them. Collective."""
+    def whole_shapes(self, optimizer: torch.optim.Optimizer) -> list[torch.Size]:
+        """Return the shapes of an optimizer's weights, whole, in the order in which its state numbers them."""
+
+    def whole(self, adapter: Adapter, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context in which the main process sees whole what the adapter saves of the policy. Collective.
+
+        No process computes with the policy inside.
+        """
 
     def on_failure(self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]) -> None:
         """Set what a thread calls when another process fails.

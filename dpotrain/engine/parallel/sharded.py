@@ -9,9 +9,9 @@ weights once a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
@@ -22,12 +22,17 @@ from dpotrain.engine.parallel.protocol import Compute, Computing
 from dpotrain.engine.parallel.replicated import Replicated
 from dpotrain.engine.parallel.sharded_model import ShardedModel, shard_model
 from dpotrain.engine.parallel.shards import is_sharded, local_shard
+from dpotrain.engine.parallel.whole_states import WholeStates
+from dpotrain.plugin.api import Adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: The attribute of a policy that says how it is sharded.
 _SHARDED = "dpotrain_sharded"
 
 
-class Sharded(Replicated):
+class Sharded(WholeStates):
     """The processes of a launched run, which shard weights among them; see :class:`.protocol.Parallel`."""
 
     def __init__(self, joined: Replicated, group: int | None = None, *, offload: bool = False) -> None:
@@ -47,12 +52,23 @@ class Sharded(Replicated):
         self._offload = offload and self.device.type != "cpu"  # whose memory is the host's
         self._policy: ShardedModel | None = None
         self._locals: dict[nn.Parameter, nn.Parameter] = {}
+        self._weights_of: dict[torch.Tensor, torch.Tensor] = {}
+        if self._offload:
+            self.shards_on = torch.device("cpu")
 
     def shard(  # noqa: D102
-        self, policy: nn.Module, layers: Sequence[nn.Module], *, bf16: bool, in_place: bool
+        self,
+        policy: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        bf16: bool,
+        in_place: bool,
+        fill: Callable[[], None] | None = None,
     ) -> None:
         self._begin_exchange()
-        model = shard_model(policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload)
+        model = shard_model(
+            policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload, fill=fill
+        )
         # With the model itself: a reference that has computed its log-probs goes before the policy comes.
         setattr(policy, _SHARDED, model)
         if any(weight.requires_grad for weight in policy.parameters()):
@@ -126,8 +142,22 @@ class Sharded(Replicated):
         if not is_sharded(weight):
             return weight
         if weight not in self._locals:
-            self._locals[weight] = nn.Parameter(local_shard(weight))
+            local = self._locals[weight] = nn.Parameter(local_shard(weight))
+            self._weights_of[local] = weight
         return self._locals[weight]
+
+    def weight_of(self, parameter: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self._weights_of.get(parameter, parameter)
+
+    @contextmanager
+    def whole(self, adapter: Adapter, policy: PreTrainedModel) -> Iterator[None]:  # noqa: D102
+        model = _sharded(policy)
+        delattr(policy, _SHARDED)  # what is saved may be a copy
+        try:
+            with super().whole(adapter, policy):
+                yield
+        finally:
+            setattr(policy, _SHARDED, model)
 
 
 def _sharded(policy: nn.Module) -> ShardedModel | None:

@@ -76,13 +76,14 @@ def shard_model(
     bf16: bool,
     in_place: bool,
     offload: bool,
+    fill: Callable[[], None] | None = None,
 ) -> ShardedModel:
     """Shard a model's weights over the last dimension of ``mesh``, in place; a first one has copies. Collective.
 
     ``layers`` are its decoder layers, ``bf16`` is whether it computes under bfloat16 autocast: layers are then gathered
     in bfloat16 where autocast would round their matrices anyway. Gradients are added up in at least float32. Of a model
     that is not trained ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards
-    are in the host's memory.
+    are in the host's memory. Of a model on the meta device ``fill`` gives the shards their numbers.
     """
     root = Root(policy)
     units: list[nn.Module] = [*layers, root]
@@ -100,6 +101,8 @@ def shard_model(
             ignored_params=whole,
         )
         _add_up(_fsdp(unit))
+    if fill is not None:
+        fill()
     with torch.no_grad():
         root(lambda: None)  # the first module that computes becomes the root
     *sizes, outside = (size for _, size in settings)

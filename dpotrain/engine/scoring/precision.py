@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.shards import is_sharded
 from dpotrain.plugin.api import Adapter, InPlaceAdapter
 
 if TYPE_CHECKING:
@@ -92,8 +93,11 @@ class UpcastWeights:
 
     @contextmanager
     def as_loaded(self) -> Iterator[None]:
-        """Hold them in their original dtypes inside the context, those that were trained rounded."""
-        held = [(place.tensor, dtype) for place, dtype in self._before]
+        """Hold them in their original dtypes inside the context, those that were trained rounded.
+
+        Those that are sharded are not about to be saved, and stay as they are.
+        """
+        held = [(place.tensor, dtype) for place, dtype in self._before if not is_sharded(place.tensor)]
         trained = [(tensor, tensor.data) for tensor, _ in held if tensor.requires_grad]
         for tensor, dtype in held:
             tensor.data = tensor.data.to(dtype)

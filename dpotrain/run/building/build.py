@@ -126,10 +126,11 @@ def build(
     with clocks.apart():
         references = reference_builder.before_policy()
     adapter = engine.adapter
-    policy, upcast_weights = engine.load_policy(adapter)
+    loaded = engine.load_policy(adapter)
+    policy, upcast_weights = loaded.model, loaded.upcast
     with reporter.phase("testing that the result can be saved", None):
         rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
-    engine.shard(policy)
+    engine.shard(loaded)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)

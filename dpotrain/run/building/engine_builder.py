@@ -10,7 +10,7 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.formats import megabytes
-from dpotrain.core.reporter import Reporter, showing_warnings
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
@@ -34,6 +34,7 @@ from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.loading import Loaded, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,18 +75,37 @@ class EngineBuilder:
         """Whether the scorers run under bfloat16 autocast."""
         return self.precision == "bf16"
 
-    def load_policy(self, adapter: Adapter) -> tuple[PreTrainedModel, UpcastWeights]:
+    def load_policy(self, adapter: Adapter) -> Loaded:
         """See :func:`load_policy`."""
-        device = self.parallel.device
-        return load_policy(self.recipe, adapter, self.precision, device, self.reporter)
+        return load_policy(self.recipe, adapter, self.precision, self.parallel, self.reporter)
 
-    def shard(self, model: PreTrainedModel) -> None:
+    def load_reference(self) -> Loaded:
+        """Load the model of ``reference.of``, to be sharded where the run does that. Collective."""
+        recipe, quantizer = self.recipe, self.recipe.reference.quantizer
+
+        def prepare(model: PreTrainedModel) -> tuple[PreTrainedModel, UpcastWeights]:
+            if quantizer is not None:
+                quantizer.prepare(model)  # which also refuses weights that were not quantized
+            upcast = UpcastWeights(model, self.precision, self.parallel.device.type)
+            return model.requires_grad_(False), upcast
+
+        return load(
+            recipe.model,
+            reference_request(recipe, self.parallel.device),
+            prepare,
+            self.parallel,
+            self.reporter,
+            reads_numbers=False,
+            what="the reference",
+        )
+
+    def shard(self, loaded: Loaded) -> None:
         """Shard the weights of a model over the processes where the run does, in place. Collective.
 
         Raises:
             RunError: the model does not declare its decoder layers.
         """
-        parallel = self.parallel
+        parallel, model = self.parallel, loaded.model
         if not parallel.collective_passes:
             return
         layers = decoder_layers(causal_lm(model))
@@ -95,12 +115,10 @@ class EngineBuilder:
                 'declare its decoder layers.\nSet parallel.shard = "none".'
             )
         with self.reporter.phase("sharding the weights", None):
-            parallel.shard(model, layers, bf16=self.bf16, in_place=self.recipe.trains_in_place)
+            parallel.shard(
+                model, layers, bf16=self.bf16, in_place=self.recipe.trains_in_place, fill=loaded.fill
+            )
             release_memory()
-
-    def upcast(self, model: PreTrainedModel) -> UpcastWeights:
-        """Hold in float32 the weights of a model that is not computed with in their own dtype."""
-        return UpcastWeights(model, self.precision, self.parallel.device.type)
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
@@ -224,21 +242,37 @@ class EngineBuilder:
 
 
 def load_policy(
-    selection: Selection, adapter: Adapter, precision: Precision, device: torch.device, reporter: Reporter
-) -> tuple[PreTrainedModel, UpcastWeights]:
-    """Load the policy, quantized if the recipe says so, with its adapter attached.
+    selection: Selection, adapter: Adapter, precision: Precision, parallel: Parallel, reporter: Reporter
+) -> Loaded:
+    """Load the policy, quantized if the recipe says so, with its adapter attached. Collective."""
 
-    Returned with it is what of it is held in more bits than it was loaded in.
-    """
-    quantizer = selection.quantizer
-    with showing_warnings(reporter):
-        with reporter.phase("loading the model", None):
-            policy = selection.model.load_model(policy_request(selection, device))
-        with reporter.phase("preparing the model", None):
-            if quantizer is not None:
-                quantizer.prepare(policy)
-            upcast = UpcastWeights(policy, precision, device.type)
-            policy = upcast.attach(adapter, policy)
+    def prepare(policy: PreTrainedModel) -> tuple[PreTrainedModel, UpcastWeights]:
+        return _prepare_policy(policy, selection, adapter, precision, parallel.device, reporter)
+
+    return load(
+        selection.model,
+        policy_request(selection, parallel.device),
+        prepare,
+        parallel,
+        reporter,
+        reads_numbers=not selection.trains_in_place,
+        what="the model",
+    )
+
+
+def _prepare_policy(
+    policy: PreTrainedModel,
+    selection: Selection,
+    adapter: Adapter,
+    precision: Precision,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[PreTrainedModel, UpcastWeights]:
+    """Return a loaded policy with its adapter attached, and what of it is held in more bits than it was loaded in."""
+    if selection.quantizer is not None:
+        selection.quantizer.prepare(policy)
+    upcast = UpcastWeights(policy, precision, device.type)
+    policy = upcast.attach(adapter, policy)
     if not any(weight.requires_grad for weight in policy.parameters()):
         raise RunError(
             f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'
