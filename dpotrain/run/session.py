@@ -29,7 +29,6 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
-from dpotrain.run.building.sharding import with_sharding
 from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
@@ -117,8 +116,7 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            shared = with_sharding(recipe, parallel)
-            built = build(recipe, folder, shared, reporter, stop, events, found)
+            built = build(recipe, folder, parallel, reporter, stop, events, found)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()

@@ -33,6 +33,7 @@ from dpotrain.recipe.sections import INITIAL_POLICY
 from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
+from dpotrain.run.building.layout import in_layout, layout_of_run
 from dpotrain.run.building.measuring import Clocks, measuring_of
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
@@ -110,6 +111,9 @@ def build(
     if parallel.is_main:
         folder.write(folder.environment, describe(recipe, parallel.world_size))
         folder.write(folder.data_report, data.report.as_json())
+    with reporter.phase("choosing how processes hold the weights", None):
+        choice = layout_of_run(recipe, parallel, data)
+        parallel = in_layout(choice.layout, recipe, parallel)
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -235,7 +239,7 @@ def build(
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(
-        recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss, engine.kernels
+        recipe, data, scorer, plan, parallel, choice.reason, memory.fit, peak_mb, threads, router_loss, engine.kernels
     )
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
