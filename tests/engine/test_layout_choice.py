@@ -69,7 +69,7 @@ def test_what_the_recipe_says_holds():
     assert chosen(500, shard="all", group=4, context=2, offload=True) == Choice(Layout(8, 4, 2, True), "")
     assert chosen(1, shard="none", context=2) == Choice(Layout(8, context=2), "")
     assert chosen(80, group=4, context=2).layout == Layout(8, 4, 2)
-    assert chosen(1, devices=1, shard="all").layout == Layout(1)
+    assert chosen(1, devices=1, shard="all", group=4).layout == Layout(1)
 
 
 def test_one_device_and_cpus_are_not_looked_at():

@@ -69,10 +69,10 @@ def choose_layout(
         RecipeError: ``parallel.context`` or ``parallel.group`` does not divide the devices.
     """
     whole = Layout(devices, context=wanted.context)
-    # A CPU's memory is the host's.
-    sharded = Layout(devices, wanted.group or devices, wanted.context, wanted.offload and device != "cpu")
     if devices == 1:
         return Choice(whole, "")
+    # A CPU's memory is the host's.
+    sharded = Layout(devices, wanted.group or devices, wanted.context, wanted.offload and device != "cpu")
     if wanted.shard != "auto":
         return Choice(sharded if wanted.shard == "all" else whole, "")
     if device == "cpu":

@@ -239,7 +239,17 @@ def build(
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(
-        recipe, data, scorer, plan, parallel, choice.reason, memory.fit, peak_mb, threads, router_loss, engine.kernels
+        recipe,
+        data,
+        scorer,
+        plan,
+        parallel,
+        choice.reason,
+        memory.fit,
+        peak_mb,
+        threads,
+        router_loss,
+        engine.kernels,
     )
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
