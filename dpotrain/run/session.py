@@ -39,6 +39,7 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.folder.text_files import SamplesFile
+from dpotrain.run.layout import spread
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -116,7 +117,7 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            built = build(recipe, folder, parallel, reporter, stop, events, found)
+            built = build(recipe, folder, parallel, reporter, stop, events, found, spread)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()

@@ -14,7 +14,7 @@ from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.parallel.one_process import OneProcess
-from dpotrain.run.building import layout as building
+from dpotrain.run import layout as layouts
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.run.recipes import project
 from tests.run.test_layouts import GB, planned, shape
@@ -62,8 +62,8 @@ def test_every_rank_chooses_what_fits_the_least_memory_that_one_has_and_so_does_
     free = [79 * GB] * 7 + [least * GB]
     choices = []
     for mine in (79, least):  # of the first and of the last rank
-        monkeypatch.setattr(building, "free_memory", lambda device, mine=mine: mine * GB)
-        choices.append(building.layout_of_run(recipe, Rank(free), data))
+        monkeypatch.setattr(layouts, "free_memory", lambda device, mine=mine: mine * GB)
+        choices.append(layouts.layout_of_run(recipe, Rank(free), data))
     assert choices[0] == choices[1]
     assert choices[0].layout == layout
     # Of a GPU that is not here, what a context of CUDA takes is counted, too.
@@ -74,9 +74,9 @@ def test_every_rank_chooses_what_fits_the_least_memory_that_one_has_and_so_does_
 
 def test_a_loader_that_cannot_describe_its_model_leaves_weights_replicated(tmp_path, monkeypatch):
     monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
-    monkeypatch.setattr(building, "free_memory", lambda device: 80 * GB)
+    monkeypatch.setattr(layouts, "free_memory", lambda device: 80 * GB)
     recipe, data = read(project(tmp_path))
-    found = building.layout_of_run(recipe, Rank([80 * GB] * 2), data)
+    found = layouts.layout_of_run(recipe, Rank([80 * GB] * 2), data)
     assert found.layout == Layout(2)
     assert found.reason.startswith(
         'weights are replicated: the loader "transformers" cannot describe its model'
@@ -85,11 +85,11 @@ def test_a_loader_that_cannot_describe_its_model_leaves_weights_replicated(tmp_p
 
 def test_one_process_and_what_the_recipe_says_need_no_description(tmp_path, monkeypatch):
     monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
-    monkeypatch.setattr(building, "free_memory", lambda device: 80 * GB)
+    monkeypatch.setattr(layouts, "free_memory", lambda device: 80 * GB)
     path = project(tmp_path)
     recipe, data = read(path, "parallel.shard=all", "parallel.group=4")
     one = OneProcess(torch.device("cpu"))
-    assert building.layout_of_run(recipe, one, data).layout == Layout(1)
-    assert building.layout_of_run(recipe, Rank([80 * GB] * 8), data).layout == Layout(8, 4)
+    assert layouts.layout_of_run(recipe, one, data).layout == Layout(1)
+    assert layouts.layout_of_run(recipe, Rank([80 * GB] * 8), data).layout == Layout(8, 4)
     with pytest.raises(RecipeError, match=r"parallel\.group = 4 does not divide the run's 6 devices"):
-        building.layout_of_run(recipe, Rank([80 * GB] * 6), data)
+        layouts.layout_of_run(recipe, Rank([80 * GB] * 6), data)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeAlias
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
@@ -11,6 +13,7 @@ from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
@@ -33,7 +36,6 @@ from dpotrain.recipe.sections import INITIAL_POLICY
 from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe
-from dpotrain.run.building.layout import in_layout, layout_of_run
 from dpotrain.run.building.measuring import Clocks, measuring_of
 from dpotrain.run.building.references import ReferenceBuilder
 from dpotrain.run.building.rehearsal import rehearse_saving
@@ -66,6 +68,9 @@ NO_OFFLOAD = {
     "layers": "the model's layers cannot be checkpointed one by one",
 }
 
+#: What decides how the processes of a run hold its weights, once its data is known.
+Spread: TypeAlias = Callable[[Recipe, Parallel, PreparedData], tuple[Parallel, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltRun:
@@ -88,11 +93,12 @@ def build(
     stop: StopRequest,
     events: RunEvents,
     found: Found | None,
+    spread: Spread,
 ) -> BuiltRun:
     """Load and build what a run needs, in the order that needs the least memory, and show the run info.
 
     Environment and data report are written into ``folder``. ``found`` is the checkpoint that the run is resumed from;
-    None for a fresh run.
+    None for a fresh run. ``spread`` returns the processes as they share the weights, and why so.
     """
     if recipe.training.compile:
         check_compiler(parallel.device.type)
@@ -112,8 +118,7 @@ def build(
         folder.write(folder.environment, describe(recipe, parallel.world_size))
         folder.write(folder.data_report, data.report.as_json())
     with reporter.phase("choosing how processes hold the weights", None):
-        choice = layout_of_run(recipe, parallel, data)
-        parallel = in_layout(choice.layout, recipe, parallel)
+        parallel, layout = spread(recipe, parallel, data)
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -244,7 +249,7 @@ def build(
         scorer,
         plan,
         parallel,
-        choice.reason,
+        layout,
         memory.fit,
         peak_mb,
         threads,

@@ -55,6 +55,12 @@ def layout_of_run(recipe: Recipe, parallel: Parallel, data: PreparedData) -> Cho
     return parallel.broadcast_object(choice)
 
 
+def spread(recipe: Recipe, joined: Parallel, data: PreparedData) -> tuple[Parallel, str]:
+    """Return the processes in the layout of the run, and why it is that one; "" if there was no choice. Collective."""
+    choice = layout_of_run(recipe, joined, data)
+    return in_layout(choice.layout, recipe, joined), choice.reason
+
+
 def in_layout(layout: Layout, recipe: Recipe, joined: Parallel) -> Parallel:
     """Return the processes that have been joined, sharding the weights where the layout does. Collective."""
     shards = layout.shards
