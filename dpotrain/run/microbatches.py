@@ -86,12 +86,14 @@ def fit_to_memory(
     ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
-    per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, data.train, costs, per_token)
+    with parallel.gathered(policy):
+        per_token = proven_modules(policy, scorer.bf16)
+    activations = _measured(scorer, parallel, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
-    layout = Layout(parallel.world_size, context=parallel.world_size // parallel.data_size)
+    shards = parallel.shards if parallel.shards > 1 else None
+    layout = Layout(parallel.world_size, shards, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
@@ -108,6 +110,8 @@ def fit_to_memory(
         held={
             "in use": in_use,
             "second copy": trained_bytes(size.trained) if reference.model == "second copy" else 0,
+            # Elsewhere the peak of a backward pass is measured, with these.
+            "gathered weights": parallel.gathered_bytes(policy) if device.type == "cpu" else 0,
         },
         available=free + in_use,
         host=host,
@@ -139,9 +143,13 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
 
 
 def _measured(
-    scorer: Scorer, pairs: TokenizedPairs, costs: Costs, per_token: Sequence[Sequence[nn.Module]]
+    scorer: Scorer,
+    parallel: Parallel,
+    pairs: TokenizedPairs,
+    costs: Costs,
+    per_token: Sequence[Sequence[nn.Module]],
 ) -> Activations:
-    device = next(scorer.parameters()).device
+    device = parallel.device
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
@@ -149,7 +157,8 @@ def _measured(
             one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
             return measure(scorer, one, two, (cost.of(some), cost.of(more)), per_token)
         except torch.OutOfMemoryError:
-            pass
+            if parallel.collective_passes:  # the others wait for this pass
+                raise
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
     return estimate(scorer.policy, scorer.bf16)

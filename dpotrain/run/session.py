@@ -39,6 +39,7 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.folder.text_files import SamplesFile
+from dpotrain.run.layout import spread
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -116,7 +117,7 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            built = build(recipe, folder, parallel, reporter, stop, events, found)
+            built = build(recipe, folder, parallel, reporter, stop, events, found, spread)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()
@@ -263,10 +264,12 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
     """Return what a person is told: which plugin failed, or for a device out of memory what to do about it."""
     if not isinstance(error, torch.OutOfMemoryError):
         return named(error, recipe, recipe.plugins)
+    among = parallel.world_size > 1 and recipe.parallel.shard != "all"
+    shard = 'parallel.shard = "all" shards the weights over the processes.\n' if among else ""
     return RunError(
         f"{parallel.device} is out of memory ({str(error).splitlines()[0]}).\n"
         "Lower training.tokens_per_microbatch, or set training.activation_checkpointing = true and on a GPU "
         "training.activation_offload = true (none changes\nresults), or lower data.max_length. With checkpoints, "
         "--resume continues from the last one.\n"
-        "dpotrain plan shows what takes how much, and what each remedy would save."
+        f"{shard}dpotrain plan shows what takes how much, and what each remedy would save."
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeAlias
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
@@ -11,6 +13,7 @@ from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
@@ -65,6 +68,9 @@ NO_OFFLOAD = {
     "layers": "the model's layers cannot be checkpointed one by one",
 }
 
+#: What decides how the processes of a run hold its weights, once its data is known.
+Spread: TypeAlias = Callable[[Recipe, Parallel, PreparedData], tuple[Parallel, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltRun:
@@ -87,11 +93,12 @@ def build(
     stop: StopRequest,
     events: RunEvents,
     found: Found | None,
+    spread: Spread,
 ) -> BuiltRun:
     """Load and build what a run needs, in the order that needs the least memory, and show the run info.
 
     Environment and data report are written into ``folder``. ``found`` is the checkpoint that the run is resumed from;
-    None for a fresh run.
+    None for a fresh run. ``spread`` returns the processes as they share the weights, and why so.
     """
     if recipe.training.compile:
         check_compiler(parallel.device.type)
@@ -110,6 +117,8 @@ def build(
     if parallel.is_main:
         folder.write(folder.environment, describe(recipe, parallel.world_size))
         folder.write(folder.data_report, data.report.as_json())
+    with reporter.phase("choosing how processes hold the weights", None):
+        parallel, layout = spread(recipe, parallel, data)
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -126,9 +135,11 @@ def build(
     with clocks.apart():
         references = reference_builder.before_policy()
     adapter = engine.adapter
-    policy, upcast_weights = engine.load_policy(adapter)
+    loaded = engine.load_policy(adapter)
+    policy, upcast_weights = loaded.model, loaded.upcast
     with reporter.phase("testing that the result can be saved", None):
         rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
+    engine.shard(loaded)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)
@@ -149,7 +160,7 @@ def build(
 
     release_memory()
     with reporter.phase("preparing the optimizer", None):
-        optimizer = build_optimizer(recipe.optimizer, policy, reporter.note)
+        optimizer = build_optimizer(recipe.optimizer, policy, reporter.note, parallel.optimized)
         wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every rank draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.data_rank)
@@ -175,7 +186,7 @@ def build(
         peak_learning_rate=recipe.optimizer.options.lr,
         max_grad_norm=recipe.training.max_grad_norm,
         first_loss=None if expected is None else FirstLoss(expected, engine.precision, alike),
-        interrupted=lambda: bool(stop),
+        interrupted=lambda: parallel.agreed(bool(stop)),
         progress=reporter.microbatch,
         note=reporter.note,
         on_nonfinite=NonFiniteSteps(
@@ -212,7 +223,7 @@ def build(
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
-        inference=lambda: inference(policy, bf16=scorer.bf16),
+        inference=lambda: inference(policy, bf16=scorer.bf16, gathered=parallel.gathered(policy)),
         plugins=recipe.plugins.provenance(recipe),
         components=recipe.components,
         metric_names=trainer.extra.names,
@@ -233,7 +244,17 @@ def build(
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(
-        recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss, engine.kernels
+        recipe,
+        data,
+        scorer,
+        plan,
+        parallel,
+        layout,
+        memory.fit,
+        peak_mb,
+        threads,
+        router_loss,
+        engine.kernels,
     )
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(
