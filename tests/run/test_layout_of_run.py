@@ -15,8 +15,9 @@ from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.run import layout as layouts
+from dpotrain.run import session
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from tests.run.recipes import project
+from tests.run.recipes import Recording, project, run
 from tests.run.test_layouts import GB, planned, shape
 
 __all__ = ["shape"]
@@ -93,3 +94,11 @@ def test_one_process_and_what_the_recipe_says_need_no_description(tmp_path, monk
     assert layouts.layout_of_run(recipe, Rank([80 * GB] * 8), data).layout == Layout(8, 4)
     with pytest.raises(RecipeError, match=r"parallel\.group = 4 does not divide the run's 6 devices"):
         layouts.layout_of_run(recipe, Rank([80 * GB] * 6), data)
+
+
+def test_the_header_says_why(tmp_path, monkeypatch):
+    why = "weights are replicated, which takes at least 17.8 GB of the 80.0 GB of each device"
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (joined, why))
+    listening = Recording()
+    run(project(tmp_path), "training.steps=1", reporter=listening)
+    assert listening.facts["engine"].endswith(why)
