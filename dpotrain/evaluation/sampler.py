@@ -47,7 +47,7 @@ class Sampler:
     parallel: Parallel
 
     def sample(self, advance: Callable[[int], None], each_token: Callable[[], None]) -> Answers:
-        """Answer all prompts; every process takes a share of them, or all of them where passes are collective. Collective.
+        """Answer all prompts; every process takes a share, or all of them where passes are collective. Collective.
 
         ``advance`` is called with the number of prompts answered since its last call; ``each_token`` may raise
         :class:`~dpotrain.engine.training.unfinished.Interrupted`, which every process then does. What else goes wrong

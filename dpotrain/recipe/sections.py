@@ -394,13 +394,14 @@ class ParallelSection(Section):
     group: int | None = Field(
         None,
         ge=2,
-        description="Number of processes that hold one copy of the weights together, neighbours in rank: with those of a "
-        "machine, weights are gathered inside it, and machines exchange gradients once a step. All processes unless set.",
+        description="Number of processes that hold one copy of the weights together, neighbours in rank: with those of "
+        "a machine, weights are gathered inside it, and machines exchange gradients once a step. All processes unless "
+        "set.",
     )
     offload: Literal["cpu"] | None = Field(
         None,
-        description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where the '
-        "optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
+        description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where '
+        "the optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
     )
 
     @model_validator(mode="after")

@@ -27,8 +27,10 @@ from dpotrain.engine.memory.device_memory import (
     memory_in_use,
     release_memory,
 )
+from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
+from dpotrain.engine.memory.shares import Share
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.scorer import Scorer
@@ -90,6 +92,7 @@ def fit_to_memory(
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
+    layout = Layout(parallel.world_size, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
@@ -98,7 +101,7 @@ def fit_to_memory(
     memory = plan_memory(
         recipe,
         policy,
-        size,
+        Share(size, layout=layout),
         activations,
         costs,
         pairs=data.mixture.pairs,
@@ -111,7 +114,6 @@ def fit_to_memory(
         },
         available=free + in_use,
         host=host,
-        ranks=parallel.data_size,
     )
     chosen = memory.fit
     if before is not None:

@@ -1,4 +1,4 @@
-"""Weights that processes shard: what rules it out is refused in the recipe."""
+"""Sharded weights: what rules it out is refused in the recipe."""
 
 import pytest
 
@@ -9,8 +9,10 @@ RECIPE = """\
 [run]
 output_dir = "runs/x"
 [model]
+use = "transformers"
 name = "m"
 [data]
+use = "hf-datasets"
 name = "d"
 [loss]
 use = "dpo"
@@ -58,7 +60,7 @@ def test_quantized_weights_are_refused(installed):
 
 
 @pytest.mark.parametrize("key", ["group = 2", 'offload = "cpu"'])
-def test_keys_of_divided_weights_say_so_where_none_are_divided(key, installed):
+def test_keys_of_sharded_weights_are_refused_where_none_are_sharded(key, installed):
     said = refused(RECIPE.format(optimizer="adamw", shard="none") + key, plugins=installed)
     assert f"{key.split()[0]} is for weights that are sharded" in said
     assert load(RECIPE.format(optimizer="adamw", shard="all") + key, plugins=installed)

@@ -25,7 +25,7 @@ class ModelSize:
     """Parameters and bytes of a model, real or on the meta device."""
 
     weights: Mapping[str, int]
-    """Bytes of all weights and buffers, by format: ``"bfloat16"``, ``"4.1 bits"``; of sharded ones of the shard here."""
+    """Bytes of all weights and buffers, by format: ``"bfloat16"``, ``"4.1 bits"``; of sharded ones of the shard."""
     parameters: int
     """Number of weights; a packed byte of a quantized tensor counts as the weights that it holds."""
     trained: tuple[Trained, ...]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-T = TypeVar("T")
+from dpotrain.engine.parallel.protocol import Compute
 
 
 class Root(nn.Module):
@@ -35,12 +35,10 @@ class Root(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, compute: Callable[[], T]) -> T:
+    def forward(self, compute: Compute) -> Any:
         """Return what ``compute`` returns, a tensor or several; they are no views of others."""
         found = compute()
-        if isinstance(found, tuple):
-            return tuple(_own(each) for each in found)  # type: ignore[return-value]
-        return _own(found)
+        return tuple(map(_own, found)) if isinstance(found, tuple) else _own(found)
 
 
 def _own(found: Any) -> Any:

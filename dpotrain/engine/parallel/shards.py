@@ -24,7 +24,7 @@ def local_shard(weight: torch.Tensor) -> torch.Tensor:
     if not is_sharded(weight):
         return weight
     with torch.no_grad():  # otherwise it would be a function of the weight
-        shard: torch.Tensor = weight.to_local().detach()  # type: ignore[operator]
+        shard: torch.Tensor = weight.to_local().detach()  # type: ignore[attr-defined]
         return shard
 
 

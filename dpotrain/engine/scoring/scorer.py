@@ -68,10 +68,13 @@ class Scorer(nn.Module):
         (S, 1 + statistics) with these (see :mod:`.statistics`) beside them.
         """
 
-        def scores() -> Any:
+        def scores() -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
             return self._scores(batch, tokens or bool(statistics), statistics)
 
-        return scores() if self.computing is None else self.computing(scores)
+        if self.computing is None:
+            return scores()
+        found: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.computing(scores)
+        return found
 
     def _scores(
         self, batch: PackedPairs, tokens: bool, statistics: Sequence[str]

@@ -22,8 +22,8 @@ def with_sharding(recipe: Recipe, joined: Parallel) -> Parallel:
         return joined
     if wanted.group is not None and joined.world_size % wanted.group:
         raise RecipeError(
-            f"parallel.group = {wanted.group}, but the run has {joined.world_size} processes, which are no whole number "
-            "of such groups.\nSet a divisor of the number of processes, or leave the key out."
+            f"parallel.group = {wanted.group}, but the run has {joined.world_size} processes, no whole number of such "
+            "groups.\nSet a divisor of the number of processes, or leave the key out."
         )
     from dpotrain.engine.parallel.replicated import Replicated
     from dpotrain.engine.parallel.sharded import Sharded
