@@ -93,10 +93,10 @@ def _launched(
 
     ranks = RankProcesses(rank_command(words))
     with passing_signals(ranks, print_error):
+        load_recipe(recipe, overrides)  # what is wrong with it is said once, and not by every process
         request = launch_request(*asked, os.environ)
         if request is None:
             return None
-        load_recipe(recipe, overrides)  # what is wrong with it is said once, and not by every process
         from dpotrain.engine.launching.launch import launch
 
         return launch(request, ranks, _say)

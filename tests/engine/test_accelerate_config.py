@@ -22,6 +22,7 @@ def exported(*options: str) -> dict[str, str]:
     from accelerate.utils.launch import prepare_multi_gpu_env
 
     words = ["--num_processes=8", "--num_machines=1", "--main_process_port=0", "--mixed_precision=bf16"]
+    words.append("--dynamo_backend=no")
     arguments: Namespace = launch_command_parser().parse_args([*words, *options, "script.py"])
     return prepare_multi_gpu_env(arguments)
 
@@ -54,6 +55,10 @@ def test_a_strategy_is_a_value_of_the_recipe(options, shard, group):
     found = config(*options)
     assert (found.shard, found.group) == (shard, group)
     assert found.with_recipe(RECIPE) == Sharding(shard, group, False)
+
+
+def test_the_launcher_s_defaults_are_no_reason_for_a_note():
+    assert config().notes == ()
 
 
 def test_offloading_and_checkpointing_are_read():
@@ -93,8 +98,8 @@ def test_what_has_no_meaning_here_is_said_once_for_each_reason():
     ).notes
     assert "fsdp_sharding_strategy: SHARD_GRAD_OP: here layers are gathered again" in notes[0]
     assert (
-        "fsdp_auto_wrap_policy, fsdp_transformer_cls_to_wrap of the accelerate configuration: every decoder layer is "
-        "gathered by itself"
+        "fsdp_auto_wrap_policy, fsdp_transformer_layer_cls_to_wrap of the accelerate configuration: "
+        "every decoder layer is gathered by itself"
     ) in notes
     assert any(note.startswith("fsdp_cpu_ram_efficient_loading of") for note in notes)
 

@@ -41,7 +41,7 @@ def assert_same(mine: Path, whole: Path) -> None:
     assert (mine / "final").is_dir()
 
 
-def test_a_signal_stops_it_with_a_checkpoint_and_resuming_finishes_it(recipe, whole, tmp_path):
+def test_a_signal_stops_it_with_a_checkpoint(recipe, tmp_path):
     """SIGTERM to the launcher alone, as from a batch system or Kubernetes."""
     launched = Launched(recipe, tmp_path / "run", acts=[[0, 0, "signal_after", 3, "SIGSTOP"]])
     launched.until(lambda: launched.state(0) == "T")
@@ -51,9 +51,6 @@ def test_a_signal_stops_it_with_a_checkpoint_and_resuming_finishes_it(recipe, wh
     assert launched.output.count("step 1/") == 1
     assert launched.output.count("stopped: the run was stopped after step ") == 1
     assert summary(tmp_path / "run")["status"] == "stopped"
-    resumed = Launched(recipe, tmp_path / "run", "--resume")
-    assert resumed.end() == 0, resumed.output
-    assert_same(tmp_path / "run", whole)
 
 
 @soak
@@ -100,7 +97,7 @@ def test_a_wrong_recipe_is_refused_once_and_before_any_process_starts(recipe, tm
     launched = Launched(recipe, tmp_path / "run", "--set", "training.epoch=2")
     assert launched.end() == 2
     assert launched.output.count("error: ") == 1
-    assert "training.epoch" in launched.output
+    assert "[training] epoch: there is no such key" in launched.output
     assert not (tmp_path / "run").exists()
 
 

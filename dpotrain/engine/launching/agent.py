@@ -12,7 +12,6 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
-    WorkerGroup,
     WorkerSpec,
     WorkerState,
 )
@@ -38,12 +37,14 @@ _KNOWN_SECONDS = 2.0
 _JOINED = "another machine has come: the run resumes with it from its last checkpoint"
 
 
-class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are not typed
+class RankAgent(SimpleElasticAgent):
     """Keeps the ranks of this machine running until they are done, fail, or are asked to stop.
 
     A rank that is killed, a machine that is lost and a rank that has lost another one (:class:`ProcessLostError`) are
     reasons to start again, at most ``max_restarts`` times, and machines that join are one that does not count. Every
     other exit code is a person's to deal with and would come again: it ends the run, everywhere with that code.
+
+    In the methods that torch calls, ``worker_group`` is its ``WorkerGroup``, whose numbers it declares as None.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
         self.reason = ""
         """What ended them, if a new start could help."""
 
-    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+    def _start_workers(self, worker_group: Any) -> dict[int, Any]:
         self.first = {}
         self._machines = Machines(worker_group.store, worker_group.group_rank, worker_group.group_world_size)
         if worker_group.group_world_size > 1:
@@ -83,7 +84,7 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
         ids = self._processes.start(environments)
         return {worker.local_rank: ids[worker.global_rank] for worker in worker_group.workers}
 
-    def _environment(self, worker_group: WorkerGroup, worker: Any) -> Mapping[str, str]:
+    def _environment(self, worker_group: Any, worker: Any) -> Mapping[str, str]:
         """Return what torchrun would add to a rank's environment."""
         spec = worker_group.spec
         values = {
@@ -106,7 +107,7 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
         }
         return {name: str(value) for name, value in values.items()}
 
-    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+    def _monitor_workers(self, worker_group: Any) -> RunResult:
         self._processes.collect()
         if any(self._processes.codes.values()):
             return self._ended(worker_group)
@@ -125,7 +126,7 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
         self._say_restart()
         return RunResult(WorkerState.UNHEALTHY)
 
-    def _ended(self, worker_group: WorkerGroup) -> RunResult:
+    def _ended(self, worker_group: Any) -> RunResult:
         """Return what follows from a rank's exit code, once all ranks have ended."""
         first = self.first = {rank: code for rank, code in self._processes.codes.items() if code}
         self._end(ENDING_SECONDS)
@@ -142,10 +143,10 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
         if not self._remaining_restarts and worker_group.group_world_size > 1:
             # Machines whose ranks have ended well wait for this one.
             self._exit_barrier_timeout = ENDING_SECONDS
-            self._exit_barrier()
+            self._exit_barrier()  # type: ignore[no-untyped-call]
         return RunResult(WorkerState.FAILED)
 
-    def _joined_by_others(self, worker_group: WorkerGroup, first: Mapping[int, int]) -> bool:
+    def _joined_by_others(self, worker_group: Any, first: Mapping[int, int]) -> bool:
         """Whether the ranks were asked to stop by another machine's agent, which has seen a new one before this."""
         if worker_group.group_world_size == self._most:
             return False
@@ -168,7 +169,7 @@ class RankAgent(SimpleElasticAgent):  # type: ignore[misc]  # torch's agents are
                 self._processes.send(signal.SIGKILL)
                 self._processes.wait(BARRIER_SECONDS)
 
-    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+    def _stop_workers(self, worker_group: Any) -> None:
         self._processes.collect()
         if self._processes.running:  # machines were added
             self._processes.send(signal.SIGTERM)

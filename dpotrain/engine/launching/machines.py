@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from uuid import uuid4
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # public all the same
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousHandler,
@@ -21,7 +21,7 @@ from dpotrain.engine.launching.request import LaunchRequest
 
 #: Seconds that a machine waits for the others to come, at first and after one was lost.
 JOIN_SECONDS = 30 * 60
-#: Seconds that it tries to reach the machine where they meet, which may start later, or whose name may not be known yet.
+#: Seconds that it tries to reach the machine where they meet: that may start later, or its name become known later.
 REACH_SECONDS = 10 * 60
 #: Seconds between two beats of a machine.
 BEAT = 1.0
@@ -109,7 +109,7 @@ class Machines:
         self._store, self._number = store, number
         others = [each for each in range(count) if each != number] if number == 0 else [0]
         self._others = others if count > 1 else []
-        self._beats = {each: -1 for each in self._others}
+        self._beats = dict.fromkeys(self._others, -1)
         self._silent = dict.fromkeys(self._others, 0)
         self._next = 0.0
 

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 #: Seconds between two looks whether a process has ended.
@@ -20,7 +21,7 @@ _TAIL_BYTES, _TAIL_LINES = 16 << 10, 20
 def rank_command(words: Sequence[str]) -> list[str]:
     """Return the command of a rank; ``words`` follow ``dpotrain``."""
     # As this process finds modules: in the working folder only if it does so itself.
-    alone = [] if os.getcwd() in sys.path or "" in sys.path else ["-P"]
+    alone = [] if str(Path.cwd()) in sys.path or "" in sys.path else ["-P"]
     return [sys.executable, *alone, "-m", "dpotrain", *words]
 
 

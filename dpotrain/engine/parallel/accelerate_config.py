@@ -1,7 +1,7 @@
 """What an accelerate configuration asks of sharding, in the terms of a recipe's ``[parallel]``.
 
-``accelerate launch`` hands its configuration on in variables of the environment. One that asks for FSDP says how weights
-are to be sharded; one that asks for DeepSpeed or Megatron-LM names an engine that is not used here.
+``accelerate launch`` hands its configuration on in variables of the environment. One for FSDP says how weights are
+sharded; one for DeepSpeed or Megatron-LM names an engine that is not used here.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from dpotrain.core.errors import RecipeError, RunError
 
 #: FSDP's strategies in the order of their numbers, from 1, which a configuration may have in place of the names.
 _STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
-#: Keys without a meaning here, with the reason, which several share.
+#: Variables without a meaning here, by the reason, with the keys of a configuration that they come from.
 _WITHOUT_MEANING = {
-    "FSDP_AUTO_WRAP_POLICY": "every decoder layer is gathered by itself",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "every decoder layer is gathered by itself",
-    "FSDP_MIN_NUM_PARAMS": "every decoder layer is gathered by itself",
-    "FSDP_IGNORED_MODULES": "every matrix of the base model is sharded",
-    "FSDP_BACKWARD_PREFETCH": "the next layer is always gathered ahead",
-    "FSDP_FORWARD_PREFETCH": "the next layer is always gathered ahead",
-    "FSDP_STATE_DICT_TYPE": "checkpoints do not depend on the number of processes",
+    "every decoder layer is gathered by itself": {
+        "FSDP_AUTO_WRAP_POLICY": "fsdp_auto_wrap_policy",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "fsdp_transformer_layer_cls_to_wrap",
+    },
+    "every matrix of the base model is sharded": {"FSDP_IGNORED_MODULES": "fsdp_ignored_modules"},
+    "the next layer is always gathered ahead": {
+        "FSDP_BACKWARD_PREFETCH": "fsdp_backward_prefetch",
+        "FSDP_FORWARD_PREFETCH": "fsdp_forward_prefetch",
+    },
+    "checkpoints do not depend on the number of processes": {"FSDP_STATE_DICT_TYPE": "fsdp_state_dict_type"},
 }
-#: What accelerate exports of these where a configuration does not have them.
-_UNSET = ("", "None", "0", "false", "NO_WRAP", "NO_PREFETCH")
+#: Values of these that ask for nothing.
+_UNSET = ("", "None", "false", "NO_WRAP", "NO_PREFETCH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +144,17 @@ def refuse_other_engines(environment: Mapping[str, str]) -> None:
 
 def _without_meaning(environment: Mapping[str, str]) -> list[str]:
     """Return a line for each reason for which keys of a configuration change nothing."""
-    keys: dict[str, list[str]] = {}
-    for name, reason in _WITHOUT_MEANING.items():
-        if environment.get(name, "") not in _UNSET:
-            keys.setdefault(reason, []).append(name.lower())
+    found = {
+        reason: [key for name, key in keys.items() if environment.get(name, "") not in _UNSET]
+        for reason, keys in _WITHOUT_MEANING.items()
+    }
     if environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "false":
-        keys["every process always reads its own part of the weights"] = ["fsdp_cpu_ram_efficient_loading"]
-    return [f"{', '.join(names)} of the accelerate configuration: {reason}" for reason, names in keys.items()]
+        found["every process always reads its own part of the weights"] = ["fsdp_cpu_ram_efficient_loading"]
+    return [
+        f"{', '.join(keys)} of the accelerate configuration: {reason}"
+        for reason, keys in found.items()
+        if keys
+    ]
 
 
 def _deepspeed(environment: Mapping[str, str]) -> tuple[int, bool]:
