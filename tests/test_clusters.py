@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import click
 import pytest
@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dpotrain.cli import main
 from dpotrain.core.errors import ProcessLostError, RunStopped
 from dpotrain.engine.launching.request import LaunchRequest, launch_request
+
+T = TypeVar("T")
 
 CLUSTERS = Path(__file__).parent.parent / "recipes" / "clusters"
 
@@ -116,10 +118,43 @@ class Trainer(Part):
     env: list[Variable]
 
 
+class PatchedContainer(Part):
+    name: Literal["node"]
+    volume_mounts: list[VolumeMount] = Field(alias="volumeMounts")
+
+
+class PatchedPod(Part):
+    grace: int = Field(alias="terminationGracePeriodSeconds", gt=60)
+    containers: list[PatchedContainer]
+    volumes: list[Volume]
+
+
+class Spec(Part, Generic[T]):
+    spec: T
+
+
+class Nested(Part, Generic[T]):
+    template: Spec[T]
+
+
+class PatchedJob(Part):
+    name: Literal["node"]
+    template: Spec[Nested[PatchedPod]]
+
+
+class PatchedJobs(Part):
+    jobs: list[PatchedJob] = Field(alias="replicatedJobs")
+
+
+class Patch(Part):
+    manager: str
+    runtime: Nested[PatchedJobs] = Field(alias="trainingRuntimeSpec")
+
+
 class TrainJobSpec(Part):
     runtime: Metadata = Field(alias="runtimeRef")
     trainer: Trainer
-    overrides: list[dict[str, Any]] = Field(alias="podTemplateOverrides")
+    patches: list[Patch] = Field(alias="runtimePatches")
 
 
 class TrainJob(Part):
@@ -191,6 +226,10 @@ def test_a_trainjob(monkeypatch):
     _, request = understood(job.spec.trainer.command, monkeypatch)
     name, nodes = job.metadata.name, job.spec.trainer.nodes
     assert request == LaunchRequest(8, nodes, nodes, f"{name}-node-0-0.{name}", 29400)
+    (patch,) = job.spec.patches
+    (patched,) = patch.runtime.template.spec.jobs
+    pod = patched.template.spec.template.spec
+    assert {each.name for each in pod.containers[0].volume_mounts} == {each.name for each in pod.volumes}
 
 
 #: Programs that note their arguments in place of those that a cluster has.
