@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public all the same
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -51,10 +53,11 @@ class RankAgent(SimpleElasticAgent):
         self,
         request: LaunchRequest,
         rendezvous: RendezvousHandler,
+        address: str,
         processes: RankProcesses,
         say: Callable[[str], None],
     ) -> None:
-        """Prepare; ``say`` shows a line to the person."""
+        """Prepare; ``address`` is this machine's for the others, ``say`` shows a line to the person."""
         spec = WorkerSpec(
             role="ranks",
             local_world_size=request.processes,
@@ -65,7 +68,9 @@ class RankAgent(SimpleElasticAgent):
         )
         super().__init__(spec, exit_barrier_timeout=BARRIER_SECONDS)
         self._processes, self._say, self._most = processes, say, request.most
+        self._address = address
         self._machines: Machines | None = None
+        self._store_of_ranks: TCPStore | None = None
         self.first: dict[int, int] = {}
         """Of the ranks that ended the last start, their exit codes: those of the others may follow from these."""
         self.reason = ""
@@ -78,14 +83,27 @@ class RankAgent(SimpleElasticAgent):
             number = worker_group.group_rank + 1
             shown = "" if worker_group.group_rank == 0 else "; its first process shows the run elsewhere"
             self._say(f"machine {number} of {worker_group.group_world_size}{shown}")
+        store = self._open_store(worker_group)
         environments = {
-            worker.global_rank: self._environment(worker_group, worker) for worker in worker_group.workers
+            worker.global_rank: self._environment(worker_group, worker) | store
+            for worker in worker_group.workers
         }
         ids = self._processes.start(environments)
         return {worker.local_rank: ids[worker.global_rank] for worker in worker_group.workers}
 
-    def _environment(self, worker_group: Any, worker: Any) -> Mapping[str, str]:
-        """Return what torchrun would add to a rank's environment."""
+    def _open_store(self, worker_group: Any) -> dict[str, str]:
+        """Return where the ranks of this start find each other, as their environment has it.
+
+        torch's agents keep one store for all starts, in which ranks find the addresses of those that have ended.
+        """
+        if worker_group.group_rank == 0:
+            self._store_of_ranks = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
+            worker_group.store.set("ranks", json.dumps([self._address, self._store_of_ranks.port]))
+        address, port = json.loads(worker_group.store.get("ranks"))
+        return {"MASTER_ADDR": address, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(True)}
+
+    def _environment(self, worker_group: Any, worker: Any) -> dict[str, str]:
+        """Return what torchrun would add to a rank's environment, but for the store."""
         spec = worker_group.spec
         values = {
             "RANK": worker.global_rank,
@@ -97,12 +115,9 @@ class RankAgent(SimpleElasticAgent):
             "LOCAL_WORLD_SIZE": spec.local_world_size,
             "GROUP_WORLD_SIZE": worker_group.group_world_size,
             "ROLE_WORLD_SIZE": worker.role_world_size,
-            "MASTER_ADDR": worker_group.master_addr,
-            "MASTER_PORT": worker_group.master_port,
             "TORCHELASTIC_RESTART_COUNT": spec.max_restarts - self._remaining_restarts,
             "TORCHELASTIC_MAX_RESTARTS": spec.max_restarts,
             "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
-            "TORCHELASTIC_USE_AGENT_STORE": spec.rdzv_handler.use_agent_store,
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", 1),
         }
         return {name: str(value) for name, value in values.items()}

@@ -31,8 +31,8 @@ def launch(request: LaunchRequest, processes: RankProcesses, say: Callable[[str]
     if "LOGLEVEL" not in os.environ:  # with which torch's launcher is made to talk
         logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
         logging.getLogger("torch.distributed.elastic").propagate = False
-    handler = rendezvous_of(request, say)
-    agent = RankAgent(request, handler, processes, say)
+    handler, address = rendezvous_of(request, say)
+    agent = RankAgent(request, handler, address, processes, say)
     try:
         agent.run()
     except RendezvousClosedError as error:

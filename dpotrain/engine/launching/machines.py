@@ -33,14 +33,15 @@ _LOST = "lost"
 _DONE = 1 << 40
 
 
-def rendezvous_of(request: LaunchRequest, say: Callable[[str], None]) -> RendezvousHandler:
-    """Return where the machines of a run meet; a machine alone meets itself at a free port.
+def rendezvous_of(request: LaunchRequest, say: Callable[[str], None]) -> tuple[RendezvousHandler, str]:
+    """Return where the machines of a run meet, and this one's address; a machine alone meets itself at a free port.
 
     Raises:
         RunError: the machine where they meet cannot be reached.
     """
     if not request.host:
-        return _handler(request, "localhost:0", address="127.0.0.1", host=True, name=uuid4().hex)
+        address = "127.0.0.1"
+        return _handler(request, "localhost:0", address=address, host=True, name=uuid4().hex), address
     machines = (
         f"{request.fewest}" if request.fewest == request.most else f"{request.fewest} to {request.most}"
     )
@@ -49,7 +50,7 @@ def rendezvous_of(request: LaunchRequest, say: Callable[[str], None]) -> Rendezv
     # Another process of this machine may have the port already, and be the one that the others reach.
     for host in (True, False) if here else (False,):
         try:
-            return _handler(request, request.endpoint, address=address, host=host, name="dpotrain")
+            return _handler(request, request.endpoint, address=address, host=host, name="dpotrain"), address
         except RendezvousConnectionError as error:
             last = error
     raise RunError(
