@@ -116,7 +116,7 @@ def test_ctrl_c_in_a_terminal_stops_all_ranks_and_keys_work(recipe, tmp_path):
         assert terminal.end() == 75
         text = terminal.screen.text
         terminal.assert_given_back()
-    assert text.count("stopped after") == 1
+    assert text.count("stopped: the run was stopped after step ") == 1
     assert "Ctrl-C again" not in text.replace("Ctrl-C again stops now", "")
     assert summary(tmp_path / "run")["status"] == "stopped"
 
