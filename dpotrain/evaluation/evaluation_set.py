@@ -96,7 +96,7 @@ class EvaluationSet:
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
             reference = self.reference.scores(batch)
-            with summing(router_loss) as rows:
+            with summing(router_loss, parallel.device) as rows:
                 scores = score_pairs(
                     scorer,
                     reference,
@@ -124,7 +124,7 @@ class EvaluationSet:
             try:
                 with agreeing(parallel):
                     for pairs in mine:
-                        in_parts(pairs, score)
+                        in_parts(pairs, score, parallel)
             except RanOut as error:
                 raise error.error() from None
             if gathered is not None:

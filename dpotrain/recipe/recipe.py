@@ -51,6 +51,7 @@ class Recipe(Selection):
     data: sections.DataSection
     reference: sections.ReferenceSection
     training: sections.TrainingSection
+    parallel: sections.ParallelSection
     evaluation: sections.EvaluationSection
     samples: sections.SamplesSection | None = None
     checkpoints: sections.CheckpointsSection

@@ -27,8 +27,10 @@ from dpotrain.engine.memory.device_memory import (
     memory_in_use,
     release_memory,
 )
+from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
+from dpotrain.engine.memory.shares import Share
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.scorer import Scorer
@@ -84,11 +86,13 @@ def fit_to_memory(
     ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
-    per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, data.train, costs, per_token)
+    with parallel.gathered(policy):
+        per_token = proven_modules(policy, scorer.bf16)
+    activations = _measured(scorer, parallel, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
+    layout = Layout(parallel.world_size, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
@@ -97,7 +101,7 @@ def fit_to_memory(
     memory = plan_memory(
         recipe,
         policy,
-        size,
+        Share(size, layout=layout),
         activations,
         costs,
         pairs=data.mixture.pairs,
@@ -105,10 +109,11 @@ def fit_to_memory(
         held={
             "in use": in_use,
             "second copy": trained_bytes(size.trained) if reference.model == "second copy" else 0,
+            # Elsewhere the peak of a backward pass is measured, with these.
+            "gathered weights": parallel.gathered_bytes(policy) if device.type == "cpu" else 0,
         },
         available=free + in_use,
         host=host,
-        ranks=parallel.data_size,
     )
     chosen = memory.fit
     if before is not None:
@@ -137,9 +142,13 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
 
 
 def _measured(
-    scorer: Scorer, pairs: TokenizedPairs, costs: Costs, per_token: Sequence[Sequence[nn.Module]]
+    scorer: Scorer,
+    parallel: Parallel,
+    pairs: TokenizedPairs,
+    costs: Costs,
+    per_token: Sequence[Sequence[nn.Module]],
 ) -> Activations:
-    device = next(scorer.parameters()).device
+    device = parallel.device
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
@@ -147,7 +156,8 @@ def _measured(
             one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
             return measure(scorer, one, two, (cost.of(some), cost.of(more)), per_token)
         except torch.OutOfMemoryError:
-            pass
+            if parallel.collective_passes:  # the others wait for this pass
+                raise
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
     return estimate(scorer.policy, scorer.bf16)

@@ -7,7 +7,7 @@ work of a device, it notices at once that a process has ended, and one process m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -76,16 +76,20 @@ class Replicated(OneProcess):
     def place(  # noqa: D102
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self._equalize(scorer.parameters())
+        return scorer, optimizer
+
+    def _equalize(self, weights: Iterable[nn.Parameter]) -> None:
+        """Give every process the main process's numbers of trained weights. Collective."""
         self.wait()
         self._begin_exchange()
         # They were made with the same seed, but devices of two kinds draw other numbers from it.
-        for weight in scorer.parameters():
+        for weight in weights:
             if weight.requires_grad:
                 received = weight.detach().contiguous()
                 torch.distributed.broadcast(received, 0)
                 if received.data_ptr() != weight.data_ptr():
                     weight.data.copy_(received)
-        return scorer, optimizer
 
     def exchange(self, weights: Sequence[nn.Parameter]) -> None:  # noqa: D102
         anywhere = self.any(*(weight.grad is not None for weight in weights))
@@ -117,6 +121,9 @@ class Replicated(OneProcess):
         counts = torch.tensor(flags, dtype=torch.int32)
         torch.distributed.all_reduce(counts, group=self._gloo())
         return [count > 0 for count in counts.tolist()]
+
+    def agreed(self, flag: bool) -> bool:  # noqa: D102
+        return self.any(flag)[0] if self.collective_passes else flag
 
     def wait(self) -> None:  # noqa: D102
         torch.distributed.barrier(group=self._gloo())

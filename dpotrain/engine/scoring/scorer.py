@@ -1,6 +1,6 @@
 """The scorer: a module whose forward returns the log-prob sum of each completion of a micro-batch.
 
-It is what a wrapper for several processes wraps, so that its hooks fire around everything that has gradients.
+Its forward runs in what the processes of a run compute a policy in, which surrounds everything that has gradients.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
+from dpotrain.engine.parallel.protocol import Computing
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.padding import Padded, pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule
@@ -49,6 +50,8 @@ class Scorer(nn.Module):
     """What tokens beyond the length of a pair's shorter answer count in the sums."""
     fused_head = False
     """Whether Triton kernels compute the log-probs of logits (see :mod:`dpotrain.engine.kernels.triton_head`)."""
+    computing: Computing | None = None
+    """What its forward is called by (see :meth:`.protocol.Parallel.computing`); None for nothing."""
 
     def __init__(self, policy: PreTrainedModel, transform: LogitTransform | None, bf16: bool) -> None:
         super().__init__()
@@ -64,13 +67,25 @@ class Scorer(nn.Module):
         With ``tokens`` or ``statistics`` return its scored tokens, too: their log-probs (S,) float32, or
         (S, 1 + statistics) with these (see :mod:`.statistics`) beside them.
         """
+
+        def scores() -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+            return self._scores(batch, tokens or bool(statistics), statistics)
+
+        if self.computing is None:
+            return scores()
+        found: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.computing(scores)
+        return found
+
+    def _scores(
+        self, batch: PackedPairs, tokens: bool, statistics: Sequence[str]
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
             each = self.log_probs(batch, statistics)
             log_probs = each[:, 0] if statistics else each
             if self.tail_weight != 1.0:
                 log_probs = log_probs * tail_weights(batch.scored_tokens, len(each), self.tail_weight)
             sums = completion_sums(log_probs, batch.scored_tokens)
-            return (sums, each) if tokens or statistics else sums
+            return (sums, each) if tokens else sums
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:
         """Return (S,) float32 log-probs of the scored tokens, or (S, 1 + statistics)."""
