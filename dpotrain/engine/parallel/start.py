@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from dpotrain.core.errors import ProcessLostError
+from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
 
@@ -17,6 +19,7 @@ def start() -> Parallel:
     """Return the processes of this run, joined.
 
     Raises:
+        ProcessLostError: the processes do not reach each other.
         RunError: the launcher asks for something that is not offered.
     """
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
@@ -25,4 +28,13 @@ def start() -> Parallel:
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
-    return Replicated()
+    try:
+        return Replicated()
+    except RuntimeError as error:
+        if not of_a_backend(error):
+            raise
+        raise ProcessLostError(
+            f"the processes of this run do not reach each other ({str(error).splitlines()[0]}).\n"
+            "One of them may have ended. On several machines, GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the "
+            "network interface that joins them."
+        ) from error
