@@ -124,7 +124,7 @@ class EvaluationSet:
             try:
                 with agreeing(parallel):
                     for pairs in mine:
-                        in_parts(pairs, score)
+                        in_parts(pairs, score, parallel)
             except RanOut as error:
                 raise error.error() from None
             if gathered is not None:

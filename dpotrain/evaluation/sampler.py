@@ -45,7 +45,7 @@ class Sampler:
     parallel: Parallel
 
     def sample(self, advance: Callable[[int], None], each_token: Callable[[], None]) -> Answers:
-        """Answer all prompts; every process takes a share of them. Collective.
+        """Answer all prompts; every process takes a share of them, or all where passes are collective. Collective.
 
         ``advance`` is called with the number of prompts answered since its last call; ``each_token`` may raise
         :class:`~dpotrain.engine.training.unfinished.Interrupted`, which every process then does. What else goes wrong
@@ -53,17 +53,21 @@ class Sampler:
         """
         answers: dict[int, str] = {}
         failure = ""
-        own = range(self.parallel.world_rank, len(self.prompts), self.parallel.world_size)
+        together = self.parallel.collective_passes
+        first, step = (0, 1) if together else (self.parallel.world_rank, self.parallel.world_size)
+        own = range(first, len(self.prompts), step)
         advance = over_ranks(advance, len(own), len(self.prompts))
         with agreeing(self.parallel):
             for number in own:
                 try:
-                    answers[number] = self._answer(number, each_token)
+                    answers[number] = self._answer(number, (lambda: None) if together else each_token)
                 except Interrupted:
                     raise
                 except Exception as error:
                     failure = failure or describe_exception(error)
                     release_memory()
+                if together:  # not after each token: rounding may make their answers differ in length
+                    each_token()
                 advance(1)
         shares = self.parallel.gather_objects((answers, failure))
         answers = {number: text for share, _ in shares for number, text in share.items()}

@@ -53,6 +53,7 @@ class Recipe(Selection):
     training: sections.TrainingSection
     evaluation: sections.EvaluationSection
     samples: sections.SamplesSection | None = None
+    parallel: sections.ParallelSection
     checkpoints: sections.CheckpointsSection
     logging: sections.LoggingSection
 

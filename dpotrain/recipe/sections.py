@@ -370,6 +370,18 @@ class CheckpointsSection(Section):
         return BestBy(self.best, lowest)
 
 
+class ParallelSection(Section):
+    """How several processes share the work. Results do not depend on it, but for rounding."""
+
+    context: int = Field(
+        1,
+        ge=1,
+        description="Processes that compute each pair together, each an equal part of its tokens: for pairs whose "
+        "activations do not fit one device. It divides the number of processes, and the attention heads of the model; "
+        "needs packed pairs.",
+    )
+
+
 class LoggingSection(Section):
     """How often a train record is written, and how long loggers may take. No step waits for a logger."""
 
@@ -391,6 +403,7 @@ CORE_SECTIONS: dict[str, type[Section]] = {
     "evaluation": EvaluationSection,
     "samples": SamplesSection,
     "checkpoints": CheckpointsSection,
+    "parallel": ParallelSection,
     "logging": LoggingSection,
 }
 

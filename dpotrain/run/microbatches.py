@@ -14,6 +14,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.batches.row_slices import slice_length
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
@@ -85,7 +86,7 @@ def fit_to_memory(
     """
     policy, device = scorer.policy, parallel.device
     per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, data.train, costs, per_token)
+    activations = _measured(scorer, data.train, costs, per_token, parallel)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
@@ -137,20 +138,27 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
 
 
 def _measured(
-    scorer: Scorer, pairs: TokenizedPairs, costs: Costs, per_token: Sequence[Sequence[nn.Module]]
+    scorer: Scorer,
+    pairs: TokenizedPairs,
+    costs: Costs,
+    per_token: Sequence[Sequence[nn.Module]],
+    parallel: Parallel,
 ) -> Activations:
-    device = next(scorer.parameters()).device
+    device = parallel.device
+    context = 1 if parallel.context is None else parallel.context.size
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
         try:
             one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
-            return measure(scorer, one, two, (cost.of(some), cost.of(more)), per_token)
+            tokens = slice_length(cost.of(some), context), slice_length(cost.of(more), context)
+            return replace(measure(scorer, one, two, tokens, per_token), context=context)
         except torch.OutOfMemoryError:
-            pass
+            if parallel.collective_passes:  # others are in the middle of this one
+                raise
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
-    return estimate(scorer.policy, scorer.bf16)
+    return replace(estimate(scorer.policy, scorer.bf16), context=context)
 
 
 def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:

@@ -20,6 +20,7 @@ FREE = frozenset(
         "samples",
         "checkpoints",
         "logging",
+        "parallel",
         "reference.when",
         "reference.store",
         "training.epochs",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dpotrain.engine.memory.out_of_memory import in_parts
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.evaluation.evaluation_set import EvaluationSet
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
@@ -121,7 +122,10 @@ def test_parts_cover_every_pair_once_in_order():
             raise torch.OutOfMemoryError
         done.extend(pairs)
 
-    in_parts(list(range(13)), score)
+    def fails(pairs):
+        raise torch.OutOfMemoryError
+
+    in_parts(list(range(13)), score, OneProcess(torch.device("cpu")))
     assert done == list(range(13))
     with pytest.raises(torch.OutOfMemoryError):
-        in_parts([1, 2], lambda pairs: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        in_parts([1, 2], fails, OneProcess(torch.device("cpu")))

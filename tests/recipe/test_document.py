@@ -15,7 +15,7 @@ def test_defaults_are_written_out_in_the_order_of_the_reference(plugins):
     recipe = load(MINIMAL + '[[loggers]]\nuse = "fake-log"\n', plugins=plugins)
     assert list(recipe.document) == [
         "seed", "run", "model", "data", "reference", "loss", "training", "optimizer", "schedule",
-        "evaluation", "checkpoints", "logging", "loggers",
+        "evaluation", "checkpoints", "parallel", "logging", "loggers",
     ]  # fmt: skip
     assert recipe.document["run"] == {"output_dir": "runs/x", "cache_dir": "auto"}
     assert recipe.document["loss"] == {

@@ -76,6 +76,8 @@ class Activations:
     (see :mod:`dpotrain.engine.layers.tiling`); empty where none can."""
     temporary_tiled: float = 0.0
     """Bytes per token of ``temporary``, likewise."""
+    context: int = 1
+    """Ranks that share the tokens of a micro-batch; what is given per token is of a rank's own."""
 
     def peak(self, tokens: int, checkpointed: int, tile: int = 0, on_host: bool = False) -> float:
         """Return the most bytes at once with the first ``checkpointed`` layers computed again.
@@ -83,6 +85,7 @@ class Activations:
         ``tile`` is of how many tokens tiles are, 0 without; ``on_host`` whether the inputs of checkpointed layers are
         in the host's memory, which is not counted here.
         """
+        tokens = self._of_rank(tokens)
         tile = tile if tokens > tile else 0
         return max(case.of(tokens) for case in self._cases(checkpointed, tile, on_host))
 
@@ -96,11 +99,16 @@ class Activations:
         most = fitting(tile)
         if tile and most <= tile:  # such rows are computed whole
             most = min(tile, fitting(0))
-        return int(min(1e9, most))
+        return int(min(1e9, most)) * self.context
 
     def on_host(self, tokens: int, checkpointed: int) -> int:
         """Return the bytes that the inputs of checkpointed layers take in the host's memory."""
+        tokens = self._of_rank(tokens)
         return sum(host_bytes(each.of(tokens)) for each in self.inputs[:checkpointed])
+
+    def _of_rank(self, tokens: int) -> int:
+        """Return the tokens of a rank, of so many of a micro-batch."""
+        return -(-tokens // self.context)
 
     def _cases(self, checkpointed: int, tile: int, on_host: bool) -> Iterator[Kept]:
         """Yield what may be the peak: the end of the forward pass, and the backward pass of each checkpointed layer."""

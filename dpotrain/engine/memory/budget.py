@@ -83,7 +83,7 @@ def fit(
             plain, key=lambda each: min(full, each.most_tokens(activations, room))
         )  # the first of equal ones
     fitting = way.most_tokens(activations, room)
-    most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"])
+    most = MOST_TOKENS.get(device, MOST_TOKENS["cpu"]) * activations.context
     return replace(way, tokens=max(1, min(fitting, most)), limit="memory" if fitting < most else "speed")
 
 

@@ -118,13 +118,14 @@ def plan_memory(
         optimizer -= paged
     gradients = trained_bytes(size.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
-    head = head_bytes(size, device, bf16, costs.longest_pair)
+    head = head_bytes(size, device, bf16, -(-costs.longest_pair // activations.context))
     held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
     wanted, layers = training.tokens_per_microbatch, training.activation_checkpointing
     if isinstance(layers, str):
         fixed = None if activations.layers and can_checkpoint(policy) else 0
     else:
         fixed = wanted_layers(policy, layers)
+    full = FULL_TOKENS.get(device, 0) * activations.context
     chosen = fit(
         activations,
         SHARE[device] * (available - sum(held.values())),
@@ -134,7 +135,7 @@ def plan_memory(
         checkpointed=fixed,
         offload=None if training.activation_offload == "auto" else training.activation_offload,
         host_room=SHARE[device] * host,
-        full=min(FULL_TOKENS.get(device, 0), step_tokens(costs, training.pairs_per_step) // ranks),
+        full=min(full, step_tokens(costs, training.pairs_per_step) // ranks),
     )
     steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every

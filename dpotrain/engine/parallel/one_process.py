@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.plugin.api import Adapter
 
@@ -24,7 +25,9 @@ class OneProcess:
 
     world_rank = data_rank = 0
     world_size = data_size = local_size = 1
-    is_main = True
+    is_main = first_of_data_rank = True
+    collective_passes = False
+    context: ContextGroup | None = None
 
     def __init__(self, device: torch.device | None = None) -> None:
         found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -54,6 +57,9 @@ class OneProcess:
 
     def any(self, *flags: bool) -> list[bool]:  # noqa: D102
         return list(flags)
+
+    def agreed(self, flag: bool) -> bool:  # noqa: D102
+        return flag
 
     def wait(self) -> None:  # noqa: D102
         return

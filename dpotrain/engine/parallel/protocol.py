@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.plugin.api import Adapter
 
@@ -40,6 +41,13 @@ class Parallel(Protocol):
     """Number of processes on this machine, which share its host memory."""
     is_main: bool
     """Whether this is world rank 0, which writes files and talks to the person."""
+    context: ContextGroup | None
+    """The processes of this data rank where they share its rows, each with a part of the tokens; else None."""
+    first_of_data_rank: bool
+    """Whether this process speaks for its data rank where what all its processes have counts once."""
+    collective_passes: bool
+    """Whether passes of the model are collective, as they are where its rows are divided: every process then makes as
+    many of them, in the same order."""
 
     def place(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
@@ -47,7 +55,9 @@ class Parallel(Protocol):
         """Return both made ready for training, with the same trained weights on every process. Collective."""
 
     def exchange(self, weights: Sequence[nn.Parameter]) -> None:
-        """Replace the gradients of ``weights`` by their sums over data ranks. Collective.
+        """Replace the gradients of ``weights`` by their sums over all processes. Collective.
+
+        Those of a data rank that share its rows have each the gradients by way of their own tokens.
 
         A weight without a gradient on every rank stays without one.
         """
@@ -58,6 +68,7 @@ class Parallel(Protocol):
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over data ranks of a small tensor of one shape, without gradients. Collective.
 
+        Processes of one data rank have the same one, which counts once.
         It goes through the host's memory, and waits for the device.
         """
 
@@ -69,6 +80,12 @@ class Parallel(Protocol):
 
     def any(self, *flags: bool) -> list[bool]:
         """Return of each flag whether it is set on any process. Collective."""
+
+    def agreed(self, flag: bool) -> bool:
+        """Return whether a flag is set on any of the processes whose passes are collective, so that all leave together.
+
+        Collective where passes are; elsewhere it is this process's own flag.
+        """
 
     def wait(self) -> None:
         """Return once every process has come here. Collective."""

@@ -68,8 +68,8 @@ class StoredReferences:
         missing: npt.NDArray[np.int64] | None = None
         sums: Sums = np.zeros((len(data), 2), np.float32)
         _, first, again = np.unique(sortable(data.keys), return_index=True, return_inverse=True)
+        found = self._found(data, [self.own, self.shared])
         if parallel.is_main:
-            found = self._found(data, [self.own, self.shared])
             missing = np.sort(first[np.isnan(found[first, 0])])
             sums = np.nan_to_num(found)
         missing = parallel.broadcast_object(missing)
@@ -83,13 +83,15 @@ class StoredReferences:
                 def compute(pairs: MicroBatch) -> None:
                     batch = pack(data, pairs).to(parallel.device)
                     computed = self.live.scores(batch).float().cpu().numpy()
+                    if not len(pairs):  # a filler pair, for passes that are collective
+                        return
                     places = np.asarray(pairs, np.int64)
                     self._append(store, data.keys[places], computed)
                     sums[places] = computed
                     advance(len(pairs))
 
-                for pairs in filter(None, plan):
-                    in_parts(pairs, compute)
+                for pairs in plan:
+                    in_parts(pairs, compute, parallel)
         # Exactly one process computed each distinct pair; `first[again]` finds it for those that occur twice.
         return self._precomputed(data.keys, sums, first[again])
 
@@ -102,8 +104,8 @@ class StoredReferences:
         needed = np.arange(len(data)) if used is None else np.flatnonzero(used)
         complete, known = False, np.zeros(len(data), bool)
         sums: Sums = np.zeros((len(needed), 2), np.float32)
+        found = self._found(data, [self.own] if self.resuming else [self.own, self.shared])
         if self.parallel.is_main:
-            found = self._found(data, [self.own] if self.resuming else [self.own, self.shared])
             complete = not bool(np.isnan(found[needed]).any())
             if complete:
                 sums = found[needed]
@@ -125,33 +127,42 @@ class StoredReferences:
     def _found(self, data: TokenizedPairs, stores: Sequence[ReferenceStore | None]) -> Sums:
         """Return what the stores have of ``data``, earlier stores first: (pairs, 2), NaN where none has a record.
 
-        A store is quarantined where its records differ from what the reference computes now.
+        A store is quarantined where its records differ from what the reference computes now. Collective: the main
+        process reads the stores, and it alone finds records.
         """
         sums: Sums = np.full((len(data), 2), np.nan, np.float32)
         for store in stores:
-            absent = np.flatnonzero(np.isnan(sums[:, 0]))
-            if store is None or not len(absent):
+            if store is None:
                 continue
-            store.load()
-            found = store.lookup(data.keys[absent])
-            there = ~np.isnan(found[:, 0])
-            if there.any() and self._agree(store, data, absent[there], found[there]):
-                sums[absent[there]] = found[there]
+            pairs, found = np.zeros(0, np.int64), sums[:0]
+            if self.parallel.is_main and len(absent := np.flatnonzero(np.isnan(sums[:, 0]))):
+                store.load()
+                found = store.lookup(data.keys[absent])
+                there = ~np.isnan(found[:, 0])
+                pairs, found = absent[there], found[there]
+            if self._agree(store, data, pairs, found):
+                sums[pairs] = found
         return sums
 
     def _agree(
         self, store: ReferenceStore, data: TokenizedPairs, pairs: npt.NDArray[np.int64], sums: Sums
     ) -> bool:
-        """Compute a few of the pairs again; where they differ by more than rounding, quarantine the store."""
+        """Compute a few of the pairs again; where they differ by more than rounding, quarantine the store. Collective.
+
+        The processes compute those of the main process.
+        """
         sample = np.random.default_rng(len(pairs)).choice(len(pairs), min(CHECKED, len(pairs)), replace=False)
-        for place in sample.tolist():
-            batch = pack(data, [int(pairs[place])])
+        stored = self.parallel.broadcast_object([(int(pairs[place]), sums[place]) for place in sample])
+        agree = True
+        for pair, before in stored:
+            batch = pack(data, [pair])
             now = self.live.scores(batch.to(self.parallel.device)).float().cpu().numpy()[0]
-            off = np.abs(now - sums[place])
-            if (off > rounding(now, batch.scored_tokens.numpy()[0], self.exact)).any():
-                self._quarantine(store, float(off.max()), int(data.rows[pairs[place]]))
-                return False
-        return True
+            off = np.abs(now - before)
+            if agree and (off > rounding(now, batch.scored_tokens.numpy()[0], self.exact)).any():
+                agree = False
+                if self.parallel.is_main:
+                    self._quarantine(store, float(off.max()), int(data.rows[pair]))
+        return agree
 
     def _quarantine(self, store: ReferenceStore, off: float, row: int) -> None:
         try:
@@ -165,6 +176,8 @@ class StoredReferences:
 
     def _append(self, store: ReferenceStore, keys: Keys, sums: Sums) -> None:
         """Store what was computed; a failure is only a warning, because this run does not need the records."""
+        if not self.parallel.first_of_data_rank:
+            return
         try:
             store.append(keys, sums)
         except OSError as error:

@@ -24,12 +24,18 @@ class RanOut(Exception):  # noqa: N818 - a step is done again
 def agreeing(parallel: Parallel) -> Iterator[None]:
     """Make an interruption of one rank, or its being out of memory, that of all at the end of the block. Collective.
 
-    The block computes this rank's share, and nothing inside may wait for another rank.
+    The block computes this rank's share, and nothing inside may wait for another rank. Where passes are collective, all
+    does, and no rank can leave alone: then interruptions are agreed upon inside (see :meth:`.Parallel.agreed`), and
+    memory that runs out ends the run.
 
     Raises:
         Interrupted: on some rank the person asked for an end.
         RanOut: on some rank memory ran out.
+        torch.OutOfMemoryError: on this one, where passes are collective.
     """
+    if parallel.collective_passes:
+        yield
+        return
     problem: Exception | None = None
     try:
         yield

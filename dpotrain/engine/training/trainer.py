@@ -64,7 +64,8 @@ class Trainer:
     first_loss: FirstLoss | None
     """What the first step's loss must be, where that is known."""
     interrupted: Callable[[], bool] = lambda: False
-    """Asked between micro-batches; where it is true on one rank, all are interrupted."""
+    """Asked between micro-batches; where it is true on one rank, all are interrupted. Where passes are collective, it
+    is the same on every rank (see :meth:`.protocol.Parallel.agreed`)."""
     progress: Callable[[int, int, int], None] = lambda step, done, total: None
     """Told the step, and how many of this rank's micro-batches of it are computed, of how many."""
     note: Callable[[str], None] = lambda text: None

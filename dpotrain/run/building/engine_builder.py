@@ -21,6 +21,7 @@ from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, cho
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.divided_rows import divide_rows
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
@@ -104,11 +105,24 @@ class EngineBuilder:
             except NotFiniteLogits:
                 self._refuse_weights(model)
                 raise
+        context = self.parallel.context
+        if context is not None and not chosen.scorer.packs:
+            raise RunError(
+                f"parallel.context = {context.size} divides packed rows over processes, and {what} cannot be packed: "
+                f"{chosen.reason}.\nLeave parallel.context out: its pairs are then padded, and each is computed by one "
+                "process."
+            )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         chosen.scorer.fused_head = "head" in kernels
         return chosen.scorer
+
+    def divide_rows(self, scorer: Scorer, what: str) -> None:
+        """Have several processes compute each row of a packed scorer, where the recipe says so. Collective."""
+        if (context := self.parallel.context) is not None:
+            with self.reporter.phase(f"testing rows of {what} on {context.size} processes", None):
+                divide_rows(scorer, context, self._sample().to(self.parallel.device), self.parallel)
 
     @property
     def kernels(self) -> str:

@@ -109,6 +109,7 @@ class ReferenceBuilder:
         engine.upcast(model)
         model.requires_grad_(False)
         scorer = engine.scorer(model, "the reference")
+        engine.divide_rows(scorer, "the reference")
         live = LiveReference(scorer)
         if self.plan.model_beside_policy:
             return References(live, live)
