@@ -127,7 +127,7 @@ def test_a_run_goes_on_with_another_number_of_processes_to_a_pair(projects, fork
 
 @pytest.mark.parametrize(
     ("place", "before", "step"),
-    [pytest.param("step", 2, 0, marks=soak), pytest.param("evaluation", 1, 0, marks=soak)],
+    [pytest.param("step", 1, 0, marks=soak), pytest.param("evaluation", 1, 0, marks=soak)],
 )
 def test_a_signal_to_one_of_them_stops_both_at_the_same_micro_batch(
     place, before, step, projects, forked, tmp_path
