@@ -80,13 +80,10 @@ def test_losses_and_evaluations_are_those_of_one_process(what, ranks, how, proje
         ]
         for mine, theirs in zip(records(several, kind), records(one, kind), strict=True):
             assert mine.keys() == theirs.keys()
-            for name in (
-                "loss",
-                "router_loss",
-                "rewards/accuracies",
-                "length/margins",
-                "length/chosen_tokens",
-            ):
+            exact = ["loss", "router_loss", "length/margins", "length/chosen_tokens"]
+            if mine["step"] > 1:  # before the first update rounding decides
+                exact.append("rewards/accuracies")
+            for name in exact:
                 assert mine.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (kind, name)
             for name in ("rewards/margins", "logps/chosen", "logps/rejected"):
                 assert mine[name] == pytest.approx(theirs[name], abs=1e-4), (kind, name)

@@ -69,7 +69,8 @@ def repeats(groups: int, ranks: int) -> int:
 
 def by_heads(tensors: Sequence[torch.Tensor], ranks: int) -> torch.Tensor:
     """Lay (C, heads, size) tensors out as (ranks, C, numbers): side by side what each rank gets of a token."""
-    return torch.cat([each.unflatten(1, (ranks, -1)).transpose(0, 1).flatten(2) for each in tensors], 2)
+    parts = [each.view(len(each), ranks, -1, each.shape[2]) for each in tensors]
+    return torch.cat([part.transpose(0, 1).flatten(2) for part in parts], 2)
 
 
 def of_all_tokens(received: torch.Tensor, shapes: Sequence[Sequence[int]], tokens: int) -> list[torch.Tensor]:
@@ -78,17 +79,17 @@ def of_all_tokens(received: torch.Tensor, shapes: Sequence[Sequence[int]], token
     ``shapes`` are (heads, size) of what :func:`by_heads` was given; filler tokens, after the first T, are left out.
     """
     own = [(heads // len(received), size) for heads, size in shapes]
-    columns = received.flatten(0, 1)[:tokens].split([heads * size for heads, size in own], 1)
-    return [column.unflatten(1, shape) for column, shape in zip(columns, own, strict=True)]
+    columns = torch.split(received.flatten(0, 1)[:tokens], [heads * size for heads, size in own], 1)
+    return [column.view(tokens, *shape) for column, shape in zip(columns, own, strict=True)]
 
 
 def by_tokens(output: torch.Tensor, ranks: int) -> torch.Tensor:
     """Lay (T, heads, size) out as (ranks, C, heads * size): what each rank gets, with zeros for filler tokens."""
     length = slice_length(len(output), ranks)
     rows = F.pad(output.flatten(1), (0, 0, 0, ranks * length - len(output)))
-    return rows.unflatten(0, (ranks, length))
+    return rows.view(ranks, length, -1)
 
 
 def with_all_heads(received: torch.Tensor, size: int) -> torch.Tensor:
     """Return from (ranks, C, heads / ranks * size), what each rank has sent, (C, heads, size)."""
-    return received.transpose(0, 1).flatten(1).unflatten(1, (-1, size))
+    return received.transpose(0, 1).reshape(received.shape[1], -1, size)
