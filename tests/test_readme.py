@@ -188,5 +188,6 @@ def test_it_counts_the_architectures_that_are_tested():
 
 
 def test_it_is_read_in_three_minutes():
-    """At 230 words a minute, what is run and shown in blocks included."""
-    assert len(README.read_text(encoding="utf-8").split()) <= 3 * 230 + 100
+    """At 230 words a minute, what is run and shown in blocks included; the lines of a table are no words."""
+    words = [each for each in README.read_text(encoding="utf-8").split() if re.search(r"\w", each)]
+    assert len(words) <= 3 * 230 + 100

@@ -7,7 +7,7 @@ answer would depend on which other prompts there are. The model stays in ``train
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,20 @@ class Decoding:
 
 
 @contextmanager
-def inference(policy: PreTrainedModel, *, bf16: bool) -> Iterator[None]:
+def inference(
+    policy: PreTrainedModel, *, bf16: bool, gathered: AbstractContextManager[None] | None = None
+) -> Iterator[None]:
     """Compute without gradients and dropout, and have ``generate`` keep keys and values, and compile nothing.
 
-    Under bfloat16 autocast where ``bf16`` is set.
+    Under bfloat16 autocast where ``bf16`` is set, and inside ``gathered``, which makes sharded weights usable (see
+    :meth:`.protocol.Parallel.gathered`).
     """
+    with nullcontext() if gathered is None else gathered, _inference(policy, bf16=bf16):
+        yield
+
+
+@contextmanager
+def _inference(policy: PreTrainedModel, *, bf16: bool) -> Iterator[None]:
     device = next(policy.parameters()).device.type
     checkpointed: list[Any] = [
         module for module in policy.modules() if getattr(module, "gradient_checkpointing", False)
@@ -69,11 +78,17 @@ def answer(
     *,
     bf16: bool,
     each_token: Callable[[torch.Tensor], None] = lambda ids: None,
+    gathered: AbstractContextManager[None] | None = None,
+    agreed: Callable[[bool], bool] = lambda ended: ended,
 ) -> list[int]:
     """Return the ids that a model answers to a prompt, without the one of ``stops`` that ends them.
 
     Random states are afterwards as they were before. ``each_token`` is called after every token with the (tokens,) ids
     of the answer so far, on the model's device, and may raise.
+
+    Where passes are collective, ``gathered`` is that of :func:`inference`, all processes answer the same prompt, and
+    ``agreed`` (see :meth:`.protocol.Parallel.agreed`) has all of them stop after the same token: devices may round
+    differently, and a process that went on alone would wait for the others.
 
     Raises:
         ValueError: the model has no position left after the prompt.
@@ -83,15 +98,16 @@ def answer(
     class AfterEachToken(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
             each_token(input_ids[0, len(prompt) :])
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+            ended = agreed(int(input_ids[0, -1]) in stops)
+            return torch.full((len(input_ids),), ended, dtype=torch.bool, device=input_ids.device)
 
     model = causal_lm(policy)
-    ids = torch.tensor([list(prompt)], device=next(model.parameters()).device)
     settings = _settings(model, len(prompt), decoding, stops)
     before = RandomState.capture()
     try:
         torch.manual_seed(decoding.seed)
-        with inference(policy, bf16=bf16), _generating_with(model, settings):
+        with inference(policy, bf16=bf16, gathered=gathered), _generating_with(model, settings):
+            ids = torch.tensor([list(prompt)], device=next(model.parameters()).device)
             found = model.generate(
                 **accepted(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}),
                 stopping_criteria=StoppingCriteriaList([AfterEachToken()]),

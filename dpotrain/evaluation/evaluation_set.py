@@ -96,7 +96,7 @@ class EvaluationSet:
         def score(pairs: MicroBatch) -> None:
             batch = pack(self.data, pairs).to(parallel.device)
             reference = self.reference.scores(batch)
-            with summing(router_loss) as rows:
+            with summing(router_loss, parallel.device) as rows:
                 scores = score_pairs(
                     scorer,
                     reference,

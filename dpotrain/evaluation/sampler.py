@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from dpotrain.core.errors import describe_exception
 from dpotrain.core.records import Sample
 from dpotrain.data.sample_prompts import Prompt
@@ -45,7 +47,7 @@ class Sampler:
     parallel: Parallel
 
     def sample(self, advance: Callable[[int], None], each_token: Callable[[], None]) -> Answers:
-        """Answer all prompts; every process takes a share of them, or all where passes are collective. Collective.
+        """Answer all prompts; every process takes a share, or all of them where passes are collective. Collective.
 
         ``advance`` is called with the number of prompts answered since its last call; ``each_token`` may raise
         :class:`~dpotrain.engine.training.unfinished.Interrupted`, which every process then does. What else goes wrong
@@ -53,24 +55,26 @@ class Sampler:
         """
         answers: dict[int, str] = {}
         failure = ""
-        together = self.parallel.collective_passes
-        first, step = (0, 1) if together else (self.parallel.world_rank, self.parallel.world_size)
-        own = range(first, len(self.prompts), step)
+        first, every = self.parallel.world_rank, self.parallel.world_size
+        if self.parallel.collective_passes:
+            first, every = 0, 1
+        own = range(first, len(self.prompts), every)
         advance = over_ranks(advance, len(own), len(self.prompts))
         with agreeing(self.parallel):
             for number in own:
                 try:
-                    answers[number] = self._answer(number, (lambda: None) if together else each_token)
+                    answers[number] = self._answer(number, each_token)
                 except Interrupted:
                     raise
                 except Exception as error:
+                    if self.parallel.collective_passes and isinstance(error, torch.OutOfMemoryError):
+                        raise  # the others are inside the same answer
                     failure = failure or describe_exception(error)
                     release_memory()
-                if together:  # not after each token: rounding may make their answers differ in length
-                    each_token()
                 advance(1)
         shares = self.parallel.gather_objects((answers, failure))
-        answers = {number: text for share, _ in shares for number, text in share.items()}
+        # The main process's count where several have answered.
+        answers = {number: text for share, _ in reversed(shares) for number, text in share.items()}
         failure = next((text for _, text in shares if text), "")
         samples = [Sample(prompt.text, answers.get(number, "")) for number, prompt in enumerate(self.prompts)]
         return Answers(samples if answers else [], failure)
@@ -85,5 +89,7 @@ class Sampler:
             self.stops,
             bf16=self.bf16,
             each_token=lambda ids: each_token(),
+            gathered=self.parallel.gathered(self.policy),
+            agreed=self.parallel.agreed,
         )
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

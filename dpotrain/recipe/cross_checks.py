@@ -11,6 +11,7 @@ from dpotrain.plugin.runtime.metric_names import faults
 from dpotrain.recipe.objective_checks import check_objective
 from dpotrain.recipe.prompts import read_prompts
 from dpotrain.recipe.sections import SamplesSection
+from dpotrain.recipe.sharding import sharding_fault
 from dpotrain.recipe.tables import TableReader
 
 
@@ -36,6 +37,7 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
             reader.problems.add(("quantizer",), (), text)
     _check_without_effect(reader, sections)
     _check_context(reader, sections)
+    _check_sharding(reader, sections, selection)
     check_objective(reader, sections, selection.one_of(Loss))
     for index, exporter in enumerate(selection.all_of(Exporter)):
         if not exporter.needs_adapter:
@@ -119,3 +121,14 @@ def _check_callbacks(reader: TableReader, sections: Mapping[str, Any], selection
         if callback.needs_evaluations and evaluation is not None and evaluation.every is None:
             text = f"{callback.name} needs evaluations during training; set evaluation.every"
             reader.problems.add(("callbacks", index), (), text)
+
+
+def _check_sharding(reader: TableReader, sections: Mapping[str, Any], selection: Selection) -> None:
+    """Refuse to shard weights that cannot be sharded; 'shard = "auto"' shards none of them."""
+    parallel, reference = sections["parallel"], sections["reference"]
+    if not parallel or parallel.shard != "all":
+        return
+    fault = sharding_fault(selection, reference.quantizer if reference else None)
+    if fault is not None:
+        key, text = fault
+        reader.problems.add(("parallel",), ("shard",), f'{key}: {text}; or set shard = "none"')

@@ -40,7 +40,9 @@ _SFT_TERM = Foreign(
     '[loss] use = "mix" is the sum of losses: one term is the loss, another "sft" with this weight',
 )
 _WEIGHTING = Foreign("loss.weighting", '"wpo"', values={True: "wpo", False: None})
-_SHARDING = _same_training("sharding over devices is not supported yet: each GPU holds the whole model")
+_SHARDING = _same_training(
+    'parallel.shard = "all" shards weights, gradients and optimizer state over the processes'
+)
 _EVALUATIONS = Foreign(
     "evaluation.every", "a number of steps; the held-out pairs are also evaluated before and after training"
 )

@@ -51,9 +51,9 @@ class Recipe(Selection):
     data: sections.DataSection
     reference: sections.ReferenceSection
     training: sections.TrainingSection
+    parallel: sections.ParallelSection
     evaluation: sections.EvaluationSection
     samples: sections.SamplesSection | None = None
-    parallel: sections.ParallelSection
     checkpoints: sections.CheckpointsSection
     logging: sections.LoggingSection
 

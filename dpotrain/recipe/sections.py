@@ -370,18 +370,6 @@ class CheckpointsSection(Section):
         return BestBy(self.best, lowest)
 
 
-class ParallelSection(Section):
-    """How several processes share the work. Results do not depend on it, but for rounding."""
-
-    context: int = Field(
-        1,
-        ge=1,
-        description="Processes that compute each pair together, each an equal part of its tokens: for pairs whose "
-        "activations do not fit one device. It divides the number of processes, and the attention heads of the model; "
-        "needs packed pairs.",
-    )
-
-
 class LoggingSection(Section):
     """How often a train record is written, and how long loggers may take. No step waits for a logger."""
 
@@ -394,16 +382,55 @@ class LoggingSection(Section):
     )
 
 
+class ParallelSection(Section):
+    """How the processes of a launched run share memory and pairs. Without effect on results, but for rounding."""
+
+    shard: Literal["auto", "none", "all"] = Field(
+        "auto",
+        description='"all" shards the weights over the processes, with their gradients and optimizer state; each '
+        "decoder layer is gathered while it computes. With an adapter these are the frozen weights. "
+        '"none" holds all of them on every process, which exchanges less.',
+    )
+    group: int | None = Field(
+        None,
+        ge=2,
+        description="Number of processes that hold one copy of the weights together, neighbours in rank: with those of "
+        "a machine, weights are gathered inside it, and machines exchange gradients once a step. All processes unless "
+        "set.",
+    )
+    offload: Literal["cpu"] | None = Field(
+        None,
+        description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where '
+        "the optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
+    )
+    context: int = Field(
+        1,
+        ge=1,
+        description="Processes that compute each pair together, each an equal part of its tokens: for pairs whose "
+        "activations do not fit one device. It divides the number of processes, and the attention heads of the model; "
+        "needs packed pairs.",
+    )
+
+    @model_validator(mode="after")
+    def _shards(self) -> ParallelSection:
+        if self.shard == "none" and (self.group is not None or self.offload is not None):
+            key = "group" if self.group is not None else "offload"
+            raise ValueError(
+                f'{key} is for weights that are sharded, and shard = "none" shards none; remove one'
+            )
+        return self
+
+
 #: The core's tables by name; those without a required key can be left out of a recipe.
 CORE_SECTIONS: dict[str, type[Section]] = {
     "run": RunSection,
     "data": DataSection,
     "reference": ReferenceSection,
     "training": TrainingSection,
+    "parallel": ParallelSection,
     "evaluation": EvaluationSection,
     "samples": SamplesSection,
     "checkpoints": CheckpointsSection,
-    "parallel": ParallelSection,
     "logging": LoggingSection,
 }
 
@@ -425,6 +452,7 @@ _FIRST = [
     "reference",
     "loss",
     "training",
+    "parallel",
     "optimizer",
     "schedule",
 ]

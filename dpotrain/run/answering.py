@@ -205,8 +205,11 @@ class _Loader:
         return self.selection.adapter or AllWeights(AllWeights.Options())
 
     def untrained(self) -> PreTrainedModel:
-        policy, _ = load_policy(self.selection, self.adapter, self.precision, self.device, self.reporter)
-        return policy
+        return self._loaded(self.adapter)
+
+    def _loaded(self, adapter: Adapter) -> PreTrainedModel:
+        alone = OneProcess(self.device)
+        return load_policy(self.selection, adapter, self.precision, alone, self.reporter).model
 
     def final(
         self, folder: RunFolder
@@ -237,7 +240,7 @@ class _Loader:
         from safetensors.torch import load_file
 
         adapter = self.adapter
-        policy, _ = load_policy(self.selection, adapter, self.precision, self.device, self.reporter)
+        policy = self._loaded(adapter)
         import torch
 
         with torch.no_grad():

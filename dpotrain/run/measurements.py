@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpotrain.core.atomic import write_json
 from dpotrain.core.records import Outcome
+from dpotrain.engine.memory.layout import ONE_DEVICE, Layout
 from dpotrain.engine.memory.model_size import ModelSize
 from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.recipe.recipe import Recipe
@@ -115,13 +116,15 @@ def _read(cache: Path | None) -> list[Measurement]:
     return found
 
 
-def device_name(device: torch.device, processes: int = 1) -> str:
-    """Return what a key calls a device: its name, and how many threads or processes compute."""
+def device_name(device: torch.device, layout: Layout = ONE_DEVICE) -> str:
+    """Return what a key calls devices: their name, how many threads or processes compute, and in which layout."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{platform.machine()} {platform.processor()} {torch.get_num_threads()} threads"
-    return name if processes == 1 else f"{name} x {processes}"
+    if layout.devices > 1:
+        name += f" x {layout.devices}"
+    return name if layout.shards is None and layout.context == 1 else f"{name} {layout}"
 
 
 @dataclass(frozen=True, slots=True)

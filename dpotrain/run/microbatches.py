@@ -28,8 +28,10 @@ from dpotrain.engine.memory.device_memory import (
     memory_in_use,
     release_memory,
 )
+from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan, pairs_to_record, plan_memory
+from dpotrain.engine.memory.shares import Share
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.scorer import Scorer
@@ -85,11 +87,13 @@ def fit_to_memory(
     ``before`` is the :class:`MicrobatchSize` of the checkpoint that the run is resumed from, as plain data.
     """
     policy, device = scorer.policy, parallel.device
-    per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, data.train, costs, per_token, parallel)
+    with parallel.gathered(policy):
+        per_token = proven_modules(policy, scorer.bf16)
+    activations = _measured(scorer, parallel, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
+    layout = Layout(parallel.world_size, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
@@ -98,7 +102,7 @@ def fit_to_memory(
     memory = plan_memory(
         recipe,
         policy,
-        size,
+        Share(size, layout=layout),
         activations,
         costs,
         pairs=data.mixture.pairs,
@@ -106,10 +110,11 @@ def fit_to_memory(
         held={
             "in use": in_use,
             "second copy": trained_bytes(size.trained) if reference.model == "second copy" else 0,
+            # Elsewhere the peak of a backward pass is measured, with these.
+            "gathered weights": parallel.gathered_bytes(policy) if device.type == "cpu" else 0,
         },
         available=free + in_use,
         host=host,
-        ranks=parallel.data_size,
     )
     chosen = memory.fit
     if before is not None:
@@ -139,13 +144,12 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
 
 def _measured(
     scorer: Scorer,
+    parallel: Parallel,
     pairs: TokenizedPairs,
     costs: Costs,
     per_token: Sequence[Sequence[nn.Module]],
-    parallel: Parallel,
 ) -> Activations:
-    device = parallel.device
-    context = 1 if parallel.context is None else parallel.context.size
+    device, context = parallel.device, parallel.world_size // parallel.data_size
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
@@ -154,7 +158,7 @@ def _measured(
             tokens = slice_length(cost.of(some), context), slice_length(cost.of(more), context)
             return replace(measure(scorer, one, two, tokens, per_token), context=context)
         except torch.OutOfMemoryError:
-            if parallel.collective_passes:  # others are in the middle of this one
+            if parallel.collective_passes:  # the others wait for this pass
                 raise
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.

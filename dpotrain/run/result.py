@@ -30,7 +30,7 @@ def save_result(built: BuiltRun, final: Path) -> Path:
     run, parallel = built.context.run, built.context.trainer.parallel
     built.context.state.final_step = load_best(built.loop.checkpoints)
     packed.uninstall(causal_lm(run.policy))
-    with parallel.whole(run.policy):
+    with parallel.whole(built.adapter, run.policy):
         if parallel.is_main:
             try:
                 with folder_aside(final) as aside, built.upcast_weights.as_loaded():

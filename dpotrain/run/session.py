@@ -29,6 +29,7 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
+from dpotrain.run.building.sharding import with_sharding
 from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
@@ -116,7 +117,8 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            built = build(recipe, folder, parallel, reporter, stop, events, found)
+            shared = with_sharding(recipe, parallel)
+            built = build(recipe, folder, shared, reporter, stop, events, found)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()
@@ -263,10 +265,12 @@ def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> Bas
     """Return what a person is told: which plugin failed, or for a device out of memory what to do about it."""
     if not isinstance(error, torch.OutOfMemoryError):
         return named(error, recipe, recipe.plugins)
+    among = parallel.world_size > 1 and recipe.parallel.shard != "all"
+    shard = 'parallel.shard = "all" shards the weights over the processes.\n' if among else ""
     return RunError(
         f"{parallel.device} is out of memory ({str(error).splitlines()[0]}).\n"
         "Lower training.tokens_per_microbatch, or set training.activation_checkpointing = true and on a GPU "
         "training.activation_offload = true (none changes\nresults), or lower data.max_length. With checkpoints, "
         "--resume continues from the last one.\n"
-        "dpotrain plan shows what takes how much, and what each remedy would save."
+        f"{shard}dpotrain plan shows what takes how much, and what each remedy would save."
     )

@@ -10,9 +10,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpotrain.core.formats import count, duration, megabytes, printable, rate
+from dpotrain.core.formats import count, duration, megabytes, plural, printable, rate
 from dpotrain.run.building.run_info import LIMITS
 from dpotrain.run.planning.changes import Changes, SmallestGpus
+from dpotrain.run.planning.devices import Devices
 from dpotrain.run.planning.duration import Duration
 from dpotrain.run.planning.plan import Plan
 from dpotrain.ui.console import open_console
@@ -34,7 +35,7 @@ def _size(value: float) -> str:
 
 def _view(plan: Plan, command: Sequence[str]) -> Iterator[RenderableType]:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("memory")
+    table.add_column("memory" if plan.devices is None else "memory of each device")
     table.add_column(justify="right", no_wrap=True)
     for name, held in plan.parts.items():
         table.add_row(name, _size(held))
@@ -43,6 +44,8 @@ def _view(plan: Plan, command: Sequence[str]) -> Iterator[RenderableType]:
     table.add_row("peak memory", Text(_size(plan.needed), style=style))
     table.add_row(Text(f"available on {printable(plan.device)}"), _size(plan.memory))
     yield Fitting(table)
+    if plan.devices is not None:
+        yield _layouts(plan.devices)
     for label, value in _lines(plan):
         yield Text.assemble((f"  {label:<12} ", "dim"), value)
     if not plan.fits_disk:
@@ -54,13 +57,47 @@ def _view(plan: Plan, command: Sequence[str]) -> Iterator[RenderableType]:
     if plan.fits:
         return
     yield Text()
-    if plan.changes is not None:
+    if plan.devices is not None and (layouts := list(_layouts_that_fit(plan.devices, command))):
+        yield from layouts
+    elif plan.changes is not None:
         yield Text(f"It does not fit. With these changes it would; {_results(plan.changes)}:", style="bold")
         yield Text(f"  {_command(command, plan.changes.overrides)}")
     else:
+        if plan.devices is not None and plan.devices.fewest is not None:
+            fewest = f'It would fit on {plan.devices.fewest} such devices, with parallel.shard = "all".'
+            yield Text(fewest, style="bold")
         yield Text("It does not fit. What each change by itself would save:", style="bold")
         for remedy in plan.remedies:
             yield Text(f"  {remedy.what}: {_size(remedy.saves)} less")
+
+
+def _layouts(devices: Devices) -> Fitting:
+    """Return what the run takes as it is and in other layouts, a row each."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column(f"over {plural(devices.count, 'device')}")
+    for name in ("memory of each", "longest pair", "sends a step", "tokens/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("with")
+    for way in devices.ways:
+        speed = way.tokens_per_second
+        unknown = "unknown" if way.fits else "-"
+        table.add_row(
+            way.layout,
+            Text(_size(way.needed), style="green" if way.fits else "bold red"),
+            count(way.longest_pair),
+            _size(way.exchange.total),
+            unknown if speed is None else rate(speed),
+            "as it is" if way.chosen else " ".join(f"--set {each}" for each in way.overrides),
+        )
+    return Fitting(table)
+
+
+def _layouts_that_fit(devices: Devices, command: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield the layouts in which a run fits that does not as it is."""
+    fitting = [way for way in devices.ways if way.fits]
+    if fitting:
+        yield Text("It does not fit. In these layouts it would; results stay the same:", style="bold")
+        yield from (Text(f"  {_command(command, way.overrides)}") for way in fitting)
 
 
 def _results(changes: Changes) -> str:
@@ -86,18 +123,24 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.host_memory:
         yield (
             "host memory",
-            f"{_size(plan.host_memory)} in each process for the inputs of checkpointed layers",
+            f"{_size(plan.host_memory)} in each process for what its device does not hold",
         )
+    if (devices := plan.devices) is not None:
+        yield "devices", f"{devices.count}: {devices.reason or devices.layout}"
+        if devices.cannot_shard:
+            yield "", f"weights stay whole: {devices.cannot_shard}"
+        yield "links", _links(devices)
     steps = f"{count(plan.steps)} of {count(plan.pairs_per_step)} pairs, of {count(plan.pairs)} pairs"
     each = f"{plan.microbatches_per_step:.3g}"
     twice = ", scored twice" if plan.first_passes else ""
-    yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step{twice}"
+    on_each = "" if devices is None else " on each device"
+    yield "steps", f"{steps}; about {each} micro-batch{'' if each == '1' else 'es'} a step{on_each}{twice}"
     if plan.duration is not None:
         yield from _time(plan, plan.duration)
     parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())
     yield "disk", f"{_size(sum(plan.disk.values()))} of {_size(plan.disk_free)} that are free: {parts}"
     if plan.gpus is not None:
-        yield "GPU", _gpus(plan.gpus)
+        yield "GPU", _gpus(plan.gpus, "" if devices is None else f"{devices.count} of ")
     if plan.finished_run is not None:
         measured = plan.finished_run.get("peak_memory_mb_measured", 0.0)
         predicted = plan.finished_run.get("peak_memory_mb_predicted", 0.0)
@@ -119,16 +162,32 @@ def _time(plan: Plan, time: Duration) -> Iterator[tuple[str, str]]:
     known = [duration(time.before_training)] if time.before_training else []
     loading = ["the time to load, which no run here has measured"] if time.loading is None else []
     yield "first step", f"after about {' and '.join([*known, *loading])}"
-    runs = plan.measured_runs
-    if runs:
-        yield "", f"speed and memory as {runs} run{'s' * (runs > 1)} of this model here measured them"
-    else:
-        yield "", "speed and memory are estimated; a run here measures them for the next plan"
+    yield "", _source(plan)
 
 
-def _gpus(gpus: SmallestGpus) -> str:
-    as_is = "none of the common sizes as it is" if gpus.as_is is None else f"{gpus.as_is} GB as it is"
+def _source(plan: Plan) -> str:
+    """Return where the speed is from."""
+    if runs := plan.measured_runs:
+        return f"speed and memory as {runs} run{'s' * (runs > 1)} of this model here measured them"
+    each = f"{(plan.operations or 0) / 1e12:.3g} TFLOP/s of each device"
+    return {
+        "measured": f"speed is computed from {each}, which runs of this model measured, and from what is sent",
+        "estimated": "speed and memory are estimated; a run here measures them for the next plan",
+        "given": f"speed is computed from {each} (--tflops)",
+        "assumed": f"speed is computed from {each}, which an A100 reaches; --tflops sets another number",
+    }[plan.speed_from]
+
+
+def _links(devices: Devices) -> str:
+    inside, across = (f"{each / 1e9:.3g} GB/s" for each in (devices.links.inside, devices.links.across))
+    if devices.count <= devices.machine:
+        return f"{inside} of each device (--link sets another number)"
+    return f"{inside} of each device among {devices.machine} of a machine, {across} between machines (see --link)"
+
+
+def _gpus(gpus: SmallestGpus, number: str) -> str:
+    as_is = "none of the common sizes as it is" if gpus.as_is is None else f"{number}{gpus.as_is} GB as it is"
     if gpus.with_changes is None or gpus.changes is None:
         return as_is
     settings = " ".join(f"--set {shlex.quote(each)}" for each in gpus.changes.overrides)
-    return f"{as_is}, {gpus.with_changes} GB with {settings} ({_results(gpus.changes)})"
+    return f"{as_is}, {number}{gpus.with_changes} GB with {settings} ({_results(gpus.changes)})"

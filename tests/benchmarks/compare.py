@@ -51,11 +51,14 @@ def compare(
             except (SideFailed, ValueError) as error:
                 found[name]["error"] = str(error)
     ours = found.get(DPOTRAIN, {}).get("rounds")
+    tokens = sum(facts["mean_tokens"].values())
     for name, side in found.items():
         if side["figures"]:
             side["summary"] = over_rounds(side["figures"])
             if ours and name != DPOTRAIN:
-                side["agreement"] = agreement(ours[0], side["rounds"][0], workload.precision)
+                side["agreement"] = agreement(
+                    ours[0], side["rounds"][0], workload.precision, tokens, workload.pairs_per_step
+                )
     return found
 
 

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.agreement import BARS, largest_difference
+from tests.benchmarks.agreement import largest_difference, loss_bar
 from tests.benchmarks.cells import base_of, numbers, parser, write
 from tests.benchmarks.sides import prepare, run_dpotrain
 from tests.benchmarks.speeds import speeds, steps_of
@@ -160,7 +160,10 @@ def main(given: Sequence[str] | None = None) -> int:
     console = Console()
     console.print(table(cells))
     apart = [cell["largest_loss_difference"] for cell in cells]
-    same = all(each is not None and each <= BARS[options.precision][0] for each in apart)
+    bars = [
+        loss_bar(options.precision, sum(cell["tokens"].values()), cell["pairs_per_step"]) for cell in cells
+    ]
+    same = all(each is not None and each <= bar for each, bar in zip(apart, bars, strict=True))
     console.print(
         f"losses, step by step: at most {max(apart):.1e} apart"
         if same

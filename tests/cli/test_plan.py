@@ -164,6 +164,12 @@ def test_a_gpu_of_that_size_may_hold_more_tokens_at_a_time(tmp_path):
     assert plan["memory"] == 24 * 2**30
 
 
+def test_a_plain_size_is_in_gigabytes(tmp_path):
+    recipe = project(tmp_path)
+    assert planned(recipe, "--memory", "24")["memory"] == 24 * 2**30
+    assert planned(recipe, "--memory", "1073741824B")["memory"] == 2**30
+
+
 @pytest.mark.parametrize("size", ["much", "0GB", "-3GB", "24XB"])
 def test_a_size_that_is_none_is_a_wrong_command_line(size, tmp_path):
     result = dpotrain("plan", "recipe.toml", "--memory", size)
@@ -297,3 +303,76 @@ def test_evaluations_and_samples_are_counted_as_the_recipe_sets_them(tmp_path):
     # By the training of the same plan: each plan measures the machine anew.
     shares = [each["evaluation"] / each["training"] for each in (time, without)]
     assert shares[1] == pytest.approx(shares[0] / 2, rel=0.5)
+
+
+def test_several_devices_share_a_run_and_every_layout_has_a_row(tmp_path):
+    recipe = project(tmp_path)
+    plan = planned(recipe, "--devices", "8", "--memory", "80")
+    devices = plan["devices"]
+    assert (devices["count"], devices["layout"]) == (8, "replicated")
+    assert plan["memory"] == 80 * 2**30
+    ways = {way["layout"]: way for way in devices["ways"]}
+    assert list(ways) == [
+        "replicated",
+        "sharded over groups of 4",
+        "sharded over all 8",
+        "sharded over all 8, shards in the host's memory",
+        "replicated, context of 2",
+        "sharded over all 8, context of 2",
+    ]
+    # Gradients of 43,168 numbers in float32, added up by a ring of 8.
+    assert ways["replicated"]["exchange"]["added_up"] == 2 * 7 / 8 * 4 * 43168
+    assert ways["sharded over all 8"]["overrides"] == ["parallel.shard=all"]
+    unknown = [name for name, way in ways.items() if way["tokens_per_second"] is None]
+    assert unknown == ["sharded over all 8, shards in the host's memory"]
+    assert plan["tokens_per_second"] == pytest.approx(ways["replicated"]["tokens_per_second"])
+    result = dpotrain("plan", str(recipe), "--devices", "8", "--memory", "80")
+    for text in (
+        "memory of each device",
+        "over 8 devices",
+        "sharded over groups of 4",
+        "as it is",
+        "links",
+        "unknown",
+    ):
+        assert text in result.stdout
+
+
+def test_without_a_size_devices_are_such_as_this_machine_has(tmp_path):
+    recipe = project(tmp_path)
+    plan = planned(recipe, "--devices", "2")
+    assert plan["device"] == "this machine's CPU"
+    assert plan["devices"]["layout"] == "replicated"
+    assert plan["speed_from"] in ("estimated", "measured")
+    assert "available on this machine's CPU" in dpotrain("plan", str(recipe), "--devices", "2").stdout
+    # One device is planned as ever.
+    assert planned(recipe, "--devices", "1")["devices"] is None
+
+
+def test_speed_and_links_may_be_given(tmp_path):
+    recipe = project(tmp_path)
+    words = ["--devices", "2", "--memory", "24"]
+    named, number = (planned(recipe, *words, "--link", link) for link in ("pcie", "20 GB/s"))
+    assert named["devices"]["links"] == number["devices"]["links"]
+    slow, fast = (planned(recipe, *words, "--tflops", each) for each in ("0.001", "0.002"))
+    assert fast["tokens_per_second"] == pytest.approx(2 * slow["tokens_per_second"], rel=0.01)
+    assert (fast["operations"], fast["speed_from"]) == (2e9, "given")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["--link", "fast", "--devices", "2"],
+            "write GB a second, such as 25, or one of nvlink, network, pcie",
+        ),
+        (["--link", "0", "--devices", "2"], "is not a rate"),
+        (["--link", "25"], "give --devices, too"),
+        (["--devices", "0"], "--devices"),
+        (["--tflops", "0"], "--tflops"),
+    ],
+)
+def test_a_wrong_word_about_devices_is_a_wrong_command_line(words, text):
+    result = dpotrain("plan", "recipe.toml", *words)
+    assert result.exit_code == 2
+    assert text in result.stderr

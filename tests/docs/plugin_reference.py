@@ -16,7 +16,7 @@ from tests.docs.source import members, paragraphs
 
 #: What hooks and components are handed or return, and where it is defined.
 OBJECTS: tuple[type, ...] = (
-    api.PreferencePair, api.UnusableRow, api.LoadRequest, api.Rows, api.Recognition, api.PairScores,
+    api.PreferencePair, api.UnusableRow, api.LoadRequest, api.OpenedModel, api.Rows, api.Recognition, api.PairScores,
     api.Trained, api.Run, api.HeldOutPair, api.LoggedRun, api.StepRecord, api.Record, api.TextRecord,
     api.CheckpointRecord, api.Outcome, api.Finished, api.Selection, api.Kind, api.Beside,
 )  # fmt: skip

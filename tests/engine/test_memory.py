@@ -9,7 +9,9 @@ from dpotrain.data.batches.plan import Costs
 from dpotrain.engine.memory import planner
 from dpotrain.engine.memory.activations import estimate
 from dpotrain.engine.memory.budget import fit
+from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import count, trained_bytes
+from dpotrain.engine.memory.shares import Share
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain_plugins.lora import Lora
@@ -75,14 +77,17 @@ def test_rows_on_a_gpu_are_to_be_full_as_far_as_a_step_has_tokens(
     device, ranks, pairs, full, monkeypatch, tmp_path
 ):
     asked = []
-    monkeypatch.setattr(
-        planner, "fit", lambda *given, **more: asked.append(more["full"]) or fit(*given, **more)
-    )
+
+    def noting(*given, **more):
+        asked.append((more["longest"], more["full"]))
+        return fit(*given, **more)
+
+    monkeypatch.setattr(planner, "fit", noting)
     model = policy("full", torch.float32)
     recipe = load_recipe(project(tmp_path), {"training.pairs_per_step": pairs})
     lengths = np.array([60, 140] * 100)
     planner.plan_memory(
-        recipe, model, count(model), estimate(model, False), Costs(lengths, lengths), pairs=200, device=device,
-        held={}, available=1 << 30, ranks=ranks,
+        recipe, model, Share(count(model), layout=Layout(ranks)), estimate(model, False), Costs(lengths, lengths),
+        pairs=200, device=device, held={}, available=1 << 30,
     )  # fmt: skip
-    assert asked == [full]
+    assert (140, full) in asked

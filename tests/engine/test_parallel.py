@@ -67,7 +67,7 @@ with torch.no_grad():
 parallel.load_trained(adapter, model, trained)
 parallel.load_optimizer(optimizer, state)
 parallel.wait()
-with parallel.whole(model):
+with parallel.whole(adapter, model):
     whole = torch.equal(model.weight, trained["weight"])
 found = {
     "rank": rank, "size": parallel.world_size, "kinds": kinds, "weights": weights,

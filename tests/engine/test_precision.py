@@ -194,7 +194,7 @@ def test_a_plan_counts_float16_weights_as_they_are_held(adapter, tmp_path, proce
     data = prepare_data(recipe, recipe.model.load_tokenizer(), reporter)
     parts = make_plan(recipe, data).parts
     engine = EngineBuilder(recipe, OneProcess(torch.device("cpu")), data, reporter)
-    policy, _ = engine.load_policy(engine.adapter)
+    policy = engine.load_policy(engine.adapter).model
     size = count(policy)
     assert parts["weights"] == size.bytes
     assert parts["gradients"] == trained_bytes(size.trained)

@@ -148,7 +148,7 @@ def test_routers_that_an_adapter_trains_whole_are_counted_once():
     scorer = choose_scorer(policy, sample, packing="on", bf16=False).scorer
     loss = RouterLoss(Routing.of(policy, "auto"), scorer)
     assert loss.fault(sample) == ""
-    with summing(loss) as rows:
+    with summing(loss, torch.device("cpu")) as rows:
         scorer(sample)
     assert rows.counts.sum() == 4 * sample.tokens  # two experts at two routers
     rows.loss(rows.probabilities).backward()
@@ -243,7 +243,7 @@ def test_a_filler_pair_adds_no_rows(packing):
     trainer, _ = balanced_trainer(model, data, packing=packing)
     counts = []
     for pairs in ([], [0]):
-        with summing(trainer.router_loss) as rows:
+        with summing(trainer.router_loss, torch.device("cpu")) as rows:
             trainer.scorer(pack(data, pairs))
         counts.append(rows.counts.sum().item())
     assert counts == [0.0, sum(SIZES[0]) * 2 * 2]  # two experts at two routers
@@ -274,7 +274,10 @@ def test_sequences_that_are_computed_apart_are_counted_as_together():
     apart = PaddedScorer(model, together.transform, bf16=False, rules=rules)
     found = []
     for scorer in (together, apart):
-        with summing(RouterLoss(trainer.router_loss.routing, scorer)) as rows, torch.no_grad():
+        with (
+            summing(RouterLoss(trainer.router_loss.routing, scorer), trainer.parallel.device) as rows,
+            torch.no_grad(),
+        ):
             scorer(pack(data, range(len(data))))
         found.append(rows)
     assert found[0].counts.tolist() == found[1].counts.tolist()

@@ -195,6 +195,13 @@ METHODS = [
     ),
     Method(
         DemoLoader,
+        "open_model",
+        {TYPE: a("files"), SHAPE: a(({}, {}))},
+        command="call",
+        quick=FAULTS,
+    ),
+    Method(
+        DemoLoader,
         "fingerprint",
         {NONE: a(None), TYPE: a(b"sha"), SHAPE: a("")},
         ['reference.when="precomputed"'],
@@ -227,6 +234,7 @@ METHODS = [
         command="call",
         quick=FAULTS,
     ),
+    Method(Lora, "saves_whole_model", {NONE: a(None), TYPE: a("yes")}, command="plan"),
     Method(Lora, "starts_as_base", {NONE: a(None), TYPE: a("yes")}, ['reference.when="precomputed"']),
     Method(
         Lora,

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerFast
 
-from dpotrain.plugin.api import Beside, Component, Loss, PreferencePair, Recognition, Use
+from dpotrain.plugin.api import Beside, Component, Loss, OpenedModel, PreferencePair, Recognition, Use
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.plugin.runtime.manager import PluginManager
@@ -51,6 +51,7 @@ METHODS = {
     (FakeLoader, "load_tokenizer"): ([TOKENIZER], [None, "gpt2"]),
     (FakeLoader, "load_model"): ([MODULE], [None, {}]),
     (FakeLoader, "blueprint"): ([MODULE, None], ["meta"]),
+    (FakeLoader, "open_model"): ([OpenedModel(MODULE, {}), None], [MODULE, (MODULE, {})]),
     (FakeLoader, "fingerprint"): (["sha"], [None, "", b"sha"]),
     (FakeQuantizer, "contradictions"): ([[], ["bits differ"]], [None, "bits differ"]),
     (FakeQuantizer, "bits"): ([None, {"weight": 4.5}], [4, {"weight": None}, {"weight": math.nan}]),

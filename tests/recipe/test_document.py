@@ -14,8 +14,8 @@ from tests.recipe.writing import MINIMAL, load
 def test_defaults_are_written_out_in_the_order_of_the_reference(plugins):
     recipe = load(MINIMAL + '[[loggers]]\nuse = "fake-log"\n', plugins=plugins)
     assert list(recipe.document) == [
-        "seed", "run", "model", "data", "reference", "loss", "training", "optimizer", "schedule",
-        "evaluation", "checkpoints", "parallel", "logging", "loggers",
+        "seed", "run", "model", "data", "reference", "loss", "training", "parallel", "optimizer",
+        "schedule", "evaluation", "checkpoints", "logging", "loggers",
     ]  # fmt: skip
     assert recipe.document["run"] == {"output_dir": "runs/x", "cache_dir": "auto"}
     assert recipe.document["loss"] == {

@@ -25,6 +25,7 @@ STORED = ['reference.when="precomputed"', "run.cache_dir=false"]  # where anothe
 TOKENS = ['loss.use="sft"', 'loss.per="token"']
 COUPLED = ['loss.use="mix"', 'loss.terms=[{use="dpo"}, {use="bco"}, {use="sft", per="token", weight=0.1}]']
 CHECKPOINTED = ["training.activation_checkpointing=true"]
+SHARDED = ['parallel.shard="all"', *LIVE]
 
 #: What a run trains and how, by how many processes; two of them share each pair.
 WAYS = [
@@ -36,6 +37,7 @@ WAYS = [
         for how in (LIVE, STORED, COUPLED, CHECKPOINTED)
         if (ranks, how) != (2, LIVE)
     ),
+    *((what, 4, SHARDED) for what in ("lora", "full")),
     *(("mixture of experts", ranks, ["training.router_loss_weight=0.5"]) for ranks in (2, 4)),
 ]
 QUICK = [("lora", 2, LIVE)]

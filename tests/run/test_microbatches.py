@@ -19,7 +19,7 @@ from dpotrain.plugin.api import LoadRequest
 from dpotrain.run import microbatches
 from dpotrain.run.building import build as building
 from dpotrain.run.building import engine_builder
-from dpotrain.run.planning import plan
+from dpotrain.run.planning import plan, target
 from dpotrain_plugins.optimizers import AdamW
 from tests.run.recipes import Recording, losses, project, run, weights
 from tests.run.test_resume import story
@@ -87,8 +87,8 @@ def test_a_plan_predicts_what_the_run_chooses(room, free, monkeypatch, tmp_path)
     train(recipe, reporter=SilentReporter())
     chosen = chosen_at(tmp_path / "run", 10)
     held = count(recipe.adapter.attach(recipe.model.load_model(LoadRequest()))).bytes
-    monkeypatch.setattr(plan, "resident_memory", lambda: 0)
-    monkeypatch.setattr(plan, "free_memory", lambda device: held + int(room / planner.SHARE["cpu"]))
+    monkeypatch.setattr(target, "resident_memory", lambda: 0)
+    monkeypatch.setattr(target, "free_memory", lambda device: held + int(room / planner.SHARE["cpu"]))
     planned = plan.make_plan(recipe, prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter()))
     assert planned.checkpointed_layers == chosen["checkpointed"]
     assert planned.tokens_per_microbatch == pytest.approx(chosen["tokens"], rel=0.01)

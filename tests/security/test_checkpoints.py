@@ -15,7 +15,7 @@ from tests.run.test_checkpoints import write
 from tests.security.hostile import promising, safetensors
 
 WEIGHTS = {"w": torch.zeros(4, 8)}
-GROUPS = [{"params": [WEIGHTS["w"]]}]
+SHAPES = [(4, 8)]
 GOOD = promising(w=("F32", [4, 8], 128))
 STATE = promising(
     **{"optimizer.state.0.exp_avg": ("F32", [4, 8], 128), "optimizer.state.0.step": ("F32", [], 4)}
@@ -74,7 +74,7 @@ def test_tensors_that_the_run_has_no_place_for_are_refused_unread(trained, optim
     end = max(each["data_offsets"][1] for each in optimizer.values())
     safetensors(tmp_path / "optimizer.safetensors", optimizer, end)
     with pytest.raises(RunError) as caught:
-        check_fits(tmp_path, WEIGHTS, GROUPS)
+        check_fits(tmp_path, WEIGHTS, SHAPES)
     assert words in str(caught.value)
     assert "Resume with the" in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_tensors_that_the_run_has_no_place_for_are_refused_unread(trained, optim
 def test_what_a_run_saves_fits_it(tmp_path):
     safetensors(tmp_path / "trained.safetensors", GOOD, 128)
     safetensors(tmp_path / "optimizer.safetensors", STATE, 132)
-    check_fits(tmp_path, WEIGHTS, GROUPS)
+    check_fits(tmp_path, WEIGHTS, SHAPES)
 
 
 @pytest.fixture(scope="module")

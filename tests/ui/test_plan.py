@@ -6,8 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
+from dpotrain.engine.memory.exchange import Exchange, Links
 from dpotrain.run.planning.changes import Changes, SmallestGpus
+from dpotrain.run.planning.devices import Devices
 from dpotrain.run.planning.duration import Duration
+from dpotrain.run.planning.layouts import Way
 from dpotrain.run.planning.plan import Plan
 from dpotrain.run.planning.remedies import Remedy
 from dpotrain.ui.plan import print_plan
@@ -50,6 +53,8 @@ def shown(width: int = 100, **changes: Any) -> str:
         "tokens_per_second": 5210.0,
         "seconds": 7520.0,
         "duration": DURATION,
+        "operations": 3e12,
+        "speed_from": "estimated",
         "measured_runs": 0,
         "disk": {"5 checkpoints": 2 * 2**30, "final": 150 * 2**20},
         "disk_free": 100 * 2**30,
@@ -57,6 +62,7 @@ def shown(width: int = 100, **changes: Any) -> str:
         "changes": None,
         "gpus": None,
         "finished_run": None,
+        "devices": None,
     }
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
@@ -131,3 +137,84 @@ def test_gpus_that_would_do():
 def test_a_disk_that_is_too_full():
     assert "The disk is too full" in shown(disk_free=2**30)
     assert "The disk is too full" not in shown()
+
+
+def devices(**changes: Any) -> Devices:
+    ways = (
+        Way(
+            layout="sharded over all 8",
+            overrides=("parallel.shard=all",),
+            chosen=True,
+            fits=True,
+            needed=40 * 2**30,
+            on_host=0,
+            longest_pair=52_000,
+            exchange=Exchange(3 * 2**30, 2**30, 0.0, 2**20, 0.0),
+            tokens_per_second=9876.0,
+            measured_runs=0,
+        ),
+        Way(
+            layout="replicated",
+            overrides=("parallel.shard=none",),
+            chosen=False,
+            fits=False,
+            needed=120 * 2**30,
+            on_host=0,
+            longest_pair=0,
+            exchange=Exchange(0.0, 0.0, 0.0, 2**30, 0.0),
+            tokens_per_second=None,
+            measured_runs=0,
+        ),
+    )
+    values: dict[str, Any] = {
+        "count": 8,
+        "machine": 8,
+        "layout": "sharded over all 8",
+        "reason": "weights are sharded over all devices: replicated they take 120.0 GB of the 80.0 GB of each device",
+        "cannot_shard": "",
+        "ways": ways,
+        "fewest": None,
+        "links": Links(300e9, 35e9, 8),
+    }
+    return Devices(**(values | changes))
+
+
+def test_layouts_of_several_devices_are_a_table():
+    lines = [" ".join(line.split()) for line in shown(140, devices=devices()).splitlines()]
+    for line in (
+        "memory of each device",
+        "over 8 devices memory of each longest pair sends a step tokens/s with",
+        "sharded over all 8 40.0 GB 52,000 4.0 GB 9,876 as it is",
+        "replicated 120.0 GB 0 1.0 GB - --set parallel.shard=none",
+        "devices 8: weights are sharded over all devices: replicated they take 120.0 GB of the 80.0 GB of each device",
+        "links 300 GB/s of each device (--link sets another number)",
+        "steps 956 of 64 pairs, of 61,135 pairs; about 12.3 micro-batches a step on each device",
+    ):
+        assert line in lines
+    several = shown(devices=devices(count=32, cannot_shard='the optimizer "muon" needs whole weights'))
+    assert "300 GB/s of each device among 8 of a machine, 35 GB/s between machines" in several
+    assert 'weights stay whole: the optimizer "muon" needs whole weights' in several
+
+
+def test_a_narrow_terminal_loses_nothing_of_the_layouts():
+    text = shown(40, devices=devices())
+    for part in ("52,000", "9,876", "--set parallel.shard=none", "120.0 GB"):
+        assert part in text
+
+
+def test_what_does_not_fit_names_the_layouts_that_would_or_how_many_devices():
+    text = shown(fits=False, devices=devices())
+    assert "In these layouts it would; results stay the same:" in text
+    assert "  dpotrain run RECIPE --set parallel.shard=all" in text.splitlines()
+    none = tuple(replace(way, fits=False) for way in devices().ways)
+    text = shown(fits=False, devices=devices(ways=none, fewest=32))
+    assert 'It would fit on 32 such devices, with parallel.shard = "all".' in text
+    assert "training.activation_checkpointing = true: 3.0 GB less" in text
+
+
+def test_where_the_speed_is_from():
+    assert "computed from 125 TFLOP/s of each device, which an A100 reaches" in shown(
+        operations=125e12, speed_from="assumed"
+    )
+    assert "(--tflops)" in shown(speed_from="given")
+    assert "which runs of this model measured" in shown(speed_from="measured", devices=devices())

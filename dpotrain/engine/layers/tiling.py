@@ -18,6 +18,7 @@ from torch import nn
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.parallel.shards import gathered_layer
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.scoring.scorer import causal_lm
 
@@ -60,9 +61,11 @@ def proven_modules(policy: PreTrainedModel, bf16: bool) -> list[list[nn.Module]]
     known: dict[tuple[Any, ...], bool] = {}
     found = per_token_modules(policy)
     with dropout_off(policy), torch.no_grad(), torch.autocast(rows.device.type, torch.bfloat16, enabled=bf16):
-        for module in (module for modules in found for module in modules):
-            if _kind(module) not in known:
-                known[_kind(module)] = _same_in_halves(module, rows)
+        for layer, modules in zip(decoder_layers(policy), found, strict=True):
+            new = {_kind(module): module for module in modules if _kind(module) not in known}
+            if new:
+                with gathered_layer(layer):
+                    known |= {kind: _same_in_halves(module, rows) for kind, module in new.items()}
     return [[module for module in modules if known[_kind(module)]] for modules in found]
 
 

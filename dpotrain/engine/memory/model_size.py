@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.scoring.logprobs import NARROWEST_TILE, TILE_LOGITS
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.plugin.api import Trained
@@ -24,10 +25,13 @@ class ModelSize:
     """Parameters and bytes of a model, real or on the meta device."""
 
     weights: Mapping[str, int]
-    """Bytes of all weights and buffers, by format: ``"bfloat16"``, ``"4.1 bits"``."""
+    """Bytes of all weights and buffers, by format: ``"bfloat16"``, ``"4.1 bits"``; of sharded ones of the shard."""
     parameters: int
     """Number of weights; a packed byte of a quantized tensor counts as the weights that it holds."""
     trained: tuple[Trained, ...]
+    """What is trained, or this process's shard of it: gradients and an optimizer's state are as large."""
+    trained_parameters: int
+    """Number of trained parameters, whole."""
     head: int
     """Parameters of the language-model head."""
     head_bytes: int
@@ -38,11 +42,6 @@ class ModelSize:
         """Bytes of all weights and buffers."""
         return sum(self.weights.values())
 
-    @property
-    def trained_parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(tensor.numbers for tensor in self.trained)
-
 
 def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> ModelSize:
     """Count the tensors of a model with its adapter, shared ones once.
@@ -51,15 +50,16 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
     """
     bits = bits or {}
     weights: dict[str, int] = {}
-    parameters = 0
+    parameters = trained_parameters = 0
     trained = []
     for name, weight in model.named_parameters():
-        width = bits.get(id(weight))
+        held, width = local_shard(weight), bits.get(id(weight))
         kind = f"{width:.2g} bits" if width else str(weight.dtype).removeprefix("torch.")
-        weights[kind] = weights.get(kind, 0) + (int(weight.numel() * width / 8) if width else weight.nbytes)
+        weights[kind] = weights.get(kind, 0) + (int(weight.numel() * width / 8) if width else held.nbytes)
         parameters += _numbers(weight)
         if weight.requires_grad:
-            trained.append(Trained(weight.numel(), weight.element_size(), name, tuple(weight.shape)))
+            trained.append(Trained(held.numel(), held.element_size(), name, tuple(held.shape)))
+            trained_parameters += weight.numel()
     for buffer in model.buffers():
         kind = str(buffer.dtype).removeprefix("torch.")
         weights[kind] = weights.get(kind, 0) + buffer.nbytes
@@ -68,6 +68,7 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
         weights=weights,
         parameters=parameters,
         trained=tuple(trained),
+        trained_parameters=trained_parameters,
         head=0 if head is None else _numbers(head),
         head_bytes=0 if head is None else head.nbytes,
         head_trained=head is not None and head.requires_grad,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,9 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import can_checkpoint, wanted_layers
 from dpotrain.engine.memory.activations import Activations, Kept
 from dpotrain.engine.memory.budget import FULL_TOKENS, SHARE, Fit, fit
-from dpotrain.engine.memory.model_size import ModelSize, head_bytes, trained_bytes
+from dpotrain.engine.memory.choice import Need
+from dpotrain.engine.memory.model_size import head_bytes, trained_bytes
+from dpotrain.engine.memory.shares import Share
 from dpotrain.engine.scoring.precision import compute_precision
 from dpotrain.engine.scoring.router_loss import Routing
 from dpotrain.recipe.recipe import Recipe
@@ -40,6 +43,8 @@ RECORDED_TOKENS = {"cpu": 64, "cuda": 1024}
 MOST_RECORDED_TOKENS = {"cpu": 256, "cuda": 1024}
 #: Steps whose micro-batches a prediction considers.
 PREDICTED_STEPS = 32
+#: More tokens than any pair has.
+_ANY_LENGTH = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,18 @@ class MemoryPlan:
     """What the device has for all of it."""
     checkpoint_copy: int
     """The copy of a checkpoint that is written while training continues; 0 where it is not in the device's memory."""
+    share: Share
+    """What a rank holds of the policy."""
+    device: str
+    """ "cpu" or "cuda"."""
+    longest: int
+    """Tokens that a micro-batch must be able to hold: those of the longest pair, or more where the recipe says so."""
+    longest_possible: int
+    """About how many tokens the longest pair may have."""
+    on_host: int
+    """What the rank holds in the host's memory whatever its micro-batches."""
+    host: float
+    """What the host has for that and for activations."""
     allocator: float = 0.0
     """What the allocator holds beyond the activations at the peak, as a share of them; nothing is chosen by it."""
 
@@ -62,15 +79,28 @@ class MemoryPlan:
         """What is left for activations."""
         return self.available - sum(self.held.values())
 
+    @property
+    def need(self) -> Need:
+        """What the run takes with the smallest micro-batches that it can have.
+
+        It is enough with what is left free for fragmentation.
+        """
+        peak = self.fit.peak(self.activations, self.longest)
+        fits = peak <= SHARE[self.device] * self.room and self.share.added_up <= self.room
+        least = sum(self.held.values()) + max(int(peak), self.share.added_up)
+        return Need(least, self.available, fits and self.on_host <= self.host)
+
     def activation_bytes(self, batches: BatchPlan) -> float:
         """Return the activations of the largest micro-batch."""
         largest = max(map(max, microbatch_tokens(batches)))
         return self.fit.peak(self.activations, largest)
 
     def host_bytes(self, batches: BatchPlan) -> int:
-        """Return what the largest micro-batch holds in the host's memory, where its device has a memory of its own."""
+        """Return what a rank holds in the host's memory at most, where its device has a memory of its own."""
+        if not self.fit.on_host:
+            return self.on_host
         largest = max(map(max, microbatch_tokens(batches)))
-        return self.activations.on_host(largest, self.fit.checkpointed) if self.fit.on_host else 0
+        return self.on_host + self.activations.on_host(largest, self.fit.checkpointed)
 
     def parts(self, batches: BatchPlan) -> dict[str, int]:
         """Return what the run holds at its peak, by part."""
@@ -79,6 +109,9 @@ class MemoryPlan:
         parts["activations"] = int(activations)
         if beyond := int(self.allocator * activations):
             parts["held by the allocator"] = beyond
+        # Activations are gone by then.
+        if (beyond := self.share.added_up - int(activations)) > 0:
+            parts["gradients being added up"] = beyond
         # Without room for a copy, training waits until the checkpoint is written.
         if self.checkpoint_copy and sum(parts.values()) + COPY_ROOM * self.checkpoint_copy <= self.available:
             parts["copy of a checkpoint"] = self.checkpoint_copy
@@ -88,7 +121,7 @@ class MemoryPlan:
 def plan_memory(
     recipe: Recipe,
     policy: PreTrainedModel,
-    size: ModelSize,
+    share: Share,
     activations: Activations,
     costs: Costs,
     *,
@@ -97,53 +130,73 @@ def plan_memory(
     held: Mapping[str, int],
     available: int,
     host: float = math.inf,
-    ranks: int = 1,
+    held_on_host: int = 0,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
-    ``pairs`` are those of an epoch. ``held`` has the bytes of the loaded models and of the process, by part, to which
-    what training adds is added here; ``available`` is what the device has for all of it, ``host`` what is free in the
-    host's memory for a process whose device is another. The pairs of a step are spread over ``ranks``.
+    ``share`` is what a rank holds of it, and how the run is spread over devices. ``pairs`` are those of an epoch.
+    ``held`` has the bytes of the loaded models and of the process, by part, to which what training adds is added here;
+    ``available`` is what the device has for all of it, ``host`` what is free in the host's memory for a process whose
+    device is another, with the ``held_on_host`` of a reference.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
     """
-    training = recipe.training
+    training, size, layout = recipe.training, share.size, share.layout
     if (routing := Routing.of(policy, training.router_loss_weight)) is not None:
         kept = activations.outside + Kept(0.0, routing.bytes_per_token)
         activations = replace(activations, outside=kept)
-    optimizer = recipe.optimizer.state_bytes(size.trained)
-    paged = recipe.optimizer.paged_bytes(size.trained)
+    optimizer = recipe.optimizer.state_bytes(share.trained)
+    paged = recipe.optimizer.paged_bytes(share.trained)
     if device != "cpu":  # a CPU's memory is the host's
         optimizer -= paged
-    gradients = trained_bytes(size.trained)
+    gradients = trained_bytes(share.trained)
     bf16 = compute_precision(training.precision, device) == "bf16"
-    head = head_bytes(size, device, bf16, -(-costs.longest_pair // activations.context))
+    longest = costs.longest_pair
+    head = head_bytes(size, device, bf16, -(-longest // layout.context))
     held = {**held, "gradients": gradients, "optimizer": optimizer, "head": head}
+    on_host = held_on_host + share.weights_on_host + trained_bytes(share.trained_on_host)
+    on_host += recipe.optimizer.state_bytes(share.trained_on_host)
     wanted, layers = training.tokens_per_microbatch, training.activation_checkpointing
     if isinstance(layers, str):
         fixed = None if activations.layers and can_checkpoint(policy) else 0
     else:
         fixed = wanted_layers(policy, layers)
-    full = FULL_TOKENS.get(device, 0) * activations.context
-    chosen = fit(
+    full = FULL_TOKENS.get(device, 0) * layout.context
+    room = SHARE[device] * (available - sum(held.values()))
+    tokens = None if wanted == "auto" else wanted
+    fitting = partial(
+        fit,
         activations,
-        SHARE[device] * (available - sum(held.values())),
-        longest=costs.longest_pair,
+        room,
         device=device,
-        tokens=None if wanted == "auto" else wanted,
         checkpointed=fixed,
         offload=None if training.activation_offload == "auto" else training.activation_offload,
-        host_room=SHARE[device] * host,
-        full=min(full, step_tokens(costs, training.pairs_per_step) // ranks),
+        host_room=SHARE[device] * max(0.0, host - on_host),
+        full=min(full, step_tokens(costs, training.pairs_per_step) // layout.data_ranks),
     )
+    chosen = fitting(longest=longest, tokens=tokens)
+    frugal = fitting(longest=_ANY_LENGTH)
     steps = steps_of_run(pairs, training.pairs_per_step, training.epochs, training.steps)
     every = recipe.checkpoints.every
-    # Trained weights, optimizer and a reference that moves; the last checkpoint is written without a copy.
+    # Trained weights, optimizer and a reference that moves, whole; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps
-    reference = gradients if recipe.reference.update is not None else 0
-    copy = gradients + optimizer + reference if copied else 0
-    return MemoryPlan(chosen, held, activations, available, copy, ALLOCATOR.get(device, 0.0))
+    whole = trained_bytes(size.trained) * (1 if recipe.reference.update is None else 2)
+    copy = whole + recipe.optimizer.state_bytes(size.trained) if copied else 0
+    return MemoryPlan(
+        fit=chosen,
+        held=held,
+        activations=activations,
+        available=available,
+        checkpoint_copy=copy,
+        share=share,
+        device=device,
+        longest=max(tokens or 0, longest),
+        longest_possible=frugal.most_tokens(activations, room),
+        on_host=on_host,
+        host=host,
+        allocator=ALLOCATOR.get(device, 0.0),
+    )
 
 
 def step_tokens(costs: Costs, pairs_per_step: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.parallel.shards import local_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,14 @@ class _Recorder:
         given = [*model.parameters(), *model.buffers(), batch.input_ids, batch.position_ids]
         given += [batch.predicting, batch.targets, batch.scored_tokens]
         # Holds the storages, so that none is freed and its address used by another.
-        self._seen = {tensor.untyped_storage()._cdata: tensor for tensor in given}
+        self._seen: dict[int, torch.Tensor] = {}
+        self._leave_out(given)
+        self._model = model
+
+    def _leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count none of these, nor what shares memory with them."""
+        for tensor in map(local_shard, tensors):
+            self._seen[tensor.untyped_storage()._cdata] = tensor
 
     def save(self, tensor: torch.Tensor) -> torch.Tensor:
         """Count a tensor that autograd saves, and return it detached.
@@ -89,6 +97,8 @@ class _Recorder:
                 continue
 
             def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], at: int = number) -> None:
+                # Sharded weights are whole now, in memory of their own.
+                self._leave_out(self._model.parameters())
                 self._enter(at, *args, *kwargs.values())
 
             def leave(*_: Any) -> None:

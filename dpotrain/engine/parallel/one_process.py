@@ -12,6 +12,7 @@ from torch import nn
 
 from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.failure import RankFailure
+from dpotrain.engine.parallel.protocol import Compute, Computing
 from dpotrain.plugin.api import Adapter
 
 if TYPE_CHECKING:
@@ -24,14 +25,43 @@ class OneProcess:
     """A run of one process, on the first CUDA device where there is one; see :class:`.protocol.Parallel`."""
 
     world_rank = data_rank = 0
-    world_size = data_size = local_size = 1
+    world_size = data_size = local_size = shards = 1
     is_main = first_of_data_rank = True
-    collective_passes = False
     context: ContextGroup | None = None
+    copies_states = shards_weights = collective_passes = False
 
     def __init__(self, device: torch.device | None = None) -> None:
         found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self.device = found if device is None else device
+
+    def shard(  # noqa: D102
+        self,
+        policy: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        bf16: bool,
+        in_place: bool,
+        fill: Callable[[], None] | None = None,
+    ) -> None:
+        return
+
+    def computing(self, policy: nn.Module) -> Computing:  # noqa: D102
+        return _call
+
+    def gathered(self, policy: nn.Module) -> AbstractContextManager[None]:  # noqa: D102
+        return nullcontext()
+
+    def gathered_bytes(self, policy: nn.Module) -> int:  # noqa: D102
+        return 0
+
+    def optimized(self, weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:  # noqa: D102
+        return dict(weights)
+
+    def begin_backward(self, *, last: bool) -> None:  # noqa: D102
+        return
+
+    def agreed(self, flag: bool) -> bool:  # noqa: D102
+        return flag
 
     def place(  # noqa: D102
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
@@ -58,9 +88,6 @@ class OneProcess:
     def any(self, *flags: bool) -> list[bool]:  # noqa: D102
         return list(flags)
 
-    def agreed(self, flag: bool) -> bool:  # noqa: D102
-        return flag
-
     def wait(self) -> None:  # noqa: D102
         return
 
@@ -78,7 +105,10 @@ class OneProcess:
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:  # noqa: D102
         optimizer.load_state_dict(dict(state))
 
-    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
+    def whole_shapes(self, optimizer: torch.optim.Optimizer) -> list[torch.Size]:  # noqa: D102
+        return [weight.shape for group in optimizer.param_groups for weight in group["params"]]
+
+    def whole(self, adapter: Adapter, policy: PreTrainedModel) -> AbstractContextManager[None]:  # noqa: D102
         return nullcontext()
 
     def on_failure(  # noqa: D102
@@ -94,3 +124,7 @@ class OneProcess:
 
     def leave(self) -> None:  # noqa: D102
         return
+
+
+def _call(compute: Compute) -> Any:
+    return compute()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+
+#: What computes something with a model, and what calls it and returns what it does.
+Compute: TypeAlias = Callable[[], Any]
+Computing: TypeAlias = Callable[[Compute], Any]
 
 
 class Parallel(Protocol):
@@ -45,9 +49,58 @@ class Parallel(Protocol):
     """The processes of this data rank where they share its rows, each with a part of the tokens; else None."""
     first_of_data_rank: bool
     """Whether this process speaks for its data rank where what all its processes have counts once."""
+    copies_states: bool
+    """Whether :meth:`trained_state` and :meth:`optimizer_state` return copies in host memory."""
     collective_passes: bool
-    """Whether passes of the model are collective, as they are where its rows are divided: every process then makes as
-    many of them, in the same order."""
+    """Whether passes of the model are collective, as they are where its weights are sharded or its rows divided: every
+    process then makes as many of them, in the same order."""
+    shards_weights: bool
+    """Whether :meth:`shard` shards the weights of a model."""
+    shards: int
+    """Number of processes that hold one copy of the weights together; 1 where each holds all of them."""
+
+    def shard(
+        self,
+        policy: nn.Module,
+        layers: Sequence[nn.Module],
+        *,
+        bf16: bool,
+        in_place: bool,
+        fill: Callable[[], None] | None = None,
+    ) -> None:
+        """Shard the weights of a model over the processes, in place, where they are to be sharded. Collective.
+
+        ``layers`` are its decoder layers; ``bf16`` is whether it computes under bfloat16 autocast, ``in_place`` whether
+        what is trained of it are its own weights, and not an adapter's. Of a model on the meta device ``fill`` gives
+        the shards their numbers.
+        """
+
+    def computing(self, policy: nn.Module) -> Computing:
+        """Return what calls a function that computes with a model, with gradients or without."""
+
+    def gathered(self, policy: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which a model computes without gradients, however it is called. Collective.
+
+        Inside, every process has to make the same passes where they are collective.
+        """
+
+    def gathered_bytes(self, policy: nn.Module) -> int:
+        """Return what weights that are gathered take at most at once, beside what this process holds of them."""
+
+    def optimized(self, weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return what an optimizer updates of trained weights, by name: each itself, or this process's shard of it.
+
+        :meth:`exchange` gives them their gradients.
+        """
+
+    def begin_backward(self, *, last: bool) -> None:
+        """Note that a backward pass is next, and whether it is the last one of a step."""
+
+    def agreed(self, flag: bool) -> bool:
+        """Return whether a flag is set on any of the processes whose passes are collective, so that all leave together.
+
+        Collective where passes are; elsewhere it is this process's own flag.
+        """
 
     def place(
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
@@ -81,19 +134,13 @@ class Parallel(Protocol):
     def any(self, *flags: bool) -> list[bool]:
         """Return of each flag whether it is set on any process. Collective."""
 
-    def agreed(self, flag: bool) -> bool:
-        """Return whether a flag is set on any of the processes whose passes are collective, so that all leave together.
-
-        Collective where passes are; elsewhere it is this process's own flag.
-        """
-
     def wait(self) -> None:
         """Return once every process has come here. Collective."""
 
     def trained_state(self, adapter: Adapter, policy: PreTrainedModel) -> Mapping[str, torch.Tensor]:
         """Return the trained tensors, whole, for a checkpoint; on processes other than the main one they may lack.
 
-        Collective. Not copied.
+        Collective. Not copied, unless :attr:`copies_states`.
         """
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
@@ -107,8 +154,14 @@ class Parallel(Protocol):
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`optimizer_state` returned, read on every process. Collective."""
 
-    def whole(self, policy: PreTrainedModel) -> AbstractContextManager[None]:
-        """Return a context in which the main process sees the policy's weights whole, to save them. Collective."""
+    def whole_shapes(self, optimizer: torch.optim.Optimizer) -> list[torch.Size]:
+        """Return the shapes of an optimizer's weights, whole, in the order in which its state numbers them."""
+
+    def whole(self, adapter: Adapter, policy: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context in which the main process sees whole what the adapter saves of the policy. Collective.
+
+        No process computes with the policy inside.
+        """
 
     def on_failure(self, told: Callable[[RankFailure], None], leave: Callable[[RankFailure], None]) -> None:
         """Set what a thread calls when another process fails.

@@ -7,7 +7,7 @@ work of a device, it notices at once that a process has ended, and one process m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -81,16 +81,20 @@ class Replicated(OneProcess):
     def place(  # noqa: D102
         self, scorer: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self._equalize(scorer.parameters())
+        return scorer, optimizer
+
+    def _equalize(self, weights: Iterable[nn.Parameter]) -> None:
+        """Give every process the main process's numbers of trained weights. Collective."""
         self.wait()
         self._begin_exchange()
         # They were made with the same seed, but devices of two kinds draw other numbers from it.
-        for weight in scorer.parameters():
+        for weight in weights:
             if weight.requires_grad:
                 received = weight.detach().contiguous()
                 torch.distributed.broadcast(received, 0)
                 if received.data_ptr() != weight.data_ptr():
                     weight.data.copy_(received)
-        return scorer, optimizer
 
     def exchange(self, weights: Sequence[nn.Parameter]) -> None:  # noqa: D102
         anywhere = self.any(*(weight.grad is not None for weight in weights))

@@ -124,12 +124,18 @@ class PrecomputedReference(Reference):
 class CachedReference(PrecomputedReference):
     """Asks another reference for each pair once: held-out pairs come again in every evaluation."""
 
-    def __init__(self, reference: Reference, pairs: int) -> None:
+    def __init__(
+        self, reference: Reference, pairs: int, agreed: Callable[[bool], bool] = lambda unknown: unknown
+    ) -> None:
+        """Ask ``reference`` for the pairs of a data set of so many.
+
+        ``agreed`` makes it one decision of all ranks where its passes are collective (see :meth:`.Parallel.agreed`).
+        """
         super().__init__(torch.full((pairs, 2), torch.nan))
-        self.reference = reference
+        self.reference, self.agreed = reference, agreed
 
     def scores(self, batch: PackedPairs) -> torch.Tensor:  # noqa: D102
-        if self.sums[batch.pairs].isnan().any():
+        if self.agreed(bool(self.sums[batch.pairs].isnan().any())):
             self.sums[batch.pairs] = self.reference.scores(batch).float().cpu()
         return super().scores(batch)
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.shards import is_sharded
 from dpotrain.plugin.api import Adapter, InPlaceAdapter
 
 if TYPE_CHECKING:
@@ -52,21 +54,23 @@ class UpcastWeights:
         bfloat16 autocast the weights of linear layers, whose products are in bfloat16 anyway.
         """
         self._precision = precision
-        self._before: list[tuple[torch.Tensor, torch.dtype]] = []
+        self._before: list[tuple[_Place, torch.dtype]] = []
+        self.float16_bytes = 0
+        """What the float16 tensors among them take in float32."""
         if not multiplies_bfloat16(device):
-            self._upcast(_tensors(model, *_16_BITS))
+            self._upcast(_places(model, *_16_BITS))
             return
-        held = _tensors(model, torch.float16)
+        held = _places(model, torch.float16)
         if precision == "bf16":
             # A head may be tied to the embedding, which is not a product.
             others = [module for module in model.modules() if not isinstance(module, nn.Linear)]
             outside = {
                 id(each) for module in others for each in (*module.parameters(False), *module.buffers(False))
             }
-            held = [each for each in held if id(each) in outside]
+            held = [each for each in held if id(each.tensor) in outside]
         if getattr(model, "is_quantized", False):
             # Its buffers may be the scales of weights, whose kernels ask for their dtype.
-            held = [each for each in held if isinstance(each, nn.Parameter)]
+            held = [each for each in held if isinstance(each.tensor, nn.Parameter)]
         self._upcast(held)
 
     def attach(self, adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
@@ -75,42 +79,66 @@ class UpcastWeights:
         Of an adapter that trains in place, the weights that it upcasts are among these, so that they are saved as they
         were loaded.
         """
-        held = [(each, each.dtype) for each in _tensors(model, *_16_BITS)]
+        held = [(each, each.tensor.dtype) for each in _places(model, *_16_BITS)]
         policy = adapter.attach(model)
         if isinstance(adapter, InPlaceAdapter):
-            upcast = [(each, dtype) for each, dtype in held if each.dtype != dtype]
-            self._before += upcast
+            upcast = [(each, dtype) for each, dtype in held if each.tensor.dtype != dtype]
+            for each, dtype in upcast:
+                self._note(each, dtype)
             if upcast and self._precision == "fp32":
                 # Without autocast no product is of two dtypes, and these weights meet what the others compute.
-                self._upcast(_tensors(policy, *_16_BITS))
-        self._upcast(each for each in _tensors(policy, torch.float16) if each.requires_grad)
+                self._upcast(_places(policy, *_16_BITS))
+        self._upcast(each for each in _places(policy, torch.float16) if each.tensor.requires_grad)
         return policy
-
-    @property
-    def float16_bytes(self) -> int:
-        """What the float16 tensors among them take in float32."""
-        return sum(tensor.nbytes for tensor, dtype in self._before if dtype == torch.float16)
 
     @contextmanager
     def as_loaded(self) -> Iterator[None]:
-        """Hold them in their original dtypes inside the context, those that were trained rounded."""
-        trained = [(tensor, tensor.data) for tensor, _ in self._before if tensor.requires_grad]
-        for tensor, dtype in self._before:
+        """Hold them in their original dtypes inside the context, those that were trained rounded.
+
+        Those that are sharded are not about to be saved, and stay as they are.
+        """
+        held = [(place.tensor, dtype) for place, dtype in self._before if not is_sharded(place.tensor)]
+        trained = [(tensor, tensor.data) for tensor, _ in held if tensor.requires_grad]
+        for tensor, dtype in held:
             tensor.data = tensor.data.to(dtype)
         try:
             yield
         finally:
-            for tensor, _ in self._before:
+            for tensor, _ in held:
                 tensor.data = tensor.data.float()
             for tensor, exact in trained:
                 tensor.data = exact
 
-    def _upcast(self, tensors: Iterable[torch.Tensor]) -> None:
-        for tensor in tensors:
-            self._before.append((tensor, tensor.dtype))
+    def _upcast(self, places: Iterable[_Place]) -> None:
+        for place in places:
+            tensor = place.tensor
+            self._note(place, tensor.dtype)
             tensor.data = tensor.data.float()
 
+    def _note(self, place: _Place, dtype: torch.dtype) -> None:
+        self._before.append((place, dtype))
+        self.float16_bytes += 4 * place.tensor.numel() * (dtype == torch.float16)
 
-def _tensors(model: nn.Module, *dtypes: torch.dtype) -> list[torch.Tensor]:
-    """Return the parameters and buffers of these dtypes."""
-    return [each for each in (*model.parameters(), *model.buffers()) if each.dtype in dtypes]
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a model has a tensor. Another one may come there, when weights are sharded over processes."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        tensor: torch.Tensor = getattr(self.module, self.name)
+        return tensor
+
+
+def _places(model: nn.Module, *dtypes: torch.dtype) -> list[_Place]:
+    """Return where parameters and buffers of these dtypes are; of one that is in several places the first."""
+    found: dict[int, _Place] = {}
+    for module in model.modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in own:
+            if tensor.dtype in dtypes:
+                found.setdefault(id(tensor), _Place(module, name))
+    return list(found.values())

@@ -123,13 +123,16 @@ class RouterLoss:
 
 
 @contextmanager
-def summing(loss: RouterLoss | None) -> Iterator[RouterSums | None]:
-    """Return the context in which a policy's routers add their rows to what it yields; None without a router loss."""
+def summing(loss: RouterLoss | None, device: torch.device) -> Iterator[RouterSums | None]:
+    """Return the context in which a policy's routers, on ``device``, add their rows to what it yields.
+
+    None without a router loss.
+    """
     if loss is None:
         yield None
         return
     scorer = loss.scorer
-    scorer.router_sums = loss.routing.no_rows(next(scorer.parameters()).device)
+    scorer.router_sums = loss.routing.no_rows(device)
     try:
         yield scorer.router_sums
     finally:

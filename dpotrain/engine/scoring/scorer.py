@@ -1,6 +1,6 @@
 """The scorer: a module whose forward returns the log-prob sum of each completion of a micro-batch.
 
-It is what a wrapper for several processes wraps, so that its hooks fire around everything that has gradients.
+Its forward runs in what the processes of a run compute a policy in, which surrounds everything that has gradients.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dpotrain.data.batches.row_slices import RowSlice
 from dpotrain.engine.attention import packed
 from dpotrain.engine.attention.head_exchange import HeadExchange
 from dpotrain.engine.parallel.context import ContextGroup
+from dpotrain.engine.parallel.protocol import Computing
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.padding import Padded, pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule
@@ -55,6 +56,8 @@ class Scorer(nn.Module):
     context: ContextGroup | None = None
     """The processes over which the tokens of a packed row are divided (see :mod:`.divided_rows`); None where this one
     computes whole rows. On each of them the scorer returns all of a micro-batch, with gradients for its own tokens."""
+    computing: Computing | None = None
+    """What its forward is called by (see :meth:`.protocol.Parallel.computing`); None for nothing."""
 
     def __init__(self, policy: PreTrainedModel, transform: LogitTransform | None, bf16: bool) -> None:
         super().__init__()
@@ -70,13 +73,25 @@ class Scorer(nn.Module):
         With ``tokens`` or ``statistics`` return its scored tokens, too: their log-probs (S,) float32, or
         (S, 1 + statistics) with these (see :mod:`.statistics`) beside them.
         """
+
+        def scores() -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+            return self._scores(batch, tokens or bool(statistics), statistics)
+
+        if self.computing is None:
+            return scores()
+        found: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.computing(scores)
+        return found
+
+    def _scores(
+        self, batch: PackedPairs, tokens: bool, statistics: Sequence[str]
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
             each = self.log_probs(batch, statistics)
             log_probs = each[:, 0] if statistics else each
             if self.tail_weight != 1.0:
                 log_probs = log_probs * tail_weights(batch.scored_tokens, len(each), self.tail_weight)
             sums = completion_sums(log_probs, batch.scored_tokens)
-            return (sums, each) if tokens or statistics else sums
+            return (sums, each) if tokens else sums
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:
         """Return (S,) float32 log-probs of the scored tokens, or (S, 1 + statistics)."""

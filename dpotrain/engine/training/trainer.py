@@ -188,7 +188,8 @@ class Trainer:
         try:
             coupled, routed = self._first_pass(step, microbatches, random_before) if first else (None, None)
             balance = StepBalance(self.router_loss, routed, self.parallel)
-            # Ranks exchange nothing before all have computed their gradients, so that one that cannot may say so.
+            # Unless passes are collective, ranks exchange nothing before all have computed their gradients, so that one
+            # that cannot may say so.
             with agreeing(self.parallel):
                 for number, pairs in enumerate(microbatches):
                     self._progress(step, number, computed=first)
@@ -196,7 +197,7 @@ class Trainer:
                     # Nothing in here waits for the device: the next micro-batch is packed while it computes this one.
                     batch = pack(self.data, pairs).to(self.parallel.device)
                     reference = self.reference.scores(batch) if coupled is None else coupled.reference(batch)
-                    with summing(self.router_loss) as rows:
+                    with summing(self.router_loss, self.parallel.device) as rows:
                         scores = self._score(step, batch, reference)
                     check_trained(scores, self.scorer)
                     if coupled is None:
@@ -205,12 +206,13 @@ class Trainer:
                         total = (losses * batch.weights).sum()
                     else:
                         (losses, parts), total = coupled.of_batch(batch), coupled.carried(batch, scores)
+                    self.parallel.begin_backward(last=last)
                     (total * share + balance.part(rows)).backward()  # type: ignore[no-untyped-call]
                     sums += batch_sums(self.loss, scores, losses, parts, batch, self.extra)
                     if not last and self.interrupted():
                         raise Interrupted
         except (Interrupted, RanOut) as error:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.scorer.zero_grad(set_to_none=True)
             random_before.restore()
             if isinstance(error, Interrupted):
                 raise
@@ -271,7 +273,7 @@ class Trainer:
                 self._progress(step, number)
                 batch = pack(self.data, pairs).to(self.parallel.device)
                 reference = None if gathered is None else self.reference.scores(batch)
-                with summing(self.router_loss) as rows:
+                with summing(self.router_loss, self.parallel.device) as rows:
                     if gathered is not None and reference is not None:
                         gathered.add(batch, self._score(step, batch, reference))
                     else:

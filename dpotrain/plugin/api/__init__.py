@@ -54,7 +54,7 @@ from dpotrain.plugin.api.kinds import CATALOGUES, KINDS, Kind, kind_of
 from dpotrain.plugin.api.logger import Logger
 from dpotrain.plugin.api.loss import Loss, LossWithoutBeta
 from dpotrain.plugin.api.metric import Measured, Metric
-from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader
+from dpotrain.plugin.api.model_loader import LoadRequest, ModelLoader, OpenedModel
 from dpotrain.plugin.api.nested import Beside, Use
 from dpotrain.plugin.api.optimizer import Optimizer, Trained
 from dpotrain.plugin.api.quantizer import Quantizer
@@ -89,6 +89,7 @@ __all__ = [
     "Messages",
     "Metric",
     "ModelLoader",
+    "OpenedModel",
     "Optimizer",
     "Options",
     "Outcome",

@@ -35,6 +35,16 @@ class Adapter(Component):
         """
         return False
 
+    @property
+    @returns("True or False", is_bool)
+    def saves_whole_model(self) -> bool:
+        """Whether :meth:`save` writes a whole model (here True), and not only what is trained.
+
+        Weights that are sharded over processes are brought together in the main process's host memory for it; where
+        this is False, those that are not trained stay where they are.
+        """
+        return True
+
     @abstractmethod
     @returns("the policy with what is trained, a causal language model or a wrapper of one", is_model)
     def attach(self, policy: PreTrainedModel) -> PreTrainedModel:
@@ -78,7 +88,10 @@ class Adapter(Component):
 
     @abstractmethod
     def save(self, policy: PreTrainedModel, folder: Path) -> None:
-        """Write the result a user takes away into an existing, empty folder (without the tokenizer)."""
+        """Write the result a user takes away into an existing, empty folder (without the tokenizer).
+
+        Called on the main process alone, where weights that are sharded over processes are whole, in host memory.
+        """
 
     def rehearse_saving(self, policy: PreTrainedModel, folder: Path) -> None:
         """Write what :meth:`save` writes, but for the weights, into an existing folder that is then thrown away.

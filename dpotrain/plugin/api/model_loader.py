@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,20 @@ class LoadRequest:
     """Where the weights should be, as torch writes it: ``"cpu"``, ``"cuda:0"``."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model whose weights have not been read (see :meth:`ModelLoader.open_model`)."""
+
+    model: PreTrainedModel
+    """What :meth:`ModelLoader.load_model` would return, its parameters on the meta device and its buffers on the
+    CPU."""
+    weights: Mapping[str, Any]
+    """What is read into the parameters, by their names; of one that has several names, because it is tied, any.
+
+    An item ``[start:stop]`` of each is a tensor of these rows, and ``[...]`` the whole, as of a tensor itself or of
+    what ``safetensors.safe_open(…).get_slice(…)`` returns. Another dtype than the parameter's is converted."""
+
+
 class ModelLoader(Component):
     """Brings the policy and its tokenizer; selected by ``[model]``."""
 
@@ -60,6 +74,16 @@ class ModelLoader(Component):
         ``dpotrain plan`` counts memory on it, and ``dpotrain check`` attaches the adapter to it. It is quick, reads no
         weights but an adapter's, and raises what :meth:`load_model` would raise for the files of the model; None (as
         here) says that the loader cannot tell.
+        """
+        return None
+
+    @returns("an OpenedModel or None", optional(lambda value: isinstance(value, OpenedModel)))
+    def open_model(self, request: LoadRequest) -> OpenedModel | None:
+        """Return what :meth:`load_model` would with its weights still in their files, to the bit the same once read.
+
+        Called where all weights of a model, or its last layers, are trained and sharded: each process reads its own
+        rows, and none needs memory for the whole model. None (as here) says that the loader cannot do that: the main
+        process then calls :meth:`load_model`, and the others get their rows from it, if there is a :meth:`blueprint`.
         """
         return None
 

@@ -71,6 +71,10 @@ class Optimizer(Component):
 
     smaller: ClassVar[str | None] = None
     """Name of an optimizer with a smaller state, which ``dpotrain plan`` proposes with the options that both have."""
+    elementwise: ClassVar[bool] = False
+    """Whether an update of a number depends on nothing but its own gradients and state, as in Adam: :meth:`build` may
+    then be given some rows of each matrix, where processes shard the weights (``parallel.shard``). A norm
+    over a matrix, a factored second moment or blocks of 8-bit numbers depend on others."""
 
     class Options(Component.Options):
         """Every optimizer has a learning rate, which the core multiplies by what the schedule says, and groups.

@@ -22,7 +22,7 @@ _TABLE = re.compile(r"[a-z][a-z0-9_]*")
 _CORE = frozenset(
     {
         *("seed", "requires", "block", "extends", "run", "reference", "training", "evaluation", "samples"),
-        *("checkpoints", "parallel", "logging"),
+        *("checkpoints", "logging", "parallel"),
     }
 )
 

@@ -126,9 +126,11 @@ def build(
     with clocks.apart():
         references = reference_builder.before_policy()
     adapter = engine.adapter
-    policy, upcast_weights = engine.load_policy(adapter)
+    loaded = engine.load_policy(adapter)
+    policy, upcast_weights = loaded.model, loaded.upcast
     with reporter.phase("testing that the result can be saved", None):
         rehearse_saving(policy, tokenizer, adapter, engine.adapter_label)
+    engine.shard(loaded)
     threads = choose_threads(policy, parallel.device)
     scorer = engine.scorer(policy, "the policy")
     router_loss = engine.router_loss(scorer)
@@ -150,7 +152,7 @@ def build(
 
     release_memory()
     with reporter.phase("preparing the optimizer", None):
-        optimizer = build_optimizer(recipe.optimizer, policy, reporter.note)
+        optimizer = build_optimizer(recipe.optimizer, policy, reporter.note, parallel.optimized)
         wrapped, optimizer = parallel.place(scorer, optimizer)
     # From here on every process draws its own dropout.
     seed_all(recipe.seed + 1 + parallel.world_rank)
@@ -213,7 +215,7 @@ def build(
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
-        inference=lambda: inference(policy, bf16=scorer.bf16),
+        inference=lambda: inference(policy, bf16=scorer.bf16, gathered=parallel.gathered(policy)),
         plugins=recipe.plugins.provenance(recipe),
         components=recipe.components,
         metric_names=trainer.extra.names,

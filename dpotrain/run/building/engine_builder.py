@@ -10,16 +10,19 @@ import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.formats import megabytes
-from dpotrain.core.reporter import Reporter, showing_warnings
+from dpotrain.core.reporter import Reporter
 from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import PackedPairs, pack, shorten
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.cast_again import cast_again
+from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
+from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.divided_rows import divide_rows
 from dpotrain.engine.scoring.positions import check_positions
@@ -32,6 +35,7 @@ from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.plugin.api.returns import WrongReturnError
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.run.building.loading import Loaded, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,14 +76,50 @@ class EngineBuilder:
         """Whether the scorers run under bfloat16 autocast."""
         return self.precision == "bf16"
 
-    def load_policy(self, adapter: Adapter) -> tuple[PreTrainedModel, UpcastWeights]:
+    def load_policy(self, adapter: Adapter) -> Loaded:
         """See :func:`load_policy`."""
-        device = self.parallel.device
-        return load_policy(self.recipe, adapter, self.precision, device, self.reporter)
+        return load_policy(self.recipe, adapter, self.precision, self.parallel, self.reporter)
 
-    def upcast(self, model: PreTrainedModel) -> UpcastWeights:
-        """Hold in float32 the weights of a model that is not computed with in their own dtype."""
-        return UpcastWeights(model, self.precision, self.parallel.device.type)
+    def load_reference(self) -> Loaded:
+        """Load the model of ``reference.of``, to be sharded where the run does that. Collective."""
+        recipe, quantizer = self.recipe, self.recipe.reference.quantizer
+
+        def prepare(model: PreTrainedModel) -> tuple[PreTrainedModel, UpcastWeights]:
+            if quantizer is not None:
+                quantizer.prepare(model)  # which also refuses weights that were not quantized
+            upcast = UpcastWeights(model, self.precision, self.parallel.device.type)
+            return model.requires_grad_(False), upcast
+
+        return load(
+            recipe.model,
+            reference_request(recipe, self.parallel.device),
+            prepare,
+            self.parallel,
+            self.reporter,
+            reads_numbers=False,
+            what="the reference",
+        )
+
+    def shard(self, loaded: Loaded) -> None:
+        """Shard the weights of a model over the processes where the run does, in place. Collective.
+
+        Raises:
+            RunError: the model does not declare its decoder layers.
+        """
+        parallel, model = self.parallel, loaded.model
+        if not parallel.shards_weights:
+            return
+        layers = decoder_layers(causal_lm(model))
+        if not layers:
+            raise RunError(
+                f"the weights of {type(causal_lm(model)).__name__} cannot be sharded layer by layer: it does not "
+                'declare its decoder layers.\nSet parallel.shard = "none".'
+            )
+        with self.reporter.phase("sharding the weights", None):
+            parallel.shard(
+                model, layers, bf16=self.bf16, in_place=self.recipe.trains_in_place, fill=loaded.fill
+            )
+            release_memory()
 
     def scorer(self, model: PreTrainedModel, what: str) -> Scorer:
         """Return the packed scorer if ``model`` is proven to take it, otherwise the padded one, with a warning."""
@@ -95,13 +135,14 @@ class EngineBuilder:
         use_kernels(model, kernels)
         with self.reporter.phase(f"testing packed rows on {what}", None):
             try:
-                chosen = choose_scorer(
-                    model,
-                    self._sample().to(device),
-                    packing=self.recipe.training.packing,
-                    bf16=self.bf16,
-                    extremes=self._extremes().to(device),
-                )
+                with self.parallel.gathered(model):
+                    chosen = choose_scorer(
+                        model,
+                        self._sample().to(device),
+                        packing=self.recipe.training.packing,
+                        bf16=self.bf16,
+                        extremes=self._extremes().to(device),
+                    )
             except NotFiniteLogits:
                 self._refuse_weights(model)
                 raise
@@ -116,6 +157,7 @@ class EngineBuilder:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         chosen.scorer.fused_head = "head" in kernels
+        chosen.scorer.computing = self.parallel.computing(model)
         return chosen.scorer
 
     def divide_rows(self, scorer: Scorer, what: str) -> None:
@@ -157,7 +199,8 @@ class EngineBuilder:
         if routing is None:
             return None
         loss, name = RouterLoss(routing, scorer), type(causal_lm(scorer.policy)).__name__
-        fault = loss.fault(self._sample().to(self.parallel.device))
+        with self.parallel.gathered(scorer.policy):
+            fault = loss.fault(self._sample().to(self.parallel.device))
         if not fault:
             return loss
         if wanted != "auto":
@@ -173,8 +216,13 @@ class EngineBuilder:
         wrong = {
             name: weight.requires_grad
             for name, weight in model.named_parameters()
-            if not weight.isfinite().all()
+            if not local_shard(weight).isfinite().all()
         }
+        if (
+            self.parallel.shards_weights
+        ):  # all of them are here; elsewhere a process may have weights of its own
+            for others in self.parallel.gather_objects(wrong):
+                wrong |= others
         if not wrong:
             return
         adapter = self.recipe.adapter if all(wrong.values()) else None
@@ -208,21 +256,37 @@ class EngineBuilder:
 
 
 def load_policy(
-    selection: Selection, adapter: Adapter, precision: Precision, device: torch.device, reporter: Reporter
-) -> tuple[PreTrainedModel, UpcastWeights]:
-    """Load the policy, quantized if the recipe says so, with its adapter attached.
+    selection: Selection, adapter: Adapter, precision: Precision, parallel: Parallel, reporter: Reporter
+) -> Loaded:
+    """Load the policy, quantized if the recipe says so, with its adapter attached. Collective."""
 
-    Returned with it is what of it is held in more bits than it was loaded in.
-    """
-    quantizer = selection.quantizer
-    with showing_warnings(reporter):
-        with reporter.phase("loading the model", None):
-            policy = selection.model.load_model(policy_request(selection, device))
-        with reporter.phase("preparing the model", None):
-            if quantizer is not None:
-                quantizer.prepare(policy)
-            upcast = UpcastWeights(policy, precision, device.type)
-            policy = upcast.attach(adapter, policy)
+    def prepare(policy: PreTrainedModel) -> tuple[PreTrainedModel, UpcastWeights]:
+        return _prepare_policy(policy, selection, adapter, precision, parallel.device, reporter)
+
+    return load(
+        selection.model,
+        policy_request(selection, parallel.device),
+        prepare,
+        parallel,
+        reporter,
+        reads_numbers=not selection.trains_in_place,
+        what="the model",
+    )
+
+
+def _prepare_policy(
+    policy: PreTrainedModel,
+    selection: Selection,
+    adapter: Adapter,
+    precision: Precision,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[PreTrainedModel, UpcastWeights]:
+    """Return a loaded policy with its adapter attached, and what of it is held in more bits than it was loaded in."""
+    if selection.quantizer is not None:
+        selection.quantizer.prepare(policy)
+    upcast = UpcastWeights(policy, precision, device.type)
+    policy = upcast.attach(adapter, policy)
     if not any(weight.requires_grad for weight in policy.parameters()):
         raise RunError(
             f'[adapter] use = "{adapter.name}" leaves nothing to train: no parameter requires gradients.'

@@ -56,13 +56,13 @@ def measuring_of(
     recomputed = memory.fit.checkpointed / max(1, memory.fit.layers)
     load = Workload.of(train, plan.costs.padded)
     operations = work.training(load, reference_passes=passes, recomputed=recomputed)
-    device = device_name(parallel.device, parallel.world_size)
+    device = device_name(parallel.device, memory.share.layout)
     return Measuring(
         cache=cache if parallel.is_main else None,
         key=key_of(recipe, size, device=device, precision=engine.precision, packed=scorer.packs),
         operations_per_token=operations / max(1, int(train.lengths.sum())),
         memory=memory,
-        weights=size.bytes,
+        weights=memory.share.weights,
         activations=memory.activation_bytes(plan),
         loading=loading,
     )

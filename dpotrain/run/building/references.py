@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from dpotrain.core.reporter import showing_warnings
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.memory.budget import MOST_TOKENS
@@ -31,7 +30,7 @@ from dpotrain.engine.reference.stored import StoredReferences, Used
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.plugin.api import Adapter
 from dpotrain.recipe.sections import INITIAL_POLICY
-from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan, reference_request
+from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +96,20 @@ class ReferenceBuilder:
         train, held_out = stored.live_unless_stored(engine.data.train, self._used()), engine.data.evaluation
         if held_out is None:
             return References(train, train)
-        return References(train, CachedReference(stored.live_unless_stored(held_out), len(held_out)))
+        cached = CachedReference(stored.live_unless_stored(held_out), len(held_out), engine.parallel.agreed)
+        return References(train, cached)
 
     def _separate_model(self) -> References:
         engine, recipe = self.engine, self.engine.recipe
-        device, quantizer, reporter = engine.parallel.device, recipe.reference.quantizer, engine.reporter
-        with showing_warnings(reporter), reporter.phase("loading the reference", None):
-            model = recipe.model.load_model(reference_request(recipe, device))
-            if quantizer is not None:
-                quantizer.prepare(model)  # which also refuses weights that were not quantized
-        engine.upcast(model)
-        model.requires_grad_(False)
-        scorer = engine.scorer(model, "the reference")
+        loaded = engine.load_reference()
+        engine.shard(loaded)
+        scorer = engine.scorer(loaded.model, "the reference")
         engine.divide_rows(scorer, "the reference")
         live = LiveReference(scorer)
         if self.plan.model_beside_policy:
             return References(live, live)
         wanted = recipe.training.tokens_per_microbatch
-        tokens = MOST_TOKENS[device.type] if wanted == "auto" else wanted
+        tokens = MOST_TOKENS[engine.parallel.device.type] if wanted == "auto" else wanted
         stored = self._stores(live, self._fingerprint(recipe.reference.of), {})
         return self._precompute(stored, scorer.packs, tokens)
 

@@ -81,6 +81,8 @@ def run_info(
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
     if parallel.context is not None:
         processes += f", each pair on {parallel.context.size} of them"
+    if parallel.shards_weights:
+        processes += f", weights sharded over {parallel.shards}"
     computing = "".join(f", {each}" for each in (threads, kernels) if each)
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     layers += f", longer rows in tiles of {fit.tile:,} tokens" if fit.tile else ""

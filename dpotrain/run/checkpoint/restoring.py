@@ -44,7 +44,10 @@ def restore(saver: CheckpointSaver, found: Found) -> None:
         return
     moving = trainer.reference.moving_weights
     check_fits(
-        path, saver.adapter.state(run.policy), trainer.optimizer.param_groups, reference=moving is not None
+        path,
+        saver.adapter.state(run.policy),
+        parallel.whole_shapes(trainer.optimizer),
+        reference=moving is not None,
     )
     checkpoint = files.load(path)
     state = checkpoint.state

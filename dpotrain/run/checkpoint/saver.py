@@ -35,7 +35,7 @@ class Saver:
         """
         self.wait()
         snapshot = Snapshot.of(checkpoint)
-        if not in_background or free_memory(torch.device("cpu")) < COPY_ROOM * snapshot.bytes:
+        if not in_background or free_memory(torch.device("cpu")) < COPY_ROOM * snapshot.live_bytes:
             self._write(snapshot)
             self._raise()
             return

@@ -76,7 +76,9 @@ class CheckpointSaver:
                 "random": random_states,
             }
             components = component_states(recipe, self.context.events.loggers)
-            checkpoint = Checkpoint(now.step, trained, optimizer, state, components, reference)
+            checkpoint = Checkpoint(
+                now.step, trained, optimizer, state, components, reference, parallel.copies_states
+            )
             if in_background:
                 self._saver.save(checkpoint, in_background=True)
             else:

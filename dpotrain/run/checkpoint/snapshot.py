@@ -28,6 +28,8 @@ class Checkpoint:
     """What components keep (:meth:`dpotrain.plugin.api.Component.state_dict`), by who they are."""
     reference: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The weights of a reference that moves, named as those of ``trained``; none of another."""
+    copies: bool = False
+    """Whether weights and optimizer are copies in host memory, which training leaves as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Snapshot:
     """By the name of their file, without its ending: ``trained``, ``optimizer``, ``components``, ``reference``."""
     state: str
     """JSON: everything else, and where in optimizer and components the tensors belong."""
+    live: frozenset[str]
+    """The files whose tensors are those being trained."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Snapshot:
@@ -59,20 +63,23 @@ class Snapshot:
             "components": components_skeleton,
             **checkpoint.state,
         }
-        return cls(checkpoint.step, tensors, json.dumps(state, default=_plain))
+        live = frozenset({"components"} if checkpoint.copies else tensors)
+        return cls(checkpoint.step, tensors, json.dumps(state, default=_plain), live)
 
     @property
-    def bytes(self) -> int:
-        """The size of all tensors."""
-        return sum(each.nbytes for tensors in self.tensors.values() for each in tensors.values())
+    def live_bytes(self) -> int:
+        """The size of what :meth:`copied` copies."""
+        return sum(each.nbytes for file in self.live for each in self.tensors[file].values())
 
     def copied(self) -> Snapshot:
         """Return a copy in host memory, which further training leaves as it is."""
         copies = {
             file: {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            if file in self.live
+            else tensors
             for file, tensors in self.tensors.items()
         }
-        return Snapshot(self.step, copies, self.state)
+        return Snapshot(self.step, copies, self.state, frozenset())
 
 
 def put_together(state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Checkpoint:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RunError, short
 
@@ -63,13 +63,14 @@ def described(file: Path) -> dict[str, Described]:
 def check_fits(
     path: Path,
     weights: Mapping[str, torch.Tensor],
-    param_groups: Sequence[Mapping[str, Any]],
+    shapes: Sequence[tuple[int, ...]],
     *,
     reference: bool = False,
 ) -> None:
     """Compare a checkpoint's headers with what is to be filled: the trained weights and their optimizer's state.
 
-    The weights of a reference that moves are looked at where there are any; with ``reference`` there must be.
+    ``shapes`` are those of the optimizer's weights, in its order. The weights of a reference that moves are looked at
+    where there are any; with ``reference`` there must be.
 
     Raises:
         RunError: a tensor is missing, too many, of another shape, or of a dtype that holds no weights.
@@ -77,17 +78,16 @@ def check_fits(
     _check_weights(path / "trained.safetensors", weights)
     if reference or (path / "reference.safetensors").exists():
         _check_weights(path / "reference.safetensors", weights)
-    trained = [weight for group in param_groups for weight in group["params"]]
     for name, one in _described(path / "optimizer.safetensors").items():
         place = _OF_WEIGHT.fullmatch(name)
         if place is None:
             fits = prod(one.shape) <= _SMALL
-        elif int(place[1]) >= len(trained):
+        elif int(place[1]) >= len(shapes):
             fits = False
         elif place[2] in _MOMENTS:
-            fits = one.shape == tuple(trained[int(place[1])].shape)
+            fits = one.shape == tuple(shapes[int(place[1])])
         else:
-            fits = prod(one.shape) <= max(_SMALL, trained[int(place[1])].numel())
+            fits = prod(one.shape) <= max(_SMALL, prod(shapes[int(place[1])]))
         if not fits:
             raise RunError(
                 f"{path} does not fit the optimizer: it holds {name} as {one}.\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +13,12 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.activations import Activations
+from dpotrain.engine.memory.exchange import AttentionSize
+from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import ModelSize, count, trained_bytes
 from dpotrain.engine.memory.planner import pairs_to_record
 from dpotrain.engine.memory.shapes import activations_from_shapes
+from dpotrain.engine.memory.shares import Share, matrices_of
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision
 from dpotrain.engine.scoring.rope_scaling import length_rules
@@ -36,19 +39,48 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class NotDescribedError(RunError):
+    """A loader or a quantizer cannot say what its model takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a policy with its adapter takes, on a kind of device."""
 
     policy: PreTrainedModel
     """Without its weights."""
-    size: ModelSize
+    share: Share
+    """Of one device, which holds all of it."""
     work: ModelWork
+    attention: AttentionSize
     activations: Activations
     packs: bool
     precision: Precision
-    reference_bytes: int
-    """Of the reference's own weights, where it has any in memory during training."""
+    reference: Share | None
+    """The model of ``reference.of``, likewise, where it stays in memory during training."""
+    second_copy: bool
+    """Whether the reference is a second copy of the trained weights."""
+
+    @property
+    def size(self) -> ModelSize:
+        """The whole model."""
+        return self.share.size
+
+    def share_in(self, layout: Layout) -> Share:
+        """Return what a rank holds of the policy in a layout."""
+        return replace(self.share, layout=layout)
+
+    def reference_bytes(self, layout: Layout) -> tuple[int, int]:
+        """Return what a rank holds for the reference: on its device, and in the host's memory."""
+        if self.second_copy:
+            policy = self.share_in(layout)
+            return trained_bytes(policy.trained), trained_bytes(policy.trained_on_host)
+        if self.reference is None:
+            return 0, 0
+        reference = replace(self.reference, layout=layout)
+        # Its layers are gathered before those of the policy.
+        more = max(0, reference.gathered - self.share_in(layout).gathered)
+        return reference.weights + more, reference.weights_on_host
 
 
 def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
@@ -64,6 +96,8 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     check_data(policy, "the policy", data, recipe.data.max_length)
     check_reference(recipe, data)
     size = count(policy, bits)
+    share = Share(size, matrices_of(policy, bits, in_place=recipe.trains_in_place), bf16=bf16)
+    attention = AttentionSize.of(policy, bf16)
     assign(recipe.optimizer.options.groups, [weight.name for weight in size.trained])
     work = ModelWork.of(policy, size, in_place=recipe.trains_in_place)
     # Few tokens are enough on any device: no backward pass is measured.
@@ -72,15 +106,26 @@ def describe(recipe: Recipe, data: PreparedData, device: str) -> Description:
     apart = length_rules(policy, data.longest().longest())
     activations, packs = activations_from_shapes(policy, one, two, bf16)
     packs = packs and training.packing != "off" and not apart
-    beside = _reference_bytes(recipe, size, device)
-    return Description(policy, size, work, activations, packs, precision, beside)
+    plan = ReferencePlan.of(recipe)
+    beside = plan.model_beside_policy
+    return Description(
+        policy=policy,
+        share=share,
+        work=work,
+        attention=attention,
+        activations=activations,
+        packs=packs,
+        precision=precision,
+        reference=_reference(recipe, device) if beside and plan.model == "separate model" else None,
+        second_copy=beside and plan.model == "second copy",
+    )
 
 
 def _blueprint(recipe: Recipe, device: str, bf16: bool) -> tuple[PreTrainedModel, dict[int, float]]:
     """Return the policy with its adapter on the meta device, and the bits of the weights to be quantized."""
     model = recipe.model.blueprint(policy_request(recipe, "meta"))
     if model is None:
-        raise RunError(
+        raise NotDescribedError(
             f'the loader "{recipe.model.name}" cannot describe its model without loading it, so its memory cannot be '
             "planned.\ndpotrain run measures it before the first step and shows it."
         )
@@ -103,7 +148,7 @@ def _quantized(quantizer: Quantizer, model: PreTrainedModel, bf16: bool) -> dict
     """
     named = quantizer.bits(model)
     if named is None:
-        raise RunError(
+        raise NotDescribedError(
             f'the quantizer "{quantizer.name}" does not report the bits of its weights, so their memory '
             "cannot be planned.\nPlan without it: --set quantizer=false"
         )
@@ -118,17 +163,14 @@ def _quantized(quantizer: Quantizer, model: PreTrainedModel, bf16: bool) -> dict
     return {id(weights[name]): width for name, width in named.items()}
 
 
-def _reference_bytes(recipe: Recipe, policy: ModelSize, device: str) -> int:
-    """Return what weights take that stay beside the policy's for the reference; 0 where it cannot be known."""
-    reference = ReferencePlan.of(recipe)
-    if not reference.model_beside_policy:
-        return 0
-    if reference.model == "second copy":
-        return trained_bytes(policy.trained)
+def _reference(recipe: Recipe, device: str) -> Share | None:
+    """Return what the model of ``reference.of`` takes; None where its loader cannot describe it."""
     model = recipe.model.blueprint(reference_request(recipe, "meta"))
     if model is None:
-        return 0
+        return None
     precision, quantizer = compute_precision(recipe.training.precision, device), recipe.reference.quantizer
     UpcastWeights(model, precision, device)
-    bits = {} if quantizer is None else _quantized(quantizer, model, precision == "bf16")
-    return count(model, bits).bytes
+    bf16 = precision == "bf16"
+    bits = {} if quantizer is None else _quantized(quantizer, model, bf16)
+    model.requires_grad_(False)
+    return Share(count(model, bits), matrices_of(model, bits, in_place=True), bf16=bf16)

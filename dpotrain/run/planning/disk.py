@@ -7,7 +7,6 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.reference.store import RECORD
-from dpotrain.plugin.api import Adapter
 from dpotrain.recipe.recipe import Recipe
 
 
@@ -17,9 +16,7 @@ def disk_space(recipe: Recipe, data: PreparedData, size: ModelSize, batches: Bat
     reference = trained if recipe.reference.update is not None else 0
     each = trained + recipe.optimizer.state_bytes(size.trained) + reference
     count = checkpoints_kept(recipe, batches.total_steps, evaluated=data.evaluation is not None)
-    whole = recipe.trains_in_place or any(
-        getattr(part.options, "merge", False) for part in recipe.all_of(Adapter)
-    )
+    whole = recipe.adapter is None or recipe.adapter.saves_whole_model
     pairs = int(batches.used().sum()) + (0 if data.evaluation is None else len(data.evaluation))
     parts = {
         f"{count} checkpoint{'s' * (count != 1)}": count * each,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.prepare import PreparedData
@@ -14,9 +13,8 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.recipe.prompts import read_prompts
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.recipe.sections import HELD_OUT_PROMPTS, EvaluationSection, SamplesSection
-from dpotrain.run.measurements import Learned
 from dpotrain.run.planning.description import Description
-from dpotrain.run.speed import Workload, first_passes, sustained_rate
+from dpotrain.run.speed import Workload, first_passes
 
 #: Bytes a second that weights are read at, once for each token of an answer: usual for a machine's main memory, and for
 #: a data-center GPU.
@@ -65,17 +63,18 @@ def duration_of(
     batches: BatchPlan,
     fit: Fit,
     device: str,
-    learned: Learned | None,
+    rate: float,
+    loading: float | None,
 ) -> Duration:
-    """Return how long a run takes on this machine's ``device``."""
+    """Return how long a run takes on a "cpu" or "cuda" device, or several.
+
+    ``rate`` is the floating-point operations a second of all of them, ``loading`` the measured seconds of loading.
+    """
     work, reference, padded = described.work, ReferencePlan.of(recipe), batches.costs.padded
     used = data.train.select(np.flatnonzero(batches.used()))
     first_epoch = batches.mixture.order(recipe.seed, 0, recipe.data.shuffle)
     load = Workload.of(data.train.select(first_epoch), padded)
-    rate = sustained_rate(torch.device(device), described.precision) if learned is None else learned.rate
-    recomputed = fit.checkpointed / max(1, fit.layers)
-    passes = reference.passes_per_step + first_passes(recipe, described.policy, batches)
-    epoch = work.training(load, reference_passes=passes, recomputed=recomputed) / rate
+    epoch = epoch_operations(recipe, described, batches, fit, load) / rate
     evaluation, first, count, steps = 0.0, 0.0, 0, batches.total_steps
     if data.evaluation is not None:
         pairs = len(data.evaluation)
@@ -90,7 +89,7 @@ def duration_of(
         token = described.size.bytes / _BANDWIDTH[device] + prompts * work.forward(Workload(1, 1, 0.0)) / rate
         samples, sample = len(sampled_steps(steps, recipe)), recipe.samples.max_tokens * token
     return Duration(
-        loading=None if learned is None else learned.loading,
+        loading=loading,
         reference=work.forward(Workload.of(used, padded)) / rate if reference.pass_before_training else 0.0,
         evaluations=count,
         evaluation=evaluation,
@@ -101,6 +100,20 @@ def duration_of(
         training=batches.epochs_done(batches.total_steps) * epoch,
         tokens_per_second=float(data.train.lengths[first_epoch].sum()) / epoch,
     )
+
+
+def epoch_operations(
+    recipe: Recipe, described: Description, batches: BatchPlan, fit: Fit, load: Workload
+) -> float:
+    """Return the floating-point operations of training on ``load``, the pairs of an epoch."""
+    passes = passes_without_gradients(recipe, described, batches)
+    recomputed = fit.checkpointed / max(1, fit.layers)
+    return described.work.training(load, reference_passes=passes, recomputed=recomputed)
+
+
+def passes_without_gradients(recipe: Recipe, described: Description, batches: BatchPlan) -> float:
+    """Return how often the pairs of a step are scored without gradients."""
+    return ReferencePlan.of(recipe).passes_per_step + first_passes(recipe, described.policy, batches)
 
 
 def evaluated_steps(steps: int, settings: EvaluationSection) -> set[int]:

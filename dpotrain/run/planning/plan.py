@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
-from dpotrain.core.paths import cache_folder
-from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.prepare import PreparedData
-from dpotrain.engine.memory.device_memory import free_memory, resident_memory
-from dpotrain.engine.memory.planner import MemoryPlan, microbatch_tokens, plan_memory
+from dpotrain.engine.memory.layout import ONE_DEVICE
+from dpotrain.engine.memory.planner import microbatch_tokens
 from dpotrain.engine.threads import choose_threads, restoring_threads
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.run.building.engine_builder import batch_plan
 from dpotrain.run.folder.run_folder import RunFolder
-from dpotrain.run.measurements import Learned, device_name, key_of, look_up
 from dpotrain.run.planning.changes import GIGABYTE, Changes, SmallestGpus, changes_that_fit, smallest_gpus
 from dpotrain.run.planning.description import Description, describe
+from dpotrain.run.planning.devices import ASSUMED, ONE, Asked, Devices, devices_of, links_of
 from dpotrain.run.planning.disk import disk_space
 from dpotrain.run.planning.duration import Duration, duration_of
+from dpotrain.run.planning.layouts import Layouts
 from dpotrain.run.planning.remedies import Remedy, find_remedies
-from dpotrain.run.speed import first_passes
-
-#: What CUDA's context and libraries take on a device, which no allocator counts.
-CUDA_CONTEXT = 600 * 2**20
+from dpotrain.run.planning.target import Target, target_of
+from dpotrain.run.speed import first_passes, sustained_rate
 
 #: Reads the recipe again, with these overrides besides its own; a RecipeError where they do not go together.
 Reload: TypeAlias = Callable[[Sequence[str]], Recipe]
+SpeedSource: TypeAlias = Literal["measured", "estimated", "given", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class Plan:
     tile_tokens: int
     """Tokens of the tiles in which norms and feed-forward blocks compute longer rows; 0 without."""
     host_memory: int
-    """Bytes of the host's memory that each process needs for activations of another device; 0 without."""
+    """Bytes of the host's memory that each process needs for what its device does not hold; 0 without."""
     parameters: int
     trained_parameters: int
     pairs: int
@@ -64,6 +60,7 @@ class Plan:
     steps: int
     pairs_per_step: int
     microbatches_per_step: float
+    """Of each data rank."""
     first_passes: float
     """Share of the steps whose pairs are scored once more, before there are gradients."""
     tokens_per_second: float | None
@@ -72,6 +69,10 @@ class Plan:
     """The whole run, but for loading where no run has measured it."""
     duration: Duration | None
     """The same by part."""
+    operations: float | None
+    """Floating-point operations a second of one device, from which the speed is computed unless runs measured it."""
+    speed_from: SpeedSource
+    """Where they are from: runs on one such device, a matrix product, the command line, or what is usual."""
     measured_runs: int
     """Runs of this model on this device whose measurements are used; 0: speed and memory are estimated."""
     disk: Mapping[str, int]
@@ -86,6 +87,8 @@ class Plan:
     """Which common sizes of GPUs would do; None where that was not asked for."""
     finished_run: Mapping[str, float] | None
     """``plan`` in the summary.json of the run that finished in the recipe's folder."""
+    devices: Devices | None
+    """How the run is spread over several devices, and what else is possible; None for one."""
 
     @property
     def needed(self) -> int:
@@ -102,45 +105,42 @@ class Plan:
         return {**asdict(self), "needed": self.needed, "fits_disk": self.fits_disk}
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a plan is for."""
-
-    kind: str
-    """ "cpu" or "cuda"."""
-    name: str
-    process: int
-    """Bytes taken before the model is loaded."""
-    available: int
-    host: float = math.inf
-    """Bytes that are free in the host's memory; of the machine of another GPU it is not known."""
-
-
 def make_plan(
-    recipe: Recipe, data: PreparedData, memory: int | None = None, reload: Reload | None = None
+    recipe: Recipe,
+    data: PreparedData,
+    memory: int | None = None,
+    reload: Reload | None = None,
+    asked: Asked = ONE,
 ) -> Plan:
-    """Plan a recipe for this machine's device, or for a GPU with so many bytes of ``memory``.
+    """Plan a recipe for this machine's device, or for a GPU with so many bytes of ``memory``; or for several of them.
 
     With ``reload``, changes with which it fits and sizes of GPUs are looked for, too.
 
     Raises:
         RunError: the loader cannot describe its model, or the adapter does not fit the model.
+        RecipeError: the devices cannot be divided as the recipe says.
     """
-    target = _target(memory)
+    target = target_of(memory, asked.devices)
     described = describe(recipe, data, target.kind)
     with restoring_threads():
-        if memory is None:
+        if target.here:
             choose_threads(described.policy, torch.device(target.kind))
-        learned = None if memory is not None else _learned(recipe, described, target.kind)
-        planned, batches = _memory(recipe, data, described, target, learned)
+        layouts = Layouts(recipe, data, described, target, asked.devices, links_of(asked, target), None)
+        operations, source = _operations(layouts, asked)
+        layouts = replace(layouts, operations=operations)
+        layout = layouts.choose().layout
+        learned = layouts.learned(layout)
+        planned, batches = layouts.memory(layout)
         fit, parts = planned.fit, planned.parts(batches)
         lasting = None
-        if memory is None:
-            lasting = duration_of(recipe, data, described, batches, fit, target.kind, learned)
-    fits = sum(parts.values()) <= target.available
+        if (rate := layouts.rate(planned, batches)) is not None:
+            loading = None if learned is None else learned.loading
+            lasting = duration_of(recipe, data, described, batches, fit, target.kind, rate, loading)
+        devices = devices_of(layouts) if asked.devices > 1 else None
+    fits = sum(parts.values()) <= target.available and planned.on_host <= planned.host
     changes = gpus = None
     if reload is not None:
-        search = _Search(recipe, data, reload, {((), target.kind): (recipe, described)})
+        search = _Search(recipe, data, reload, asked, {((), target.kind): (recipe, described)})
         if not fits:
             changes = changes_that_fit(recipe, described, lambda more: search.fits(more, target))
         gpus = smallest_gpus(recipe, described, search.fits_gpu)
@@ -164,19 +164,34 @@ def make_plan(
         pairs=data.mixture.pairs,
         steps=batches.total_steps,
         pairs_per_step=recipe.training.pairs_per_step,
-        microbatches_per_step=sum(map(len, microbatches)) / len(microbatches),
+        microbatches_per_step=sum(map(len, microbatches)) / len(microbatches) / batches.ranks,
         first_passes=first_passes(recipe, described.policy, batches),
         tokens_per_second=None if lasting is None else lasting.tokens_per_second,
         seconds=None if lasting is None else lasting.total,
         duration=lasting,
+        operations=operations,
+        speed_from=source,
         measured_runs=0 if learned is None else learned.runs,
         disk=disk_space(recipe, data, described.size, batches),
         disk_free=shutil.disk_usage(_existing(recipe.run.output_dir)).free,
-        remedies=tuple(find_remedies(recipe, described.size, planned, batches, target.kind)),
+        remedies=tuple(find_remedies(recipe, planned, batches, target.kind)),
         changes=changes,
         gpus=gpus,
         finished_run=before.get("plan") or None,
+        devices=devices,
     )
+
+
+def _operations(layouts: Layouts, asked: Asked) -> tuple[float | None, SpeedSource]:
+    """Return the floating-point operations a second of one device, if they are known, and where they are from."""
+    precision = layouts.described.precision
+    if asked.operations is not None:
+        return asked.operations, "given"
+    if (learned := layouts.learned(ONE_DEVICE)) is not None:
+        return learned.rate, "measured"
+    if layouts.target.here:
+        return sustained_rate(torch.device(layouts.target.kind), precision), "estimated"
+    return (ASSUMED[precision] if asked.devices > 1 else None), "assumed"
 
 
 @dataclass(slots=True)
@@ -186,75 +201,24 @@ class _Search:
     recipe: Recipe
     data: PreparedData
     reload: Reload
+    asked: Asked
     described: dict[tuple[tuple[str, ...], str], tuple[Recipe, Description]]
 
-    def fits(self, changes: Sequence[str], target: _Target) -> bool:
+    def fits(self, changes: Sequence[str], target: Target) -> bool:
         """Return whether the run fits with these overrides; raises as ``reload`` and :func:`describe` do."""
         recipe = self.reload(changes) if changes else self.recipe
         model = tuple(change for change in changes if change.startswith(("adapter", "quantizer")))
         if (model, target.kind) not in self.described:
             self.described[model, target.kind] = recipe, describe(recipe, self.data, target.kind)
         described = self.described[model, target.kind][1]
-        planned, batches = _memory(recipe, self.data, described, target, None)
+        links = links_of(self.asked, target)
+        layouts = Layouts(recipe, self.data, described, target, self.asked.devices, links, None)
+        planned, batches = layouts.memory(layouts.choose().layout)
         return sum(planned.parts(batches).values()) <= target.available
 
     def fits_gpu(self, changes: Sequence[str], gigabytes: int) -> bool:
-        """Return the same for a GPU of that size."""
-        return self.fits(changes, _target(gigabytes * GIGABYTE))
-
-
-def _target(memory: int | None) -> _Target:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if memory is not None:
-        return _Target("cuda", "a GPU of that size", CUDA_CONTEXT, memory)
-    if device.type == "cuda":
-        host = free_memory(torch.device("cpu"))
-        return _Target("cuda", torch.cuda.get_device_name(device), 0, free_memory(device), host)
-    process = resident_memory() or 0
-    return _Target("cpu", "this machine's CPU", process, free_memory(device) + process)
-
-
-def _memory(
-    recipe: Recipe, data: PreparedData, described: Description, target: _Target, learned: Learned | None
-) -> tuple[MemoryPlan, BatchPlan]:
-    """Return what is held, and the steps as they are cut."""
-    costs = Costs.of_data(data.train, padded=not described.packs)
-    # For a lower max_length than the data was tokenized with; a pair has its prompt once and two answers. At most: with
-    # truncation = "drop" the longer pairs would be left out.
-    most = recipe.data.max_length
-    costs = replace(costs, lengths=costs.lengths.clip(max=2 * most), longest=costs.longest.clip(max=most))
-    held = {
-        "process": target.process if learned is None else int(learned.process),
-        "weights": described.size.bytes,
-        "reference model": described.reference_bytes,
-    }
-    planned = plan_memory(
-        recipe,
-        described.policy,
-        described.size,
-        described.activations,
-        costs,
-        pairs=data.mixture.pairs,
-        device=target.kind,
-        held=held,
-        available=target.available,
-        host=target.host,
-    )
-    if learned is not None:
-        planned = replace(planned, allocator=learned.allocator)
-    return planned, batch_plan(recipe, data.mixture, costs, planned.fit.tokens)
-
-
-def _learned(recipe: Recipe, described: Description, kind: str) -> Learned | None:
-    """Return what runs of this model on this device measured."""
-    key = key_of(
-        recipe,
-        described.size,
-        device=device_name(torch.device(kind)),
-        precision=described.precision,
-        packed=described.packs,
-    )
-    return look_up(cache_folder(recipe.run.cache_dir), key)
+        """Return the same for GPUs of that size."""
+        return self.fits(changes, target_of(gigabytes * GIGABYTE))
 
 
 def _existing(path: Path) -> Path:

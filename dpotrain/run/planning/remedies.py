@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dpotrain.data.batches.plan import BatchPlan
-from dpotrain.engine.memory.model_size import ModelSize, trained_bytes
+from dpotrain.engine.memory.model_size import trained_bytes
 from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.plugin.api import Optimizer
@@ -26,14 +26,13 @@ class Remedy:
     """Bytes, with everything else as it is."""
 
 
-def find_remedies(
-    recipe: Recipe, size: ModelSize, planned: MemoryPlan, batches: BatchPlan, device: str
-) -> list[Remedy]:
-    """Return the changes that save memory for a policy of ``size``, in the order in which to try them.
+def find_remedies(recipe: Recipe, planned: MemoryPlan, batches: BatchPlan, device: str) -> list[Remedy]:
+    """Return the changes that save memory of each device, in the order in which to try them.
 
     ``device`` is "cpu" or "cuda".
     """
     found = []
+    share, size = planned.share, planned.share.size
     activations, chosen = planned.activations, planned.fit
     peak, longest = planned.activation_bytes(batches), batches.costs.longest_pair
     if recipe.training.tokens_per_microbatch != "auto":
@@ -46,17 +45,19 @@ def find_remedies(
     if device == "cuda" and training.activation_offload is False and training.activation_checkpointing:
         on_host = peak - replace(chosen, checkpointed=chosen.layers, on_host=True).peak(activations, longest)
         found.append(Remedy("training.activation_offload = true", int(on_host)))
-    state = recipe.optimizer.state_bytes(size.trained)
-    if (smaller := smaller_optimizer(recipe)) is not None:
-        saved = state - smaller.state_bytes(size.trained)
+    state = recipe.optimizer.state_bytes(share.trained)
+    smaller = smaller_optimizer(recipe)
+    if smaller is not None and (share.layout.shards is None or smaller.elementwise):
+        saved = state - smaller.state_bytes(share.trained)
         found.append(Remedy(f'optimizer.use = "{smaller.name}"', saved))
     # Gradients, and the copy that a live reference has.
     copies = 1 + (ReferencePlan.of(recipe).model == "second copy")
-    trained = copies * trained_bytes(size.trained) + state
+    trained = copies * trained_bytes(share.trained) + state
     if recipe.adapter is None:
         left = int(size.parameters * _USUAL_ADAPTER) * 16
         found.append(Remedy("an [adapter] instead of all weights", trained - left))
-    if recipe.quantizer is None and (recipe.adapter is None or not recipe.trains_in_place):
+    quantizable = share.layout.shards is None and (recipe.adapter is None or not recipe.trains_in_place)
+    if recipe.quantizer is None and quantizable:
         inside = size.parameters - size.trained_parameters * (recipe.adapter is not None) - 2 * size.head
         each = size.bytes / max(1, size.parameters) - _FOUR_BITS / 8
         what = "[quantizer] of 4 bits" + ("" if recipe.adapter is not None else ", with an [adapter]")

@@ -73,6 +73,24 @@ class ModelLoaderConformance(ComponentConformance):
         assert shapes(blueprint) == shapes(model)
         assert {weight.device.type for weight in blueprint.parameters()} == {"meta"}
 
+    def test_an_opened_model_is_the_model_once_its_weights_are_read(self, part: Any) -> None:
+        """To the bit, so that a run with sharded weights trains the same model."""
+        opened = part.open_model(LoadRequest())
+        if opened is None:
+            pytest.skip("it says that it cannot open one")
+        model, lazy = part.load_model(LoadRequest(device="cpu")), opened.model
+        assert lazy.training
+        assert {weight.device.type for weight in lazy.parameters()} == {"meta"}
+        empty = dict(lazy.named_parameters(remove_duplicate=False))
+        read = {id(weight): name for name, weight in empty.items() if name in opened.weights}
+        for name, weight in model.named_parameters(remove_duplicate=False):
+            found, whole = empty[name], opened.weights[read[id(empty[name])]]
+            assert (found.shape, found.dtype) == (weight.shape, weight.dtype), name
+            assert whole[...].to(weight.dtype).equal(weight), name
+            assert whole[1:2].to(weight.dtype).equal(weight[1:2]), name
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            assert lazy.get_buffer(name).equal(buffer), name
+
     def test_a_model_that_is_not_there_is_named(self, part: Any, tmp_path: Path) -> None:
         """With an error that was written for people."""
         missing = str(tmp_path / "no-such-model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.plugin.api import Component, LoadRequest, ModelLoader
+from dpotrain.plugin.api import Component, LoadRequest, ModelLoader, OpenedModel
 from dpotrain_plugins.transformers_loader import TransformersLoader
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class DemoLoader(ModelLoader):
 
     def blueprint(self, request: LoadRequest) -> PreTrainedModel:
         return self._folder.blueprint(request)
+
+    def open_model(self, request: LoadRequest) -> OpenedModel | None:
+        return self._folder.open_model(request)
 
     def fingerprint(self, source: str | None = None) -> str:
         return self._folder.fingerprint(source)

@@ -76,6 +76,10 @@ class Lora(Adapter):
         """LoRA's second matrix starts at zero; DoRA rounds on the way."""
         return not self.options.dora
 
+    @property
+    def saves_whole_model(self) -> bool:
+        return self.options.merge
+
     def check(self) -> None:
         targets = self.options.target_modules
         if isinstance(targets, str):

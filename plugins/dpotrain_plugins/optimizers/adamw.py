@@ -45,6 +45,7 @@ class AdamW(_AdamW):
 
     name = "adamw"
     smaller: ClassVar[str | None] = "adamw-8bit"
+    elementwise = True
 
     class Options(_AdamW.Options):
         state_dtype: Literal["auto", "float32", "bfloat16"] = Field(

@@ -22,6 +22,7 @@ class Lion(DecayingOptimizer):
     """
 
     name = "lion"
+    elementwise = True
 
     class Options(DecayingOptimizer.Options):
         betas: tuple[Decay, Decay] = Field(

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpotrain import hookimpl
-from dpotrain.plugin.api import LoadRequest, ModelLoader, RecipeError, is_file, is_folder, short, user_path
+from dpotrain.plugin.api import (
+    LoadRequest,
+    ModelLoader,
+    OpenedModel,
+    RecipeError,
+    is_file,
+    is_folder,
+    short,
+    user_path,
+)
 from dpotrain_plugins.hub_access import cache_where_unreachable
 
 from .source import check_folder, looks_like_a_path
@@ -81,6 +90,12 @@ class TransformersLoader(ModelLoader):
 
         with cache_where_unreachable():
             return blueprint(self.options, request)
+
+    def open_model(self, request: LoadRequest) -> OpenedModel | None:
+        from .opening import open_model
+
+        with cache_where_unreachable():
+            return open_model(self.options, request)
 
     def fingerprint(self, source: str | None = None) -> str:
         from .source import fingerprint

@@ -13,7 +13,8 @@ from .source import Source, resolve
 from .weights import load_config, loading_errors, silence, silence_config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from dpotrain.plugin.api import LoadRequest
 
@@ -26,7 +27,6 @@ def blueprint(options: TransformersLoader.Options, request: LoadRequest) -> PreT
     Only configurations are read, and the file of an adapter.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     source = resolve(request.source or options.name, options.revision if request.source is None else None)
     check_files(source.model)
@@ -35,13 +35,9 @@ def blueprint(options: TransformersLoader.Options, request: LoadRequest) -> PreT
     check_quantization(config, source.model, request)
     silence_config(config)
     saved = getattr(config, "dtype", None) or torch.float32
-    kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     with loading_errors(source.path, "model"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config,
-            dtype=saved if options.dtype == "auto" else getattr(torch, options.dtype),
-            trust_remote_code=options.trust_remote_code,
-            **kwargs,
+        model = from_config(
+            config, options, saved if options.dtype == "auto" else getattr(torch, options.dtype)
         )
     for module in model.modules():
         silence(module)
@@ -49,6 +45,16 @@ def blueprint(options: TransformersLoader.Options, request: LoadRequest) -> PreT
         model = _with_adapter(model, source, request)
     whole: PreTrainedModel = model.train()
     return whole
+
+
+def from_config(config: PreTrainedConfig, options: TransformersLoader.Options, dtype: torch.dtype) -> Any:
+    """Return a model with initial weights, on the device of the context."""
+    from transformers import AutoModelForCausalLM
+
+    kwargs: dict[str, Any] = {} if options.attention == "auto" else {"attn_implementation": options.attention}
+    return AutoModelForCausalLM.from_config(
+        config, dtype=dtype, trust_remote_code=options.trust_remote_code, **kwargs
+    )
 
 
 def _with_adapter(model: PreTrainedModel, source: Source, request: LoadRequest) -> Any:

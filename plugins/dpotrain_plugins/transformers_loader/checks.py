@@ -124,6 +124,7 @@ def check_weights(model: PreTrainedModel, info: Mapping[str, Any], source: Sourc
         for name, weight in model.named_parameters()
         # Quantized weights are integers, or tensors of a class of their own.
         if weight.is_floating_point()
+        and not weight.is_meta
         and weight.dtype.itemsize > 1
         and type(weight.data) is torch.Tensor
         and weight.numel()

@@ -16,6 +16,7 @@ from dpotrain.plugin.api import RecipeError, RunError, hash_file, is_folder, use
 from dpotrain_plugins.hub_access import ask_hub, remedies, why_offline
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
+_INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ADAPTER_FILES = [
     "adapter_config.json",
@@ -110,7 +111,7 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise RecipeError(_no_model(folder))
     read_json(folder / "config.json")
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if index.is_file():
         shards = shards_of(index)
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
@@ -139,6 +140,28 @@ def shards_of(index: Path) -> set[str]:
                 "others are pickles, which can run code while they are read"
             )
     return shards
+
+
+def files_by_tensor(source: Source) -> dict[str, Path]:
+    """Return which file holds each tensor of a whole model, by its name there; files of the hub are fetched."""
+    from safetensors import safe_open
+
+    index = _file_of(source, _INDEX, missing_ok=True)
+    names = sorted(shards_of(index)) if index is not None else ["model.safetensors"]
+    tensors: dict[str, Path] = {}
+    for name in names:
+        file = _file_of(source, name)
+        assert file is not None
+        with safe_open(file, framework="np") as opened:
+            tensors.update(dict.fromkeys(opened.keys(), file))
+    return tensors
+
+
+def _file_of(source: Source, name: str, missing_ok: bool = False) -> Path | None:
+    if source.commit is not None:
+        return _from_hub(source.path, name, source.commit, missing_ok=missing_ok)
+    file = Path(source.path) / name
+    return file if file.is_file() or not missing_ok else None
 
 
 def fingerprint(name: str, revision: str | None = None) -> str:
@@ -231,7 +254,7 @@ def _no_safetensors(folder: Path, wanted: str) -> str:
 
 def check_shards_on_hub(source: Source) -> None:
     """Raise a RecipeError where a hub model's index names other weight files than safetensors."""
-    index = _from_hub(source.path, "model.safetensors.index.json", source.commit, missing_ok=True)
+    index = _from_hub(source.path, _INDEX, source.commit, missing_ok=True)
     if index is not None:
         shards_of(index)
 

@@ -40,7 +40,7 @@ def load_model(options: TransformersLoader.Options, request: LoadRequest) -> Pre
             "Merge it into the unquantized base model first (peft's merge_and_unload) and name the result, "
             "or leave out [quantizer]"
         )
-    model = _load_whole(source.model, options, request)
+    model = load_whole(source.model, options, request)
     if source.base is not None:
         model = _put_adapter(model, source, request)
     return model.train()
@@ -56,7 +56,8 @@ def load_config(source: Source, options: TransformersLoader.Options) -> PreTrain
         )
 
 
-def _load_whole(source: Source, options: TransformersLoader.Options, request: LoadRequest) -> PreTrainedModel:
+def load_whole(source: Source, options: TransformersLoader.Options, request: LoadRequest) -> PreTrainedModel:
+    """Return a whole model, every dropout at zero; on the device "meta" without reading a weight or a buffer."""
     from transformers import AutoModelForCausalLM
 
     if source.commit is not None:

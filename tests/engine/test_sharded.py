@@ -1,0 +1,207 @@
+"""Weights sharded over processes: the steps of one process, in a part of its memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.sharded_model import Root, settings_of
+from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain_plugins.lora import Lora
+from tests.engine.sharding import steps
+from tests.engine.test_packed_equals_unpacked import build
+
+ROOT = Path(__file__).parents[2]
+soak = pytest.mark.soak
+
+#: By what is different from the first.
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights, stored reference": {},
+    "all weights, live reference": {"reference": "live"},
+    "lora, live reference": {"adapter": "lora", "reference": "live"},
+    "tied embeddings": {"model": {"tie_word_embeddings": True}},
+    "tied embeddings, live reference": {"model": {"tie_word_embeddings": True}, "reference": "live"},
+    "moving reference": {"reference": "moving"},
+    "lora, stored reference": {"adapter": "lora"},
+    "lora, moving reference": {"adapter": "lora", "reference": "moving"},
+    "the last layer": {"adapter": "layers", "reference": "live"},
+    "one pair a micro-batch": {"budget": 1},
+    "one micro-batch": {"budget": 1000},
+    "checkpointing": {"checkpointed": 1, "reference": "live"},
+    "lora, checkpointing": {"checkpointed": 2, "adapter": "lora"},
+    "inputs on the host": {"checkpointed": 2, "on_host": True},
+    "tiles": {"checkpointed": 2, "tiles": 7},
+    "a coupled loss": {"loss": "coupled", "reference": "live"},
+    "lora, a coupled loss": {"loss": "coupled", "adapter": "lora"},
+    "a mixture": {"kind": "qwen3_moe"},
+    "a mixture, live reference": {"kind": "mixtral", "reference": "live"},
+    "lora on a mixture": {"kind": "qwen3_moe", "adapter": "lora", "reference": "live"},
+    "padded": {"kind": "gpt_oss"},
+    "positions in a table": {"kind": "gpt2"},
+    "windows": {"kind": "gemma2"},
+    "recurrent": {"kind": "jamba"},
+    "lion": {"optimizer": "lion"},
+}
+#: Those that differ in what processes exchange, or in when.
+EXCHANGES = [
+    "all weights, stored reference",
+    "tied embeddings, live reference",
+    "moving reference",
+    "lora, live reference",
+    "one pair a micro-batch",
+    "checkpointing",
+    "a coupled loss",
+    "a mixture",
+]
+QUICK = ["all weights, stored reference", "tied embeddings, live reference", "lora, live reference"]
+
+
+def launched(cases: list[dict[str, Any]], processes: int, out: Path) -> list[list[dict[str, Any]]]:
+    """Return what each process found of each case."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, "-m", "tests.engine.sharding", json.dumps(cases), str(out)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def alone(case: dict[str, Any]) -> dict[str, Any]:
+    return steps(OneProcess(torch.device("cpu")), **case)
+
+
+def check_same(found: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    for each in found:
+        assert each["packs"] == expected["packs"]
+        assert len(each["loss"]) == len(expected["loss"]) == 6
+        assert each["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert each["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+        for name, weight in expected["weights"].items():
+            if name.endswith("attn.c_attn.bias"):  # keys need no bias: its gradient is rounding
+                continue
+            torch.testing.assert_close(
+                torch.tensor(each["weights"][name]), torch.tensor(weight), atol=1e-4, rtol=0, msg=name
+            )
+
+
+@pytest.fixture(scope="module")
+def over_two(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
+    """What two processes found of the quick ways, and of the first again, when libraries have what they keep."""
+    cases = [{"shards": 2, **WAYS[way]} for way in [*QUICK, QUICK[0]]]
+    found = launched(cases, 2, tmp_path_factory.mktemp("two") / "out.json")
+    return dict(zip([*QUICK, "again"], found, strict=True))
+
+
+@pytest.mark.parametrize("way", QUICK)
+def test_the_steps_are_those_of_one_process(way, over_two):
+    check_same(over_two[way], alone(WAYS[way]))
+
+
+def test_weights_gradients_and_optimizer_are_sharded_and_nothing_keeps_the_whole(over_two):
+    (own, _), one = over_two["again"], alone({})
+    check_sharded(own["bytes"], one["bytes"], 2)
+
+
+def check_sharded(own: dict[str, int], one: dict[str, int], shards: int) -> None:
+    for part in ("weights", "gradients", "optimizer"):
+        # Norms are whole; matrices of a tiny model may leave a row over.
+        assert own[part] <= 1.05 * one[part] / shards, part
+        assert own[part] >= 0.95 * one[part] / shards, part
+    beside = one["alive"] - one["weights"] - one["optimizer"]
+    assert own["alive"] - beside <= 1.1 * (own["weights"] + own["optimizer"]), own
+
+
+@soak
+@pytest.mark.parametrize(
+    ("processes", "shards", "ways"),
+    [(2, 2, list(WAYS)), (4, 2, EXCHANGES), (4, 4, EXCHANGES)],
+    ids=["2 shards", "2x2", "4 shards"],
+)
+def test_every_way_of_training_gives_the_steps_of_one_process(processes, shards, ways, tmp_path):
+    cases = [{"shards": shards, **WAYS[way]} for way in ways]
+    found = launched(cases, processes, tmp_path / "out.json")
+    failed = []
+    for way, each in zip(ways, found, strict=True):
+        try:
+            check_same(each, alone(WAYS[way]))
+        except AssertionError as error:
+            failed.append(f"{way}: {error}")
+    assert not failed, "\n".join(failed)
+
+
+@soak
+@pytest.mark.parametrize("processes", [2, 4])
+def test_memory_goes_down_with_the_number_of_shards(processes, tmp_path):
+    model = {"hidden_size": 64, "intermediate_size": 128}
+    _, (own, *_) = launched([{"shards": processes, "model": model}] * 2, processes, tmp_path / "out.json")
+    check_sharded(own["bytes"], alone({"model": model})["bytes"], processes)
+
+
+@soak
+def test_an_interruption_of_one_process_is_agreed_upon_before_the_next_micro_batch(tmp_path):
+    case = {"shards": 2, "budget": 1, "stop_on": 3}
+    ((first, second),) = launched([case], 2, tmp_path / "out.json")
+    assert (first["ended"], second["ended"]) == ("interrupted", "interrupted")
+    assert first["weights"] == second["weights"]
+
+
+def sharded_and_settings(model, *, in_place=True, bf16=False):
+    """Return the names of the weights that are sharded, and the precision of each layer and of what is outside."""
+    whole, settings = settings_of([*decoder_layers(causal_lm(model)), Root(model)], bf16, in_place)
+    sharded = {name for name, weight in model.named_parameters() if weight not in whole}
+    return sharded, [precision for precision, _ in settings]
+
+
+def test_matrices_are_sharded_and_vectors_stay_whole():
+    model = build("qwen3_moe")
+    sharded, _ = sharded_and_settings(model)
+    assert sharded == {name for name, weight in model.named_parameters() if weight.ndim >= 2}
+    assert any("experts" in name for name in sharded)
+    assert len(sharded) < len(list(model.parameters()))
+
+
+def test_of_a_model_with_an_adapter_the_frozen_matrices_are_sharded():
+    model = Lora(Lora.Options(rank=4)).attach(build("llama"))
+    sharded, _ = sharded_and_settings(model, in_place=False)
+    assert sharded
+    assert not any("lora_" in name for name in sharded)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "low"),
+    [("llama", None, True), ("llama", {}, True), ("llama", {"dora": True}, False), ("mixtral", None, False)],
+    ids=["linear layers", "lora", "dora", "experts"],
+)
+def test_layers_are_gathered_in_bfloat16_where_autocast_rounds_all_of_their_matrices(kind, options, low):
+    model = build(kind)
+    if options is not None:
+        model = Lora(Lora.Options(rank=4, **options)).attach(model)
+    _, precisions = sharded_and_settings(model, in_place=options is None, bf16=True)
+    assert [each.param_dtype for each in precisions] == [torch.bfloat16 if low else None] * 2 + [None]
+    assert all(each.reduce_dtype == torch.float32 for each in precisions)
+    assert not any(each.cast_forward_inputs for each in precisions)
+
+
+def test_weights_that_several_layers_share_and_trained_ones_of_another_dtype_stay_whole():
+    model = build("llama")
+    first, second = model.model.layers
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    first.mlp.down_proj.weight.data = first.mlp.down_proj.weight.data.double()
+    sharded, _ = sharded_and_settings(model)
+    layer = "model.layers.0.mlp"
+    assert f"{layer}.gate_proj.weight" in sharded
+    assert f"{layer}.up_proj.weight" not in sharded
+    assert f"{layer}.down_proj.weight" not in sharded

@@ -1,0 +1,147 @@
+"""How a run is spread over devices, planned from configurations of known shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from dpotrain import load_recipe
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.prepare import prepare_data
+from dpotrain.engine.memory.activations import estimate
+from dpotrain.run.planning import description
+from dpotrain.run.planning.devices import Asked
+from dpotrain.run.planning.plan import Plan, make_plan
+from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.run.recipes import project
+
+GB = 2**30
+#: Shapes of Llama 3.1 8B, Llama 3.2 1B and Llama 3.1 70B.
+SHAPES: dict[str, dict[str, Any]] = {
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True},
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    }
+    | {"num_key_value_heads": 8, "vocab_size": 128256},
+    "70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    }
+    | {"num_key_value_heads": 8, "vocab_size": 128256},
+}
+
+
+@pytest.fixture
+def shape(monkeypatch):
+    """Has recipes describe a model of that shape, in float32; its activations are estimated."""
+
+    def of(name: str) -> None:
+        config = LlamaConfig(**SHAPES[name], max_position_embeddings=8192)
+
+        def blueprint(self, request):
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(
+                    config, dtype=getattr(torch, self.options.dtype)
+                ).train()
+
+        monkeypatch.setattr(TransformersLoader, "blueprint", blueprint)
+
+    monkeypatch.setattr(
+        description, "activations_from_shapes", lambda policy, one, two, bf16: (estimate(policy, bf16), True)
+    )
+    return of
+
+
+def planned(recipe, devices: int, gigabytes: float, *overrides: str, **asked: Any) -> Plan:
+    loaded = load_recipe(recipe, ["training.precision=bf16", "training.pairs_per_step=64", *overrides])
+    data = prepare_data(loaded, loaded.model.load_tokenizer(), SilentReporter())
+    return make_plan(loaded, data, int(gigabytes * GB), asked=Asked(devices, **asked))
+
+
+def test_1b_fits_one_gpu_of_80_gb_and_stays_replicated_on_eight(shape, tmp_path):
+    shape("1b")
+    recipe = project(tmp_path)
+    assert planned(recipe, 1, 80).fits
+    plan = planned(recipe, 8, 80)
+    assert plan.fits
+    assert plan.devices.layout == "replicated"
+    assert "weights are replicated" in plan.devices.reason
+    assert "gathered weights" not in plan.parts
+
+
+def test_8b_in_full_is_sharded_over_eight_gpus_of_80_gb(shape, tmp_path):
+    shape("8b")
+    recipe = project(tmp_path)
+    assert not planned(recipe, 1, 80).fits
+    plan = planned(recipe, 8, 80)
+    assert plan.fits
+    assert plan.devices.layout == "sharded over all 8"
+    assert plan.devices.reason.startswith("weights are sharded over all devices: replicated they take 1")
+    # 8.03 billion numbers in float32, and their gradients and moments, but for norms by an eighth each.
+    assert plan.parameters == 8_030_261_248
+    for part, times in (("weights", 1), ("gradients", 1), ("optimizer", 2)):
+        assert plan.parts[part] == pytest.approx(times * 4 * plan.parameters / 8, rel=1e-3)
+    assert sum(plan.parts.values()) == plan.needed
+    # Embedding and head in float32, and three layers in bfloat16, of one its gradients.
+    assert plan.parts["gathered weights"] == pytest.approx(
+        2 * 2.1e9 + 3 * 0.436e9 + 0.436e9 + 0.87e9, rel=0.01
+    )
+    ways = {way.layout: way for way in plan.devices.ways}
+    assert next(iter(ways)) == "sharded over all 8"
+    assert [way.chosen for way in ways.values()].count(True) == 1
+    assert not ways["replicated"].fits
+    assert ways["sharded over groups of 4"].needed > plan.needed
+    # Half the tokens, about twice the longest pair; queries and keys are sent for it.
+    spread = ways["sharded over all 8, context of 2"]
+    assert spread.longest_pair == pytest.approx(2 * ways["sharded over all 8"].longest_pair, rel=0.01)
+    assert spread.exchange.attention > 0
+    assert ways["sharded over all 8, shards in the host's memory"].on_host > 0.9 * 16 * plan.parameters / 8
+    assert ways["sharded over all 8"].overrides == ("parallel.shard=all",)
+
+
+def test_where_even_shards_do_not_fit_the_number_of_devices_that_would_do_is_found(shape, tmp_path):
+    shape("70b")
+    plan = planned(project(tmp_path), 8, 80)
+    assert not plan.fits
+    assert plan.devices.reason.endswith("which is too much, too")
+    assert [way.layout for way in plan.devices.ways if way.fits] == [
+        "sharded over all 8, shards in the host's memory"
+    ] or plan.devices.fewest == 32
+
+
+def test_what_is_sent_costs_time_by_the_rate_of_the_links(shape, tmp_path):
+    shape("8b")
+    recipe = project(tmp_path)
+    fast, slow = (planned(recipe, 8, 80, link=link, operations=4e14) for link in (3e11, 1e9))
+    assert fast.tokens_per_second > 2 * slow.tokens_per_second
+    assert (fast.speed_from, fast.operations) == ("given", 4e14)
+    assert planned(recipe, 8, 80).speed_from == "assumed"
+    assert planned(recipe, 1, 80, operations=4e14).speed_from == "given"
+    assert planned(recipe, 1, 80).tokens_per_second is None
+
+
+def test_an_optimizer_that_needs_whole_weights_leaves_them_whole_and_says_so(shape, tmp_path):
+    shape("1b")
+    recipe = project(tmp_path)
+    plan = planned(recipe, 8, 12, "optimizer.use=adamw-8bit")
+    assert plan.devices.layout == "replicated"
+    assert 'the optimizer "adamw-8bit" needs whole matrices' in plan.devices.reason
+    assert all("sharded" not in way.layout for way in plan.devices.ways)
+
+
+def test_a_reference_of_its_own_is_sharded_like_the_policy(shape, tmp_path):
+    shape("1b")
+    recipe = project(tmp_path)
+    live = [f"reference.of={str(tmp_path / 'model')!r}", "reference.when=live"]
+    plan = planned(recipe, 8, 12, *live)
+    assert plan.devices.layout == "sharded over all 8"
+    assert plan.parts["reference model"] == pytest.approx(plan.parts["weights"], rel=1e-3)

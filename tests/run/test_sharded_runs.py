@@ -1,0 +1,84 @@
+"""Whole runs whose processes shard the weights: the losses of one process, and one that fails ends all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.run.recipes import losses, project, records, run
+from tests.run.test_failing_ranks import FAST, summary
+from tests.run.test_resume_matrix import into
+
+soak = pytest.mark.soak
+SHARD = 'parallel.shard="all"'
+SAMPLES = '[samples]\nprompts = ["the quick", "bake bread"]\nmax_tokens = 6\n'
+
+
+@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=soak)])
+def one_process(request, tmp_path_factory) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = project(folder, adapter=request.param == "lora")
+    recipe.write_text(recipe.read_text() + SAMPLES)
+    run(recipe)
+    return recipe, losses(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "more"),
+    [
+        (2, []),
+        pytest.param(2, ["training.tokens_per_microbatch=60", 'reference.when="live"'], marks=soak),
+        pytest.param(2, ["training.activation_checkpointing=true"], marks=soak),
+        pytest.param(4, ["parallel.group=2", "training.tokens_per_microbatch=60"], marks=soak),
+        pytest.param(4, ['reference.when="precomputed"'], marks=soak),
+    ],
+    ids=["two", "small micro-batches", "checkpointing", "groups of two", "four"],
+)
+def test_a_run_with_divided_weights_is_that_of_one_process(ranks, more, one_process, forked, tmp_path):
+    recipe, expected = one_process
+    ended = forked.ranks(recipe, [into(tmp_path), SHARD, *more], ranks=ranks)
+    assert [each.code for each in ended] == [0] * ranks, ended
+    shards = 2 if "parallel.group=2" in more else ranks
+    assert f"{ranks} processes, weights sharded over {shards}" in ended[0].output
+    assert losses(tmp_path) == pytest.approx(expected, abs=1e-5)
+    for mine, theirs in zip(records(tmp_path, "eval"), records(recipe.parent / "run", "eval"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    assert samples(tmp_path) == samples(recipe.parent / "run")
+
+
+def samples(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    return project(tmp_path_factory.mktemp("failing"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "place", "how"),
+    [
+        (1, "step", "memory"),
+        pytest.param(0, "step", "memory", marks=soak),
+        pytest.param(1, "step", "raise", marks=soak),
+        pytest.param(0, "step", "raise", marks=soak),
+        pytest.param(1, "step", "exit", marks=soak),
+        pytest.param(1, "evaluation", "memory", marks=soak),
+        pytest.param(1, "evaluation", "raise", marks=soak),
+    ],
+)
+def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, recipe, forked, tmp_path):
+    acts = [*FAST, [rank, "fails_in", place, how, int(place == "step")]]
+    ended = forked.ranks(recipe, [into(tmp_path), SHARD], acts=acts)
+    assert ended[rank].code == (9 if how == "exit" else 1), ended
+    assert ended[1 - rank].code == 1, ended
+    said = {
+        "memory": "is out of memory (CUDA out of memory.",
+        "raise": f"broken in the {place}",
+        "exit": "has ended",
+    }[how]
+    for each in ended if how != "exit" else [ended[1 - rank]]:
+        assert said in each.told
+    if how != "exit":
+        assert f"process {rank} on " in ended[1 - rank].told
+        assert said in summary(tmp_path)["error"]
