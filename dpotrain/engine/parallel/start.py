@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from dpotrain.core.errors import ProcessLostError
+from dpotrain.engine.parallel.context import check_context
 from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
@@ -15,8 +16,10 @@ _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORL
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
-def start() -> Parallel:
+def start(context: int = 1) -> Parallel:
     """Return the processes of this run, joined.
+
+    ``context`` is how many of them share the rows of a data rank.
 
     Raises:
         ProcessLostError: the processes do not reach each other.
@@ -25,11 +28,12 @@ def start() -> Parallel:
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
     several = any(size.isdecimal() and int(size) > 1 for size in sizes)
     if not several and not any(os.environ.get(name) == "true" for name in _SHARDING):
+        check_context(context, 1)
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
     try:
-        return Replicated()
+        return Replicated(context)
     except RuntimeError as error:
         if not of_a_backend(error):
             raise
