@@ -138,7 +138,7 @@ def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, backend
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("dropout", [None, 0.0], ids=["all weights", "lora"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_memory_efficient_layers_would_keep_no_less_in_a_graph(kind, dropout, bf16):
+def test_memory_efficient_layers_would_keep_as_much_in_a_graph(kind, dropout, bf16):
     """Why they are not used there: the compiler chooses as well what to keep."""
     found, frames = {}, []
     for compiled in (False, True):
@@ -160,7 +160,7 @@ def test_memory_efficient_layers_would_keep_no_less_in_a_graph(kind, dropout, bf
             torch._dynamo.reset()
     assert frames[0] == frames[1]
     assert found[True, False] <= 1.01 * found[False, True] < found[False, False]
-    assert found[True, False] <= found[True, True]
+    assert found[True, False] <= 1.02 * found[True, True]
 
 
 def kept(policy, row) -> int:
