@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from dpotrain.core.errors import ProcessLostError
 from dpotrain.engine.parallel.context import check_context
+from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
 
@@ -20,6 +22,7 @@ def start(context: int = 1) -> Parallel:
     ``context`` is how many of them share the rows of a data rank.
 
     Raises:
+        ProcessLostError: the processes do not reach each other.
         RunError: the launcher asks for something that is not offered.
     """
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
@@ -29,4 +32,13 @@ def start(context: int = 1) -> Parallel:
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
-    return Replicated(context)
+    try:
+        return Replicated(context)
+    except RuntimeError as error:
+        if not of_a_backend(error):
+            raise
+        raise ProcessLostError(
+            f"the processes of this run do not reach each other ({str(error).splitlines()[0]}).\n"
+            "One of them may have ended. On several machines, GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the "
+            "network interface that joins them."
+        ) from error
