@@ -72,10 +72,11 @@ def use_functions(model: nn.Module, functions: Functions) -> None:
         if isinstance(module, _Norm | _Block):
             module.functions = functions
         elif isinstance(module, _Attention):
-            module.__class__ = _rotating_class(module.replaced, module.rotation.own, functions.rotary)
+            kind: Any = module.replaced
+            module.__class__ = cast(Any, _rotating_class(kind, module.rotation.own, functions.rotary))
 
 
-def _replace(module: nn.Module, efficient: type[_Norm | _Block]) -> None:
+def _replace(module: nn.Module, efficient: Any) -> None:
     kind: Any = type(module)
     module.__class__ = _efficient_class(kind, efficient)
 

@@ -104,12 +104,14 @@ def _dequantized(layer: Base, dtype: torch.dtype) -> torch.Tensor:
 def fuse_4bit(policy: nn.Module) -> None:
     """Make every plain LoRA layer over a frozen 4-bit layer of a peft model a fused one, in place."""
     for module in policy.modules():
-        # A hook of the base layer may keep the output that is added onto.
-        if (
-            type(module) is Linear4bit
-            and type(base := module.base_layer) is Base
-            and not base._forward_hooks
-            and not any(weight.requires_grad for weight in base.parameters())
-            and tuple(base.weight.quant_state.shape) == (base.out_features, base.in_features)
-        ):
+        if type(module) is Linear4bit and _can_be_fused(module.base_layer):
             module.__class__ = FusedLinear4bit
+
+
+def _can_be_fused(base: Any) -> bool:
+    return (
+        type(base) is Base
+        and not base._forward_hooks  # which may keep the output that is added onto
+        and not any(weight.requires_grad for weight in base.parameters())
+        and tuple(base.weight.quant_state.shape) == (base.out_features, base.in_features)
+    )
