@@ -22,6 +22,7 @@ from tests.engine.test_packed_equals_unpacked import PACKS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RUNS = ROOT / "recipes" / "runs.md"
+CLUSTERS = ROOT / "recipes" / "clusters" / "README.md"
 PROMISES = ROOT / "dpotrain" / "promises.md"
 DOCUMENTS = [
     README,
@@ -29,6 +30,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     RUNS,
     PROMISES,
+    CLUSTERS,
     ROOT / "recipes" / "security.md",
     ROOT / "recipes" / "inspect.md",
     ROOT / "plugins" / "reference.md",
@@ -83,7 +85,12 @@ def test_a_newcomer_s_tests_hold_every_promise_to_account(forked):
 
 def given() -> list[str]:
     """Return the commands of dpotrain that README and runs.md show."""
-    shown = [each for path in (README, RUNS) for block in blocks(path, "console") for each in block.commands]
+    shown = [
+        each
+        for path in (README, RUNS, CLUSTERS)
+        for block in blocks(path, "console")
+        for each in block.commands
+    ]
     return [each for each in shown if re.search(r"\bdpotrain\b", each)]
 
 
@@ -147,7 +154,7 @@ def test_options_and_files_that_are_named_exist(path):
     }
     known |= {
         "--help", "--nproc-per-node", "--num_processes", "--write-snapshots", "--record-durations",
-        "--dist", "--torch-backend",
+        "--dist", "--torch-backend", "--nnodes", "--rdzv-endpoint",
     }  # fmt: skip
     # Of a command that the document itself shows.
     known |= set(re.findall(r'click\.option\("(--[\w-]+)"', text))

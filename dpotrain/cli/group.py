@@ -176,13 +176,18 @@ def debug_option(command: F) -> F:
     )(command)
 
 
+def wants_traceback(ctx: click.Context) -> bool:
+    """Whether ``--debug`` was given, before or after the command's name."""
+    return bool(ctx.meta.get(_DEBUG))
+
+
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[_DEBUG] = True
 
 
 def _show_traceback(ctx: click.Context) -> None:
-    if ctx.meta.get(_DEBUG):
+    if wants_traceback(ctx):
         from dpotrain.core.masking import mask
 
         click.echo(mask(traceback.format_exc()), err=True, nl=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from dpotrain.cli.arguments import RecipePath
-from dpotrain.cli.group import debug_option, set_option
+from dpotrain.cli.group import debug_option, set_option, wants_traceback
 
 
 @click.command("run", short_help="Train what a recipe says.")
@@ -15,14 +16,54 @@ from dpotrain.cli.group import debug_option, set_option
 @set_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the recipe's run folder.")
 @click.option("--plain", is_flag=True, help="Show the run as plain lines, on a terminal too.")
+@click.option(
+    "--processes",
+    metavar="N|all",
+    help="Train in N processes on this machine, or in one on each of its CUDA devices.",
+)
+@click.option(
+    "--machines",
+    metavar="N",
+    help="Train on N machines, or on FEWEST:MOST; give the same command on each, with --processes and --rendezvous.",
+)
+@click.option(
+    "--rendezvous",
+    metavar="HOST:PORT",
+    help="Where the machines meet: one of them, and a port that is free there.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Resume up to N times by itself after a process was killed or a machine was lost (3 unless given).",
+)
 @debug_option
-def command(recipe: Path, overrides: tuple[str, ...], resume: bool, plain: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    plain: bool,
+    processes: str | None,
+    machines: str | None,
+    rendezvous: str | None,
+    max_restarts: int | None,
+) -> None:
     """Train what RECIPE, a TOML file, says.
 
     \b
     Exit codes: 0 done, 1 failed, 2 the recipe or the command line is wrong, 3 the data is wrong,
-    75 stopped on a signal after saving (go on with --resume).
+    75 stopped on a signal after saving (go on with --resume), 76 a process or a machine was lost.
     """  # noqa: D301  # click wants the backspace itself
+    if any(value is not None for value in (processes, machines, rendezvous, max_restarts)):
+        words = ["run", str(recipe), *(word for each in overrides for word in ("--set", each))]
+        flags = {"--resume": resume, "--plain": plain, "--debug": wants_traceback(ctx)}
+        words += [flag for flag, given in flags.items() if given]
+        code = _launched(words, recipe, overrides, (processes, machines, rendezvous, max_restarts))
+        if code is not None:
+            ctx.exit(code)
+
     from dpotrain.core.errors import RunStopped
     from dpotrain.recipe.load import load_recipe
 
@@ -35,3 +76,33 @@ def command(recipe: Path, overrides: tuple[str, ...], resume: bool, plain: bool)
     if outcome.status == "stopped":
         # How to go on stands in the closing summary.
         raise RunStopped(f"the run was stopped after step {outcome.steps} and its state is saved")
+
+
+def _launched(
+    words: list[str],
+    recipe: Path,
+    overrides: tuple[str, ...],
+    asked: tuple[str | None, str | None, str | None, int | None],
+) -> int | None:
+    """Run in several processes, each with ``words``, and return the exit code; None if one process is asked for."""
+    from dpotrain.engine.launching.passing_signals import passing_signals
+    from dpotrain.engine.launching.processes import RankProcesses, rank_command
+    from dpotrain.engine.launching.request import launch_request
+    from dpotrain.recipe.load import load_recipe
+    from dpotrain.ui.errors import print_error
+
+    ranks = RankProcesses(rank_command(words))
+    with passing_signals(ranks, print_error):
+        load_recipe(recipe, overrides)  # what is wrong with it is said once, and not by every process
+        request = launch_request(*asked, os.environ)
+        if request is None:
+            return None
+        from dpotrain.engine.launching.launch import launch
+
+        return launch(request, ranks, _say)
+
+
+def _say(text: str) -> None:
+    from dpotrain.core.masking import mask
+
+    click.echo(mask(f"note: {text}"), err=True)

@@ -57,6 +57,12 @@ class RunError(DpotrainError):
     """The run cannot continue: its folder, a checkpoint, or its numbers are wrong, or a service refuses."""
 
 
+class ProcessLostError(RunError):
+    """A process of a run of several ended without a message, or its machine did: starting all again goes on."""
+
+    exit_code = 76
+
+
 class RunWarning(UserWarning):
     """What a person should know before training; ``warnings.warn(text, RunWarning)`` shows it as the run's own."""
 

@@ -31,7 +31,7 @@ def choose_threads(policy: PreTrainedModel, device: torch.device) -> str:
     """
     if device.type != "cpu":
         return ""
-    if torch.get_num_threads() > 1 and not any(os.environ.get(name) for name in _CHOSEN_BY):
+    if torch.get_num_threads() > 1 and not _chosen():
         model = causal_lm(policy)
         ends = [model.get_input_embeddings(), model.get_output_embeddings()]
         tables = {id(getattr(end, "weight", None)) for end in ends}
@@ -41,6 +41,16 @@ def choose_threads(policy: PreTrainedModel, device: torch.device) -> str:
             return "1 thread (the model is too small to gain from more)"
     threads = torch.get_num_threads()
     return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def share_threads(processes: int) -> None:
+    """Leave each of several processes on this machine its share of the cores, where nobody chose their number."""
+    if processes > 1 and not _chosen():
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+def _chosen() -> bool:
+    return any(os.environ.get(name) for name in _CHOSEN_BY)
 
 
 @contextmanager

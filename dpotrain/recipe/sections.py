@@ -383,13 +383,15 @@ class LoggingSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes of a launched run share memory. Without effect on a run of one process, and on results."""
+    """How the processes of a launched run share memory and pairs. Without effect on results, but for rounding."""
 
     shard: Literal["auto", "none", "all"] = Field(
         "auto",
         description='"all" shards the weights over the processes, with their gradients and optimizer state; each '
         "decoder layer is gathered while it computes. With an adapter these are the frozen weights. "
-        '"none" holds all of them on every process, which exchanges less.',
+        '"none" holds all of them on every process, which exchanges less. "auto" is "none" where that fits on every '
+        "GPU with the longest pair, and on CPUs; otherwise the weights are sharded over the processes of a machine if "
+        "that is enough, or over all. The header says which, and why.",
     )
     group: int | None = Field(
         None,
@@ -402,6 +404,13 @@ class ParallelSection(Section):
         None,
         description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where '
         "the optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
+    )
+    context: int = Field(
+        1,
+        ge=1,
+        description="Processes that compute each pair together, each an equal part of its tokens: for pairs whose "
+        "activations do not fit one device. It divides the number of processes, and the attention heads of the model; "
+        "needs packed pairs.",
     )
 
     @model_validator(mode="after")

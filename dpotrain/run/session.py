@@ -23,13 +23,12 @@ from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.start import start
-from dpotrain.engine.threads import restoring_threads
+from dpotrain.engine.threads import restoring_threads, share_threads
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
-from dpotrain.run.building.sharding import with_sharding
 from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
@@ -40,6 +39,7 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.folder.text_files import SamplesFile
+from dpotrain.run.layout import spread
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -47,6 +47,10 @@ from dpotrain.run.stopping import StopRequest
 #: second Ctrl-C asked to stop at once.
 HURRY_WHEN_STOPPED = 10.0
 HURRY_WHEN_INTERRUPTED = 2.0
+
+#: Seconds that a run that a launcher has started again waits for its folder: a file system that machines share gives
+#: back the lock of one that is lost only when that has not been heard of for a while.
+LOCK_SECONDS = 180.0
 
 #: The last phase of a run, as it is shown.
 CLOSING = "closing loggers and plugins"
@@ -57,20 +61,24 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
 
     The caller enters ``reporter`` before and leaves it afterwards.
     """
-    parallel = start()
+    parallel = start(recipe.parallel.context)
     use_expandable_segments(parallel.device)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
         stack.enter_context(restrict_umask())
         stack.enter_context(restoring_threads())
+        share_threads(parallel.local_size)
         stack.enter_context(_telling_others(parallel))
         stack.enter_context(distributed_errors(parallel))
+        # A machine that joins a run later was perhaps started without it.
+        (resume,) = parallel.any(resume)
         finished = found = None
         if resume:
             finished = folder.finished(recipe)
         if parallel.is_main and (finished is None or recipe.exporters):
             folder.make()
-            stack.enter_context(RunLock(folder.path))
+            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            stack.enter_context(RunLock(folder.path, patience=LOCK_SECONDS if again else 0.0))
         if resume and finished is None:
             with reporter.phase("verifying the checkpoints", None):
                 found = find_resumable(folder.checkpoints, recipe)
@@ -117,8 +125,7 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            shared = with_sharding(recipe, parallel)
-            built = build(recipe, folder, shared, reporter, stop, events, found)
+            built = build(recipe, folder, parallel, reporter, stop, events, found, spread)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()

@@ -46,7 +46,7 @@ class StopRequest:
         self._clock = clock
         self._deadline = None if minutes is None else clock() + 60 * minutes
         self._say = say
-        self._deferring = False
+        self._deferring = self._ended = False
         self._before: dict[signal.Signals, Any] = {}
         self._interrupts_handled = self._interrupts_seen = 0
         self._noticed = threading.Event()
@@ -99,6 +99,9 @@ class StopRequest:
                 self._raised.set()
                 raise KeyboardInterrupt
         if not self._deferring:
+            if self._ended:  # a batch system signals every process, and a launcher passes its own on
+                return
+            self._ended = True
             self.controls.on_stop = lambda: None
             self.controls.stop(signal.Signals(number).name)
             raise RunStopped(f"{self.name} before the first step; nothing is lost, --resume begins the run")

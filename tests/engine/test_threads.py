@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dpotrain.engine import threads
-from dpotrain.engine.threads import choose_threads, restoring_threads
+from dpotrain.engine.threads import choose_threads, restoring_threads, share_threads
 from dpotrain.engine.training.trainer import Trainer
 from tests.run.recipes import Recording, project, run
 from tests.support import tiny_model
@@ -69,3 +69,15 @@ def test_a_run_computes_with_them_and_says_so(two_threads, tmp_path, monkeypatch
     assert seen == [1, 1]
     assert torch.get_num_threads() == 2
     assert "1 thread (the model is too small" in reporter.facts["engine"]
+
+
+@pytest.mark.parametrize(("processes", "threads_of_each"), [(1, 2), (2, 1), (5, 1)])
+def test_processes_of_one_machine_share_the_cores(two_threads, processes, threads_of_each):
+    share_threads(processes)
+    assert torch.get_num_threads() == threads_of_each
+
+
+def test_processes_keep_the_number_that_the_person_has_set(two_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    share_threads(2)
+    assert torch.get_num_threads() == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dpotrain.core.errors import ProcessLostError
 from tests.run.forked import ROOT
 from tests.run.recipes import losses, project
 from tests.run.test_cut_independence import LAUNCHERS
@@ -47,7 +48,7 @@ def test_a_rank_that_fails_ends_the_other_with_its_own_message(rank, place, how,
     ended = forked.ranks(recipe, [into(tmp_path), "training.steps=4"], acts=acts)
     assert ended[rank].code == (1 if how == "raise" else 9), ended
     other = ended[1 - rank]
-    assert other.code == 1, ended
+    assert other.code == (1 if how == "raise" else ProcessLostError.exit_code), ended
     what = f"broken in the {place}" if how == "raise" else ""
     assert what in ended[rank].output
     if how == "raise":
@@ -66,7 +67,8 @@ def test_a_rank_that_waits_for_its_device_is_ended_too(rank, how, recipe, forked
     """Its main thread sees neither signals nor errors of an exchange."""
     acts = [*FAST, [rank, "fails_in", "clipping", how], [1 - rank, "hangs_in", "clipping"]]
     ended = forked.ranks(recipe, [into(tmp_path)], acts=acts)
-    assert [ended[rank].code, ended[1 - rank].code] == [1 if how == "raise" else 9, 1], ended
+    codes = [1, 1] if how == "raise" else [9, ProcessLostError.exit_code]
+    assert [ended[rank].code, ended[1 - rank].code] == codes, ended
     said = "broken in the clipping" if how == "raise" else "it has ended without a message"
     assert f"process {rank}" in ended[1 - rank].told
     assert said in ended[1 - rank].told

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -70,4 +71,13 @@ def test_a_failed_run_lets_go(tmp_path):
     with pytest.raises(Exception, match="pairs"):
         train(load_recipe(recipe), reporter=SilentReporter())
     with RunLock(tmp_path / "run"):
+        pass
+
+
+def test_a_run_that_was_started_again_waits_for_the_lock_of_a_lost_machine(tmp_path, held):
+    run, holder = held
+    with pytest.raises(RunError, match="is in use"), RunLock(run, patience=0.1):
+        pass
+    threading.Timer(0.2, holder.kill).start()
+    with RunLock(run, patience=60):
         pass

@@ -104,3 +104,11 @@ def test_handlers_are_put_back():
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_that_comes_twice_ends_it_once():
+    """A batch system signals every process, and a launcher passes its own on."""
+    with StopRequest():
+        with pytest.raises(RunStopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from dpotrain.core.errors import INTERRUPTED, DataError, RecipeError, RunError, RunStopped
+from dpotrain.core.errors import INTERRUPTED, DataError, ProcessLostError, RecipeError, RunError, RunStopped
 
 #: The errors that have an exit code of their own; all others are RunErrors.
-_BY_CODE = {each.exit_code: each for each in (RecipeError, DataError, RunStopped)}
+_BY_CODE = {each.exit_code: each for each in (RecipeError, DataError, RunStopped, ProcessLostError)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from dpotrain.core.errors import ProcessLostError
+from dpotrain.engine.parallel.context import check_context
+from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
 
@@ -13,16 +16,29 @@ _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORL
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
-def start() -> Parallel:
+def start(context: int = 1) -> Parallel:
     """Return the processes of this run, joined.
 
+    ``context`` is how many of them share the rows of a data rank.
+
     Raises:
+        ProcessLostError: the processes do not reach each other.
         RunError: the launcher asks for something that is not offered.
     """
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
     several = any(size.isdecimal() and int(size) > 1 for size in sizes)
     if not several and not any(os.environ.get(name) == "true" for name in _SHARDING):
+        check_context(context, 1)
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
-    return Replicated()
+    try:
+        return Replicated(context)
+    except RuntimeError as error:
+        if not of_a_backend(error):
+            raise
+        raise ProcessLostError(
+            f"the processes of this run do not reach each other ({str(error).splitlines()[0]}).\n"
+            "One of them may have ended. On several machines, GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the "
+            "network interface that joins them."
+        ) from error

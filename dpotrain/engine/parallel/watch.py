@@ -18,6 +18,7 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public all the same
 
+from dpotrain.core.errors import ProcessLostError
 from dpotrain.core.leaving import flush_output
 from dpotrain.engine.parallel.failure import RankFailure
 
@@ -119,13 +120,9 @@ class Watch:
                 )
                 for rank, count in zip(others, silent, strict=True):
                     if count >= SILENT:
-                        self._announce(
-                            RankFailure(rank, "", f"it has ended without a message.\n{_RESUME}", 1)
-                        )
+                        self._announce(_ended(rank, "it has ended without a message."))
             except RuntimeError:
-                failure = RankFailure(
-                    0, "", f"it has ended without a message, or the launcher has.\n{_RESUME}", 1
-                )
+                failure = _ended(0, "it has ended without a message, or the launcher has.")
                 break
         else:
             return
@@ -139,6 +136,10 @@ class Watch:
 
 def _ignore(failure: RankFailure) -> None:
     """Do nothing."""
+
+
+def _ended(rank: int, what: str) -> RankFailure:
+    return RankFailure(rank, "", f"{what}\n{_RESUME}", ProcessLostError.exit_code)
 
 
 def _beat_of(rank: int) -> str:

@@ -26,10 +26,12 @@ class RunLock:
         self,
         folder: Path,
         remedy: str = "Wait for it or end it, or choose another folder: --set run.output_dir=…",
+        patience: float = 0.0,
     ) -> None:
-        """Prepare to take ``folder``; ``remedy`` is said where another process owns it."""
+        """Prepare to take ``folder``; ``remedy`` is said where another process owns it after ``patience`` seconds."""
         self.folder = folder
         self.remedy = remedy
+        self.patience = patience
         self.owner = folder / ".owner.json"
         self._lock = FileLock(folder / ".lock")
 
@@ -40,7 +42,7 @@ class RunLock:
             RunError: another process owns it, or nothing can be written there.
         """
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=self.patience)
             since = time.strftime("%Y-%m-%d %H:%M:%S %z")
             write_json(self.owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         except Timeout as error:
