@@ -16,6 +16,7 @@ from dpotrain.plugin.api import (
     LoadRequest,
     Logger,
     Loss,
+    OpenedModel,
     Optimizer,
     Recognition,
     Use,
@@ -181,6 +182,11 @@ def test_a_quantizer_that_breaks_a_promise_fails_the_test_of_it(component, test,
             "test_another_model_can_be_asked_for",
             True,
         ),
+        (
+            variant(Loader, open_model=lambda self, request: _doubled(Loader.open_model(self, request))),
+            "test_an_opened_model_is_the_model_once_its_weights_are_read",
+            False,
+        ),
     ],
 )
 def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
@@ -188,6 +194,10 @@ def test_a_loader_that_breaks_a_promise_fails_the_test_of_it(
 ):
     more = (dpotrain_model, tmp_path) if arguments else ()
     refuted(testing.ModelLoaderConformance, test, component, *more, name=str(dpotrain_model))
+
+
+def _doubled(opened: OpenedModel) -> OpenedModel:
+    return OpenedModel(opened.model, {name: whole[...] * 2 for name, whole in opened.weights.items()})
 
 
 class Rows(list):

@@ -389,7 +389,9 @@ class ParallelSection(Section):
         "auto",
         description='"all" shards the weights over the processes, with their gradients and optimizer state; each '
         "decoder layer is gathered while it computes. With an adapter these are the frozen weights. "
-        '"none" holds all of them on every process, which exchanges less.',
+        '"none" holds all of them on every process, which exchanges less. "auto" is "none" where that fits on every '
+        "GPU with the longest pair, and on CPUs; otherwise the weights are sharded over the processes of a machine if "
+        "that is enough, or over all. The header says which, and why.",
     )
     group: int | None = Field(
         None,

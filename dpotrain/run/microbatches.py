@@ -92,7 +92,8 @@ def fit_to_memory(
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
-    layout = Layout(parallel.world_size, context=parallel.world_size // parallel.data_size)
+    shards = parallel.shards if parallel.shards > 1 else None
+    layout = Layout(parallel.world_size, shards, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size

@@ -29,7 +29,6 @@ from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.building.build import BuiltRun, build
-from dpotrain.run.building.sharding import with_sharding
 from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
 from dpotrain.run.exporting import export
@@ -40,6 +39,7 @@ from dpotrain.run.folder.restrict_umask import restrict_umask
 from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.run.folder.status_file import StatusFile
 from dpotrain.run.folder.text_files import SamplesFile
+from dpotrain.run.layout import spread
 from dpotrain.run.result import outcome_of, save_result
 from dpotrain.run.stopping import StopRequest
 
@@ -125,8 +125,7 @@ def _run(
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            shared = with_sharding(recipe, parallel)
-            built = build(recipe, folder, shared, reporter, stop, events, found)
+            built = build(recipe, folder, parallel, reporter, stop, events, found, spread)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()

@@ -51,7 +51,7 @@ METHODS = {
     (FakeLoader, "load_tokenizer"): ([TOKENIZER], [None, "gpt2"]),
     (FakeLoader, "load_model"): ([MODULE], [None, {}]),
     (FakeLoader, "blueprint"): ([MODULE, None], ["meta"]),
-    (FakeLoader, "open_model"): ([OpenedModel(MODULE, {}), None], [MODULE, (MODULE, {})]),
+    (FakeLoader, "open_model"): ([OpenedModel(MODULE, {}), None], [MODULE, "files"]),
     (FakeLoader, "fingerprint"): (["sha"], [None, "", b"sha"]),
     (FakeQuantizer, "contradictions"): ([[], ["bits differ"]], [None, "bits differ"]),
     (FakeQuantizer, "bits"): ([None, {"weight": 4.5}], [4, {"weight": None}, {"weight": math.nan}]),

@@ -112,7 +112,10 @@ def same(processes: ByHand, folder: Path, out: Path) -> None:
 
 def memory(processes: ByHand, folder: Path, out: Path) -> None:
     """Write the most memory of each process while it loads in float32, in whole models of that."""
-    small = tiny_checkpoint(folder.parent / f"small-{processes.world_rank}")
+    small = folder.parent / "small"
+    if processes.is_main:
+        tiny_checkpoint(small)
+    processes.wait()
     found = {}
     for case in ("files", "main process"):
         loaded(processes, selected(case, small))  # what is imported and kept for good

@@ -119,7 +119,8 @@ def _make_room(model: nn.Module, devices: Devices) -> None:
 
 def _swap(weight: nn.Parameter, tensor: torch.Tensor) -> None:
     """Put another tensor into a parameter, which stays the same object for whoever refers to it."""
-    torch.utils.swap_tensors(weight, nn.Parameter(tensor, requires_grad=weight.requires_grad))
+    parameter = nn.Parameter(tensor, requires_grad=weight.requires_grad)
+    torch.utils.swap_tensors(weight, parameter)  # type: ignore[no-untyped-call]
 
 
 def _tensors(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:

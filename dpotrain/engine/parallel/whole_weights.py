@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,17 @@ class Sliced(Protocol):
 
     def __getitem__(self, index: Any, /) -> torch.Tensor:
         """Return some rows, by a slice, or with ``...`` the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A whole tensor, rounded to a dtype as it is read: what is held in more bits later has those numbers."""
+
+    whole: Sliced
+    dtype: torch.dtype
+
+    def __getitem__(self, index: Any, /) -> torch.Tensor:
+        return self.whole[index].to(self.dtype)
 
 
 def gather(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor | None:

@@ -51,8 +51,9 @@ class Adapter(Component):
         """Wrap the policy and set ``requires_grad`` on exactly what is to be trained, in float32.
 
         A policy that arrives with an adapter (see ``LoadRequest.keep_adapter``) is trained on from it, and
-        its initial state is kept for :meth:`reference`. ``dpotrain plan`` calls this on a model on the
-        meta device, and as torch's default device, where tensors have shapes and no numbers.
+        its initial state is kept for :meth:`reference`. ``dpotrain plan``, and processes that shard the
+        weights, call this on a model on the meta device, and as torch's default device, where tensors have
+        shapes and no numbers.
         """
 
     @abstractmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeAlias
 
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
@@ -11,6 +13,7 @@ from dpotrain.core.random_state import seed_all
 from dpotrain.core.records import Run
 from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.generation import inference
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
 from dpotrain.engine.memory.device_memory import release_memory
@@ -65,6 +68,9 @@ NO_OFFLOAD = {
     "layers": "the model's layers cannot be checkpointed one by one",
 }
 
+#: What decides how the processes of a run hold its weights, once its data is known.
+Spread: TypeAlias = Callable[[Recipe, Parallel, PreparedData], tuple[Parallel, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltRun:
@@ -87,11 +93,12 @@ def build(
     stop: StopRequest,
     events: RunEvents,
     found: Found | None,
+    spread: Spread,
 ) -> BuiltRun:
     """Load and build what a run needs, in the order that needs the least memory, and show the run info.
 
     Environment and data report are written into ``folder``. ``found`` is the checkpoint that the run is resumed from;
-    None for a fresh run.
+    None for a fresh run. ``spread`` returns the processes as they share the weights, and why so.
     """
     if recipe.training.compile:
         check_compiler(parallel.device.type)
@@ -110,6 +117,8 @@ def build(
     if parallel.is_main:
         folder.write(folder.environment, describe(recipe, parallel.world_size))
         folder.write(folder.data_report, data.report.as_json())
+    with reporter.phase("choosing how processes hold the weights", None):
+        parallel, layout = spread(recipe, parallel, data)
 
     before = None if found is None else found.microbatches
     engine = EngineBuilder(recipe, parallel, data, reporter)
@@ -235,7 +244,17 @@ def build(
         memory = replace(memory, allocator=learned.allocator)
     peak_mb = predicted_peak_mb(memory, plan)
     info = run_info(
-        recipe, data, scorer, plan, parallel, memory.fit, peak_mb, threads, router_loss, engine.kernels
+        recipe,
+        data,
+        scorer,
+        plan,
+        parallel,
+        layout,
+        memory.fit,
+        peak_mb,
+        threads,
+        router_loss,
+        engine.kernels,
     )
     reporter.started(recipe.path.name if recipe.path is not None else "recipe", info, plan.total_steps)
     context = RunContext(

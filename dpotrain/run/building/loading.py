@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +13,7 @@ from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.precision import UpcastWeights
 from dpotrain.plugin.api import LoadRequest, ModelLoader
+from dpotrain.plugin.api.returns import WrongReturnError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +62,7 @@ def load(
         return Loaded(*ready(loaded(request.device)))
     from dpotrain.engine.parallel.filling import take_numbers
     from dpotrain.engine.parallel.whole_states import WholeStates
+    from dpotrain.engine.parallel.whole_weights import Rounded
 
     assert isinstance(parallel, WholeStates)
     with showing_warnings(reporter), reporter.phase(f"opening {what}", None):
@@ -68,8 +70,14 @@ def load(
         blueprint = None if opened is not None else loader.blueprint(replace(request, device="meta"))
     found = parallel.gather_objects((opened is not None, blueprint is not None))
     if opened is not None and all(each for each, _ in found):
+        weights = {
+            name: Rounded(opened.weights[name], weight.dtype)
+            for name, weight in opened.model.named_parameters(remove_duplicate=False)
+            if name in opened.weights
+        }
+        _check_whole(loader, opened.model, weights)
         model, upcast = ready(opened.model)
-        return Loaded(model, upcast, partial(parallel.fill_from_files, model, opened.weights))
+        return Loaded(model, upcast, partial(parallel.fill_from_files, model, weights))
     if blueprint is None or not all(each for _, each in found):
         return Loaded(*ready(loaded(request.device)))
     if parallel.is_main:
@@ -78,3 +86,17 @@ def load(
     with torch.device("meta"):
         model, upcast = ready(blueprint)
     return Loaded(model, upcast, partial(parallel.fill_from_main, model, None))
+
+
+def _check_whole(loader: ModelLoader, model: PreTrainedModel, weights: Collection[str]) -> None:
+    """Raise a WrongReturnError where an opened model has parameters that nothing is read into."""
+    names: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name)
+    missing = [own[0] for own in names.values() if not any(name in weights for name in own)]
+    if missing:
+        raise WrongReturnError(
+            f"open_model returned a model without weights for {len(missing)} of its parameters "
+            f"({', '.join(missing[:3])}); it must return None where it cannot read all",
+            loader,
+        )

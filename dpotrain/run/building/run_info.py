@@ -54,6 +54,7 @@ def run_info(
     scorer: Scorer,
     batches: BatchPlan,
     parallel: Parallel,
+    layout: str,
     fit: Fit,
     peak_mb: float,
     threads: str,
@@ -62,6 +63,7 @@ def run_info(
 ) -> dict[str, str]:
     """Return model, data, loss, steps, engine and memory of a run by label.
 
+    ``layout`` is why processes hold all weights or share them, where the recipe leaves that to the run.
     ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU, ``kernels`` which Triton
     kernels on a GPU.
     """
@@ -79,7 +81,9 @@ def run_info(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
-    if parallel.collective_passes:
+    if layout:
+        processes += f", {layout}"
+    elif parallel.collective_passes:
         processes += f", weights sharded over {parallel.shards}"
     computing = "".join(f", {each}" for each in (threads, kernels) if each)
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,8 @@ def _each_has_one(model: PreTrainedModel, tensors: Mapping[str, FileSlice]) -> b
     return all(id(weight) in found for weight in model.parameters())
 
 
-def _parameters(model: PreTrainedModel) -> Iterable[tuple[str, torch.Tensor]]:
-    return model.named_parameters(remove_duplicate=False)
+def _parameters(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    return list(model.named_parameters(remove_duplicate=False))
 
 
 def _put_buffers(

@@ -1,0 +1,104 @@
+"""A run's processes choose its layout together, as ``dpotrain plan --devices`` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from dpotrain import load_recipe
+from dpotrain.core.errors import RecipeError
+from dpotrain.core.reporter import SilentReporter
+from dpotrain.data.prepare import prepare_data
+from dpotrain.engine.memory.layout import Layout
+from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.run import layout as layouts
+from dpotrain.run import session
+from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.run.recipes import Recording, project, run
+from tests.run.test_layouts import GB, planned, shape
+
+__all__ = ["shape"]
+
+
+GPU = torch.device("cuda", 0)
+
+
+@dataclass
+class Rank:
+    """One of several processes, each of which finds other memory free."""
+
+    free: list[int]
+    device: torch.device = GPU
+
+    @property
+    def world_size(self) -> int:
+        return len(self.free)
+
+    @property
+    def local_size(self) -> int:
+        return min(8, len(self.free))
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        _, host, local = item
+        return [(free, host, local) for free in self.free]
+
+    def broadcast_object(self, item: Any) -> Any:
+        return item
+
+
+def read(path, *overrides: str):
+    recipe = load_recipe(path, ["training.precision=bf16", *overrides])
+    return recipe, prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter())
+
+
+@pytest.mark.parametrize(("least", "layout"), [(12, Layout(8, 8)), (79, Layout(8))])
+def test_every_rank_chooses_what_fits_the_least_memory_that_one_has_and_so_does_a_plan(
+    least, layout, shape, tmp_path, monkeypatch
+):
+    shape("1b")
+    recipe, data = read(project(tmp_path))
+    free = [79 * GB] * 7 + [least * GB]
+    choices = []
+    for mine in (79, least):  # of the first and of the last rank
+        monkeypatch.setattr(layouts, "free_memory", lambda device, mine=mine: mine * GB)
+        choices.append(layouts.layout_of_run(recipe, Rank(free), data))
+    assert choices[0] == choices[1]
+    assert choices[0].layout == layout
+    # Of a GPU that is not here, what a context of CUDA takes is counted, too.
+    plan = planned(tmp_path / "recipe.toml", 8, least + 600 / 1024, "training.pairs_per_step=5")
+    assert plan.devices.layout == str(layout)
+    assert ("sharded over all devices" in choices[0].reason) == (layout.shards == 8)
+
+
+def test_a_loader_that_cannot_describe_its_model_leaves_weights_replicated(tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
+    monkeypatch.setattr(layouts, "free_memory", lambda device: 80 * GB)
+    recipe, data = read(project(tmp_path))
+    found = layouts.layout_of_run(recipe, Rank([80 * GB] * 2), data)
+    assert found.layout == Layout(2)
+    assert found.reason.startswith(
+        'weights are replicated: the loader "transformers" cannot describe its model'
+    )
+
+
+def test_one_process_and_what_the_recipe_says_need_no_description(tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformersLoader, "blueprint", lambda self, request: None)
+    monkeypatch.setattr(layouts, "free_memory", lambda device: 80 * GB)
+    path = project(tmp_path)
+    recipe, data = read(path, "parallel.shard=all", "parallel.group=4")
+    one = OneProcess(torch.device("cpu"))
+    assert layouts.layout_of_run(recipe, one, data).layout == Layout(1)
+    assert layouts.layout_of_run(recipe, Rank([80 * GB] * 8), data).layout == Layout(8, 4)
+    with pytest.raises(RecipeError, match=r"parallel\.group = 4 does not divide the run's 6 devices"):
+        layouts.layout_of_run(recipe, Rank([80 * GB] * 6), data)
+
+
+def test_the_header_says_why(tmp_path, monkeypatch):
+    why = "weights are replicated, which takes at least 17.8 GB of the 80.0 GB of each device"
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (joined, why))
+    listening = Recording()
+    run(project(tmp_path), "training.steps=1", reporter=listening)
+    assert listening.facts["engine"].endswith(why)
