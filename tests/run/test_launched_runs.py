@@ -184,7 +184,7 @@ def test_runs_that_are_killed_at_random_instants_lose_nothing(recipe, tmp_path):
 def test_a_configuration_for_fsdp_shards_with_the_same_losses(tmp_path):
     recipe = project(tmp_path)
     run(recipe)
-    launcher = [*LAUNCHERS["accelerate launch"], "--use_fsdp", "--fsdp_sharding_strategy=FULL_SHARD"]
+    launcher = ["--use_fsdp" if word == "--multi_gpu" else word for word in LAUNCHERS["accelerate launch"]]
     words = ["-m", "dpotrain", "run", str(recipe), "--set", f"run.output_dir={str(tmp_path / 'sharded')!r}"]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, *words],
