@@ -63,10 +63,10 @@ class FsdpConfig:
     notes: tuple[str, ...]
     """What is done in another way here, and what has no meaning."""
 
-    def with_recipe(self, recipe: Sharding, checkpointing: bool | str) -> list[str]:
+    def with_recipe(self, recipe: Sharding, checkpointing: int | str) -> list[str]:
         """Return overrides of a recipe with these values; its "auto" and defaults leave them to this.
 
-        ``checkpointing`` is its ``training.activation_checkpointing``.
+        ``checkpointing`` is its ``training.activation_checkpointing``: a number of layers, a truth value or "auto".
 
         Raises:
             RecipeError: they contradict each other.
@@ -75,7 +75,7 @@ class FsdpConfig:
             raise _contradiction(f'parallel.shard = "{recipe.shard}"', self.source)
         if recipe.group is not None and recipe.group != self.group:
             raise _contradiction(f"parallel.group = {recipe.group}", self.source)
-        if self.checkpointing and checkpointing is False:
+        if self.checkpointing and checkpointing == 0:
             raise _contradiction(
                 "training.activation_checkpointing = false", "fsdp_activation_checkpointing: true"
             )
@@ -83,7 +83,7 @@ class FsdpConfig:
             f'parallel.shard="{self.shard}"': True,
             f"parallel.group={self.group}": self.group is not None,
             'parallel.offload="cpu"': self.offload,
-            "training.activation_checkpointing=true": self.checkpointing,
+            "training.activation_checkpointing=true": self.checkpointing and checkpointing == "auto",
             "training.activation_offload=true": self.offload_activations,
         }
         return [override for override, wanted in overrides.items() if wanted]
