@@ -48,9 +48,6 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
     "loss_scale": Foreign(note="every token of an answer has the same weight", gap=Gap.NONE),
     "use_ray": Foreign(note="torchrun and accelerate start several processes", gap=Gap.SAME_TRAINING),
     "device_groups": Foreign(note="the reference needs no devices of its own", gap=Gap.SAME_TRAINING),
-    "sequence_parallel_size": Foreign(
-        note="sharding over devices is not supported yet", gap=Gap.SAME_TRAINING
-    ),
     "init_weights": Foreign(note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE),
     "external_plugins": Foreign(note="ms-swift's plugins are not loaded", gap=Gap.NONE),
 }

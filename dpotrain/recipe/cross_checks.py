@@ -36,6 +36,7 @@ def check_across_tables(reader: TableReader, sections: Mapping[str, Any], select
             text = f"{quantizer.name} weights cannot be trained themselves, and {text}"
             reader.problems.add(("quantizer",), (), text)
     _check_without_effect(reader, sections)
+    _check_context(reader, sections)
     _check_sharding(reader, sections, selection)
     check_objective(reader, sections, selection.one_of(Loss))
     for index, exporter in enumerate(selection.all_of(Exporter)):
@@ -86,6 +87,19 @@ def _check_without_effect(reader: TableReader, sections: Mapping[str, Any]) -> N
         add(("evaluation",), ("best",), text)
     if reference and reference.store and reference.when == "live":
         add(("reference",), ("store",), 'with when = "live" nothing is stored; keep one of the two')
+
+
+def _check_context(reader: TableReader, sections: Mapping[str, Any]) -> None:
+    """Refuse what cannot be where several processes compute each pair."""
+    parallel, training = sections["parallel"], sections["training"]
+    if not parallel or not training or parallel.context == 1:
+        return
+    text = f"with parallel.context = {parallel.context} {{}}; remove one of the two"
+    if training.packing == "off":
+        reader.problems.add(("training",), ("packing",), text.format("pairs must be packed"))
+    if training.compile:
+        why = "layers exchange what they attend to, which is not compiled"
+        reader.problems.add(("training",), ("compile",), text.format(why))
 
 
 def _check_metrics(reader: TableReader, selection: Selection) -> None:

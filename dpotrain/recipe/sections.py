@@ -383,7 +383,7 @@ class LoggingSection(Section):
 
 
 class ParallelSection(Section):
-    """How the processes of a launched run share memory. Without effect on a run of one process, and on results."""
+    """How the processes of a launched run share memory and pairs. Without effect on results, but for rounding."""
 
     shard: Literal["auto", "none", "all"] = Field(
         "auto",
@@ -404,6 +404,13 @@ class ParallelSection(Section):
         None,
         description='"cpu" keeps the sharded weights, their gradients and optimizer state in the host\'s memory, where '
         "the optimizer updates them: less memory of a GPU, more time. Without effect on a CPU.",
+    )
+    context: int = Field(
+        1,
+        ge=1,
+        description="Processes that compute each pair together, each an equal part of its tokens: for pairs whose "
+        "activations do not fit one device. It divides the number of processes, and the attention heads of the model; "
+        "needs packed pairs.",
     )
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.batches.row_slices import slice_length
 from dpotrain.data.prepare import PreparedData
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
@@ -149,19 +150,20 @@ def _measured(
     costs: Costs,
     per_token: Sequence[Sequence[nn.Module]],
 ) -> Activations:
-    device = parallel.device
+    device, context = parallel.device, parallel.world_size // parallel.data_size
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
         try:
             one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
-            return measure(scorer, one, two, (cost.of(some), cost.of(more)), per_token)
+            tokens = slice_length(cost.of(some), context), slice_length(cost.of(more), context)
+            return replace(measure(scorer, one, two, tokens, per_token), context=context)
         except torch.OutOfMemoryError:
             if parallel.collective_passes:  # the others wait for this pass
                 raise
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
-    return estimate(scorer.policy, scorer.bf16)
+    return replace(estimate(scorer.policy, scorer.bf16), context=context)
 
 
 def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:

@@ -61,7 +61,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
 
     The caller enters ``reporter`` before and leaves it afterwards.
     """
-    parallel = start()
+    parallel = start(recipe.parallel.context)
     use_expandable_segments(parallel.device)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:

@@ -16,9 +16,11 @@ from dpotrain.engine.attention import varlen
 from dpotrain.engine.layers import compiling
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.layers.compiling import check_compiler, compile_layers
+from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory import budget
+from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.run import microbatches
@@ -130,6 +132,35 @@ def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, backend
         for other in ROWS:
             gradients(policy, other)
         assert counter.frame_count == count
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dropout", [None, 0.0], ids=["all weights", "lora"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_memory_efficient_layers_would_keep_no_less_in_a_graph(kind, dropout, bf16):
+    """Why they are not used there: the compiler chooses as well what to keep."""
+    found = {}
+    for compiled in (False, True):
+        for efficient in (False, True):
+            policy = policy_of(kind, dropout=dropout)
+            expected = gradients(policy, ROWS[2])
+            if efficient:
+                use_memory_efficient_layers(policy)
+            scorer = PackedScorer(policy, LogitTransform(), bf16)
+            if not compiled:
+                found[compiled, efficient] = sum(record(scorer, ROWS[2], scorer).layers)
+                continue
+            compile_layers(policy)
+            with graphs("aot_eager_decomp_partition") as counter:
+                found[compiled, efficient] = sum(record(scorer, ROWS[2], scorer).layers)
+                # The first layer's input has no gradient where the embedding is frozen.
+                assert counter.frame_count == (1 if dropout is None else 2)
+                if not bf16:
+                    assert_same(gradients(policy, ROWS[2]), expected)
+            torch._dynamo.reset()
+    assert found[True, False] <= 1.01 * found[False, True] < found[False, False]
+    assert found[True, False] <= found[True, True]
 
 
 def kept(policy, row) -> int:

@@ -1,5 +1,7 @@
 """Memory-efficient norms and blocks: the model's own bits forward, autograd's gradients backward, less memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,12 @@ from torch import nn
 
 from dpotrain.data.batches.packing import pack
 from dpotrain.engine.kernels.plain import rms_norm, swiglu
-from dpotrain.engine.layers.memory_efficient import functions_of, use_memory_efficient_layers
+from dpotrain.engine.layers.memory_efficient import (
+    Functions,
+    functions_of,
+    use_functions,
+    use_memory_efficient_layers,
+)
 from dpotrain.engine.memory.recording import record
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
@@ -75,6 +82,26 @@ def test_state_and_classes_stay():
     assert all(isinstance(module, kind) for module, kind in zip(model.modules(), kinds, strict=True))
     assert [type(module).__name__ for module in model.modules()] == [kind.__name__ for kind in kinds]
     assert list(model.state_dict()) == names
+
+
+def test_layers_share_their_classes_and_models_not_their_functions():
+    one, other = tiny_model("llama"), tiny_model("llama")
+    for model in (one, other):
+        use_memory_efficient_layers(model)
+    scores = gradients(other)[0]
+    called = []
+
+    def named(name):
+        return lambda *given: (called.append(name), getattr(Functions(), name)(*given))[1]
+
+    use_functions(one, Functions(**{name: named(name) for name in functions_of(one)}))
+    for model in (one, other):
+        first, second = ([type(part) for part in layer.modules()] for layer in model.model.layers)
+        assert first == second
+    assert gradients(other)[0].equal(scores)
+    assert called == []
+    assert gradients(one)[0].equal(scores)
+    assert {name: called.count(name) for name in called} == {"rms_norm": 5, "rotary": 2, "swiglu": 2}
 
 
 def test_a_model_without_numbers_is_proven_as_well():
@@ -177,7 +204,7 @@ def test_arguments_that_are_not_known_go_to_the_models_own_function():
     use_memory_efficient_layers(model)
     own = []
     rotation = next(each.rotation for each in model.modules() if hasattr(each, "rotation"))
-    rotation.own = lambda *args, **kwargs: own.append((args, kwargs))
+    rotation = replace(rotation, own=lambda *args, **kwargs: own.append((args, kwargs)))
     query, key, tables = torch.randn(1, 2, 3, 8), torch.randn(1, 1, 3, 8), torch.randn(1, 3, 8)
     assert len(rotation(query, key, tables, tables)) == 2
     assert own == []

@@ -19,6 +19,7 @@ import torch
 from dpotrain.data.batches.segments import Segments
 from dpotrain.engine.attention import blockwise, operator, varlen
 from dpotrain.engine.attention.blockwise import Shape
+from dpotrain.engine.attention.head_exchange import HeadExchange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -161,6 +162,7 @@ def _attend(
     value: torch.Tensor,
     segments: Segments,
     *,
+    exchange: HeadExchange | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -170,7 +172,10 @@ def _attend(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Attend over segments: query (1, heads, T, size), key and value (1, groups, T, size) to (1, T, heads, size)."""
+    """Attend over segments: query (1, heads, T, size), key and value (1, groups, T, size) to (1, T, heads, size).
+
+    With ``exchange`` T is C, the tokens of this rank in a row that is divided over several.
+    """
     if s_aux is not None:
         raise CannotPackError("its attention has sinks")
     if position_bias is not None:
@@ -186,6 +191,8 @@ def _attend(
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     rows, keys, values = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    if exchange is not None:
+        rows, keys, values = exchange.to_heads(rows, keys, values)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     shape = Shape(scale, softcap, sliding_window)
     attend = varlen.choose(rows, values, segments, shape)
@@ -193,4 +200,5 @@ def _attend(
         # Neither a compiler nor fake tensors can follow what depends on the lengths.
         opaque = torch.compiler.is_compiling() or isinstance(rows, torch._subclasses.FakeTensor)
         attend = operator.attend if opaque else blockwise.attend
-    return attend(rows, keys, values, segments, shape)[None]
+    output = attend(rows, keys, values, segments, shape)
+    return (output if exchange is None else exchange.to_tokens(output))[None]

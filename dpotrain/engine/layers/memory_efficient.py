@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import FunctionType
 from typing import Any, cast
 
@@ -69,15 +70,19 @@ def use_functions(model: nn.Module, functions: Functions) -> None:
     """Have a model's replaced modules compute with other functions than the plain code."""
     for module in model.modules():
         if isinstance(module, _Norm | _Block):
-            type(module).functions = functions
+            module.functions = functions
         elif isinstance(module, _Attention):
-            module.rotation.rotary = functions.rotary
+            module.__class__ = _rotating_class(module.replaced, module.rotation.own, functions.rotary)
 
 
-def _replace(module: nn.Module, efficient: type) -> None:
-    module.__class__ = type(
-        type(module).__name__, (efficient, type(module)), {"__module__": efficient.__module__}
-    )
+def _replace(module: nn.Module, efficient: type[_Norm | _Block]) -> None:
+    kind: Any = type(module)
+    module.__class__ = _efficient_class(kind, efficient)
+
+
+@cache  # the same class again for another layer: a compiled layer serves only layers with modules of its own classes
+def _efficient_class(kind: type[nn.Module], efficient: type[_Norm | _Block]) -> type[nn.Module]:
+    return type(kind.__name__, (efficient, kind), {"__module__": efficient.__module__})
 
 
 class _Norm:
@@ -160,12 +165,12 @@ def _same_bits(module: nn.Module, efficient: type[_Norm | _Block]) -> bool:
     return True
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Rotation:
     """Rotates queries and keys: ``rotary`` for the arguments that it knows, ``own`` for all others."""
 
     own: Rotary
-    rotary: Rotary = plain.rotary
+    rotary: Rotary
 
     def __call__(
         self,
@@ -192,36 +197,41 @@ class _Rotation:
 
 
 class _Attention:
-    """An attention module whose forward rotates queries and keys by ``rotation``."""
+    """An attention module of the class ``replaced`` whose forward rotates queries and keys by ``rotation``."""
 
+    replaced: type[nn.Module]
     rotation: _Rotation
 
 
 def _replace_rotations(model: nn.Module) -> int:
     """Replace how attention modules rotate queries and keys where that is proven; return how many."""
     proven: dict[Rotary, bool] = {}
-    replaced: dict[type, type] = {}
     count = 0
     for module in model.modules():
-        kind = type(module)
+        kind: Any = type(module)
         if isinstance(module, _Attention) or "forward" in vars(module):
             continue
-        if kind not in replaced:
-            own = _rotation_of(forward := cast(FunctionType, kind.forward))
-            if own is None:
-                continue
-            if own not in proven:
-                proven[own] = _rotates_alike(own)
-            if not proven[own]:
-                continue
-            rotation = _Rotation(own)
-            changed = _rotating_by(rotation, forward)
-            # Eager attention is looked up in the module of an attention's class.
-            members = {"__module__": kind.__module__, "rotation": rotation, "forward": changed}
-            replaced[kind] = type(kind.__name__, (_Attention, kind), members)
-        module.__class__ = replaced[kind]
-        count += 1
+        own = _rotation_of(kind.forward)
+        if own is None:
+            continue
+        if own not in proven:
+            proven[own] = _rotates_alike(own)
+        if proven[own]:
+            module.__class__ = _rotating_class(kind, own, plain.rotary)
+            count += 1
     return count
+
+
+@cache
+def _rotating_class(kind: type[nn.Module], own: Rotary, rotary: Rotary) -> type[nn.Module]:
+    rotation = _Rotation(own, rotary)
+    members = {
+        "__module__": kind.__module__,  # where eager attention is looked up
+        "replaced": kind,
+        "rotation": rotation,
+        "forward": _rotating_by(rotation, cast(FunctionType, kind.forward)),
+    }
+    return type(kind.__name__, (_Attention, kind), members)
 
 
 def _rotation_of(forward: FunctionType) -> Rotary | None:
@@ -241,12 +251,15 @@ def _rotation_of(forward: FunctionType) -> Rotary | None:
 def _rotating_by(rotation: _Rotation, forward: FunctionType) -> FunctionType:
     """Return a copy of a forward that finds another function under the name; the file's own globals stay."""
     names = {**forward.__globals__, _ROTATE: rotation}
+    # By this name a compiler would look up the globals in the file.
+    del names["__name__"]
     copied = FunctionType(
         forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
     )
     copied.__kwdefaults__ = forward.__kwdefaults__
     copied.__annotations__ = forward.__annotations__
     copied.__doc__, copied.__qualname__ = forward.__doc__, forward.__qualname__
+    copied.__module__ = forward.__module__
     return copied
 
 

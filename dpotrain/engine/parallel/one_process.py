@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.protocol import Compute, Computing
 from dpotrain.plugin.api import Adapter
@@ -25,9 +26,9 @@ class OneProcess:
 
     world_rank = data_rank = 0
     world_size = data_size = local_size = shards = 1
-    is_main = True
-    copies_states = False
-    collective_passes = False
+    is_main = first_of_data_rank = True
+    context: ContextGroup | None = None
+    copies_states = shards_weights = collective_passes = False
 
     def __init__(self, device: torch.device | None = None) -> None:
         found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import torch
 from torch import nn
 
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.plugin.api import Adapter
 
@@ -44,11 +45,17 @@ class Parallel(Protocol):
     """Number of processes on this machine, which share its host memory."""
     is_main: bool
     """Whether this is world rank 0, which writes files and talks to the person."""
+    context: ContextGroup | None
+    """The processes of this data rank where they share its rows, each with a part of the tokens; else None."""
+    first_of_data_rank: bool
+    """Whether this process speaks for its data rank where what all its processes have counts once."""
     copies_states: bool
     """Whether :meth:`trained_state` and :meth:`optimizer_state` return copies in host memory."""
     collective_passes: bool
-    """Whether passes of the model are collective, as they are where its weights are sharded: every process then makes
-    as many of them, in the same order."""
+    """Whether passes of the model are collective, as they are where its weights are sharded or its rows divided: every
+    process then makes as many of them, in the same order."""
+    shards_weights: bool
+    """Whether :meth:`shard` shards the weights of a model."""
     shards: int
     """Number of processes that hold one copy of the weights together; 1 where each holds all of them."""
 
@@ -101,7 +108,9 @@ class Parallel(Protocol):
         """Return both made ready for training, with the same trained weights on every process. Collective."""
 
     def exchange(self, weights: Sequence[nn.Parameter]) -> None:
-        """Replace the gradients of ``weights`` by their sums over data ranks. Collective.
+        """Replace the gradients of ``weights`` by their sums over all processes. Collective.
+
+        Those of a data rank that share its rows have each the gradients by way of their own tokens.
 
         A weight without a gradient on every rank stays without one.
         """
@@ -112,6 +121,7 @@ class Parallel(Protocol):
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over data ranks of a small tensor of one shape, without gradients. Collective.
 
+        Processes of one data rank have the same one, which counts once.
         It goes through the host's memory, and waits for the device.
         """
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
+from dpotrain.engine.parallel.context import ContextGroup, check_context
 from dpotrain.engine.parallel.exchange import sum_over_ranks
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.one_process import OneProcess
@@ -39,8 +40,12 @@ class Replicated(OneProcess):
     them is right here, too.
     """
 
-    def __init__(self) -> None:
-        """Join the other processes."""
+    def __init__(self, context: int = 1) -> None:
+        """Join the other processes, of which ``context`` neighbours at a time share the rows of one data rank.
+
+        Raises:
+            RunError: ``context`` does not divide the processes.
+        """
         cuda = torch.cuda.is_available()
         if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIMEOUT)
@@ -53,14 +58,18 @@ class Replicated(OneProcess):
             ],
         )
         super().__init__(accelerator.device)
-        self.world_rank = self.data_rank = accelerator.process_index
-        self.world_size = self.data_size = accelerator.num_processes
+        self.world_rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        check_context(context, self.world_size)
+        self.data_rank, self.data_size = self.world_rank // context, self.world_size // context
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main = accelerator.is_main_process
         self._watch: Watch | None = None
         self._control: torch.distributed.ProcessGroup = torch.distributed.new_group(
             backend="gloo", timeout=CONTROL_TIMEOUT
         )
+        if context > 1:
+            self.context = self._context_group(context)
+            self.first_of_data_rank, self.collective_passes = self.context.rank == 0, True
         if self.world_size > 1:
             self._watch = Watch(self.world_rank, self.world_size, self.broadcast_object(uuid4().hex))
             self.wait()
@@ -96,6 +105,8 @@ class Replicated(OneProcess):
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:  # noqa: D102
         total = tensor.detach().to("cpu", copy=True)
+        if not self.first_of_data_rank:
+            total.zero_()
         torch.distributed.all_reduce(total, group=self._gloo())
         return total.to(tensor.device)
 
@@ -119,6 +130,16 @@ class Replicated(OneProcess):
 
     def wait(self) -> None:  # noqa: D102
         torch.distributed.barrier(group=self._gloo())
+
+    def _context_group(self, size: int) -> ContextGroup:
+        """Return the group of this process. Collective."""
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        # Every process takes part in making every group.
+        groups = [
+            torch.distributed.new_group(range(first, first + size), backend=backend, timeout=EXCHANGE_TIMEOUT)
+            for first in range(0, self.world_size, size)
+        ]
+        return ContextGroup(self.world_rank % size, size, groups[self.data_rank], self._begin_exchange)
 
     def _begin_exchange(self) -> None:
         """Note that the device may wait for other processes, all of which have just agreed to exchange something."""

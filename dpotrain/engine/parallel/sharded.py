@@ -42,7 +42,7 @@ class Sharded(WholeStates):
         With ``offload`` a GPU's shards are in the host's memory, where the optimizer updates them.
         """
         vars(self).update(vars(joined))  # the same processes, and the same watch over them
-        self.collective_passes = True
+        self.shards_weights = self.collective_passes = True
         self.shards = group or self.world_size
         copies = self.world_size // self.shards
         sizes = {"copy": copies, "shard": self.shards} if copies > 1 else {"shard": self.shards}

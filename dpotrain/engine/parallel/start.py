@@ -6,6 +6,7 @@ import os
 
 from dpotrain.core.errors import ProcessLostError
 from dpotrain.engine.parallel.accelerate_config import refuse_engines
+from dpotrain.engine.parallel.context import check_context
 from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
@@ -14,22 +15,25 @@ from dpotrain.engine.parallel.protocol import Parallel
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def start() -> Parallel:
+def start(context: int = 1) -> Parallel:
     """Return the processes of this run, joined.
+
+    ``context`` is how many of them share the rows of a data rank.
 
     Raises:
         ProcessLostError: the processes do not reach each other.
-        RunError: the launcher asks for an engine that is not used here.
+        RunError: the launcher asks for an engine that is not used here, or ``context`` does not divide the processes.
     """
     refuse_engines(os.environ)
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
     several = any(size.isdecimal() and int(size) > 1 for size in sizes)
     if not several:
+        check_context(context, 1)
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
     try:
-        return Replicated()
+        return Replicated(context)
     except RuntimeError as error:
         if not of_a_backend(error):
             raise

@@ -176,6 +176,8 @@ class StoredReferences:
 
     def _append(self, store: ReferenceStore, keys: Keys, sums: Sums) -> None:
         """Store what was computed; a failure is only a warning, because this run does not need the records."""
+        if not self.parallel.first_of_data_rank:
+            return
         try:
             store.append(keys, sums)
         except OSError as error:

@@ -102,7 +102,7 @@ def _choose(
             f"{type(model).__name__} computes log-probs that are not finite before anything is trained.\n"
             'Its weights are finite, so a sum overflows: try training.precision = "fp32" and model.dtype = "float32".'
         )
-    if not _agree(ordinary.foresight, torch.zeros_like(ordinary.foresight), exact):
+    if not agree(ordinary.foresight, torch.zeros_like(ordinary.foresight), exact):
         raise RunError(
             f"{type(model).__name__} is no causal language model: another last token changes what it computes of those "
             "before it, so it sees the tokens that it scores.\nName a decoder-only model in model.name; an encoder "
@@ -146,16 +146,16 @@ def _shares(scorer: Scorer, apart: Scorer, extremes: PackedPairs, exact: bool) -
         RunError: these depend on what has been computed before.
     """
     expected, together, again = (each.log_probs(extremes) for each in (apart, scorer, apart))
-    if not _agree(again, expected, exact):
+    if not agree(again, expected, exact):
         raise RunError(
             f"the log-probs that {type(causal_lm(scorer.policy)).__name__} computes of a sequence depend on longer "
             "ones computed before, so no order of the pairs is right.\nIts code keeps something between forward "
             "passes, such as frequencies of its rotary embedding; lower data.max_length to where it does not."
         )
-    return _agree(together, expected, exact)
+    return agree(together, expected, exact)
 
 
-def _agree(got: torch.Tensor, expected: torch.Tensor, exact: bool) -> bool:
+def agree(got: torch.Tensor, expected: torch.Tensor, exact: bool) -> bool:
     """Whether rounding explains the difference of two (S,) log-probs."""
     return _difference(got, expected, exact) <= (LARGEST_IN_FLOAT32 if exact else MEAN_IN_LOW_PRECISION)
 
@@ -254,7 +254,7 @@ def _prove(scorer: PackedScorer, sample: PackedPairs, expected: torch.Tensor, ex
     windows = _windowed_layers(model)
     if windows is not None and calls.windowed < windows:
         raise packed.CannotPackError("it does not pass its sliding window to its attention")
-    if not _agree(got, expected, exact):
+    if not agree(got, expected, exact):
         off = _difference(got, expected, exact)
         raise packed.CannotPackError(f"its packed log-probs differ from the ordinary ones by {off:.2g} nats")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.protocol import Parallel
 
 
@@ -27,19 +28,27 @@ class RouterSums:
         zeros = torch.zeros(experts, dtype=torch.float64, device=device)
         return cls(chosen, zeros, zeros)
 
-    def add(self, logits: Iterable[torch.Tensor], weights: torch.Tensor) -> None:
+    def add(
+        self, logits: Iterable[torch.Tensor], weights: torch.Tensor, context: ContextGroup | None = None
+    ) -> None:
         """Add the rows of a forward pass, without waiting for the device.
 
         ``logits`` has those of each router, (…, E) with T rows; ``weights`` (T,) is 0 for a token that does not count,
-        1 for others.
+        1 for others. With ``context`` the tokens are divided over its ranks, and those of all of them are added; the
+        probabilities have gradients for the tokens of this one.
         """
         weights = weights.float()
+        counts, probabilities = torch.zeros_like(self.counts), torch.zeros_like(self.counts)
         for each in logits:
-            probabilities = torch.softmax(each.flatten(0, -2), -1, dtype=torch.float32)
-            likeliest = probabilities.detach().topk(self.chosen, -1).indices
+            likely = torch.softmax(each.flatten(0, -2), -1, dtype=torch.float32)
+            likeliest = likely.detach().topk(self.chosen, -1).indices
             shares = weights.double()[:, None].expand_as(likeliest)
-            self.counts = self.counts.index_add(0, likeliest.flatten(), shares.flatten())
-            self.probabilities = self.probabilities + (probabilities * weights[:, None]).sum(0).double()
+            counts = counts.index_add(0, likeliest.flatten(), shares.flatten())
+            probabilities = probabilities + (likely * weights[:, None]).sum(0).double()
+        if context is not None:
+            counts, probabilities = context.total(torch.stack([counts, probabilities]))
+        self.counts = self.counts + counts.detach()
+        self.probabilities = self.probabilities + probabilities
 
     @classmethod
     def over_ranks(cls, parts: Sequence[RouterSums], parallel: Parallel) -> RouterSums:

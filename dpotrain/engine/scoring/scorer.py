@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.row_slices import RowSlice
 from dpotrain.engine.attention import packed
+from dpotrain.engine.attention.head_exchange import HeadExchange
+from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.protocol import Computing
 from dpotrain.engine.scoring.logprobs import LogitTransform, completion_sums, log_probs_of, token_log_probs
 from dpotrain.engine.scoring.padding import Padded, pad
@@ -50,6 +53,9 @@ class Scorer(nn.Module):
     """What tokens beyond the length of a pair's shorter answer count in the sums."""
     fused_head = False
     """Whether Triton kernels compute the log-probs of logits (see :mod:`dpotrain.engine.kernels.triton_head`)."""
+    context: ContextGroup | None = None
+    """The processes over which the tokens of a packed row are divided (see :mod:`.divided_rows`); None where this one
+    computes whole rows. On each of them the scorer returns all of a micro-batch, with gradients for its own tokens."""
     computing: Computing | None = None
     """What its forward is called by (see :meth:`.protocol.Parallel.computing`); None for nothing."""
 
@@ -96,7 +102,7 @@ class Scorer(nn.Module):
         if self.router_sums is None:
             return module(**inputs)
         output = module(**inputs, output_router_logits=True)
-        self.router_sums.add(output.router_logits, once.flatten())
+        self.router_sums.add(output.router_logits, once.flatten(), self.context)
         return output
 
 
@@ -110,22 +116,55 @@ class PackedScorer(Scorer):
         packed.install(causal_lm(policy))
 
     def log_probs(self, batch: PackedPairs, statistics: Sequence[str] = ()) -> torch.Tensor:  # noqa: D102
-        assert self.transform is not None
-        model = causal_lm(self.policy)
+        if self.context is not None:
+            return self._log_probs_of_slice(batch, self.context, statistics)
+        once = torch.ones_like(batch.input_ids) if batch.tokens else torch.zeros_like(batch.input_ids)
+        hidden = self._hidden(batch.input_ids, batch.position_ids, once, segments=batch.segments)
+        return self._of_predicted(hidden.index_select(0, batch.predicting), batch.targets, statistics)
+
+    def _log_probs_of_slice(
+        self, batch: PackedPairs, context: ContextGroup, statistics: Sequence[str]
+    ) -> torch.Tensor:
+        """Return what :meth:`log_probs` does, each rank of the group having computed a part of the row's tokens."""
+        own = RowSlice.of(batch, context.rank, context.size)
+        hidden = self._hidden(
+            own.input_ids,
+            own.position_ids,
+            own.own if batch.tokens else torch.zeros_like(own.own),
+            segments=batch.segments,
+            exchange=HeadExchange(context, len(batch.input_ids)),
+        )
+        found = self._of_predicted(hidden.index_select(0, own.predicting), own.targets, statistics)
+        found = found[: len(own.scored)]
+        of_row = found.new_zeros(len(batch.targets), *found.shape[1:])
+        return context.total(of_row.index_copy(0, own.scored, found))
+
+    def _hidden(
+        self, ids: torch.Tensor, positions: torch.Tensor, once: torch.Tensor, **attention: Any
+    ) -> torch.Tensor:
+        """Return the last hidden states of some of a row's tokens, (tokens, hidden size).
+
+        ``once`` (tokens,) is as in :meth:`_run`; ``attention`` has what the attention function is given besides.
+        """
+        inputs = {
+            "input_ids": ids[None],
+            "position_ids": positions[None],
+            # Without a mask transformers looks for packed sequences, which waits for the device.
+            "attention_mask": torch.ones_like(ids)[None],
+            "use_cache": False,
+            **attention,
+        }
         with packed.packing():
-            ones = torch.ones_like(batch.input_ids)
-            inputs = {
-                "input_ids": batch.input_ids[None],
-                "position_ids": batch.position_ids[None],
-                # Without a mask transformers looks for packed sequences, which waits for the device.
-                "attention_mask": ones[None],
-                "segments": batch.segments,
-                "use_cache": False,
-            }
-            output = self._run(model.base_model, inputs, ones if batch.tokens else ones * 0)
-        hidden = output.last_hidden_state[0].index_select(0, batch.predicting)
-        head = head_of(model)
-        return token_log_probs(hidden, head, batch.targets, self.transform, statistics, fused=self.fused_head)
+            output = self._run(causal_lm(self.policy).base_model, inputs, once)
+        states: torch.Tensor = output.last_hidden_state[0]
+        return states
+
+    def _of_predicted(
+        self, hidden: torch.Tensor, targets: torch.Tensor, statistics: Sequence[str]
+    ) -> torch.Tensor:
+        assert self.transform is not None
+        head = head_of(causal_lm(self.policy))
+        return token_log_probs(hidden, head, targets, self.transform, statistics, fused=self.fused_head)
 
 
 class PaddedScorer(Scorer):

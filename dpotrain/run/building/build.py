@@ -148,6 +148,7 @@ def build(
         # Before memory is measured: compiled layers keep less.
         with reporter.phase("preparing compilation", None):
             compile_layers(policy)
+    engine.divide_rows(scorer, "the policy")
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)
     if recipe.training.activation_offload is True and not memory.fit.on_host:
@@ -162,8 +163,8 @@ def build(
     with reporter.phase("preparing the optimizer", None):
         optimizer = build_optimizer(recipe.optimizer, policy, reporter.note, parallel.optimized)
         wrapped, optimizer = parallel.place(scorer, optimizer)
-    # From here on every rank draws its own dropout.
-    seed_all(recipe.seed + 1 + parallel.data_rank)
+    # From here on every process draws its own dropout.
+    seed_all(recipe.seed + 1 + parallel.world_rank)
     # Dropout in an adapter that is not fresh moves the policy, and not the reference.
     applied = applied_columns(recipe)
     initial = recipe.reference.of == INITIAL_POLICY and reference_plan.model != "data"

@@ -24,6 +24,7 @@ from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.plan import ReferencePlan
+from dpotrain.engine.scoring.divided_rows import divide_rows
 from dpotrain.engine.scoring.positions import check_positions
 from dpotrain.engine.scoring.precision import Precision, UpcastWeights, compute_precision, multiplies_bfloat16
 from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
@@ -106,7 +107,7 @@ class EngineBuilder:
             RunError: the model does not declare its decoder layers.
         """
         parallel, model = self.parallel, loaded.model
-        if not parallel.collective_passes:
+        if not parallel.shards_weights:
             return
         layers = decoder_layers(causal_lm(model))
         if not layers:
@@ -145,12 +146,25 @@ class EngineBuilder:
             except NotFiniteLogits:
                 self._refuse_weights(model)
                 raise
+        context = self.parallel.context
+        if context is not None and not chosen.scorer.packs:
+            raise RunError(
+                f"parallel.context = {context.size} divides packed rows over processes, and {what} cannot be packed: "
+                f"{chosen.reason}.\nLeave parallel.context out: its pairs are then padded, and each is computed by one "
+                "process."
+            )
         if chosen.reason:
             self.reporter.warn(f"{what}: pairs are padded instead of packed: {chosen.reason}")
         chosen.scorer.tail_weight = self.recipe.loss.options.tail_weight
         chosen.scorer.fused_head = "head" in kernels
         chosen.scorer.computing = self.parallel.computing(model)
         return chosen.scorer
+
+    def divide_rows(self, scorer: Scorer, what: str) -> None:
+        """Have several processes compute each row of a packed scorer, where the recipe says so. Collective."""
+        if (context := self.parallel.context) is not None:
+            with self.reporter.phase(f"testing rows of {what} on {context.size} processes", None):
+                divide_rows(scorer, context, self._sample().to(self.parallel.device), self.parallel)
 
     @property
     def kernels(self) -> str:
@@ -205,7 +219,7 @@ class EngineBuilder:
             if not local_shard(weight).isfinite().all()
         }
         if (
-            self.parallel.collective_passes
+            self.parallel.shards_weights
         ):  # all of them are here; elsewhere a process may have weights of its own
             for others in self.parallel.gather_objects(wrong):
                 wrong |= others

@@ -58,7 +58,7 @@ def load(
         with showing_warnings(reporter), reporter.phase(f"loading {what}", None):
             return loader.load_model(replace(request, device=device))
 
-    if not parallel.collective_passes or request.quantization is not None:
+    if not parallel.shards_weights or request.quantization is not None:
         return Loaded(*ready(loaded(request.device)))
     from dpotrain.engine.parallel.filling import take_numbers
     from dpotrain.engine.parallel.whole_states import WholeStates

@@ -104,6 +104,7 @@ class ReferenceBuilder:
         loaded = engine.load_reference()
         engine.shard(loaded)
         scorer = engine.scorer(loaded.model, "the reference")
+        engine.divide_rows(scorer, "the reference")
         live = LiveReference(scorer)
         if self.plan.model_beside_policy:
             return References(live, live)

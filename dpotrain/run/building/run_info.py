@@ -81,9 +81,11 @@ def run_info(
     precision = "bf16" if scorer.bf16 else "fp32"
     epochs = batches.epochs_done(batches.total_steps)
     processes = "" if parallel.world_size == 1 else f", {parallel.world_size} processes"
+    if parallel.context is not None:
+        processes += f", each pair on {parallel.context.size} of them"
     if layout:
         processes += f", {layout}"
-    elif parallel.collective_passes:
+    elif parallel.shards_weights:
         processes += f", weights sharded over {parallel.shards}"
     computing = "".join(f", {each}" for each in (threads, kernels) if each)
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""

@@ -10,7 +10,9 @@ import torch
 
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import PreparedData, prepare_data
+from dpotrain.engine.attention.head_exchange import check_heads
 from dpotrain.engine.scoring.router_loss import Routing
+from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain.engine.training.weight_groups import assign
 from dpotrain.plugin.api.hookspecs import EVENTS
 from dpotrain.plugin.describe.tracing import Call, methods_of, trace
@@ -67,6 +69,9 @@ def attach_without_weights(recipe: Recipe, data: PreparedData) -> str:
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assign(recipe.optimizer.options.groups, trained)
     Routing.of(model, recipe.training.router_loss_weight)
+    heads = getattr(causal_lm(model).config.get_text_config(), "num_attention_heads", None)
+    if isinstance(heads, int):
+        check_heads(heads, recipe.parallel.context)
     return check_data(model, "the policy", data, recipe.data.max_length)
 
 

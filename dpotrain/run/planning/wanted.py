@@ -11,7 +11,7 @@ from dpotrain.recipe.sharding import sharding_fault
 def wanted_of(recipe: Recipe) -> Wanted:
     """Return ``[parallel]`` of a recipe."""
     parallel = recipe.parallel
-    return Wanted(parallel.shard, parallel.group, getattr(parallel, "context", 1), parallel.offload == "cpu")
+    return Wanted(parallel.shard, parallel.group, parallel.context, parallel.offload == "cpu")
 
 
 def cannot_shard(recipe: Recipe, policy: Share) -> str:

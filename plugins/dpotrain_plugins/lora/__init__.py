@@ -132,6 +132,10 @@ class Lora(Adapter):
         from .fused import fuse
 
         fuse(wrapped)
+        if getattr(wrapped, "is_loaded_in_4bit", False):  # by bitsandbytes, as transformers and peft call it
+            from .fused_4bit import fuse_4bit
+
+            fuse_4bit(wrapped)
         return wrapped
 
     def _wrap(self, policy: PreTrainedModel) -> Any:

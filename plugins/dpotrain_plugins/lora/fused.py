@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import nn
 
 
@@ -20,7 +20,7 @@ class FusedLinear(Linear):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Map (..., in) to (..., out) in the base layer's dtype."""
-        adapter = self._only_plain_adapter()
+        adapter = plain_adapter(self)
         if adapter is None or args or kwargs:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
@@ -36,13 +36,14 @@ class FusedLinear(Linear):  # type: ignore[misc]
         output.view(-1, output.shape[-1]).addmm_(middle, up.to(output.dtype).t())
         return output
 
-    def _only_plain_adapter(self) -> str | None:
-        """Return the one active adapter where it is an ordinary LoRA, unmerged and on."""
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
-            return None
-        (adapter,) = self.active_adapters
-        plain = adapter in self.lora_A and adapter not in self.lora_variant and not self.lora_bias[adapter]
-        return adapter if plain else None
+
+def plain_adapter(layer: LoraLayer) -> str | None:
+    """Return a layer's one active adapter where it is an ordinary LoRA, unmerged and on."""
+    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+        return None
+    (adapter,) = layer.active_adapters
+    plain = adapter in layer.lora_A and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
+    return adapter if plain else None
 
 
 def fuse(policy: nn.Module) -> None:
