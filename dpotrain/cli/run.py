@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dpotrain.cli.arguments import RecipePath
 from dpotrain.cli.group import debug_option, set_option, wants_traceback
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.recipe import Recipe
 
 
 @click.command("run", short_help="Train what a recipe says.")
@@ -68,6 +72,8 @@ def command(
     from dpotrain.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    if (more := _asked_by_accelerate(loaded)) is not None:
+        loaded = load_recipe(recipe, (*overrides, *more))
     from dpotrain.ui import reporter
     from dpotrain.ui.train import train
 
@@ -100,6 +106,23 @@ def _launched(
         from dpotrain.engine.launching.launch import launch
 
         return launch(request, ranks, _say)
+
+
+def _asked_by_accelerate(recipe: Recipe) -> list[str] | None:
+    """Return what a configuration for FSDP says of ``[parallel]``, as overrides; None without one."""
+    from dpotrain.engine.parallel.accelerate_config import Sharding, take_fsdp_config
+
+    asked = take_fsdp_config(os.environ)
+    if asked is None:
+        return None
+    parallel = recipe.parallel
+    values = asked.with_recipe(
+        Sharding(parallel.shard, parallel.group, parallel.offload), recipe.training.activation_checkpointing
+    )
+    if os.environ.get("RANK", "0") == "0":
+        for note in (f"{asked.source} of the accelerate configuration: {', '.join(values)}", *asked.notes):
+            _say(note)
+    return values
 
 
 def _say(text: str) -> None:

@@ -10,10 +10,11 @@ from dpotrain.engine.parallel.accelerate_config import (
     FsdpConfig,
     Sharding,
     fsdp_config,
-    refuse_other_engines,
+    refuse_engines,
+    take_fsdp_config,
 )
 
-RECIPE = Sharding("auto", None, False)
+RECIPE = Sharding("auto", None, None), "auto"
 
 
 def exported(*options: str) -> dict[str, str]:
@@ -35,7 +36,7 @@ def config(*options: str) -> FsdpConfig:
 
 def test_without_fsdp_nothing_is_asked_for():
     assert fsdp_config(exported(), local_size=4) is None
-    refuse_other_engines(exported())
+    refuse_engines(exported())
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,8 @@ def test_without_fsdp_nothing_is_asked_for():
 def test_a_strategy_is_a_value_of_the_recipe(options, shard, group):
     found = config(*options)
     assert (found.shard, found.group) == (shard, group)
-    assert found.with_recipe(RECIPE) == Sharding(shard, group, False)
+    more = [] if group is None else [f"parallel.group={group}"]
+    assert found.with_recipe(*RECIPE) == [f'parallel.shard="{shard}"', *more]
 
 
 def test_the_launcher_s_defaults_are_no_reason_for_a_note():
@@ -69,22 +71,32 @@ def test_offloading_and_checkpointing_are_read():
         "--fsdp_activation_checkpointing_offload=true",
     )
     assert (found.offload, found.checkpointing, found.offload_activations) == (True, True, True)
-    assert found.with_recipe(RECIPE).offload == "cpu"
-    assert config().with_recipe(Sharding("all", None, "cpu")).offload == "cpu"
+    assert found.with_recipe(*RECIPE) == [
+        'parallel.shard="all"',
+        'parallel.offload="cpu"',
+        "training.activation_checkpointing=true",
+        "training.activation_offload=true",
+    ]
+    assert config().with_recipe(Sharding("all", None, "cpu"), False) == ['parallel.shard="all"']
+
+
+HYBRID, CHECKPOINTING = "fsdp_sharding_strategy: HYBRID_SHARD", "fsdp_activation_checkpointing: true"
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "checkpointing", "said", "asked"),
     [
-        (Sharding("none", None, False), 'parallel.shard = "none"'),
-        (Sharding("auto", 2, False), "parallel.group = 2"),
+        (Sharding("none", None, None), "auto", 'parallel.shard = "none"', HYBRID),
+        (Sharding("auto", 2, None), "auto", "parallel.group = 2", HYBRID),
+        (Sharding("all", 4, None), False, "training.activation_checkpointing = false", CHECKPOINTING),
     ],
 )
-def test_a_contradiction_names_both(recipe, said):
+def test_a_contradiction_names_both(recipe, checkpointing, said, asked):
+    found = config("--fsdp_sharding_strategy=HYBRID_SHARD", "--fsdp_activation_checkpointing=true")
     with pytest.raises(RecipeError) as caught:
-        config("--fsdp_sharding_strategy=HYBRID_SHARD").with_recipe(recipe)
+        found.with_recipe(recipe, checkpointing)
     assert str(caught.value) == (
-        f"the recipe has {said}, and the accelerate configuration fsdp_sharding_strategy: HYBRID_SHARD.\n"
+        f"the recipe has {said}, and the accelerate configuration {asked}.\n"
         "Remove one of the two, or let them say the same."
     )
 
@@ -132,11 +144,20 @@ def test_deepspeed_is_refused_with_the_lines_that_do_the_same(stage, device, lin
     in_file = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
     for environment in (asked, in_file):
         with pytest.raises(RunError) as caught:
-            refuse_other_engines(environment)
+            refuse_engines(environment)
         assert f"asks for DeepSpeed (ZeRO stage {stage}" in str(caught.value)
         assert str(caught.value).endswith(f"write in the recipe:\n{lines}")
 
 
 def test_megatron_is_refused():
     with pytest.raises(RunError, match="asks for Megatron-LM"):
-        refuse_other_engines({"ACCELERATE_USE_MEGATRON_LM": "true"})
+        refuse_engines({"ACCELERATE_USE_MEGATRON_LM": "true"})
+
+
+def test_fsdp_is_refused_where_nobody_has_read_it():
+    environment = exported("--use_fsdp")
+    with pytest.raises(RunError, match="asks for FSDP, which only dpotrain run reads"):
+        refuse_engines(environment)
+    assert take_fsdp_config(environment).shard == "all"
+    refuse_engines(environment)
+    assert take_fsdp_config(environment) is None

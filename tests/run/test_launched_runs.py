@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.run.crashing import facts
 from tests.run.launched import Launched
 from tests.run.recipes import losses, project, run
+from tests.run.test_cut_independence import LAUNCHERS
 from tests.run.test_failing_ranks import FAST, summary
 from tests.ui.terminals import OnTerminal
 
@@ -175,3 +178,24 @@ def test_runs_that_are_killed_at_random_instants_lose_nothing(recipe, tmp_path):
             assert code in (0, -signal.SIGKILL), launched.output
         assert facts(folder) == expected
         assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+@soak
+def test_a_configuration_for_fsdp_shards_with_the_same_losses(tmp_path):
+    recipe = project(tmp_path)
+    run(recipe)
+    launcher = ["--use_fsdp" if word == "--multi_gpu" else word for word in LAUNCHERS["accelerate launch"]]
+    words = ["-m", "dpotrain", "run", str(recipe), "--set", f"run.output_dir={str(tmp_path / 'sharded')!r}"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = 'note: fsdp_sharding_strategy: FULL_SHARD of the accelerate configuration: parallel.shard="all"'
+    assert done.stderr.count(said) == 1
+    assert 'shard = "all"' in (tmp_path / "sharded" / "recipe.toml").read_text()
+    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)

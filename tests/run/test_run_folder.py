@@ -159,17 +159,3 @@ def test_another_model_as_reference(tmp_path):
         results.append([line["loss"] for line in records(tmp_path / when)])
     assert results[0] == pytest.approx(results[1], abs=1e-5)
     assert abs(results[0][0] - math.log(2)) > 1e-3
-
-
-def test_sharded_launches_are_refused_with_the_way_out():
-    """TRAPS: FSDP2 with bitsandbytes 4-bit: silent corruption and replication. Refuse what is not proven."""
-    from accelerate import DistributedType
-
-    from dpotrain.core.errors import RunError
-    from dpotrain.engine.parallel.replicated import refuse_sharding
-
-    for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        with pytest.raises(RunError, match=r"does not shard weights\.\nLaunch plain data parallelism"):
-            refuse_sharding(kind)
-    refuse_sharding(DistributedType.MULTI_GPU)
-    refuse_sharding(DistributedType.NO)

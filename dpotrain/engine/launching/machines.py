@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -39,6 +40,9 @@ def rendezvous_of(request: LaunchRequest, say: Callable[[str], None]) -> tuple[R
     Raises:
         RunError: the machine where they meet cannot be reached.
     """
+    # Otherwise torch tells the address of a store, which is not used here, in the first round alone, and a machine that
+    # takes the place of a lost one waits for it.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if not request.host:
         address = "127.0.0.1"
         return _handler(request, "localhost:0", address=address, host=True, name=uuid4().hex), address

@@ -7,7 +7,7 @@ sharded; one for DeepSpeed or Megatron-LM names an engine that is not used here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Sharding:
     """"auto", "none" or "all"."""
     group: int | None
     """Ranks that share one copy; None for all."""
-    offload: str | bool
-    """"cpu" or False."""
+    offload: str | None
+    """"cpu" or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,10 @@ class FsdpConfig:
     notes: tuple[str, ...]
     """What is done in another way here, and what has no meaning."""
 
-    def with_recipe(self, recipe: Sharding) -> Sharding:
-        """Return what the recipe and this say together; the recipe's "auto" and defaults leave it to this.
+    def with_recipe(self, recipe: Sharding, checkpointing: int | str) -> list[str]:
+        """Return overrides of a recipe with these values; its "auto" and defaults leave them to this.
+
+        ``checkpointing`` is its ``training.activation_checkpointing``: a number of layers, a truth value or "auto".
 
         Raises:
             RecipeError: they contradict each other.
@@ -73,8 +75,18 @@ class FsdpConfig:
             raise _contradiction(f'parallel.shard = "{recipe.shard}"', self.source)
         if recipe.group is not None and recipe.group != self.group:
             raise _contradiction(f"parallel.group = {recipe.group}", self.source)
-        offload = "cpu" if self.offload else recipe.offload
-        return Sharding(self.shard, self.group, offload)
+        if self.checkpointing and checkpointing == 0:
+            raise _contradiction(
+                "training.activation_checkpointing = false", "fsdp_activation_checkpointing: true"
+            )
+        overrides = {
+            f'parallel.shard="{self.shard}"': True,
+            f"parallel.group={self.group}": self.group is not None,
+            'parallel.offload="cpu"': self.offload,
+            "training.activation_checkpointing=true": self.checkpointing and checkpointing == "auto",
+            "training.activation_offload=true": self.offload_activations,
+        }
+        return [override for override, wanted in overrides.items() if wanted]
 
 
 def fsdp_config(environment: Mapping[str, str], local_size: int) -> FsdpConfig | None:
@@ -107,9 +119,10 @@ def fsdp_config(environment: Mapping[str, str], local_size: int) -> FsdpConfig |
             "results"
         )
     notes += _without_meaning(environment)
+    hybrid = strategy.startswith("HYBRID")
     return FsdpConfig(
-        shard="none" if strategy == "NO_SHARD" else "all",
-        group=local_size if strategy.startswith("HYBRID") else None,
+        shard="none" if strategy == "NO_SHARD" or (hybrid and local_size == 1) else "all",
+        group=local_size if hybrid and local_size > 1 else None,
         offload=_is_set(environment, "FSDP_OFFLOAD_PARAMS"),
         source=source,
         checkpointing=_is_set(environment, "FSDP_ACTIVATION_CHECKPOINTING"),
@@ -118,8 +131,24 @@ def fsdp_config(environment: Mapping[str, str], local_size: int) -> FsdpConfig |
     )
 
 
-def refuse_other_engines(environment: Mapping[str, str]) -> None:
-    """Raise a RunError where ``accelerate launch`` was asked for DeepSpeed or Megatron-LM, with what to do instead."""
+def take_fsdp_config(environment: MutableMapping[str, str]) -> FsdpConfig | None:
+    """Return what :func:`fsdp_config` does, and take the request out of ``environment``.
+
+    Libraries that find it there would shard, or load weights on one process alone, by themselves.
+    """
+    found = fsdp_config(environment, int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    environment.pop("ACCELERATE_USE_FSDP", None)
+    return found
+
+
+def refuse_engines(environment: Mapping[str, str]) -> None:
+    """Raise a RunError where ``accelerate launch`` was asked for another engine, with what to do instead."""
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise RunError(
+            "the accelerate configuration asks for FSDP, which only dpotrain run reads.\n"
+            "Remove it (distributed_type: MULTI_GPU), and write in the recipe:\n"
+            '[parallel]\nshard = "all"'
+        )
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         stage, offloads = _deepspeed(environment)
         lines = [

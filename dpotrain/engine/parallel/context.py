@@ -86,6 +86,6 @@ def check_context(size: int, processes: int) -> None:
         have = "1 process" if processes == 1 else f"{processes} processes"
         raise RunError(
             f"parallel.context = {size} divides every pair over {size} processes, and this run has {have}.\n"
-            f"Start it in a multiple of {size}, as by torchrun --nproc-per-node={size} -m dpotrain run, or leave "
+            f"Start it in a multiple of {size}, as by dpotrain run RECIPE --processes {size}, or leave "
             "parallel.context out."
         )

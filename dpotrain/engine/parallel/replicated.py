@@ -14,11 +14,10 @@ from uuid import uuid4
 
 import torch
 import torch.distributed
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from dpotrain.core.errors import RunError
 from dpotrain.engine.parallel.context import ContextGroup, check_context
 from dpotrain.engine.parallel.exchange import sum_over_ranks
 from dpotrain.engine.parallel.failure import RankFailure
@@ -45,7 +44,7 @@ class Replicated(OneProcess):
         """Join the other processes, of which ``context`` neighbours at a time share the rows of one data rank.
 
         Raises:
-            RunError: the launcher asks for weights to be sharded, or ``context`` does not divide the processes.
+            RunError: ``context`` does not divide the processes.
         """
         cuda = torch.cuda.is_available()
         if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
@@ -58,9 +57,6 @@ class Replicated(OneProcess):
                 InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=EXCHANGE_TIMEOUT)
             ],
         )
-        refuse_sharding(accelerator.distributed_type)
-        if not torch.distributed.is_initialized():  # accelerate overlooks what it is asked for in one process
-            refuse_sharding(DistributedType.FSDP)
         super().__init__(accelerator.device)
         self.world_rank, self.world_size = accelerator.process_index, accelerator.num_processes
         check_context(context, self.world_size)
@@ -173,13 +169,3 @@ class Replicated(OneProcess):
         self.wait()
         if self._watch is not None:
             self._watch.close()
-
-
-def refuse_sharding(kind: DistributedType) -> None:
-    """Raise a RunError where the launcher asks for weights to be sharded: that is not proven exact yet."""
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RunError(
-            f"the launcher asks for {kind.value}, and dpotrain does not shard weights.\n"
-            "Launch plain data parallelism (accelerate launch --multi_gpu, or torchrun); where the weights "
-            "do not fit one GPU, add an [adapter] and a [quantizer]."
-        )

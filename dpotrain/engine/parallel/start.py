@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from dpotrain.core.errors import ProcessLostError
+from dpotrain.engine.parallel.accelerate_config import refuse_engines
 from dpotrain.engine.parallel.context import check_context
 from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
@@ -12,8 +13,6 @@ from dpotrain.engine.parallel.protocol import Parallel
 
 #: Where launchers say how many processes there are: torchrun and accelerate, then MPI's.
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-#: Where ``accelerate launch`` says that it was asked to shard weights, which is refused.
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
 def start(context: int = 1) -> Parallel:
@@ -23,11 +22,12 @@ def start(context: int = 1) -> Parallel:
 
     Raises:
         ProcessLostError: the processes do not reach each other.
-        RunError: the launcher asks for something that is not offered.
+        RunError: the launcher asks for an engine that is not used here, or ``context`` does not divide the processes.
     """
+    refuse_engines(os.environ)
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
     several = any(size.isdecimal() and int(size) > 1 for size in sizes)
-    if not several and not any(os.environ.get(name) == "true" for name in _SHARDING):
+    if not several:
         check_context(context, 1)
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated

@@ -163,7 +163,8 @@ class EngineBuilder:
     def divide_rows(self, scorer: Scorer, what: str) -> None:
         """Have several processes compute each row of a packed scorer, where the recipe says so. Collective."""
         if (context := self.parallel.context) is not None:
-            with self.reporter.phase(f"testing rows of {what} on {context.size} processes", None):
+            phase = self.reporter.phase(f"testing rows of {what} on {context.size} processes", None)
+            with phase, self.parallel.gathered(scorer.policy):
                 divide_rows(scorer, context, self._sample().to(self.parallel.device), self.parallel)
 
     @property
