@@ -33,7 +33,7 @@ dpotrain.plugin.api: Beside DatasetFormatter DatasetSource DpotrainError Exporte
 dpotrain.plugin.api: LoadRequest LoggedRun Logger Loss Measured Message Messages Metric ModelLoader
 dpotrain.plugin.api: Optimizer Options Outcome PairScores PluginError PreferencePair Quantizer RecipeError
 dpotrain.plugin.api: Recognition Record Rows Run RunError RunWarning Schedule Selection StepRecord Text
-dpotrain.plugin.api: InPlaceAdapter LossWithoutBeta
+dpotrain.plugin.api: InPlaceAdapter LossWithoutBeta OpenedModel
 dpotrain.plugin.api: TextRecord Trained UnusableRow Use did_you_mean folder_aside hash_file hookimpl
 dpotrain.plugin.api: hookspec import_apart is_empty is_file is_folder is_message is_messages kind_of mask
 dpotrain.plugin.api: mask_data mask_values model_card read_messages read_tools reasoning_of require

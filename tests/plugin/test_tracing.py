@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_it_calls_and_what_a_run_calls_besides():
         "model loader demo of demo: blueprint(LoadRequest)",
         "adapter lora of lora: attach(LlamaForCausalLM)",
         "what a run calls besides:",
-        "model loader demo of demo: load_model, fingerprint",
+        "model loader demo of demo: load_model, open_model, fingerprint",
         "loss dpo of losses: __call__, parts, rewards, first_loss",
         'dpotrain_run_started: dataset source "demo" of plugin "demo" (dpotrain ',
     ]
