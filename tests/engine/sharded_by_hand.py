@@ -68,7 +68,7 @@ class ByHand(WholeStates):
     """The processes, sharding a model over groups of so many."""
 
     def __init__(self, joined: Replicated, group: int) -> None:
-        vars(self).update(vars(joined), collective_passes=True)
+        vars(self).update(vars(joined), collective_passes=True, shards_weights=True)
         copies = self.world_size // group
         shape, names = ((group,), ("shard",)) if copies == 1 else ((copies, group), ("copy", "shard"))
         self.mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)

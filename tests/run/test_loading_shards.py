@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.run.loading_by_hand import CASES
+from tests.run.loading_by_hand import cases
 from tests.support import tiny_checkpoint, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 )
 def test_every_way_to_load_gives_the_same_policy_and_result(processes, kind, tmp_path):
     out = tmp_path / "out"
-    by_hand(processes, "same", tiny_checkpoint(tmp_path / "model", kind), out)
-    for case in CASES:
+    model = tiny_checkpoint(tmp_path / "model", kind)
+    by_hand(processes, "same", model, out)
+    for case in cases(model):
         files = [sorted((out / case / which).iterdir()) for which in ("alone", "sharded")]
         assert [file.name for file in files[0]] == [file.name for file in files[1]]
         for alone, sharded in zip(*files, strict=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dpotrain.core.errors import ProcessLostError
 from tests.run.recipes import losses, project, records, run
 from tests.run.test_failing_ranks import FAST, summary
 from tests.run.test_resume_matrix import into
@@ -71,7 +72,7 @@ def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, re
     acts = [*FAST, [rank, "fails_in", place, how, int(place == "step")]]
     ended = forked.ranks(recipe, [into(tmp_path), SHARD], acts=acts)
     assert ended[rank].code == (9 if how == "exit" else 1), ended
-    assert ended[1 - rank].code == 1, ended
+    assert ended[1 - rank].code == (ProcessLostError.exit_code if how == "exit" else 1), ended
     said = {
         "memory": "is out of memory (CUDA out of memory.",
         "raise": f"broken in the {place}",
