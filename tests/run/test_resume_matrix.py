@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from dpotrain.core.errors import ProcessLostError
 from dpotrain.run.checkpoint import files as checkpoints
 from tests.run.crashing import facts
 from tests.run.recipes import losses, project
@@ -206,7 +207,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(in_two, killed, forke
     run = [*settings, into(tmp_path)]
     acts = [[killed, "signal_after", 5, "SIGKILL"]]
     ended = forked.ranks(recipe, [*run, "checkpoints.every=2"], acts=acts)
-    assert (ended[killed].code, ended[1 - killed].code) == (-signal.SIGKILL, 1)
+    assert (ended[killed].code, ended[1 - killed].code) == (-signal.SIGKILL, ProcessLostError.exit_code)
     # That process 0 is gone is known by name: here it holds what all processes connect to.
     assert "has ended" in ended[1 - killed].told.splitlines()[0]
     assert ended[1 - killed].told.endswith("--resume continues from the last checkpoint.")
