@@ -151,7 +151,7 @@ def test_the_death_of_the_launcher_ends_its_ranks_and_resuming_loses_nothing(rec
 def test_runs_that_are_killed_at_random_instants_lose_nothing(recipe, tmp_path):
     """One rank, all ranks, or the launcher; DPOTRAIN_KILLS is how many."""
     draw = random.Random(int(os.environ.get("DPOTRAIN_KILLS_SEED", 0)))
-    left = int(os.environ.get("DPOTRAIN_KILLS", 6))
+    left = int(os.environ.get("DPOTRAIN_KILLS", 2))
     whole = Launched(recipe, tmp_path / "whole" / "run")
     assert whole.end() == 0, whole.output
     expected = facts(whole.run)
