@@ -110,15 +110,12 @@ def _launched(
 
 def _asked_by_accelerate(recipe: Recipe) -> list[str] | None:
     """Return what a configuration for FSDP says of ``[parallel]``, as overrides; None without one."""
-    from dpotrain.engine.parallel.accelerate_config import Sharding, take_fsdp_config
+    from dpotrain.engine.parallel.accelerate_config import take_fsdp_config
 
     asked = take_fsdp_config(os.environ)
     if asked is None:
         return None
-    parallel = recipe.parallel
-    values = asked.with_recipe(
-        Sharding(parallel.shard, parallel.group, parallel.offload), recipe.training.activation_checkpointing
-    )
+    values = asked.with_recipe(recipe.parallel, recipe.training.activation_checkpointing)
     if os.environ.get("RANK", "0") == "0":
         for note in (f"{asked.source} of the accelerate configuration: {', '.join(values)}", *asked.notes):
             _say(note)

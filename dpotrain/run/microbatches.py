@@ -89,12 +89,12 @@ def fit_to_memory(
     policy, device = scorer.policy, parallel.device
     with parallel.gathered(policy):
         per_token = proven_modules(policy, scorer.bf16)
-    activations = _measured(scorer, parallel, data.train, costs, per_token)
+    shards = parallel.shards if parallel.shards > 1 else None
+    layout = Layout(parallel.world_size, shards, context=parallel.world_size // parallel.data_size)
+    activations = _measured(scorer, parallel, layout.context, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
-    shards = parallel.shards if parallel.shards > 1 else None
-    layout = Layout(parallel.world_size, shards, context=parallel.world_size // parallel.data_size)
     # Processes of one machine share its host memory, in which all of them now have what they load.
     parallel.wait()
     host = free_memory(torch.device("cpu")) // parallel.local_size
@@ -146,11 +146,12 @@ def predicted_peak_mb(memory: MemoryPlan, batches: BatchPlan) -> float:
 def _measured(
     scorer: Scorer,
     parallel: Parallel,
+    context: int,
     pairs: TokenizedPairs,
     costs: Costs,
     per_token: Sequence[Sequence[nn.Module]],
 ) -> Activations:
-    device, context = parallel.device, parallel.world_size // parallel.data_size
+    device = parallel.device
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)

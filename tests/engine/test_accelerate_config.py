@@ -8,13 +8,13 @@ import pytest
 from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.engine.parallel.accelerate_config import (
     FsdpConfig,
-    Sharding,
     fsdp_config,
     refuse_engines,
     take_fsdp_config,
 )
+from dpotrain.recipe.sections import ParallelSection
 
-RECIPE = Sharding("auto", None, None), "auto"
+RECIPE = ParallelSection(), "auto"
 
 
 def exported(*options: str) -> dict[str, str]:
@@ -77,7 +77,9 @@ def test_offloading_and_checkpointing_are_read():
         "training.activation_checkpointing=true",
         "training.activation_offload=true",
     ]
-    assert config().with_recipe(Sharding("all", None, "cpu"), False) == ['parallel.shard="all"']
+    assert config().with_recipe(ParallelSection(shard="all", offload="cpu"), False) == [
+        'parallel.shard="all"'
+    ]
 
 
 HYBRID, CHECKPOINTING = "fsdp_sharding_strategy: HYBRID_SHARD", "fsdp_activation_checkpointing: true"
@@ -86,9 +88,14 @@ HYBRID, CHECKPOINTING = "fsdp_sharding_strategy: HYBRID_SHARD", "fsdp_activation
 @pytest.mark.parametrize(
     ("recipe", "checkpointing", "said", "asked"),
     [
-        (Sharding("none", None, None), "auto", 'parallel.shard = "none"', HYBRID),
-        (Sharding("auto", 2, None), "auto", "parallel.group = 2", HYBRID),
-        (Sharding("all", 4, None), False, "training.activation_checkpointing = false", CHECKPOINTING),
+        (ParallelSection(shard="none"), "auto", 'parallel.shard = "none"', HYBRID),
+        (ParallelSection(group=2), "auto", "parallel.group = 2", HYBRID),
+        (
+            ParallelSection(shard="all", group=4),
+            False,
+            "training.activation_checkpointing = false",
+            CHECKPOINTING,
+        ),
     ],
 )
 def test_a_contradiction_names_both(recipe, checkpointing, said, asked):

@@ -1,9 +1,6 @@
 """Weights sharded over processes: the steps of one process, in a part of its memory."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain_plugins.lora import Lora
 from tests.engine.sharding import steps
 from tests.engine.test_packed_equals_unpacked import build
+from tests.torchrun import torchrun
 
-ROOT = Path(__file__).parents[2]
 soak = pytest.mark.soak
 
 #: By what is different from the first.
@@ -65,17 +62,7 @@ QUICK = ["all weights, stored reference", "tied embeddings, live reference", "lo
 
 def launched(cases: list[dict[str, Any]], processes: int, out: Path) -> list[list[dict[str, Any]]]:
     """Return what each process found of each case."""
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", "tests.engine.sharding", json.dumps(cases), str(out)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(processes, "tests.engine.sharding", json.dumps(cases), str(out), timeout=1800)
     return json.loads(out.read_text(encoding="utf-8"))
 
 

@@ -1,17 +1,12 @@
 """Sharded weights are gathered whole, and filled from whole ones, however their rows divide; see sharded_by_hand."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpotrain.engine.parallel.layout import Layout, rows_of
-
-ROOT = Path(__file__).parents[2]
+from dpotrain.engine.parallel.row_parts import RowParts, rows_of
+from tests.torchrun import torchrun
 
 
 @given(rows=st.integers(0, 70), parts=st.integers(1, 17))
@@ -27,11 +22,13 @@ def test_rows_are_cut_as_torch_cuts_them(rows, parts):
 def test_every_row_of_every_copy_is_held_once(rows, parts, copies, data):
     ranks = torch.arange(parts * copies).view(copies, parts)
     of_all = [
-        Layout(rows, tuple(map(tuple, ranks.tolist())), part) for _ in range(copies) for part in range(parts)
+        RowParts(rows, tuple(map(tuple, ranks.tolist())), part)
+        for _ in range(copies)
+        for part in range(parts)
     ]
-    for rank, layout in enumerate(of_all):
-        held = dict(layout.everyone())
-        assert range(rows)[held.get(rank, slice(0, 0))] == range(rows)[layout.own]
+    for rank, each in enumerate(of_all):
+        held = dict(each.everyone())
+        assert range(rows)[held.get(rank, slice(0, 0))] == range(rows)[each.own]
     copy = data.draw(st.sampled_from(range(copies)))
     holders = of_all[0].holders(copy * parts)
     assert [row for _, own in holders for row in range(rows)[own]] == list(range(rows))
@@ -49,19 +46,4 @@ def test_they_are_however_they_are_sharded(processes, group):
 
 
 def checks(processes: int, group: int) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.engine.sharded_by_hand", str(group)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(processes, "tests.engine.sharded_by_hand", str(group))

@@ -1,8 +1,6 @@
 """A policy that is to be sharded is loaded without the whole of it on every process, and is the same policy."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,7 @@ import torch
 
 from tests.run.loading_by_hand import cases
 from tests.support import tiny_checkpoint, tiny_model
-
-ROOT = Path(__file__).parents[2]
+from tests.torchrun import torchrun
 
 
 @pytest.mark.parametrize(
@@ -47,19 +44,4 @@ def test_no_process_but_the_main_one_needs_memory_for_the_whole_model(tmp_path):
 
 
 def by_hand(processes: int, what: str, folder: Path, out: Path) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.run.loading_by_hand", what, str(folder), str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(processes, "tests.run.loading_by_hand", what, str(folder), str(out))

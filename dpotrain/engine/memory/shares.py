@@ -8,18 +8,18 @@ drops them again; those outside the layers (embedding, head) stay gathered for a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.layout import ONE_DEVICE, Layout
 from dpotrain.engine.memory.model_size import ModelSize
+from dpotrain.engine.parallel.shards import rounds_anyway
 from dpotrain.plugin.api import Trained
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def matrices_of(
         and (in_place or not weight.requires_grad)
     }
     place = {weight: number for number, layer in enumerate(layers) for weight in layer.parameters()}
-    rounds = [_rounds_anyway(layer, named.keys()) for layer in layers]
+    rounds = [rounds_anyway(layer, named.keys()) for layer in layers]
     found = []
     for weight, name in named.items():
         number, width = place.get(weight), bits.get(id(weight))
@@ -90,17 +90,6 @@ def matrices_of(
         )
         found.append(matrix)
     return tuple(found)
-
-
-def _rounds_anyway(layer: nn.Module, matrices: Collection[nn.Parameter]) -> bool:
-    """Whether autocast computes with all matrices of a layer in bfloat16, and nothing else reads their numbers."""
-    for module in layer.modules():
-        if getattr(module, "lora_magnitude_vector", None):  # DoRA takes the norms of the base's weights
-            return False
-        own = any(weight in matrices for weight in module.parameters(recurse=False))
-        if own and not isinstance(module, nn.Linear):
-            return False
-    return True
 
 
 @dataclass(frozen=True)

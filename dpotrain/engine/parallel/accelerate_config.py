@@ -10,8 +10,12 @@ import json
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpotrain.core.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from dpotrain.recipe.sections import ParallelSection
 
 #: FSDP's strategies in the order of their numbers, from 1, which a configuration may have in place of the names.
 _STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
@@ -33,18 +37,6 @@ _UNSET = ("", "None", "false", "NO_WRAP", "NO_PREFETCH")
 
 
 @dataclass(frozen=True, slots=True)
-class Sharding:
-    """The values of ``[parallel]`` that decide where weights are."""
-
-    shard: str
-    """"auto", "none" or "all"."""
-    group: int | None
-    """Ranks that share one copy; None for all."""
-    offload: str | None
-    """"cpu" or None."""
-
-
-@dataclass(frozen=True, slots=True)
 class FsdpConfig:
     """What a configuration for FSDP asks for."""
 
@@ -63,10 +55,11 @@ class FsdpConfig:
     notes: tuple[str, ...]
     """What is done in another way here, and what has no meaning."""
 
-    def with_recipe(self, recipe: Sharding, checkpointing: int | str) -> list[str]:
+    def with_recipe(self, recipe: ParallelSection, checkpointing: int | str) -> list[str]:
         """Return overrides of a recipe with these values; its "auto" and defaults leave them to this.
 
-        ``checkpointing`` is its ``training.activation_checkpointing``: a number of layers, a truth value or "auto".
+        ``recipe`` is its ``[parallel]``, ``checkpointing`` its ``training.activation_checkpointing``: a number of
+        layers, a truth value or "auto".
 
         Raises:
             RecipeError: they contradict each other.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed
 
 from dpotrain.core.errors import RunError
+
+_Exchanged: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ContextGroup:
 
     def swap(self, parts: torch.Tensor) -> torch.Tensor:
         """Return (size, …): from each process the part that it has for this one, of ``parts`` (size, …)."""
-        swapped: torch.Tensor = _Swap.apply(parts, self)  # type: ignore[no-untyped-call]
+        swapped: torch.Tensor = _Exchange.apply(parts, self._swapped, self._swapped)  # type: ignore[no-untyped-call]
         return swapped
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,7 @@ class ContextGroup:
         one loss of it, so the mean is that loss's gradient; where a loss draws random numbers, it is that of the mean
         of their losses.
         """
-        total: torch.Tensor = _Total.apply(tensor, self)  # type: ignore[no-untyped-call]
+        total: torch.Tensor = _Exchange.apply(tensor, self._summed, self._averaged)  # type: ignore[no-untyped-call]
         return total
 
     def _swapped(self, parts: torch.Tensor) -> torch.Tensor:
@@ -57,27 +59,21 @@ class ContextGroup:
         torch.distributed.all_reduce(total, group=self.group)
         return total
 
-
-class _Swap(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, parts: torch.Tensor, context: ContextGroup) -> torch.Tensor:
-        ctx.context = context
-        return context._swapped(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.context._swapped(grad), None
+    def _averaged(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._summed(tensor) / self.size
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, context: ContextGroup) -> torch.Tensor:
-        ctx.context = context
-        return context._summed(tensor)
+class _Exchange(torch.autograd.Function):
+    """``forth`` of a tensor, whose gradient is ``back`` of that of the result."""
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.context._summed(grad) / ctx.context.size, None
+    def forward(ctx: Any, tensor: torch.Tensor, forth: _Exchanged, back: _Exchanged) -> torch.Tensor:
+        ctx.back = back
+        return forth(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.back(grad), None, None
 
 
 def check_context(size: int, processes: int) -> None:

@@ -10,7 +10,7 @@ every process holds them, and computes with them in their own dtype.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.distributed.fsdp import (
 )
 
 from dpotrain.engine.parallel.protocol import Compute
+from dpotrain.engine.parallel.shards import gather_in_bfloat16, rounds_anyway
 
 
 class Root(nn.Module):
@@ -101,6 +102,8 @@ def shard_model(
             ignored_params=whole,
         )
         _add_up(_fsdp(unit))
+        if precision.param_dtype is not None:
+            gather_in_bfloat16(unit)
     if fill is not None:
         fill()
     with torch.no_grad():
@@ -122,7 +125,7 @@ def settings_of(
     for unit, weights in zip(units, of_units, strict=True):
         own = [weight for weight in weights if weight in sharded]
         # Outside the layers the dtype of what is computed follows that of the weights.
-        low = bf16 and unit is not units[-1] and _rounds_anyway(unit, sharded)
+        low = bf16 and unit is not units[-1] and rounds_anyway(unit, sharded)
         precision = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if low else None,
             reduce_dtype=_reduced_in(own),
@@ -171,17 +174,6 @@ def _of_units(units: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     outside = [module for module in root.modules() if module not in inside]
     others = {weight: None for module in outside for weight in module.parameters(recurse=False)}
     return [*(list(layer.parameters()) for layer in layers), list(others)]
-
-
-def _rounds_anyway(layer: nn.Module, sharded: Collection[nn.Parameter]) -> bool:
-    """Whether autocast computes with all sharded weights of a layer in bfloat16, and nothing reads their numbers."""
-    for module in layer.modules():
-        if getattr(module, "lora_magnitude_vector", None):  # DoRA takes the norms of the base's weights
-            return False
-        own = [weight for weight in module.parameters(recurse=False) if weight in sharded]
-        if own and not isinstance(module, nn.Linear):
-            return False
-    return True
 
 
 def _reduced_in(weights: Iterable[nn.Parameter]) -> torch.dtype:

@@ -6,7 +6,7 @@ some of its rows. While a layer computes, an ordinary tensor is in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,32 @@ def local_shard(weight: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():  # otherwise it would be a function of the weight
         shard: torch.Tensor = weight.to_local().detach()  # type: ignore[attr-defined]
         return shard
+
+
+def rounds_anyway(layer: nn.Module, matrices: Collection[nn.Parameter]) -> bool:
+    """Whether bfloat16 autocast computes with all of these matrices that a layer has in bfloat16.
+
+    Then nothing else reads their numbers, and they can be gathered in bfloat16.
+    """
+    for module in layer.modules():
+        if getattr(module, "lora_magnitude_vector", None):  # DoRA takes the norms of the base's weights
+            return False
+        own = any(weight in matrices for weight in module.parameters(recurse=False))
+        if own and not isinstance(module, nn.Linear):
+            return False
+    return True
+
+
+def gather_in_bfloat16(layer: Any) -> None:
+    """Note that the matrices of a layer are in bfloat16 where they are computed with, whatever they are held in."""
+    layer.dpotrain_gathers_bfloat16 = True
+
+
+def computes_in_float32(model: nn.Module) -> bool:
+    """Whether all weights of a model are in float32 where they are computed with, unless autocast rounds them."""
+    if any(hasattr(module, "dpotrain_gathers_bfloat16") for module in model.modules()):
+        return False
+    return all(weight.dtype == torch.float32 for weight in model.parameters())
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from dpotrain.engine.parallel.filling import Devices, fill_from_files, fill_from_main
-from dpotrain.engine.parallel.layout import Layout
 from dpotrain.engine.parallel.replicated import Replicated
+from dpotrain.engine.parallel.row_parts import RowParts
 from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.parallel.whole_weights import Sliced, cut, gather, gather_rows, own_rows, whole_on_main
 from dpotrain.plugin.api import Adapter
@@ -30,7 +30,7 @@ Place = tuple[int, str]
 
 
 class WholeStates(Replicated):
-    """Processes with sharded weights (:mod:`.layout`), as far as their states are concerned.
+    """Processes with sharded weights (:mod:`.row_parts`), as far as their states are concerned.
 
     The parameters of an optimizer are a process's shards of the weights.
     """
@@ -76,7 +76,7 @@ class WholeStates(Replicated):
             weight = weights[place[0]]
             assert isinstance(weight, DTensor)
             local = parts.get(place, local_shard(weight))  # without rows, an optimizer may keep nothing
-            gathered[place] = gather_rows(local, Layout.of(weight), self._gloo())
+            gathered[place] = gather_rows(local, RowParts.of(weight), self._gloo())
         if not self.is_main:
             return {}
         whole = {

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
-from dpotrain.engine.parallel.layout import Layout
+from dpotrain.engine.parallel.row_parts import RowParts
 from dpotrain.engine.parallel.shards import local_shard
 
 #: World rank of the process that gathers.
@@ -48,18 +48,18 @@ def gather(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor | None:
     ``group`` is of all processes and takes tensors in host memory (gloo).
     """
     if isinstance(tensor, DTensor):
-        return gather_rows(local_shard(tensor), Layout.of(tensor), group)
+        return gather_rows(local_shard(tensor), RowParts.of(tensor), group)
     return tensor.detach().to("cpu", copy=True) if torch.distributed.get_rank() == MAIN else None
 
 
-def gather_rows(local: torch.Tensor, layout: Layout, group: ProcessGroup) -> torch.Tensor | None:
+def gather_rows(local: torch.Tensor, parts: RowParts, group: ProcessGroup) -> torch.Tensor | None:
     """Return the whole of what each process has its own rows of; see :func:`gather`."""
-    rank, holders = torch.distributed.get_rank(), layout.holders(MAIN)
+    rank, holders = torch.distributed.get_rank(), parts.holders(MAIN)
     if rank != MAIN:
         if rank in dict(holders):
             torch.distributed.send(local.to("cpu").contiguous(), MAIN, group=group)
         return None
-    whole = torch.empty((layout.rows, *local.shape[1:]), dtype=local.dtype)
+    whole = torch.empty((parts.rows, *local.shape[1:]), dtype=local.dtype)
     arriving = []
     for holder, rows in holders:
         if holder == MAIN:
@@ -81,7 +81,7 @@ def scatter(tensor: torch.Tensor, whole: torch.Tensor | None, group: ProcessGrou
         range(torch.distributed.get_world_size() * bool(local.numel())), ...
     )
     if isinstance(tensor, DTensor):
-        places = dict(Layout.of(tensor).everyone())
+        places = dict(RowParts.of(tensor).everyone())
     if whole is None:
         if torch.distributed.get_rank() in places:
             arrived = torch.empty(local.shape, dtype=local.dtype)
@@ -108,7 +108,7 @@ def own_rows(whole: Sliced, like: torch.Tensor) -> torch.Tensor:
     """Return this process's rows of a whole tensor that is laid out as ``like``; the whole, where that is whole."""
     if not isinstance(like, DTensor):
         return whole[...]
-    own = Layout.of(like).own
+    own = RowParts.of(like).own
     # Slices of a file refuse to be empty.
     return whole[own] if own.start < own.stop else local_shard(like)
 

@@ -13,6 +13,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.parallel.shards import computes_in_float32
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.probe import agree
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
@@ -25,7 +26,7 @@ def divide_rows(scorer: Scorer, context: ContextGroup, sample: PackedPairs, para
         RunError: its log-probs of ``sample``, a small micro-batch of real pairs, are then others; or the model's heads
             cannot be divided.
     """
-    exact = all(weight.dtype == torch.float32 for weight in scorer.parameters())
+    exact = computes_in_float32(scorer)
     low = scorer.bf16 and not exact
     device = sample.input_ids.device.type
     with dropout_off(scorer), torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low):

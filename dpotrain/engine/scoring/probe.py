@@ -18,6 +18,7 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
+from dpotrain.engine.parallel.shards import computes_in_float32
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.padding import pad
@@ -61,14 +62,12 @@ def choose_scorer(
     packing: str,
     bf16: bool,
     extremes: PackedPairs | None = None,
-    rounded: bool = False,
 ) -> Chosen:
     """Return a packed scorer where it is proven on ``sample``, a padded one otherwise.
 
     ``sample`` is a small micro-batch of real pairs on the policy's device; ``bf16`` is whether to run under bfloat16
     autocast. ``extremes`` has the pairs with the shortest and the longest sequence of all that will be scored; None
-    where ``sample`` has them. With ``rounded`` weights in float32 may be in bfloat16 where they are computed with, so
-    that nothing can be proven in float32.
+    where ``sample`` has them.
 
     Raises:
         RunError: ``packing`` ("auto", "on" or "off") is "on" and the model cannot take it, or what the model computes
@@ -76,19 +75,14 @@ def choose_scorer(
         NotFiniteLogits: what the model computes is not finite.
     """
     with dropout_off(policy):
-        return _choose(policy, sample, sample if extremes is None else extremes, packing, bf16, rounded)
+        return _choose(policy, sample, sample if extremes is None else extremes, packing, bf16)
 
 
 def _choose(
-    policy: PreTrainedModel,
-    sample: PackedPairs,
-    extremes: PackedPairs,
-    packing: str,
-    bf16: bool,
-    rounded: bool,
+    policy: PreTrainedModel, sample: PackedPairs, extremes: PackedPairs, packing: str, bf16: bool
 ) -> Chosen:
     model = causal_lm(policy)
-    exact = not rounded and all(weight.dtype == torch.float32 for weight in model.parameters())
+    exact = computes_in_float32(model)
     # Float32 shows the smallest mistake, so the probe uses it where it can. Where the run's own precision is another,
     # it is probed besides: it may have kernels of its own.
     low = bf16 and not exact

@@ -142,7 +142,6 @@ class EngineBuilder:
                         packing=self.recipe.training.packing,
                         bf16=self.bf16,
                         extremes=self._extremes().to(device),
-                        rounded=self.parallel.shards_weights and self.bf16,
                     )
             except NotFiniteLogits:
                 self._refuse_weights(model)

@@ -24,7 +24,7 @@ def rows_of(rows: int, parts: int, part: int) -> slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowParts:
     """Where the rows of one weight are."""
 
     rows: int
@@ -35,8 +35,8 @@ class Layout:
     """Which part this process holds, of the copy that it belongs to."""
 
     @classmethod
-    def of(cls, weight: DTensor) -> Layout:
-        """Return the layout of a sharded weight.
+    def of(cls, weight: DTensor) -> RowParts:
+        """Return where the rows of a sharded weight are.
 
         Raises:
             NotImplementedError: it is placed in another way than this module says.
