@@ -269,7 +269,8 @@ class Run:
     logger, at the present step. All rows have the same columns."""
     inference: Callable[[], AbstractContextManager[None]] = nullcontext
     """A context for ``policy.generate`` and other inference: no gradients, dropout and activation checkpointing off,
-    the run's precision. Where processes shard the weights (``parallel.shard``), each makes the same calls inside."""
+    the run's precision. Where processes shard the weights (``parallel.shard``), each makes the same calls inside; in
+    an event of the main process alone it raises a RunError then."""
     plugins: Sequence[Mapping[str, Any]] = ()
     """Name, distribution and version of each active plugin, and the components that the recipe selects of it."""
     components: Sequence[object] = ()

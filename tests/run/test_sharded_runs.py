@@ -10,6 +10,7 @@ from tests.run.recipes import losses, project, records, run
 from tests.run.test_failing_ranks import FAST, summary
 from tests.run.test_resume_matrix import into
 
+ROOT = Path(__file__).parents[2]
 soak = pytest.mark.soak
 SHARD = 'parallel.shard="all"'
 SAMPLES = '[samples]\nprompts = ["the quick", "bake bread"]\nmax_tokens = 6\n'
@@ -83,3 +84,23 @@ def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, re
     if how != "exit":
         assert f"process {rank} on " in ended[1 - rank].told
         assert said in summary(tmp_path)["error"]
+
+
+@soak
+def test_layers_gathered_in_bfloat16_compute_what_autocast_does(recipe, forked, tmp_path):
+    low = 'training.precision="bf16"'
+    run(recipe, low, into=tmp_path / "one")
+    ended = forked.ranks(recipe, [into(tmp_path / "two"), SHARD, low])
+    assert [each.code for each in ended] == [0, 0], ended
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-2)
+
+
+@soak
+def test_an_event_of_the_main_process_alone_does_not_wait_for_the_others(forked, tmp_path):
+    """The demo's source samples replies, and sources hear events on the main process."""
+    quickstart = ROOT / "recipes" / "quickstart.toml"
+    ended = forked.ranks(
+        quickstart, [into(tmp_path), SHARD, "training.steps=2", "samples=false"], resume=False
+    )
+    assert [each.code for each in ended] == [0, 0], ended
+    assert "the demo samples no replies: the policy's weights are sharded" in ended[0].output

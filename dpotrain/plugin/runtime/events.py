@@ -50,6 +50,8 @@ class RunEvents:
     ) -> None:
         """``patience`` is the seconds that a logger may take for one call."""
         self.loggers = LoggerSet(selection.loggers, plugins, reporter, patience)
+        self.on_main_alone = False
+        """Whether a listener is being called that other processes do not call."""
         self._plugins = plugins
         self._warn = reporter.warn
         self._listeners = _listeners(selection, plugins)
@@ -113,6 +115,7 @@ class RunEvents:
         for listener in listeners:
             if listener.only_for and not any(logger in self.loggers for logger in listener.only_for):
                 continue
+            self.on_main_alone = not listener.everywhere
             try:
                 listener.implementation.function(**_wanted(listener, values))
                 if not listener.everywhere:
@@ -122,6 +125,8 @@ class RunEvents:
                     self.loggers.drop(logger, hook, error)
                 if not listener.only_for:
                     failures.append((listener, error))
+            finally:
+                self.on_main_alone = False
         if failures:
             lines = [
                 failure(one.label, hook, error, one.implementation.function.__module__)

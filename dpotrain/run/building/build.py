@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
+from dpotrain.core.errors import RunError
 from dpotrain.core.masking import mask_data
 from dpotrain.core.paths import cache_folder
 from dpotrain.core.random_state import seed_all
@@ -22,6 +25,7 @@ from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.dropout import drops_out
 from dpotrain.engine.scoring.objective import applied_columns
 from dpotrain.engine.scoring.precision import UpcastWeights
+from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.engine.threads import choose_threads
 from dpotrain.engine.training.first_loss import FirstLoss
 from dpotrain.engine.training.optimizer import build_optimizer
@@ -56,6 +60,9 @@ from dpotrain.run.nonfinite import NonFiniteSteps
 from dpotrain.run.recipe_warnings import recipe_warnings
 from dpotrain.run.state import RunState
 from dpotrain.run.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Shown where a run in bfloat16 is computed in float32.
 NO_BFLOAT16 = (
@@ -224,7 +231,7 @@ def build(
         save=stop.controls.save,
         evaluate=stop.controls.evaluate,
         held_out=read.held_out,
-        inference=lambda: inference(policy, bf16=scorer.bf16, gathered=parallel.gathered(policy)),
+        inference=partial(_inference, policy, scorer, parallel, events),
         plugins=recipe.plugins.provenance(recipe),
         components=recipe.components,
         metric_names=trainer.extra.names,
@@ -285,3 +292,20 @@ def build(
     checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)
+
+
+def _inference(
+    policy: PreTrainedModel, scorer: Scorer, parallel: Parallel, events: RunEvents
+) -> AbstractContextManager[None]:
+    """Return what a plugin enters to compute with the policy.
+
+    Raises:
+        RunError: only the main process would, and the others hold parts of the weights.
+    """
+    if parallel.shards_weights and events.on_main_alone:
+        raise RunError(
+            "the policy's weights are sharded, so that it computes in all processes together, and this run event is "
+            "called on the main process alone.\nUse a component whose events are called on every process (a callback), "
+            'or set parallel.shard = "none".'
+        )
+    return inference(policy, bf16=scorer.bf16, gathered=parallel.gathered(policy))

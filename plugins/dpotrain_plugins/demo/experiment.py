@@ -6,7 +6,7 @@ import itertools
 import json
 from typing import Any
 
-from dpotrain.plugin.api import Run, write_json
+from dpotrain.plugin.api import Run, RunError, write_json
 from dpotrain_plugins.demo.grammar import Request, Style, requests, style
 from dpotrain_plugins.demo.sampling import sample_replies
 
@@ -31,8 +31,9 @@ class Experiment:
         asked = self._requests()
         self._before = self._read(run, asked) if run.resumed_from else self._sample(run, asked)
         if self._before is None:
-            place = run.folder / _KEPT
-            run.note(f"{place} is missing or of another run: the share before training is not known")
+            if run.resumed_from:
+                place = run.folder / _KEPT
+                run.note(f"{place} is missing or of another run: the share before training is not known")
             return
         if not run.resumed_from:
             both = zip(asked, self._before, strict=True)
@@ -45,6 +46,8 @@ class Experiment:
         """Sample from the trained policy, report its share, and show a few replies side by side."""
         asked = self._requests()
         after = self._sample(run, asked)
+        if after is None:
+            return
         self._report(run, "after", asked, after)
         if self._before is not None:
             run.report("demo", {"table": _side_by_side(asked, self._before, after)})
@@ -52,8 +55,13 @@ class Experiment:
     def _requests(self) -> list[Request]:
         return list(itertools.islice(requests(self._seed, held_out=True), self._count))
 
-    def _sample(self, run: Run, asked: list[Request]) -> list[str]:
-        with run.inference():
+    def _sample(self, run: Run, asked: list[Request]) -> list[str] | None:
+        try:
+            inference = run.inference()
+        except RunError as error:
+            run.note(f"the demo samples no replies: {error}")
+            return None
+        with inference:
             return sample_replies(run.policy, run.tokenizer, [request.text for request in asked], self._seed)
 
     def _report(self, run: Run, when: str, asked: list[Request], replies: list[str]) -> None:
