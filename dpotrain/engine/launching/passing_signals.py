@@ -13,8 +13,6 @@ from dpotrain.core.leaving import flush_output
 from dpotrain.engine.launching.processes import RankProcesses
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-#: Seconds after which the thread looks whether it is still needed.
-_LOOK = 0.1
 
 
 @contextmanager
@@ -28,13 +26,14 @@ def passing_signals(processes: RankProcesses, show: Callable[[RunStopped], None]
     over = threading.Event()
 
     def receive() -> None:
-        while not over.is_set():
-            info = signal.sigtimedwait(SIGNALS, _LOOK)
-            if info is None:
-                continue
+        while True:
+            # sigtimedwait would return nonsense where its time is over after Ctrl-Z.
+            info = signal.sigwaitinfo(SIGNALS)
+            if over.is_set():
+                return
             number = signal.Signals(info.si_signo)
             of_the_kernel = info.si_code > 0  # a terminal's; kill() has 0 or less
-            if not processes.ask(number, send=not of_the_kernel) and not over.is_set():
+            if not processes.ask(number, send=not of_the_kernel):
                 stopped = RunStopped(
                     f"{number.name} while no process of the run was running; --resume begins or continues the run"
                 )
@@ -49,5 +48,7 @@ def passing_signals(processes: RankProcesses, show: Callable[[RunStopped], None]
         yield
     finally:
         over.set()
+        assert thread.ident is not None
+        signal.pthread_kill(thread.ident, signal.SIGUSR1)
         thread.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
