@@ -48,7 +48,8 @@ def complete_plugin(ctx: click.Context, param: click.Parameter, incomplete: str)
 def _keys(recipe: str | None) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
     """Yield dotted keys, each with a description and values."""
     from dpotrain.plugin.runtime.manager import PluginManager
-    from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel, tables_of
+    from dpotrain.recipe.sections.catalogue import CORE_SECTIONS, tables_of
+    from dpotrain.recipe.sections.run import TopLevel
 
     plugins, document = PluginManager.from_entry_points(), _document(recipe)
     yield from _fields("", TopLevel.model_fields)

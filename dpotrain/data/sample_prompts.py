@@ -13,7 +13,7 @@ from dpotrain.data.split import sampled
 from dpotrain.data.tokens.tokenize_prompts import PromptTokenizer
 from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.recipe.prompts import read_prompts
-from dpotrain.recipe.sections import HELD_OUT_PROMPTS, SamplesSection
+from dpotrain.recipe.sections.samples import HELD_OUT_PROMPTS, SamplesSection
 
 
 @dataclass(frozen=True, slots=True)

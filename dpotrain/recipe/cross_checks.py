@@ -10,7 +10,7 @@ from dpotrain.plugin.api import Callback, Exporter, InPlaceAdapter, Loss, Select
 from dpotrain.plugin.runtime.metric_names import faults
 from dpotrain.recipe.objective_checks import check_objective
 from dpotrain.recipe.prompts import read_prompts
-from dpotrain.recipe.sections import SamplesSection
+from dpotrain.recipe.sections.samples import SamplesSection
 from dpotrain.recipe.sharding import sharding_fault
 from dpotrain.recipe.tables import TableReader
 

@@ -15,7 +15,8 @@ from dpotrain.plugin.api.kinds import Kinds
 from dpotrain.plugin.api.nested import Beside
 from dpotrain.recipe.mixture import SOURCES
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import TopLevel, tables_of
+from dpotrain.recipe.sections.catalogue import tables_of
+from dpotrain.recipe.sections.run import TopLevel
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from dpotrain.core.errors import DpotrainError
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import TABLES
+from dpotrain.recipe.sections.catalogue import TABLES
 
 #: Columns of a written recipe, and where comments beside keys begin unless the key is longer.
 WIDTH = 110

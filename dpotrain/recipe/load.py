@@ -16,7 +16,7 @@ from dpotrain.recipe.files import EXTENDS, read_layers
 from dpotrain.recipe.merge import Tree
 from dpotrain.recipe.overrides import override_layer
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import CORE_SECTIONS
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS
 from dpotrain.recipe.tables import TableReader
 
 

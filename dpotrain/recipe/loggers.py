@@ -9,7 +9,8 @@ from pathlib import Path
 from dpotrain.plugin.api import Logger, Selection, kind_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import read_document
-from dpotrain.recipe.sections import EvaluationSection, TrainingSection
+from dpotrain.recipe.sections.evaluation import EvaluationSection
+from dpotrain.recipe.sections.training import TrainingSection
 from dpotrain.recipe.tables import TableReader
 
 LOGGERS = "loggers"

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from dpotrain.core.errors import RecipeError
 from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.recipe.mixture import SOURCES
-from dpotrain.recipe.sections import core_keys
+from dpotrain.recipe.sections.catalogue import core_keys
 
 #: Path of a value: table, key, list index, …
 Place: TypeAlias = tuple[str | int, ...]

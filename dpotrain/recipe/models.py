@@ -11,7 +11,8 @@ from typing import Any
 from dpotrain.plugin.api import Adapter, ModelLoader, Quantizer, Selection, kind_of
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.load import read_document
-from dpotrain.recipe.sections import DataSection, TrainingSection
+from dpotrain.recipe.sections.data import DataSection
+from dpotrain.recipe.sections.training import TrainingSection
 from dpotrain.recipe.tables import TableReader
 from dpotrain.recipe.validate import validate
 

@@ -9,7 +9,8 @@ from dpotrain.core.pair_columns import REFERENCE
 from dpotrain.plugin.api import Loss
 from dpotrain.plugin.api.loss import columns_read
 from dpotrain.plugin.api.nested import nested
-from dpotrain.recipe.sections import INITIAL_POLICY, DataSection, ReferenceSection
+from dpotrain.recipe.sections.data import DataSection
+from dpotrain.recipe.sections.reference import INITIAL_POLICY, ReferenceSection
 from dpotrain.recipe.tables import TableReader
 
 

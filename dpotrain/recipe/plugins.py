@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpotrain.core.errors import did_you_mean, short
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.problems import Problems
-from dpotrain.recipe.sections import TopLevel
+from dpotrain.recipe.sections.run import TopLevel
 
 
 def choose_plugins(top: TopLevel, given: PluginManager | None, problems: Problems) -> PluginManager:

@@ -9,8 +9,14 @@ from typing import Any
 
 from dpotrain.plugin.api import DatasetFormatter, DatasetSource, Exporter, Selection
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe import sections
 from dpotrain.recipe.mixture import SourceTable
+from dpotrain.recipe.sections.data import DataSection
+from dpotrain.recipe.sections.evaluation import EvaluationSection
+from dpotrain.recipe.sections.parallel import ParallelSection
+from dpotrain.recipe.sections.reference import ReferenceSection
+from dpotrain.recipe.sections.run import CheckpointsSection, LoggingSection, RunSection
+from dpotrain.recipe.sections.samples import SamplesSection
+from dpotrain.recipe.sections.training import TrainingSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +53,15 @@ class Recipe(Selection):
     """The core's typed tables, and the selected components, constructed with their options."""
 
     seed: int
-    run: sections.RunSection
-    data: sections.DataSection
-    reference: sections.ReferenceSection
-    training: sections.TrainingSection
-    parallel: sections.ParallelSection
-    evaluation: sections.EvaluationSection
-    samples: sections.SamplesSection | None = None
-    checkpoints: sections.CheckpointsSection
-    logging: sections.LoggingSection
+    run: RunSection
+    data: DataSection
+    reference: ReferenceSection
+    training: TrainingSection
+    parallel: ParallelSection
+    evaluation: EvaluationSection
+    samples: SamplesSection | None = None
+    checkpoints: CheckpointsSection
+    logging: LoggingSection
 
     plugins: PluginManager
     path: Path | None = None

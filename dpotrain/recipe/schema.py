@@ -12,7 +12,8 @@ from dpotrain.plugin.api.nested import BESIDE, KIND
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import EXTENDS
 from dpotrain.recipe.mixture import SOURCES
-from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, required_tables
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS, OPTIONAL_SECTIONS, required_tables
+from dpotrain.recipe.sections.run import TopLevel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NULL = {"type": "null"}

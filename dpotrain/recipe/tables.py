@@ -23,7 +23,8 @@ from dpotrain.recipe.merge import Place, Tree
 from dpotrain.recipe.mixture import AUTO, SOURCES
 from dpotrain.recipe.plugins import choose_plugins
 from dpotrain.recipe.problems import Problems
-from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TopLevel, core_keys, tables_of
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS, OPTIONAL_SECTIONS, core_keys, tables_of
+from dpotrain.recipe.sections.run import TopLevel
 from dpotrain.recipe.validate import unknown_at_top, validate
 
 

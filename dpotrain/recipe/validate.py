@@ -14,7 +14,8 @@ from dpotrain.plugin.api import Component
 from dpotrain.plugin.describe.expected import Expectations, shown
 from dpotrain.recipe.foreign import FOREIGN_TABLES
 from dpotrain.recipe.foreign_keys import foreign_hint
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS
+from dpotrain.recipe.sections.run import TopLevel
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections.data import DataSection
 from dpotrain_plugins import formatters
 from dpotrain_plugins.hf_datasets import HFDatasetsSource
 from tests.data.tokenizers_for_tests import bpe

@@ -10,7 +10,8 @@ from dpotrain.plugin.api import Component, DatasetFormatter
 from dpotrain.plugin.api.kinds import CORE_KINDS
 from dpotrain.plugin.describe.options import Option, options_of
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe.sections import CORE_SECTIONS, OPTIONAL_SECTIONS, TABLES, TopLevel
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS, OPTIONAL_SECTIONS, TABLES
+from dpotrain.recipe.sections.run import TopLevel
 from tests.docs.markdown import paragraphs, table
 
 _HEAD = ("key", "value", "default", "meaning")

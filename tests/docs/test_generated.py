@@ -3,7 +3,7 @@
 import pytest
 
 from dpotrain.plugin.api.kinds import CORE_KINDS
-from dpotrain.recipe.sections import CORE_SECTIONS
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS
 from tests.docs.generated import DOCUMENTS, ROOT, fill, stale
 from tests.docs.recipe_reference import built_ins
 

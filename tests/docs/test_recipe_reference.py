@@ -11,7 +11,7 @@ import pytest
 from dpotrain import load_recipe
 from dpotrain.engine.training.weight_groups import assign
 from dpotrain.plugin.api import Trained
-from dpotrain.recipe.sections import required_tables
+from dpotrain.recipe.sections.catalogue import required_tables
 from dpotrain_plugins.losses import COUPLED, LOSSES
 from dpotrain_plugins.optimizers import dpotrain_optimizers
 from tests.docs.blocks import blocks

@@ -40,7 +40,7 @@ from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.trainer import Trainer
 from dpotrain.engine.training.unfinished import Interrupted
 from dpotrain.plugin.api import Adapter, Loss
-from dpotrain.recipe.sections import ReferenceUpdate
+from dpotrain.recipe.sections.reference import ReferenceUpdate
 from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.optimizers import AdamW, Lion

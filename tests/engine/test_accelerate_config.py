@@ -12,7 +12,7 @@ from dpotrain.engine.parallel.accelerate_config import (
     refuse_engines,
     take_fsdp_config,
 )
-from dpotrain.recipe.sections import ParallelSection
+from dpotrain.recipe.sections.parallel import ParallelSection
 
 RECIPE = ParallelSection(), "auto"
 

@@ -14,7 +14,7 @@ from dpotrain.engine.layers.checkpointing import checkpoint_layers
 from dpotrain.engine.reference.reference import LiveReference, MovingReference
 from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.evaluation.evaluation_set import EvaluationSet
-from dpotrain.recipe.sections import ReferenceUpdate
+from dpotrain.recipe.sections.reference import ReferenceUpdate
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.engine.test_coupled import Whole

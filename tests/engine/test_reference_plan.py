@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dpotrain.engine.reference.plan import ReferencePlan
-from dpotrain.recipe.sections import INITIAL_POLICY, ReferenceUpdate
+from dpotrain.recipe.sections.reference import INITIAL_POLICY, ReferenceUpdate
 
 MOVES = ReferenceUpdate(every=512, share=0.6)
 

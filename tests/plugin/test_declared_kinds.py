@@ -17,7 +17,8 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.load import load_recipe
 from dpotrain.recipe.schema import recipe_schema
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS
+from dpotrain.recipe.sections.run import TopLevel
 from dpotrain.ui.plugin_page import page_text
 from dpotrain.ui.plugins_table import offers
 from tests.plugin.fakes import Offers

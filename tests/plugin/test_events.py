@@ -15,7 +15,7 @@ from dpotrain.core.reporter import Reporter, SilentReporter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import LoggingSection
+from dpotrain.recipe.sections.run import LoggingSection
 from tests.plugin.fakes import FakeLoader, FakeLogger, FakeLoss, FakeSource, Offers
 from tests.run.recipes import Recording
 

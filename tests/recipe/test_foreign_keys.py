@@ -10,7 +10,8 @@ from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.recipe.files import read_layers
 from dpotrain.recipe.foreign import FOREIGN_TABLES, Gap
 from dpotrain.recipe.foreign_keys import FOREIGN_KEYS
-from dpotrain.recipe.sections import CORE_SECTIONS, TopLevel
+from dpotrain.recipe.sections.catalogue import CORE_SECTIONS
+from dpotrain.recipe.sections.run import TopLevel
 from tests.docs.generated import ROOT
 from tests.recipe.writing import MINIMAL, refused
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpotrain.plugin.api.dataset_source import CORE_KEYS
 from dpotrain.plugin.runtime.manager import PluginManager
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections.data import DataSection
 from tests.plugin.fakes import (
     EVERYTHING,
     FakeAdapter,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpotrain.core.paths import cache_folder
-from dpotrain.recipe.sections import RunSection
+from dpotrain.recipe.sections.run import RunSection
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError
 from dpotrain.core.records import BestBy
 from dpotrain.core.reporter import SilentReporter
-from dpotrain.recipe.sections import CheckpointsSection
+from dpotrain.recipe.sections.run import CheckpointsSection
 from dpotrain.run.checkpoint import files as checkpoints
 from dpotrain.run.state import Progress
 from tests.run.recipes import project, records, run

@@ -12,7 +12,7 @@ from dpotrain.core.hashing import hash_text
 from dpotrain.data.formats.columns import MappedRows
 from dpotrain.data.tokens.chat_template import TemplateInputs, clock_values, template_sources
 from dpotrain.plugin.api import DatasetFormatter
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from dpotrain.recipe.sections import DataSection
+from dpotrain.recipe.sections.data import DataSection
 
 Truncation: TypeAlias = Literal["end", "start", "drop"]
 

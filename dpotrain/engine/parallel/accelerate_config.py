@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dpotrain.core.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
-    from dpotrain.recipe.sections import ParallelSection
+    from dpotrain.recipe.sections.parallel import ParallelSection
 
 #: FSDP's strategies in the order of their numbers, from 1, which a configuration may have in place of the names.
 _STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")

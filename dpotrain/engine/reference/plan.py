@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dpotrain.core.pair_columns import REFERENCE
-from dpotrain.recipe.sections import INITIAL_POLICY
+from dpotrain.recipe.sections.reference import INITIAL_POLICY
 
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe

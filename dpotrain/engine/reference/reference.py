@@ -22,7 +22,7 @@ from dpotrain.engine.reference.second_copy import SecondCopy
 from dpotrain.engine.reference.store import Sums
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.scorer import Scorer
-from dpotrain.recipe.sections import ReferenceUpdate
+from dpotrain.recipe.sections.reference import ReferenceUpdate
 
 #: Stores the sums (some, 2) of some pairs of a data set, by their indices (some,).
 Store: TypeAlias = "Callable[[npt.NDArray[np.int64], Sums], None]"

@@ -36,7 +36,7 @@ from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.metric_names import logged_names
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import INITIAL_POLICY
+from dpotrain.recipe.sections.reference import INITIAL_POLICY
 from dpotrain.run.building.data import read_data
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 from dpotrain.run.building.environment import describe

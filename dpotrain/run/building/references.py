@@ -29,7 +29,7 @@ from dpotrain.engine.reference.store import ReferenceStore
 from dpotrain.engine.reference.stored import StoredReferences, Used
 from dpotrain.engine.scoring.scorer import Scorer
 from dpotrain.plugin.api import Adapter
-from dpotrain.recipe.sections import INITIAL_POLICY
+from dpotrain.recipe.sections.reference import INITIAL_POLICY
 from dpotrain.run.building.engine_builder import EngineBuilder, batch_plan
 
 

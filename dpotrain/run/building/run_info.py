@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
     from dpotrain.recipe.recipe import Recipe
-    from dpotrain.recipe.sections import ReferenceUpdate
+    from dpotrain.recipe.sections.reference import ReferenceUpdate
 
 #: What limits the micro-batches, as it is shown.
 LIMITS = {

@@ -12,7 +12,8 @@ from dpotrain.engine.memory.budget import Fit
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.recipe.prompts import read_prompts
 from dpotrain.recipe.recipe import Recipe
-from dpotrain.recipe.sections import HELD_OUT_PROMPTS, EvaluationSection, SamplesSection
+from dpotrain.recipe.sections.evaluation import EvaluationSection
+from dpotrain.recipe.sections.samples import HELD_OUT_PROMPTS, SamplesSection
 from dpotrain.run.planning.description import Description
 from dpotrain.run.speed import Workload, first_passes
 

@@ -1,0 +1,1 @@
+"""The recipe tables that belong to the core, typed."""
