@@ -26,7 +26,11 @@ WAYS = {
 QUICK = ("full", (2, 1, 2))
 ROUTES = [
     QUICK,
-    *((way, route) for way in WAYS for route in [(4, 1, 2), (1, 4, 2), (2, 4, 1), (4, 2, 4)]),
+    ("full", (4, 1, 4)),
+    ("full, live reference", (4, 2, 4)),
+    ("full, moving reference", (1, 4, 2)),
+    ("lora", (4, 1, 2)),
+    ("lora, merged", (2, 4, 1)),
 ]
 
 
