@@ -32,10 +32,13 @@ def summary(run: Path) -> dict:
 
 
 FAILURES = [
-    (rank, place, how)
-    for place in ("step", "evaluation", "saving", "result", "loading")
-    for rank in (0, 1)
-    for how in ("raise", "exit")
+    (1, "step", "raise"),
+    (0, "step", "exit"),
+    *(
+        (rank, place, how)
+        for place in ("step", "evaluation", "saving", "result", "loading")
+        for rank, how in ((0, "raise"), (1, "exit"))
+    ),
 ]
 QUICK = {(1, "step", "raise")}
 

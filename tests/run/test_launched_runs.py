@@ -69,15 +69,15 @@ def test_a_killed_rank_starts_all_again_and_nothing_is_lost(rank, recipe, whole,
 
 
 @soak
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("place", "how", "code", "said"),
+    ("rank", "place", "how", "code", "said"),
     [
-        ("step", "raise", 1, "broken in the step"),
-        ("loading", "raise", 1, "broken in the loading"),
-        ("step", "memory", 1, "is out of memory (CUDA out of memory. Tried to allocate 20 MiB)"),
-        ("step", "signal", 75, "the run was stopped after step "),
-        ("saving", "signal", 75, "the run was stopped after step "),
+        (0, "step", "raise", 1, "broken in the step"),
+        (1, "step", "raise", 1, "broken in the step"),
+        (1, "loading", "raise", 1, "broken in the loading"),
+        (1, "step", "memory", 1, "is out of memory (CUDA out of memory. Tried to allocate 20 MiB)"),
+        (0, "step", "signal", 75, "the run was stopped after step "),
+        (1, "saving", "signal", 75, "the run was stopped after step "),
     ],
 )
 def test_what_befalls_one_rank_ends_all_and_is_said_once(rank, place, how, code, said, recipe, tmp_path):

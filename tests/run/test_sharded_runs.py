@@ -61,12 +61,9 @@ def recipe(tmp_path_factory) -> Path:
     ("rank", "place", "how"),
     [
         (1, "step", "memory"),
-        pytest.param(0, "step", "memory", marks=soak),
-        pytest.param(1, "step", "raise", marks=soak),
         pytest.param(0, "step", "raise", marks=soak),
         pytest.param(1, "step", "exit", marks=soak),
         pytest.param(1, "evaluation", "memory", marks=soak),
-        pytest.param(1, "evaluation", "raise", marks=soak),
     ],
 )
 def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, recipe, forked, tmp_path):
