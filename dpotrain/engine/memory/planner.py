@@ -93,6 +93,7 @@ class MemoryPlan:
 
     @property
     def _loading(self) -> int:
+        """What is held before anything else, where that is more than shards."""
         return self.share.loading and self.share.loading + self.held.get("process", 0)
 
     def activation_bytes(self, batches: BatchPlan) -> float:

@@ -86,9 +86,9 @@ def shard_model(
 
     ``layers`` are its decoder layers, ``bf16`` is whether it computes under bfloat16 autocast: layers are then gathered
     in bfloat16 where autocast would round their matrices anyway. Quantized weights are gathered byte by byte, and each
-    is compared with what it was. Gradients are added up in at least float32. Of a model
-    that is not trained ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards
-    are in the host's memory. Of a model on the meta device ``fill`` gives the shards their numbers.
+    is compared with what it was. Gradients are added up in at least float32. Of a model that is not trained
+    ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards are in the host's
+    memory. Of a model on the meta device ``fill`` gives the shards their numbers.
     """
     root = Root(policy)
     units: list[nn.Module] = [*layers, root]
