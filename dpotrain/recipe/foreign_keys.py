@@ -181,7 +181,7 @@ FOREIGN_KEYS: dict[str, Foreign] = {
     "double_quantization": Foreign("quantizer.double_quant"),
     "quantization_type": Foreign("quantizer.quant_type"),
     "bnb_4bit_compute_dtype": Foreign("quantizer.compute_dtype"),
-    "bnb_4bit_quant_storage": _unneeded("it is for sharded 4-bit weights"),
+    "bnb_4bit_quant_storage": _unneeded("4-bit weights are sharded byte by byte, whatever they are held in"),
     # data
     "dataset_name": _DATA,
     "dataset": _DATA,

@@ -14,8 +14,11 @@ def sharding_fault(selection: Selection, reference_quantizer: Quantizer | None) 
         ("quantizer", selection.quantizer),
         ("reference.quantizer", reference_quantizer),
     ):
-        if quantizer is not None:
-            return key, f'weights in the format of "{quantizer.name}" cannot be sharded over processes'
+        if quantizer is not None and not quantizer.shardable:
+            return key, (
+                f'weights in the format of "{quantizer.name}" cannot be sharded over processes: their layers may keep '
+                'whole weights beside those that are sharded; take "bnb-4bit", whose layers keep none'
+            )
     optimizer = selection.one_of(Optimizer)
     if optimizer is not None and selection.trains_in_place and not optimizer.elementwise:
         return (

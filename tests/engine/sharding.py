@@ -7,13 +7,18 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
+from torch import nn
 
+from dpotrain.core.errors import RunError
 from dpotrain.core.random_state import seed_all
 from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import pack
@@ -24,6 +29,7 @@ from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.parallel.protocol import Parallel
+from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.reference import (
     LiveReference,
     MovingReference,
@@ -44,6 +50,7 @@ from dpotrain.recipe.sections.reference import ReferenceUpdate
 from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.optimizers import AdamW, Lion
+from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.schedules import Constant
 from tests.engine.pairs import random_pairs
 from tests.engine.test_packed_equals_unpacked import build
@@ -71,11 +78,26 @@ class Coupled(Loss):
 
 
 def adapter_of(name: str) -> Adapter:
-    if name == "lora":
-        return Lora(Lora.Options(rank=4, alpha=8))
+    if name in ("lora", "dora"):
+        return Lora(Lora.Options(rank=4, alpha=8, dora=name == "dora"))
     if name == "layers":
         return Layers(Layers.Options(last=1))
     return AllWeights(AllWeights.Options())
+
+
+def in_four_bits(model: Any, storage: str) -> None:
+    """Quantize a model's layers in place, as the quantizer has transformers do it; codes are held in ``storage``."""
+    for layer in decoder_layers(model):
+        for name, module in list(layer.named_modules()):
+            if isinstance(module, nn.Linear):
+                few = Linear4bit(
+                    module.in_features, module.out_features, module.bias is not None,
+                    quant_type="nf4", quant_storage=getattr(torch, storage),
+                )  # fmt: skip
+                few.load_state_dict(module.state_dict())
+                layer.set_submodule(name, few.to("cpu"))
+    model.is_loaded_in_4bit = True  # peft asks
+    Bnb4bit(Bnb4bit.Options()).prepare(model)
 
 
 def reference_of(name: str, scorer: Scorer, adapter: Adapter, data: Any) -> Reference:
@@ -104,18 +126,31 @@ def steps(
     tiles: int = 0,
     on_host: bool = False,
     bf16: bool = False,
+    four_bits: str = "",
+    damage: str = "",
     steps: int = 6,
     stop_on: int | None = None,
 ) -> dict[str, Any]:
-    """Take some steps, and return their losses and gradient norms, the weights after them, and what they take."""
+    """Take some steps, and return their losses and gradient norms, the weights after them, and what they take.
+
+    ``four_bits`` is the dtype of the storage of 4-bit weights. ``damage`` names one of them, of which rank 1 has
+    another byte than the others.
+    """
     seed_all(0)
-    before = _alive()
+    before, codes_before = _alive(torch.is_floating_point), _alive(is_code)
     data = random_pairs(SIZES)
     policy: Any = build(kind, **{"initializer_range": 0.1, **(model or {})})
     chosen = adapter_of(adapter)
+    if four_bits:
+        in_four_bits(policy, four_bits)
     policy = chosen.attach(policy)
     layers = decoder_layers(causal_lm(policy))
-    parallel.shard(policy, layers, bf16=bf16, in_place=adapter != "lora")
+    if damage and parallel.world_rank == 1:
+        policy.get_parameter(damage).data.view(torch.uint8)[0] ^= 1
+    try:
+        parallel.shard(policy, layers, bf16=bf16, in_place=adapter not in ("lora", "dora"))
+    except RunError as error:
+        return {"ended": str(error)}
     use_memory_efficient_layers(policy)
     share_gradient(causal_lm(policy))
     with parallel.gathered(policy):
@@ -170,26 +205,38 @@ def steps(
         "weights": {name: _whole(each).tolist() for name, each in policy.named_parameters()},
         "packs": scorer.packs,
         "ended": ended,
+        "layers": sorted(
+            {type(each).__name__ for each in policy.modules() if isinstance(each, LoraLinear4bit)}
+        ),
+        "parameters": size.parameters,
         "bytes": {
             "weights": size.bytes,
+            "codes": sum(local_shard(each).nbytes for each in policy.parameters() if is_code(each)),
             "gradients": sum(each.bytes for each in size.trained),
             "optimizer": sum(each.nbytes for each in state),
-            "alive": _alive() - before,
+            "alive": _alive(torch.is_floating_point) - before,
+            "alive codes": _alive(is_code) - codes_before,
         },
     }
 
 
+def is_code(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.uint8
+
+
 def _whole(weight: torch.Tensor) -> torch.Tensor:
-    return (weight.full_tensor() if hasattr(weight, "full_tensor") else weight).detach().double()
+    whole = (weight.full_tensor() if hasattr(weight, "full_tensor") else weight).detach()
+    # Codes that are held as numbers may read as anything.
+    return (whole if whole.isfinite().all() else whole.view(torch.uint8)).double()
 
 
-def _alive() -> int:
-    """Return the bytes of all floating-point tensors of this process, shared memory once."""
+def _alive(counts: Callable[[torch.Tensor], bool]) -> int:
+    """Return the bytes of all tensors of this process that count, shared memory once."""
     gc.collect()
     found = {}
     for each in gc.get_objects():
         kind = type(each)  # asking isinstance imports what some modules import on demand
-        if issubclass(kind, torch.Tensor) and not hasattr(each, "to_local") and each.is_floating_point():
+        if issubclass(kind, torch.Tensor) and not hasattr(each, "to_local") and counts(each):
             storage = each.untyped_storage()
             found[storage._cdata] = storage.nbytes()
     return sum(found.values())

@@ -12,7 +12,7 @@ from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.sharded_model import Root, settings_of
 from dpotrain.engine.scoring.scorer import causal_lm
 from dpotrain_plugins.lora import Lora
-from tests.engine.sharding import steps
+from tests.engine.sharding import in_four_bits, steps
 from tests.engine.test_packed_equals_unpacked import build
 from tests.torchrun import torchrun
 
@@ -45,6 +45,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "windows": {"kind": "gemma2"},
     "recurrent": {"kind": "jamba"},
     "lion": {"optimizer": "lion"},
+    "4 bits": {"adapter": "lora", "reference": "live", "four_bits": "uint8"},
+    "4 bits, checkpointing": {"adapter": "lora", "four_bits": "uint8", "checkpointed": 2},
+    "4 bits in float32": {"adapter": "lora", "four_bits": "float32"},
+    "4 bits, dora": {"adapter": "dora", "reference": "live", "four_bits": "uint8"},
 }
 #: Those that differ in what processes exchange, or in when.
 EXCHANGES = [
@@ -56,8 +60,11 @@ EXCHANGES = [
     "checkpointing",
     "a coupled loss",
     "a mixture",
+    "4 bits",
 ]
-QUICK = ["all weights, stored reference", "tied embeddings, live reference", "lora, live reference"]
+QUICK = ["all weights, stored reference", "tied embeddings, live reference", "lora, live reference", "4 bits"]
+#: A quantized weight that the second process has with another byte than the first.
+DAMAGED = "base_model.model.model.layers.1.mlp.up_proj.base_layer.weight"
 
 
 def launched(cases: list[dict[str, Any]], processes: int, out: Path) -> list[list[dict[str, Any]]]:
@@ -86,10 +93,14 @@ def check_same(found: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def over_two(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
-    """What two processes found of the quick ways, and of the first again, when libraries have what they keep."""
+    """What two processes found of the quick ways, and of the first again, when libraries have what they keep.
+
+    And of 4-bit weights that they do not have the same.
+    """
     cases = [{"shards": 2, **WAYS[way]} for way in [*QUICK, QUICK[0]]]
+    cases.append({"shards": 2, **WAYS["4 bits"], "damage": DAMAGED})
     found = launched(cases, 2, tmp_path_factory.mktemp("two") / "out.json")
-    return dict(zip([*QUICK, "again"], found, strict=True))
+    return dict(zip([*QUICK, "again", "damaged"], found, strict=True))
 
 
 @pytest.mark.parametrize("way", QUICK)
@@ -100,6 +111,27 @@ def test_the_steps_are_those_of_one_process(way, over_two):
 def test_weights_gradients_and_optimizer_are_sharded_and_nothing_keeps_the_whole(over_two):
     (own, _), one = over_two["again"], alone({})
     check_sharded(own["bytes"], one["bytes"], 2)
+
+
+def test_the_codes_of_quantized_weights_are_sharded_and_nothing_keeps_the_whole(over_two):
+    found = alone(WAYS["4 bits"])
+    one = found["bytes"]
+    scales = one["alive codes"] - one["codes"]
+    assert 0 < scales < 0.04 * one["codes"]
+    for each in over_two["4 bits"]:
+        assert each["bytes"]["codes"] == one["codes"] / 2 > 0
+        assert each["bytes"]["alive codes"] == each["bytes"]["codes"] + scales
+        assert each["parameters"] == found["parameters"]
+        assert each["layers"] == found["layers"] == ["FusedLinear4bit"]
+
+
+def test_quantized_weights_that_do_not_come_back_as_they_were_are_refused(over_two):
+    for each in over_two["damaged"]:
+        assert (
+            f"sharded over processes, quantized weights do not come back as they were ({DAMAGED}, on process 1)"
+            in each["ended"]
+        )
+        assert """--set 'parallel.shard="none"'""" in each["ended"]
 
 
 def check_sharded(own: dict[str, int], one: dict[str, int], shards: int) -> None:
@@ -180,6 +212,15 @@ def test_layers_are_gathered_in_bfloat16_where_autocast_rounds_all_of_their_matr
     assert [each.param_dtype for each in precisions] == [torch.bfloat16 if low else None] * 2 + [None]
     assert all(each.reduce_dtype == torch.float32 for each in precisions)
     assert not any(each.cast_forward_inputs for each in precisions)
+
+
+@pytest.mark.parametrize("storage", ["uint8", "bfloat16", "float32"])
+def test_no_cast_touches_quantized_weights(storage):
+    model = build("llama")
+    in_four_bits(model, storage)
+    sharded, precisions = sharded_and_settings(model, in_place=False, bf16=True)
+    assert "model.layers.0.mlp.up_proj.weight" in sharded
+    assert all(each.param_dtype is None for each in precisions)
 
 
 def test_weights_that_several_layers_share_and_trained_ones_of_another_dtype_stay_whole():

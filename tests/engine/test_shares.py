@@ -133,6 +133,23 @@ def test_what_is_sharded_is_divided_by_the_ranks_and_the_rest_is_whole():
     assert whole.gathered == whole.added_up == 0
 
 
+def test_of_quantized_weights_the_codes_are_divided_and_all_of_them_are_there_while_they_load():
+    model = policy("lora")
+    few = {id(layer.base_layer.weight) for layer in model.modules() if hasattr(layer, "base_layer")}
+    assert few
+    bits = dict.fromkeys(few, 4.5)
+    size, matrices = count(model, bits), matrices_of(model, bits, in_place=False)
+    whole, part = (Share(size, matrices, layout, bf16=True) for layout in (ONE_DEVICE, Layout(4, 4)))
+    numbers = sum(each.numbers for each in matrices if each.quantized)
+    rest = sum(each.bytes for each in matrices if not each.quantized)
+    # 4 bits of each are a code, and half a bit is its part of a scale.
+    assert whole.weights - part.weights == (numbers // 2 + rest) * 3 // 4
+    # Nothing of them is rounded to bfloat16 as it is gathered.
+    assert not any(each.narrow for each in matrices)
+    assert (part.loading, whole.loading) == (size.bytes, 0)
+    assert share(model, Layout(4, 4), "lora").loading == 0
+
+
 def test_adapters_and_norms_are_whole_on_every_rank():
     model = policy("lora")
     part = share(model, Layout(8, 8), "lora")

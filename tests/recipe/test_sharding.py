@@ -23,7 +23,7 @@ lr = 1e-5
 shard = "{shard}"
 """
 LORA = '[adapter]\nuse = "lora"\n'
-FOUR_BITS = '[quantizer]\nuse = "bnb-4bit"\n'
+QUANTIZED = '[quantizer]\nuse = "{}"\n'
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,25 @@ def test_optimizers_that_need_whole_matrices_are_refused_unless_adapters_are_tra
     assert load(RECIPE.format(optimizer=optimizer, shard="auto"), plugins=installed).parallel.shard == "auto"
 
 
-def test_quantized_weights_are_refused(installed):
-    text = RECIPE.format(optimizer="adamw", shard="all") + LORA + FOUR_BITS
-    said = refused(text, plugins=installed)
-    assert 'quantizer: weights in the format of "bnb-4bit" cannot be sharded over processes' in said
+def test_of_quantized_weights_those_are_refused_whose_layers_may_keep_more_than_is_sharded(installed):
+    text = RECIPE.format(optimizer="adamw", shard="all") + LORA
+    assert load(text + QUANTIZED.format("bnb-4bit"), plugins=installed).parallel.shard == "all"
+    for other in ("bnb-8bit", "torchao-int8"):
+        assert (
+            f'[parallel] shard: quantizer: weights in the format of "{other}" cannot be sharded over processes: their '
+            'layers may keep whole weights beside those that are sharded; take "bnb-4bit", whose layers keep none; or '
+            'set shard = "none"'
+        ) in refused(text + QUANTIZED.format(other), plugins=installed)
+
+
+def test_a_quantizer_of_the_reference_rules_sharding_out_as_that_of_the_policy_does(installed):
+    text = (
+        RECIPE.format(optimizer="adamw", shard="all") + LORA + '[reference]\nof = "other"\nquantizer = "{}"\n'
+    )
+    assert load(text.format("bnb-4bit"), plugins=installed).parallel.shard == "all"
+    assert 'reference.quantizer: weights in the format of "bnb-8bit"' in refused(
+        text.format("bnb-8bit"), plugins=installed
+    )
 
 
 @pytest.mark.parametrize("key", ["group = 2", 'offload = "cpu"'])

@@ -145,3 +145,19 @@ def test_a_reference_of_its_own_is_sharded_like_the_policy(shape, tmp_path):
     plan = planned(recipe, 8, 12, *live)
     assert plan.devices.layout == "sharded over all 8"
     assert plan.parts["reference model"] == pytest.approx(plan.parts["weights"], rel=1e-3)
+
+
+def test_quantized_weights_are_sharded_where_all_of_them_fit_while_they_load(shape, tmp_path):
+    shape("70b")
+    recipe = project(tmp_path, adapter=True)
+    few = ["quantizer.use=bnb-4bit", "model.dtype=bfloat16"]
+    plan = planned(recipe, 8, 38, *few)
+    assert plan.devices.layout == "sharded over all 8"
+    assert plan.fits
+    # Embedding and head in bfloat16 and layers in 4 bits by an eighth each; scales and the adapter whole.
+    layers = 68.5e9
+    codes, scales = layers / 2, layers * 0.127 / 8
+    assert plan.parts["weights"] == pytest.approx((codes + 4.2e9) / 8 + scales, rel=0.05)
+    assert plan.needed == pytest.approx(codes + 4.2e9 + scales, rel=0.05)
+    assert "whole weights while they load" in plan.parts
+    assert not planned(recipe, 8, 24, *few).fits

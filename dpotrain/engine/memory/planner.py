@@ -87,8 +87,14 @@ class MemoryPlan:
         """
         peak = self.fit.peak(self.activations, self.longest)
         fits = peak <= SHARE[self.device] * self.room and self.share.added_up <= self.room
-        least = sum(self.held.values()) + max(int(peak), self.share.added_up)
-        return Need(least, self.available, fits and self.on_host <= self.host)
+        least = max(self._loading, sum(self.held.values()) + max(int(peak), self.share.added_up))
+        enough = fits and self._loading <= self.available and self.on_host <= self.host
+        return Need(least, self.available, enough)
+
+    @property
+    def _loading(self) -> int:
+        """What is held before anything else, where that is more than shards."""
+        return self.share.loading and self.share.loading + self.held.get("process", 0)
 
     def activation_bytes(self, batches: BatchPlan) -> float:
         """Return the activations of the largest micro-batch."""
@@ -115,6 +121,8 @@ class MemoryPlan:
         # Without room for a copy, training waits until the checkpoint is written.
         if self.checkpoint_copy and sum(parts.values()) + COPY_ROOM * self.checkpoint_copy <= self.available:
             parts["copy of a checkpoint"] = self.checkpoint_copy
+        if (beyond := self._loading - sum(parts.values())) > 0:
+            parts["whole weights while they load"] = beyond
         return parts
 
 

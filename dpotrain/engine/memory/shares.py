@@ -39,12 +39,13 @@ class Matrix:
     numbers: int
     rows: int
     bytes: int
-    """Of all of it, as it is held."""
+    """Of all of it, as it is held; of a quantized one the codes alone, since their scales are whole on every rank."""
     layer: int | None
     """Number of its decoder layer; None outside of them."""
     narrow: bool
     """Whether it is held in float32, and a layer that computes in bfloat16 gathers it in half the bytes."""
     trained: bool
+    quantized: bool
 
     def rows_of(self, shards: int) -> int:
         """Return the rows of the largest share: that of rank 0."""
@@ -75,7 +76,11 @@ def matrices_of(
         and (in_place or not weight.requires_grad)
     }
     place = {weight: number for number, layer in enumerate(layers) for weight in layer.parameters()}
-    rounds = [rounds_anyway(layer, named.keys()) for layer in layers]
+    # A layer with quantized weights is gathered byte by byte.
+    rounds = [
+        rounds_anyway(layer, named.keys()) and not any(id(weight) in bits for weight in layer.parameters())
+        for layer in layers
+    ]
     found = []
     for weight, name in named.items():
         number, width = place.get(weight), bits.get(id(weight))
@@ -83,10 +88,12 @@ def matrices_of(
             name=name,
             numbers=weight.numel(),
             rows=weight.shape[0],
-            bytes=int(weight.numel() * width / 8) if width else weight.nbytes,
+            # A code has a whole number of bits; the rest is scales.
+            bytes=weight.numel() * int(width) // 8 if width else weight.nbytes,
             layer=number,
-            narrow=number is not None and rounds[number] and weight.dtype == torch.float32 and not width,
+            narrow=number is not None and rounds[number] and weight.dtype == torch.float32,
             trained=weight.requires_grad,
+            quantized=bool(width),
         )
         found.append(matrix)
     return tuple(found)
@@ -118,6 +125,11 @@ class Share:
     def trained_on_host(self) -> tuple[Trained, ...]:
         """What it updates in the host's memory."""
         return self._updated(on_host=True)
+
+    @property
+    def loading(self) -> int:
+        """What of the weights is on the device while the model loads: all of a quantized one, sharded only then."""
+        return self.size.bytes if any(each.quantized for each in self._sharded) else 0
 
     @property
     def weights_on_host(self) -> int:

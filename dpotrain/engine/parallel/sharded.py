@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from dpotrain.engine.parallel.protocol import Compute, Computing
+from dpotrain.engine.parallel.quantized_weights import check_round_trip
 from dpotrain.engine.parallel.replicated import Replicated
 from dpotrain.engine.parallel.sharded_model import ShardedModel, shard_model
 from dpotrain.engine.parallel.shards import is_sharded, local_shard
@@ -69,6 +70,7 @@ class Sharded(WholeStates):
         model = shard_model(
             policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload, fill=fill
         )
+        check_round_trip(self.gather_objects(model.altered))
         # With the model itself: a reference that has computed its log-probs goes before the policy comes.
         setattr(policy, _SHARDED, model)
         if any(weight.requires_grad for weight in policy.parameters()):

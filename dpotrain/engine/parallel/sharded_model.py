@@ -26,6 +26,7 @@ from torch.distributed.fsdp import (
 )
 
 from dpotrain.engine.parallel.protocol import Compute
+from dpotrain.engine.parallel.quantized_weights import keep_kind, quantized_weights
 from dpotrain.engine.parallel.shards import gather_in_bfloat16, rounds_anyway
 
 
@@ -55,6 +56,8 @@ class ShardedModel:
     gathered_bytes: int
     """What whole weights and their gradients take at most at once, beside the shards: those outside the layers, of the
     layer that computes, and of the next one, which is gathered meanwhile."""
+    altered: tuple[str, ...] = ()
+    """Quantized weights that this process does not gather as they were."""
 
     def gather(self) -> None:
         """Hold what is outside the layers whole until :meth:`release`. Collective."""
@@ -82,16 +85,19 @@ def shard_model(
     """Shard a model's weights over the last dimension of ``mesh``, in place; a first one has copies. Collective.
 
     ``layers`` are its decoder layers, ``bf16`` is whether it computes under bfloat16 autocast: layers are then gathered
-    in bfloat16 where autocast would round their matrices anyway. Gradients are added up in at least float32. Of a model
-    that is not trained ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards
-    are in the host's memory. Of a model on the meta device ``fill`` gives the shards their numbers.
+    in bfloat16 where autocast would round their matrices anyway. Quantized weights are gathered byte by byte, and each
+    is compared with what it was. Gradients are added up in at least float32. Of a model that is not trained
+    ``in_place`` the trained weights are an adapter's, and stay whole. With ``offload`` the shards are in the host's
+    memory. Of a model on the meta device ``fill`` gives the shards their numbers.
     """
     root = Root(policy)
     units: list[nn.Module] = [*layers, root]
     # Nothing here keeps a whole weight that is to be sharded: they are freed unit by unit.
     whole, settings = settings_of(units, bf16, in_place)
     host: OffloadPolicy = CPUOffloadPolicy() if offload else OffloadPolicy()
+    altered: list[str] = []
     for unit, (precision, _) in zip(units, settings, strict=True):
+        quantized = quantized_weights(policy, unit, whole)
         # Gathered again for the backward pass: no weight is whole while nothing computes with it.
         fully_shard(
             unit,
@@ -104,12 +110,15 @@ def shard_model(
         _add_up(_fsdp(unit))
         if precision.param_dtype is not None:
             gather_in_bfloat16(unit)
+        if quantized:
+            altered += keep_kind(unit, quantized)
+            del quantized  # the whole of this unit's, before the next one's
     if fill is not None:
         fill()
     with torch.no_grad():
         root(lambda: None)  # the first module that computes becomes the root
     *sizes, outside = (size for _, size in settings)
-    return ShardedModel(root, outside + sum(sorted(sizes)[-2:]))
+    return ShardedModel(root, outside + sum(sorted(sizes)[-2:]), tuple(altered))
 
 
 def settings_of(

@@ -28,11 +28,18 @@ def local_shard(weight: torch.Tensor) -> torch.Tensor:
         return shard
 
 
+def holds_codes(weight: nn.Parameter) -> bool:
+    """Whether the bytes of a whole weight are codes of a quantizer, which a cast to another dtype would destroy."""
+    return type(weight) is not nn.Parameter or not (weight.is_floating_point() or weight.is_complex())
+
+
 def rounds_anyway(layer: nn.Module, matrices: Collection[nn.Parameter]) -> bool:
     """Whether bfloat16 autocast computes with all of these matrices that a layer has in bfloat16.
 
     Then nothing else reads their numbers, and they can be gathered in bfloat16.
     """
+    if any(holds_codes(weight) for weight in layer.parameters() if weight in matrices):
+        return False
     for module in layer.modules():
         if getattr(module, "lora_magnitude_vector", None):  # DoRA takes the norms of the base's weights
             return False

@@ -22,6 +22,11 @@ class Quantizer(Component):
     """Whether the quantized weights themselves can be trained. Where not, a recipe needs an ``[adapter]`` that trains
     others beside them."""
 
+    shardable: ClassVar[bool] = False
+    """Whether processes can shard the quantized weights (``parallel.shard``): each layer computes with
+    parameters of two dimensions or more, which are cut by rows and gathered byte by byte, and keeps only what is small
+    beside them. A gathered parameter has the class and the attributes that the loaded one had."""
+
     @abstractmethod
     def loading_config(self) -> Any:
         """Return what the model loader passes on to loading (for transformers, a quantization config)."""

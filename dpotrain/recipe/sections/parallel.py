@@ -15,7 +15,8 @@ class ParallelSection(Section):
     shard: Literal["auto", "none", "all"] = Field(
         "auto",
         description='"all" shards the weights over the processes, with their gradients and optimizer state; each '
-        "decoder layer is gathered while it computes. With an adapter these are the frozen weights. "
+        "decoder layer is gathered while it computes. With an adapter these are the frozen weights, also in the 4 bits "
+        "of `bnb-4bit`; other quantized weights are refused. "
         '"none" holds all of them on every process, which exchanges less. "auto" is "none" where that fits on every '
         "GPU with the longest pair, and on CPUs; otherwise the weights are sharded over the processes of a machine if "
         "that is enough, or over all. The header says which, and why.",

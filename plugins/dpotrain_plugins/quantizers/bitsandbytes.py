@@ -68,6 +68,7 @@ class Bnb4bit(_BitsAndBytes):
 
     name = "bnb-4bit"
     width = 4
+    shardable = True
 
     class Options(_BitsAndBytes.Options):
         quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit NormalFloat, or 4-bit float.")
