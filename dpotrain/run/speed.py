@@ -132,8 +132,8 @@ def _reached(model: PreTrainedModel) -> float:
 def first_passes(recipe: Recipe, policy: PreTrainedModel, batches: BatchPlan) -> float:
     """Return the share of the tokens that are scored once more, before there are gradients.
 
-    They are those of all steps for a loss that couples pairs, and for one that balances the routers, those of steps that
-    have several micro-batches, on one data rank or more.
+    They are those of all steps for a loss that couples pairs, and for one that balances the routers, those of steps
+    that have several micro-batches, on one data rank or more.
     """
     if recipe.loss.couples_pairs:
         return 1.0

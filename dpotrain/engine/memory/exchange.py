@@ -3,8 +3,8 @@
 By the ring algorithms of NCCL a rank of n sends (n-1)/n of what it gathers or scatters, and 2(n-1)/n of what all ranks
 add up; with an exchange of all with all (n-1)/n of what it holds.
 
-Left out is what is small beside this: sums and flags of a step, which hosts exchange, the norm of sharded gradients, and
-the log-probs that a context group adds up, a few bytes a scored token.
+Left out is what is small beside this: sums and flags of a step, which hosts exchange, the norm of sharded gradients,
+and the log-probs that a context group adds up, a few bytes a scored token.
 """
 
 from __future__ import annotations
