@@ -79,7 +79,7 @@ def answer(
     bf16: bool,
     each_token: Callable[[torch.Tensor], None] = lambda ids: None,
     gathered: AbstractContextManager[None] | None = None,
-    agreed: Callable[[bool], bool] = lambda ended: ended,
+    agreed: Callable[[bool], bool] | None = None,
 ) -> list[int]:
     """Return the ids that a model answers to a prompt, without the one of ``stops`` that ends them.
 
@@ -88,7 +88,7 @@ def answer(
 
     Where passes are collective, ``gathered`` is that of :func:`inference`, all processes answer the same prompt, and
     ``agreed`` (see :meth:`.protocol.Parallel.agreed`) has all of them stop after the same token: devices may round
-    differently, and a process that went on alone would wait for the others.
+    differently, and a process that went on alone would wait for the others. It waits for the device after each token.
 
     Raises:
         ValueError: the model has no position left after the prompt.
@@ -98,7 +98,8 @@ def answer(
     class AfterEachToken(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
             each_token(input_ids[0, len(prompt) :])
-            ended = agreed(int(input_ids[0, -1]) in stops)
+            # Alone a process leaves it to generate, which does not wait for the device to know the token.
+            ended = agreed is not None and agreed(int(input_ids[0, -1]) in stops)
             return torch.full((len(input_ids),), ended, dtype=torch.bool, device=input_ids.device)
 
     model = causal_lm(policy)

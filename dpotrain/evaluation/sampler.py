@@ -90,6 +90,6 @@ class Sampler:
             bf16=self.bf16,
             each_token=lambda ids: each_token(),
             gathered=self.parallel.gathered(self.policy),
-            agreed=self.parallel.agreed,
+            agreed=self.parallel.agreed if self.parallel.collective_passes else None,
         )
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

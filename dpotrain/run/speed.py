@@ -130,16 +130,17 @@ def _reached(model: PreTrainedModel) -> float:
 
 
 def first_passes(recipe: Recipe, policy: PreTrainedModel, batches: BatchPlan) -> float:
-    """Return the share of steps whose pairs are scored once more, before there are gradients.
+    """Return the share of the tokens that are scored once more, before there are gradients.
 
-    That is for a loss that couples pairs, and, in steps of several micro-batches, for one that balances the routers.
+    They are those of all steps for a loss that couples pairs, and for one that balances the routers, those of steps
+    that have several micro-batches, on one data rank or more.
     """
     if recipe.loss.couples_pairs:
         return 1.0
     if Routing.of(policy, recipe.training.router_loss_weight) is None:
         return 0.0
     steps = microbatch_tokens(batches)
-    return sum(len(step) > batches.ranks for step in steps) / len(steps)
+    return sum(sum(step) for step in steps if len(step) > 1) / sum(map(sum, steps))
 
 
 def sustained_rate(device: torch.device, precision: str) -> float:

@@ -1,6 +1,7 @@
 """Training steps of a tiny model on the processes of a launcher, or on one: ``python -m tests.engine.sharding``.
 
-Each case is a dictionary of the keyword arguments of :func:`steps`; the main process writes what all of them found.
+Each case is a dictionary of the keyword arguments of :func:`steps`, of ``shards`` and ``offload``; the main process
+writes what all of them found.
 """
 
 import gc
@@ -24,6 +25,7 @@ from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.engine.layers.checkpointing import checkpoint_layers, decoder_layers
+from dpotrain.engine.layers.compiling import compile_layers
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
@@ -125,6 +127,7 @@ def steps(
     checkpointed: int = 0,
     tiles: int = 0,
     on_host: bool = False,
+    compiled: bool = False,
     bf16: bool = False,
     four_bits: str = "",
     damage: str = "",
@@ -145,6 +148,7 @@ def steps(
         in_four_bits(policy, four_bits)
     policy = chosen.attach(policy)
     layers = decoder_layers(causal_lm(policy))
+<<<<<<< HEAD
     if damage and parallel.world_rank == 1:
         policy.get_parameter(damage).data.view(torch.uint8)[0] ^= 1
     try:
@@ -152,6 +156,11 @@ def steps(
     except RunError as error:
         return {"ended": str(error)}
     use_memory_efficient_layers(policy)
+=======
+    parallel.shard(policy, layers, bf16=bf16, in_place=adapter != "lora")
+    if not compiled:
+        use_memory_efficient_layers(policy)
+>>>>>>> h-exchange
     share_gradient(causal_lm(policy))
     with parallel.gathered(policy):
         scorer = choose_scorer(policy, pack(data, range(len(data))), packing="auto", bf16=bf16).scorer
@@ -166,6 +175,8 @@ def steps(
     if on_host:
         offload_inputs(policy)
     component = {"adamw": AdamW(AdamW.Options(lr=RATE)), "lion": Lion(Lion.Options(lr=RATE / 10))}[optimizer]
+    if compiled:
+        compile_layers(policy)
     built = build_optimizer(component, policy, optimized=parallel.optimized)
     scorer, built = parallel.place(scorer, built)
     asked = [0]
@@ -243,8 +254,12 @@ def _alive(counts: Callable[[torch.Tensor], bool]) -> int:
 
 
 def main(cases: list[dict[str, Any]], out: Path) -> None:
+    from dpotrain.engine.parallel import sharded_model
     from dpotrain.engine.parallel.sharded import Sharded
     from dpotrain.engine.parallel.start import start
+
+    # Memory is pinned for a GPU.
+    sharded_model.CPUOffloadPolicy = partial(sharded_model.CPUOffloadPolicy, pin_memory=False)
 
     torch.set_num_threads(1)
     joined = start()
@@ -252,6 +267,8 @@ def main(cases: list[dict[str, Any]], out: Path) -> None:
     for case in cases:
         shards = case.pop("shards", 0)
         parallel = Sharded(joined, shards) if shards else joined
+        if case.pop("offload", False):  # as for a GPU; of a CPU all memory is the host's
+            parallel._offload, parallel.shards_on = True, torch.device("cpu")
         found.append(parallel.gather_objects(steps(parallel, **case)))
         joined.wait()
     if joined.is_main:

@@ -9,6 +9,7 @@ from dpotrain.engine.layers.checkpointing import checkpoint_layers, decoder_laye
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.lora import Lora
 from tests.engine.pairs import random_pairs
 from tests.support import tiny_model
@@ -41,6 +42,22 @@ def test_some_or_all_layers_change_no_bit(adapter, layers):
     got, got_gradients = gradients(adapter, layers)
     assert torch.equal(got, expected)
     assert all(map(torch.equal, got_gradients, expected_gradients))
+
+
+def test_no_backward_pass_goes_through_layers_below_what_is_trained():
+    policy = Layers(Layers.Options(last=1)).attach(tiny_model("llama", num_hidden_layers=3).train())
+    checkpoint_layers(policy, 3)
+    calls, reached = [0] * 3, []
+    for number, layer in enumerate(decoder_layers(policy)):
+
+        def count(module: object, given: object, at: int = number) -> None:
+            calls[at] += 1
+
+        layer.mlp.register_forward_pre_hook(count)
+        layer.register_forward_hook(lambda module, given, found: reached.append(found.requires_grad))
+    PackedScorer(policy, LogitTransform(), False)(BATCH).sum().backward()
+    assert reached == [False, False, True]
+    assert calls == [1, 1, 2]
 
 
 @pytest.mark.parametrize("draws", ["nothing", "a module", "the configuration", "unknown code"])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.attention import packed
@@ -112,6 +113,44 @@ def test_it_ends_at_a_stop_token_which_is_not_part_of_the_answer():
     whole = answer(model, PROMPT, LONG, (), bf16=False)
     stop = whole[3]
     assert answer(model, PROMPT, LONG, {stop}, bf16=False) == whole[: whole.index(stop)]
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often Python asks for a number that a device has computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_process_alone_waits_for_the_device_no_more_often_than_generate():
+    model = tiny_model()
+    with Waits() as own:
+        plain(model, PROMPT, max_new_tokens=24, do_sample=False)
+    with Waits() as alone:
+        answer(model, PROMPT, LONG, ends_of(model), bf16=False)
+    assert alone.count <= own.count
+    with Waits() as together:
+        answer(model, PROMPT, LONG, ends_of(model), bf16=False, agreed=lambda ended: ended)
+    assert together.count == alone.count + 24
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_processes_that_answer_together_stop_where_they_agree_to(stop):
+    model = tiny_model()
+    whole = answer(model, PROMPT, LONG, (), bf16=False)
+    asked: list[bool] = []
+
+    def agreed(ended: bool) -> bool:
+        asked.append(ended)
+        return len(asked) == 6
+
+    stops = set() if stop is None else {whole[stop]}
+    found = answer(model, PROMPT, LONG, stops, bf16=False, agreed=agreed)
+    assert asked == [token in stops for token in whole[: len(asked)]]
+    assert found == whole[: 6 if stop is None else whole.index(whole[stop])]
 
 
 def test_it_ends_where_the_model_has_no_more_positions():

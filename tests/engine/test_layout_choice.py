@@ -79,6 +79,10 @@ def test_one_device_and_cpus_are_not_looked_at():
     for devices, device in ((1, "cuda"), (4, "cpu")):
         found = choose_layout(Wanted(), devices, machine=4, device=device, cannot_shard=str, need=need)
         assert found == Choice(Layout(devices), "")
+    # Whose shards are in the host's memory anyway.
+    wanted = Wanted("all", offload=True)
+    found = choose_layout(wanted, 4, machine=4, device="cpu", cannot_shard=str, need=need)
+    assert found == Choice(Layout(4, 4), "")
 
 
 @given(

@@ -1,13 +1,16 @@
 """Weights sharded over processes: the steps of one process, in a part of its memory."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from dpotrain.engine.layers.checkpointing import decoder_layers
+from dpotrain.engine.parallel import sharded_model
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.sharded_model import Root, settings_of
 from dpotrain.engine.scoring.scorer import causal_lm
@@ -63,6 +66,7 @@ EXCHANGES = [
     "4 bits",
 ]
 QUICK = ["all weights, stored reference", "tied embeddings, live reference", "lora, live reference", "4 bits"]
+OFFLOADED = ["all weights, live reference", "lora, live reference"]
 #: A quantized weight that the second process has with another byte than the first.
 DAMAGED = "base_model.model.model.layers.1.mlp.up_proj.base_layer.weight"
 
@@ -98,14 +102,39 @@ def over_two(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     And of 4-bit weights that they do not have the same.
     """
     cases = [{"shards": 2, **WAYS[way]} for way in [*QUICK, QUICK[0]]]
+    cases += [{"shards": 2, "offload": True, **WAYS[way]} for way in OFFLOADED]
     cases.append({"shards": 2, **WAYS["4 bits"], "damage": DAMAGED})
     found = launched(cases, 2, tmp_path_factory.mktemp("two") / "out.json")
-    return dict(zip([*QUICK, "again", "damaged"], found, strict=True))
+    names = [*QUICK, "again", *(f"{way}, offloaded" for way in OFFLOADED), "damaged"]
+    return dict(zip(names, found, strict=True))
 
 
 @pytest.mark.parametrize("way", QUICK)
 def test_the_steps_are_those_of_one_process(way, over_two):
     check_same(over_two[way], alone(WAYS[way]))
+
+
+@pytest.mark.parametrize("way", OFFLOADED)
+def test_shards_that_torch_offloads_take_the_same_steps(way, over_two):
+    check_same(over_two[f"{way}, offloaded"], alone(WAYS[way]))
+
+
+class _Given(Exception):
+    """Ends a test once torch was asked to shard."""
+
+
+@pytest.mark.parametrize(("offload", "policy"), [(False, OffloadPolicy), (True, CPUOffloadPolicy)])
+def test_torch_is_told_whether_shards_are_in_the_host_s_memory(offload, policy, monkeypatch):
+    def given(unit, *, offload_policy, **options):
+        raise _Given(type(offload_policy))
+
+    monkeypatch.setattr(sharded_model, "fully_shard", given)
+    model = build("llama")
+    with pytest.raises(_Given) as found:
+        sharded_model.shard_model(
+            model, decoder_layers(model), None, bf16=False, in_place=True, offload=offload
+        )
+    assert found.value.args == (policy,)
 
 
 def test_weights_gradients_and_optimizer_are_sharded_and_nothing_keeps_the_whole(over_two):
@@ -159,6 +188,13 @@ def test_every_way_of_training_gives_the_steps_of_one_process(processes, shards,
         except AssertionError as error:
             failed.append(f"{way}: {error}")
     assert not failed, "\n".join(failed)
+
+
+@soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_that_are_sharded_give_the_steps_of_one_process(tmp_path):
+    (found,) = launched([{"shards": 2, "compiled": True, "checkpointed": 1}], 2, tmp_path / "out.json")
+    check_same(found, alone({}))
 
 
 @soak

@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dpotrain.core.errors import RecipeError
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.memory.activations import Activations, Kept
-from dpotrain.engine.memory.exchange import AttentionSize, Exchange, Links, StepWork, exchange_of
+from dpotrain.engine.memory.exchange import AttentionSize, Beside, Exchange, Links, StepWork, exchange_of
 from dpotrain.engine.memory.layout import ONE_DEVICE, Layout
 from dpotrain.engine.memory.model_size import count, trained_bytes
 from dpotrain.engine.memory.shares import Share, matrices_of
 from dpotrain.engine.training.all_weights import AllWeights
+from dpotrain_plugins.layers import Layers
 from dpotrain_plugins.lora import Lora
 from tests.support import tiny_model
 
@@ -36,17 +37,19 @@ WORK = StepWork(
 )
 
 
+ADAPTERS = {
+    "full": AllWeights(AllWeights.Options()),
+    "lora": Lora(Lora.Options(rank=4)),
+    "last layer": Layers(Layers.Options(last=1)),
+}
+
+
 def policy(adapter: str = "full", **config: Any):
-    model = tiny_model("llama", **config).train()
-    return (
-        Lora(Lora.Options(rank=4)).attach(model)
-        if adapter == "lora"
-        else AllWeights(AllWeights.Options()).attach(model)
-    )
+    return ADAPTERS[adapter].attach(tiny_model("llama", **config).train())
 
 
 def share(model, layout: Layout = ONE_DEVICE, adapter: str = "full", bf16: bool = False) -> Share:
-    return Share(count(model), matrices_of(model, in_place=adapter == "full"), layout, bf16)
+    return Share(count(model), matrices_of(model, in_place=adapter != "lora"), layout, bf16)
 
 
 @contextmanager
@@ -92,12 +95,12 @@ def sharded(model, number: int, adapter: str):
     return model
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize(("adapter", "reached"), [("full", 1.0), ("lora", 1.0), ("last layer", 1 / 4)])
 @pytest.mark.parametrize(("number", "more"), [(4, {}), (4, {"tie_word_embeddings": True}), (3, {}), (64, {})])
-def test_a_rank_holds_and_sends_what_fully_shard_does(number, more, adapter):
-    model = policy(adapter, **more)
+def test_a_rank_holds_and_sends_what_fully_shard_does(number, more, adapter, reached):
+    model = policy(adapter, num_hidden_layers=4, **more)
     predicted = share(model, Layout(number, number), adapter)
-    expected = exchange_of(predicted, WORK)
+    expected = exchange_of(predicted, replace(WORK, reached=reached))
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     sent = Sent(number)
     with ranks(number):
@@ -225,6 +228,23 @@ def test_what_is_sent_by_hand():
     more = replace(WORK, passes=1, recomputed=0.5)
     sent = 3.5 * (1000 / 4) * 2 * (2 * 4 + 2 * 4) * 8 * 4 * 3 / 4
     assert exchange_of(replace(parts, layout=Layout(4, context=4)), more).attention == sent
+    # Below the last quarter of the layers there is no backward pass, and nothing is computed again for one.
+    last = replace(WORK, reached=0.25, recomputed=1)
+    sent = 1.5 * (1000 / 2) * 2 * (2 * 4 + 2 * 2) * 8 * 4 / 2
+    assert exchange_of(replace(parts, layout=Layout(2, context=2)), last).attention == sent
+
+
+def test_a_reference_of_its_own_size_sends_what_its_forward_pass_does():
+    layout = Layout(4, 4, context=2)
+    parts, small = share(policy(), layout), tiny_model("llama", hidden_size=16, intermediate_size=32)
+    reference = Beside(share(small), AttentionSize.of(small, bf16=False)).in_layout(layout)
+    work = replace(WORK, microbatches=3)
+    alone, both = exchange_of(parts, work), exchange_of(parts, work, reference)
+    matrices = sum(each.numbers for each in reference.share.matrices)
+    # A quarter of its matrices to each other rank; 4 heads and 2 groups of 4 numbers in 2 layers, as above.
+    assert both.gathered - alone.gathered == 3 * 3 * 4 * matrices / 4
+    assert both.attention - alone.attention == (1000 / 2) * 2 * (2 * 4 + 2 * 2) * 4 * 4 / 2
+    assert replace(both, gathered=alone.gathered, attention=alone.attention) == alone
 
 
 def test_copies_of_hybrid_sharding_are_added_up_once_a_step():

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import hashlib
 import importlib
+import json
 import math
 import os
 import re
@@ -366,3 +367,20 @@ def clock_goes_backwards() -> None:
 
     time.time = earlier
     time.time_ns = lambda: int(earlier() * 1e9)
+
+
+def count_exchange(out: str) -> None:
+    """Write what this process sends in each step, as :class:`tests.run.counting.Counting` has it, into a file."""
+    from dpotrain.engine.training.trainer import Trainer
+    from tests.run.counting import Counting
+
+    ordinary, steps = Trainer.train_step, []
+
+    def train_step(self: Trainer, plan: Any) -> Any:
+        with Counting(self.parallel._control) as counting:
+            record = ordinary(self, plan)
+        steps.append(counting.sent)
+        Path(out).write_text(json.dumps(steps), encoding="utf-8")
+        return record
+
+    Trainer.train_step = train_step

@@ -25,15 +25,19 @@ STORED = ['reference.when="precomputed"', "run.cache_dir=false"]  # where anothe
 TOKENS = ['loss.use="sft"', 'loss.per="token"']
 COUPLED = ['loss.use="mix"', 'loss.terms=[{use="dpo"}, {use="bco"}, {use="sft", per="token", weight=0.1}]']
 CHECKPOINTED = ["training.activation_checkpointing=true"]
-SHARDED = ['parallel.shard="all"', *LIVE]
+SHARDED = ['parallel.shard="all"']
+GROUPS = [*SHARDED, "parallel.group=2"]
 
-#: What a run trains and how, by how many processes; two of them share each pair.
+#: What a run trains and how, by how many processes; two of them share each pair, and groups of them the weights.
 WAYS = [
     ("lora", 2, LIVE),
-    *(("full", ranks, how) for ranks in (2, 4) for how in (LIVE, STORED, TOKENS, COUPLED, CHECKPOINTED)),
+    *(("full", 2, how) for how in (LIVE, STORED, TOKENS, COUPLED, CHECKPOINTED)),
+    *(("full", 4, how) for how in (LIVE, TOKENS, CHECKPOINTED)),
     *(("lora", 2, how) for how in (STORED, COUPLED, CHECKPOINTED)),
-    *(("lora", 4, how) for how in (LIVE, STORED, COUPLED, CHECKPOINTED)),
-    *((what, 4, SHARDED) for what in ("lora", "full")),
+    *(("lora", 4, how) for how in (LIVE, COUPLED)),
+    ("full", 2, [*SHARDED, *STORED]),
+    ("full", 4, [*SHARDED, *COUPLED]),
+    *((what, 4, [*GROUPS, *LIVE]) for what in ("lora", "full")),
     *(("mixture of experts", ranks, ["training.router_loss_weight=0.5"]) for ranks in (2, 4)),
 ]
 QUICK = [("lora", 2, LIVE)]

@@ -17,7 +17,8 @@ from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.run import layout as layouts
 from dpotrain.run import session
 from dpotrain_plugins.transformers_loader import TransformersLoader
-from tests.run.recipes import Recording, project, run
+from tests.data.preparing import RecordingReporter
+from tests.run.recipes import project, run
 from tests.run.test_layouts import GB, planned, shape
 
 __all__ = ["shape"]
@@ -99,6 +100,10 @@ def test_one_process_and_what_the_recipe_says_need_no_description(tmp_path, monk
 def test_the_header_says_why(tmp_path, monkeypatch):
     why = "weights are replicated, which takes at least 17.8 GB of the 80.0 GB of each device"
     monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (joined, why))
-    listening = Recording()
+    listening = RecordingReporter()
     run(project(tmp_path), "training.steps=1", reporter=listening)
     assert listening.facts["engine"].endswith(why)
+    # One process has nothing to choose, and shows no phase of it.
+    phases = [name for name, _, _ in listening.phases]
+    assert "measuring memory" in phases
+    assert not any("how processes" in name for name in phases)

@@ -40,6 +40,7 @@ def test_a_run_with_divided_weights_is_that_of_one_process(ranks, more, one_proc
     recipe, expected = one_process
     ended = forked.ranks(recipe, [into(tmp_path), SHARD, *more], ranks=ranks)
     assert [each.code for each in ended] == [0] * ranks, ended
+    assert "choosing how processes hold the weights" in ended[0].output
     shards = 2 if "parallel.group=2" in more else ranks
     assert f"{ranks} processes, weights sharded over {shards}" in ended[0].output
     assert losses(tmp_path) == pytest.approx(expected, abs=1e-5)

@@ -76,5 +76,7 @@ def checkpoint_layers(policy: PreTrainedModel, count: int) -> None:
         model.activation_checkpointing_enable(how)
     else:  # transformers before 5.20 or so
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    # Only reentrant checkpoints need inputs with gradients, which would take the backward pass through frozen layers.
+    model.disable_input_require_grads()
     for number, layer in enumerate(decoder_layers(policy)):
         layer.gradient_checkpointing = number < count

@@ -2,16 +2,19 @@
 
 By the ring algorithms of NCCL a rank of n sends (n-1)/n of what it gathers or scatters, and 2(n-1)/n of what all ranks
 add up; with an exchange of all with all (n-1)/n of what it holds.
+
+Left out is what is small beside this: sums and flags of a step, which hosts exchange, the norm of sharded gradients,
+and the log-probs that a context group adds up, a few bytes a scored token.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dpotrain.engine.memory.layout import Layout
-from dpotrain.engine.memory.shares import Share
+from dpotrain.engine.memory.shares import Matrix, Share
 from dpotrain.engine.scoring.scorer import causal_lm
 
 if TYPE_CHECKING:
@@ -61,12 +64,25 @@ class StepWork:
     tokens: float
     """Of the rank's pairs; with context parallelism, of those that its context group shares."""
     passes: float
-    """Forward passes without gradients over each micro-batch: of the reference, and of a loss over the whole step."""
+    """Forward passes of the policy without gradients over each micro-batch: as the reference, and for a loss over the
+    whole step."""
     reached: float
-    """Share of the layers that the backward pass goes through."""
+    """Share of the layers that the backward pass goes through, the last ones."""
     recomputed: float
-    """Share of the layers whose activations are computed again."""
+    """Share of the layers that are checkpointed, the first ones."""
     attention: AttentionSize
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A model of its own that computes the reference in every step."""
+
+    share: Share
+    attention: AttentionSize
+
+    def in_layout(self, layout: Layout) -> Beside:
+        """Return what a rank holds of it in a layout."""
+        return replace(self, share=replace(self.share, layout=layout))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +129,21 @@ class Exchange:
         return max(computing, beside) + between
 
 
-def exchange_of(share: Share, work: StepWork) -> Exchange:
-    """Return what a rank sends in a step."""
+def exchange_of(share: Share, work: StepWork, reference: Beside | None = None) -> Exchange:
+    """Return what a rank sends in a step; ``reference`` is in the layout of the policy's ``share``."""
     layout = share.layout
     shards, copies, context = layout.shards or 1, layout.copies, layout.context
-    matrices = () if layout.shards is None else share.matrices
+    matrices = _sharded(share)
+    # Besides those reached, the layer before them: torch gathers each one while the one behind it goes backward.
+    layers = max((each.layer for each in matrices if each.layer is not None), default=-1) + 1
+    again = round((1 - work.reached) * layers) - 1
     gathered = scattered = of_shard = 0.0
     for each in matrices:
         # Gathered for each forward pass, and once more for the backward pass.
-        passes = 1 + work.passes + (1 if each.layer is None else work.reached)
-        numbers = each.numbers // each.rows * each.rows_of(shards)
-        gathered += passes * (shards - 1) * each.gathered(share.bf16) * each.rows_of(shards) / each.rows
+        backward = each.layer is None or each.layer >= again
+        gathered += (1 + work.passes + backward) * _gathered(each, share)
         if each.trained:
+            numbers = each.numbers // each.rows * each.rows_of(shards)
             scattered += _FLOAT32 * (shards - 1) * numbers
             of_shard += _FLOAT32 * numbers
     sharded = {each.name for each in matrices}
@@ -133,16 +152,30 @@ def exchange_of(share: Share, work: StepWork) -> Exchange:
         for weight in share.size.trained
         if weight.name not in sharded
     )
-    # Of both directions: where the tokens are, to where the heads are, and back.
-    crossings = 1 + work.passes + work.recomputed + work.reached
-    attention = crossings * work.tokens * work.attention.bytes(context) / context
+    # Of both directions: where the tokens are, to where the heads are, and back. No layer is computed again that the
+    # backward pass does not reach.
+    recomputed = max(0.0, work.recomputed - (1 - work.reached))
+    of_token = (1 + work.passes + recomputed + work.reached) * work.attention.bytes(context)
+    if reference is not None:
+        gathered += sum(_gathered(each, reference.share) for each in _sharded(reference.share))
+        of_token += reference.attention.bytes(context)
     return Exchange(
         gathered=work.microbatches * gathered,
         scattered=work.microbatches * scattered,
         copies=_ring(copies) * of_shard,
         added_up=_ring(layout.devices) * whole,
-        attention=attention * (context - 1) / context,
+        attention=work.tokens * of_token / context * (context - 1) / context,
     )
+
+
+def _sharded(share: Share) -> tuple[Matrix, ...]:
+    return () if share.layout.shards is None else share.matrices
+
+
+def _gathered(matrix: Matrix, share: Share) -> float:
+    """Return what a rank sends for a matrix to be gathered once: its own rows, to every other rank that has a part."""
+    shards = share.layout.shards or 1
+    return (shards - 1) * matrix.gathered(share.bf16) * matrix.rows_of(shards) / matrix.rows
 
 
 def _ring(ranks: int) -> float:

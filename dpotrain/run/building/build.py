@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -124,7 +124,8 @@ def build(
     if parallel.is_main:
         folder.write(folder.environment, describe(recipe, parallel.world_size))
         folder.write(folder.data_report, data.report.as_json())
-    with reporter.phase("choosing how processes hold the weights", None):
+    several = parallel.world_size > 1
+    with reporter.phase("choosing how processes hold the weights", None) if several else nullcontext():
         parallel, layout = spread(recipe, parallel, data)
 
     before = None if found is None else found.microbatches

@@ -13,7 +13,7 @@ from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.activations import Activations
-from dpotrain.engine.memory.exchange import AttentionSize
+from dpotrain.engine.memory.exchange import AttentionSize, Beside
 from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.model_size import ModelSize, count, trained_bytes
 from dpotrain.engine.memory.planner import pairs_to_record
@@ -56,7 +56,7 @@ class Description:
     activations: Activations
     packs: bool
     precision: Precision
-    reference: Share | None
+    reference: Beside | None
     """The model of ``reference.of``, likewise, where it stays in memory during training."""
     second_copy: bool
     """Whether the reference is a second copy of the trained weights."""
@@ -77,7 +77,7 @@ class Description:
             return trained_bytes(policy.trained), trained_bytes(policy.trained_on_host)
         if self.reference is None:
             return 0, 0
-        reference = replace(self.reference, layout=layout)
+        reference = self.reference.in_layout(layout).share
         # Its layers are gathered before those of the policy.
         more = max(0, reference.gathered - self.share_in(layout).gathered)
         return reference.weights + more, reference.weights_on_host
@@ -163,7 +163,7 @@ def _quantized(quantizer: Quantizer, model: PreTrainedModel, bf16: bool) -> dict
     return {id(weights[name]): width for name, width in named.items()}
 
 
-def _reference(recipe: Recipe, device: str) -> Share | None:
+def _reference(recipe: Recipe, device: str) -> Beside | None:
     """Return what the model of ``reference.of`` takes; None where its loader cannot describe it."""
     model = recipe.model.blueprint(reference_request(recipe, "meta"))
     if model is None:
@@ -173,4 +173,5 @@ def _reference(recipe: Recipe, device: str) -> Share | None:
     bf16 = precision == "bf16"
     bits = {} if quantizer is None else _quantized(quantizer, model, bf16)
     model.requires_grad_(False)
-    return Share(count(model, bits), matrices_of(model, bits, in_place=True), bf16=bf16)
+    share = Share(count(model, bits), matrices_of(model, bits, in_place=True), bf16=bf16)
+    return Beside(share, AttentionSize.of(model, bf16))

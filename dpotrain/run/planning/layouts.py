@@ -106,16 +106,18 @@ class Layouts:
 
     def exchange(self, planned: MemoryPlan, batches: BatchPlan) -> Exchange:
         """Return what a device sends in a step."""
-        microbatches = microbatch_tokens(batches)
+        microbatches, reference = microbatch_tokens(batches), self.described.reference
+        passes = passes_without_gradients(self.recipe, self.described, batches)
         work = StepWork(
             microbatches=sum(map(len, microbatches)) / len(microbatches) / batches.ranks,
             tokens=self.tokens_per_step(batches) / batches.ranks,
-            passes=passes_without_gradients(self.recipe, self.described, batches),
+            passes=passes if reference is None else passes - 1,
             reached=self.described.work.reached,
             recomputed=planned.fit.checkpointed / max(1, planned.fit.layers),
             attention=self.described.attention,
         )
-        return exchange_of(planned.share, work)
+        layout = planned.share.layout
+        return exchange_of(planned.share, work, None if reference is None else reference.in_layout(layout))
 
     def rate(self, planned: MemoryPlan, batches: BatchPlan) -> float | None:
         """Return the floating-point operations a second of all devices, exchange included; None if not known."""

@@ -62,7 +62,7 @@ class Plan:
     microbatches_per_step: float
     """Of each data rank."""
     first_passes: float
-    """Share of the steps whose pairs are scored once more, before there are gradients."""
+    """Share of the tokens that are scored once more, before there are gradients."""
     tokens_per_second: float | None
     """None for a device that is not in this machine."""
     seconds: float | None
