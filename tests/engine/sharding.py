@@ -148,19 +148,14 @@ def steps(
         in_four_bits(policy, four_bits)
     policy = chosen.attach(policy)
     layers = decoder_layers(causal_lm(policy))
-<<<<<<< HEAD
     if damage and parallel.world_rank == 1:
         policy.get_parameter(damage).data.view(torch.uint8)[0] ^= 1
     try:
         parallel.shard(policy, layers, bf16=bf16, in_place=adapter not in ("lora", "dora"))
     except RunError as error:
         return {"ended": str(error)}
-    use_memory_efficient_layers(policy)
-=======
-    parallel.shard(policy, layers, bf16=bf16, in_place=adapter != "lora")
     if not compiled:
         use_memory_efficient_layers(policy)
->>>>>>> h-exchange
     share_gradient(causal_lm(policy))
     with parallel.gathered(policy):
         scorer = choose_scorer(policy, pack(data, range(len(data))), packing="auto", bf16=bf16).scorer
