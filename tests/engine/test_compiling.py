@@ -264,8 +264,8 @@ def test_a_model_without_known_layers_is_refused(monkeypatch):
         compile_layers(tiny_model("llama"))
 
 
-def test_a_run_that_compiles_nothing_imports_no_compiler():
-    """It takes a second, before anything is shown."""
+def test_no_compiler_is_imported_before_anything_is_shown():
+    """It takes seconds. Later transformers imports it with every model, for a cache of its generation."""
     code = "import dpotrain.run.session, sys; print('torch._dynamo' in sys.modules)"
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
