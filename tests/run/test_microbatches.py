@@ -229,7 +229,7 @@ def test_memory_is_measured_on_compiled_layers(monkeypatch, tmp_path):
     done = []
     fit = building.fit_to_memory
     monkeypatch.setattr(building, "check_compiler", lambda device: None)
-    monkeypatch.setattr(building, "compile_layers", lambda policy: done.append("compiled"))
+    monkeypatch.setattr(engine_builder, "compile_scorer", lambda *given: done.append("compiled"))
     monkeypatch.setattr(building, "fit_to_memory", lambda *given: done.append("measured") or fit(*given))
     run(project(tmp_path), "training.steps=1", "training.compile=true")
     assert done == ["compiled", "measured"]
