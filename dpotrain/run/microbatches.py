@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
 from dpotrain.data.batches.plan import BatchPlan, Costs
 from dpotrain.data.batches.row_slices import slice_length
@@ -155,16 +156,34 @@ def _measured(
     for part in (1, _FEWER):
         pair, some, more = pairs_to_record(pairs, device.type, part)
         cost = Costs.of_data(pair, padded=costs.padded)
+        tokens = slice_length(cost.of(some), context), slice_length(cost.of(more), context)
+        if parallel.collective_passes:
+            # No process can leave such a pass alone, so that all agree beforehand whether to begin it.
+            expected = estimate(scorer.policy, scorer.bf16)
+            need = expected.peak(tokens[1], 0) + parallel.gathered_bytes(scorer.policy)
+            if parallel.any(need > free_memory(device))[0]:
+                continue
         try:
             one, two = (pack(pair, chosen).to(device) for chosen in (some, more))
-            tokens = slice_length(cost.of(some), context), slice_length(cost.of(more), context)
             return replace(measure(scorer, one, two, tokens, per_token), context=context)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if parallel.collective_passes:  # the others wait for this pass
-                raise
+                raise RunError(_out_of_memory(parallel, tokens[1], error)) from error
         release_memory()  # after the exception that holds the tensors is gone
     # Even these few tokens need checkpointed layers, whose saving can then only be estimated.
     return replace(estimate(scorer.policy, scorer.bf16), context=context)
+
+
+def _out_of_memory(parallel: Parallel, tokens: int, error: torch.OutOfMemoryError) -> str:
+    more = 'set parallel.shard = "all", or raise parallel.context'
+    if parallel.shards_weights:
+        more = 'shard the weights over more processes (parallel.group), or set parallel.offload = "cpu"'
+    return (
+        f"{parallel.device} is out of memory ({str(error).splitlines()[0]}) while it is measured what {tokens:,} "
+        "tokens keep, before the first step.\n"
+        f"The model leaves no room for them: {more}. training.tokens_per_microbatch changes nothing here.\n"
+        "dpotrain plan shows what takes how much."
+    )
 
 
 def _as_before(memory: MemoryPlan, before: MicrobatchSize, recipe: Recipe, device: str) -> Fit:

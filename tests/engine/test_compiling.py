@@ -15,19 +15,21 @@ from dpotrain.data.batches.packing import pack
 from dpotrain.engine.attention import varlen
 from dpotrain.engine.layers import compiling
 from dpotrain.engine.layers.checkpointing import checkpoint_layers
-from dpotrain.engine.layers.compiling import check_compiler, compile_layers
+from dpotrain.engine.layers.compiling import check_compiler, compile_layers, compile_scorer
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory import budget
 from dpotrain.engine.memory.recording import record
+from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.scorer import PackedScorer
 from dpotrain.run import microbatches
+from dpotrain.run.building import build as building
 from dpotrain_plugins.lora import Lora
 from tests.engine.cuda_stand_ins import on_the_cpu
 from tests.engine.pairs import random_pairs
-from tests.run.recipes import losses, project, run
+from tests.run.recipes import Recording, losses, project, run, weights
 from tests.support import tiny_model
 
 PAIRS = random_pairs([(5, 9, 3), (2, 1, 17), (11, 4, 4), (30, 2, 9)])
@@ -88,6 +90,34 @@ def test_a_layer_is_one_graph_for_all_rows(checkpointed):
                 assert_same([sums], wanted[:1])
         # Checkpointing has embeddings require a gradient even here, so that the first layer is another case.
         assert counter.frame_count == (3 if checkpointed else 2)
+
+
+@pytest.mark.parametrize("dropout", [None, 0.3], ids=["all weights", "dropout"])
+def test_compiled_layers_are_proven_by_a_graph_that_the_run_needs(dropout):
+    policy = policy_of(dropout=dropout)
+    scorer = PackedScorer(policy, LogitTransform(), bf16=False)
+    with graphs("eager") as counter:
+        compile_scorer(scorer, ROWS[1])
+        proven = counter.frame_count
+        assert proven > 0
+        with torch.set_grad_enabled(dropout is None), dropout_off(policy):
+            scorer(ROWS[2])
+        assert counter.frame_count == proven
+
+
+def test_layers_that_are_compiled_wrongly_are_refused(monkeypatch, tmp_path):
+    """By a compiler whose graphs return a little more than they should."""
+
+    def wrong(graph, inputs):
+        def compute(*given):
+            return tuple(each * 1.01 if each.is_floating_point() else each for each in graph(*given))
+
+        return compute
+
+    monkeypatch.setattr(building, "check_compiler", lambda device: None)
+    refused = r"(?s)training\.compile = true: .* the layers of LlamaForCausalLM compute other .*Leave training\.compile"
+    with torch.compiler.set_stance(force_backend=wrong), pytest.raises(RunError, match=refused):
+        run(project(tmp_path), "training.compile=true", "training.steps=1")
 
 
 def test_the_variable_length_kernel_is_in_the_graph(monkeypatch):
@@ -218,13 +248,12 @@ def test_what_cannot_be_traced_stays_outside(what):
 @pytest.mark.parametrize(
     "reference", ["", "reference.update={every=2, share=0.6}"], ids=["initial", "moving"]
 )
-def test_losses_are_the_same(reference, tiles, monkeypatch, tmp_path):
+def test_losses_are_the_same_and_a_resumed_run_has_the_same_bits(reference, tiles, monkeypatch, tmp_path):
     recipe = project(tmp_path, adapter=True)
     options = [reference] if reference else []
     run(recipe, *options)
     compiled = [
         *options,
-        f"run.output_dir={str(tmp_path / 'compiled')!r}",
         "training.compile=true",
         "training.tokens_per_microbatch=150",
         "training.activation_checkpointing=1",
@@ -232,11 +261,17 @@ def test_losses_are_the_same(reference, tiles, monkeypatch, tmp_path):
     if tiles:
         monkeypatch.setitem(budget.TILE_TOKENS, "cpu", 16)
         monkeypatch.setattr(microbatches, "free_memory", lambda device: 0)
-    run(recipe, *compiled)
+    run(recipe, *compiled, into=tmp_path / "compiled")
     if tiles:
         state = json.loads((tmp_path / "compiled/checkpoints/step-00000010/state.json").read_text())
         assert state["microbatches"]["tile"] == 16
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
+    if not reference:
+        again = tmp_path / "again"
+        for how in ({"reporter": Recording(stop_at=4)}, {"resume": True}):
+            torch._dynamo.reset()  # a resumed run compiles anew, and meets other rows first
+            run(recipe, *compiled, into=again, **how)
+        assert weights(again / "final") == weights(tmp_path / "compiled" / "final")
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
@@ -264,8 +299,8 @@ def test_a_model_without_known_layers_is_refused(monkeypatch):
         compile_layers(tiny_model("llama"))
 
 
-def test_a_run_that_compiles_nothing_imports_no_compiler():
-    """It takes a second, before anything is shown."""
+def test_no_compiler_is_imported_before_anything_is_shown():
+    """It takes seconds. Later transformers imports it with every model, for a cache of its generation."""
     code = "import dpotrain.run.session, sys; print('torch._dynamo' in sys.modules)"
     path = os.pathsep.join(sys.path)
     done = subprocess.run(

@@ -171,11 +171,65 @@ def test_where_memory_is_too_small_for_measuring_fewer_tokens_are_measured_and_t
     assert estimated == [1] * (fits == "nothing")
 
 
+@pytest.mark.parametrize("fits", ["a quarter", "nothing"])
+def test_where_passes_are_collective_fewer_tokens_are_agreed_upon_before_any_is_measured(
+    fits, monkeypatch, tmp_path
+):
+    """A process that ran out in the middle would leave the others waiting."""
+    measured, asked = [], []
+
+    def short(self, *flags):
+        asked.append(flags)
+        return [fits == "nothing" or len(asked) == 1]  # of another process
+
+    def measuring(scorer, one, two, tokens, per_token):
+        measured.append(tokens[0])
+        monkeypatch.setattr(OneProcess, "any", any_flags)
+        return measure(scorer, one, two, tokens, per_token)
+
+    def fitting(recipe, parallel, *given):
+        monkeypatch.setattr(OneProcess, "any", short)
+        found = fit(recipe, parallel, *given)
+        monkeypatch.setattr(OneProcess, "any", any_flags)
+        return found
+
+    any_flags, fit = OneProcess.any, building.fit_to_memory
+    monkeypatch.setattr(OneProcess, "collective_passes", True)
+    monkeypatch.setitem(planner.RECORDED_TOKENS, "cpu", 1024)
+    monkeypatch.setattr(microbatches, "measure", measuring)
+    monkeypatch.setattr(building, "fit_to_memory", fitting)
+    run(project(tmp_path), "training.steps=1")
+    assert asked == [(False,), (False,)]  # this one has room
+    assert [tokens < 300 for tokens in measured] == [True] * (fits == "a quarter")
+
+
+@pytest.mark.parametrize(
+    ("sharded", "remedy"), [(False, "raise parallel.context"), (True, r'parallel\.offload = "cpu"')]
+)
+def test_running_out_in_a_collective_pass_ends_the_run_with_what_would_help(
+    sharded, remedy, monkeypatch, tmp_path
+):
+    def measuring(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(OneProcess, "collective_passes", True)
+    monkeypatch.setattr(microbatches, "measure", measuring)
+
+    def fitting(recipe, parallel, *given):
+        monkeypatch.setattr(OneProcess, "shards_weights", sharded)
+        return fit(recipe, parallel, *given)
+
+    fit = building.fit_to_memory
+    monkeypatch.setattr(building, "fit_to_memory", fitting)
+    with pytest.raises(RunError, match=rf"(?s)cpu is out of memory \(CUDA out of memory\) while .*{remedy}"):
+        run(project(tmp_path), "training.steps=1")
+
+
 def test_memory_is_measured_on_compiled_layers(monkeypatch, tmp_path):
     done = []
     fit = building.fit_to_memory
     monkeypatch.setattr(building, "check_compiler", lambda device: None)
-    monkeypatch.setattr(building, "compile_layers", lambda policy: done.append("compiled"))
+    monkeypatch.setattr(engine_builder, "compile_scorer", lambda *given: done.append("compiled"))
     monkeypatch.setattr(building, "fit_to_memory", lambda *given: done.append("measured") or fit(*given))
     run(project(tmp_path), "training.steps=1", "training.compile=true")
     assert done == ["compiled", "measured"]

@@ -1,8 +1,8 @@
 """Blockwise attention as one operator in the graph of a compiled layer.
 
 A compiler that traced its loops over the segments would compile again for every row. The operator takes the pairs'
-lengths as a tensor instead. An uncompiled forward calls :func:`dpotrain.engine.attention.blockwise.attend` directly:
-calling a custom operator imports the compiler, which takes a second.
+lengths as a tensor instead. An uncompiled forward calls :func:`dpotrain.engine.attention.blockwise.attend` directly,
+without a custom operator's own work in every call.
 """
 
 from __future__ import annotations

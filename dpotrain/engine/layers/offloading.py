@@ -34,7 +34,8 @@ def offload_inputs(policy: nn.Module) -> int:
 def exclude_from_compilation() -> None:
     """Have torch.compile leave such layers as they are, from their checkpoint on; a second call changes nothing.
 
-    It cannot trace hooks that copy. A decorator would import the compiler in every run.
+    It cannot trace hooks that copy. A decorator would import the compiler with this
+    module, before anything is shown.
     """
     if not hasattr(_OnHost.__call__, "_torchdynamo_disable"):
         _OnHost.__call__ = torch.compiler.disable(_OnHost.__call__)  # type: ignore[method-assign,no-untyped-call]

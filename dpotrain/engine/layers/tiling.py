@@ -100,7 +100,8 @@ class _Tiled:
 def exclude_from_compilation() -> None:
     """Have torch.compile call tiled modules as they are; a second call changes nothing.
 
-    It cannot trace a backward pass within a backward pass. A decorator would import the compiler in every run.
+    It cannot trace a backward pass within a backward pass. A decorator would import the compiler with this
+    module, before anything is shown.
     """
     global _in_tiles
     if not hasattr(_in_tiles, "_torchdynamo_disable"):

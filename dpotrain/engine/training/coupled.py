@@ -16,6 +16,7 @@ import torch
 from dpotrain.core.scores import PairScores
 from dpotrain.data.batches.mixture import Indices
 from dpotrain.data.batches.packing import PackedPairs
+from dpotrain.data.batches.segments import copy_to
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.scoring.loss_check import check_gradients
 from dpotrain.engine.scoring.objective import loss_parts, pair_losses, places_of_runs
@@ -34,30 +35,45 @@ class GatheredScores:
 
     def __init__(self, pairs: Indices) -> None:
         """Collect those of ``pairs`` (N,), of which U differ."""
-        self._different, again = np.unique(pairs, return_inverse=True)
+        self._different, again, times = np.unique(pairs, return_inverse=True, return_counts=True)
         self.again = torch.from_numpy(again)
-        """(N,) int64: which of the different pairs each is."""
+        """(N,) int64: which of the different pairs each is; once they are gathered, on the device."""
+        self._times = torch.from_numpy(times)
+        # (U, 3), of the pairs that are here their scored tokens, and 1: on the host, so that adding them up waits for
+        # no device.
+        self._counted = torch.zeros(len(times), 3, dtype=torch.int64)
+        self._total = 0
+        """Scored tokens of the different pairs, T."""
         self.lengths = torch.zeros(0, 2, dtype=torch.int64)
-        """(U, 2) int64: scored tokens of chosen and rejected."""
+        """(U, 2) int64: scored tokens of chosen and rejected; where there are log-probs of tokens."""
         self.tokens_again: torch.Tensor | None = None
         """(S,) int64: which token of the different pairs each of those of all N pairs is."""
         self._found: list[tuple[torch.Tensor, PairScores]] = []
 
     def places(self, batch: PackedPairs) -> torch.Tensor:
         """Return which of the different pairs those of a micro-batch are, (P,) int64 on its device."""
-        places = np.searchsorted(self._different, batch.pairs.numpy())
-        return torch.from_numpy(places).to(batch.input_ids.device)
+        return copy_to(self._places(batch), batch.input_ids.device)
+
+    def _places(self, batch: PackedPairs) -> torch.Tensor:
+        return torch.from_numpy(np.searchsorted(self._different, batch.pairs.numpy()))
 
     def mean_of_each(self, values: torch.Tensor) -> torch.Tensor:
         """Return the means over the times that each different pair is there, (…, U) of (…, N)."""
-        again = self.again.to(values.device)
-        total = values.new_zeros(*values.shape[:-1], len(self._different)).index_add_(-1, again, values)
-        return total / torch.bincount(again, minlength=len(self._different))
+        total = values.new_zeros(*values.shape[:-1], len(self._different)).index_add_(-1, self.again, values)
+        return total / self._times
+
+    def mean_of_each_token(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the same of the scored tokens, (T,) of the different pairs of (S,) of all."""
+        assert self.tokens_again is not None
+        total = values.new_zeros(self._total).index_add_(0, self.tokens_again, values)
+        return total / self._times.repeat_interleave(self.lengths.sum(1), output_size=self._total)
 
     def add(self, batch: PackedPairs, scores: PairScores) -> None:
         """Take the scores of a micro-batch; a filler pair is scored elsewhere."""
         if batch.tokens:
             self._found.append((self.places(batch), scores))
+            counts = (batch.on_host or batch).scored_tokens
+            self._counted[self._places(batch)] = torch.cat([counts, torch.ones_like(counts[:, :1])], 1)
 
     def whole(
         self,
@@ -69,6 +85,8 @@ class GatheredScores:
         total_steps: int,
     ) -> PairScores:
         """Return the scores of all N pairs, the same on every rank, and forget them. Collective.
+
+        Nothing waits for the device but the exchange between ranks.
 
         ``columns`` are those of the data, ``statistics`` those that the scores have. The policy's scores are leaves
         without gradients so far.
@@ -92,14 +110,18 @@ class GatheredScores:
         summed = parallel.sum(rows)
         # A pair that is there more than once may be on several ranks.
         rows = summed[1:] / summed[0]
-        self.lengths = rows[4:6].long().T.contiguous()
-        again = self.again.to(rows.device)
+        again, self.again = self.again, copy_to(self.again, rows.device)
+        self._times = copy_to(self._times, rows.device)
         tokens = None
         if self._has_tokens(parallel):
-            own = self.lengths[again].flatten()
-            self.tokens_again = places_of_runs(self.starts[again].flatten(), own, int(own.sum()))
+            counted = parallel.sum(self._counted)
+            lengths = counted[:, :2] // counted[:, 2:]
+            self._total, of_all = int(lengths.sum()), int(lengths[again].sum())
+            self.lengths = copy_to(lengths, rows.device)
+            own, starts = self.lengths[self.again].flatten(), self.starts[self.again].flatten()
+            self.tokens_again = places_of_runs(starts, own, of_all)
             tokens = self._tokens(parallel, summed[0])[self.tokens_again]
-        rows = rows[:, again]
+        rows = rows[:, self.again]
         self._found.clear()
         return PairScores(
             policy_chosen=rows[0],
@@ -142,7 +164,7 @@ class GatheredScores:
 
         ``times`` (U,) says on how many ranks each pair is.
         """
-        tokens = torch.zeros(int(self.lengths.sum()), device=parallel.device)
+        tokens = torch.zeros(self._total, device=parallel.device)
         for places, scores in self._found:
             assert scores.policy_tokens is not None
             tokens[self.token_places(places, scores)] = scores.policy_tokens.detach()
@@ -181,9 +203,8 @@ class CoupledStep:
         for leaf in leaves:
             leaf.requires_grad_(False)
         by_tokens = None
-        if len(found) > 2 and (again := gathered.tokens_again) is not None:
-            total = found[2].new_zeros(int(gathered.lengths.sum())).index_add_(0, again, found[2])
-            by_tokens = total / torch.bincount(again, minlength=len(total))
+        if len(found) > 2:
+            by_tokens = gathered.mean_of_each_token(found[2])
         reference = torch.stack([scores.reference_chosen, scores.reference_rejected])
         each = {_SUMS: torch.stack(found[:2]), _REFERENCE: reference, _LOSSES: losses.detach(), **parts}
         means = {name: gathered.mean_of_each(values.detach()) for name, values in each.items()}

@@ -18,7 +18,7 @@ from dpotrain.core.reporter import Reporter, showing_warnings
 from dpotrain.data.batches.plan import Costs
 from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.generation import inference
-from dpotrain.engine.layers.compiling import check_compiler, compile_layers
+from dpotrain.engine.layers.compiling import check_compiler
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
 from dpotrain.engine.reference.plan import ReferencePlan
@@ -154,8 +154,7 @@ def build(
     costs = Costs.of_data(data.train, padded=not scorer.packs)
     if recipe.training.compile:
         # Before memory is measured: compiled layers keep less.
-        with reporter.phase("preparing compilation", None):
-            compile_layers(policy)
+        engine.compile(scorer)
     engine.divide_rows(scorer, "the policy")
     with reporter.phase("measuring memory", None):
         memory = fit_to_memory(recipe, parallel, scorer, data, costs, reference_plan, before)

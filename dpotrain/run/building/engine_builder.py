@@ -19,6 +19,7 @@ from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.engine.layers.cast_again import cast_again
 from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.layers.choose_kernels import LABELS, Sizes, candidates, choose_kernels, use_kernels
+from dpotrain.engine.layers.compiling import compile_scorer
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
@@ -159,6 +160,15 @@ class EngineBuilder:
         chosen.scorer.fused_head = "head" in kernels
         chosen.scorer.computing = self.parallel.computing(model)
         return chosen.scorer
+
+    def compile(self, scorer: Scorer) -> None:
+        """Compile the layers of the policy, which is ``scorer``'s, and prove them. Collective.
+
+        Raises:
+            RunError: they cannot be compiled, or compute something else then.
+        """
+        with self.reporter.phase("testing compiled layers", None):
+            compile_scorer(scorer, self._sample().to(self.parallel.device))
 
     def divide_rows(self, scorer: Scorer, what: str) -> None:
         """Have several processes compute each row of a packed scorer, where the recipe says so. Collective."""

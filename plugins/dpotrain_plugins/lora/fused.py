@@ -21,20 +21,27 @@ class FusedLinear(Linear):  # type: ignore[misc]
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Map (..., in) to (..., out) in the base layer's dtype."""
         adapter = plain_adapter(self)
-        if adapter is None or args or kwargs:
+        if adapter is None or args or kwargs or self._rounds(x, adapter):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
         down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
         output: torch.Tensor = self.base_layer(x)
-        dropped = self.lora_dropout[adapter](x)
-        if torch.is_autocast_enabled(x.device.type):
-            middle = nn.functional.linear(dropped, down)
-        else:
-            middle = nn.functional.linear(dropped.to(down.dtype), down)
+        middle = nn.functional.linear(self.lora_dropout[adapter](x), down)
         middle = (middle * self.scaling[adapter]).to(output.dtype).flatten(0, -2)
         # Nobody else holds the base's output, and no backward pass reads it.
         output.view(-1, output.shape[-1]).addmm_(middle, up.to(output.dtype).t())
         return output
+
+    def _rounds(self, x: torch.Tensor, adapter: str) -> bool:
+        """Whether adding onto the base's output would round the adapter's gradients, which peft has in its own dtype.
+
+        Under autocast both round them.
+        """
+        dtype = self.lora_A[adapter].weight.dtype
+        return (
+            not torch.is_autocast_enabled(x.device.type)
+            and not dtype == x.dtype == self.base_layer.weight.dtype
+        )
 
 
 def plain_adapter(layer: LoraLayer) -> str | None:

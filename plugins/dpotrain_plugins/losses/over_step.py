@@ -92,36 +92,41 @@ class BetaDpo(RunningLoss):
         if not margins.requires_grad:
             return softplus(-self.options.beta * margins)
         found = margins.detach().double()
-        mean, spread = self._with(found.mean().item(), found.std(correction=0).item())
+        mean, spread = self._with(found.mean(), found.std(correction=0))
         self.keep(mean, spread)
         drawn = self._drawn(found, mean, spread, scores.step)
-        beta = self.options.beta * (1 + self.options.alpha * (found[drawn].mean().item() - mean))
-        losses = softplus(-max(beta, SMALLEST_BETA) * margins)
+        beta = self.options.beta * (1 + self.options.alpha * (found[drawn].mean() - mean))
+        losses = softplus(-beta.clamp(min=SMALLEST_BETA) * margins)
         # The engine divides by all pairs of the step.
-        share = losses.new_zeros(len(losses))
-        share[drawn] = len(losses) / len(drawn)
+        share = losses.new_zeros(len(losses)).index_fill(0, drawn, len(losses) / len(drawn))
         return losses * share
 
-    def _with(self, mean: float, spread: float) -> tuple[float, float]:
-        """Return the averages with a step's mean and standard deviation among them."""
+    def _with(self, mean: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the averages with a step's mean and standard deviation among them, () float64 each."""
         if self.running is None:
             return mean, spread
         kept = self.options.momentum
-        before_mean, before_spread = self.running
+        before_mean, before_spread = (number.to(mean.device) for number in self.running)
         return kept * before_mean + (1 - kept) * mean, kept * before_spread + (1 - kept) * spread
 
-    def _drawn(self, margins: torch.Tensor, mean: float, spread: float, step: int) -> torch.Tensor:
+    def _drawn(
+        self, margins: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, step: int
+    ) -> torch.Tensor:
         """Return the indices of the pairs that count, on the device of ``margins`` (pairs,) float64."""
         import torch
 
         count = max(1, int(len(margins) * self.options.keep))
         if count == len(margins):
             return torch.arange(count, device=margins.device)
-        apart = (margins - mean) / max(spread, SMALLEST_SPREAD)
-        weights = (-0.5 * apart.square()).exp().clamp(min=1e-12).cpu()  # of an outlier it would be 0
+        apart = (margins - mean) / spread.clamp(min=SMALLEST_SPREAD)
+        weights = (-0.5 * apart.square()).exp().clamp(min=1e-12)  # of an outlier it would be 0
+        # What torch.multinomial draws of weights on the host, without waiting for them: the largest quotients by
+        # exponential numbers. These come from the host, where they are the same beside every device.
         generator = torch.Generator().manual_seed(step)
-        drawn = torch.multinomial(weights, count, generator=generator)
-        return drawn.sort().values.to(margins.device)
+        noise = torch.empty(len(margins), dtype=torch.float64).exponential_(generator=generator)
+        noise = noise.pin_memory() if margins.is_cuda else noise
+        quotients = weights / noise.to(margins.device, non_blocking=True)
+        return quotients.topk(count).indices.sort().values
 
     def first_loss(self) -> float:
         """Return ln 2: all margins are 0."""

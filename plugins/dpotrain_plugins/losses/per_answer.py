@@ -67,13 +67,19 @@ class Bco(RunningLoss):
         delta = self._shift(chosen, rejected) if self.options.running_mean else 0.0
         return negative_log_sigmoid(chosen - delta) + negative_log_sigmoid(delta - rejected)
 
-    def _shift(self, chosen: torch.Tensor, rejected: torch.Tensor) -> float:
-        """Return the mean of all rewards, in training with those of the step, each (pairs,), among them."""
-        total, count = self.running or (0.0, 0)
+    def _shift(self, chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        """Return the mean of all rewards, in training with those of the step, each (pairs,), among them; () float64."""
+        from torch import float64, int64
+
+        total, count = self.running or (
+            chosen.new_zeros((), dtype=float64),
+            chosen.new_zeros((), dtype=int64),
+        )
+        total, count = total.to(chosen.device), count.to(chosen.device)
         if not chosen.requires_grad:
-            return total / max(1, count)
-        total += (chosen.detach().double() + rejected.detach().double()).sum().item()
-        count += 2 * len(chosen)
+            return total / count.clamp(min=1)
+        total = total + (chosen.detach().double() + rejected.detach().double()).sum()
+        count = count + 2 * len(chosen)
         self.keep(total, count)
         return total / count
 

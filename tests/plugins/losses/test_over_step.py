@@ -1,5 +1,6 @@
 """Losses over all pairs of a step: by hand, and against float64."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -106,6 +107,37 @@ def test_outliers_are_left_out_and_the_others_weigh_more():
     fewer = {step: tuple((loss.losses(scores_of(made, step=step)) > 0).tolist()) for step in (1, 2, 3, 4)}
     assert len(set(fewer.values())) > 1  # every step draws its own
     assert fewer[1] == tuple((values > 0).tolist())
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_pairs_are_drawn_as_by_multinomial(keep):
+    """Which would wait for the device, to look at the weights."""
+    loss = of(BetaDpo, alpha=0.0, keep=keep)
+    margins = torch.linspace(-2, 3, 12)
+    apart = (margins.double() - margins.double().mean()) / margins.double().std(correction=0)
+    for step in (1, 2, 3):
+        drawn = torch.multinomial(
+            (-0.5 * apart.square()).exp(), int(12 * keep), generator=torch.Generator().manual_seed(step)
+        )
+        losses = loss.losses(scores_of(torch.stack([margins, 0 * margins], 1).tolist(), step=step))
+        assert losses.nonzero().flatten().tolist() == drawn.sort().values.tolist()
+
+
+def test_a_checkpoint_has_plain_numbers():
+    """Those of step 1: rewards 2 and 1 of one pair; margins 1 and 2, whose mean is 1.5."""
+    for loss, made, kept in (
+        (of(Bco, beta=1.0), [[2.0, 1.0]], [3.0, 2]),
+        (of(BetaDpo), [[1.0, 0.0], [2.0, 0.0]], [1.5, 0.5]),
+    ):
+        assert loss.state_dict() == {}
+        loss.losses(scores_of([[math.inf, 0.0]]))
+        loss.dpotrain_step_ended()
+        assert loss.state_dict() == {}  # of a step that was skipped
+        loss.losses(scores_of(made))
+        loss.dpotrain_step_ended()
+        assert json.dumps(loss.state_dict()) == json.dumps({"running": kept})
+        loss.load_state_dict(json.loads(json.dumps(loss.state_dict())))
+        assert loss.state_dict() == {"running": kept}
 
 
 def test_bco_takes_off_the_running_mean_of_the_rewards_by_hand():
