@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from dpotrain.core.errors import DataError
 from dpotrain.data.batches.mixture import Mixture
 from dpotrain.data.batches.plan import BatchPlan, Costs
+from dpotrain.data.tokens.tokenized import TokenizedPairs
 from dpotrain.recipe.mixture import SourceTable
+from tests.engine.pairs import random_pairs
 from tests.plugin.fakes import FakeSource
 
 
@@ -124,3 +126,12 @@ def test_the_report_keeps_it():
         "b: 8 of 4 training pairs, each 2 times, 61.5 % of an epoch",
     ]
     assert Mixture.single(4).lines() == []
+
+
+def test_tokens_of_sources_are_not_copied():
+    parts = [random_pairs([(3, 4, 5), (2, 6, 1)]), random_pairs([(7, 1, 2)], seed=1)]
+    joined = TokenizedPairs.joined(parts)
+    for pairs in (joined, joined.select(np.array([2, 0]))):
+        assert [id(store) for store in pairs.stores] == [id(part.stores[0]) for part in parts]
+    assert np.shares_memory(joined[2].prompt, parts[1].stores[0].tokens)
+    assert joined[2].prompt.tolist() == parts[1][0].prompt.tolist()

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import pack
@@ -58,6 +61,38 @@ def test_no_backward_pass_goes_through_layers_below_what_is_trained():
     PackedScorer(policy, LogitTransform(), False)(BATCH).sum().backward()
     assert reached == [False, False, True]
     assert calls == [1, 1, 2]
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that were alive at once, of the tensors made meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages, self.most = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.storages = {key: each for key, each in self.storages.items() if not each[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.storages.values()))
+        return made
+
+
+def test_a_pair_of_twice_the_length_takes_at_most_twice_the_memory():
+    """Not four times: nothing has the length of a row twice, no mask and no matrix of attention, in either pass."""
+    policy = AllWeights(AllWeights.Options()).attach(tiny_model("llama").train())
+    checkpoint_layers(policy, 2)
+    scorer, most = PackedScorer(policy, LogitTransform(), False), []
+    for tokens in (1024, 2048):
+        batch = pack(random_pairs([(tokens // 2, tokens // 4, tokens // 4)]), [0])
+        with Live() as live:
+            scorer(batch).sum().backward()
+        most.append(live.most)
+        policy.zero_grad()
+    assert most[1] <= 2.2 * most[0]
 
 
 @pytest.mark.parametrize("draws", ["nothing", "a module", "the configuration", "unknown code"])

@@ -122,6 +122,26 @@ def test_votes_in_a_database_become_pairs_and_ties_are_counted(packages, install
     assert "vote is neither a nor b" in json.dumps(report)
 
 
+def test_a_source_of_a_package_is_one_of_several(packages, installed):
+    """The package has no line for it: sources know nothing of mixtures."""
+    folder = packages["sqlite"]
+    own = 'use = "sqlite"\nfile = "votes.db"\ntrain_split = "votes"\nformat = "votes"\n'
+    text = (folder / "recipe.toml").read_text()
+    assert own in text
+    other = 'use = "hf-datasets"\nname = "pairs.jsonl"\nformat = "standard"\nweight = 2.0\n'
+    votes = own.replace("train_split", "split") + 'label = "votes"\nweight = 1.0\n'
+    sources = f"[[data.sources]]\n{other}[[data.sources]]\n{votes}"
+    (folder / "mixed.toml").write_text(text.replace(own, "") + sources)
+    sets = ["run.output_dir='runs/mixed'", "training.steps=3", "evaluation.every=3"]
+    dpotrain(
+        installed, "run", "mixed.toml", *(word for each in sets for word in ("--set", each)), folder=folder
+    )
+    run_folder = folder / "runs" / "mixed"
+    mixture = json.loads((run_folder / "data_report.json").read_text())["mixture"]
+    assert mixture["votes"]["of_an_epoch"] == mixture["pairs"]["pairs"] // 2 > 0
+    assert {"votes/loss", "pairs/loss"} <= records(run_folder, "eval")[-1].keys()
+
+
 def test_the_fingerprint_changes_with_a_row(packages, python, tmp_path):
     shutil.copy(packages["sqlite"] / "votes.db", tmp_path)
     before = run(python, "-c", FINGERPRINT, cwd=tmp_path)

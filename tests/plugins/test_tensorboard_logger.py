@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("tensorboard")
@@ -20,6 +22,13 @@ def test_records_are_read_back_under_their_names_at_their_steps(tmp_path):
         "rewards/margins": [(2, 0.25), (4, 0.25)],
         "learning_rate": [(2, 0.0), (4, 0.0)],
     }
+
+
+def test_evaluations_of_a_source_are_below_those_of_the_whole(tmp_path):
+    whole = evaluation(4, 0.6)
+    record = replace(whole, metrics={**whole.metrics, "few/loss": 0.5})
+    begun(_logger(), tmp_path, record).finish(ended(tmp_path))
+    assert scalars(tmp_path)["eval/few/loss"] == [(4, 0.5)]
 
 
 def test_the_plugins_that_ran_are_in_it(tmp_path):

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from dpotrain import load_recipe
-from tests.published.hardware import CHANGES, cell, in_the_guide, planned, prepared, sentence, write, written
+from tests.published.hardware import cell, in_the_guide, planned, prepared, sentence, write, written
 from tests.published.stand_ins import GUIDE, RECIPES, published_size
 
 
@@ -17,13 +17,10 @@ def main(names: list[str]) -> None:
             loaded = load_recipe(recipe)
             overrides = published_size(recipe, Path(folder), longest=loaded.data.max_length)
             data = prepared(recipe, overrides)
-            changes = CHANGES if loaded.adapter is None else ()
-            found = []
-            for more in ((), *changes):
-                gpus = planned(recipe, [*overrides, *more], data).gpus
-                assert gpus is not None
-                found.append((more, gpus.as_is))
-        write(recipe, sentence(found))
+            gpus = planned(recipe, overrides, data).gpus
+            assert gpus is not None
+            text = sentence(recipe, overrides, data, gpus.as_is)
+        write(recipe, text)
         print(f"{recipe.name}: {written(recipe)}", flush=True)
     guide = GUIDE.read_text(encoding="utf-8")
     for recipe in RECIPES:

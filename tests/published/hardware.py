@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dpotrain import load_recipe
@@ -12,16 +11,27 @@ from dpotrain.core.errors import RecipeError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import PreparedData, prepare_data
 from dpotrain.run.planning.changes import GIGABYTE, SIZES
+from dpotrain.run.planning.description import describe
+from dpotrain.run.planning.devices import Asked, links_of
+from dpotrain.run.planning.layouts import Layouts
 from dpotrain.run.planning.plan import Plan, make_plan
+from dpotrain.run.planning.target import target_of
 
 #: What makes a recipe that trains all weights smaller. Frozen weights lose nothing in bfloat16, the dtype on the hub.
 SMALLER_OPTIMIZER = ("optimizer.use=adamw-8bit",)
 LORA = ("adapter.use=lora", "model.dtype=bfloat16")
 QLORA = (*LORA, "quantizer.use=bnb-4bit")
 CHANGES = (SMALLER_OPTIMIZER, LORA, QLORA)
+#: The GPUs, in GB, of which a recipe that no single one is enough for names the number.
+SEVERAL = 80
+#: What each header has, as the words before a paragraph's first colon name it.
+PARTS = ("source", "outcome", "hardware", "differs")
 
 _BEGIN = "# Hardware, by `dpotrain plan`: "
 _PARAGRAPH = re.compile(rf"^{re.escape(_BEGIN)}.*?(?=^#$)", re.MULTILINE | re.DOTALL)
+_HEADS = re.compile("Source|Published outcome|Hardware|What differs")
+_ELSEWHERE = re.compile(r"(?:what|see) ([\w.]+\.toml)")
+_AS_IT_IS = re.compile(rf"one GPU of (\d+) GB|more than {SIZES[-1]} GB on one GPU, or (\d+) GPUs of (\d+) GB")
 _WIDTH = 118
 
 
@@ -39,15 +49,55 @@ def planned(recipe: Path, overrides: Sequence[str], data: PreparedData) -> Plan:
     return make_plan(load_recipe(recipe, overrides), data, SIZES[-1] * GIGABYTE, no_changes)  # type: ignore[arg-type]
 
 
-def sentence(found: Sequence[tuple[Sequence[str], int | None]]) -> str:
-    """Return the header's sentence for the smallest GPU as it is, and with changes that make it smaller."""
-    (_, least), *others = found
-    text = f"more than {SIZES[-1]} GB as it is" if least is None else f"one GPU of {least} GB"
-    for changes, size in others:
-        if size is not None and (least is None or size < least):
-            least = size
-            text += f"; of {size} GB with {' '.join(f'--set {change}' for change in changes)}"
+def several(recipe: Path, overrides: Sequence[str], data: PreparedData) -> int:
+    """Return the smallest power of two of GPUs on which the run fits, in the layout that it chooses."""
+    loaded, target = load_recipe(recipe, overrides), target_of(SEVERAL * GIGABYTE)
+    described = describe(loaded, data, target.kind)
+    count = 2
+    while True:
+        layouts = Layouts(loaded, data, described, target, count, links_of(Asked(count), target), None)
+        if layouts.need(layouts.choose().layout).enough:
+            return count
+        count *= 2
+
+
+def as_it_is(recipe: Path, overrides: Sequence[str], data: PreparedData, least: int | None) -> str:
+    """Return the beginning of a header's sentence; ``least`` is the smallest GPU that would do, in GB."""
+    if least is not None:
+        return f"one GPU of {least} GB"
+    return f"more than {SIZES[-1]} GB on one GPU, or {several(recipe, overrides, data)} GPUs of {SEVERAL} GB"
+
+
+def sentence(recipe: Path, overrides: Sequence[str], data: PreparedData, least: int | None) -> str:
+    """Return the header's sentence: the smallest GPU as it is, and with changes that make it smaller."""
+    text = as_it_is(recipe, overrides, data, least)
+    of = "of" if least is not None else "one of"
+    for changes in CHANGES if load_recipe(recipe).adapter is None else ():
+        gpus = planned(recipe, [*overrides, *changes], data).gpus
+        if gpus is not None and gpus.as_is is not None and (least is None or gpus.as_is < least):
+            least = gpus.as_is
+            text += f"; {of} {least} GB with {' '.join(f'--set {change}' for change in changes)}"
+            of = "of"
     return f"{text}."
+
+
+def _parts(recipe: Path) -> Iterator[tuple[str, str]]:
+    for paragraph in recipe.read_text(encoding="utf-8").partition("\n\n")[0].split("\n#\n"):
+        head, _, body = " ".join(paragraph.replace("\n#", " ").removeprefix("#").split()).partition(": ")
+        if _HEADS.match(head):
+            yield from ((part, body) for part in PARTS if part in head.lower())
+
+
+def part(recipe: Path, name: str) -> str:
+    """Return what a header says of one of :data:`PARTS`, in the recipe that it points to.
+
+    Raises:
+        KeyError: one of them has no such part.
+        FileNotFoundError: there is no such recipe.
+    """
+    text = dict(_parts(recipe))[name]
+    elsewhere = _ELSEWHERE.match(text)
+    return text if elsewhere is None else part(recipe.parent / elsewhere[1], name)
 
 
 def written(recipe: Path) -> str | None:
@@ -57,12 +107,11 @@ def written(recipe: Path) -> str | None:
 
 
 def in_the_guide(recipe: Path) -> str:
-    """Return what the table in recipes/README.md says: the GPU for the recipe as it is, by its or its base's header."""
-    while (text := written(recipe)) is None:
-        recipe = recipe.parent / tomllib.loads(recipe.read_text(encoding="utf-8"))["extends"]
-    found = re.search(r"(?:more than )?\d+ GB", text)
+    """Return what the table in recipes/README.md says: the GPUs for the recipe as it is, by its header."""
+    found = _AS_IT_IS.match(text := part(recipe, "hardware"))
     assert found is not None, text
-    return found[0]
+    one, count, size = found.groups()
+    return f"{one} GB" if one else f"{count} of {size} GB"
 
 
 def cell(recipe: Path) -> re.Pattern[str]:
