@@ -22,6 +22,7 @@ from dpotrain.report.listing import list_run
 from dpotrain.report.past_run import read_run
 from dpotrain.report.run_json import run_as_json
 from dpotrain.run.checkpoint import files as checkpoints
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot
 from dpotrain.run.folder.metrics_file import MetricsFile
@@ -176,7 +177,7 @@ class OfStates(_OfCheckpoints):
         seal(self.path)
         assert self.listed()
         try:
-            find_resumable(self.path.parent, RECIPE)
+            find_resumable(self.path.parent, RECIPE, OneProcess())
             with as_written(self.path):
                 checkpoints.load(self.path)
         except RunError as error:
