@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.report.comparison import compare
 from dpotrain.report.inventory import take_inventory
@@ -22,7 +23,6 @@ from dpotrain.report.listing import list_run
 from dpotrain.report.past_run import read_run
 from dpotrain.report.run_json import run_as_json
 from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.run.checkpoint.resuming import as_written, find_resumable
 from dpotrain.run.checkpoint.snapshot import FORMAT, Checkpoint, Snapshot
 from dpotrain.run.folder.metrics_file import MetricsFile
