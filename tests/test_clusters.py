@@ -248,7 +248,9 @@ def noted(
     out = folder / "noted"
     out.write_text("")
     environment = {"PATH": f"{places}:{os.environ['PATH']}", "NOTED": str(out), **variables}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
     return done.returncode, [shlex.split(line) for line in out.read_text().splitlines()]
 
 
@@ -270,6 +272,25 @@ def test_a_slurm_job_gives_the_command_and_is_requeued_when_it_may_go_on(code, t
     assert (str(options["recipe"]), options["overrides"]) == ("mine.toml", ("seed=3",))
     assert request == LaunchRequest(8, 2, 2, "node7", 20000 + 123456 % 20000)
     assert rest == [["scontrol", "requeue", "123456"]] * (code in (75, 76))
+
+
+def test_a_slurm_job_that_loses_a_process_again_and_again_is_not_requeued_for_ever(tmp_path):
+    """A rank that is killed for its memory as it begins."""
+    codes = [76] * 5 + [75] + [76] * 7
+    programs = {
+        "srun": 'exit "$CODE"',
+        "scontrol": 'if [ "$1" = show ]; then echo node7; fi',
+    }
+    requeued = []
+    for code in codes:
+        words = ["bash", str(CLUSTERS / "slurm.sh"), "mine.toml"]
+        ended, called = noted(tmp_path, programs, words, **SLURM, CODE=str(code))
+        assert ended == code
+        requeued.append(["scontrol", "requeue", "123456"] in called)
+        if not requeued[-1]:
+            break
+    assert requeued == [True] * 11 + [False]
+    assert not list(tmp_path.glob("*.lost"))
 
 
 def test_a_slurm_job_s_options_are_slurm_s():
@@ -300,7 +321,9 @@ def test_a_slurm_job_s_options_are_slurm_s():
 
 def test_a_task_of_skypilot(tmp_path, monkeypatch):
     task = SkyTask.model_validate(read("skypilot.yaml"))
-    assert task.resources.job_recovery.codes == [RunStopped.exit_code, ProcessLostError.exit_code]
+    # These are followed without end.
+    assert task.resources.job_recovery.codes == [RunStopped.exit_code]
+    assert 1 <= task.resources.job_recovery.restarts <= 5
     for script in (task.setup, task.run):
         assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
     variables = {"SKYPILOT_NODE_IPS": "10.0.0.7\n10.0.0.8", "SKYPILOT_NUM_NODES": "2"}

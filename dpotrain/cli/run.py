@@ -97,15 +97,19 @@ def _launched(
     from dpotrain.recipe.load import load_recipe
     from dpotrain.ui.errors import print_error
 
+    # Read as torch is imported: a connection to a machine that is lost is no reason to show frames of C++.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     ranks = RankProcesses(rank_command(words))
     with passing_signals(ranks, print_error):
-        load_recipe(recipe, overrides)  # what is wrong with it is said once, and not by every process
+        loaded = load_recipe(
+            recipe, overrides
+        )  # what is wrong with it is said once, and not by every process
         request = launch_request(*asked, os.environ)
         if request is None:
             return None
         from dpotrain.engine.launching.launch import launch
 
-        return launch(request, ranks, _say)
+        return launch(request, ranks, loaded.document, _say)
 
 
 def _asked_by_accelerate(recipe: Recipe) -> list[str] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dpotrain.core.errors import RunError
-from dpotrain.core.masking import MASK, mask_data
+from dpotrain.core.masking import MASK
 from dpotrain.plugin.api import KINDS, Kind, Selection
+from dpotrain.recipe.flat import flat
 
 #: Tables and keys that a resumed run may change: they move files, speed or the end of the run. (Where a schedule
 #: falls over the whole run its end matters to the steps as well; the run warns of that.)
@@ -49,7 +50,7 @@ def free_options(recipe: Selection, kinds: Iterable[Kind]) -> frozenset[str]:
 
 def resume_config(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's keys that the sequence of losses depends on, flat: ``{"loss.beta": 0.1, …}``."""
-    return {key: mask_data(value) for key, value in _flat(document, "") if not _among(key, FREE)}
+    return {key: value for key, value in flat(document) if not _among(key, FREE)}
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str] = frozenset()) -> None:
@@ -87,11 +88,3 @@ def _masked(value: Any) -> bool:
 
 def _among(key: str, free: frozenset[str]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in free)
-
-
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, list(value) if isinstance(value, tuple) else value

@@ -48,11 +48,12 @@ from dpotrain.run.stopping import StopRequest
 HURRY_WHEN_STOPPED = 10.0
 HURRY_WHEN_INTERRUPTED = 2.0
 
-#: Seconds that a run that a launcher has started again waits for its folder: a file system that machines share gives
-#: back the lock of one that is lost only when that has not been heard of for a while.
+#: Seconds that a run that resumes after the loss of a process or a machine waits for its folder: a file system that
+#: machines share gives back the lock of one that is lost only when that has not been heard of for a while.
 LOCK_SECONDS = 180.0
 
-#: The last phase of a run, as it is shown.
+#: Phases as they are shown: before all others, where that may take a while, and after them.
+LOCKING = "taking the run folder"
 CLOSING = "closing loggers and plugins"
 
 
@@ -61,7 +62,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
 
     The caller enters ``reporter`` before and leaves it afterwards.
     """
-    parallel = start(recipe.parallel.context)
+    parallel = start(recipe.parallel.context, recipe.document)
     use_expandable_segments(parallel.device)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
@@ -77,11 +78,14 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
             finished = folder.finished(recipe)
         if parallel.is_main and (finished is None or recipe.exporters):
             folder.make()
-            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-            stack.enter_context(RunLock(folder.path, patience=LOCK_SECONDS if again else 0.0))
+            lock = RunLock(folder.path)
+            if resume and (_started_again() or lock.of_another_machine()):
+                lock.patience = LOCK_SECONDS
+            with reporter.phase(LOCKING, None) if lock.patience else nullcontext():
+                stack.enter_context(lock)
         if resume and finished is None:
             with reporter.phase("verifying the checkpoints", None):
-                found = find_resumable(folder.checkpoints, recipe)
+                found = find_resumable(folder.checkpoints, recipe, parallel)
         if parallel.is_main and finished is None:
             folder.begin(resume=resume)
         parallel.wait()
@@ -110,6 +114,11 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
         finally:
             shown.finished(outcome)
         return outcome
+
+
+def _started_again() -> bool:
+    """Whether the launcher has started the processes before."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _run(

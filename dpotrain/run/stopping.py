@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -18,6 +19,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 #: Seconds that the main thread has to notice a signal before a thread of its own speaks or acts for it: it may be
 #: inside a backward pass of many seconds, in which Python runs no signal handler.
 NOTICE_SECONDS = 0.5
+
+
+#: Seconds in which a second SIGINT is the first one again, where a launcher has started this process: sent to the whole
+#: process group (``timeout -s INT``, an IDE), it arrives directly, and once more as the launcher passes it on.
+REPEAT_SECONDS = 1.0
 
 
 class StopRequest:
@@ -48,7 +54,9 @@ class StopRequest:
         self._say = say
         self._deferring = self._ended = False
         self._before: dict[signal.Signals, Any] = {}
-        self._interrupts_handled = self._interrupts_seen = 0
+        self._repeats = REPEAT_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._interrupts_handled = self._interrupts_seen = self._interrupts = 0
+        self._last_interrupt = -math.inf
         self._noticed = threading.Event()
         self._raised = threading.Event()
         self._watch: _SignalWatch | None = None
@@ -95,7 +103,11 @@ class StopRequest:
         self._noticed.set()
         if number == signal.SIGINT:
             self._interrupts_handled += 1
-            if max(self._interrupts_handled, self._interrupts_seen) > 1:
+            # The other thread knows when each came; it may not have got round to this one.
+            deadline = time.monotonic() + NOTICE_SECONDS
+            while self._interrupts_seen < self._interrupts_handled and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if self._interrupts > 1:
                 self._raised.set()
                 raise KeyboardInterrupt
         if not self._deferring:
@@ -109,9 +121,15 @@ class StopRequest:
 
     def _seen(self, number: signal.Signals) -> None:
         """Run in the watching thread, at once."""
-        again = number == signal.SIGINT and self._interrupts_seen > 0
-        self._interrupts_seen += number == signal.SIGINT
-        if again:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            repeated = now - self._last_interrupt < self._repeats
+            self._interrupts += not repeated
+            self._interrupts_seen += 1
+            if repeated:
+                return
+            self._last_interrupt = now
+        if number == signal.SIGINT and self._interrupts > 1:
             self._say("Ctrl-C again: stopping now")
             if not self._raised.wait(NOTICE_SECONDS) and self.leave_at_once is not None:
                 self.leave_at_once()

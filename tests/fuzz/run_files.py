@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dpotrain.core import summary
 from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.plugin.runtime.manager import PluginManager
 from dpotrain.report.comparison import compare
 from dpotrain.report.inventory import take_inventory
@@ -176,7 +177,7 @@ class OfStates(_OfCheckpoints):
         seal(self.path)
         assert self.listed()
         try:
-            find_resumable(self.path.parent, RECIPE)
+            find_resumable(self.path.parent, RECIPE, OneProcess())
             with as_written(self.path):
                 checkpoints.load(self.path)
         except RunError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,19 @@ def test_a_signal_to_one_rank_in_the_middle_stops_both(place, before, step, reci
         assert "SIGTERM before the first step; nothing is lost" in ended[0].told
     else:
         assert f"stopped after step {step} " in ended[0].told
+
+
+def test_processes_with_different_recipes_are_refused_with_the_keys(recipe, forked, tmp_path):
+    """A variable in the command that differs on each: they would train a mixture of both."""
+    apart = {0: ["loss.beta=0.1", "parallel.context=2"], 1: ["loss.beta=0.9"]}
+    ended = forked.ranks(recipe, [into(tmp_path)], by_rank=apart)
+    assert [each.code for each in ended] == [2, 2], ended
+    host = socket.gethostname()
+    for each in ended:
+        assert each.told.splitlines() == [
+            "the processes of this run have different recipes:",
+            f"  loss.beta: 0.1 in process 0 on {host}, 0.9 in process 1 on {host}",
+            f"  parallel.context: 2 in process 0 on {host}, 1 in process 1 on {host}",
+            "Give every process the same recipe with the same --set.",
+        ]
+    assert not (tmp_path / "metrics.jsonl").exists()

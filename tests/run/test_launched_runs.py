@@ -125,6 +125,17 @@ def test_ctrl_c_in_a_terminal_stops_all_ranks_and_keys_work(recipe, tmp_path):
 
 
 @soak
+def test_an_interrupt_of_the_whole_process_group_is_one(recipe, tmp_path):
+    """``timeout -s INT``, an IDE or a CI job: it reaches each rank directly, and the launcher, which passes it on."""
+    launched = Launched(recipe, tmp_path / "run", "--set", "training.epochs=5000")
+    launched.until_step(2)
+    os.killpg(launched.process.pid, signal.SIGINT)
+    assert launched.end() == 75, launched.output
+    assert launched.output.count("stopped: the run was stopped after step ") == 1
+    assert summary(tmp_path / "run")["status"] == "stopped"
+
+
+@soak
 def test_ctrl_c_twice_ends_it_at_once(recipe, tmp_path):
     code = "from dpotrain.cli import main; main(['run', *__import__('sys').argv[1:]], prog_name='dpotrain')"
     words = [str(recipe), "--processes", "2", "--plain", "--set", f"run.output_dir={str(tmp_path / 'run')!r}"]
@@ -146,22 +157,31 @@ def test_the_death_of_the_launcher_ends_its_ranks_and_resuming_loses_nothing(rec
     assert_same(tmp_path / "run", whole)
 
 
+#: What each process holds of the model, as overrides of the recipe.
+LAYOUTS = {"replicated": (), "sharded": ('parallel.shard="all"', "adapter=false")}
+
+
 @soak
 @pytest.mark.timeout(3600)
 def test_runs_that_are_killed_at_random_instants_lose_nothing(recipe, tmp_path):
     """One rank, all ranks, or the launcher; DPOTRAIN_KILLS is how many."""
     draw = random.Random(int(os.environ.get("DPOTRAIN_KILLS_SEED", 0)))
     left = int(os.environ.get("DPOTRAIN_KILLS", 2))
-    whole = Launched(recipe, tmp_path / "whole" / "run")
-    assert whole.end() == 0, whole.output
-    expected = facts(whole.run)
+    expected = {}
     number = 0
     while left > 0:
         folder = tmp_path / f"run-{number}" / "run"
         number += 1
+        layout = draw.choice(list(LAYOUTS))
+        words = [word for each in LAYOUTS[layout] for word in ("--set", each)]
+        if layout not in expected:
+            whole = Launched(recipe, tmp_path / layout / "run", *words)
+            assert whole.end() == 0, whole.output
+            expected[layout] = facts(whole.run)
+        words += ["--resume", "--max-restarts", "20"]
         code = None
         while code != 0:
-            launched = Launched(recipe, folder, "--resume", "--max-restarts", "20", acts=QUICK_WATCH)
+            launched = Launched(recipe, folder, *words, acts=QUICK_WATCH)
             first, last = draw.randint(0, 8), draw.random()
             if left > 0:
                 launched.until_step(first) if first else launched.until(launched.ranks)
@@ -176,7 +196,7 @@ def test_runs_that_are_killed_at_random_instants_lose_nothing(recipe, tmp_path):
                         left += 1
             code = launched.end()
             assert code in (0, -signal.SIGKILL), launched.output
-        assert facts(folder) == expected
+        assert facts(folder) == expected[layout]
         assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
 
 

@@ -1,5 +1,6 @@
 """One process at a time owns a run folder; what a killed one left behind holds nobody up."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 from dpotrain import load_recipe, train
 from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
+from dpotrain.run import session
 from dpotrain.run.folder.lock import RunLock
 from tests.run.recipes import project
 
@@ -81,3 +83,18 @@ def test_a_run_that_was_started_again_waits_for_the_lock_of_a_lost_machine(tmp_p
     threading.Timer(0.2, holder.kill).start()
     with RunLock(run, patience=60):
         pass
+
+
+def test_a_resumed_run_waits_for_the_lock_of_another_machine_and_of_no_other(tmp_path, held, monkeypatch):
+    """A requeued job, or a machine that takes a lost one's place: no launcher counts that as a start of its own."""
+    run, holder = held
+    recipe = load_recipe(project(tmp_path), ["training.steps=1"])
+    monkeypatch.setattr(session, "LOCK_SECONDS", 60.0)
+    with pytest.raises(RunError, match="is in use"):
+        train(recipe, resume=True, reporter=SilentReporter())
+    owner = json.loads((run / ".owner.json").read_text())
+    (run / ".owner.json").write_text(json.dumps(owner | {"host": "node7"}))
+    with pytest.raises(RunError, match="on node7, since"):
+        train(recipe, reporter=SilentReporter())
+    threading.Timer(0.5, holder.kill).start()
+    assert train(recipe, resume=True, reporter=SilentReporter()).status == "finished"

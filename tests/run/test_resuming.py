@@ -4,9 +4,15 @@ import copy
 
 import pytest
 
+from dpotrain import load_recipe
 from dpotrain.core.errors import RunError
+from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.plugin.api import KINDS, DatasetSource, Selection
+from dpotrain.run.checkpoint import files
+from dpotrain.run.checkpoint.resuming import find_resumable
 from dpotrain.run.resume_config import check_same, free_options, resume_config
+from tests.run.recipes import project
+from tests.run.recipes import run as train
 
 DOCUMENT = {
     "seed": 42,
@@ -83,3 +89,30 @@ def test_an_option_that_its_component_says_no_step_depends_on_may_change():
 
 def test_a_secret_that_one_recipe_knew_as_such_and_the_other_not_yet_is_no_difference():
     check_same({"data.inner.token": "***"}, {"data.inner.token": "something-secret"})
+
+
+class OtherRank(OneProcess):
+    """One that hears of what the main process has found."""
+
+    is_main = False
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def broadcast_object(self, item):
+        return self.found
+
+
+def test_one_process_alone_hashes_the_checkpoint(tmp_path, monkeypatch):
+    path = project(tmp_path)
+    train(path, "training.steps=1")
+    recipe, checkpoints = load_recipe(path), tmp_path / "run" / "checkpoints"
+    found = find_resumable(checkpoints, recipe, OneProcess())
+    assert found.path == checkpoints / "step-00000001"
+
+    def verify(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(files, "verify", verify)
+    assert find_resumable(checkpoints, recipe, OtherRank((found.path, {}))) == found

@@ -112,3 +112,19 @@ def test_a_signal_that_comes_twice_ends_it_once():
         with pytest.raises(RunStopped):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_an_interrupt_that_the_launcher_passes_on_as_well_is_one(launched, monkeypatch):
+    """One that is sent to the process group arrives directly, and again by way of the launcher."""
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGINT)
+        if launched:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.name == "SIGINT"
+            monkeypatch.setattr(stop, "_repeats", 0.0)  # later
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -100,6 +100,7 @@ def test_two_machines_train_together(machines, begin, tmp_path):
     assert second.end() == 0, second.output
     assert "machine 1 of 2" in first.output + second.output
     assert (first.output + second.output).count("step 1/") == 1
+    assert "frame #" not in first.output + second.output
     assert_same(tmp_path / "run", recipe.parent / "run")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public all the same
@@ -17,10 +19,9 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerSpec,
     WorkerState,
 )
-from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 from dpotrain.core.errors import ProcessLostError, RunStopped
-from dpotrain.engine.launching.machines import Machines
+from dpotrain.engine.launching.machines import Machines, Meeting, RunEnd
 from dpotrain.engine.launching.processes import RankProcesses
 from dpotrain.engine.launching.request import LaunchRequest
 
@@ -32,9 +33,7 @@ KILLING_SECONDS = 5.0
 SAVING_SECONDS = 30 * 60.0
 #: Seconds between two looks at the ranks.
 LOOK_SECONDS = 0.25
-#: Seconds that machines whose ranks have ended well wait for the others, where the main process may export for hours.
-BARRIER_SECONDS = 24 * 60 * 60
-#: Seconds in which another machine's wish to join is known here: torch reads it anew once a second.
+#: Seconds in which another machine's wish to join, or how the run ended there, is known here.
 _KNOWN_SECONDS = 2.0
 _JOINED = "another machine has come: the run resumes with it from its last checkpoint"
 
@@ -52,29 +51,30 @@ class RankAgent(SimpleElasticAgent):
     def __init__(
         self,
         request: LaunchRequest,
-        rendezvous: RendezvousHandler,
-        address: str,
+        meeting: Meeting,
         processes: RankProcesses,
         say: Callable[[str], None],
     ) -> None:
-        """Prepare; ``address`` is this machine's for the others, ``say`` shows a line to the person."""
+        """Prepare; ``say`` shows a line to the person."""
         spec = WorkerSpec(
             role="ranks",
             local_world_size=request.processes,
-            rdzv_handler=rendezvous,
+            rdzv_handler=meeting.handler,
             entrypoint="dpotrain",
             max_restarts=request.max_restarts,
             monitor_interval=LOOK_SECONDS,
         )
-        super().__init__(spec, exit_barrier_timeout=BARRIER_SECONDS)
+        super().__init__(spec)
         self._processes, self._say, self._most = processes, say, request.most
-        self._address = address
+        self._meeting = meeting
         self._machines: Machines | None = None
         self._store_of_ranks: TCPStore | None = None
         self.first: dict[int, int] = {}
         """Of the ranks that ended the last start, their exit codes: those of the others may follow from these."""
         self.reason = ""
         """What ended them, if a new start could help."""
+        self.end: RunEnd | None = None
+        """How the run ends, if a new start could not: here, or on the machine that was the first to say so."""
 
     def _start_workers(self, worker_group: Any) -> dict[int, Any]:
         self.first = {}
@@ -97,8 +97,8 @@ class RankAgent(SimpleElasticAgent):
         torch's agents keep one store for all starts, in which ranks find the addresses of those that have ended.
         """
         if worker_group.group_rank == 0:
-            self._store_of_ranks = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
-            worker_group.store.set("ranks", json.dumps([self._address, self._store_of_ranks.port]))
+            self._store_of_ranks = TCPStore(self._meeting.address, 0, is_master=True, wait_for_workers=False)
+            worker_group.store.set("ranks", json.dumps([self._meeting.address, self._store_of_ranks.port]))
         address, port = json.loads(worker_group.store.get("ranks"))
         return {"MASTER_ADDR": address, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(True)}
 
@@ -127,10 +127,15 @@ class RankAgent(SimpleElasticAgent):
         if any(self._processes.codes.values()):
             return self._ended(worker_group)
         assert self._machines is not None
-        if not self._processes.running:
-            self._machines.done()
+        # Where the main process exports, for hours perhaps, the others go on looking at its machine.
+        if not self._processes.running and self._machines.done():
             values = {worker.global_rank: None for worker in worker_group.workers}
             return RunResult(WorkerState.SUCCEEDED, return_values=values)
+        self.end = self._machines.ended()
+        if self.end is not None:
+            self._end(ENDING_SECONDS)  # they may have been told as well
+            self._remaining_restarts = 0
+            return RunResult(WorkerState.FAILED)
         lost = self._machines.lost()
         if lost is None:
             return RunResult(WorkerState.HEALTHY)
@@ -143,23 +148,53 @@ class RankAgent(SimpleElasticAgent):
 
     def _ended(self, worker_group: Any) -> RunResult:
         """Return what follows from a rank's exit code, once all ranks have ended."""
-        first = self.first = {rank: code for rank, code in self._processes.codes.items() if code}
+        assert self._machines is not None
+        self.first = {rank: code for rank, code in self._processes.codes.items() if code}
+        own = self._own_end()
+        if own is not None and own.code != RunStopped.exit_code:
+            self._machines.end(
+                own
+            )  # at once: ranks that have not joined each other hear of it in no other way
         self._end(ENDING_SECONDS)
-        if self._processes.asked is None and self._joined_by_others(worker_group, first):
+        if self._processes.asked is None and self._joined_by_others(worker_group, self.first):
             self._say(_JOINED)
             return RunResult(
                 WorkerState.HEALTHY
             )  # which makes the base class look for machines and start again
-        if final_ranks(first) or self._processes.asked is not None:
-            self._remaining_restarts = 0
-        else:
-            self.reason = describe_ended(min(first, key=lambda rank: first[rank]), first)
+        self.reason = describe_ended(min(self.first, key=lambda rank: self.first[rank]), self.first)
+        own = self._own_end()
+        if own is None and not (self._remaining_restarts and self._processes.asked is None):
+            own = RunEnd(ProcessLostError.exit_code, self.reason)
+        if own is not None:
+            self._machines.end(own)
+        self.end = self.ended_elsewhere(0.0 if own is not None else _KNOWN_SECONDS) or own
+        if self.end is None:
             self._say_restart()
-        if not self._remaining_restarts and worker_group.group_world_size > 1:
-            # Machines whose ranks have ended well wait for this one.
-            self._exit_barrier_timeout = ENDING_SECONDS
-            self._exit_barrier()  # type: ignore[no-untyped-call]
+        else:
+            self._remaining_restarts = 0
         return RunResult(WorkerState.FAILED)
+
+    def _own_end(self) -> RunEnd | None:
+        """Return how the run ends if a rank of this machine has ended in a way that would come again, or as asked."""
+        codes, asked = self._processes.codes, self._processes.asked
+        # The first of those that were asked may have lost another one that saved.
+        final = final_ranks(self.first) or (final_ranks(codes) if asked is not None else [])
+        if final:
+            lines = self._processes.last_lines(final[0])
+            return RunEnd(codes[final[0]], describe_ended(final[0], codes) + (f":\n{lines}" if lines else ""))
+        if asked is not None and any(-code in (asked, signal.SIGTERM) for code in self.first.values()):
+            text = f"{asked.name} ended the processes before they could save; --resume begins or continues the run"
+            return RunEnd(RunStopped.exit_code, text)
+        return None
+
+    def ended_elsewhere(self, seconds: float = 0.0) -> RunEnd | None:
+        """Return how the run has ended on all machines, if one has said so or does within so many seconds."""
+        return None if self._machines is None else self._machines.ended(seconds)
+
+    def leave(self) -> None:
+        """Let the other machines hear how the run has ended, if they would not without this one."""
+        if self._machines is not None:
+            self._machines.leave(hosts=self._meeting.hosts)
 
     def _joined_by_others(self, worker_group: Any, first: Mapping[int, int]) -> bool:
         """Whether the ranks were asked to stop by another machine's agent, which has seen a new one before this."""
@@ -178,11 +213,20 @@ class RankAgent(SimpleElasticAgent):
 
     def _end(self, seconds: float) -> None:
         """Return once no rank runs: those that have not ended after so many seconds are ended."""
-        if not self._processes.wait(seconds):
+        if not self._processes.wait(seconds, self._beat):
             self._processes.send(signal.SIGTERM)
-            if not self._processes.wait(KILLING_SECONDS):
+            if not self._processes.wait(KILLING_SECONDS, self._beat):
                 self._processes.send(signal.SIGKILL)
-                self._processes.wait(BARRIER_SECONDS)
+                self._processes.wait(math.inf, self._beat)
+
+    def _beat(self) -> None:
+        """Let the other machines know, meanwhile, that this one is there."""
+        if self._machines is not None:
+            with suppress(RuntimeError):  # where they meet is gone; the ranks have to end all the same
+                self._machines.beat()
+
+    def _exit_barrier(self) -> None:
+        """Do not wait: machines end when those of all have done their part, or one has said how the run ends."""
 
     def _stop_workers(self, worker_group: Any) -> None:
         self._processes.collect()

@@ -4,57 +4,90 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousError,
     RendezvousTimeoutError,
 )
 
-from dpotrain.core.errors import ProcessLostError, RunError
-from dpotrain.engine.launching.agent import RankAgent, describe_ended, final_ranks
-from dpotrain.engine.launching.machines import JOIN_SECONDS, rendezvous_of
+from dpotrain.core.errors import ProcessLostError, RunError, RunStopped
+from dpotrain.engine.launching.agent import RankAgent
+from dpotrain.engine.launching.machines import JOIN_SECONDS, RunEnd, meet
 from dpotrain.engine.launching.processes import RankProcesses
 from dpotrain.engine.launching.request import LaunchRequest
 
+#: Seconds in which machines that wait to join see that the run is over: torch looks once a second.
+CLOSED_SECONDS = 3.0
 
-def launch(request: LaunchRequest, processes: RankProcesses, say: Callable[[str], None]) -> int:
+
+def launch(
+    request: LaunchRequest,
+    processes: RankProcesses,
+    document: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> int:
     """Run the ranks of this machine, together with those of the others, and return the exit code of the run.
 
-    ``say`` shows lines to the person, beside what world rank 0 shows if it is on this machine.
+    ``document`` is the resolved recipe. ``say`` shows lines to the person, beside what world rank 0 shows if it is on
+    this machine.
 
     Raises:
         RunError: the ranks did not say by themselves why they ended.
+        RunStopped: a signal ended them before they could say so.
     """
     if "LOGLEVEL" not in os.environ:  # with which torch's launcher is made to talk
         logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
         logging.getLogger("torch.distributed.elastic").propagate = False
-    handler, address = rendezvous_of(request, say)
-    agent = RankAgent(request, handler, address, processes, say)
+    meeting = meet(request, document, say)
+    agent = RankAgent(request, meeting, processes, say)
     try:
         agent.run()
     except RendezvousClosedError as error:
-        raise RunError(
-            f"the run that met at {request.endpoint} has ended on the other machines; their messages say why."
-        ) from error
+        agent.end = agent.ended_elsewhere()
+        if agent.end is None:
+            raise RunError(
+                f"the run that met at {request.endpoint} has ended on the other machines; their messages say why."
+            ) from error
     except RendezvousTimeoutError as error:
-        raise RunError(
-            f"fewer than {request.fewest} machines came to {request.endpoint} within {JOIN_SECONDS // 60} minutes.\n"
-            "Start the same command on every machine; a firewall may be between them."
-        ) from error
-    except (RendezvousError, RuntimeError) as error:
+        raise _too_few(request, agent) from error
+    except (RendezvousError, DistError) as error:
+        if not request.host:
+            raise
         # The machine where all meet is gone. The ranks have ended by now, perhaps with a reason of their own.
-        if not final_ranks(agent.first or processes.codes):
+        if agent.end is None:
             raise ProcessLostError(
                 f"{request.endpoint}, where the machines of the run meet, is lost.\n"
                 "--resume, given on every machine, continues from the last checkpoint."
             ) from error
     finally:
-        with suppress(RendezvousError, RuntimeError):
-            handler.shutdown()
+        with suppress(RendezvousError, DistError):
+            meeting.handler.shutdown()
+            agent.leave()
+            if request.host and meeting.hosts:
+                time.sleep(CLOSED_SECONDS)
+    if not processes.starts and agent.end is None:
+        say(f"the run at {request.endpoint} has ended without this machine, which was a spare one")
     return _exit_code(processes, agent, request, say)
+
+
+def _too_few(request: LaunchRequest, agent: RankAgent) -> RunError:
+    """Return the error for machines that did not come in time."""
+    minutes = JOIN_SECONDS // 60
+    if agent.reason:
+        return ProcessLostError(
+            f"{agent.reason}.\nFewer than {request.fewest} machines came to {request.endpoint} within {minutes} "
+            "minutes to go on. The last checkpoint remains: --resume, given on every machine, continues from it."
+        )
+    return RunError(
+        f"fewer than {request.fewest} machines came to {request.endpoint} within {minutes} minutes.\n"
+        "Start the same command on every machine; a firewall may be between them."
+    )
 
 
 def _exit_code(
@@ -64,25 +97,27 @@ def _exit_code(
 
     Raises:
         ProcessLostError: they were started again as often as may be.
+        RunStopped: a signal ended them before they could say so.
     """
-    codes = processes.codes
-    first = agent.first or {rank: code for rank, code in codes.items() if code}
-    if not first:
+    if agent.end is not None and agent.end.code != ProcessLostError.exit_code:
+        return _code_of_end(agent.end, processes, say)
+    if agent.end is None and not agent.first:
         return 0
-    if final := final_ranks(first):
-        rank = final[0]
-        # World rank 0 says what ended it or another one, if it is here and was able to.
-        if codes.get(0, -1) < 0 or codes[0] == ProcessLostError.exit_code:
-            lines = processes.last_lines(rank)
-            say(describe_ended(rank, first) + (f":\n{lines}" if lines else ""))
-        return first[rank]
-    killed = [rank for rank, code in sorted(first.items()) if code < 0]
-    if processes.asked is not None and killed:
-        return 128 - first[killed[0]]
-    for rank in killed:
+    for rank in sorted(rank for rank, code in agent.first.items() if code < 0):
         if lines := processes.last_lines(rank):
             say(f"the last lines of process {rank}:\n{lines}")
     raise ProcessLostError(
-        f"{agent.reason}.\nThe processes were started {processes.starts} times (--max-restarts "
+        f"{agent.reason if agent.end is None else agent.end.text}.\n"
+        f"The processes were started {processes.starts} times (--max-restarts "
         f"{request.max_restarts}). The last checkpoint remains: --resume continues from it."
     )
+
+
+def _code_of_end(end: RunEnd, processes: RankProcesses, say: Callable[[str], None]) -> int:
+    """Return the exit code of a run that a person has to deal with; world rank 0 has said why, if it could."""
+    if processes.codes.get(0) == end.code:
+        return end.code
+    if end.code == RunStopped.exit_code:
+        raise RunStopped(end.text)
+    say(end.text)
+    return end.code

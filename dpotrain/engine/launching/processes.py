@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -83,12 +83,13 @@ class RankProcesses:
                     del self._running[pid]
                     self.codes[rank] = os.waitstatus_to_exitcode(status)
 
-    def wait(self, seconds: float) -> bool:
-        """Return once all have ended, or after so many seconds; whether all have."""
+    def wait(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> bool:
+        """Return once all have ended, or after so many seconds, calling ``meanwhile`` often; whether all have."""
         deadline = time.monotonic() + seconds
         self.collect()
         while self.running and time.monotonic() < deadline:
             time.sleep(_LOOK)
+            meanwhile()
             self.collect()
         return not self.running
 

@@ -7,7 +7,7 @@ work of a device, it notices at once that a process has ended, and one process m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,6 +22,7 @@ from dpotrain.engine.parallel.context import ContextGroup, check_context
 from dpotrain.engine.parallel.exchange import sum_over_ranks
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.same_recipe import check_same_recipe
 from dpotrain.engine.parallel.watch import Watch
 
 T = TypeVar("T")
@@ -40,10 +41,13 @@ class Replicated(OneProcess):
     them is right here, too.
     """
 
-    def __init__(self, context: int = 1) -> None:
+    def __init__(self, context: int = 1, document: Mapping[str, Any] | None = None) -> None:
         """Join the other processes, of which ``context`` neighbours at a time share the rows of one data rank.
 
+        ``document`` is the resolved recipe, which has to be the same on all.
+
         Raises:
+            RecipeError: it is not.
             RunError: ``context`` does not divide the processes.
         """
         cuda = torch.cuda.is_available()
@@ -59,14 +63,16 @@ class Replicated(OneProcess):
         )
         super().__init__(accelerator.device)
         self.world_rank, self.world_size = accelerator.process_index, accelerator.num_processes
-        check_context(context, self.world_size)
-        self.data_rank, self.data_size = self.world_rank // context, self.world_size // context
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main = accelerator.is_main_process
         self._watch: Watch | None = None
         self._control: torch.distributed.ProcessGroup = torch.distributed.new_group(
             backend="gloo", timeout=CONTROL_TIMEOUT
         )
+        # Before anything that follows from it: with another one they would wait for each other.
+        check_same_recipe(self.gather_objects, document or {})
+        check_context(context, self.world_size)
+        self.data_rank, self.data_size = self.world_rank // context, self.world_size // context
         if context > 1:
             self.context = self._context_group(context)
             self.first_of_data_rank, self.collective_passes = self.context.rank == 0, True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from dpotrain.core.errors import ProcessLostError
 from dpotrain.engine.parallel.accelerate_config import refuse_engines
@@ -15,13 +17,14 @@ from dpotrain.engine.parallel.protocol import Parallel
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def start(context: int = 1) -> Parallel:
+def start(context: int = 1, document: Mapping[str, Any] | None = None) -> Parallel:
     """Return the processes of this run, joined.
 
-    ``context`` is how many of them share the rows of a data rank.
+    ``context`` is how many of them share the rows of a data rank, ``document`` the resolved recipe.
 
     Raises:
         ProcessLostError: the processes do not reach each other.
+        RecipeError: they have different recipes.
         RunError: the launcher asks for an engine that is not used here, or ``context`` does not divide the processes.
     """
     refuse_engines(os.environ)
@@ -33,7 +36,7 @@ def start(context: int = 1) -> Parallel:
     from dpotrain.engine.parallel.replicated import Replicated
 
     try:
-        return Replicated(context)
+        return Replicated(context, document)
     except RuntimeError as error:
         if not of_a_backend(error):
             raise

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.errors import RunError
 from dpotrain.recipe.recipe import Recipe
 from dpotrain.run.checkpoint import files
 from dpotrain.run.checkpoint.versions import check_same_distributions, package_versions
 from dpotrain.run.resume_config import check_same, free_options, resume_config
+
+if TYPE_CHECKING:
+    from dpotrain.engine.parallel.protocol import Parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +34,16 @@ class Found:
     """The time that the run's chat template reads, in ISO 8601."""
 
 
-def find_resumable(folder: Path, recipe: Recipe) -> Found:
+def find_resumable(folder: Path, recipe: Recipe, parallel: Parallel) -> Found:
     """Find and verify the newest checkpoint, and compare the recipe with it, before anything heavy is loaded.
 
-    No file is changed.
+    Collective: the main process reads and hashes the files, and all take the checkpoint that it finds. No file is
+    changed.
 
     Raises:
         RunError: they differ in what changes the steps, or the checkpoint holds what no run writes.
     """
-    path, damaged = files.newest(folder)
+    path, damaged = parallel.broadcast_object(files.newest(folder) if parallel.is_main else (None, {}))
     if path is None:
         return Found(None, damaged, None)
     state = read_state(path)

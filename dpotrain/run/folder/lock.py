@@ -63,6 +63,17 @@ class RunLock:
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
+    def of_another_machine(self) -> bool:
+        """Whether the last process that took the folder, and has not given it back, was on another machine.
+
+        A machine that was lost may seem to hold the lock until the file system has missed it.
+        """
+        try:
+            host: str = json.loads(self.owner.read_text(encoding="utf-8"))["host"]
+            return host != socket.gethostname()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def _described(self) -> str:
         try:
             owner = json.loads(self.owner.read_text(encoding="utf-8"))
