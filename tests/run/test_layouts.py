@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from dpotrain import load_recipe
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory.activations import estimate
-from dpotrain.run.planning import description
+from dpotrain.run.planning import description, target
 from dpotrain.run.planning.devices import Asked
 from dpotrain.run.planning.plan import Plan, make_plan
 from dpotrain_plugins.transformers_loader import TransformersLoader
@@ -127,6 +128,72 @@ def test_what_is_sent_costs_time_by_the_rate_of_the_links(shape, tmp_path):
     assert planned(recipe, 8, 80).speed_from == "assumed"
     assert planned(recipe, 1, 80, operations=4e14).speed_from == "given"
     assert planned(recipe, 1, 80).tokens_per_second is None
+
+
+def test_processes_on_a_cpu_share_its_memory_and_its_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(target, "free_memory", lambda device: 10 * GB)
+    monkeypatch.setattr(target, "resident_memory", lambda: 2 * GB)
+    monkeypatch.setattr("dpotrain.run.planning.plan.sustained_rate", lambda device, precision: 8e9)
+    recipe = load_recipe(project(tmp_path))
+    data = prepare_data(recipe, recipe.model.load_tokenizer(), SilentReporter())
+    one, four = (make_plan(recipe, data, asked=Asked(devices)) for devices in (1, 4))
+    assert (one.memory, one.operations) == (12 * GB, 8e9)
+    assert (four.memory, four.operations, four.devices.machine) == (3 * GB, 2e9, 4)
+
+
+def test_a_layout_is_named_by_what_the_recipe_does_not_say_already(shape, tmp_path):
+    shape("1b")
+    recipe = project(tmp_path)
+    given = ["parallel.shard=all", "parallel.group=4", "parallel.offload=cpu", "parallel.context=2"]
+    ways = planned(recipe, 8, 80, *given).devices.ways
+    assert {way.layout: way.overrides for way in ways} == {
+        "sharded over groups of 4, context of 2, shards in the host's memory": ("parallel.shard=all",),
+        "replicated, context of 2": (
+            "parallel.shard=none",
+            "parallel.group=false",
+            "parallel.offload=false",
+        ),
+        "sharded over groups of 4, context of 2": ("parallel.shard=all", "parallel.offload=false"),
+        "sharded over all 8, context of 2": (
+            "parallel.shard=all",
+            "parallel.group=8",
+            "parallel.offload=false",
+        ),
+        "sharded over all 8, context of 2, shards in the host's memory": (
+            "parallel.shard=all",
+            "parallel.group=8",
+        ),
+        "replicated, context of 4": (
+            "parallel.shard=none",
+            "parallel.group=false",
+            "parallel.context=4",
+            "parallel.offload=false",
+        ),
+        "sharded over all 8, context of 4": (
+            "parallel.shard=all",
+            "parallel.group=8",
+            "parallel.context=4",
+            "parallel.offload=false",
+        ),
+    }
+    for way in ways:
+        assert load_recipe(recipe, [*given, *way.overrides]), "each can be given"
+
+
+def test_what_does_not_fit_has_no_time_and_no_change_fits_but_one_that_the_host_has_room_for(
+    shape, tmp_path, monkeypatch
+):
+    shape("8b")
+    recipe = project(tmp_path)
+    assert planned(recipe, 8, 80, operations=4e14).seconds is not None
+    assert planned(recipe, 8, 8, operations=4e14).seconds is None
+    loaded = load_recipe(recipe, ["training.precision=bf16", "parallel.shard=all", "parallel.offload=cpu"])
+    data = prepare_data(loaded, loaded.model.load_tokenizer(), SilentReporter())
+    for host, fits in ((64 * GB, True), (8 * GB, False)):
+        gpu = replace(target.target_of(80 * GB), host=host)
+        monkeypatch.setattr("dpotrain.run.planning.plan.target_of", lambda memory, devices=1, gpu=gpu: gpu)
+        plan = make_plan(loaded, data, reload=lambda more: loaded, asked=Asked(8))
+        assert (plan.fits, plan.gpus.as_is is not None) == (fits, fits)
 
 
 def test_an_optimizer_that_needs_whole_weights_leaves_them_whole_and_says_so(shape, tmp_path):

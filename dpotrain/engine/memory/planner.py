@@ -90,6 +90,10 @@ class MemoryPlan:
         least = sum(self.held.values()) + max(int(peak), self.share.added_up)
         return Need(least, self.available, fits and self.on_host <= self.host)
 
+    def fits(self, batches: BatchPlan) -> bool:
+        """Return whether device and host have room for the run at its peak."""
+        return sum(self.parts(batches).values()) <= self.available and self.host_bytes(batches) <= self.host
+
     def activation_bytes(self, batches: BatchPlan) -> float:
         """Return the activations of the largest micro-batch."""
         largest = max(map(max, microbatch_tokens(batches)))
