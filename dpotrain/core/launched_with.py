@@ -1,4 +1,4 @@
-"""With which options of ``dpotrain run`` a run's processes were started, so that the command that resumes it has them."""
+"""The options of ``dpotrain run`` that started a run's processes, for the command that resumes it."""
 
 from __future__ import annotations
 

@@ -245,7 +245,8 @@ def build(
             "losses and rewards": "by the reference of their step",
         }
         run.report("moving reference", values)
-    for warning in recipe_warnings(recipe, data.mixture.pairs):
+    alone = parallel.world_size == 1 and not parallel.shards_weights
+    for warning in recipe_warnings(recipe, data.mixture.pairs, alone=alone):
         reporter.warn(warning)
     measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
     if measuring is not None and (learned := measuring.learned) is not None:

@@ -45,7 +45,7 @@ class Target:
 
 
 def target_of(memory: int | None, devices: int = 1) -> Target:
-    """Return a GPU with so many bytes of ``memory``, or without them this machine's GPU, or its CPU in so many parts."""
+    """Return a GPU with so many bytes of ``memory``; without them this machine's GPU, or a part of its CPU."""
     if memory is not None:
         return Target("cuda", "a GPU of that size", CUDA_CONTEXT, memory, here=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
