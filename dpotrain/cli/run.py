@@ -118,17 +118,23 @@ def _launched(
 
 
 def _asked_by_accelerate(recipe: Recipe) -> list[str] | None:
-    """Return what a configuration for FSDP says of ``[parallel]``, as overrides; None without one."""
+    """Return what a configuration of accelerate says of ``[parallel]``, as overrides; None without one."""
     from dpotrain.engine.parallel.accelerate_config import take_fsdp_config
+    from dpotrain.engine.parallel.parallelism_config import take_parallelism_config
 
-    asked = take_fsdp_config(os.environ)
-    if asked is None:
-        return None
-    values = asked.with_recipe(recipe.parallel, recipe.training.activation_checkpointing)
+    fsdp, sizes = take_fsdp_config(os.environ), take_parallelism_config(os.environ)
+    values: dict[str, list[str]] = {}
+    if fsdp is not None:
+        values[fsdp.source] = fsdp.with_recipe(recipe.parallel, recipe.training.activation_checkpointing)
+    if sizes is not None:  # which say more than a strategy of FSDP does, so they come last
+        values[sizes.source] = sizes.with_recipe(recipe.parallel)
     if os.environ.get("RANK", "0") == "0":
-        for note in (f"{asked.source} of the accelerate configuration: {', '.join(values)}", *asked.notes):
+        notes = [
+            f"{source} of the accelerate configuration: {', '.join(each)}" for source, each in values.items()
+        ]
+        for note in (*notes, *(() if fsdp is None else fsdp.notes)):
             _say(note)
-    return values
+    return [override for each in values.values() for override in each] or None
 
 
 def _say(text: str) -> None:

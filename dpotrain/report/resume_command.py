@@ -12,7 +12,7 @@ from dpotrain.run.folder.run_folder import RunFolder
 
 def resume_command(path: Path, status: Mapping[str, Any]) -> str:
     """Return what to type to resume the run in a folder, in as many processes as its ``status.json`` says."""
-    options = status.get("launch")
-    known = isinstance(options, list) and all(isinstance(each, str) for each in options)
-    recipe = str(RunFolder(path).recipe)
-    return shlex.join(["dpotrain", "run", recipe, *(options if known else ()), "--resume"])
+    found = status.get("launch")
+    # The file may be damaged, or of another version.
+    options = found if isinstance(found, list) and all(isinstance(each, str) for each in found) else []
+    return shlex.join(["dpotrain", "run", str(RunFolder(path).recipe), *options, "--resume"])

@@ -117,6 +117,7 @@ def fit_to_memory(
         },
         available=free + in_use,
         host=host,
+        sharing=parallel.local_size,
     )
     chosen = memory.fit
     if before is not None:

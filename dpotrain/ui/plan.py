@@ -142,6 +142,11 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
             "host memory",
             f"{_size(plan.host_memory)} in each process for what its device does not hold",
         )
+    if plan.gathered:
+        yield (
+            "" if plan.host_memory else "host memory",
+            f"{_size(plan.gathered)} in the main process, where each checkpoint is gathered",
+        )
     if (devices := plan.devices) is not None:
         yield "devices", f"{devices.count}: {devices.reason or devices.layout}"
         if devices.cannot_shard:

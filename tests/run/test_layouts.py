@@ -77,6 +77,7 @@ def test_1b_fits_one_gpu_of_80_gb_and_stays_replicated_on_eight(shape, tmp_path)
     assert plan.devices.layout == "replicated"
     assert "weights are replicated" in plan.devices.reason
     assert "gathered weights" not in plan.parts
+    assert plan.gathered == 0
 
 
 def test_8b_in_full_is_sharded_over_eight_gpus_of_80_gb(shape, tmp_path):
@@ -92,6 +93,8 @@ def test_8b_in_full_is_sharded_over_eight_gpus_of_80_gb(shape, tmp_path):
     for part, times in (("weights", 1), ("gradients", 1), ("optimizer", 2)):
         assert plan.parts[part] == pytest.approx(times * 4 * plan.parameters / 8, rel=1e-3)
     assert sum(plan.parts.values()) == plan.needed
+    # Weights and moments, whole.
+    assert plan.gathered == pytest.approx(12 * plan.parameters, rel=1e-6)
     # Embedding and head in float32, and three layers in bfloat16, of one its gradients.
     assert plan.parts["gathered weights"] == pytest.approx(
         2 * 2.1e9 + 3 * 0.436e9 + 0.436e9 + 0.87e9, rel=0.01
@@ -139,6 +142,12 @@ def test_processes_on_a_cpu_share_its_memory_and_its_speed(tmp_path, monkeypatch
     one, four = (make_plan(recipe, data, asked=Asked(devices)) for devices in (1, 4))
     assert (one.memory, one.operations) == (12 * GB, 8e9)
     assert (four.memory, four.operations, four.devices.machine) == (3 * GB, 2e9, 4)
+    assert "checkpoint in the main process" not in four.parts
+    recipe = load_recipe(tmp_path / "recipe.toml", ["parallel.shard=all", "checkpoints.every=1"])
+    four = make_plan(recipe, data, asked=Asked(4))
+    assert four.parts["checkpoint in the main process"] == four.gathered
+    assert four.gathered == pytest.approx(12 * four.parameters, rel=1e-2)
+    assert "copy of a checkpoint" not in four.parts
 
 
 def test_a_layout_is_named_by_what_the_recipe_does_not_say_already(shape, tmp_path):
@@ -189,7 +198,13 @@ def test_what_does_not_fit_has_no_time_and_no_change_fits_but_one_that_the_host_
     assert planned(recipe, 8, 8, operations=4e14).seconds is None
     loaded = load_recipe(recipe, ["training.precision=bf16", "parallel.shard=all", "parallel.offload=cpu"])
     data = prepare_data(loaded, loaded.model.load_tokenizer(), SilentReporter())
-    for host, fits in ((64 * GB, True), (8 * GB, False)):
+    # 16 bytes a number over eight processes, and 12 in the main one.
+    for host, fits in (
+        (16.0 * 8.1 / 8 + 12 * 8.1 / 8, True),
+        (16 * 8.1 / 8 + 6 * 8.1 / 8, False),
+        (8, False),
+    ):
+        host *= 1e9
         gpu = replace(target.target_of(80 * GB), host=host)
         monkeypatch.setattr("dpotrain.run.planning.plan.target_of", lambda memory, devices=1, gpu=gpu: gpu)
         plan = make_plan(loaded, data, reload=lambda more: loaded, asked=Asked(8))

@@ -43,6 +43,7 @@ def shown(width: int = 100, command: Sequence[str] = ("RECIPE",), **changes: Any
         "checkpointed_layers": 0,
         "tile_tokens": 0,
         "host_memory": 0,
+        "gathered": 0,
         "layers": 32,
         "parameters": 6_738_415_616,
         "trained_parameters": 39_976_960,
@@ -99,6 +100,15 @@ def test_layers_that_are_checkpointed_and_pairs_by_themselves():
 
 def test_what_does_not_fit_says_what_would_help():
     assert "  training.activation_checkpointing = true: 3.0 GB less" in shown(fits=False)
+
+
+def test_host_memory_is_that_of_each_process_and_more_in_the_main_one():
+    alone, beside = shown(gathered=2**40), shown(gathered=2**40, host_memory=2**30)
+    text = "in the main process, where each checkpoint is gathered"
+    assert f"  host memory  1024.0 GB {text}" in alone
+    assert "  host memory  1.0 GB in each process" in beside
+    assert text in beside
+    assert text not in shown()
 
 
 def test_another_device_has_no_time():

@@ -140,7 +140,7 @@ class Replicated(OneProcess):
         """Return this process's one of groups of ranks that exchange tensors of the device. Collective."""
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         # Every process takes part in making every group.
-        made = [
+        made: list[torch.distributed.ProcessGroup] = [
             torch.distributed.new_group(ranks, backend=backend, timeout=EXCHANGE_TIMEOUT) for ranks in groups
         ]
         return next(group for ranks, group in zip(groups, made, strict=True) if self.world_rank in ranks)

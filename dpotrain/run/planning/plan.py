@@ -53,6 +53,8 @@ class Plan:
     """Tokens of the tiles in which norms and feed-forward blocks compute longer rows; 0 without."""
     host_memory: int
     """Bytes of the host's memory that each process needs for what its device does not hold; 0 without."""
+    gathered: int
+    """Bytes of the host's memory in which the main process gathers each checkpoint of sharded weights; 0 without."""
     parameters: int
     trained_parameters: int
     pairs: int
@@ -160,6 +162,7 @@ def make_plan(
         layers=fit.layers,
         tile_tokens=fit.tile,
         host_memory=planned.host_bytes(batches),
+        gathered=planned.gathered,
         parameters=described.size.parameters,
         trained_parameters=described.size.trained_parameters,
         pairs=data.mixture.pairs,

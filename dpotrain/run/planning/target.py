@@ -98,6 +98,7 @@ def memory_of(
         available=target.available,
         host=target.host,
         held_on_host=reference_on_host,
+        sharing=min(target.machine, layout.devices),
     )
     if learned is not None:
         planned = replace(planned, allocator=learned.allocator)
