@@ -112,14 +112,22 @@ def test_8b_in_full_is_sharded_over_eight_gpus_of_80_gb(shape, tmp_path):
     assert ways["sharded over all 8"].overrides == ("parallel.shard=all",)
 
 
-def test_where_even_shards_do_not_fit_the_number_of_devices_that_would_do_is_found(shape, tmp_path):
+def test_where_even_shards_do_not_fit_the_host_holds_them_or_more_devices_do(shape, tmp_path, monkeypatch):
     shape("70b")
-    plan = planned(project(tmp_path), 8, 80)
+    recipe = project(tmp_path)
+    plan = planned(recipe, 8, 80)
     assert not plan.fits
     assert plan.devices.reason.endswith("which is too much, too")
     assert [way.layout for way in plan.devices.ways if way.fits] == [
         "sharded over all 8, shards in the host's memory"
-    ] or plan.devices.fewest == 32
+    ]
+    assert plan.devices.fewest is None, "that it fits is enough"
+    # For each of eight processes 16 bytes of each of 8.8 billion numbers, and 12 of all of them in the main one.
+    gpu = replace(target.target_of(80 * GB), host=120e9)
+    monkeypatch.setattr("dpotrain.run.planning.plan.target_of", lambda memory, devices=1: gpu)
+    plan = planned(recipe, 8, 80)
+    assert not any(way.fits for way in plan.devices.ways)
+    assert plan.devices.fewest == 32
 
 
 def test_what_is_sent_costs_time_by_the_rate_of_the_links(shape, tmp_path):
