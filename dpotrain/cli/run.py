@@ -14,6 +14,9 @@ from dpotrain.cli.group import debug_option, set_option, wants_traceback
 if TYPE_CHECKING:
     from dpotrain.recipe.recipe import Recipe
 
+#: The options of the launcher.
+_LAUNCHER = ("--processes", "--machines", "--rendezvous", "--max-restarts")
+
 
 @click.command("run", short_help="Train what a recipe says.")
 @click.argument("recipe", type=RecipePath())
@@ -60,11 +63,12 @@ def command(
     Exit codes: 0 done, 1 failed, 2 the recipe or the command line is wrong, 3 the data is wrong,
     75 stopped on a signal after saving (go on with --resume), 76 a process or a machine was lost.
     """  # noqa: D301  # click wants the backspace itself
-    if any(value is not None for value in (processes, machines, rendezvous, max_restarts)):
+    asked = processes, machines, rendezvous, max_restarts
+    if any(value is not None for value in asked):
         words = ["run", str(recipe), *(word for each in overrides for word in ("--set", each))]
         flags = {"--resume": resume, "--plain": plain, "--debug": wants_traceback(ctx)}
         words += [flag for flag, given in flags.items() if given]
-        code = _launched(words, recipe, overrides, (processes, machines, rendezvous, max_restarts))
+        code = _launched(words, recipe, overrides, asked)
         if code is not None:
             ctx.exit(code)
 
@@ -107,23 +111,34 @@ def _launched(
         request = launch_request(*asked, os.environ)
         if request is None:
             return None
+        from dpotrain.core.launched_with import LAUNCH_OPTIONS
         from dpotrain.engine.launching.launch import launch
 
+        # The ranks inherit it, and say how the run is resumed.
+        given = zip(_LAUNCHER, asked, strict=True)
+        options = [word for name, value in given if value is not None for word in (name, str(value))]
+        os.environ[LAUNCH_OPTIONS] = "\n".join(options)
         return launch(request, ranks, loaded.document, _say)
 
 
 def _asked_by_accelerate(recipe: Recipe) -> list[str] | None:
-    """Return what a configuration for FSDP says of ``[parallel]``, as overrides; None without one."""
+    """Return what a configuration of accelerate says of ``[parallel]``, as overrides; None without one."""
     from dpotrain.engine.parallel.accelerate_config import take_fsdp_config
+    from dpotrain.engine.parallel.parallelism_config import take_parallelism_config
 
-    asked = take_fsdp_config(os.environ)
-    if asked is None:
-        return None
-    values = asked.with_recipe(recipe.parallel, recipe.training.activation_checkpointing)
+    fsdp, sizes = take_fsdp_config(os.environ), take_parallelism_config(os.environ)
+    values: dict[str, list[str]] = {}
+    if fsdp is not None:
+        values[fsdp.source] = fsdp.with_recipe(recipe.parallel, recipe.training.activation_checkpointing)
+    if sizes is not None:  # which say more than a strategy of FSDP does, so they come last
+        values[sizes.source] = sizes.with_recipe(recipe.parallel)
     if os.environ.get("RANK", "0") == "0":
-        for note in (f"{asked.source} of the accelerate configuration: {', '.join(values)}", *asked.notes):
+        notes = [
+            f"{source} of the accelerate configuration: {', '.join(each)}" for source, each in values.items()
+        ]
+        for note in (*notes, *(() if fsdp is None else fsdp.notes)):
             _say(note)
-    return values
+    return [override for each in values.values() for override in each] or None
 
 
 def _say(text: str) -> None:

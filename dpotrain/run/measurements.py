@@ -151,6 +151,8 @@ class Measuring:
         if outcome.steps < FEWEST_STEPS or outcome.status == "failed":
             return
         counted = sum(self.memory.held.values()) + self.activations
+        if self.memory.device == "cpu":
+            counted += self.memory.gathered
         beyond = (outcome.peak_memory_mb * 2**20 - counted) / max(1.0, self.activations)
         with suppress(ValidationError):
             measured = Measurement(

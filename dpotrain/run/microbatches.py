@@ -91,8 +91,9 @@ def fit_to_memory(
     with parallel.gathered(policy):
         per_token = proven_modules(policy, scorer.bf16)
     shards = parallel.shards if parallel.shards > 1 else None
-    layout = Layout(parallel.world_size, shards, context=parallel.world_size // parallel.data_size)
-    activations = _measured(scorer, parallel, layout.context, data.train, costs, per_token)
+    context = parallel.world_size // parallel.data_size
+    layout = Layout(parallel.world_size, shards, context, offload=parallel.offloads)
+    activations = _measured(scorer, parallel, context, data.train, costs, per_token)
     # What the measuring freed is not in use, though the allocator may still hold it.
     release_memory()
     size = count(policy)
@@ -117,6 +118,7 @@ def fit_to_memory(
         },
         available=free + in_use,
         host=host,
+        sharing=parallel.local_size,
     )
     chosen = memory.fit
     if before is not None:

@@ -14,10 +14,28 @@ _BEYOND = 10
 _ASKED = 1000
 
 
-def recipe_warnings(recipe: Recipe, pairs: int, *, about: bool = False) -> list[str]:
-    """Return what a person should look at again, for so many training pairs; ``about`` where they are estimated."""
+def recipe_warnings(recipe: Recipe, pairs: int, *, about: bool = False, alone: bool = False) -> list[str]:
+    """Return what a person should look at again, for so many training pairs; ``about`` where they are estimated.
+
+    ``alone`` is whether one process has all weights.
+    """
     steps = steps_of_run(pairs, recipe.training.pairs_per_step, recipe.training.epochs, recipe.training.steps)
-    return [*_learning_rate(recipe), *_steps(recipe, pairs, steps, "~" * about)]
+    found = [*_learning_rate(recipe), *_steps(recipe, pairs, steps, "~" * about)]
+    return [*_sharding(recipe), *found] if alone else found
+
+
+def _sharding(recipe: Recipe) -> Iterator[str]:
+    parallel = recipe.parallel
+    values = {
+        'shard = "all"': parallel.shard == "all",
+        f"group = {parallel.group}": parallel.group is not None,
+    }
+    values[f'offload = "{parallel.offload}"'] = parallel.offload is not None
+    if asked := [f"parallel.{text}" for text, given in values.items() if given]:
+        yield (
+            f"{', '.join(asked)}: 1 process shards nothing, and the run holds all weights on its device; start it with "
+            "--processes N, or all"
+        )
 
 
 def _learning_rate(recipe: Recipe) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dpotrain.core.leaving import flush_output
 from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Record, SamplesRecord, Status
 from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
+from dpotrain.data.prepare import PreparedData
 from dpotrain.engine.memory.device_memory import release_memory, use_expandable_segments
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.failure import RankFailure
@@ -28,6 +29,7 @@ from dpotrain.plugin.runtime.events import RunEvents
 from dpotrain.plugin.runtime.failures import named
 from dpotrain.recipe.document import dump_recipe
 from dpotrain.recipe.recipe import Recipe
+from dpotrain.recipe.sharding import sharding_fault
 from dpotrain.run.building.build import BuiltRun, build
 from dpotrain.run.checkpoint.restoring import restore
 from dpotrain.run.checkpoint.resuming import Found, as_written, find_resumable
@@ -62,7 +64,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
 
     The caller enters ``reporter`` before and leaves it afterwards.
     """
-    parallel = start(recipe.parallel.context, recipe.document)
+    parallel = start(recipe.parallel.context, recipe.parallel.group, recipe.document)
     use_expandable_segments(parallel.device)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
@@ -131,10 +133,18 @@ def _run(
 ) -> Outcome:
     events = RunEvents(recipe, recipe.plugins, reporter, recipe.logging.patience)
     built: BuiltRun | None = None
+    shards_weights = False
+
+    def spread_out(recipe: Recipe, joined: Parallel, data: PreparedData) -> tuple[Parallel, str]:
+        nonlocal shards_weights
+        held, why = spread(recipe, joined, data)
+        shards_weights = held.shards_weights
+        return held, why
+
     try:
         with distributed_errors(parallel):
             _end_with_others(folder, parallel, None, reporter)
-            built = build(recipe, folder, parallel, reporter, stop, events, found, spread)
+            built = build(recipe, folder, parallel, reporter, stop, events, found, spread_out)
             _end_with_others(folder, parallel, built, reporter)
             stop.leave_at_once = partial(
                 _leave_at_once, folder, parallel, built, reporter, KeyboardInterrupt()
@@ -155,7 +165,7 @@ def _run(
             if parallel.is_main and built.measuring is not None:
                 built.measuring.remember(outcome)
     except BaseException as error:
-        shown = _for_person(error, parallel, recipe)
+        shown = _for_person(error, parallel, recipe, shards_weights)
         parallel.fail(*_text_and_code(shown))
         outcome = _outcome_of_failure(folder, built, shown)
         with reporter.phase(CLOSING, None):
@@ -277,12 +287,18 @@ def _text_and_code(error: BaseException) -> tuple[str, int]:
     return mask(f"{type(error).__name__}: {error}".rstrip(": ")), DpotrainError.exit_code
 
 
-def _for_person(error: BaseException, parallel: Parallel, recipe: Recipe) -> BaseException:
-    """Return what a person is told: which plugin failed, or for a device out of memory what to do about it."""
+def _for_person(
+    error: BaseException, parallel: Parallel, recipe: Recipe, shards_weights: bool
+) -> BaseException:
+    """Return what a person is told: which plugin failed, or for a device out of memory what to do about it.
+
+    ``shards_weights`` is whether the processes shard the weights already.
+    """
     if not isinstance(error, torch.OutOfMemoryError):
         return named(error, recipe, recipe.plugins)
-    among = parallel.world_size > 1 and recipe.parallel.shard != "all"
-    shard = 'parallel.shard = "all" shards the weights over the processes.\n' if among else ""
+    could = parallel.world_size > 1 and not shards_weights
+    could = could and sharding_fault(recipe, recipe.reference.quantizer) is None
+    shard = 'parallel.shard = "all" shards the weights over the processes.\n' if could else ""
     return RunError(
         f"{parallel.device} is out of memory ({str(error).splitlines()[0]}).\n"
         "Lower training.tokens_per_microbatch, or set training.activation_checkpointing = true and on a GPU "

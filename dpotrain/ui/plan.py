@@ -61,7 +61,7 @@ def _view(plan: Plan, command: Sequence[str]) -> Iterator[RenderableType]:
         yield from layouts
     elif plan.changes is not None:
         yield Text(f"It does not fit. With these changes it would; {_results(plan.changes)}:", style="bold")
-        yield Text(f"  {_command(command, plan.changes.overrides)}")
+        yield Text(f"  {_command(command, plan.changes.overrides, plan.devices)}")
     else:
         if plan.devices is not None and plan.devices.fewest is not None:
             fewest = f'It would fit on {plan.devices.fewest} such devices, with parallel.shard = "all".'
@@ -97,17 +97,34 @@ def _layouts_that_fit(devices: Devices, command: Sequence[str]) -> Iterator[Rend
     fitting = [way for way in devices.ways if way.fits]
     if fitting:
         yield Text("It does not fit. In these layouts it would; results stay the same:", style="bold")
-        yield from (Text(f"  {_command(command, way.overrides)}") for way in fitting)
+        yield from (Text(f"  {_command(command, way.overrides, devices)}") for way in fitting)
 
 
 def _results(changes: Changes) -> str:
     return "results stay the same" if changes.same_results else "they change what is computed"
 
 
-def _command(command: Sequence[str], overrides: Sequence[str]) -> str:
-    return shlex.join(
-        ["dpotrain", "run", *command, *(word for each in overrides for word in ("--set", each))]
-    )
+def _command(command: Sequence[str], overrides: Sequence[str], devices: Devices | None) -> str:
+    recipe, *given = command
+    changed = {_key(each) for each in overrides}
+    # Of each pair of words, the first is --set.
+    kept = [each for each in given[1::2] if _key(each) not in changed]
+    settings = [word for each in (*kept, *overrides) for word in ("--set", each)]
+    return shlex.join(["dpotrain", "run", recipe, *_launched(devices), *settings])
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _launched(devices: Devices | None) -> Iterator[str]:
+    """Yield the options that start a process for each device."""
+    if devices is None:
+        return
+    yield from ("--processes", str(devices.machine))
+    if devices.count > devices.machine:
+        machines = -(-devices.count // devices.machine)
+        yield from ("--machines", str(machines), "--rendezvous", "HOST:PORT")
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -124,6 +141,11 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "host memory",
             f"{_size(plan.host_memory)} in each process for what its device does not hold",
+        )
+    if plan.gathered:
+        yield (
+            "" if plan.host_memory else "host memory",
+            f"{_size(plan.gathered)} in the main process, where each checkpoint is gathered",
         )
     if (devices := plan.devices) is not None:
         yield "devices", f"{devices.count}: {devices.reason or devices.layout}"

@@ -16,6 +16,7 @@ from dpotrain.report.comparison import interval_of
 from dpotrain.report.facts import facts
 from dpotrain.report.margins import Course, movement
 from dpotrain.report.past_run import PastRun
+from dpotrain.report.resume_command import resume_command
 from dpotrain.ui.console import open_console
 from dpotrain.ui.figures import FIGURES, accuracy_with_interval, by_source
 from dpotrain.ui.fitting import Fitting
@@ -202,7 +203,7 @@ def _after(run: PastRun) -> Iterator[RenderableType]:
         yield Text(printable(run.outcome.how_to_load), style="cyan", no_wrap=True, overflow="ignore")
         yield Text()
     if run.state in ("stopped", "interrupted", "failed", "killed") and run.checkpoints:
-        yield _command("resume", f"dpotrain run {shlex.quote(str(run.path / 'recipe.toml'))} --resume")
+        yield _command("resume", resume_command(run.path, run.status))
     if run.state == "running":
         yield _command("watch it", f"dpotrain watch {path}")
     if run.outcome is not None and run.outcome.final is not None:

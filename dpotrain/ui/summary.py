@@ -15,6 +15,9 @@ from rich.text import Text
 
 from dpotrain.core.formats import count, duration, megabytes, number, printable, rate
 from dpotrain.core.records import Outcome
+from dpotrain.report.resume_command import resume_command
+from dpotrain.report.run_files import RunFiles
+from dpotrain.run.folder.run_folder import RunFolder
 from dpotrain.ui.figures import ACCURACY, FIGURES, accuracy_with_interval, by_source
 from dpotrain.ui.fitting import Fitting
 from dpotrain.ui.judgement import CHOSEN_REWARDS_FALL, chosen_rewards_fall
@@ -87,8 +90,8 @@ def _ending(outcome: Outcome) -> Iterator[RenderableType]:
         yield _labelled("error", outcome.error or "unknown", style="red")
         yield _labelled("log", str(outcome.folder / "run.log"))
     if outcome.status == "stopped" or (outcome.status != "finished" and outcome.checkpoint_step is not None):
-        recipe = shlex.quote(str(outcome.folder / "recipe.toml"))
-        yield _labelled("resume", f"dpotrain run {recipe} --resume")
+        status = RunFiles().json(RunFolder(outcome.folder).status)
+        yield _labelled("resume", resume_command(outcome.folder, status))
     if outcome.final is not None:
         yield _labelled("talk to it", f"dpotrain chat {folder}")
     if outcome.steps:

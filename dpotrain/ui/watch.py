@@ -16,6 +16,7 @@ from dpotrain.core.errors import RunError
 from dpotrain.core.formats import count, duration
 from dpotrain.core.records import Outcome
 from dpotrain.report.following import Follower, News, Status
+from dpotrain.report.resume_command import resume_command
 from dpotrain.run.folder.requests import Request, request
 from dpotrain.ui.console import open_console
 from dpotrain.ui.dashboard import Screen, dashboard
@@ -209,7 +210,7 @@ def _raise_killed(follower: Follower, status: Status) -> NoReturn:
     step = int(status.number("step"))
     when = f"after step {count(step)}" if step else "before its first step"
     saved = follower.checkpoint_step
-    resume = f"go on with: dpotrain run {follower.folder.recipe} --resume"
+    resume = f"go on with: {resume_command(follower.folder.path, status.values)}"
     where = (
         "no checkpoint: it begins anew" if saved is None else f"from the checkpoint of step {count(saved)}"
     )

@@ -341,12 +341,14 @@ def test_several_devices_share_a_run_and_every_layout_has_a_row(tmp_path):
 def test_without_a_size_devices_are_such_as_this_machine_has(tmp_path):
     recipe = project(tmp_path)
     plan = planned(recipe, "--devices", "2")
-    assert plan["device"] == "this machine's CPU"
+    assert plan["device"] == "this machine's CPU, for each of 2 processes"
     assert plan["devices"]["layout"] == "replicated"
     assert plan["speed_from"] in ("estimated", "measured")
     assert "available on this machine's CPU" in dpotrain("plan", str(recipe), "--devices", "2").stdout
     # One device is planned as ever.
-    assert planned(recipe, "--devices", "1")["devices"] is None
+    one = planned(recipe, "--devices", "1")
+    assert one["devices"] is None
+    assert 0.3 * one["memory"] < plan["memory"] < 0.7 * one["memory"], "processes share the machine's memory"
 
 
 def test_speed_and_links_may_be_given(tmp_path):

@@ -1,6 +1,7 @@
 """``dpotrain run`` and ``dpotrain check``: what they hand on, and what they show."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,28 @@ def test_run_hands_recipe_overrides_and_resume_on(recipe, monkeypatch):
     assert dpotrain("run", str(recipe), "--set", "training.epochs=3").exit_code == 0
     assert dpotrain("run", "--resume", str(recipe)).exit_code == 0
     assert seen == [(3, recipe, False), (2, recipe, True)]
+
+
+def test_what_accelerate_is_configured_for_is_part_of_the_recipe_and_of_no_library(recipe, monkeypatch):
+    seen = []
+
+    def train(loaded, *, resume, reporter):
+        seen.append((loaded.parallel, {name for name in os.environ if name.startswith("ACCELERATE_USE_")}))
+        return Outcome("finished", 3, Path(), None)
+
+    monkeypatch.setattr("dpotrain.ui.train.train", train)
+    sizes = {"PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2", "PARALLELISM_CONFIG_DP_SHARD_SIZE": "4"}
+    asked = {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_PARALLELISM_CONFIG": "true", "WORLD_SIZE": "8"}
+    for name, value in {**sizes, **asked}.items():
+        monkeypatch.setenv(name, value)
+    result = dpotrain("run", str(recipe))
+    assert result.exit_code == 0, result.stderr
+    ((parallel, left),) = seen
+    assert (parallel.shard, parallel.group, left) == ("all", 4, set())
+    assert (
+        "dp_shard_size: 4, parallelism_config_cp_size: 1 of the accelerate configuration: parallel."
+        in result.stderr
+    )
 
 
 def test_a_run_stopped_by_a_signal_is_exit_75(recipe, monkeypatch):

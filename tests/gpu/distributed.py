@@ -1,4 +1,4 @@
-"""Stage 10: the same run alone, as one rank over NCCL, and as two ranks on one device over gloo; a rank that fails."""
+"""Stage 10: a run alone, as one rank over NCCL, also sharded, and as two ranks on one device; a rank that fails."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ ENDS = 60
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "LoRA": LORA | {"optimizer.lr": 3e-3, "reference.when": "live"},
     "all weights": {"model.dtype": "float32", "optimizer.lr": 3e-4},
+    # gloo gathers no shards of a device, so that this is for one rank.
+    "all weights, sharded": {"model.dtype": "float32", "optimizer.lr": 3e-4, "parallel.shard": "all"},
 }
 
 
@@ -52,6 +54,8 @@ def stage(report: Report) -> None:
         alone = losses(report, work, f"{way}, alone", overrides)
         report.expect(abs(alone[-1] - alone[0]) > 2 * CLOSE, f"{way}: the loss does not change")
         for name, launch in launches.items():
+            if "parallel.shard" in own and launch["ranks"] > 1:
+                continue
             try:
                 got = losses(report, work, f"{way}, {name}", overrides, **launch)
             except RuntimeError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.core.errors import ProcessLostError, RecipeError, RunError
+from dpotrain.core.errors import ProcessLostError, RecipeError
 from dpotrain.engine.parallel.start import start
 from dpotrain.engine.reference.store import RECORD
 from tests.run.recipes import losses, project, records, run
@@ -158,7 +158,7 @@ def test_one_that_cannot_go_on_ends_the_other_with_its_message(place, how, proje
 
 def test_what_cannot_be_is_refused_before_anything_is_loaded(projects):
     with pytest.raises(
-        RunError, match=r"parallel.context = 2 divides every pair over 2 processes, and this run has 1"
+        RecipeError, match=r"parallel.context = 2 divides every pair over 2 processes, and this run has 1"
     ):
         run(projects["lora"], "parallel.context=2")
     for key in ('training.packing="off"', "training.compile=true"):
@@ -167,18 +167,18 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(projects):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "ranks", "said"),
+    ("overrides", "ranks", "code", "said"),
     [
-        (["parallel.context=2"], 3, "divides every pair over 2 processes, and this run has 3 processes"),
-        (["parallel.context=3"], 3, "4 attention heads, which 3 processes cannot share equally"),
+        (["parallel.context=2"], 3, 2, "divides every pair over 2 processes, and this run has 3 processes"),
+        (["parallel.context=3"], 3, 1, "4 attention heads, which 3 processes cannot share equally"),
     ],
 )
 @soak
 def test_numbers_that_do_not_go_together_are_refused_by_all(
-    overrides, ranks, said, projects, forked, tmp_path
+    overrides, ranks, code, said, projects, forked, tmp_path
 ):
     ended = forked.ranks(projects["lora"], [*overrides, into(tmp_path)], ranks=ranks)
-    assert [each.code for each in ended] == [1] * ranks, ended
+    assert [each.code for each in ended] == [code] * ranks, ended
     assert said in ended[0].output
 
 

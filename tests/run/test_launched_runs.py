@@ -53,6 +53,7 @@ def test_a_signal_stops_it_with_a_checkpoint(recipe, tmp_path):
     assert launched.end() == 75, launched.output
     assert launched.output.count("step 1/") == 1
     assert launched.output.count("stopped: the run was stopped after step ") == 1
+    assert "/run/recipe.toml --processes 2 --resume" in launched.output
     assert summary(tmp_path / "run")["status"] == "stopped"
 
 

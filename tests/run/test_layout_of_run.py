@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from dpotrain import load_recipe
-from dpotrain.core.errors import RecipeError
+from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory.layout import Layout
+from dpotrain.engine.parallel import sharded
+from dpotrain.engine.parallel.context import check_groups
 from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.engine.parallel.replicated import EXCHANGE_TIMEOUT
 from dpotrain.run import layout as layouts
 from dpotrain.run import session
+from dpotrain.run.building import build as building
 from dpotrain_plugins.transformers_loader import TransformersLoader
 from tests.data.preparing import RecordingReporter
 from tests.run.recipes import project, run
@@ -95,6 +99,84 @@ def test_one_process_and_what_the_recipe_says_need_no_description(tmp_path, monk
     assert layouts.layout_of_run(recipe, Rank([80 * GB] * 8), data).layout == Layout(8, 4)
     with pytest.raises(RecipeError, match=r"parallel\.group = 4 does not divide the run's 6 devices"):
         layouts.layout_of_run(recipe, Rank([80 * GB] * 6), data)
+
+
+def test_what_is_measured_with_shards_on_the_host_is_kept_apart(tmp_path, monkeypatch):
+    class Offloads(OneProcess):
+        offloads = True
+
+    found = []
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (Offloads(), ""))
+    measuring = building.measuring_of
+    monkeypatch.setattr(building, "measuring_of", lambda *given: found.append(measuring(*given)) or found[0])
+    run(project(tmp_path), "training.steps=1")
+    assert found[0].memory.share.layout.offload
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shards_weights", "advised"),
+    [
+        ([], False, True),
+        ([], True, False),  # "auto" has sharded them
+        (["parallel.shard=all"], True, False),
+        (["optimizer.use=muon"], False, False),
+    ],
+)
+def test_out_of_memory_advises_sharding_where_that_is_possible_and_not_yet_done(
+    overrides, shards_weights, advised, tmp_path, monkeypatch
+):
+    def build(recipe, folder, parallel, reporter, stop, events, found, spread):
+        spread(recipe, parallel, None)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Two(OneProcess):
+        world_size = 2
+
+    class Sharding(Two):
+        shards_weights = True
+
+    monkeypatch.setattr(session, "build", build)
+    monkeypatch.setattr(session, "start", lambda context, shards: Two(torch.device("cpu")))
+    held = Sharding() if shards_weights else Two()
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (held, ""))
+    with pytest.raises(RunError, match="is out of memory") as caught:
+        run(project(tmp_path), *overrides)
+    assert ('parallel.shard = "all" shards the weights' in str(caught.value)) == advised
+
+
+def test_groups_that_do_not_divide_the_processes_are_refused_before_anything_is_read(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(session, "start", lambda *groups: asked.append(groups) or OneProcess())
+    run(project(tmp_path), "parallel.group=3", "training.steps=1")
+    assert asked == [(1, 3)]
+    check_groups(1, 3, 1)
+    check_groups(2, 3, 6)
+    with pytest.raises(
+        RecipeError, match=r"parallel\.group = 3 .* 3 processes, and this run has 4 processes"
+    ):
+        check_groups(2, 3, 4)
+    with pytest.raises(RecipeError, match=r"parallel\.context = 3 divides every pair over 3 processes"):
+        check_groups(3, None, 4)
+
+
+def test_every_group_of_hybrid_sharding_waits_as_long_as_all_processes_do(monkeypatch):
+    """torch's own default for NCCL is 10 minutes."""
+    made, meshes = [], []
+    monkeypatch.setattr(
+        torch.distributed, "new_group", lambda ranks, **how: made.append((ranks, how)) or ranks
+    )
+    monkeypatch.setattr(
+        sharded.DeviceMesh, "from_group", lambda *given, **names: meshes.append((*given, names))
+    )
+    joined = object.__new__(sharded.Sharded)
+    joined.world_rank, joined.world_size, joined.shards, joined._copies = 5, 8, 4, 2
+    joined.device = torch.device("cpu")
+    joined._hybrid_mesh()
+    assert {how["timeout"] for _, how in made} == {EXCHANGE_TIMEOUT}
+    ((groups, kind, ranks, names),) = meshes
+    assert [list(each) for each in groups] == [[1, 5], [4, 5, 6, 7]]
+    assert (kind, ranks.tolist()) == ("cpu", [[0, 1, 2, 3], [4, 5, 6, 7]])
+    assert names == {"mesh_dim_names": ("copy", "shard")}
 
 
 def test_the_header_says_why(tmp_path, monkeypatch):

@@ -74,6 +74,28 @@ def test_the_run_says_it_too(recipe, tmp_path):
     assert any("evaluation.every = 11 is more than the run's 2 steps" in text for text in seen.warnings)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["parallel.shard=all"], 'parallel.shard = "all": 1 process shards nothing'),
+        (["parallel.group=2"], "parallel.group = 2: 1 process shards nothing"),
+        (
+            ["parallel.shard=all", "parallel.offload=cpu"],
+            'shard = "all", parallel.offload = "cpu": 1 process',
+        ),
+    ],
+)
+def test_one_process_that_is_to_shard_says_how_several_are_started(recipe, overrides, text, tmp_path):
+    (warning,) = warned(recipe, *overrides, alone=True)
+    assert text in warning
+    assert "--processes N" in warning
+    assert warned(recipe, *overrides) == []
+    assert warned(recipe, alone=True) == []
+    seen = Recording()
+    run(recipe, *overrides, "training.steps=1", into=tmp_path / "run", reporter=seen)
+    assert any(text in each for each in seen.warnings)
+
+
 def test_check_says_it_with_the_number_of_all_rows_and_names_a_folder_that_holds_a_run(recipe, monkeypatch):
     place = load_recipe(recipe).run.output_dir
     monkeypatch.setattr("dpotrain.cli.preview.ROWS", 10)

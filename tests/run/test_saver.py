@@ -1,17 +1,23 @@
 """A checkpoint is of the moment at which it was asked for, wherever and however long it is written."""
 
+import copy
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dpotrain.core.errors import RunError
 from dpotrain.core.reporter import SilentReporter
+from dpotrain.engine.parallel.one_process import OneProcess
+from dpotrain.run import session
+from dpotrain.run.building import build as building
 from dpotrain.run.checkpoint import files as checkpoints
-from dpotrain.run.checkpoint import saver
+from dpotrain.run.checkpoint import room, saver
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
-from tests.run.recipes import project, run
+from tests.run.recipes import Recording, project, run
 from tests.run.test_checkpoints import trained_model
 
 
@@ -168,3 +174,45 @@ def test_a_run_that_fails_waits_for_its_checkpoint(tmp_path, gate):
         run(recipe, "checkpoints.every=2", reporter=Fails(gate))
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert gate.writing == 0
+
+
+class Gathers(OneProcess):
+    """Has copies of states, as the main process of sharded weights does, and notes whether one is being written."""
+
+    copies_states = True
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.writing: list[bool] = []
+
+    def trained_state(self, adapter, policy):
+        self.writing.append(any(each.name == "checkpoint" for each in threading.enumerate()))
+        return copy.deepcopy(dict(super().trained_state(adapter, policy)))
+
+    def optimizer_state(self, optimizer):
+        return copy.deepcopy(super().optimizer_state(optimizer))
+
+
+def test_a_state_is_gathered_when_the_one_before_it_is_written(tmp_path, monkeypatch):
+    """Otherwise two of them, whole, would be in the host's memory."""
+    parallel, ordinary = Gathers(), checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *given: (time.sleep(0.5), ordinary(*given))[1])
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (parallel, ""))
+    run(project(tmp_path), "checkpoints.every=1", "training.steps=3")
+    assert parallel.writing == [False] * 3
+
+
+def test_without_room_to_gather_a_state_the_run_says_so_at_its_start_and_ends_with_an_error(
+    tmp_path, monkeypatch
+):
+    fit, seen = building.fit_to_memory, Recording()
+    monkeypatch.setattr(building, "fit_to_memory", lambda *given: replace(fit(*given), gathered=5 * 2**30))
+    monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (Gathers(), ""))
+    monkeypatch.setattr(room, "free_memory", lambda device: 4 * 2**30)
+    said = r"takes 5\.0 GB of the main process's host memory.* 4\.0 GB are free there\.\nFree memory on that machine"
+    with pytest.raises(RunError, match=said):
+        run(project(tmp_path), "checkpoints.every=1", reporter=seen)
+    assert any("5.0 GB of the main process's host memory" in each for each in seen.warnings)
+    assert "5.0 GB of the main process's host memory for each checkpoint" in seen.facts["memory"]
+    monkeypatch.setattr(room, "free_memory", lambda device: 5 * 2**30)
+    run(project(tmp_path / "again"), "checkpoints.every=1", "training.steps=1")

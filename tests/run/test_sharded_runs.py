@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpotrain.core.errors import ProcessLostError
+from dpotrain.core.errors import ProcessLostError, RunStopped
 from tests.run.recipes import losses, project, records, run
 from tests.run.test_failing_ranks import FAST, summary
 from tests.run.test_resume_matrix import into
@@ -82,6 +82,16 @@ def test_a_process_that_fails_inside_a_pass_of_all_ends_all(rank, place, how, re
     if how != "exit":
         assert f"process {rank} on " in ended[1 - rank].told
         assert said in summary(tmp_path)["error"]
+
+
+@soak
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(recipe, forked, tmp_path):
+    acts = [*FAST, [1, "fails_in", "step", "signal", 1]]
+    ended = forked.ranks(recipe, [into(tmp_path), SHARD], acts=acts)
+    assert [each.code for each in ended] == [RunStopped.exit_code] * 2, ended
+    stopped = summary(tmp_path)
+    assert stopped["status"] == "stopped"
+    assert stopped["checkpoint_step"] == stopped["steps"] > 0
 
 
 @soak

@@ -9,6 +9,7 @@ import pytest
 
 from dpotrain.core.controls import Controls
 from dpotrain.core.errors import RunStopped
+from dpotrain.core.launched_with import LAUNCH_OPTIONS
 from dpotrain.core.records import Outcome, Record, StepRecord
 from dpotrain.run.folder.requests import forget_requests, request, serve_requests
 from dpotrain.run.folder.status_file import StatusFile
@@ -46,6 +47,7 @@ def test_what_a_run_does_now(status, clock):
         "state": "running",
         "pid": os.getpid(),
         "host": os.uname().nodename,
+        "launch": [],
         "title": "recipe.toml",
         "info": {"model": "tiny"},
         "began": 1000.0,
@@ -140,3 +142,27 @@ def test_records_in_the_log_are_lines_a_person_reads(tmp_path):
     assert "INFO dpotrain: step 1 loss=0.6931 accuracy=0.5000" in log
     assert "INFO dpotrain: eval step=0 loss=0.6931" in log
     assert "{" not in log
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, []),
+        ({"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, []),
+        (
+            {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", LAUNCH_OPTIONS: "--processes\nall"},
+            ["--processes", "all"],
+        ),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}, ["--processes", "8"]),
+        (
+            {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "node1"},
+            ["--processes", "8", "--machines", "2", "--rendezvous", "node1"],
+        ),
+    ],
+)
+def test_with_what_the_processes_were_started(environment, options, tmp_path, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", LAUNCH_OPTIONS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert StatusFile(tmp_path / "status.json").as_json()["launch"] == options

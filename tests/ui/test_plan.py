@@ -1,6 +1,7 @@
 """What ``dpotrain plan`` shows, for a person."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ DURATION = Duration(
 )
 
 
-def shown(width: int = 100, **changes: Any) -> str:
+def shown(width: int = 100, command: Sequence[str] = ("RECIPE",), **changes: Any) -> str:
     values: dict[str, Any] = {
         "device": "NVIDIA [H200]",
         "memory": 24 * 2**30,
@@ -42,6 +43,7 @@ def shown(width: int = 100, **changes: Any) -> str:
         "checkpointed_layers": 0,
         "tile_tokens": 0,
         "host_memory": 0,
+        "gathered": 0,
         "layers": 32,
         "parameters": 6_738_415_616,
         "trained_parameters": 39_976_960,
@@ -66,7 +68,7 @@ def shown(width: int = 100, **changes: Any) -> str:
     }
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
-        print_plan(Plan(**(values | changes)), console)
+        print_plan(Plan(**(values | changes)), console, command)
     return capture.get()
 
 
@@ -98,6 +100,15 @@ def test_layers_that_are_checkpointed_and_pairs_by_themselves():
 
 def test_what_does_not_fit_says_what_would_help():
     assert "  training.activation_checkpointing = true: 3.0 GB less" in shown(fits=False)
+
+
+def test_host_memory_is_that_of_each_process_and_more_in_the_main_one():
+    alone, beside = shown(gathered=2**40), shown(gathered=2**40, host_memory=2**30)
+    text = "in the main process, where each checkpoint is gathered"
+    assert f"  host memory  1024.0 GB {text}" in alone
+    assert "  host memory  1.0 GB in each process" in beside
+    assert text in beside
+    assert text not in shown()
 
 
 def test_another_device_has_no_time():
@@ -205,11 +216,27 @@ def test_a_narrow_terminal_loses_nothing_of_the_layouts():
 def test_what_does_not_fit_names_the_layouts_that_would_or_how_many_devices():
     text = shown(fits=False, devices=devices())
     assert "In these layouts it would; results stay the same:" in text
-    assert "  dpotrain run RECIPE --set parallel.shard=all" in text.splitlines()
+    assert "  dpotrain run RECIPE --processes 8 --set parallel.shard=all" in text.splitlines()
     none = tuple(replace(way, fits=False) for way in devices().ways)
     text = shown(fits=False, devices=devices(ways=none, fewest=32))
     assert 'It would fit on 32 such devices, with parallel.shard = "all".' in text
     assert "training.activation_checkpointing = true: 3.0 GB less" in text
+
+
+def test_a_command_starts_every_device_and_sets_each_key_once():
+    given = ("my recipe.toml", "--set", "parallel.shard=none", "--set", "data.max_length=900")
+    text = shown(fits=False, devices=devices(count=16), command=given)
+    assert (
+        "  dpotrain run 'my recipe.toml' --processes 8 --machines 2 --rendezvous HOST:PORT "
+        "--set data.max_length=900 --set parallel.shard=all"
+    ) in text.splitlines()
+    none = tuple(replace(way, fits=False) for way in devices().ways)
+    changes = Changes(("data.max_length=450",), same_results=False)
+    text = shown(fits=False, devices=devices(ways=none), changes=changes, command=given)
+    assert (
+        "  dpotrain run 'my recipe.toml' --processes 8 --set parallel.shard=none --set data.max_length=450"
+        in text.splitlines()
+    )
 
 
 def test_where_the_speed_is_from():

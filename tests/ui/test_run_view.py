@@ -46,6 +46,9 @@ def test_a_killed_run_says_how_to_go_on(tmp_path):
     assert text.startswith("run  killed after 200 steps\n")
     assert "dpotrain run /runs/made-up/recipe.toml --resume" in text
     assert "load it" not in text
+    several = past_run(tmp_path / "several", summary=False)
+    (several / "status.json").write_text(json.dumps({"state": "running", "launch": ["--processes", "2"]}))
+    assert "dpotrain run /runs/made-up/recipe.toml --processes 2 --resume" in shown(several, 100)
 
 
 def test_a_run_that_has_just_begun_is_shown(tmp_path):

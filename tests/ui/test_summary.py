@@ -91,6 +91,10 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path):
     assert "stopped after 470 steps" in text
     assert f"dpotrain run '{folder}/recipe.toml' --resume" in text
     assert "load it" not in text
+    folder.mkdir()
+    (folder / "status.json").write_text('{"launch": ["--processes", "all", "a; b"]}')
+    text = summary_text(outcome(folder, status="stopped", final=None))
+    assert f"dpotrain run '{folder}/recipe.toml' --processes all 'a; b' --resume" in text
 
 
 def test_a_failed_run_says_the_error_and_where_the_log_is(tmp_path):

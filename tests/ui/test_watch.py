@@ -182,6 +182,9 @@ def test_a_run_that_was_killed_is_said_so_with_the_command_that_resumes_it(folde
         second
         == f"go on with: dpotrain run {folder / 'recipe.toml'} --resume (from the checkpoint of step 100)"
     )
+    status(folder, pid=gone_process(), updated=time.time() - 190, launch=["--processes", "2"])
+    with pytest.raises(RunError, match=r"recipe\.toml --processes 2 --resume \(from"):
+        seen(folder)
     assert dpotrain("watch", str(folder)).exit_code == 1
 
 

@@ -30,12 +30,17 @@ class ModelSize:
     """Number of weights; a packed byte of a quantized tensor counts as the weights that it holds."""
     trained: tuple[Trained, ...]
     """What is trained, or this process's shard of it: gradients and an optimizer's state are as large."""
-    trained_parameters: int
-    """Number of trained parameters, whole."""
+    trained_whole: tuple[Trained, ...]
+    """The same, of sharded weights all of it."""
     head: int
     """Parameters of the language-model head."""
     head_bytes: int
     head_trained: bool
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of trained parameters, whole."""
+        return sum(weight.numbers for weight in self.trained_whole)
 
     @property
     def bytes(self) -> int:
@@ -50,8 +55,8 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
     """
     bits = bits or {}
     weights: dict[str, int] = {}
-    parameters = trained_parameters = 0
-    trained = []
+    parameters = 0
+    trained, whole = [], []
     for name, weight in model.named_parameters():
         held, width = local_shard(weight), bits.get(id(weight))
         kind = f"{width:.2g} bits" if width else str(weight.dtype).removeprefix("torch.")
@@ -59,7 +64,7 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
         parameters += _numbers(weight)
         if weight.requires_grad:
             trained.append(Trained(held.numel(), held.element_size(), name, tuple(held.shape)))
-            trained_parameters += weight.numel()
+            whole.append(Trained(weight.numel(), weight.element_size(), name, tuple(weight.shape)))
     for buffer in model.buffers():
         kind = str(buffer.dtype).removeprefix("torch.")
         weights[kind] = weights.get(kind, 0) + buffer.nbytes
@@ -68,7 +73,7 @@ def count(model: PreTrainedModel, bits: Mapping[int, float] | None = None) -> Mo
         weights=weights,
         parameters=parameters,
         trained=tuple(trained),
-        trained_parameters=trained_parameters,
+        trained_whole=tuple(whole),
         head=0 if head is None else _numbers(head),
         head_bytes=0 if head is None else head.nbytes,
         head_trained=head is not None and head.requires_grad,

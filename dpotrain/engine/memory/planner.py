@@ -71,6 +71,11 @@ class MemoryPlan:
     """What the rank holds in the host's memory whatever its micro-batches."""
     host: float
     """What the host has for that and for activations."""
+    gathered: int
+    """What the main process gathers in the host's memory for each checkpoint of sharded weights: the trained ones and
+    the optimizer's state, whole; 0 where every process has them."""
+    sharing: int
+    """Processes that share the main process's host."""
     allocator: float = 0.0
     """What the allocator holds beyond the activations at the peak, as a share of them; nothing is chosen by it."""
 
@@ -88,13 +93,24 @@ class MemoryPlan:
         peak = self.fit.peak(self.activations, self.longest)
         fits = peak <= SHARE[self.device] * self.room and self.share.added_up <= self.room
         least = max(self._loading, sum(self.held.values()) + max(int(peak), self.share.added_up))
-        enough = fits and self._loading <= self.available and self.on_host <= self.host
+        enough = fits and self._loading <= self.available and self._host_has_room(self.on_host)
         return Need(least, self.available, enough)
 
     @property
     def _loading(self) -> int:
         """What is held before anything else, where that is more than shards."""
         return self.share.loading and self.share.loading + self.held.get("process", 0)
+
+    def fits(self, batches: BatchPlan) -> bool:
+        """Return whether device and host have room for the run at its peak."""
+        fits = sum(self.parts(batches).values()) <= self.available
+        return fits and self._host_has_room(self.host_bytes(batches))
+
+    def _host_has_room(self, on_host: int) -> bool:
+        """Whether the main process's host has room for what its processes hold there, and for a checkpoint."""
+        # A CPU's memory is the host's, and is counted by part.
+        gathered = 0 if self.device == "cpu" else self.gathered
+        return self.sharing * on_host + gathered <= self.sharing * self.host
 
     def activation_bytes(self, batches: BatchPlan) -> float:
         """Return the activations of the largest micro-batch."""
@@ -121,6 +137,8 @@ class MemoryPlan:
         # Without room for a copy, training waits until the checkpoint is written.
         if self.checkpoint_copy and sum(parts.values()) + COPY_ROOM * self.checkpoint_copy <= self.available:
             parts["copy of a checkpoint"] = self.checkpoint_copy
+        if self.gathered and self.device == "cpu":
+            parts["checkpoint in the main process"] = self.gathered
         if (beyond := self._loading - sum(parts.values())) > 0:
             parts["whole weights while they load"] = beyond
         return parts
@@ -139,13 +157,14 @@ def plan_memory(
     available: int,
     host: float = math.inf,
     held_on_host: int = 0,
+    sharing: int = 1,
 ) -> MemoryPlan:
     """Choose micro-batches and checkpointed layers for a policy, real or on the meta device.
 
     ``share`` is what a rank holds of it, and how the run is spread over devices. ``pairs`` are those of an epoch.
     ``held`` has the bytes of the loaded models and of the process, by part, to which what training adds is added here;
     ``available`` is what the device has for all of it, ``host`` what is free in the host's memory for a process whose
-    device is another, with the ``held_on_host`` of a reference.
+    device is another, with the ``held_on_host`` of a reference; ``sharing`` processes have as much there.
 
     Raises:
         RunError: the recipe asks for checkpointing or a router loss that the model does not support.
@@ -189,14 +208,17 @@ def plan_memory(
     every = recipe.checkpoints.every
     # Trained weights, optimizer and a reference that moves, whole; the last checkpoint is written without a copy.
     copied = device == "cpu" and every is not None and every < steps
-    whole = trained_bytes(size.trained) * (1 if recipe.reference.update is None else 2)
-    copy = whole + recipe.optimizer.state_bytes(size.trained) if copied else 0
+    whole = trained_bytes(size.trained_whole) * (1 if recipe.reference.update is None else 2)
+    state = whole + recipe.optimizer.state_bytes(size.trained_whole)
+    sharded = layout.shards is not None
     return MemoryPlan(
         fit=chosen,
         held=held,
         activations=activations,
         available=available,
-        checkpoint_copy=copy,
+        checkpoint_copy=state if copied and not sharded else 0,
+        gathered=state if sharded else 0,
+        sharing=sharing,
         share=share,
         device=device,
         longest=max(tokens or 0, longest),

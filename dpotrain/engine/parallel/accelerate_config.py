@@ -65,11 +65,11 @@ class FsdpConfig:
             RecipeError: they contradict each other.
         """
         if recipe.shard not in ("auto", self.shard):
-            raise _contradiction(f'parallel.shard = "{recipe.shard}"', self.source)
+            raise contradiction(f'parallel.shard = "{recipe.shard}"', self.source)
         if recipe.group is not None and recipe.group != self.group:
-            raise _contradiction(f"parallel.group = {recipe.group}", self.source)
+            raise contradiction(f"parallel.group = {recipe.group}", self.source)
         if self.checkpointing and checkpointing == 0:
-            raise _contradiction(
+            raise contradiction(
                 "training.activation_checkpointing = false", "fsdp_activation_checkpointing: true"
             )
         overrides = {
@@ -142,6 +142,11 @@ def refuse_engines(environment: Mapping[str, str]) -> None:
             "Remove it (distributed_type: MULTI_GPU), and write in the recipe:\n"
             '[parallel]\nshard = "all"'
         )
+    if environment.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
+        raise RunError(
+            "the accelerate configuration has use_parallelism_config, which only dpotrain run reads.\n"
+            "Remove it, and set in the recipe's [parallel] shard, group and context."
+        )
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         stage, offloads = _deepspeed(environment)
         lines = [
@@ -196,7 +201,8 @@ def _deepspeed(environment: Mapping[str, str]) -> tuple[int, bool]:
     return number, any(device not in ("none", "None", None) for device in devices)
 
 
-def _contradiction(recipe: str, configuration: str) -> RecipeError:
+def contradiction(recipe: str, configuration: str) -> RecipeError:
+    """Return the error of a recipe and a configuration that say different things, both as people write them."""
     return RecipeError(
         f"the recipe has {recipe}, and the accelerate configuration {configuration}.\n"
         "Remove one of the two, or let them say the same."

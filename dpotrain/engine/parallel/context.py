@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed
 
-from dpotrain.core.errors import RunError
+from dpotrain.core.errors import RecipeError
 
 _Exchanged: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -76,12 +76,22 @@ class _Exchange(torch.autograd.Function):
         return ctx.back(grad), None, None
 
 
-def check_context(size: int, processes: int) -> None:
-    """Raise a RunError where so many processes do not make whole groups of ``size``."""
-    if processes % size:
-        have = "1 process" if processes == 1 else f"{processes} processes"
-        raise RunError(
-            f"parallel.context = {size} divides every pair over {size} processes, and this run has {have}.\n"
-            f"Start it in a multiple of {size}, as by dpotrain run RECIPE --processes {size}, or leave "
+def check_groups(context: int, shards: int | None, processes: int) -> None:
+    """Raise a RecipeError where so many processes do not make whole groups of ``context``, or of ``shards``.
+
+    One process holds all weights, whatever ``shards`` is.
+    """
+    have = "1 process" if processes == 1 else f"{processes} processes"
+    if processes % context:
+        raise RecipeError(
+            f"parallel.context = {context} divides every pair over {context} processes, and this run has {have}.\n"
+            f"Start it in a multiple of {context}, as by dpotrain run RECIPE --processes {context}, or leave "
             "parallel.context out."
+        )
+    if shards is not None and processes > 1 and processes % shards:
+        raise RecipeError(
+            f"parallel.group = {shards} shards the weights over groups of {shards} processes, and this run has "
+            f"{have}.\n"
+            f"Start it in a multiple of {shards}, as by dpotrain run RECIPE --processes {shards}, or leave "
+            "parallel.group out."
         )

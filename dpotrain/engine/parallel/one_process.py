@@ -28,7 +28,7 @@ class OneProcess:
     world_size = data_size = local_size = shards = 1
     is_main = first_of_data_rank = True
     context: ContextGroup | None = None
-    copies_states = shards_weights = collective_passes = False
+    copies_states = shards_weights = collective_passes = offloads = False
 
     def __init__(self, device: torch.device | None = None) -> None:
         found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

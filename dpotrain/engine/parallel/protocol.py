@@ -58,6 +58,8 @@ class Parallel(Protocol):
     """Whether :meth:`shard` shards the weights of a model."""
     shards: int
     """Number of processes that hold one copy of the weights together; 1 where each holds all of them."""
+    offloads: bool
+    """Whether sharded weights, their gradients and the optimizer's state of them are in the host's memory."""
 
     def shard(
         self,

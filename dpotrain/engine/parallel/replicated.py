@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from dpotrain.engine.parallel.context import ContextGroup, check_context
+from dpotrain.engine.parallel.context import ContextGroup, check_groups
 from dpotrain.engine.parallel.exchange import sum_over_ranks
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.one_process import OneProcess
@@ -41,14 +41,16 @@ class Replicated(OneProcess):
     them is right here, too.
     """
 
-    def __init__(self, context: int = 1, document: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, context: int = 1, shards: int | None = None, document: Mapping[str, Any] | None = None
+    ) -> None:
         """Join the other processes, of which ``context`` neighbours at a time share the rows of one data rank.
 
         ``document`` is the resolved recipe, which has to be the same on all.
 
         Raises:
-            RecipeError: it is not.
-            RunError: ``context`` does not divide the processes.
+            RecipeError: it is not, or ``context`` does not divide the processes, nor does ``shards``, where that is
+                to be.
         """
         cuda = torch.cuda.is_available()
         if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
@@ -71,7 +73,7 @@ class Replicated(OneProcess):
         )
         # Before anything that follows from it: with another one they would wait for each other.
         check_same_recipe(self.gather_objects, document or {})
-        check_context(context, self.world_size)
+        check_groups(context, shards, self.world_size)
         self.data_rank, self.data_size = self.world_rank // context, self.world_size // context
         if context > 1:
             self.context = self._context_group(context)
@@ -139,13 +141,17 @@ class Replicated(OneProcess):
 
     def _context_group(self, size: int) -> ContextGroup:
         """Return the group of this process. Collective."""
+        neighbours = [range(first, first + size) for first in range(0, self.world_size, size)]
+        return ContextGroup(self.world_rank % size, size, self._own_group(neighbours), self._begin_exchange)
+
+    def _own_group(self, groups: Sequence[range]) -> torch.distributed.ProcessGroup:
+        """Return this process's one of groups of ranks that exchange tensors of the device. Collective."""
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         # Every process takes part in making every group.
-        groups = [
-            torch.distributed.new_group(range(first, first + size), backend=backend, timeout=EXCHANGE_TIMEOUT)
-            for first in range(0, self.world_size, size)
+        made: list[torch.distributed.ProcessGroup] = [
+            torch.distributed.new_group(ranks, backend=backend, timeout=EXCHANGE_TIMEOUT) for ranks in groups
         ]
-        return ContextGroup(self.world_rank % size, size, groups[self.data_rank], self._begin_exchange)
+        return next(group for ranks, group in zip(groups, made, strict=True) if self.world_rank in ranks)
 
     def _begin_exchange(self) -> None:
         """Note that the device may wait for other processes, all of which have just agreed to exchange something."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from dpotrain.engine.parallel.protocol import Compute, Computing
 from dpotrain.engine.parallel.quantized_weights import check_round_trip
@@ -45,17 +45,27 @@ class Sharded(WholeStates):
         vars(self).update(vars(joined))  # the same processes, and the same watch over them
         self.shards_weights = self.collective_passes = True
         self.shards = group or self.world_size
-        copies = self.world_size // self.shards
-        sizes = {"copy": copies, "shard": self.shards} if copies > 1 else {"shard": self.shards}
-        self._mesh = init_device_mesh(self.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self._copies = self.world_size // self.shards
+        self._mesh = self._hybrid_mesh() if self._copies > 1 else self._flat_mesh()
         self._group = self._mesh.get_group("shard")
-        self._copies = copies
-        self._offload = offload and self.device.type != "cpu"  # whose memory is the host's
+        self.offloads = offload and self.device.type != "cpu"  # whose memory is the host's
         self._policy: ShardedModel | None = None
         self._locals: dict[nn.Parameter, nn.Parameter] = {}
         self._weights_of: dict[torch.Tensor, torch.Tensor] = {}
-        if self._offload:
+        if self.offloads:
             self.shards_on = torch.device("cpu")
+
+    def _flat_mesh(self) -> DeviceMesh:
+        """Return all processes in a row; they are joined with a timeout already."""
+        return init_device_mesh(self.device.type, (self.world_size,), mesh_dim_names=("shard",))
+
+    def _hybrid_mesh(self) -> DeviceMesh:
+        """Return a row of processes for each copy of the weights. torch would have them wait for 10 minutes only."""
+        ranks = torch.arange(self.world_size).view(self._copies, self.shards)
+        columns = [range(first, self.world_size, self.shards) for first in range(self.shards)]
+        rows = [range(first, first + self.shards) for first in range(0, self.world_size, self.shards)]
+        groups = [self._own_group(columns), self._own_group(rows)]
+        return DeviceMesh.from_group(groups, self.device.type, ranks, mesh_dim_names=("copy", "shard"))
 
     def shard(  # noqa: D102
         self,
@@ -68,7 +78,7 @@ class Sharded(WholeStates):
     ) -> None:
         self._begin_exchange()
         model = shard_model(
-            policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self._offload, fill=fill
+            policy, layers, self._mesh, bf16=bf16, in_place=in_place, offload=self.offloads, fill=fill
         )
         check_round_trip(self.gather_objects(model.altered))
         # With the model itself: a reference that has computed its log-probs goes before the policy comes.

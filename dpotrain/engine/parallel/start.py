@@ -8,7 +8,7 @@ from typing import Any
 
 from dpotrain.core.errors import ProcessLostError
 from dpotrain.engine.parallel.accelerate_config import refuse_engines
-from dpotrain.engine.parallel.context import check_context
+from dpotrain.engine.parallel.context import check_groups
 from dpotrain.engine.parallel.errors import of_a_backend
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.protocol import Parallel
@@ -17,26 +17,27 @@ from dpotrain.engine.parallel.protocol import Parallel
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def start(context: int = 1, document: Mapping[str, Any] | None = None) -> Parallel:
+def start(context: int = 1, shards: int | None = None, document: Mapping[str, Any] | None = None) -> Parallel:
     """Return the processes of this run, joined.
 
-    ``context`` is how many of them share the rows of a data rank, ``document`` the resolved recipe.
+    ``context`` is how many of them share the rows of a data rank; ``shards`` how many will hold one copy of the
+    weights, if the recipe says so; ``document`` is the resolved recipe.
 
     Raises:
         ProcessLostError: the processes do not reach each other.
-        RecipeError: they have different recipes.
-        RunError: the launcher asks for an engine that is not used here, or ``context`` does not divide the processes.
+        RunError: the launcher asks for an engine that is not used here.
+        RecipeError: they have different recipes, or ``context`` or ``shards`` does not divide the processes.
     """
     refuse_engines(os.environ)
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
     several = any(size.isdecimal() and int(size) > 1 for size in sizes)
     if not several:
-        check_context(context, 1)
+        check_groups(context, shards, 1)
         return OneProcess()
     from dpotrain.engine.parallel.replicated import Replicated
 
     try:
-        return Replicated(context, document)
+        return Replicated(context, shards, document)
     except RuntimeError as error:
         if not of_a_backend(error):
             raise

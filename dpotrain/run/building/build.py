@@ -46,6 +46,7 @@ from dpotrain.run.building.rehearsal import rehearse_saving
 from dpotrain.run.building.run_info import moving_reference, remote_code, run_info
 from dpotrain.run.building.sampling import build_sampler
 from dpotrain.run.checkpoint.resuming import Found
+from dpotrain.run.checkpoint.room import check_room
 from dpotrain.run.checkpoint.saving import CheckpointSaver
 from dpotrain.run.context import RunContext
 from dpotrain.run.evaluating import Evaluator
@@ -161,6 +162,11 @@ def build(
     if recipe.training.activation_offload is True and not memory.fit.on_host:
         why = NO_OFFLOAD["cpu" if parallel.device.type == "cpu" else "layers"]
         reporter.note(f"training.activation_offload = true changes nothing: {why}")
+    if parallel.is_main:
+        try:
+            check_room(memory.gathered)
+        except RunError as error:  # there may be room by the time of the first one
+            reporter.warn(str(error))
     plan = batch_plan(recipe, data.mixture, costs, memory.fit.tokens, parallel.data_size)
     if references is None:
         with clocks.apart():
@@ -245,7 +251,8 @@ def build(
             "losses and rewards": "by the reference of their step",
         }
         run.report("moving reference", values)
-    for warning in recipe_warnings(recipe, data.mixture.pairs):
+    alone = parallel.world_size == 1 and not parallel.shards_weights
+    for warning in recipe_warnings(recipe, data.mixture.pairs, alone=alone):
         reporter.warn(warning)
     measuring = measuring_of(recipe, engine, scorer, plan, memory, cache, clocks.loading())
     if measuring is not None and (learned := measuring.learned) is not None:
@@ -259,6 +266,7 @@ def build(
         parallel,
         layout,
         memory.fit,
+        memory.gathered,
         peak_mb,
         threads,
         router_loss,
@@ -289,7 +297,7 @@ def build(
             reporter.note(f"other pairs are evaluated now; earlier evaluations are in {moved}")
     sampler = build_sampler(recipe, read, tokenizer, scorer, parallel)
     evaluator = Evaluator(context, evaluation_set, engine.tokens_without_gradients, scorer, sampler)
-    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory.fit, clock)
+    checkpoints = CheckpointSaver(context, folder.checkpoints, adapter, memory, clock)
     loop = RunLoop(context, evaluator, checkpoints, stop)
     return BuiltRun(context, loop, adapter, upcast_weights, peak_mb, measuring)
 

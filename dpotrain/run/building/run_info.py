@@ -56,6 +56,7 @@ def run_info(
     parallel: Parallel,
     layout: str,
     fit: Fit,
+    gathered: int,
     peak_mb: float,
     threads: str,
     router_loss: RouterLoss | None,
@@ -64,6 +65,7 @@ def run_info(
     """Return model, data, loss, steps, engine and memory of a run by label.
 
     ``layout`` is why processes hold all weights or share them, where the recipe leaves that to the run.
+    ``gathered`` is what checkpoints take in the main process's host memory, where weights are sharded.
     ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU, ``kernels`` which Triton
     kernels on a GPU.
     """
@@ -91,6 +93,8 @@ def run_info(
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     layers += f", longer rows in tiles of {fit.tile:,} tokens" if fit.tile else ""
     layers += ", layers' inputs in the host's memory" if fit.on_host else ""
+    if gathered:
+        layers += f", {megabytes(gathered / 2**20)} of the main process's host memory for each checkpoint"
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss, update = recipe.loss, recipe.reference.update

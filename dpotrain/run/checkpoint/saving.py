@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.core.records import CheckpointRecord
-from dpotrain.engine.memory.budget import Fit
+from dpotrain.engine.memory.planner import MemoryPlan
 from dpotrain.plugin.api import Adapter
 from dpotrain.plugin.runtime.states import component_states
 from dpotrain.run.checkpoint import files
+from dpotrain.run.checkpoint.room import check_room
 from dpotrain.run.checkpoint.saver import Saver
 from dpotrain.run.checkpoint.snapshot import Checkpoint
 from dpotrain.run.checkpoint.versions import package_versions
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 class CheckpointSaver:
     """Saves a run's state. Every method is called on every process."""
 
-    def __init__(self, context: RunContext, folder: Path, adapter: Adapter, fit: Fit, clock: str) -> None:
+    def __init__(
+        self, context: RunContext, folder: Path, adapter: Adapter, memory: MemoryPlan, clock: str
+    ) -> None:
         """Save into ``folder``, ``checkpoints/`` of the run folder.
 
-        ``fit`` is how activations are kept, ``clock`` what chat templates read.
+        ``memory`` is how activations are kept and what a checkpoint takes, ``clock`` what chat templates read.
         """
         self.context, self.folder, self.adapter = context, folder, adapter
-        self._fit = fit
+        self._fit, self._gathered = memory.fit, memory.gathered
         self._clock = clock
         self._saver = Saver(folder, self.prune)
 
@@ -54,11 +57,15 @@ class CheckpointSaver:
         """Save the present state, in a thread while training goes on, or before this returns.
 
         Raises:
-            RunError: this checkpoint, or the one before it, cannot be written.
+            RunError: this checkpoint, or the one before it, cannot be written; or it finds no room in memory.
         """
         recipe, trainer, now = self.context.recipe, self.context.trainer, self.context.state
         parallel, tokens = trainer.parallel, trainer.plan.tokens_per_microbatch
         random_states = parallel.gather_objects(RandomState.capture().as_json())
+        if parallel.copies_states and parallel.is_main:
+            # Two whole states may not fit, and the one being written is kept until then.
+            self._saver.wait()
+            check_room(self._gathered)
         trained = parallel.trained_state(self.adapter, self.context.run.policy)
         optimizer = parallel.optimizer_state(trainer.optimizer)
         reference = self._reference()

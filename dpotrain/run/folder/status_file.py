@@ -16,6 +16,7 @@ from typing import Any, Self
 from dpotrain.core.atomic import write_text
 from dpotrain.core.controls import Controls
 from dpotrain.core.errors import RunStopped
+from dpotrain.core.launched_with import launch_options
 from dpotrain.core.pace import Pace
 from dpotrain.core.records import Outcome, Record, Status, StepRecord
 from dpotrain.core.reporter import Advance, Reporter
@@ -47,6 +48,7 @@ class StatusFile(Reporter):
             "state": "running",
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "launch": launch_options(os.environ),
             "title": "",
             "info": {},
             "began": clock(),

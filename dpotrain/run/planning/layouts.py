@@ -11,7 +11,7 @@ from dpotrain.core.paths import cache_folder
 from dpotrain.data.batches.mixture import Indices
 from dpotrain.data.batches.plan import BatchPlan
 from dpotrain.data.prepare import PreparedData
-from dpotrain.engine.memory.choice import Choice, Need, choose_layout
+from dpotrain.engine.memory.choice import Choice, Need, Wanted, choose_layout
 from dpotrain.engine.memory.exchange import Exchange, Links, StepWork, exchange_of
 from dpotrain.engine.memory.layout import Layout
 from dpotrain.engine.memory.planner import MemoryPlan, microbatch_tokens
@@ -141,16 +141,15 @@ class Layouts:
         """Yield what the run takes as it is and in other layouts."""
         for layout in dict.fromkeys([chosen, *self._others()]):
             planned, batches = self.memory(layout)
-            needed = sum(planned.parts(batches).values())
-            fits = needed <= planned.available and planned.on_host <= planned.host
+            fits = planned.fits(batches)
             rate = self.rate(planned, batches) if fits else None
             learned = self.learned(layout)
             yield Way(
                 layout=str(layout),
-                overrides=tuple(_overrides(layout)),
+                overrides=tuple(_overrides(layout, wanted_of(self.recipe))),
                 chosen=layout == chosen,
                 fits=fits,
-                needed=needed,
+                needed=sum(planned.parts(batches).values()),
                 on_host=planned.host_bytes(batches),
                 longest_pair=planned.longest_possible,
                 exchange=self.exchange(planned, batches),
@@ -199,11 +198,14 @@ class Layouts:
         return tokens * rate / self._operations(planned, batches)
 
 
-def _overrides(layout: Layout) -> Iterator[str]:
+def _overrides(layout: Layout, wanted: Wanted) -> Iterator[str]:
+    """Yield what makes a recipe that wants another layout have this one."""
     yield f"parallel.shard={'none' if layout.shards is None else 'all'}"
-    if layout.shards not in (None, layout.devices):
+    if layout.shards is None:
+        yield from ["parallel.group=false"] * (wanted.group is not None)
+    elif layout.shards != (wanted.group or layout.devices):
         yield f"parallel.group={layout.shards}"
-    if layout.context > 1:
+    if layout.context != wanted.context:
         yield f"parallel.context={layout.context}"
-    if layout.offload:
-        yield "parallel.offload=cpu"
+    if layout.offload != wanted.offload:
+        yield f"parallel.offload={'cpu' if layout.offload else 'false'}"

@@ -53,6 +53,8 @@ class Plan:
     """Tokens of the tiles in which norms and feed-forward blocks compute longer rows; 0 without."""
     host_memory: int
     """Bytes of the host's memory that each process needs for what its device does not hold; 0 without."""
+    gathered: int
+    """Bytes of the host's memory in which the main process gathers each checkpoint of sharded weights; 0 without."""
     parameters: int
     trained_parameters: int
     pairs: int
@@ -133,11 +135,12 @@ def make_plan(
         planned, batches = layouts.memory(layout)
         fit, parts = planned.fit, planned.parts(batches)
         lasting = None
-        if (rate := layouts.rate(planned, batches)) is not None:
+        # What does not fit takes no time that could be told.
+        if planned.fits(batches) and (rate := layouts.rate(planned, batches)) is not None:
             loading = None if learned is None else learned.loading
             lasting = duration_of(recipe, data, described, batches, fit, target.kind, rate, loading)
         devices = devices_of(layouts) if asked.devices > 1 else None
-    fits = sum(parts.values()) <= target.available and planned.on_host <= planned.host
+    fits = planned.fits(batches)
     changes = gpus = None
     if reload is not None:
         search = _Search(recipe, data, reload, asked, {((), target.kind): (recipe, described)})
@@ -159,6 +162,7 @@ def make_plan(
         layers=fit.layers,
         tile_tokens=fit.tile,
         host_memory=planned.host_bytes(batches),
+        gathered=planned.gathered,
         parameters=described.size.parameters,
         trained_parameters=described.size.trained_parameters,
         pairs=data.mixture.pairs,
@@ -188,9 +192,10 @@ def _operations(layouts: Layouts, asked: Asked) -> tuple[float | None, SpeedSour
     if asked.operations is not None:
         return asked.operations, "given"
     if (learned := layouts.learned(ONE_DEVICE)) is not None:
-        return learned.rate, "measured"
+        return layouts.target.of_each(learned.rate), "measured"
     if layouts.target.here:
-        return sustained_rate(torch.device(layouts.target.kind), precision), "estimated"
+        rate = sustained_rate(torch.device(layouts.target.kind), precision)
+        return layouts.target.of_each(rate), "estimated"
     return (ASSUMED[precision] if asked.devices > 1 else None), "assumed"
 
 
@@ -214,7 +219,7 @@ class _Search:
         links = links_of(self.asked, target)
         layouts = Layouts(recipe, self.data, described, target, self.asked.devices, links, None)
         planned, batches = layouts.memory(layouts.choose().layout)
-        return sum(planned.parts(batches).values()) <= target.available
+        return planned.fits(batches)
 
     def fits_gpu(self, changes: Sequence[str], gigabytes: int) -> bool:
         """Return the same for GPUs of that size."""

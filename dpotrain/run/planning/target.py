@@ -35,13 +35,17 @@ class Target:
     host: float = math.inf
     """What is free in the host's memory for each process; of the machine of another GPU it is not known."""
     machine: int = USUAL_MACHINE
-    """Devices of a machine."""
+    """Devices of a machine; processes, where each has a part of its CPU."""
     here: bool = True
     """Whether this machine has such a device."""
 
+    def of_each(self, rate: float) -> float:
+        """Return what each process has of a rate that the device of this machine reaches."""
+        return rate / self.machine if self.kind == "cpu" else rate
+
 
 def target_of(memory: int | None, devices: int = 1) -> Target:
-    """Return a GPU with so many bytes of ``memory``, or without them this machine's GPU or CPU."""
+    """Return a GPU with so many bytes of ``memory``; without them this machine's GPU, or a part of its CPU."""
     if memory is not None:
         return Target("cuda", "a GPU of that size", CUDA_CONTEXT, memory, here=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,7 +55,9 @@ def target_of(memory: int | None, devices: int = 1) -> Target:
         host = free_memory(torch.device("cpu")) // machine
         return Target("cuda", torch.cuda.get_device_name(device), 0, free_memory(device), host, machine)
     process = resident_memory() or 0
-    return Target("cpu", "this machine's CPU", process, free_memory(device) + process)
+    # Processes on a CPU share its memory and its cores.
+    name = "this machine's CPU" + (f", for each of {devices} processes" if devices > 1 else "")
+    return Target("cpu", name, process, (free_memory(device) + process) // devices, machine=devices)
 
 
 def memory_of(
@@ -92,6 +98,7 @@ def memory_of(
         available=target.available,
         host=target.host,
         held_on_host=reference_on_host,
+        sharing=min(target.machine, layout.devices),
     )
     if learned is not None:
         planned = replace(planned, allocator=learned.allocator)
