@@ -1,26 +1,25 @@
 """The files for clusters: their shape, and the command that each of them gives, as dpotrain understands it.
 
-The manifests are held to models of the parts that they use, written from the documentation of Kubernetes, Kubeflow and
-SkyPilot: their own packages bring far more than these tests need.
+TrainJobs and pods are held to Kubeflow's own models. A PyTorchJob and SkyPilot's task are held to models of the parts
+that they use, written from the documentation: their own packages bring far more than these tests need.
 """
 
 import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 import pytest
 import torch
 import yaml
+from kubeflow_trainer_api.models import IoK8sApiCoreV1PodTemplateSpec, TrainerV1alpha1TrainJob
 from pydantic import BaseModel, ConfigDict, Field
 
 from dpotrain.cli import main
 from dpotrain.core.errors import ProcessLostError, RunStopped
 from dpotrain.engine.launching.request import LaunchRequest, launch_request
-
-T = TypeVar("T")
 
 CLUSTERS = Path(__file__).parent.parent / "recipes" / "clusters"
 
@@ -33,59 +32,10 @@ class Metadata(Part):
     name: str = Field(pattern="^[a-z]([a-z0-9-]*[a-z0-9])?$")
 
 
-class Variable(Part):
-    name: str
-    value: str
-
-
-class Resources(Part):
-    limits: dict[str, int | str]
-
-
-class VolumeMount(Part):
-    name: str
-    mount_path: str = Field(alias="mountPath", pattern="^/")
-
-
-class Claim(Part):
-    claim_name: str = Field(alias="claimName")
-
-
-class Memory(Part):
-    medium: Literal["Memory"]
-    size_limit: str = Field(alias="sizeLimit", pattern=r"^\d+Gi$")
-
-
-class Volume(Part):
-    name: str
-    claim: Claim | None = Field(None, alias="persistentVolumeClaim")
-    memory: Memory | None = Field(None, alias="emptyDir")
-
-
-class Container(Part):
-    name: Literal["pytorch"]
-    image: str
-    working_dir: str = Field(alias="workingDir")
-    command: list[str]
-    env: list[Variable]
-    resources: Resources
-    volume_mounts: list[VolumeMount] = Field(alias="volumeMounts")
-
-
-class Pod(Part):
-    grace: int = Field(alias="terminationGracePeriodSeconds", gt=60)
-    containers: list[Container] = Field(min_length=1)
-    volumes: list[Volume]
-
-
-class Template(Part):
-    spec: Pod
-
-
 class Replicas(Part):
     replicas: int = Field(ge=1)
     restart_policy: Literal["OnFailure"] = Field(alias="restartPolicy")
-    template: Template
+    template: dict[str, Any]
 
 
 class RunPolicy(Part):
@@ -108,60 +58,6 @@ class PyTorchJob(Part):
     kind: Literal["PyTorchJob"]
     metadata: Metadata
     spec: PyTorchJobSpec
-
-
-class Trainer(Part):
-    image: str
-    nodes: int = Field(alias="numNodes")
-    resources: Resources = Field(alias="resourcesPerNode")
-    command: list[str]
-    env: list[Variable]
-
-
-class PatchedContainer(Part):
-    name: Literal["node"]
-    volume_mounts: list[VolumeMount] = Field(alias="volumeMounts")
-
-
-class PatchedPod(Part):
-    grace: int = Field(alias="terminationGracePeriodSeconds", gt=60)
-    containers: list[PatchedContainer]
-    volumes: list[Volume]
-
-
-class Spec(Part, Generic[T]):
-    spec: T
-
-
-class Nested(Part, Generic[T]):
-    template: Spec[T]
-
-
-class PatchedJob(Part):
-    name: Literal["node"]
-    template: Spec[Nested[PatchedPod]]
-
-
-class PatchedJobs(Part):
-    jobs: list[PatchedJob] = Field(alias="replicatedJobs")
-
-
-class Patch(Part):
-    manager: str
-    runtime: Nested[PatchedJobs] = Field(alias="trainingRuntimeSpec")
-
-
-class TrainJobSpec(Part):
-    runtime: Metadata = Field(alias="runtimeRef")
-    trainer: Trainer
-    patches: list[Patch] = Field(alias="runtimePatches")
-
-
-class TrainJob(Part):
-    api: Literal["trainer.kubeflow.org/v1alpha1"] = Field(alias="apiVersion")
-    kind: Literal["TrainJob"]
-    metadata: Metadata
-    spec: TrainJobSpec
 
 
 class JobRecovery(Part):
@@ -194,6 +90,20 @@ def read(name: str) -> Any:
     return yaml.safe_load((CLUSTERS / name).read_text(encoding="utf-8"))
 
 
+def checked(kind: type[Any], manifest: dict[str, Any]) -> Any:
+    """Return a part of a manifest by a model of Kubeflow's package, which knows every key of it."""
+    found = kind.from_dict(manifest)
+    assert found.to_dict() == manifest
+    return found
+
+
+def check_pod(pod: Any) -> None:
+    """Hold the specification of a pod to what a run needs."""
+    assert pod.termination_grace_period_seconds > 60, "saving takes time"
+    (container,) = pod.containers
+    assert {each.name for each in container.volume_mounts} == {each.name for each in pod.volumes}
+
+
 def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], LaunchRequest]:
     """Return what the command line means, on a machine of eight devices."""
     assert words[:2] == ["dpotrain", "run"]
@@ -212,24 +122,27 @@ def test_a_pytorchjob(monkeypatch):
     job = PyTorchJob.model_validate(read("kubernetes.yaml"))
     specs = job.spec.specs
     assert specs.master.template == specs.worker.template
-    (container,) = specs.master.template.spec.containers
+    pod = checked(IoK8sApiCoreV1PodTemplateSpec, specs.master.template).spec
+    check_pod(pod)
+    (container,) = pod.containers
+    assert container.name == "pytorch", "the operator looks for it"
     _, request = understood(container.command, monkeypatch)
     count = specs.master.replicas + specs.worker.replicas
     host = f"{job.metadata.name}-master-0"
-    assert request == LaunchRequest(container.resources.limits["nvidia.com/gpu"], count, count, host, 29400)
-    mounted = {each.name for each in container.volume_mounts}
-    assert mounted == {each.name for each in specs.master.template.spec.volumes}
+    devices = specs.master.template["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert request == LaunchRequest(devices, count, count, host, 29400)
 
 
 def test_a_trainjob(monkeypatch):
-    job = TrainJob.model_validate(read("trainjob.yaml"))
+    job = checked(TrainerV1alpha1TrainJob, read("trainjob.yaml"))
+    assert (job.api_version, job.kind) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     _, request = understood(job.spec.trainer.command, monkeypatch)
-    name, nodes = job.metadata.name, job.spec.trainer.nodes
+    name, nodes = job.metadata.name, job.spec.trainer.num_nodes
     assert request == LaunchRequest(8, nodes, nodes, f"{name}-node-0-0.{name}", 29400)
-    (patch,) = job.spec.patches
-    (patched,) = patch.runtime.template.spec.jobs
-    pod = patched.template.spec.template.spec
-    assert {each.name for each in pod.containers[0].volume_mounts} == {each.name for each in pod.volumes}
+    (patch,) = job.spec.runtime_patches
+    (patched,) = patch.training_runtime_spec.template.spec.replicated_jobs
+    assert patched.name == "node", "so the runtime calls it"
+    check_pod(patched.template.spec.template.spec)
 
 
 #: Programs that note their arguments in place of those that a cluster has.
