@@ -29,7 +29,7 @@ from dpotrain.run.building import build as building
 from dpotrain_plugins.lora import Lora
 from tests.engine.cuda_stand_ins import on_the_cpu
 from tests.engine.pairs import random_pairs
-from tests.run.recipes import Recording, losses, project, run, weights
+from tests.run.recipes import losses, project, run
 from tests.support import tiny_model
 
 PAIRS = random_pairs([(5, 9, 3), (2, 1, 17), (11, 4, 4), (30, 2, 9)])
@@ -248,7 +248,7 @@ def test_what_cannot_be_traced_stays_outside(what):
 @pytest.mark.parametrize(
     "reference", ["", "reference.update={every=2, share=0.6}"], ids=["initial", "moving"]
 )
-def test_losses_are_the_same_and_a_resumed_run_has_the_same_bits(reference, tiles, monkeypatch, tmp_path):
+def test_losses_are_the_same(reference, tiles, monkeypatch, tmp_path):
     recipe = project(tmp_path, adapter=True)
     options = [reference] if reference else []
     run(recipe, *options)
@@ -266,12 +266,6 @@ def test_losses_are_the_same_and_a_resumed_run_has_the_same_bits(reference, tile
         state = json.loads((tmp_path / "compiled/checkpoints/step-00000010/state.json").read_text())
         assert state["microbatches"]["tile"] == 16
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
-    if not reference:
-        again = tmp_path / "again"
-        for how in ({"reporter": Recording(stop_at=4)}, {"resume": True}):
-            torch._dynamo.reset()  # a resumed run compiles anew, and meets other rows first
-            run(recipe, *compiled, into=again, **how)
-        assert weights(again / "final") == weights(tmp_path / "compiled" / "final")
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
