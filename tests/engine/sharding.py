@@ -127,7 +127,7 @@ def steps(
     checkpointed: int = 0,
     tiles: int = 0,
     on_host: bool = False,
-    compiled: bool = False,
+    compiled: str = "",
     bf16: bool = False,
     four_bits: str = "",
     damage: str = "",
@@ -171,6 +171,7 @@ def steps(
         offload_inputs(policy)
     component = {"adamw": AdamW(AdamW.Options(lr=RATE)), "lion": Lion(Lion.Options(lr=RATE / 10))}[optimizer]
     if compiled:
+        torch.compiler.set_stance(force_backend=compiled)
         compile_layers(policy)
     built = build_optimizer(component, policy, optimized=parallel.optimized)
     scorer, built = parallel.place(scorer, built)
@@ -244,7 +245,8 @@ def _alive(counts: Callable[[torch.Tensor], bool]) -> int:
         kind = type(each)  # asking isinstance imports what some modules import on demand
         if issubclass(kind, torch.Tensor) and not hasattr(each, "to_local") and counts(each):
             storage = each.untyped_storage()
-            found[storage._cdata] = storage.nbytes()
+            if isinstance(storage.nbytes(), int):  # and not a symbol of a compiler's
+                found[storage._cdata] = storage.nbytes()
     return sum(found.values())
 
 
