@@ -29,6 +29,11 @@ use = "hf-datasets"
 name = "{folder}/few.jsonl"
 pairs = 7
 repeat = true
+
+[[data.sources]]
+use = "hf-datasets"
+name = "{folder}/others.jsonl"
+weight = 0.5
 """
 
 
@@ -38,6 +43,7 @@ def recipe(tmp_path_factory):
     path = project(folder)
     write_pairs(folder / "more.jsonl", 17, seed=1)
     write_pairs(folder / "few.jsonl", 6, seed=2)
+    write_pairs(folder / "others.jsonl", 30, seed=3)
     text = path.read_text().replace(f'use = "hf-datasets"\nname = "{folder}/pairs.jsonl"\n', "", 1)
     path.write_text(f"{text}\n{SOURCES.format(folder=folder)}")
     return path
@@ -59,7 +65,7 @@ def test_metrics_by_source_add_up_to_the_whole(done):
     report = json.loads((folder / "data_report.json").read_text())
     labels = [each["source"] for each in pairs_of(folder)]
     counts = {label: labels.count(label) for label in dict.fromkeys(labels)}
-    assert list(counts) == ["plain", "more", "few"] == list(report["mixture"])
+    assert list(counts) == ["plain", "more", "few", "others"] == list(report["mixture"])
     for each in records(folder, "eval"):
         for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen"):
             parts = sum(each[f"{label}/{name}"] * count for label, count in counts.items())
@@ -81,7 +87,7 @@ def test_people_see_sources_apart(done):
 
 def test_a_source_is_inspected_by_its_label(recipe):
     whole = dpotrain("inspect", str(recipe)).output
-    assert [f"{name}/train\n" in whole for name in ("plain", "more", "few")] == [True] * 3
+    assert [f"{name}/train\n" in whole for name in ("plain", "more", "few", "others")] == [True] * 4
     assert re.search(r"^few: 7 of \d training pairs, each 1\.\d times, ", whole, re.MULTILINE)
     assert "row 2 of few/train" in dpotrain("inspect", str(recipe), "--split", "few", "--row", "2").output
     alone = dpotrain("inspect", str(recipe), "--split", "more/train").output
@@ -89,7 +95,7 @@ def test_a_source_is_inspected_by_its_label(recipe):
     wrong = dpotrain("inspect", str(recipe), "--split", "fw")
     assert wrong.exit_code == 2
     assert 'there is no split "fw"' in wrong.stderr
-    assert "The mixture has: plain/train, more/train, few/train." in wrong.stderr
+    assert "The mixture has: plain/train, more/train, few/train, others/train." in wrong.stderr
 
 
 def test_check_says_what_an_epoch_takes(recipe):
@@ -104,10 +110,11 @@ def test_check_says_what_an_epoch_takes(recipe):
 def test_an_epoch_takes_what_the_report_says(done):
     folder, shown = done
     report = json.loads((folder / "data_report.json").read_text())
-    plain, more, few = (report["mixture"][label] for label in ("plain", "more", "few"))
+    plain, more, few, others = report["mixture"].values()
     assert few["of_an_epoch"] == 7 > few["pairs"]
-    assert (plain["of_an_epoch"], more["of_an_epoch"]) == (plain["pairs"], int(plain["pairs"] / 2 + 0.5))
-    total = plain["of_an_epoch"] + more["of_an_epoch"] + 7
+    weighted = [each["of_an_epoch"] for each in (plain, more, others)]
+    assert weighted == [int(plain["pairs"] * share + 0.5) for share in (1, 1 / 2, 1 / 4)]  # plain is used up
+    total = sum(weighted) + 7
     assert report["pairs"]["train"] == total
     assert records(folder)[-1]["step"] == 2 * -(-total // 5)
     assert shown.facts["data"].startswith(f"{total} pairs an epoch, {plain['of_an_epoch']} of plain, ")
@@ -127,7 +134,7 @@ def test_steps_are_the_same_in_two_processes_and_after_a_resumption(done, recipe
     assert [each.code for each in stopped] == [75, 75]
     assert [each.code for each in forked.ranks(recipe, two)] == [0, 0]
     assert losses(tmp_path / "two") == pytest.approx(losses(folder), abs=1e-5)
-    for name in ("loss", "few/loss", "plain/rewards/margins"):
+    for name in ("loss", "few/loss", "plain/rewards/margins", "others/loss"):
         ours, theirs = ([each[name] for each in records(each, "eval")] for each in (folder, tmp_path / "two"))
         assert ours == pytest.approx(theirs, abs=1e-5)
 
@@ -157,6 +164,8 @@ def test_only_pairs_that_are_used_are_scored_before_training(recipe, tmp_path):
     keys += [
         "data.sources.1.weight=false",
         "data.sources.1.pairs=2",
+        "data.sources.3.weight=false",
+        "data.sources.3.pairs=1",
         "run.cache_dir=false",
         "training.epochs=1",
     ]
@@ -164,7 +173,7 @@ def test_only_pairs_that_are_used_are_scored_before_training(recipe, tmp_path):
     shown = RecordingReporter()
     run(recipe, *keys, into=tmp_path / "few", reporter=shown)
     total = next(total for name, total, _ in shown.phases if name == "reference")
-    assert 6 <= total <= 7  # six pairs, and perhaps the shortest, which fills micro-batches
+    assert 7 <= total <= 8  # seven pairs, and perhaps the shortest, which fills micro-batches
 
 
 def test_a_source_without_held_out_pairs_has_no_metrics(recipe, tmp_path):
