@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dpotrain.core.launched_with import LAUNCH_OPTIONS, launch_options
 from dpotrain.core.records import Outcome
 from tests.run.recipes import project
 from tests.support import dpotrain
@@ -60,6 +61,13 @@ def test_what_accelerate_is_configured_for_is_part_of_the_recipe_and_of_no_libra
         "dp_shard_size: 4, parallelism_config_cp_size: 1 of the accelerate configuration: parallel."
         in result.stderr
     )
+
+
+def test_ranks_know_with_which_options_they_were_launched(recipe, monkeypatch):
+    monkeypatch.setenv(LAUNCH_OPTIONS, "")  # put back afterwards
+    monkeypatch.setattr("dpotrain.engine.launching.launch.launch", lambda request, ranks, say: 0)
+    assert dpotrain("run", str(recipe), "--processes", "2", "--max-restarts", "5").exit_code == 0
+    assert launch_options(os.environ) == ["--processes", "2", "--max-restarts", "5"]
 
 
 def test_a_run_stopped_by_a_signal_is_exit_75(recipe, monkeypatch):
