@@ -68,7 +68,8 @@ def test_every_rank_chooses_what_fits_the_least_memory_that_one_has_and_so_does_
     free = [79 * GB] * 7 + [least * GB]
     choices = []
     for mine in (79, least):  # of the first and of the last rank
-        monkeypatch.setattr(layouts, "free_memory", lambda device, mine=mine: mine * GB)
+        of = {"cuda": mine * GB, "cpu": 1000 * GB}
+        monkeypatch.setattr(layouts, "free_memory", lambda device, of=of: of[device.type])
         choices.append(layouts.layout_of_run(recipe, Rank(free), data))
     assert choices[0] == choices[1]
     assert choices[0].layout == layout
@@ -136,7 +137,7 @@ def test_out_of_memory_advises_sharding_where_that_is_possible_and_not_yet_done(
         shards_weights = True
 
     monkeypatch.setattr(session, "build", build)
-    monkeypatch.setattr(session, "start", lambda context, shards: Two(torch.device("cpu")))
+    monkeypatch.setattr(session, "start", lambda *groups: Two(torch.device("cpu")))
     held = Sharding() if shards_weights else Two()
     monkeypatch.setattr(session, "spread", lambda recipe, joined, data: (held, ""))
     with pytest.raises(RunError, match="is out of memory") as caught:
@@ -146,7 +147,7 @@ def test_out_of_memory_advises_sharding_where_that_is_possible_and_not_yet_done(
 
 def test_groups_that_do_not_divide_the_processes_are_refused_before_anything_is_read(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(session, "start", lambda *groups: asked.append(groups) or OneProcess())
+    monkeypatch.setattr(session, "start", lambda *given: asked.append(given[:2]) or OneProcess())
     run(project(tmp_path), "parallel.group=3", "training.steps=1")
     assert asked == [(1, 3)]
     check_groups(1, 3, 1)
