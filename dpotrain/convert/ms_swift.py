@@ -36,7 +36,7 @@ _UNNEEDED = {
     "freeze_aligner": "adapters leave out what only images pass",
     "use_hf": "names are those of the Hugging Face hub",
     "strict": "rows that cannot be read are dropped and counted",
-    "deepspeed_autotp_size": "each GPU holds the whole model",
+    "deepspeed_autotp_size": 'parallel.shard = "all" shards weights that one GPU does not hold',
 }
 KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.items()} | {
     "lora_rank": Foreign("adapter.rank"),
@@ -46,7 +46,7 @@ KEYS = {key: Foreign(note=note, gap=Gap.NOT_NEEDED) for key, note in _UNNEEDED.i
         note="the tokenizer's own chat template writes the turns; compare with dpotrain check", gap=Gap.NONE
     ),
     "loss_scale": Foreign(note="every token of an answer has the same weight", gap=Gap.NONE),
-    "use_ray": Foreign(note="torchrun and accelerate start several processes", gap=Gap.SAME_TRAINING),
+    "use_ray": Foreign(note="dpotrain run --processes starts several processes", gap=Gap.SAME_TRAINING),
     "device_groups": Foreign(note="the reference needs no devices of its own", gap=Gap.SAME_TRAINING),
     "init_weights": Foreign(note="adapters begin at zero, so that the reference is the model", gap=Gap.NONE),
     "external_plugins": Foreign(note="ms-swift's plugins are not loaded", gap=Gap.NONE),
