@@ -164,9 +164,11 @@ def test_checkpointing_inside_the_graph_keeps_as_little(dropout, kernel, backend
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("dropout", [None, 0.0], ids=["all weights", "lora"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("kind", "dropout", "bf16"),
+    [("llama", None, False), ("llama", 0.0, True), ("qwen3", None, True)],
+    ids=["all weights", "lora", "all weights, bf16"],
+)
 def test_memory_efficient_layers_would_keep_as_much_in_a_graph(kind, dropout, bf16):
     """Why they are not used there: the compiler chooses as well what to keep."""
     found, frames = {}, []
@@ -243,9 +245,10 @@ def test_what_cannot_be_traced_stays_outside(what):
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("tiles", [False, True], ids=["whole", "tiles"])
 @pytest.mark.parametrize(
-    "reference", ["", "reference.update={every=2, share=0.6}"], ids=["initial", "moving"]
+    ("reference", "tiles"),
+    [("", False), ("reference.update={every=2, share=0.6}", True)],
+    ids=["whole", "moving reference, tiles"],
 )
 def test_losses_are_the_same(reference, tiles, monkeypatch, tmp_path):
     recipe = project(tmp_path, adapter=True)

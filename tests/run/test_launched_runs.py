@@ -58,12 +58,12 @@ def test_a_signal_stops_it_with_a_checkpoint(recipe, tmp_path):
 
 
 @soak
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_starts_all_again_and_nothing_is_lost(rank, recipe, whole, tmp_path):
-    acts = [*QUICK_WATCH, [rank, 0, "signal_after", 5, "SIGKILL"]]
+def test_a_killed_rank_starts_all_again_and_nothing_is_lost(recipe, whole, tmp_path):
+    """Of rank 0, which shows the run and saves; others are among those that are killed at random."""
+    acts = [*QUICK_WATCH, [0, 0, "signal_after", 5, "SIGKILL"]]
     launched = Launched(recipe, tmp_path / "run", acts=acts)
     assert launched.end() == 0, launched.output
-    assert f"process {rank} on " in launched.output
+    assert "process 0 on " in launched.output
     assert "was killed by SIGKILL" in launched.output
     assert "the run resumes from its last checkpoint (restart 1 of 3)" in launched.output
     assert_same(tmp_path / "run", whole)
@@ -73,7 +73,6 @@ def test_a_killed_rank_starts_all_again_and_nothing_is_lost(rank, recipe, whole,
 @pytest.mark.parametrize(
     ("rank", "place", "how", "code", "said"),
     [
-        (0, "step", "raise", 1, "broken in the step"),
         (1, "step", "raise", 1, "broken in the step"),
         (1, "loading", "raise", 1, "broken in the loading"),
         (1, "step", "memory", 1, "is out of memory (CUDA out of memory. Tried to allocate 20 MiB)"),
