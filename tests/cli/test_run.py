@@ -65,7 +65,7 @@ def test_what_accelerate_is_configured_for_is_part_of_the_recipe_and_of_no_libra
 
 def test_ranks_know_with_which_options_they_were_launched(recipe, monkeypatch):
     monkeypatch.setenv(LAUNCH_OPTIONS, "")  # put back afterwards
-    monkeypatch.setattr("dpotrain.engine.launching.launch.launch", lambda request, ranks, say: 0)
+    monkeypatch.setattr("dpotrain.engine.launching.launch.launch", lambda request, ranks, document, say: 0)
     assert dpotrain("run", str(recipe), "--processes", "2", "--max-restarts", "5").exit_code == 0
     assert launch_options(os.environ) == ["--processes", "2", "--max-restarts", "5"]
 

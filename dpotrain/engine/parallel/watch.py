@@ -110,6 +110,8 @@ class Watch:
                 self._store.add(_beat_of(self._rank), 1)
                 if self._store.check([_FAILED]):
                     failure = RankFailure.from_json(self._store.get(_FAILED))
+                    if self._leaving.is_set():  # meanwhile: it may be this one's own
+                        return
                     self._store.add(_HEARD, 1)
                     break
                 now = [self._store.add(_beat_of(rank), 0) for rank in others]
