@@ -15,8 +15,8 @@ import pytest
 HERE = Path(__file__).parent
 FILE = HERE / "durations.json"
 
-#: Seconds of tests that the quick part may take; with a process of pytest on each of two cores about eight minutes. What
-#: makes it longer is marked ``soak``, or something else is.
+#: Seconds of tests that the quick part may take; with a process of pytest on each of two cores about eight minutes.
+#: What makes it longer is marked ``soak``, or something else is.
 QUICK_SECONDS = 920
 
 #: Seconds by part ("quick", "soak") and file, both parts in one process of two on a two-core machine.
