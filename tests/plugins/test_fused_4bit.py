@@ -1,6 +1,6 @@
 """LoRA over 4-bit layers, fused: bitsandbytes' own results, gradients by float64, less kept and fewer passes."""
 
-from contextlib import contextmanager
+from functools import partial
 
 import bitsandbytes.functional
 import pytest
@@ -13,10 +13,20 @@ from dpotrain_plugins.lora import Lora
 from dpotrain_plugins.lora.fused_4bit import FusedLinear4bit
 from dpotrain_plugins.quantizers.bitsandbytes import Bnb4bit
 from dpotrain_plugins.transformers_loader import TransformersLoader
+from tests.plugins.fused_layers import (
+    assert_close,
+    assert_near,
+    in_float64,
+    layers_of,
+    of_layer,
+    replaced,
+    results,
+)
 from tests.plugins.quantized import IDS, forward
 from tests.support import tiny_checkpoint
 
 PRECISIONS = pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+unfused = partial(replaced, fused=FusedLinear4bit, by=Unfused)
 
 
 @pytest.fixture(scope="module")
@@ -40,40 +50,6 @@ def policy_of(checkpoint, quantizer=None, dtype="float32", **options):
     return adapter, policy
 
 
-def layers(policy, kind=FusedLinear4bit):
-    return [module for module in policy.modules() if type(module) is kind]
-
-
-@contextmanager
-def unfused(policy):
-    """peft's own forwards."""
-    fused = layers(policy)
-    assert fused
-    for layer in fused:
-        layer.__class__ = Unfused
-    try:
-        yield
-    finally:
-        for layer in fused:
-            layer.__class__ = FusedLinear4bit
-
-
-def results(policy, bf16):
-    """Logits, and the gradients of the embedded tokens and of what is trained."""
-    embedded = policy.get_input_embeddings()(IDS).detach().requires_grad_()
-    torch.manual_seed(5)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        logits = policy(inputs_embeds=embedded).logits
-    weights = [weight for weight in policy.parameters() if weight.requires_grad]
-    return [logits.detach(), *torch.autograd.grad(logits.float().square().mean(), [embedded, *weights])]
-
-
-def assert_close(got, expected, apart):
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert (one.double() - other.double()).norm() <= apart * other.double().norm()
-
-
 CASES = {
     "nf4": ({}, {}),
     "fp4, single scales": ({"quant_type": "fp4", "double_quant": False}, {}),
@@ -89,36 +65,12 @@ CASES = {
 def test_results_are_those_of_the_unfused_layers(checkpoint, case):
     quantizer, options = CASES[case]
     _, policy = policy_of(checkpoint, quantizer, **options)
-    assert len(layers(policy)) == 2 * 7
+    assert len(layers_of(policy, FusedLinear4bit)) == 2 * 7
     got = results(policy, False)
     with unfused(policy):
         expected = results(policy, False)
     # Rounding to 16 bits grows on the way through the model.
     assert_close(got, expected, 0.1 if quantizer.get("compute_dtype") == "bfloat16" else 1e-5)
-
-
-def of_layer(layer, rows, slope, bf16):
-    """What a layer makes of rows, and the gradients of the rows and of its adapter."""
-    rows = rows.detach().requires_grad_()
-    torch.manual_seed(7)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        got = layer(rows)
-    weights = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-    return [got.detach(), *torch.autograd.grad(got, [rows, *weights], slope.to(got.dtype))]
-
-
-def in_float64(layer, rows, slope):
-    """The same by the formula."""
-    torch.manual_seed(7)
-    factor = layer.lora_dropout["default"](torch.ones_like(rows)).double()
-    base = layer.base_layer
-    weight = bitsandbytes.functional.dequantize_4bit(base.weight.data, base.weight.quant_state).double()
-    given = [rows, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-    given = [each.detach().double().requires_grad_() for each in given]
-    wide, down, up = given
-    scaling = layer.scaling["default"]
-    got = wide @ weight.t() + base.bias.double() + scaling * (wide * factor) @ down.t() @ up.t()
-    return [got.detach(), *torch.autograd.grad(got, given, slope.double())]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -132,22 +84,20 @@ def test_a_layer_is_its_formula_in_float64(checkpoint, dtype, bf16, apart, dropo
     _, policy = policy_of(checkpoint, dtype=dtype, alpha=6.0, dropout=dropout)
     layer = policy.base_model.model.model.layers[0].self_attn.q_proj
     rows, slope = torch.randn(2, 2, 50, 64).to(layer.base_layer.bias.dtype)
-    exact = in_float64(layer, rows, slope)
+    base = layer.base_layer.weight
+    weight = bitsandbytes.functional.dequantize_4bit(base.data, base.quant_state)
+    exact = in_float64(layer, weight, rows, slope)
     got = of_layer(layer, rows, slope, bf16)
     with unfused(policy):
         expected = of_layer(layer, rows, slope, bf16)
-    for one, other, truth in zip(got, expected, exact, strict=True):
-        assert one.dtype == other.dtype
-        off, plain = ((each.double() - truth).norm() / truth.norm() for each in (one, other))
-        assert off <= max(1.1 * plain, 1e-6)
-        assert off <= apart
+    assert_near(got, expected, exact, times=1.1, apart=apart)
 
 
 @PRECISIONS
 def test_a_fresh_adapter_and_the_reference_have_the_bits_of_the_plain_layers(checkpoint, bf16):
     adapter, policy = policy_of(checkpoint)
     plain = policy_of(checkpoint)[1].unload()
-    assert not layers(plain)
+    assert not layers_of(plain, FusedLinear4bit)
     expected = forward(plain, bf16)
     with adapter.reference(policy):
         assert forward(policy, bf16).equal(expected)
@@ -179,8 +129,8 @@ def test_what_is_not_plain_is_left_to_peft(checkpoint):
     hooked = model.model.layers[0].mlp.up_proj
     hooked.register_forward_hook(lambda *_: None)
     policy = Lora(Lora.Options(rank=4)).attach(model)
-    assert len(layers(policy)) == 2 * 7 - 1
-    assert [layer.base_layer for layer in layers(policy, Unfused)] == [hooked]
+    assert len(layers_of(policy, FusedLinear4bit)) == 2 * 7 - 1
+    assert [layer.base_layer for layer in layers_of(policy, Unfused)] == [hooked]
 
 
 def kept(policy, bf16):
