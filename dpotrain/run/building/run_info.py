@@ -14,7 +14,7 @@ from dpotrain.engine.scoring.objective import applied_columns
 if TYPE_CHECKING:
     from dpotrain.data.batches.plan import BatchPlan
     from dpotrain.data.prepare import PreparedData
-    from dpotrain.engine.memory.budget import Fit
+    from dpotrain.engine.memory.planner import MemoryPlan
     from dpotrain.engine.parallel.protocol import Parallel
     from dpotrain.engine.scoring.router_loss import RouterLoss
     from dpotrain.engine.scoring.scorer import Scorer
@@ -55,8 +55,7 @@ def run_info(
     batches: BatchPlan,
     parallel: Parallel,
     layout: str,
-    fit: Fit,
-    gathered: int,
+    memory: MemoryPlan,
     peak_mb: float,
     threads: str,
     router_loss: RouterLoss | None,
@@ -65,7 +64,6 @@ def run_info(
     """Return model, data, loss, steps, engine and memory of a run by label.
 
     ``layout`` is why processes hold all weights or share them, where the recipe leaves that to the run.
-    ``gathered`` is what checkpoints take in the main process's host memory, where weights are sharded.
     ``peak_mb`` is the predicted peak, ``threads`` how many compute on a CPU, ``kernels`` which Triton
     kernels on a GPU.
     """
@@ -90,11 +88,14 @@ def run_info(
     elif parallel.shards_weights:
         processes += f", weights sharded over {parallel.shards}"
     computing = "".join(f", {each}" for each in (threads, kernels) if each)
+    fit = memory.fit
     layers = f", {fit.checkpointed} of {fit.layers} layers checkpointed" if fit.checkpointed else ""
     layers += f", longer rows in tiles of {fit.tile:,} tokens" if fit.tile else ""
     layers += ", layers' inputs in the host's memory" if fit.on_host else ""
-    if gathered:
-        layers += f", {megabytes(gathered / 2**20)} of the main process's host memory for each checkpoint"
+    if memory.gathered:
+        layers += (
+            f", {megabytes(memory.gathered / 2**20)} of the main process's host memory for each checkpoint"
+        )
     plain = ", without the chat template" if data.report.plain_text_for_chat_model else ""
     code = remote_code(recipe)
     loss, update = recipe.loss, recipe.reference.update
