@@ -118,6 +118,12 @@ def _little_to_collect() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_measured() -> None:
+    """Forget how fast the runs of other tests were, by which a plan would foretell."""
+    Path(_CACHE.name, "dpotrain", "measured.json").unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_tracker_left_behind() -> Iterator[None]:
     """End what wandb keeps running for a process; left alone for long, it ends by itself, and wandb misses it."""
