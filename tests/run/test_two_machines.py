@@ -92,10 +92,11 @@ def begin(machines, tmp_path) -> Callable[..., Launched]:
             os.killpg(launched.process.pid, signal.SIGKILL)
 
 
-def test_two_machines_train_together(machines, begin, tmp_path):
+@pytest.mark.parametrize("layout", ["parallel.shard=all", "parallel.context=2"])
+def test_two_machines_train_together(layout, machines, begin, tmp_path):
     recipe = project(tmp_path / "project")
     run(recipe)
-    first, second = begin(0, recipe, "2"), begin(1, recipe, "2")
+    first, second = (begin(number, recipe, "2", "--set", layout) for number in (0, 1))
     assert first.end() == 0, first.output
     assert second.end() == 0, second.output
     assert "machine 1 of 2" in first.output + second.output
@@ -127,3 +128,23 @@ def test_a_machine_that_is_taken_away_ends_no_run(count, machines, begin, tmp_pa
     assert_same(tmp_path / "run", recipe.parent / "run")
     if count == "2":
         assert second.end() == 0, second.output
+
+
+def test_the_machine_where_all_meet_is_lost(machines, begin, tmp_path):
+    """The other one says so and ends, and both go on from the last checkpoint when they are started again."""
+    recipe = project(tmp_path / "project")
+    recipe.write_text(
+        recipe.read_text().replace("epochs = 2", "epochs = 20") + "\n[checkpoints]\nevery = 4\n"
+    )
+    run(recipe)
+    first, second = (begin(number, recipe, "2", "--set", "parallel.shard=all") for number in (0, 1))
+    first.until_step(8)
+    machines.cut()
+    os.killpg(first.process.pid, signal.SIGKILL)
+    first.end()
+    assert second.end() == 76, second.output
+    assert f"{ENDPOINT}, where the machines of the run meet, is lost" in second.output
+    machines.join()
+    first, second = (begin(number, recipe, "2", "--set", "parallel.shard=all") for number in (0, 1))
+    assert (first.end(), second.end()) == (0, 0), first.output + second.output
+    assert_same(tmp_path / "run", recipe.parent / "run")

@@ -18,6 +18,7 @@ from torch.distributed.elastic.rendezvous import (
 
 from dpotrain.core.errors import ProcessLostError, RunError, RunStopped
 from dpotrain.engine.launching.agent import RankAgent
+from dpotrain.engine.launching.host_watch import HostWatch
 from dpotrain.engine.launching.machines import JOIN_SECONDS, RunEnd, meet
 from dpotrain.engine.launching.processes import RankProcesses
 from dpotrain.engine.launching.request import LaunchRequest
@@ -45,6 +46,7 @@ def launch(
         logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
         logging.getLogger("torch.distributed.elastic").propagate = False
     meeting = meet(request, document, say)
+    watch = HostWatch(request) if request.host and not meeting.hosts else None
     agent = RankAgent(request, meeting, processes, say)
     try:
         agent.run()
@@ -66,6 +68,8 @@ def launch(
                 "--resume, given on every machine, continues from the last checkpoint."
             ) from error
     finally:
+        if watch is not None:
+            watch.close()
         with suppress(RendezvousError, DistError):
             meeting.handler.shutdown()
             agent.leave()
