@@ -70,7 +70,7 @@ def in_layout(layout: Layout, recipe: Recipe, joined: Parallel) -> Parallel:
     if shards is None:
         return joined
     from dpotrain.engine.parallel.replicated import Replicated
-    from dpotrain.engine.parallel.sharded import Sharded
+    from dpotrain.engine.sharding.sharded import Sharded
 
     several = joined if isinstance(joined, Replicated) else Replicated()
     return Sharded(several, shards, offload=layout.offload)

@@ -20,10 +20,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from dpotrain.core.errors import RunError
-from dpotrain.engine.parallel.filling import take_numbers
 from dpotrain.engine.parallel.replicated import Replicated
-from dpotrain.engine.parallel.shards import local_shard
-from dpotrain.engine.parallel.whole_states import WholeStates
+from dpotrain.engine.sharding.filling import take_numbers
+from dpotrain.engine.sharding.shards import local_shard
+from dpotrain.engine.sharding.whole_states import WholeStates
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter
 

@@ -31,7 +31,6 @@ from dpotrain.engine.layers.offloading import offload_inputs
 from dpotrain.engine.layers.tiling import proven_modules, tile
 from dpotrain.engine.memory.model_size import count
 from dpotrain.engine.parallel.protocol import Parallel
-from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.reference import (
     LiveReference,
     MovingReference,
@@ -43,6 +42,7 @@ from dpotrain.engine.scoring.probe import choose_scorer
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.scoring.tied_head import share_gradient
+from dpotrain.engine.sharding.shards import local_shard
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.engine.training.optimizer import build_optimizer
 from dpotrain.engine.training.trainer import Trainer
@@ -251,9 +251,9 @@ def _alive(counts: Callable[[torch.Tensor], bool]) -> int:
 
 
 def main(cases: list[dict[str, Any]], out: Path) -> None:
-    from dpotrain.engine.parallel import sharded_model
-    from dpotrain.engine.parallel.sharded import Sharded
     from dpotrain.engine.parallel.start import start
+    from dpotrain.engine.sharding import sharded_model
+    from dpotrain.engine.sharding.sharded import Sharded
 
     # Memory is pinned for a GPU.
     sharded_model.CPUOffloadPolicy = partial(sharded_model.CPUOffloadPolicy, pin_memory=False)

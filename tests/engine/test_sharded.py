@@ -9,10 +9,10 @@ import torch
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.parallel import sharded_model
 from dpotrain.engine.parallel.one_process import OneProcess
-from dpotrain.engine.parallel.sharded_model import Root, settings_of
 from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.sharding import sharded_model
+from dpotrain.engine.sharding.sharded_model import Root, settings_of
 from dpotrain_plugins.lora import Lora
 from tests.engine.sharding import in_four_bits, steps
 from tests.engine.test_packed_equals_unpacked import build

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpotrain.engine.parallel.row_parts import RowParts, rows_of
+from dpotrain.engine.sharding.row_parts import RowParts, rows_of
 from tests.torchrun import torchrun
 
 

@@ -20,7 +20,7 @@ from dpotrain.core.random_state import seed_all
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.replicated import Replicated
-from dpotrain.engine.parallel.shards import local_shard
+from dpotrain.engine.sharding.shards import local_shard
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.run.building.engine_builder import load_policy
 from dpotrain.run.building.loading import Loaded

@@ -13,10 +13,10 @@ from dpotrain.core.errors import RecipeError, RunError
 from dpotrain.core.reporter import SilentReporter
 from dpotrain.data.prepare import prepare_data
 from dpotrain.engine.memory.layout import Layout
-from dpotrain.engine.parallel import sharded
 from dpotrain.engine.parallel.context import check_groups
 from dpotrain.engine.parallel.one_process import OneProcess
 from dpotrain.engine.parallel.replicated import EXCHANGE_TIMEOUT
+from dpotrain.engine.sharding import sharded
 from dpotrain.run import layout as layouts
 from dpotrain.run import session
 from dpotrain.run.building import build as building

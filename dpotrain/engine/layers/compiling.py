@@ -20,10 +20,10 @@ from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import varlen
 from dpotrain.engine.layers import offloading, tiling
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.parallel.shards import computes_in_float32
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.scoring.probe import agree
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
+from dpotrain.engine.sharding.shards import computes_in_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

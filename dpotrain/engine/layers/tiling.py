@@ -18,9 +18,9 @@ from torch import nn
 
 from dpotrain.core.random_state import RandomState
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.parallel.shards import gathered_layer
 from dpotrain.engine.scoring.dropout import dropout_off, drops_out
 from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.sharding.shards import gathered_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

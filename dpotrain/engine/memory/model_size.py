@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.scoring.logprobs import NARROWEST_TILE, TILE_LOGITS
 from dpotrain.engine.scoring.scorer import causal_lm
+from dpotrain.engine.sharding.shards import local_shard
 from dpotrain.plugin.api import Trained
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import nn
 
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.layers.checkpointing import decoder_layers
-from dpotrain.engine.parallel.shards import local_shard
+from dpotrain.engine.sharding.shards import local_shard
 
 
 @dataclass(frozen=True, slots=True)

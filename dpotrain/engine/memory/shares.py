@@ -19,7 +19,7 @@ from dpotrain.engine.layers.checkpointing import decoder_layers
 from dpotrain.engine.memory.activations import Activations
 from dpotrain.engine.memory.layout import ONE_DEVICE, Layout
 from dpotrain.engine.memory.model_size import ModelSize
-from dpotrain.engine.parallel.shards import rounds_anyway
+from dpotrain.engine.sharding.shards import rounds_anyway
 from dpotrain.plugin.api import Trained
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from dpotrain.engine.parallel.shards import is_sharded, local_shard
+from dpotrain.engine.sharding.shards import is_sharded, local_shard
 
 
 class SecondCopy:

@@ -13,10 +13,10 @@ from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.parallel.context import ContextGroup
 from dpotrain.engine.parallel.protocol import Parallel
-from dpotrain.engine.parallel.shards import computes_in_float32
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.probe import agree
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
+from dpotrain.engine.sharding.shards import computes_in_float32
 
 
 def divide_rows(scorer: Scorer, context: ContextGroup, sample: PackedPairs, parallel: Parallel) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import nn
 
-from dpotrain.engine.parallel.shards import is_sharded
+from dpotrain.engine.sharding.shards import is_sharded
 from dpotrain.plugin.api import Adapter, InPlaceAdapter
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ import torch
 from dpotrain.core.errors import RunError
 from dpotrain.data.batches.packing import PackedPairs
 from dpotrain.engine.attention import packed
-from dpotrain.engine.parallel.shards import computes_in_float32
 from dpotrain.engine.scoring.dropout import dropout_off
 from dpotrain.engine.scoring.logprobs import LogitTransform
 from dpotrain.engine.scoring.padding import pad
 from dpotrain.engine.scoring.rope_scaling import LengthRule, length_rules
 from dpotrain.engine.scoring.scorer import PackedScorer, PaddedScorer, Scorer, accepted, causal_lm
+from dpotrain.engine.sharding.shards import computes_in_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

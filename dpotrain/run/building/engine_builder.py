@@ -23,7 +23,6 @@ from dpotrain.engine.layers.compiling import compile_scorer
 from dpotrain.engine.layers.memory_efficient import use_memory_efficient_layers
 from dpotrain.engine.memory.device_memory import release_memory
 from dpotrain.engine.parallel.protocol import Parallel
-from dpotrain.engine.parallel.shards import local_shard
 from dpotrain.engine.reference.plan import ReferencePlan
 from dpotrain.engine.scoring.divided_rows import divide_rows
 from dpotrain.engine.scoring.positions import check_positions
@@ -32,6 +31,7 @@ from dpotrain.engine.scoring.probe import NotFiniteLogits, choose_scorer
 from dpotrain.engine.scoring.router_loss import RouterLoss, Routing
 from dpotrain.engine.scoring.scorer import Scorer, causal_lm
 from dpotrain.engine.scoring.tied_head import share_gradient
+from dpotrain.engine.sharding.shards import local_shard
 from dpotrain.engine.training.all_weights import AllWeights
 from dpotrain.plugin.api import Adapter, LoadRequest, Selection
 from dpotrain.plugin.api.returns import WrongReturnError

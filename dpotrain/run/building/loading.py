@@ -60,9 +60,9 @@ def load(
 
     if not parallel.shards_weights or request.quantization is not None:
         return Loaded(*ready(loaded(request.device)))
-    from dpotrain.engine.parallel.filling import take_numbers
-    from dpotrain.engine.parallel.whole_states import WholeStates
-    from dpotrain.engine.parallel.whole_weights import Rounded
+    from dpotrain.engine.sharding.filling import take_numbers
+    from dpotrain.engine.sharding.whole_states import WholeStates
+    from dpotrain.engine.sharding.whole_weights import Rounded
 
     assert isinstance(parallel, WholeStates)
     with showing_warnings(reporter), reporter.phase(f"opening {what}", None):

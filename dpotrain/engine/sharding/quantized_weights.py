@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dpotrain.core.errors import RunError
-from dpotrain.engine.parallel.shards import gathered_layer, holds_codes, is_sharded
+from dpotrain.engine.sharding.shards import gathered_layer, holds_codes, is_sharded
 
 
 @dataclass(frozen=True, slots=True)

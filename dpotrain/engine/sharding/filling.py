@@ -16,8 +16,8 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from dpotrain.core.errors import RunError
-from dpotrain.engine.parallel.shards import is_sharded, local_shard
-from dpotrain.engine.parallel.whole_weights import MAIN, Sliced, fill, scatter
+from dpotrain.engine.sharding.shards import is_sharded, local_shard
+from dpotrain.engine.sharding.whole_weights import MAIN, Sliced, fill, scatter
 
 #: Names that an error shows at most.
 _SHOWN = 3

@@ -15,11 +15,11 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from dpotrain.engine.parallel.filling import Devices, fill_from_files, fill_from_main
 from dpotrain.engine.parallel.replicated import Replicated
-from dpotrain.engine.parallel.row_parts import RowParts
-from dpotrain.engine.parallel.shards import local_shard
-from dpotrain.engine.parallel.whole_weights import Sliced, cut, gather, gather_rows, own_rows, whole_on_main
+from dpotrain.engine.sharding.filling import Devices, fill_from_files, fill_from_main
+from dpotrain.engine.sharding.row_parts import RowParts
+from dpotrain.engine.sharding.shards import local_shard
+from dpotrain.engine.sharding.whole_weights import Sliced, cut, gather, gather_rows, own_rows, whole_on_main
 from dpotrain.plugin.api import Adapter
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
-from dpotrain.engine.parallel.row_parts import RowParts
-from dpotrain.engine.parallel.shards import local_shard
+from dpotrain.engine.sharding.row_parts import RowParts
+from dpotrain.engine.sharding.shards import local_shard
 
 #: World rank of the process that gathers.
 MAIN = 0

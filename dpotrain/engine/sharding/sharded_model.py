@@ -26,8 +26,8 @@ from torch.distributed.fsdp import (
 )
 
 from dpotrain.engine.parallel.protocol import Compute
-from dpotrain.engine.parallel.quantized_weights import keep_kind, quantized_weights
-from dpotrain.engine.parallel.shards import gather_in_bfloat16, rounds_anyway
+from dpotrain.engine.sharding.quantized_weights import keep_kind, quantized_weights
+from dpotrain.engine.sharding.shards import gather_in_bfloat16, rounds_anyway
 
 
 class Root(nn.Module):

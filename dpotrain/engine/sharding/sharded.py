@@ -19,11 +19,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from dpotrain.engine.parallel.protocol import Compute, Computing
-from dpotrain.engine.parallel.quantized_weights import check_round_trip
 from dpotrain.engine.parallel.replicated import Replicated
-from dpotrain.engine.parallel.sharded_model import ShardedModel, shard_model
-from dpotrain.engine.parallel.shards import is_sharded, local_shard
-from dpotrain.engine.parallel.whole_states import WholeStates
+from dpotrain.engine.sharding.quantized_weights import check_round_trip
+from dpotrain.engine.sharding.sharded_model import ShardedModel, shard_model
+from dpotrain.engine.sharding.shards import is_sharded, local_shard
+from dpotrain.engine.sharding.whole_states import WholeStates
 from dpotrain.plugin.api import Adapter
 
 if TYPE_CHECKING:
