@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.errors import RecipeError
 from dpotrain.engine.parallel.accelerate_config import (
     FsdpConfig,
     fsdp_config,
@@ -150,20 +150,20 @@ def test_deepspeed_is_refused_with_the_lines_that_do_the_same(stage, device, lin
     file.write_text(json.dumps({"zero_optimization": zero}))
     in_file = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
     for environment in (asked, in_file):
-        with pytest.raises(RunError) as caught:
+        with pytest.raises(RecipeError) as caught:
             refuse_engines(environment)
         assert f"asks for DeepSpeed (ZeRO stage {stage}" in str(caught.value)
         assert str(caught.value).endswith(f"write in the recipe:\n{lines}")
 
 
 def test_megatron_is_refused():
-    with pytest.raises(RunError, match="asks for Megatron-LM"):
+    with pytest.raises(RecipeError, match="asks for Megatron-LM"):
         refuse_engines({"ACCELERATE_USE_MEGATRON_LM": "true"})
 
 
 def test_fsdp_is_refused_where_nobody_has_read_it():
     environment = exported("--use_fsdp")
-    with pytest.raises(RunError, match="asks for FSDP, which only dpotrain run reads"):
+    with pytest.raises(RecipeError, match="asks for FSDP, which only dpotrain run reads"):
         refuse_engines(environment)
     assert take_fsdp_config(environment).shard == "all"
     refuse_engines(environment)

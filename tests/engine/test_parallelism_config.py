@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.errors import RecipeError
 from dpotrain.engine.parallel.accelerate_config import refuse_engines
 from dpotrain.engine.parallel.parallelism_config import take_parallelism_config
 from dpotrain.recipe.sections.parallel import ParallelSection
@@ -29,7 +29,7 @@ def given(**sizes: int) -> dict[str, str]:
 )
 def test_sizes_are_values_of_the_recipe(sizes, overrides):
     environment = given(**sizes)
-    with pytest.raises(RunError, match="use_parallelism_config, which only dpotrain run reads"):
+    with pytest.raises(RecipeError, match="use_parallelism_config, which only dpotrain run reads"):
         refuse_engines(environment)
     assert take_parallelism_config(environment).with_recipe(ParallelSection()) == overrides
     # No library finds it any more.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpotrain.core.errors import RecipeError, RunError
+from dpotrain.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from dpotrain.recipe.sections.parallel import ParallelSection
@@ -135,15 +135,15 @@ def take_fsdp_config(environment: MutableMapping[str, str]) -> FsdpConfig | None
 
 
 def refuse_engines(environment: Mapping[str, str]) -> None:
-    """Raise a RunError where ``accelerate launch`` was asked for another engine, with what to do instead."""
+    """Raise a RecipeError where ``accelerate launch`` was asked for another engine, with what to do instead."""
     if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise RunError(
+        raise RecipeError(
             "the accelerate configuration asks for FSDP, which only dpotrain run reads.\n"
             "Remove it (distributed_type: MULTI_GPU), and write in the recipe:\n"
             '[parallel]\nshard = "all"'
         )
     if environment.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() == "true":
-        raise RunError(
+        raise RecipeError(
             "the accelerate configuration has use_parallelism_config, which only dpotrain run reads.\n"
             "Remove it, and set in the recipe's [parallel] shard, group and context."
         )
@@ -154,14 +154,14 @@ def refuse_engines(environment: Mapping[str, str]) -> None:
             f'shard = "{"none" if stage == 0 else "all"}"',
             *(['offload = "cpu"'] * offloads),
         ]
-        raise RunError(
+        raise RecipeError(
             f"the accelerate configuration asks for DeepSpeed (ZeRO stage {stage}"
             f"{', with offloading' if offloads else ''}), and dpotrain shards with PyTorch itself.\n"
             "Remove it (distributed_type: MULTI_GPU, or dpotrain run --processes all), and write in the recipe:\n"
             + "\n".join(lines)
         )
     if environment.get("ACCELERATE_USE_MEGATRON_LM", "").lower() == "true":
-        raise RunError(
+        raise RecipeError(
             "the accelerate configuration asks for Megatron-LM, and dpotrain shards with PyTorch itself.\n"
             "Remove it (distributed_type: MULTI_GPU, or dpotrain run --processes all), and write in the recipe, with "
             "context = N for pairs too long for one device:\n"

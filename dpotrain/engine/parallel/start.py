@@ -25,8 +25,8 @@ def start(context: int = 1, shards: int | None = None, document: Mapping[str, An
 
     Raises:
         ProcessLostError: the processes do not reach each other.
-        RunError: the launcher asks for an engine that is not used here.
-        RecipeError: they have different recipes, or ``context`` or ``shards`` does not divide the processes.
+        RecipeError: the launcher asks for an engine that is not used here, the processes have different recipes, or
+            ``context`` or ``shards`` does not divide them.
     """
     refuse_engines(os.environ)
     sizes = (os.environ.get(name, "") for name in _WORLD_SIZES)
