@@ -147,9 +147,11 @@ def test_ctrl_c_twice_ends_it_at_once(recipe, tmp_path):
 
 
 @soak
-def test_the_death_of_the_launcher_ends_its_ranks_and_resuming_loses_nothing(recipe, whole, tmp_path):
+@pytest.mark.parametrize("step", [0, 4])
+def test_the_death_of_the_launcher_ends_its_ranks_and_resuming_loses_nothing(step, recipe, whole, tmp_path):
+    """While they train, and before they have joined each other by its store."""
     launched = Launched(recipe, tmp_path / "run", acts=QUICK_WATCH)
-    launched.until_step(4)
+    launched.until_step(step) if step else launched.until(lambda: len(launched.ranks()) == 2)
     os.kill(launched.process.pid, signal.SIGKILL)
     assert launched.end() == -signal.SIGKILL
     resumed = Launched(recipe, tmp_path / "run", "--resume")

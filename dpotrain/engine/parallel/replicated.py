@@ -17,6 +17,7 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public all the same
 
 from dpotrain.engine.parallel.context import ContextGroup, check_groups
 from dpotrain.engine.parallel.exchange import sum_over_ranks
@@ -27,6 +28,8 @@ from dpotrain.engine.parallel.watch import Watch
 
 T = TypeVar("T")
 
+#: How long a process tries to reach the store of its launcher, which is there before the process is started.
+REACH_TIMEOUT = timedelta(seconds=30)
 #: How long gradients may wait for those of the slowest rank. All ranks have just agreed to add them up.
 EXCHANGE_TIMEOUT = timedelta(minutes=30)
 #: How long ranks wait for one that works alone: saving large models, hashing their files, the longer share of a pass
@@ -53,8 +56,10 @@ class Replicated(OneProcess):
                 to be.
         """
         cuda = torch.cuda.is_available()
-        if cuda and "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIMEOUT)
+        if "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=EXCHANGE_TIMEOUT, **_launchers_store()
+            )
         # The scorer casts by itself, and only CUDA and CPU are proven.
         accelerator = Accelerator(
             mixed_precision="no",
@@ -181,3 +186,16 @@ class Replicated(OneProcess):
         self.wait()
         if self._watch is not None:
             self._watch.close()
+
+
+def _launchers_store() -> dict[str, Any]:
+    """Return how processes join by the store that their launcher has opened for them; nothing where it has none.
+
+    torch would try to reach it for :data:`EXCHANGE_TIMEOUT`, in vain where the launcher was killed meanwhile.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=REACH_TIMEOUT)
+    store.set_timeout(EXCHANGE_TIMEOUT)  # which processes that import for longer than others may take
+    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
