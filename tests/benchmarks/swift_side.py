@@ -64,6 +64,7 @@ def settings(workload: Workload, scratch: Path, data: Path, checkpointing: bool)
         "use_hf": True,
         "model_type": kind if kind in MODEL_MAPPING else None,
         "torch_dtype": workload.weights,
+        "fp16": False,  # which it would choose for weights in float32
         "attn_impl": "sdpa",
         "beta": workload.beta,
         "dataset": [str(data)],
