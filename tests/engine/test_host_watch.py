@@ -1,5 +1,6 @@
 """The machine where all meet, looked at from another one."""
 
+import os
 import socket
 import threading
 
@@ -49,6 +50,7 @@ def test_one_that_takes_connections_is_not_lost(silent):
 
 
 def test_torch_reports_a_connection_that_was_ended_as_a_store_that_is_lost():
+    """And nothing else of the process is touched or kept open."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     there = TCPStore("127.0.0.1", store.port, is_master=False)
     ended = threading.Timer(0.2, host_watch.end_connections, [store.port])
@@ -56,3 +58,9 @@ def test_torch_reports_a_connection_that_was_ended_as_a_store_that_is_lost():
     with pytest.raises(DistError):
         there.get("never set")
     ended.join()
+    read, write = os.pipe()
+    host_watch.end_connections(store.port)
+    os.close(write)
+    os.set_blocking(read, False)
+    assert os.read(read, 1) == b""
+    os.close(read)

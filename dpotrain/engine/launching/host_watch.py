@@ -56,7 +56,10 @@ def _answers(address: tuple[str, int]) -> bool:
 def end_connections(port: int) -> None:
     """Shut down every connection of this process to that port of another machine; who reads from one gets an error."""
     for entry in list(Path("/proc/self/fd").iterdir()):
-        # Most are no sockets or not connected, and that of the listing is closed by now.
-        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as connection:
-            if connection.getpeername()[1] == port:
-                connection.shutdown(socket.SHUT_RDWR)
+        # Some are no sockets or not connected, and that of the listing is closed by now.
+        with suppress(OSError):
+            if not entry.is_socket():
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as connection:
+                if connection.getpeername()[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)
