@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpotrain.data.batches.segments import PairLengths, Segments
-from dpotrain.engine.attention import blockwise
-from dpotrain.engine.attention.blockwise import BLOCK, FEWEST_QUERIES, Shape, attend
+from dpotrain.engine.attention import blocks
+from dpotrain.engine.attention.blocks import BLOCK, FEWEST_QUERIES, lay_out
+from dpotrain.engine.attention.blockwise import Shape, attend
 
 
 def masked_attention(query, key, value, segments, shape):
@@ -61,8 +62,11 @@ def test_it_equals_masked_attention(sizes, window, softcap, groups):
     compare([PairLengths(*size) for size in sizes], Shape(0.3, softcap, window), groups=groups)
 
 
+@pytest.mark.parametrize("together", [0, 1 << 13, blocks.TOGETHER_SCORES])  # none, some, all
 @pytest.mark.parametrize("window", [None, 5, BLOCK, BLOCK + 40])
-def test_segments_longer_than_a_block(window):
+def test_segments_longer_than_a_block(window, together, monkeypatch):
+    monkeypatch.setattr(blocks, "TOGETHER_SCORES", together)
+    lay_out.cache_clear()
     compare([PairLengths(BLOCK + 7, 2 * BLOCK, 3), PairLengths(1, 1, BLOCK)], Shape(0.3, None, window))
 
 
@@ -73,7 +77,7 @@ def test_segments_of_similar_size_are_computed_together():
         shapes = ()
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function is torch.ops.aten.bmm.default:
+            if function in (torch.ops.aten.baddbmm_.default, torch.ops.aten.bmm.out):
                 self.shapes += (tuple(args[0].shape),)
             return function(*args, **(kwargs or {}))
 
@@ -84,6 +88,20 @@ def test_segments_of_similar_size_are_computed_together():
         attend(*rows, Segments.of(lengths), Shape(0.3, None, None))
     (scores, values) = seen.shapes
     assert scores[0] == values[0] == 2 * len(lengths) * 2  # groups, and two segments a pair
+
+
+def test_float16_has_room_for_the_mask():
+    """Pairs of different lengths, so that queries and keys are padded, in the dtype with the smallest range."""
+    torch.manual_seed(0)
+    lengths, shape = [PairLengths(5, 9, 2), PairLengths(3, 7, 4)], Shape(0.3, None, None)
+    low = [torch.randn(30, heads, 8, dtype=torch.float16, requires_grad=True) for heads in (4, 2, 2)]
+    exact = [each.detach().float().requires_grad_() for each in low]
+    got, expected = (attend(*each, Segments.of(lengths), shape) for each in (low, exact))
+    torch.testing.assert_close(got.float(), expected, atol=1e-2, rtol=1e-2)
+    slope = torch.randn(30, 4, 8).half()
+    mine, theirs = torch.autograd.grad(got, low, slope), torch.autograd.grad(expected, exact, slope.float())
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.float(), other, atol=2e-2, rtol=2e-2)
 
 
 def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
@@ -103,8 +121,9 @@ def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
 
 def test_blocks_of_long_rows_have_fewer_queries(monkeypatch):
     """Otherwise the scores of a block would grow with the longest pair, and with the number of its heads."""
-    monkeypatch.setattr(blockwise, "BLOCK_SCORES", 1 << 12)
-    monkeypatch.setattr(blockwise, "TOGETHER_SCORES", 1 << 12)
+    monkeypatch.setattr(blocks, "BLOCK_SCORES", 1 << 12)
+    monkeypatch.setattr(blocks, "TOGETHER_SCORES", 1 << 12)
+    lay_out.cache_clear()
     compare([PairLengths(70, 33, 90)], Shape(0.125, None, None))
 
     class Largest(TorchDispatchMode):
