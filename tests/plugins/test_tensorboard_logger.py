@@ -1,3 +1,5 @@
+import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -89,6 +91,19 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_log_over(tmp_path):
     again = begun(_logger(), tmp_path, evaluation(0, 0.7), train(1, 0.6))
     again.finish(ended(tmp_path))
     assert (scalars(tmp_path)["loss"], scalars(tmp_path)["eval/loss"]) == ([(1, 0.6)], [(0, 0.7)])
+
+
+@pytest.mark.parametrize("ahead", [0, 3600])
+def test_a_resumed_run_is_read_last_whatever_the_clock_said_before(tmp_path, ahead):
+    """Files are read in the order of their names: the time, then what does not grow from one process to the next."""
+    folder = tmp_path / "tensorboard"
+    for step, first in ((1, "z"), (2, "y")):
+        killed = begun(_logger(), tmp_path, train(step, 0.9), train(step + 1, 99.0), resumed_from=step - 1)
+        killed._writer.flush()
+        (file,) = folder.glob(f"events.out.tfevents.*.{socket.gethostname()}.*")
+        file.rename(folder / f"events.out.tfevents.{int(time.time()) + ahead:010d}.{first}.1.0")
+    begun(_logger(), tmp_path, train(3, 0.7), resumed_from=2).finish(ended(tmp_path))
+    assert scalars(tmp_path)["loss"] == [(1, 0.9), (2, 0.9), (3, 0.7)]
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -11,6 +13,9 @@ from dpotrain.plugin.api import LoggedRun, Logger, Outcome, Record, TextRecord, 
 from dpotrain_plugins.loggers.tracking import named, plugin_text
 
 dpotrain_interface = 2
+
+#: What the names of event files begin with.
+EVENTS = "events.out.tfevents"
 
 
 class TensorBoardLogger(Logger):
@@ -37,7 +42,8 @@ class TensorBoardLogger(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run.folder / "tensorboard"
-        earlier = folder.is_dir() and any(folder.iterdir())
+        earlier = sorted(folder.glob(f"{EVENTS}.*"))
+        _precede_now(earlier)
         # The evaluation at the resumed step came before its checkpoint and stays; without one, all goes.
         purge = (run.resumed_from + 1 if run.resumed_from else 0) if earlier else None
         self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=self.options.flush_seconds)
@@ -56,6 +62,16 @@ class TensorBoardLogger(Logger):
 
     def finish(self, outcome: Outcome) -> None:
         self._writer.close()
+
+
+def _precede_now(files: list[Path]) -> None:
+    """Rename event files that readers, who go by the names, would read after one that is opened now.
+
+    The names begin with the second in which a file was opened: the same one, or a later one by another machine's clock.
+    """
+    before = f"{EVENTS}.{int(time.time()) - 1:010d}"
+    for number, file in enumerate(file for file in files if file.name >= before):
+        file.rename(file.with_name(f"{before}.{number:04d}{file.name.removeprefix(EVENTS)}"))
 
 
 def _literal(text: str) -> str:
