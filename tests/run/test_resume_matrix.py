@@ -48,6 +48,7 @@ WAYS = {
     "4-bit, moving reference": (True, ['quantizer.use="bnb-4bit"', MOVES], (3, 4)),
     "full, moving reference": (False, [MOVES, "training.tokens_per_microbatch=60"], (2, 3, 6)),
     "8-bit of torchao": (True, ['quantizer.use="torchao-int8"'], (3, 7)),
+    "lora, compiled layers": (True, ["training.compile=true"], (4,)),
     "8-bit optimizer": (False, ['optimizer.use="adamw-8bit"'], (4,)),
     "moments in bfloat16, groups": (False, ['optimizer.state_dtype="bfloat16"', GROUPS], (4,)),
     "muon, groups": (False, ['optimizer.use="muon"', GROUPS], (4,)),
