@@ -1,5 +1,7 @@
 """Segment attention from matrix products equals attention under an explicit mask."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,8 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpotrain.data.batches.segments import PairLengths, Segments
 from dpotrain.engine.attention import blocks
-from dpotrain.engine.attention.blocks import BLOCK, FEWEST_QUERIES, lay_out
+from dpotrain.engine.attention.blocks import ACCELERATOR, CPU, FEWEST_QUERIES, lay_out
 from dpotrain.engine.attention.blockwise import Shape, attend
+
+BLOCK = CPU.block
 
 
 def masked_attention(query, key, value, segments, shape):
@@ -62,11 +66,25 @@ def test_it_equals_masked_attention(sizes, window, softcap, groups):
     compare([PairLengths(*size) for size in sizes], Shape(0.3, softcap, window), groups=groups)
 
 
-@pytest.mark.parametrize("together", [0, 1 << 13, blocks.TOGETHER_SCORES])  # none, some, all
-@pytest.mark.parametrize("window", [None, 5, BLOCK, BLOCK + 40])
-def test_segments_longer_than_a_block(window, together, monkeypatch):
-    monkeypatch.setattr(blocks, "TOGETHER_SCORES", together)
+NONE, SOME = replace(CPU, together=0), replace(CPU, together=1 << 13)
+
+
+@pytest.fixture
+def with_sizes(monkeypatch):
+    def use(sizes):
+        monkeypatch.setattr(blocks, "CPU", sizes)
+        lay_out.cache_clear()
+
+    yield use
     lay_out.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "sizes", [NONE, SOME, CPU, ACCELERATOR], ids=["none together", "some", "all", "on an accelerator"]
+)
+@pytest.mark.parametrize("window", [None, 5, BLOCK, BLOCK + 40])
+def test_segments_longer_than_a_block(window, sizes, with_sizes):
+    with_sizes(sizes)
     compare([PairLengths(BLOCK + 7, 2 * BLOCK, 3), PairLengths(1, 1, BLOCK)], Shape(0.3, None, window))
 
 
@@ -88,6 +106,19 @@ def test_segments_of_similar_size_are_computed_together():
         attend(*rows, Segments.of(lengths), Shape(0.3, None, None))
     (scores, values) = seen.shapes
     assert scores[0] == values[0] == 2 * len(lengths) * 2  # groups, and two segments a pair
+
+
+def test_an_accelerator_has_few_operations_to_launch():
+    """A row of 8,192 tokens, attended over in its window by the 8 heads of a model with soft caps."""
+    pairs = [
+        PairLengths(*sizes) for sizes in ((900, 300, 250), (150, 200, 180), (40, 60, 45), (700, 650, 621))
+    ] * 2
+    items = Segments.of(pairs).items
+    counts = [
+        len(lay_out(items, 4096, 8, 4, torch.float32, torch.device(kind)).batches) for kind in ("cpu", "meta")
+    ]
+    assert counts[0] > 40
+    assert counts[1] <= 4
 
 
 def test_float16_has_room_for_the_mask():
@@ -119,11 +150,9 @@ def test_bfloat16_sums_gradients_of_a_shared_prompt_in_float32():
         assert error < 0.01
 
 
-def test_blocks_of_long_rows_have_fewer_queries(monkeypatch):
+def test_blocks_of_long_rows_have_fewer_queries(with_sizes):
     """Otherwise the scores of a block would grow with the longest pair, and with the number of its heads."""
-    monkeypatch.setattr(blocks, "BLOCK_SCORES", 1 << 12)
-    monkeypatch.setattr(blocks, "TOGETHER_SCORES", 1 << 12)
-    lay_out.cache_clear()
+    with_sizes(replace(CPU, block_scores=1 << 12, together=1 << 12))
     compare([PairLengths(70, 33, 90)], Shape(0.125, None, None))
 
     class Largest(TorchDispatchMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 
@@ -85,18 +85,34 @@ def _apart(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got.float() - expected).norm() / expected.norm())
 
 
-def speed(report: Report, attend: Attend) -> None:
-    """Time both passes over a row of 16k tokens, heads as in an 8B model."""
+def speed(report: Report, flash: Attend) -> None:
+    """Time both passes over a row of 16k tokens: heads as in Llama 3 8B, then heads and soft caps as in Gemma 2 2B."""
+    capped = Shape(256**-0.5, 50.0, None)
+    cases = {
+        "flash": (flash, 32, 8, Shape(128**-0.5, None, None)),
+        "soft caps": (blockwise.attend, 8, 4, capped),
+    }
     pairs = [PairLengths(8, 4, 4)] if report.dry else [PairLengths(1024, 512, 512)] * 8
-    heads, groups, size = (4, 2, 16) if report.dry else (32, 8, 128)
+    for name, (attend, heads, groups, shape) in cases.items():
+        size = round(shape.scale**-2)
+        flops = 4 * heads * size * sum(attended(pair.prompt, pair.chosen, pair.rejected) for pair in pairs)
+        for passes, taken, times in _times(report, attend, pairs, (heads, groups, size), shape):
+            report.figure(f"{name}, {passes} ms at {sum(pair.total for pair in pairs)} tokens", taken)
+            report.figure(f"{name}, {passes} TFLOP/s", times * flops / taken / 1e9)
+
+
+def _times(
+    report: Report, attend: Attend, pairs: list[PairLengths], heads: tuple[int, int, int], shape: Shape
+) -> Iterator[tuple[str, float, float]]:
+    """Yield what ran, its milliseconds, and its operations over those of a forward pass."""
+    count, groups, size = heads
     segments = Segments.of(pairs).to(torch.device(report.device))
-    shape = Shape(size**-0.5, None, None)
     tokens = sum(pair.total for pair in pairs)
     inputs = [
         torch.randn(tokens, each, size, device=report.device).bfloat16().requires_grad_()
-        for each in (heads, groups, groups)
+        for each in (count, groups, groups)
     ]
-    slope = torch.randn(tokens, heads, size, device=report.device).bfloat16()
+    slope = torch.randn(tokens, count, size, device=report.device).bfloat16()
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -105,8 +121,6 @@ def speed(report: Report, attend: Attend) -> None:
     def both() -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(attend(*inputs, segments, shape), inputs, slope)
 
-    flops = 4 * heads * size * sum(attended(pair.prompt, pair.chosen, pair.rejected) for pair in pairs)
-    for name, function, times in (("forward", forward, 1.0), ("both passes", both, 3.5)):
-        taken = milliseconds(partial(function), 0.05 if report.dry else 0.5)
-        report.figure(f"{name} ms at {tokens} tokens", taken)
-        report.figure(f"{name} TFLOP/s", times * flops / taken / 1e9)
+    seconds = 0.05 if report.dry else 0.5
+    yield "forward", milliseconds(forward, seconds), 1.0
+    yield "both passes", milliseconds(both, seconds), 3.5

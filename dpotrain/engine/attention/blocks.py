@@ -14,20 +14,34 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from dpotrain.data.batches.segments import Segment
+from dpotrain.data.batches.segments import Segment, copy_to
 
-#: Queries in a block. Scores of a block are (queries x heads per group, keys) per key-value head: small enough for the
-#: second-level cache at common lengths, large enough that a matrix product is not all overhead.
-BLOCK = 64
-#: Of long rows a block has fewer queries, so that its scores are not much more than so many; but not fewer than these.
-BLOCK_SCORES = 1 << 23
+#: Of long rows a block has fewer queries than others, but not fewer than these.
 FEWEST_QUERIES = 16
-#: Most scores of blocks that are computed together, and how many more of them than by itself a block may cost there:
-#: about what the operations of a block cost however small it is.
-TOGETHER_SCORES = 1 << 20
-ALONE_SCORES = 1 << 17
 #: Rows of scores begin at multiples of so many, which vector instructions read faster.
 ALIGNED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large what is computed at once is on a kind of device."""
+
+    block: int
+    """Queries in a block. Its scores are (queries x heads per group, keys) per key-value head."""
+    block_scores: int
+    """Of long rows a block has fewer queries, so that its scores are not much more than so many."""
+    together: int
+    """Most scores of blocks that are computed together."""
+    alone: int
+    """How many more scores than by itself a block may cost together with others: about what the operations of a block
+    take however small it is."""
+
+
+#: At common lengths the scores of a block are in the second-level cache, and its products not all overhead.
+CPU = Sizes(block=64, block_scores=1 << 23, together=1 << 20, alone=1 << 17)
+#: The operations of a block take about 100 microseconds to launch, in which the memory of a current GPU passes over
+#: some 2**24 scores. Most that a batch takes, in float32 with its gradients, is about 500 MB.
+ACCELERATOR = Sizes(block=512, block_scores=1 << 25, together=1 << 25, alone=1 << 24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +106,12 @@ def lay_out(
     device: torch.device,
 ) -> Layout:
     """Return the layout of these segments, which are all of a row, for scores in this dtype."""
-    blocks = [block for segment in items for block in _blocks(segment, window, heads)]
+    sizes = CPU if device.type == "cpu" else ACCELERATOR
+    blocks = [block for segment in items for block in _blocks(segment, window, heads, sizes)]
     blocks.sort(key=lambda block: (block.keys, block.queries))
     together: list[list[Segment]] = []
     for block in blocks:
-        if not together or not _belong_together(together[-1], block, heads):
+        if not together or not _belong_together(together[-1], block, heads, sizes):
             together.append([])
         together[-1].append(block)
     batches: list[Batch] = []
@@ -107,7 +122,7 @@ def lay_out(
         alone = len(blocks) == 1
         mask, first = _mask(blocks, width, length, window, dtype)
         places = (sum(map(len, queries)), None if alone else sum(map(len, keys)))
-        batches.append(Batch(tuple(blocks), width, length, first, mask.to(device), *places))
+        batches.append(Batch(tuple(blocks), width, length, first, copy_to(mask, device), *places))
         queries.append(_rows([np.arange(each.query_start, each.query_end) for each in blocks], width, groups))
         if not alone:
             keys.append(_rows([each.places for each in blocks], length, groups))
@@ -134,7 +149,7 @@ def _gathers(
         by_row,
         ends.astype(np.int64),
     ):
-        yield torch.from_numpy(each).to(device)
+        yield copy_to(torch.from_numpy(each), device)
 
 
 def _rows(tokens: Sequence[np.ndarray], length: int, groups: int) -> np.ndarray:
@@ -146,10 +161,10 @@ def _rows(tokens: Sequence[np.ndarray], length: int, groups: int) -> np.ndarray:
     return np.where(padded < 0, -1, rows).ravel()
 
 
-def _blocks(segment: Segment, window: int | None, heads: int) -> Iterator[Segment]:
-    keys = segment.keys if window is None else min(segment.keys, window + BLOCK)
-    most = BLOCK_SCORES // (heads * keys) // FEWEST_QUERIES * FEWEST_QUERIES
-    size = min(BLOCK, max(FEWEST_QUERIES, most))
+def _blocks(segment: Segment, window: int | None, heads: int, sizes: Sizes) -> Iterator[Segment]:
+    keys = segment.keys if window is None else min(segment.keys, window + sizes.block)
+    most = sizes.block_scores // (heads * keys) // FEWEST_QUERIES * FEWEST_QUERIES
+    size = min(sizes.block, max(FEWEST_QUERIES, most))
     offset = segment.keys - segment.queries
     for begin in range(0, segment.queries, size):
         end = min(begin + size, segment.queries)
@@ -171,9 +186,9 @@ def _part(stretches: Sequence[tuple[int, int]], first: int, last: int) -> Iterat
         place += end - start
 
 
-def _belong_together(blocks: Sequence[Segment], more: Segment, heads: int) -> bool:
+def _belong_together(blocks: Sequence[Segment], more: Segment, heads: int, sizes: Sizes) -> bool:
     before, after = (len(each) * heads * _queries(each) * _keys(each) for each in (blocks, [*blocks, more]))
-    return after <= min(TOGETHER_SCORES, before + heads * more.queries * more.keys + ALONE_SCORES)
+    return after <= min(sizes.together, before + heads * more.queries * more.keys + sizes.alone)
 
 
 def _queries(blocks: Sequence[Segment]) -> int:

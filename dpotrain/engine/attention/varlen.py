@@ -2,7 +2,7 @@
 
 PyTorch's flash kernel (``torch.nn.attention.varlen``) serves what it can; where a model caps its scores and the
 flash-attn package is installed, that one does; PyTorch's memory-efficient kernel serves float32 and larger heads. What
-none covers goes to :mod:`dpotrain.engine.attention.blockwise`, whose loops are slow to launch on CUDA.
+none covers goes to :mod:`dpotrain.engine.attention.blockwise`, which writes its scores to the device's memory.
 """
 
 from __future__ import annotations
