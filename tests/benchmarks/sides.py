@@ -63,7 +63,7 @@ class Trainer:
 
 
 TRAINERS = {
-    "trl": Trainer("TRL", "trl", ("checkpointing", "precompute")),
+    "trl": Trainer("TRL", "trl", ("checkpointing", "precompute", "liger")),
     "llamafactory": Trainer("LLaMA-Factory", "llamafactory"),
     "swift": Trainer("ms-swift", "swift"),
 }

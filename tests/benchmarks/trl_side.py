@@ -1,6 +1,6 @@
 """TRL's side: its DPOTrainer over a workload, in the interpreter of an environment that has TRL.
 
-python -m tests.benchmarks.trl_side WORKLOAD.json RESULT.json [--checkpointing] [--precompute]
+python -m tests.benchmarks.trl_side WORKLOAD.json RESULT.json [--checkpointing] [--precompute] [--liger]
 """
 
 import time
@@ -50,7 +50,9 @@ def load(workload: Workload) -> Any:
     return AutoModelForCausalLM.from_pretrained(workload.model, **kwargs)
 
 
-def train(workload: Workload, scratch: Path, checkpointing: bool, precompute: bool) -> dict[str, Any]:
+def train(
+    workload: Workload, scratch: Path, checkpointing: bool, precompute: bool, liger: bool
+) -> dict[str, Any]:
     if precompute and not hasattr(DPOTrainer, "_precompute_ref_logps"):
         raise SystemExit(
             "this version of TRL computes its reference pass in a place that is not known here, so it cannot be timed"
@@ -67,6 +69,7 @@ def train(workload: Workload, scratch: Path, checkpointing: bool, precompute: bo
         **(workload.trl_loss or {"beta": workload.beta}),
         max_length=workload.max_length,
         precompute_ref_log_probs=precompute,
+        use_liger_kernel=liger,
     )
     steps = Steps(workload.steps_per_epoch)
     trainer = InOrder(
@@ -83,4 +86,4 @@ def train(workload: Workload, scratch: Path, checkpointing: bool, precompute: bo
 
 
 if __name__ == "__main__":
-    command_line(train, "checkpointing", "precompute")
+    command_line(train, "checkpointing", "precompute", "liger")

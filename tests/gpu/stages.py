@@ -55,5 +55,6 @@ _ALL = (
         "losses of one process, NCCL and two gloo ranks are equal; a rank that fails ends both",
         "distributed:stage",
     ),
+    Stage(11, "against TRL", 150, "TRL, also with Liger's kernels, does the same work", "against_trl:stage"),
 )
 STAGES = {stage.number: stage for stage in _ALL}
