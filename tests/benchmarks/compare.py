@@ -77,6 +77,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--pairs-per-step", type=int, default=4)
     add("--mode", choices=MODES, default="lora")
     add("--precision", choices=PRECISIONS, default="bf16")
+    add(
+        "--full-weights",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what --mode full holds its weights in",
+    )
     add("--epochs", type=int, default=1)
     add("--max-length", type=int, default=1024)
     add("--lr", type=float, default=1e-6)
@@ -154,7 +160,10 @@ def main(given: Sequence[str] | None = None) -> int:
                 options.rejected_tokens,
                 options.spread,
             )
-        same = ("data", "pairs", "pairs_per_step", "mode", "precision", "epochs", "max_length", "lr")
+        same = (
+            *("data", "pairs", "pairs_per_step", "epochs", "max_length", "lr"),
+            *("mode", "precision", "full_weights"),
+        )
         workload = Workload(model_source(options.model), **{name: getattr(options, name) for name in same})
         say("counting tokens, and measuring the machine")
         try:

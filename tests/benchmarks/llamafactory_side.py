@@ -55,7 +55,9 @@ def settings(workload: Workload, scratch: Path, checkpointing: bool) -> dict[str
         "disable_shuffling": True,
         "finetuning_type": "full" if workload.mode == "full" else "lora",
     }
-    if workload.mode != "full":
+    if workload.mode == "full":
+        found["pure_bf16"] = workload.weights == "bfloat16"
+    else:
         found |= {
             "lora_rank": workload.rank,
             "lora_alpha": workload.alpha,

@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.benchmarks.flops import ModelShape
 
-#: What AdamW moves of each trained weight: in float32 it reads weight, gradient and two moments, and writes all of them
-#: but the gradient.
-ADAMW_BYTES = 7 * 4
+#: Numbers that AdamW moves of each trained weight: it reads weight, gradient and two moments, and writes all but the
+#: gradient.
+ADAMW_NUMBERS = 7
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class Machine:
 
 
 def work_of_step(
-    shape: ModelShape, sizes: dict[str, float], microbatches: float, weight_bytes: int, compute_bytes: int
+    shape: ModelShape,
+    sizes: dict[str, float],
+    microbatches: float,
+    weight_bytes: int,
+    compute_bytes: int,
 ) -> dict[str, dict[str, float]]:
     """Return FLOPs and least bytes of each part of a step.
 
@@ -42,18 +46,19 @@ def work_of_step(
     parts = shape.parts(**sizes)
     frozen = microbatches * weight_bytes * shape.linear
     head = microbatches * weight_bytes * shape.head
+    trained_bytes = weight_bytes if shape.trained else 4
     adapter = microbatches * 4 * shape.adapter
     once = compute_bytes * (tokens * (shape.inputs + shape.outputs) + scored * shape.hidden)
     # Gradients of outputs are read, those of inputs written, and inputs read again for the gradients of weights.
     back = compute_bytes * (tokens * (2 * shape.inputs + shape.outputs) + scored * shape.hidden)
-    gradients = microbatches * 4 * (shape.linear + shape.head if shape.trained else shape.adapter)
+    gradients = microbatches * trained_bytes * (shape.linear + shape.head if shape.trained else shape.adapter)
     least = {
         "reference": frozen + head + once,
         "forward": frozen + head + adapter + once,
         "backward": frozen + (head if shape.trained else 0) + adapter + back + gradients,
     }
     found = {part: {"flops": sum(parts[part].values()), "bytes": least[part]} for part in least}
-    found["optimizer"] = {"flops": 0.0, "bytes": ADAMW_BYTES * shape.trained_weights}
+    found["optimizer"] = {"flops": 0.0, "bytes": ADAMW_NUMBERS * trained_bytes * shape.trained_weights}
     return found
 
 

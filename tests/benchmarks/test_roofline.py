@@ -1,5 +1,6 @@
 """Where a step's time goes, and which of the machine's limits holds: arithmetic, and a real step in the profiler."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,14 @@ def test_least_bytes_of_a_step():
     assert work["backward"]["bytes"] == 3 * 2 * 100 + 3 * 4 * 10 + 4 * (20 * 40 + 6 * 5) + 3 * 4 * 10
     assert work["optimizer"] == {"flops": 0.0, "bytes": 28 * 10}
     assert work["backward"]["flops"] == sum(SHAPE.parts(**SIZES_OF_STEP)["backward"].values())
+
+
+def test_gradients_and_moments_have_the_size_of_the_weights_that_are_trained():
+    full = replace(SHAPE, trained=True, adapter=0, trained_weights=150)
+    narrow, wide = (work_of_step(full, SIZES_OF_STEP, 1, weight_bytes, 4) for weight_bytes in (2, 4))
+    assert (narrow["optimizer"]["bytes"], wide["optimizer"]["bytes"]) == (14 * 150, 28 * 150)
+    # Weights are read, and their gradients written.
+    assert wide["backward"]["bytes"] - narrow["backward"]["bytes"] == 2 * 2 * 150
 
 
 def test_the_limit_is_the_one_that_takes_longer():

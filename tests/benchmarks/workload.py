@@ -34,6 +34,8 @@ class Workload:
     rank: int = 16
     alpha: int = 32
     seed: int = 42
+    full_weights: str = "float32"
+    """What weights are held in where all are trained: bfloat16 loses small updates, float32 takes twice the memory."""
     loss: dict[str, Any] | None = None
     """dpotrain's ``[loss]``; sigmoid DPO with ``beta`` unless set."""
     trl_loss: dict[str, Any] | None = None
@@ -41,8 +43,10 @@ class Workload:
 
     @property
     def weights(self) -> str:
-        """What the weights are held in: 16 bits where they are frozen, as bfloat16 loses small updates."""
-        return "float32" if self.precision == "fp32" or self.mode == "full" else "bfloat16"
+        """What the model's own weights are held in."""
+        if self.mode == "full":
+            return self.full_weights
+        return "float32" if self.precision == "fp32" else "bfloat16"
 
     @property
     def steps_per_epoch(self) -> int:
