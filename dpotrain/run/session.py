@@ -19,7 +19,11 @@ from dpotrain.core.masking import mask
 from dpotrain.core.records import Outcome, Record, SamplesRecord, Status
 from dpotrain.core.reporter import Reporter, Reporters, SilentReporter
 from dpotrain.data.prepare import PreparedData
-from dpotrain.engine.memory.device_memory import release_memory, use_expandable_segments
+from dpotrain.engine.memory.device_memory import (
+    keep_few_compiled_products,
+    release_memory,
+    use_expandable_segments,
+)
 from dpotrain.engine.parallel.errors import distributed_errors
 from dpotrain.engine.parallel.failure import RankFailure
 from dpotrain.engine.parallel.protocol import Parallel
@@ -66,6 +70,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter, *, resume: bool = False) -> O
     """
     parallel = start(recipe.parallel.context, recipe.parallel.group, recipe.document)
     use_expandable_segments(parallel.device)
+    keep_few_compiled_products(parallel.device, recipe.data.max_length)
     folder = RunFolder(recipe.run.output_dir)
     with ExitStack() as stack:
         stack.enter_context(restrict_umask())

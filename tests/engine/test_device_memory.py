@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dpotrain.engine.memory import device_memory
+from tests.run.recipes import project, run
 
 CPU = torch.device("cpu")
 
@@ -72,6 +73,60 @@ print((before - resident_memory()) >> 20)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) >= 95  # of 50 tensors of 2 MB each
+
+
+_PRODUCTS = """
+import sys
+import torch
+from dpotrain.engine.memory.device_memory import keep_few_compiled_products, resident_memory
+if sys.argv[1] == "few":
+    keep_few_compiled_products(torch.device("cpu"), 1024)
+weight = torch.ones(256, 256, dtype=torch.bfloat16)
+for length in range(1, 1200):
+    if length == 300:
+        before = resident_memory()
+    torch.ones(length, 256, dtype=torch.bfloat16) @ weight
+print((resident_memory() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(device_memory.resident_memory() is None, reason="memory in use is not reported")
+def test_products_of_many_shapes_do_not_fill_the_memory():
+    """In processes of their own: the caches are as large as they are at the first product."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name in device_memory._PRODUCT_CACHES:
+        environment.pop(name, None)
+    usual, few = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", _PRODUCTS, word],
+                env=environment, capture_output=True, text=True, check=True,
+            ).stdout
+        )
+        for word in ("usual", "few")
+    )  # fmt: skip
+    if usual < 20:
+        pytest.skip("this processor's products in 16 bits are not oneDNN's")
+    assert few < usual / 4
+
+
+def test_caches_of_the_person_s_own_size_stay(monkeypatch):
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "1000")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that what is set is gone after the test
+    os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    device_memory.keep_few_compiled_products(CUDA, 1024)
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in os.environ
+    device_memory.keep_few_compiled_products(CPU, 1024)
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1000"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "192"
+
+
+def test_a_run_keeps_them_by_the_length_of_its_rows(tmp_path, monkeypatch):
+    for name in device_memory._PRODUCT_CACHES:
+        monkeypatch.setenv(name, "")  # so that what is set is gone after the test
+        os.environ.pop(name)
+    run(project(tmp_path), "data.max_length=400", "training.steps=1")
+    assert [os.environ[name] for name in device_memory._PRODUCT_CACHES] == ["114", "114"]
 
 
 @pytest.fixture
