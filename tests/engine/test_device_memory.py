@@ -54,6 +54,15 @@ def test_this_process_is_in_memory():
     assert held is None or held > 2**24
 
 
+def _printed(code: str, *words: str) -> int:
+    """Return the number that code prints in a process of its own, which has the usual caches of products."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name in device_memory._PRODUCT_CACHES:
+        environment.pop(name, None)
+    command = [sys.executable, "-c", code, *words]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(device_memory._glibc() is None, reason="needs glibc")
 def test_mapped_tensors_leave_no_gaps():
     """In a process of its own: the setting is the whole process's."""
@@ -68,11 +77,7 @@ before = resident_memory()
 del tensors[::2]
 print((before - resident_memory()) >> 20)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) >= 95  # of 50 tensors of 2 MB each
+    assert _printed(code) >= 95  # of 50 tensors of 2 MB each
 
 
 _PRODUCTS = """
@@ -93,18 +98,7 @@ print((resident_memory() - before) >> 20)
 @pytest.mark.skipif(device_memory.resident_memory() is None, reason="memory in use is not reported")
 def test_products_of_many_shapes_do_not_fill_the_memory():
     """In processes of their own: the caches are as large as they are at the first product."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for name in device_memory._PRODUCT_CACHES:
-        environment.pop(name, None)
-    usual, few = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", _PRODUCTS, word],
-                env=environment, capture_output=True, text=True, check=True,
-            ).stdout
-        )
-        for word in ("usual", "few")
-    )  # fmt: skip
+    usual, few = (_printed(_PRODUCTS, word) for word in ("usual", "few"))
     if usual < 20:
         pytest.skip("this processor's products in 16 bits are not oneDNN's")
     assert few < usual / 4

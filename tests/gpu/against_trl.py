@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def stage(report: Report) -> None:
     )
     synthetic, sides = SYNTHETIC, SIDES
     if report.dry:
-        workload = Workload(str(DEMO), workload.data, pairs=4, pairs_per_step=2, precision="fp32")
+        workload = replace(workload, pairs=4, pairs_per_step=2, precision="fp32")
         synthetic, sides = (20.0, 10.0, 10.0, 0.0), SIDES[1:]
     run = {DPOTRAIN: partial(run_dpotrain, workload)}
     for side in sides:

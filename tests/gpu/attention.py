@@ -87,25 +87,29 @@ def _apart(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def speed(report: Report, flash: Attend) -> None:
     """Time both passes over a row of 16k tokens: heads as in Llama 3 8B, then heads and soft caps as in Gemma 2 2B."""
-    capped = Shape(256**-0.5, 50.0, None)
-    cases = {
-        "flash": (flash, 32, 8, Shape(128**-0.5, None, None)),
-        "soft caps": (blockwise.attend, 8, 4, capped),
-    }
+    cases = {"flash": (flash, (32, 8, 128), None), "soft caps": (blockwise.attend, (8, 4, 256), 50.0)}
     pairs = [PairLengths(8, 4, 4)] if report.dry else [PairLengths(1024, 512, 512)] * 8
-    for name, (attend, heads, groups, shape) in cases.items():
-        size = round(shape.scale**-2)
-        flops = 4 * heads * size * sum(attended(pair.prompt, pair.chosen, pair.rejected) for pair in pairs)
-        for passes, taken, times in _times(report, attend, pairs, (heads, groups, size), shape):
+    seen = sum(attended(pair.prompt, pair.chosen, pair.rejected) for pair in pairs)
+    for name, (attend, heads, softcap) in cases.items():
+        flops = 4 * heads[0] * heads[2] * seen
+        for passes, taken, times in _times(report, attend, pairs, heads, softcap):
             report.figure(f"{name}, {passes} ms at {sum(pair.total for pair in pairs)} tokens", taken)
             report.figure(f"{name}, {passes} TFLOP/s", times * flops / taken / 1e9)
 
 
 def _times(
-    report: Report, attend: Attend, pairs: list[PairLengths], heads: tuple[int, int, int], shape: Shape
+    report: Report,
+    attend: Attend,
+    pairs: list[PairLengths],
+    heads: tuple[int, int, int],
+    softcap: float | None,
 ) -> Iterator[tuple[str, float, float]]:
-    """Yield what ran, its milliseconds, and its operations over those of a forward pass."""
+    """Yield what ran, its milliseconds, and its operations over those of a forward pass.
+
+    ``heads`` are their number, that of key-value heads, and their size.
+    """
     count, groups, size = heads
+    shape = Shape(size**-0.5, softcap, None)
     segments = Segments.of(pairs).to(torch.device(report.device))
     tokens = sum(pair.total for pair in pairs)
     inputs = [
